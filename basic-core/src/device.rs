@@ -1,0 +1,278 @@
+//! Device selection: the one place, beside the extension traits, that names a backend.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A device as users write it: `auto`, `cpu`, `ndarray`, `wgpu[:i]` or `cuda[:i]`.
+///
+/// `cpu` is Burn's Flex backend, `ndarray` Burn's second CPU implementation (for checks of one against the other).
+/// `auto` takes the first of CUDA, wgpu with a GPU, `cpu` and `ndarray` that this binary was built with and this
+/// machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceSpec {
+    /// The best device of this machine.
+    #[default]
+    Auto,
+    /// Burn's Flex backend.
+    Cpu,
+    /// Burn's NdArray backend.
+    NdArray,
+    /// The i-th adapter that wgpu lists; `None` lets wgpu choose.
+    Wgpu(Option<usize>),
+    /// The i-th CUDA device.
+    Cuda(usize),
+}
+
+/// Why a device could not be had.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The text names no device.
+    #[error("unknown device '{0}': use auto, cpu, ndarray, wgpu[:index] or cuda[:index]")]
+    Unknown(String),
+    /// The backend was left out of this build.
+    #[error("device '{device}' is not in this build: rebuild with `--features {feature}`")]
+    NotCompiled {
+        /// What was asked for.
+        device: String,
+        /// The cargo feature that brings it.
+        feature: &'static str,
+    },
+    /// The build has the backend, the machine lacks the device.
+    #[error("device '{0}' was not found on this machine: `basic devices` lists what is here")]
+    NotFound(String),
+}
+
+impl FromStr for DeviceSpec {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_string());
+        let (name, index) = match text.split_once(':') {
+            Some((name, index)) => (name, Some(index.parse::<usize>().map_err(|_| unknown())?)),
+            None => (text, None),
+        };
+        match (name, index) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("ndarray", None) => Ok(Self::NdArray),
+            ("wgpu", index) => Ok(Self::Wgpu(index)),
+            ("cuda", index) => Ok(Self::Cuda(index.unwrap_or(0))),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceSpec {
+    type Error = DeviceError;
+
+    fn try_from(text: String) -> Result<Self, DeviceError> {
+        text.parse()
+    }
+}
+
+impl From<DeviceSpec> for String {
+    fn from(spec: DeviceSpec) -> String {
+        spec.to_string()
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Cpu => write!(f, "cpu"),
+            Self::NdArray => write!(f, "ndarray"),
+            Self::Wgpu(None) => write!(f, "wgpu"),
+            Self::Wgpu(Some(i)) => write!(f, "wgpu:{i}"),
+            Self::Cuda(i) => write!(f, "cuda:{i}"),
+        }
+    }
+}
+
+impl DeviceSpec {
+    /// Opens the device, without autodiff.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::NotCompiled`] where this build lacks the backend, [`DeviceError::NotFound`] where the machine
+    /// lacks the device.
+    pub fn open(&self) -> Result<Device, DeviceError> {
+        match *self {
+            Self::Auto => available_devices()
+                .into_iter()
+                .find(|info| info.usable && !info.software)
+                .ok_or_else(|| DeviceError::NotFound("auto".into()))?
+                .spec
+                .open(),
+            Self::Cpu => open_cpu(self),
+            Self::NdArray => open_ndarray(self),
+            Self::Wgpu(index) => open_wgpu(self, index),
+            Self::Cuda(index) => open_cuda(self, index),
+        }
+    }
+}
+
+/// One device that this build could use.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceInfo {
+    /// What to write after `--device`.
+    pub spec: DeviceSpec,
+    /// The backend's name and what it is for.
+    pub backend: &'static str,
+    /// Whether the machine has it.
+    pub usable: bool,
+    /// A CPU that plays a GPU (llvmpipe and the like): never chosen by `auto`.
+    pub software: bool,
+}
+
+/// The devices of this build and machine, best first: what `auto` walks through.
+pub fn available_devices() -> Vec<DeviceInfo> {
+    #[allow(unused_mut)]
+    let mut found: Vec<DeviceInfo> = Vec::new();
+    #[cfg(feature = "cuda")]
+    found.extend((0..cuda_count()).map(|i| DeviceInfo {
+        spec: DeviceSpec::Cuda(i),
+        backend: "CUDA (NVIDIA)",
+        usable: true,
+        software: false,
+    }));
+    #[cfg(feature = "wgpu")]
+    found.extend(
+        wgpu_kinds()
+            .into_iter()
+            .enumerate()
+            .map(|(i, software)| DeviceInfo {
+                spec: DeviceSpec::Wgpu(Some(i)),
+                backend: "wgpu (Vulkan, Metal, DirectX)",
+                usable: true,
+                software,
+            }),
+    );
+    #[cfg(feature = "cpu")]
+    found.push(DeviceInfo {
+        spec: DeviceSpec::Cpu,
+        backend: "Flex (CPU)",
+        usable: true,
+        software: false,
+    });
+    #[cfg(feature = "ndarray")]
+    found.push(DeviceInfo {
+        spec: DeviceSpec::NdArray,
+        backend: "NdArray (CPU, for checks)",
+        usable: true,
+        software: false,
+    });
+    found
+}
+
+#[allow(dead_code)]
+fn not_compiled(spec: &DeviceSpec, feature: &'static str) -> DeviceError {
+    DeviceError::NotCompiled {
+        device: spec.to_string(),
+        feature,
+    }
+}
+
+#[cfg(feature = "cpu")]
+fn open_cpu(_: &DeviceSpec) -> Result<Device, DeviceError> {
+    Ok(Device::flex())
+}
+
+#[cfg(not(feature = "cpu"))]
+fn open_cpu(spec: &DeviceSpec) -> Result<Device, DeviceError> {
+    Err(not_compiled(spec, "cpu"))
+}
+
+#[cfg(feature = "ndarray")]
+fn open_ndarray(_: &DeviceSpec) -> Result<Device, DeviceError> {
+    // Deprecated upstream, kept as the independent second implementation that results are checked against.
+    #[allow(deprecated)]
+    Ok(Device::ndarray())
+}
+
+#[cfg(not(feature = "ndarray"))]
+fn open_ndarray(spec: &DeviceSpec) -> Result<Device, DeviceError> {
+    Err(not_compiled(spec, "ndarray"))
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu_devices() -> Vec<Device> {
+    use burn::tensor::DeviceType;
+    Device::enumerate(DeviceType::Wgpu).into_vec()
+}
+
+/// Whether each adapter is a software one.
+#[cfg(feature = "wgpu")]
+fn wgpu_kinds() -> Vec<bool> {
+    wgpu_devices()
+        .iter()
+        .map(|device| format!("{device:?}").contains("Cpu"))
+        .collect()
+}
+
+#[cfg(feature = "wgpu")]
+fn open_wgpu(spec: &DeviceSpec, index: Option<usize>) -> Result<Device, DeviceError> {
+    let devices = wgpu_devices();
+    devices
+        .into_iter()
+        .nth(index.unwrap_or(0))
+        .ok_or_else(|| DeviceError::NotFound(spec.to_string()))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn open_wgpu(spec: &DeviceSpec, _: Option<usize>) -> Result<Device, DeviceError> {
+    Err(not_compiled(spec, "wgpu"))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_count() -> usize {
+    use burn::tensor::DeviceType;
+    // CubeCL loads the CUDA driver on first use and panics where there is none.
+    std::panic::catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_vec().len()).unwrap_or(0)
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(spec: &DeviceSpec, index: usize) -> Result<Device, DeviceError> {
+    if index < cuda_count() {
+        Ok(Device::cuda(index))
+    } else {
+        Err(DeviceError::NotFound(spec.to_string()))
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(spec: &DeviceSpec, _: usize) -> Result<Device, DeviceError> {
+    Err(not_compiled(spec, "cuda"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_reads_back_as_it_is_written() {
+        for text in ["auto", "cpu", "ndarray", "wgpu", "wgpu:1", "cuda:0", "cuda:3"] {
+            assert_eq!(text.parse::<DeviceSpec>().map(|d| d.to_string()), Ok(text.into()));
+        }
+    }
+
+    #[test]
+    fn a_text_that_names_no_device_is_an_error_that_lists_the_devices() {
+        for text in ["gpu", "cpu:0", "cuda:x", "wgpu:", ""] {
+            let error = text.parse::<DeviceSpec>().unwrap_err().to_string();
+            assert!(error.contains("use auto, cpu"), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_backend_that_was_not_built_in_says_how_to_build_it() {
+        let error = DeviceSpec::Cuda(0).open().unwrap_err().to_string();
+        assert!(error.contains("--features cuda"), "{error}");
+    }
+}

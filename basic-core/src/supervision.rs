@@ -1,0 +1,198 @@
+//! The observer that adds up `V^` and `a` while the decoder runs.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+use crate::{Objective, ObjectiveError, PatchWeights};
+
+/// Where one image of a batch sits, and the text that follows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSpan {
+    /// The sample's row in the batch.
+    pub sample: usize,
+    /// The image's positions in the sequence (m of them).
+    pub positions: Vec<usize>,
+    /// The text positions after the image: no padding, no image positions (n of them).
+    pub text_rows: Vec<usize>,
+}
+
+/// The images of a batch, in sample order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SupervisionLayout {
+    /// Samples in the batch.
+    pub batch: usize,
+    /// Positions in a (padded) sequence.
+    pub sequence: usize,
+    /// The images, in the order of their visual embeddings.
+    pub images: Vec<ImageSpan>,
+}
+
+impl SupervisionLayout {
+    /// The samples that have an image with text after it: what `das` and `sds` are averaged over.
+    pub fn image_samples(&self) -> usize {
+        let mut samples: Vec<usize> = self
+            .images
+            .iter()
+            .filter(|image| !image.text_rows.is_empty())
+            .map(|image| image.sample)
+            .collect();
+        samples.dedup();
+        samples.len()
+    }
+
+    /// All image positions as rows of the flattened `[B * T]` sequence, `[M]`.
+    pub fn flat_positions(&self) -> Vec<i64> {
+        self.images
+            .iter()
+            .flat_map(|image| {
+                image
+                    .positions
+                    .iter()
+                    .map(|p| (image.sample * self.sequence + p) as i64)
+            })
+            .collect()
+    }
+}
+
+/// What the shallow layers say about the visual embeddings; no gradient flows through it.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// The supervisory embeddings `V^`, `[M, d]` in f32.
+    pub embeddings: Tensor<2>,
+    /// The patch weights `a`, `[M]` in f32; 0 for an image without text after it.
+    pub weights: Tensor<1>,
+}
+
+/// Collects [`Targets`] from the decoder's first k layers: O(M d) memory, however many layers.
+#[derive(Debug)]
+pub struct Supervision {
+    layer_weights: Vec<f64>,
+    patch_weights: PatchWeights,
+    patches: Vec<usize>,
+    rows: Tensor<1, Int>,       // [M], into [B * T]
+    readout: Tensor<4>,         // [B, 1, S, T]: 1 / (k n) at the text rows of the sample's s-th image
+    mass_rows: Tensor<1, Int>,  // [M], into [B * S * T]
+    embeddings: Option<Tensor<2>>,
+    mass: Option<Tensor<1>>,
+    observed: usize,
+}
+
+impl Supervision {
+    /// An observer for one forward pass over a decoder of `layers` layers; `None` where nothing is supervised.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] where a knob does not fit the decoder.
+    pub fn new(
+        objective: &Objective,
+        layers: usize,
+        layout: &SupervisionLayout,
+        device: &Device,
+    ) -> Result<Option<Self>, ObjectiveError> {
+        let k = objective.resolve_k(layers)?;
+        if !objective.supervises() || layout.images.is_empty() {
+            return Ok(None);
+        }
+        let device = device.clone().without_autodiff();
+        let (b, t) = (layout.batch, layout.sequence);
+        let mut nth = vec![0usize; b];
+        let slots: Vec<usize> = layout
+            .images
+            .iter()
+            .map(|image| {
+                nth[image.sample] += 1;
+                nth[image.sample] - 1
+            })
+            .collect();
+        let s = nth.into_iter().max().unwrap_or(1);
+        let mut readout = vec![0f32; b * s * t];
+        let mut mass_rows = Vec::new();
+        for (image, slot) in layout.images.iter().zip(&slots) {
+            let start = (image.sample * s + slot) * t;
+            let share = 1.0 / (k as f32 * image.text_rows.len() as f32);
+            for row in &image.text_rows {
+                readout[start + row] = share;
+            }
+            mass_rows.extend(image.positions.iter().map(|p| (start + p) as i64));
+        }
+        let m = mass_rows.len();
+        Ok(Some(Self {
+            layer_weights: objective.layer_weights.weights(k),
+            patch_weights: objective.patch_weights,
+            patches: layout.images.iter().map(|i| i.positions.len()).collect(),
+            rows: Tensor::from_data(TensorData::new(layout.flat_positions(), [m]), &device),
+            readout: Tensor::from_data(TensorData::new(readout, [b, 1, s, t]), &device),
+            mass_rows: Tensor::from_data(TensorData::new(mass_rows, [m]), &device),
+            embeddings: None,
+            mass: None,
+            observed: 0,
+        }))
+    }
+
+    /// Whether layer `index` (0-based) is one of the k supervising ones.
+    pub fn wants(&self, index: usize) -> bool {
+        index < self.layer_weights.len()
+    }
+
+    /// Records layer `index` (0-based), once: a second run of the same layer (activation recompute) changes nothing.
+    ///
+    /// # Shapes
+    /// - hidden: `[B, T, d]`, the layer's output on the residual stream
+    /// - probabilities: `[B, heads, T, T]`, its attention probabilities
+    pub fn observe(&mut self, index: usize, hidden: &Tensor<3>, probabilities: &Tensor<4>) {
+        if index != self.observed || !self.wants(index) {
+            return;
+        }
+        self.observed += 1;
+        let [b, t, d] = hidden.dims();
+        let rows = hidden
+            .clone()
+            .without_autodiff()
+            .reshape([b * t, d])
+            .select(0, self.rows.clone())
+            .cast(DType::F32)
+            .mul_scalar(self.layer_weights[index]); // [M, d]
+        self.embeddings = Some(match self.embeddings.take() {
+            Some(sum) => sum + rows,
+            None => rows,
+        });
+
+        let [_, heads, _, _] = probabilities.dims();
+        let probabilities = probabilities.clone().without_autodiff().cast(DType::F32);
+        let [_, _, s, _] = self.readout.dims();
+        let mass = self
+            .readout
+            .clone()
+            .expand([b, heads, s, t])
+            .matmul(probabilities) // [B, heads, S, T]
+            .mean_dim(1)
+            .reshape([b * s * t])
+            .select(0, self.mass_rows.clone()); // [M]
+        self.mass = Some(match self.mass.take() {
+            Some(sum) => sum + mass,
+            None => mass,
+        });
+    }
+
+    /// What was collected; `None` where the decoder did not report all k layers.
+    pub fn finish(self) -> Option<Targets> {
+        if self.observed != self.layer_weights.len() {
+            return None;
+        }
+        let mass = self.mass?;
+        let weights = match self.patch_weights {
+            PatchWeights::Attention => mass,
+            PatchWeights::Uniform => {
+                let parts = mass.split_with_sizes(self.patches, 0);
+                let even = parts.into_iter().map(|part| {
+                    let m = part.dims()[0];
+                    part.mean().expand([m])
+                });
+                Tensor::cat(even.collect(), 0)
+            }
+        };
+        Some(Targets {
+            embeddings: self.embeddings?,
+            weights,
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::processor::ProcessorError;
+
+/// What can be wrong with a checkpoint directory.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration is not usable.
+    #[error("{path}: {source}", path = path.display())]
+    Config {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: ConfigError,
+    },
+    /// Neither model.safetensors nor an index.
+    #[error("{path}: holds neither model.safetensors nor model.safetensors.index.json", path = .0.display())]
+    NoWeights(PathBuf),
+    /// Not safetensors, or cut short.
+    #[error("{path}: not a whole safetensors file ({reason}): fetch or save it again", path = path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
+    },
+    /// An index that is not one.
+    #[error("{path}: not a shard index: {reason}", path = path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Tensors that the model needs and the files lack.
+    #[error("{path}: {count} tensors are missing: {names}", path = path.display(), count = .names.len(), names = .names.join(", "))]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// All of them, by their names on disk.
+        names: Vec<String>,
+    },
+    /// Tensors of the wrong shape.
+    #[error("{path}: wrong shapes, the config asks for others: {list}", path = path.display(), list = .shapes.join("; "))]
+    Shapes {
+        /// The directory.
+        path: PathBuf,
+        /// All of them: name, shape found, shape expected.
+        shapes: Vec<String>,
+    },
+    /// A type that is not f32, f16 or bf16.
+    #[error("{path}: tensor {name} is {dtype}: only F32, F16 and BF16 are read", path = path.display())]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// Tokenizer, image processor or chat template.
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    /// The directory to write exists.
+    #[error("{path}: exists already: choose another directory or pass --overwrite", path = .0.display())]
+    Exists(PathBuf),
+    /// Two parts that don't fit each other.
+    #[error("{0}")]
+    Mismatch(String),
+}
+
+impl CheckpointError {
+    /// Wraps an I/O error with its file.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

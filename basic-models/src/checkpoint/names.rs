@@ -1,0 +1,188 @@
+//! Tensor names: ours, which are the module paths, and those of Hugging Face's layouts.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+/// Which model a directory holds: its names differ by a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `LlavaForConditionalGeneration`.
+    Llava,
+    /// A vision tower alone (`CLIPVisionModel`).
+    Vision,
+    /// A decoder alone (`LlamaForCausalLM`).
+    Decoder,
+}
+
+impl Layout {
+    /// Our name for a tensor on disk; `None` for buffers that carry no weights.
+    ///
+    /// LLaVA's names exist in two generations, each also with a leading `model.`:
+    /// transformers 4 `vision_tower.vision_model.*`, `language_model.model.*`, `language_model.lm_head.*`;
+    /// transformers 5 `vision_tower.*`, `language_model.*`, `lm_head.*`.
+    pub fn canonical(self, disk: &str) -> Option<String> {
+        if disk.ends_with(".position_ids") || disk.ends_with("rotary_emb.inv_freq") {
+            return None;
+        }
+        let strip = |name: &str, prefix: &str| name.strip_prefix(prefix).unwrap_or(name).to_string();
+        Some(match self {
+            Self::Llava => {
+                let name = strip(disk, "model.");
+                if let Some(rest) = name.strip_prefix("vision_tower.") {
+                    format!("vision_tower.{}", strip(rest, "vision_model."))
+                } else if let Some(rest) = name.strip_prefix("language_model.") {
+                    match rest.strip_prefix("lm_head.") {
+                        Some(head) => format!("lm_head.{head}"),
+                        None => format!("language_model.{}", strip(rest, "model.")),
+                    }
+                } else {
+                    name
+                }
+            }
+            Self::Vision => {
+                let name = strip(disk, "vision_model.");
+                format!("vision_tower.{name}")
+            }
+            Self::Decoder => match disk.strip_prefix("model.") {
+                Some(rest) => format!("language_model.{rest}"),
+                None => disk.to_string(),
+            },
+        })
+    }
+
+    /// The name on disk that both transformers 4 and 5 read.
+    pub fn disk(self, canonical: &str) -> String {
+        match self {
+            Self::Llava => {
+                if let Some(rest) = canonical.strip_prefix("vision_tower.") {
+                    format!("vision_tower.vision_model.{rest}")
+                } else if let Some(rest) = canonical.strip_prefix("language_model.") {
+                    format!("language_model.model.{rest}")
+                } else if canonical.starts_with("lm_head.") {
+                    format!("language_model.{canonical}")
+                } else {
+                    canonical.to_string()
+                }
+            }
+            Self::Vision => canonical.replacen("vision_tower.", "vision_model.", 1),
+            Self::Decoder => canonical.replacen("language_model.", "model.", 1),
+        }
+    }
+}
+
+/// A parameter of a module as it is named and shaped on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Our name: the module path with Hugging Face's word for norm parameters.
+    pub name: String,
+    /// Shape on disk.
+    pub shape: Vec<usize>,
+    /// Whether a Burn linear weight `[in, out]` stands for Hugging Face's `[out, in]`.
+    pub transposed: bool,
+}
+
+/// The path of the parameter that a visitor or mapper stands at.
+#[derive(Debug, Default, Clone)]
+pub struct ParamPath {
+    names: Vec<String>,
+    owners: Vec<String>,
+}
+
+impl ParamPath {
+    /// A path below `prefix` (empty, or ending without a dot).
+    pub fn new(prefix: &str) -> Self {
+        let mut path = Self::default();
+        if !prefix.is_empty() {
+            path.enter(prefix, "");
+        }
+        path
+    }
+
+    /// Goes into a field.
+    pub fn enter(&mut self, name: &str, owner: &str) {
+        self.names.push(name.into());
+        self.owners.push(owner.into());
+    }
+
+    /// Leaves it again.
+    pub fn exit(&mut self) {
+        self.names.pop();
+        self.owners.pop();
+    }
+
+    /// The parameter here.
+    pub fn slot(&self, shape: &[usize]) -> Slot {
+        let linear = self.owners.last().is_some_and(|owner| owner == "Struct:Linear");
+        let mut names = self.names.clone();
+        if let Some(last) = names.last_mut() {
+            match last.as_str() {
+                "gamma" => *last = "weight".into(),
+                "beta" => *last = "bias".into(),
+                _ => {}
+            }
+        }
+        let transposed = linear && shape.len() == 2;
+        let shape = if transposed { vec![shape[1], shape[0]] } else { shape.to_vec() };
+        Slot { name: names.join("."), shape, transposed }
+    }
+}
+
+/// All parameters of a module below `prefix`, in order; nothing is allocated for lazy ones.
+pub fn slots<M: Module>(module: &M, prefix: &str) -> Vec<Slot> {
+    struct Collect {
+        path: ParamPath,
+        slots: Vec<Slot>,
+    }
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, owner: &str) {
+            self.path.enter(name, owner);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let shape = param.lazy_shape();
+            self.slots.push(self.path.slot(&shape.to_vec()));
+        }
+    }
+    let mut collect = Collect { path: ParamPath::new(prefix), slots: Vec::new() };
+    module.visit(&mut collect);
+    collect.slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_generations_of_names_mean_the_same_tensors() {
+        let cases = [
+            ("vision_tower.vision_model.encoder.layers.0.mlp.fc1.bias", "vision_tower.encoder.layers.0.mlp.fc1.bias"),
+            ("model.vision_tower.encoder.layers.0.mlp.fc1.bias", "vision_tower.encoder.layers.0.mlp.fc1.bias"),
+            ("language_model.model.norm.weight", "language_model.norm.weight"),
+            ("model.language_model.norm.weight", "language_model.norm.weight"),
+            ("language_model.lm_head.weight", "lm_head.weight"),
+            ("lm_head.weight", "lm_head.weight"),
+            ("model.multi_modal_projector.linear_1.bias", "multi_modal_projector.linear_1.bias"),
+        ];
+        for (disk, ours) in cases {
+            assert_eq!(Layout::Llava.canonical(disk).as_deref(), Some(ours));
+        }
+        let buffer = "vision_tower.vision_model.embeddings.position_ids";
+        assert_eq!(Layout::Llava.canonical(buffer), None);
+    }
+
+    #[test]
+    fn a_written_name_reads_back_as_itself() {
+        for (layout, name) in [
+            (Layout::Llava, "vision_tower.post_layernorm.bias"),
+            (Layout::Llava, "language_model.layers.0.self_attn.q_proj.weight"),
+            (Layout::Llava, "lm_head.weight"),
+            (Layout::Vision, "vision_tower.pre_layrnorm.weight"),
+            (Layout::Decoder, "language_model.embed_tokens.weight"),
+            (Layout::Decoder, "lm_head.weight"),
+        ] {
+            assert_eq!(layout.canonical(&layout.disk(name)).as_deref(), Some(name));
+        }
+    }
+}

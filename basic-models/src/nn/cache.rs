@@ -1,0 +1,67 @@
+//! The keys and values of the positions that a generation has already seen.
+
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::config::LlamaConfig;
+
+/// Keys and values per layer, allocated once for the whole generation.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>, // [B, kv heads, capacity, head_dim] each
+    length: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// A cache for `batch` sequences of at most `capacity` positions.
+    pub fn new(config: &LlamaConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Self {
+        let shape = [batch, config.kv_heads(), capacity, config.head_dim()];
+        let empty = || Tensor::zeros(shape, (device, dtype));
+        Self {
+            layers: (0..config.num_hidden_layers).map(|_| Some((empty(), empty()))).collect(),
+            length: 0,
+            capacity,
+        }
+    }
+
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nothing is held yet.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Positions that fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Writes a layer's new keys and values behind the held ones and returns all of them.
+    ///
+    /// # Shapes
+    /// - k, v: `[B, kv heads, T, head_dim]`
+    /// - output: `[B, kv heads, len + T, head_dim]` each
+    pub(crate) fn extend(&mut self, layer: usize, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let Some((keys, values)) = self.layers[layer].take() else {
+            return (k, v);
+        };
+        let [b, h, t, d] = k.dims();
+        let range = [0..b, 0..h, self.length..self.length + t, 0..d];
+        let keys = keys.slice_assign(range.clone(), k);
+        let values = values.slice_assign(range, v);
+        let held = (
+            keys.clone().narrow(2, 0, self.length + t),
+            values.clone().narrow(2, 0, self.length + t),
+        );
+        self.layers[layer] = Some((keys, values));
+        held
+    }
+
+    /// Counts `t` new positions, once all layers have written them.
+    pub(crate) fn advance(&mut self, t: usize) {
+        self.length += t;
+    }
+}

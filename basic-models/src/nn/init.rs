@@ -1,0 +1,81 @@
+//! Weights from a seed, the same on every backend: drawn on the host.
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// How fresh weights are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum InitScheme {
+    /// PyTorch's `nn.Linear` default, U(-1/sqrt(in), 1/sqrt(in)) for weights and biases: what LLaVA starts its
+    /// projector from.
+    TorchLinear,
+    /// N(0, std) for matrices and tables, zero biases: how transformers starts its decoders.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+}
+
+/// Replaces all parameters of `module` by fresh ones; norms start at scale 1 and shift 0.
+///
+/// Burn's own initializers draw on the device, so that each backend starts elsewhere; runs could not be compared.
+pub fn seeded_init<M: Module>(module: M, scheme: InitScheme, seed: u64, device: &Device) -> M {
+    module.map(&mut Seeded {
+        scheme,
+        rng: ChaCha8Rng::seed_from_u64(seed),
+        path: Vec::new(),
+        fan_in: 1,
+        device: device.clone(),
+    })
+}
+
+struct Seeded {
+    scheme: InitScheme,
+    rng: ChaCha8Rng,
+    path: Vec<(String, String)>,
+    fan_in: usize,
+    device: Device,
+}
+
+impl ModuleMapper for Seeded {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.push((name.into(), container.into()));
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let shape: Vec<usize> = param.lazy_shape().to_vec();
+        let name = self.path.last().map(|(name, _)| name.as_str()).unwrap_or_default();
+        let count = shape.iter().product();
+        if name == "weight" {
+            // A linear weight is [in, out] in Burn; a convolution's [out, in, h, w].
+            self.fan_in = if D == 2 { shape[0] } else { shape[1..].iter().product() };
+        }
+        let values: Vec<f32> = match (name, self.scheme) {
+            ("gamma", _) => vec![1.0; count],
+            ("beta", _) => vec![0.0; count],
+            (_, InitScheme::TorchLinear) => {
+                let bound = 1.0 / (self.fan_in as f32).sqrt();
+                (0..count).map(|_| (self.rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
+            }
+            ("bias", InitScheme::Normal { .. }) => vec![0.0; count],
+            (_, InitScheme::Normal { std }) => {
+                (0..count).map(|_| (normal(&mut self.rng) * std) as f32).collect()
+            }
+        };
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &self.device);
+        Param::initialized(ParamId::new(), tensor.require_grad())
+    }
+}
+
+/// A standard normal draw (Box-Muller).
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let u: f64 = 1.0 - rng.random::<f64>();
+    let angle = std::f64::consts::TAU * rng.random::<f64>();
+    (-2.0 * u.ln()).sqrt() * angle.cos()
+}

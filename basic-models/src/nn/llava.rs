@@ -1,0 +1,216 @@
+//! LLaVA: vision encoder, projector, decoder. Encode, project, splice, decode, loss.
+
+use basic_core::{LossParts, Objective, ObjectiveError, Supervision, Targets, cross_entropy};
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{DType, Device, Tensor};
+
+use super::{ClipVision, KvCache, LlamaDecoder, Mask, MlpProjector, RotaryTables};
+use crate::config::LlavaConfig;
+use crate::input::Batch;
+
+/// The composed model (transformers' `LlavaForConditionalGeneration`).
+#[derive(Module, Debug)]
+pub struct Llava {
+    /// The vision encoder.
+    pub vision_tower: ClipVision,
+    /// The projector: what BASIC supervises.
+    pub multi_modal_projector: MlpProjector,
+    /// The decoder.
+    pub language_model: LlamaDecoder,
+    /// The output head; `None` where it is the embedding table.
+    pub lm_head: Option<Linear>,
+    #[module(skip)]
+    config: LlavaConfig,
+}
+
+/// What one forward pass over a batch gives.
+#[derive(Debug)]
+pub struct Forward {
+    /// The decoder's output after the final norm, `[B, T, d]`.
+    pub hidden: Tensor<3>,
+    /// Visual embeddings `[M, d]` of all images in sample order; `None` for a text-only batch.
+    pub v: Option<Tensor<2>>,
+    /// What the shallow layers say about v; `None` where nothing is supervised.
+    pub targets: Option<Targets>,
+}
+
+impl LlavaConfig {
+    /// A model with lazily made weights: nothing is allocated until a weight is used or loaded.
+    pub fn init(&self, device: &Device) -> Llava {
+        let text = &self.text_config;
+        let head = LinearConfig::new(text.hidden_size, text.vocab_size).with_bias(false);
+        Llava {
+            vision_tower: self.vision_config.init(device),
+            multi_modal_projector: MlpProjector::new(self.vision_config.hidden_size, text.hidden_size, device),
+            language_model: text.init(device),
+            lm_head: (!self.tied()).then(|| head.init(device)),
+            config: self.clone(),
+        }
+    }
+}
+
+impl Llava {
+    /// The configuration it was built from.
+    pub fn config(&self) -> &LlavaConfig {
+        &self.config
+    }
+
+    /// Where the decoder's weights are.
+    pub fn device(&self) -> Device {
+        self.language_model.table().device()
+    }
+
+    /// The parameters' type.
+    pub fn dtype(&self) -> DType {
+        self.language_model.table().dtype()
+    }
+
+    /// Patch features of the chosen layer, CLS dropped where the config says so.
+    ///
+    /// # Shapes
+    /// - pixels: `[N, channels, H, W]`
+    /// - output: `[N * m, vision hidden]`
+    pub fn encode(&self, pixels: Tensor<4>) -> Tensor<2> {
+        // The config was validated when it was read: the layer exists.
+        let layer = self.config.feature_layer().unwrap_or(0);
+        let features = self.vision_tower.hidden_states(pixels.cast(self.dtype()), layer);
+        let [n, positions, width] = features.dims();
+        let first = usize::from(self.config.drops_cls());
+        features
+            .narrow(1, first, positions - first)
+            .reshape([n * (positions - first), width])
+    }
+
+    /// The visual embeddings v of a batch's images, `[M, d]`.
+    pub fn visual_embeddings(&self, batch: &Batch) -> Option<Tensor<2>> {
+        let features = match (&batch.features, &batch.pixels) {
+            (Some(features), _) => features.clone(),
+            (None, Some(pixels)) => self.encode(pixels.clone()),
+            (None, None) => return None,
+        };
+        Some(self.multi_modal_projector.forward(features))
+    }
+
+    /// The decoder's input embeddings: token embeddings with v in the image positions.
+    ///
+    /// # Shapes
+    /// - v: `[M, d]`
+    /// - output: `[B, T, d]`
+    pub fn splice(&self, batch: &Batch, v: Option<Tensor<2>>) -> Tensor<3> {
+        let tokens = self.language_model.embed(batch.ids.clone()); // [B * T, d]
+        let d = tokens.dims()[1];
+        let rows = match v {
+            // One selection from [tokens; v]: differentiable in both, and an image token's own row is never used.
+            Some(v) => Tensor::cat(vec![tokens, v], 0).select(0, batch.splice_rows.clone()),
+            None => tokens,
+        };
+        rows.reshape([batch.layout.batch, batch.layout.sequence, d])
+    }
+
+    /// Encodes, projects, splices and decodes a batch; the supervision observes the first k layers.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] where a knob does not fit the decoder.
+    pub fn forward(&self, batch: &Batch, objective: &Objective) -> Result<Forward, ObjectiveError> {
+        let v = self.visual_embeddings(batch);
+        self.forward_from(batch, objective, v)
+    }
+
+    /// [`Llava::forward`] from given visual embeddings.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] where a knob does not fit the decoder.
+    pub fn forward_from(
+        &self,
+        batch: &Batch,
+        objective: &Objective,
+        v: Option<Tensor<2>>,
+    ) -> Result<Forward, ObjectiveError> {
+        let device = self.device();
+        let layers = self.language_model.num_layers();
+        let mut supervision = Supervision::new(objective, layers, &batch.layout, &device)?;
+        let embeddings = self.splice(batch, v.clone());
+        let t = batch.layout.sequence;
+        // Padding stands on the right: real positions never see it under the causal mask.
+        let mask = Mask::causal(t, 0, &[0], &device);
+        let rope = self.rope(&[(0..t).collect()]);
+        let hidden = self
+            .language_model
+            .forward(embeddings, &rope, &mask, supervision.as_mut(), None);
+        Ok(Forward {
+            hidden,
+            v,
+            targets: supervision.and_then(Supervision::finish),
+        })
+    }
+
+    /// Runs new positions of a generation behind the cached ones.
+    ///
+    /// # Shapes
+    /// - embeddings: `[B, T, d]`; the first `padding[b]` positions of sample b are padding
+    /// - output: `[B, d]`, the hidden state of the last position
+    pub fn decode(&self, embeddings: Tensor<3>, padding: &[usize], cache: &mut KvCache) -> Tensor<2> {
+        let [b, t, d] = embeddings.dims();
+        let past = cache.len();
+        let positions: Vec<Vec<usize>> = if padding.iter().all(|p| *p == 0) {
+            vec![(past..past + t).collect()]
+        } else {
+            let row = |pad: &usize| (past..past + t).map(|p| p.saturating_sub(*pad)).collect();
+            padding.iter().map(row).collect()
+        };
+        let mask = Mask::causal(t, past, padding, &self.device());
+        let hidden = self
+            .language_model
+            .forward(embeddings, &self.rope(&positions), &mask, None, Some(cache));
+        hidden.narrow(1, t - 1, 1).reshape([b, d])
+    }
+
+    fn rope(&self, positions: &[Vec<usize>]) -> RotaryTables {
+        let text = &self.config.text_config;
+        RotaryTables::new(
+            positions,
+            text.head_dim(),
+            text.rope_theta(),
+            self.dtype(),
+            &self.device().without_autodiff(),
+        )
+    }
+
+    /// Scores over the vocabulary.
+    ///
+    /// # Shapes
+    /// - hidden: `[N, d]`
+    /// - output: `[N, V]`
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => hidden.matmul(self.language_model.table().transpose()),
+        }
+    }
+
+    /// The mean cross entropy over the batch's labels, computed on the label rows alone, `[1]`.
+    pub fn lm_loss(&self, batch: &Batch, hidden: Tensor<3>) -> Tensor<1> {
+        let [b, t, d] = hidden.dims();
+        let count = batch.label_count();
+        if count == 0 {
+            return Tensor::zeros([1], (&hidden.device(), DType::F32));
+        }
+        let rows = hidden.reshape([b * t, d]).select(0, batch.label_rows.clone());
+        cross_entropy(self.logits(rows), batch.labels.clone()).div_scalar(count as f64)
+    }
+
+    /// The objective of a batch, from its forward pass.
+    pub fn losses(&self, batch: &Batch, forward: Forward, objective: &Objective) -> LossParts {
+        let lm = self.lm_loss(batch, forward.hidden);
+        objective.combine(
+            lm,
+            forward.v,
+            forward.targets.as_ref(),
+            self.language_model.table(),
+            batch.layout.image_samples(),
+        )
+    }
+}

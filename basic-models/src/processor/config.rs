@@ -1,0 +1,283 @@
+//! The settings of image processing, as Hugging Face checkpoints write them.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{ProcessorError, Result};
+
+const IMAGE_FILE: &str = "preprocessor_config.json";
+pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
+
+/// Which of transformers' image processors is meant; they share their steps and differ in their defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageKind {
+    /// `CLIPImageProcessor`: resize the shortest edge, centre crop, CLIP's mean and standard deviation.
+    Clip,
+    /// `SiglipImageProcessor`: resize to a square, no crop, mean and standard deviation 0.5.
+    Siglip,
+}
+
+/// The size that an image is resized to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// The shorter edge gets this length, the longer follows, rounded down.
+    ShortestEdge(u32),
+    /// Exactly this size, whatever the aspect ratio.
+    Exact {
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+    },
+}
+
+/// The resampling filter, with Pillow's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resample {
+    /// Pillow's `BILINEAR`, 2.
+    Bilinear,
+    /// Pillow's `BICUBIC`, 3 (a = -0.5).
+    Bicubic,
+}
+
+/// Every setting of an image processor; see [`ImageProcessorConfig::clip`] for the defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageProcessorConfig {
+    /// Which class of transformers this is.
+    pub kind: ImageKind,
+    /// The size to resize to; `None` where `do_resize` is false.
+    pub size: Option<Size>,
+    /// The filter of that resize.
+    pub resample: Resample,
+    /// `(height, width)` of the centre crop; `None` where `do_center_crop` is false.
+    pub crop: Option<(u32, u32)>,
+    /// What pixel values 0..=255 are multiplied by; `None` where `do_rescale` is false.
+    pub rescale_factor: Option<f64>,
+    /// Mean and standard deviation per channel; `None` where `do_normalize` is false.
+    pub normalize: Option<([f32; 3], [f32; 3])>,
+}
+
+impl ImageProcessorConfig {
+    /// The defaults of `CLIPImageProcessor`, for images of `size` x `size` (224 in transformers).
+    pub fn clip(size: u32) -> Self {
+        Self {
+            kind: ImageKind::Clip,
+            size: Some(Size::ShortestEdge(size)),
+            resample: Resample::Bicubic,
+            crop: Some((size, size)),
+            rescale_factor: Some(1.0 / 255.0),
+            normalize: Some(([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261_302_6, 0.275_777_1])),
+        }
+    }
+
+    /// The defaults of `SiglipImageProcessor`, for images of `size` x `size` (224 in transformers).
+    pub fn siglip(size: u32) -> Self {
+        Self {
+            kind: ImageKind::Siglip,
+            size: Some(Size::Exact { height: size, width: size }),
+            crop: None,
+            normalize: Some(([0.5; 3], [0.5; 3])),
+            ..Self::clip(size)
+        }
+    }
+
+    /// Reads a checkpoint's settings: `image_processor` inside processor_config.json (transformers 5), else
+    /// preprocessor_config.json. Keys that are absent or null take the class's defaults.
+    ///
+    /// # Errors
+    /// [`ProcessorError::MissingFile`], `Read`, `Json`, or `Unsupported` with the file and the key.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(PROCESSOR_FILE);
+        if let Some(value) = read_json_if_exists(&path)?
+            && let Some(nested) = value.get("image_processor").filter(|v| v.is_object())
+        {
+            return Self::from_json(nested, &path);
+        }
+        let path = dir.join(IMAGE_FILE);
+        let names = "processor_config.json with \"image_processor\", preprocessor_config.json";
+        let value =
+            read_json_if_exists(&path)?.ok_or_else(|| ProcessorError::MissingFile { dir: dir.into(), names })?;
+        Self::from_json(&value, &path)
+    }
+
+    /// Reads the settings from JSON; `path` is the file that errors name.
+    ///
+    /// # Errors
+    /// `Json` or `Unsupported`, with the file and the key.
+    pub fn from_json(value: &Value, path: &Path) -> Result<Self> {
+        let raw = Raw::deserialize(value).map_err(|source| ProcessorError::Json { path: path.into(), source })?;
+        let unsupported = |key: &str, value: String, supported| ProcessorError::Unsupported {
+            path: path.into(),
+            key: key.into(),
+            value,
+            supported,
+        };
+        let kind = raw.image_processor_type.or(raw.feature_extractor_type);
+        let mut config = match kind.as_deref() {
+            None
+            | Some(
+                "CLIPImageProcessor" | "CLIPImageProcessorFast" | "CLIPImageProcessorPil" | "CLIPFeatureExtractor",
+            ) => Self::clip(224),
+            Some("SiglipImageProcessor" | "SiglipImageProcessorFast" | "SiglipImageProcessorPil") => Self::siglip(224),
+            Some(other) => {
+                return Err(unsupported(
+                    "image_processor_type",
+                    other.into(),
+                    "CLIPImageProcessor, SiglipImageProcessor",
+                ));
+            }
+        };
+        if let Some(size) = &raw.size {
+            let square = config.kind == ImageKind::Siglip;
+            let supported = "a length, {\"shortest_edge\"} or {\"height\", \"width\"}, of 1 to 16384";
+            config.size =
+                Some(read_size(size, square).ok_or_else(|| unsupported("size", size.to_string(), supported))?);
+        }
+        if let Some(size) = &raw.crop_size {
+            match read_size(size, true) {
+                Some(Size::Exact { height, width }) => config.crop = Some((height, width)),
+                _ => {
+                    return Err(unsupported(
+                        "crop_size",
+                        size.to_string(),
+                        "a length or {\"height\", \"width\"}, of 1 to 16384",
+                    ));
+                }
+            }
+        }
+        config.resample = match raw.resample {
+            None => config.resample,
+            Some(2) => Resample::Bilinear,
+            Some(3) => Resample::Bicubic,
+            Some(other) => {
+                return Err(unsupported("resample", other.to_string(), "2 (bilinear), 3 (bicubic)"));
+            }
+        };
+        let (mean, std) = config.normalize.unwrap_or(([0.0; 3], [1.0; 3]));
+        let channels = |key: &str, found: &Option<Value>, default| match found {
+            None => Ok(default),
+            Some(v) => {
+                read_channels(v).ok_or_else(|| unsupported(key, v.to_string(), "a number or three numbers, finite"))
+            }
+        };
+        let (mean, std) = (channels("image_mean", &raw.image_mean, mean)?, channels("image_std", &raw.image_std, std)?);
+        if std.contains(&0.0) {
+            return Err(unsupported("image_std", format!("{std:?}"), "numbers other than 0"));
+        }
+        if raw.do_pad == Some(true) {
+            return Err(unsupported("do_pad", "true".into(), "false"));
+        }
+        if raw.do_convert_rgb == Some(false) {
+            return Err(unsupported("do_convert_rgb", "false".into(), "true: images are always three channels"));
+        }
+        let crops = raw.do_center_crop.unwrap_or(config.kind == ImageKind::Clip);
+        config.crop = config.crop.filter(|_| crops);
+        config.size = config.size.filter(|_| raw.do_resize != Some(false));
+        let factor = raw.rescale_factor.or(config.rescale_factor);
+        config.rescale_factor = factor.filter(|_| raw.do_rescale != Some(false));
+        config.normalize = (raw.do_normalize != Some(false)).then_some((mean, std));
+        Ok(config)
+    }
+
+    /// Writes preprocessor_config.json so that transformers 4 and 5 read the same settings back.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Write`].
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let class = match self.kind {
+            ImageKind::Clip => "CLIPImageProcessor",
+            ImageKind::Siglip => "SiglipImageProcessor",
+        };
+        let mut out = json!({
+            "image_processor_type": class,
+            "do_resize": self.size.is_some(),
+            "resample": match self.resample { Resample::Bilinear => 2, Resample::Bicubic => 3 },
+            "do_center_crop": self.crop.is_some(),
+            "do_rescale": self.rescale_factor.is_some(),
+            "do_normalize": self.normalize.is_some(),
+            "do_convert_rgb": true,
+        });
+        if let Some(size) = self.size {
+            out["size"] = match size {
+                Size::ShortestEdge(edge) => json!({ "shortest_edge": edge }),
+                Size::Exact { height, width } => json!({ "height": height, "width": width }),
+            };
+        }
+        if let Some((height, width)) = self.crop {
+            out["crop_size"] = json!({ "height": height, "width": width });
+        }
+        if let Some(factor) = self.rescale_factor {
+            out["rescale_factor"] = json!(factor);
+        }
+        if let Some((mean, std)) = self.normalize {
+            out["image_mean"] = json!(mean);
+            out["image_std"] = json!(std);
+        }
+        write_json(&dir.join(IMAGE_FILE), &out)
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    image_processor_type: Option<String>,
+    feature_extractor_type: Option<String>,
+    do_resize: Option<bool>,
+    size: Option<Value>,
+    resample: Option<i64>,
+    do_center_crop: Option<bool>,
+    crop_size: Option<Value>,
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    do_normalize: Option<bool>,
+    image_mean: Option<Value>,
+    image_std: Option<Value>,
+    do_convert_rgb: Option<bool>,
+    do_pad: Option<bool>,
+}
+
+/// A length (a square, or the shortest edge), `[h, w]`, `{"shortest_edge"}` or `{"height", "width"}`.
+fn read_size(value: &Value, square: bool) -> Option<Size> {
+    // 16384 keeps what a processed image takes within reason, whatever the file says.
+    let length = |v: &Value| v.as_u64().filter(|n| (1..=16384).contains(n)).map(|n| n as u32);
+    let get = |key| value.get(key).filter(|v: &&Value| !v.is_null());
+    if let Some(edge) = length(value) {
+        return Some(if square { Size::Exact { height: edge, width: edge } } else { Size::ShortestEdge(edge) });
+    }
+    if let Some([height, width]) = value.as_array().map(Vec::as_slice) {
+        return Some(Size::Exact { height: length(height)?, width: length(width)? });
+    }
+    match (get("shortest_edge"), get("longest_edge"), get("height"), get("width")) {
+        (Some(edge), None, None, None) => Some(Size::ShortestEdge(length(edge)?)),
+        (None, None, Some(height), Some(width)) => Some(Size::Exact { height: length(height)?, width: length(width)? }),
+        _ => None,
+    }
+}
+
+fn read_channels(value: &Value) -> Option<[f32; 3]> {
+    let number = |v: &Value| v.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
+    match value.as_array().map(Vec::as_slice) {
+        Some([r, g, b]) => Some([number(r)?, number(g)?, number(b)?]),
+        Some(_) => None,
+        None => number(value).map(|x| [x; 3]),
+    }
+}
+
+/// The JSON in `path`, or `None` where there is no such file.
+pub(super) fn read_json_if_exists(path: &Path) -> Result<Option<Value>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(ProcessorError::Read { path: path.into(), source });
+        }
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| ProcessorError::Json { path: path.into(), source })
+}
+
+/// Writes JSON, indented.
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let text = format!("{value:#}\n");
+    std::fs::write(path, text).map_err(|source| ProcessorError::Write { path: path.into(), source })
+}

@@ -1,0 +1,144 @@
+//! Conversations, and how LLaVA's data sets write them.
+
+use serde_json::Value;
+
+use super::{PLACEHOLDER, ProcessorError, Result};
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Instructions before the conversation.
+    System,
+    /// Questions.
+    User,
+    /// Answers, on which the loss falls.
+    Assistant,
+}
+
+impl Role {
+    /// The name in chat templates: `system`, `user` or `assistant`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said, with one [`PLACEHOLDER`] for each image.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into() }
+    }
+}
+
+/// Reads LLaVA's `"conversations"`: `[{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]`, with an
+/// optional `"system"` turn first. `value` is that list, or a sample that has it under `"conversations"`.
+///
+/// As LLaVA's `preprocess_multimodal` does, the placeholder of an image is moved to the front of its turn, on a line
+/// of its own. A turn with several placeholders is left as it is (LLaVA would merge them into one).
+///
+/// # Errors
+/// [`ProcessorError::Conversation`] where keys, types or speakers are wrong, [`ProcessorError::RoleOrder`] where human
+/// and gpt don't take turns, [`ProcessorError::EmptyMessage`], [`ProcessorError::NoMessages`], and
+/// [`ProcessorError::Unanswered`] where the last turn isn't gpt's.
+pub fn from_llava(value: &Value) -> Result<Vec<Message>> {
+    let wrong = |place: &str, reason: String| ProcessorError::Conversation { place: place.into(), reason };
+    let list = match value {
+        Value::Object(sample) => sample
+            .get("conversations")
+            .ok_or_else(|| wrong("the sample", "the key \"conversations\" is missing".into()))?,
+        other => other,
+    };
+    let turns = list.as_array().ok_or_else(|| {
+        wrong("conversations", format!("expected a list of {{\"from\", \"value\"}}, found {}", kind(list)))
+    })?;
+    let mut messages = Vec::with_capacity(turns.len());
+    for (i, turn) in turns.iter().enumerate() {
+        let text = |key: &str| match turn.get(key) {
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => {
+                Err(wrong(&format!("conversations[{i}].{key}"), format!("expected a text, found {}", kind(other))))
+            }
+            None => Err(wrong(&format!("conversations[{i}]"), format!("the key \"{key}\" is missing"))),
+        };
+        let role = match text("from")?.as_str() {
+            "system" => Role::System,
+            "human" => Role::User,
+            "gpt" => Role::Assistant,
+            other => {
+                let reason = format!("unknown speaker {other:?}, expected \"human\", \"gpt\" or \"system\"");
+                return Err(wrong(&format!("conversations[{i}].from"), reason));
+            }
+        };
+        messages.push(Message { role, content: image_first(text("value")?) });
+    }
+    check_order(&messages)?;
+    check_answered(&messages)?;
+    Ok(messages)
+}
+
+/// Checks that an optional system turn is followed by user and assistant in turns, and that none is empty.
+pub(super) fn check_order(messages: &[Message]) -> Result<()> {
+    if messages.iter().all(|message| message.role == Role::System) {
+        return Err(ProcessorError::NoMessages);
+    }
+    let system = usize::from(messages[0].role == Role::System);
+    for (turn, message) in messages.iter().enumerate() {
+        let (expected, name) = match turn {
+            0 if system == 1 => (Role::System, "the system"),
+            _ if (turn - system).is_multiple_of(2) => (Role::User, "the user (LLaVA's \"human\")"),
+            _ => (Role::Assistant, "the assistant (LLaVA's \"gpt\")"),
+        };
+        if message.role != expected {
+            return Err(ProcessorError::RoleOrder { turn, found: message.role.name(), expected: name });
+        }
+        if message.content.trim().is_empty() {
+            return Err(ProcessorError::EmptyMessage { turn, role: message.role.name() });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the last turn is an answer.
+pub(super) fn check_answered(messages: &[Message]) -> Result<()> {
+    match messages.last() {
+        Some(last) if last.role == Role::Assistant => Ok(()),
+        _ => Err(ProcessorError::Unanswered { turn: messages.len().saturating_sub(1) }),
+    }
+}
+
+/// `text` with its only placeholder moved to a line before the rest.
+fn image_first(text: &str) -> String {
+    if text.matches(PLACEHOLDER).count() != 1 {
+        return text.to_owned();
+    }
+    let rest = text.replace(PLACEHOLDER, "");
+    strip(&format!("{PLACEHOLDER}\n{}", strip(&rest))).to_owned()
+}
+
+/// Python's `str.strip`, which also takes the four separator controls for white space.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

@@ -1,0 +1,210 @@
+//! What can be wrong with a file, a conversation or a template, and what to do about it.
+
+use std::path::PathBuf;
+
+/// An error of image processing, tokenization or conversation rendering.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessorError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// None of the files that could hold a setting exist.
+    #[error("{dir} has none of: {names}; it isn't a complete Hugging Face checkpoint, copy the missing file from the model it came from", dir = dir.display())]
+    MissingFile {
+        /// The checkpoint directory.
+        dir: PathBuf,
+        /// The names looked for.
+        names: &'static str,
+    },
+    /// A file isn't JSON, or not of the expected shape.
+    #[error("{path}: not the JSON that is expected here: {source}", path = path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message, with line and column.
+        source: serde_json::Error,
+    },
+    /// A key holds a value that this library doesn't support.
+    #[error("{path}: \"{key}\" is {value}; supported: {supported}", path = path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The value found.
+        value: String,
+        /// What is supported.
+        supported: &'static str,
+    },
+    /// An image file could not be decoded.
+    #[error("cannot decode the image {path}: {source}; replace the file or drop the sample", path = path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's message.
+        source: image::ImageError,
+    },
+    /// An image file ends before its data does.
+    #[error("the image {path} is truncated: its end marker is missing; replace the file or drop the sample", path = path.display())]
+    TruncatedImage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An image has more pixels than the limit against decompression bombs allows.
+    #[error("the image {path} has {width} x {height} pixels, more than the limit of {max_pixels}; scale it down or raise the limit", path = path.display())]
+    TooManyPixels {
+        /// The file.
+        path: PathBuf,
+        /// Its width in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+        /// The limit, width times height.
+        max_pixels: u64,
+    },
+    /// An image can't be resized as the processor's configuration says.
+    #[error("cannot resize an image of {width} x {height} to {new_width} x {new_height}: {reason}")]
+    Resize {
+        /// The image's width.
+        width: u32,
+        /// The image's height.
+        height: u32,
+        /// The width it would get.
+        new_width: u64,
+        /// The height it would get.
+        new_height: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// tokenizer.json could not be loaded.
+    #[error("{path}: not a tokenizer that this build can load: {message}", path = path.display())]
+    LoadTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The tokenizers library's message.
+        message: String,
+    },
+    /// The tokenizer failed on a text.
+    #[error("the tokenizer failed on {text:?}: {message}")]
+    Tokenize {
+        /// The beginning of the text, or the ids.
+        text: String,
+        /// The tokenizers library's message.
+        message: String,
+    },
+    /// The tokenizer lacks a special token that is needed here.
+    #[error("the tokenizer has no {what} token{named}; add it to tokenizer.json and name it in tokenizer_config.json")]
+    MissingToken {
+        /// Which: "image", "end-of-sequence", ...
+        what: &'static str,
+        /// A space and its quoted text, or empty where even that is unknown.
+        named: String,
+    },
+    /// The text has another number of image placeholders than the sample has images.
+    #[error(
+        "the text has {placeholders} image placeholder(s) \"{token}\" but the sample has {images} image(s); there must be one placeholder for each image"
+    )]
+    PlaceholderCount {
+        /// Placeholders in the text.
+        placeholders: usize,
+        /// Images of the sample.
+        images: usize,
+        /// The placeholder.
+        token: String,
+    },
+    /// Tokenization gave another number of image tokens than the expanded text holds.
+    #[error(
+        "the tokenizer made {found} image tokens of a text that holds {expected}; \"{token}\" must be an added token in tokenizer.json"
+    )]
+    ImageTokenCount {
+        /// Image tokens among the ids.
+        found: usize,
+        /// Image tokens in the text.
+        expected: usize,
+        /// The image token.
+        token: String,
+    },
+    /// A sample isn't a LLaVA conversation.
+    #[error("not a LLaVA conversation: {reason}, at {place}")]
+    Conversation {
+        /// Where: `conversations[2].from`, ...
+        place: String,
+        /// What is wrong and what is expected.
+        reason: String,
+    },
+    /// A turn of a conversation has no text.
+    #[error("message {turn} (from the {role}) is empty; give it text or drop the sample")]
+    EmptyMessage {
+        /// The message's index, from 0.
+        turn: usize,
+        /// Its role.
+        role: &'static str,
+    },
+    /// A conversation's roles don't alternate, or it doesn't fit the style.
+    #[error("message {turn} is from the {found}, expected {expected}")]
+    RoleOrder {
+        /// The message's index, from 0.
+        turn: usize,
+        /// Its role.
+        found: &'static str,
+        /// What may stand there.
+        expected: &'static str,
+    },
+    /// A conversation to train on ends without an answer.
+    #[error(
+        "the conversation has no answer after message {turn}; a training sample must end with the assistant's answer"
+    )]
+    Unanswered {
+        /// The index of the last message, from 0.
+        turn: usize,
+    },
+    /// The conversation has no messages.
+    #[error("the conversation is empty; a sample needs a question and an answer")]
+    NoMessages,
+    /// No token of the sample bears a loss.
+    #[error(
+        "no token of the sample is supervised (of {tokens} tokens); the answers hold no text that the tokenizer keeps"
+    )]
+    NothingSupervised {
+        /// The sample's tokens.
+        tokens: usize,
+    },
+    /// A chat template could not be compiled or rendered.
+    #[error("the chat template {origin} failed: {message}")]
+    Template {
+        /// The file it came from.
+        origin: String,
+        /// The engine's message, with the line.
+        message: String,
+    },
+    /// A chat template rewrites what it rendered before, so that an answer's text can't be told from the prompt.
+    #[error(
+        "the chat template {origin} renders message {turn} so that what came before it changes (from byte {at}: {prompt:?} became {whole:?}); labels can't be made with this template, use style vicuna_v1 or a template that only appends"
+    )]
+    NotAPrefix {
+        /// The file it came from.
+        origin: String,
+        /// The message's index, from 0.
+        turn: usize,
+        /// The first byte that differs.
+        at: usize,
+        /// The prompt from there.
+        prompt: String,
+        /// The rendering with the message from there.
+        whole: String,
+    },
+}

@@ -1,0 +1,162 @@
+//! Token ids, labels and the images' places, from pieces of text through one tokenization.
+
+use std::ops::Range;
+
+use super::placeholders::count_placeholders;
+use super::{Encoded, Piece, ProcessorError, Result, Tokenizer, expand_images};
+
+/// The label of a token that bears no loss.
+pub const IGNORE: i64 = -100;
+
+/// A sample to train on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// Per token its id where the loss falls on it (as something to predict), else [`IGNORE`].
+    pub labels: Vec<i64>,
+    /// Per image, the range of tokens that its visual embeddings replace.
+    pub image_positions: Vec<Range<usize>>,
+}
+
+/// A prompt to generate from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// Per image, the range of tokens that its visual embeddings replace.
+    pub image_positions: Vec<Range<usize>>,
+}
+
+/// Tokenizes the concatenated pieces once and labels the tokens by the pieces that they overlap.
+///
+/// A token that straddles a prompt and an answer belongs to the answer: the model has to generate it. Tokens that the
+/// post-processor adds bear no loss, nor do image tokens. Where the text begins with the beginning-of-sequence token
+/// (chat templates write it), none is added, as in transformers' processors.
+///
+/// # Errors
+/// [`ProcessorError::PlaceholderCount`] unless the pieces hold `num_images` image tokens, `MissingToken` or
+/// `ImageTokenCount` where the tokenizer doesn't know the image token, `Tokenize`, and `NothingSupervised`.
+pub fn tokenize(
+    tokenizer: &Tokenizer,
+    pieces: &[Piece],
+    image_tokens_per_image: usize,
+    num_images: usize,
+) -> Result<Example> {
+    let token = &tokenizer.specials().image;
+    let placeholders = pieces.iter().map(|piece| count_placeholders(&piece.text, token)).sum();
+    if placeholders != num_images {
+        return Err(ProcessorError::PlaceholderCount { placeholders, images: num_images, token: token.clone() });
+    }
+    let mut text = String::new();
+    let mut answers: Vec<Range<usize>> = Vec::new();
+    for piece in pieces {
+        let start = text.len();
+        let images = count_placeholders(&piece.text, token);
+        text += &expand_images(&piece.text, token, &vec![image_tokens_per_image; images])?;
+        match answers.last_mut() {
+            _ if !piece.supervised => {}
+            Some(last) if last.end == start => last.end = text.len(),
+            _ => answers.push(start..text.len()),
+        }
+    }
+    let encoded = tokenizer.encode_with_offsets(&text, adds_specials(tokenizer, &text))?;
+    let image_positions = find_images(tokenizer, &encoded.ids, image_tokens_per_image, num_images)?;
+    let mut labels = labels(&encoded, &answers);
+    image_positions.iter().for_each(|places| labels[places.clone()].fill(IGNORE));
+    if labels.iter().all(|&label| label == IGNORE) {
+        return Err(ProcessorError::NothingSupervised { tokens: labels.len() });
+    }
+    Ok(Example { ids: encoded.ids, labels, image_positions })
+}
+
+/// Tokenizes a prompt to generate from, its image tokens expanded.
+///
+/// # Errors
+/// Those of [`tokenize`], except `NothingSupervised`.
+pub fn tokenize_prompt(
+    tokenizer: &Tokenizer,
+    text: &str,
+    image_tokens_per_image: usize,
+    num_images: usize,
+) -> Result<Prompt> {
+    let text = expand_images(text, &tokenizer.specials().image, &vec![image_tokens_per_image; num_images])?;
+    let ids = tokenizer.encode(&text, adds_specials(tokenizer, &text))?;
+    let image_positions = find_images(tokenizer, &ids, image_tokens_per_image, num_images)?;
+    Ok(Prompt { ids, image_positions })
+}
+
+/// A sample from a prompt and an answer that are tokenized *apart*, with the end-of-sequence token after the answer:
+/// the way of `basic losses` and of its reference. The boundary between the two is then one between tokens.
+///
+/// # Errors
+/// Those of [`tokenize_prompt`], and `MissingToken` without an end-of-sequence token.
+pub fn tokenize_apart(
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    answer: &str,
+    image_tokens_per_image: usize,
+    num_images: usize,
+) -> Result<Example> {
+    // The reference's processor adds special tokens whatever the prompt begins with.
+    let text = expand_images(prompt, &tokenizer.specials().image, &vec![image_tokens_per_image; num_images])?;
+    let mut ids = tokenizer.encode(&text, true)?;
+    let image_positions = find_images(tokenizer, &ids, image_tokens_per_image, num_images)?;
+    let mut labels = vec![IGNORE; ids.len()];
+    let mut tail = tokenizer.encode(answer, false)?;
+    tail.push(tokenizer.eos_id()?);
+    labels.extend(tail.iter().map(|&id| i64::from(id)));
+    ids.extend(tail);
+    Ok(Example { ids, labels, image_positions })
+}
+
+fn adds_specials(tokenizer: &Tokenizer, text: &str) -> bool {
+    let bos = tokenizer.specials().bos.as_deref().filter(|bos| !bos.is_empty());
+    !bos.is_some_and(|bos| text.starts_with(bos))
+}
+
+/// Per token its id where it overlaps an answer. `answers` are ascending and apart.
+fn labels(encoded: &Encoded, answers: &[Range<usize>]) -> Vec<i64> {
+    let mut before = 0; // where the text covered so far ends
+    let mut next = 0; // the first answer that doesn't end before the token
+    let tokens = encoded.ids.iter().zip(&encoded.spans).zip(&encoded.added);
+    let label = |((&id, own), &added): ((&u32, &Range<usize>), &bool)| {
+        if added {
+            return IGNORE;
+        }
+        // Byte-level tokenizers may trim the space off a token's span, and a token that is nothing but a space is
+        // left with none. It stands for the gap since the token before; where there is no gap (a space that the
+        // tokenizer put in), it goes with the text that follows.
+        let span = match (own.is_empty(), before < own.end) {
+            (false, _) => own.clone(),
+            (true, true) => before..own.end,
+            (true, false) => own.end..own.end + 1,
+        };
+        before = before.max(own.end);
+        while answers.get(next).is_some_and(|answer| answer.end <= span.start) {
+            next += 1;
+        }
+        let overlaps = answers.get(next).is_some_and(|answer| answer.start < span.end);
+        if overlaps { i64::from(id) } else { IGNORE }
+    };
+    tokens.map(label).collect()
+}
+
+/// Per image the run of its tokens.
+fn find_images(tokenizer: &Tokenizer, ids: &[u32], per_image: usize, num_images: usize) -> Result<Vec<Range<usize>>> {
+    let expected = per_image * num_images;
+    let Some(id) = tokenizer.ids().image else {
+        return if expected == 0 { Ok(Vec::new()) } else { tokenizer.image_id().map(|_| Vec::new()) };
+    };
+    let places: Vec<usize> = (0..ids.len()).filter(|&i| ids[i] == id).collect();
+    let fail =
+        || ProcessorError::ImageTokenCount { found: places.len(), expected, token: tokenizer.specials().image.clone() };
+    if places.len() != expected {
+        return Err(fail());
+    }
+    let run = |run: &[usize]| {
+        let range = run[0]..run[0] + run.len();
+        if run[run.len() - 1] + 1 == range.end { Ok(range) } else { Err(fail()) }
+    };
+    if per_image == 0 { Ok(Vec::new()) } else { places.chunks(per_image).map(run).collect() }
+}

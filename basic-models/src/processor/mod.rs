@@ -1,0 +1,57 @@
+//! From files and conversations to what the network takes: pixels, token ids, labels and the places of the images.
+//!
+//! ```text
+//! image file     -> open_image -> ImageProcessor::process          -> PixelValues [3, H, W]
+//! LLaVA's JSON   -> from_llava -> render(style, ..) -> tokenize(..) -> Example { ids, labels, image_positions }
+//! ```
+//!
+//! The labels are right by construction: every piece of a conversation carries its role through *one* tokenization
+//! and the token offsets say which tokens an answer covers. Nothing is tokenized twice to find out where an answer
+//! begins, which is how masks drift in code that does.
+//!
+//! # Example
+//!
+//! ```
+//! use basic_models::processor::{Message, Role, SpecialTokens, Style, render, render_prompt};
+//!
+//! # fn main() -> Result<(), basic_models::processor::ProcessorError> {
+//! let specials = SpecialTokens { eos: Some("</s>".into()), ..SpecialTokens::default() };
+//! let question = Message::new(Role::User, "<image>\nWhat is it?");
+//! let prompt = render_prompt(&Style::VicunaV1, &[question.clone()], &specials)?;
+//! assert!(prompt.ends_with("USER: <image>\nWhat is it? ASSISTANT:"));
+//!
+//! let pieces = render(&Style::VicunaV1, &[question, Message::new(Role::Assistant, "A dog.")], &specials)?;
+//! assert_eq!(pieces[1].text, " A dog.</s>");
+//! assert!(pieces[1].supervised);
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod conversation;
+mod error;
+mod image;
+mod labels;
+mod open;
+mod placeholders;
+mod render;
+mod resample;
+mod template;
+mod tokenizer;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{ImageKind, ImageProcessorConfig, Resample, Size};
+pub use conversation::{Message, Role, from_llava};
+pub use error::ProcessorError;
+pub use image::{ImageProcessor, PixelValues};
+pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
+pub use open::{DEFAULT_MAX_PIXELS, open_image, open_image_within};
+pub use placeholders::{FeatureSelect, PLACEHOLDER, ProcessorConfig, expand_images};
+pub use render::{Piece, Style, render, render_prompt};
+pub use template::ChatTemplate;
+pub use tokenizer::{Encoded, SpecialTokens, TokenIds, Tokenizer, copy_tokenizer_files};
+
+/// The result of this module's functions.
+pub type Result<T> = std::result::Result<T, ProcessorError>;

@@ -1,0 +1,239 @@
+//! Chat templates (Jinja), set up as transformers sets them up.
+
+use std::path::Path;
+
+use minijinja::value::{Kwargs, Value, ViaDeserialize};
+use minijinja::{Environment, Error, ErrorKind, context};
+use serde_json::json;
+
+use super::config::read_json_if_exists;
+use super::placeholders::count_placeholders;
+use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
+
+/// A compiled chat template.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    origin: String,
+    takes_lists: bool,
+}
+
+/// How a message's content is handed to the template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// `[{"type": "image"}, {"type": "text", "text": ..}]`
+    Parts,
+    /// The text with its placeholders.
+    Text,
+}
+
+impl ChatTemplate {
+    /// Compiles a template; errors name its `origin`.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Template`].
+    pub fn new(source: &str, origin: impl Into<String>) -> Result<Self> {
+        let origin = origin.into();
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_filter("tojson", to_json);
+        let takes_lists = ["content[", "'type'", "\"type\"", ".type"].iter().any(|mark| source.contains(mark));
+        // transformers' own tag around answers; it renders what it encloses.
+        let source = source.replace("endgeneration", "endif");
+        let source = ["{% generation", "{%- generation", "{%+ generation"]
+            .iter()
+            .fold(source, |source, tag| source.replace(tag, &tag.replace("generation", "if true")));
+        let fail = |e: Error| ProcessorError::Template { origin: origin.clone(), message: describe(&e) };
+        environment.add_template_owned("chat_template", source).map_err(fail)?;
+        Ok(Self { environment, origin, takes_lists })
+    }
+
+    /// The template of a checkpoint: chat_template.jinja, else chat_template.json, else `"chat_template"` in
+    /// tokenizer_config.json (the one named "default" of several); `None` where there is none.
+    ///
+    /// # Errors
+    /// `Read`, `Json` or `Template`, naming the file.
+    pub fn load(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("chat_template.jinja");
+        match std::fs::read_to_string(&path) {
+            Ok(source) => return Self::new(&source, path.display().to_string()).map(Some),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(ProcessorError::Read { path, source }),
+        }
+        for name in ["chat_template.json", "tokenizer_config.json"] {
+            let path = dir.join(name);
+            let json = read_json_if_exists(&path)?.unwrap_or_default();
+            let source = match &json["chat_template"] {
+                serde_json::Value::String(source) => Some(source),
+                serde_json::Value::Array(named) => {
+                    named.iter().find(|t| t["name"] == "default").and_then(|t| match &t["template"] {
+                        serde_json::Value::String(source) => Some(source),
+                        _ => None,
+                    })
+                }
+                _ => None,
+            };
+            if let Some(source) = source {
+                return Self::new(source, path.display().to_string()).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The conversation, its answers supervised: what message i appends to the prompt that ends before it.
+    pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
+        let content = self.content_for(messages, false, specials)?;
+        let mut pieces = Vec::new();
+        let mut done = String::new();
+        for (turn, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
+            let prompt = self.render(&messages[..turn], content, true, specials)?;
+            pieces.push(Piece::prompt(self.appended(&done, &prompt, turn)?));
+            done = self.render(&messages[..=turn], content, false, specials)?;
+            pieces.push(Piece::answer(self.appended(&prompt, &done, turn)?));
+        }
+        Ok(pieces)
+    }
+
+    /// The conversation up to where the assistant's answer begins.
+    pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<String> {
+        let content = self.content_for(messages, true, specials)?;
+        self.render(messages, content, true, specials)
+    }
+
+    /// What `whole` has after `prefix`.
+    fn appended<'a>(&self, prefix: &str, whole: &'a str, turn: usize) -> Result<&'a str> {
+        whole.strip_prefix(prefix).ok_or_else(|| {
+            let same = prefix.chars().zip(whole.chars()).take_while(|(a, b)| a == b);
+            let at = same.map(|(c, _)| c.len_utf8()).sum();
+            let excerpt = |text: &str| text.get(at..).unwrap_or_default().chars().take(24).collect();
+            ProcessorError::NotAPrefix {
+                origin: self.origin.clone(),
+                turn,
+                at,
+                prompt: excerpt(prefix),
+                whole: excerpt(whole),
+            }
+        })
+    }
+
+    /// Parts where the template reads them; texts where it doesn't mention any, fails on them, or prints the list.
+    fn content_for(&self, messages: &[Message], generate: bool, specials: &SpecialTokens) -> Result<Content> {
+        if !self.takes_lists {
+            return Ok(Content::Text);
+        }
+        let whole = |pick: fn(&Message) -> usize| messages.iter().map(pick).sum::<usize>();
+        let printed = |text: &str| text.matches("\"type\":").count();
+        let reads_parts = |text: &str| {
+            count_placeholders(text, &specials.image).max(count_placeholders(text, PLACEHOLDER))
+                >= whole(|m| count_placeholders(&m.content, PLACEHOLDER))
+                && printed(text) <= whole(|m| m.content.matches("\"type\":").count())
+        };
+        match self.render(messages, Content::Parts, generate, specials) {
+            Ok(text) if reads_parts(&text) => Ok(Content::Parts),
+            Ok(_) => Ok(Content::Text),
+            // A template may refuse the conversation itself; then its message matters, not that of the second try.
+            Err(refused) => match self.render(messages, Content::Text, generate, specials) {
+                Ok(_) => Ok(Content::Text),
+                Err(_) => Err(refused),
+            },
+        }
+    }
+
+    fn render(
+        &self,
+        messages: &[Message],
+        content: Content,
+        generate: bool,
+        specials: &SpecialTokens,
+    ) -> Result<String> {
+        let fail = |e: Error| ProcessorError::Template { origin: self.origin.clone(), message: describe(&e) };
+        let messages: Vec<serde_json::Value> = messages
+            .iter()
+            .map(|message| match content {
+                Content::Parts => {
+                    json!({ "role": message.role.name(), "content": parts(&message.content) })
+                }
+                Content::Text => json!({ "role": message.role.name(), "content": message.content }),
+            })
+            .collect();
+        let mut names = context! { messages, add_generation_prompt => generate, tools => (), documents => () };
+        let tokens = [
+            ("bos_token", &specials.bos),
+            ("eos_token", &specials.eos),
+            ("pad_token", &specials.pad),
+            ("unk_token", &specials.unk),
+        ];
+        for (name, token) in tokens {
+            if let Some(token) = token {
+                names = context! { ..Value::from_iter([(name, token.as_str())]), ..names };
+            }
+        }
+        self.environment.get_template("chat_template").and_then(|template| template.render(names)).map_err(fail)
+    }
+}
+
+/// A content's images and texts in order; the line break after a placeholder goes, since templates set their own.
+fn parts(content: &str) -> Vec<serde_json::Value> {
+    let mut parts = Vec::new();
+    for (i, text) in content.split(PLACEHOLDER).enumerate() {
+        let text = if i == 0 {
+            text
+        } else {
+            parts.push(json!({ "type": "image" }));
+            text.strip_prefix('\n').unwrap_or(text)
+        };
+        if !text.is_empty() {
+            parts.push(json!({ "type": "text", "text": text }));
+        }
+    }
+    parts
+}
+
+/// The message with what caused it, and the line.
+fn describe(error: &Error) -> String {
+    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    format!(
+        "{}{line}",
+        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+    )
+}
+
+/// Python's `json.dumps(x, ensure_ascii=False, indent=..)`; Jinja's own filter escapes HTML.
+fn to_json(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> std::result::Result<String, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let mut out = Vec::new();
+    let written = match indent {
+        Some(width) => {
+            let spaces = " ".repeat(width.min(16));
+            let pretty = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            serde::Serialize::serialize(&value.0, &mut serde_json::Serializer::with_formatter(&mut out, pretty))
+        }
+        None => serde::Serialize::serialize(&value.0, &mut serde_json::Serializer::with_formatter(&mut out, OneLine)),
+    };
+    written.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+/// `", "` and `": "` as separators.
+struct OneLine;
+
+impl serde_json::ser::Formatter for OneLine {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}

@@ -1,0 +1,95 @@
+use super::super::*;
+use serde_json::json;
+use std::path::Path;
+
+fn parse(value: serde_json::Value) -> Result<ImageProcessorConfig> {
+    ImageProcessorConfig::from_json(&value, Path::new("preprocessor_config.json"))
+}
+
+#[test]
+fn an_empty_file_means_clips_defaults() {
+    assert_eq!(parse(json!({})).unwrap(), ImageProcessorConfig::clip(224));
+    assert_eq!(parse(json!({ "size": null, "do_resize": null })).unwrap(), ImageProcessorConfig::clip(224));
+}
+
+#[test]
+fn old_files_with_plain_lengths_are_read() {
+    let old = json!({ "feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336 });
+    assert_eq!(parse(old).unwrap(), ImageProcessorConfig::clip(336));
+}
+
+#[test]
+fn an_unsupported_value_is_an_error_that_names_the_file_and_the_key() {
+    for (value, key) in [
+        (json!({ "resample": 1 }), "resample"),
+        (json!({ "size": { "longest_edge": 4 } }), "size"),
+        (json!({ "size": 0 }), "size"),
+        (json!({ "crop_size": { "height": 4 } }), "crop_size"),
+        (json!({ "image_mean": [0.5, 0.5] }), "image_mean"),
+        (json!({ "image_std": [0.5, 0.0, 0.5] }), "image_std"),
+        (json!({ "do_pad": true }), "do_pad"),
+        (json!({ "image_processor_type": "DonutImageProcessor" }), "image_processor_type"),
+    ] {
+        let error = parse(value).unwrap_err().to_string();
+        assert!(error.contains("preprocessor_config.json") && error.contains(key), "{error}");
+    }
+    assert!(matches!(parse(json!({ "do_resize": "yes" })), Err(ProcessorError::Json { .. })));
+}
+
+#[test]
+fn saved_settings_are_read_back_the_same() {
+    let bilinear = ImageProcessorConfig {
+        size: Some(Size::Exact { height: 20, width: 31 }),
+        resample: Resample::Bilinear,
+        crop: None,
+        normalize: None,
+        ..ImageProcessorConfig::clip(28)
+    };
+    let bare = ImageProcessorConfig { size: None, rescale_factor: None, ..ImageProcessorConfig::siglip(28) };
+    for config in [ImageProcessorConfig::clip(336), ImageProcessorConfig::siglip(384), bilinear, bare] {
+        let dir = tempfile::tempdir().unwrap();
+        config.save(dir.path()).unwrap();
+        ProcessorConfig::clip(14).save(dir.path()).unwrap();
+        let back = ImageProcessorConfig::load(dir.path()).unwrap();
+        // Where normalization is off, the mean is irrelevant and isn't kept; all else is.
+        assert_eq!(back, config);
+    }
+}
+
+#[test]
+fn settings_nested_in_processor_config_win_as_in_transformers() {
+    let dir = tempfile::tempdir().unwrap();
+    ImageProcessorConfig::clip(336).save(dir.path()).unwrap();
+    let nested = json!({ "image_processor": { "size": 28, "crop_size": 28 }, "patch_size": 7 });
+    std::fs::write(dir.path().join("processor_config.json"), nested.to_string()).unwrap();
+    assert_eq!(ImageProcessorConfig::load(dir.path()).unwrap(), ImageProcessorConfig::clip(28));
+    let config = ProcessorConfig::load(dir.path(), ProcessorConfig::clip(14)).unwrap();
+    assert_eq!(config, ProcessorConfig::clip(7));
+}
+
+#[test]
+fn a_directory_without_image_settings_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = ImageProcessorConfig::load(dir.path()).unwrap_err();
+    assert!(matches!(error, ProcessorError::MissingFile { .. }), "{error}");
+    assert!(error.to_string().contains(&dir.path().display().to_string()));
+}
+
+#[test]
+fn an_image_takes_one_token_a_patch_and_the_class_token_only_where_it_is_used() {
+    let clip = ProcessorConfig::clip(14);
+    assert_eq!(clip.image_tokens(336, 336), 576); // LLaVA-1.5
+    let full = ProcessorConfig { vision_feature_select_strategy: FeatureSelect::Full, ..clip.clone() };
+    assert_eq!(full.image_tokens(336, 336), 577);
+    let siglip = ProcessorConfig { num_additional_image_tokens: 0, ..full };
+    assert_eq!(siglip.image_tokens(30, 45), 6);
+}
+
+#[test]
+fn a_zero_patch_size_or_an_unknown_strategy_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for text in [r#"{"patch_size": 0}"#, r#"{"vision_feature_select_strategy": "all"}"#, "[", r#"{"patch_size": -1}"#] {
+        std::fs::write(dir.path().join("processor_config.json"), text).unwrap();
+        assert!(ProcessorConfig::load(dir.path(), ProcessorConfig::clip(7)).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,37 @@
+//! Conformance with transformers (fixtures made by tests/reference/processor_fixtures.py) and behaviour on bad input.
+
+mod config;
+mod conversations;
+mod images;
+mod labels;
+mod templates;
+mod tokens;
+
+use std::path::{Path, PathBuf};
+
+use super::{Message, Role, TokenIds, Tokenizer};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/processor")
+}
+
+fn json(name: &str) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(fixtures().join(name)).unwrap()).unwrap()
+}
+
+/// "bytelevel": the reference checkpoint's; "llama": Llama 1 and 2 in small.
+fn tokenizer(name: &str) -> Tokenizer {
+    Tokenizer::load(&fixtures().join(name), &TokenIds::default()).unwrap()
+}
+
+/// Questions and answers in turns.
+fn dialogue<S: AsRef<str>>(turns: &[S]) -> Vec<Message> {
+    let role = |i: usize| {
+        if i.is_multiple_of(2) { Role::User } else { Role::Assistant }
+    };
+    turns.iter().enumerate().map(|(i, text)| Message::new(role(i), text.as_ref())).collect()
+}
+
+fn numbers<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> Vec<T> {
+    serde_json::from_value(value.clone()).unwrap()
+}

@@ -1,0 +1,96 @@
+use super::super::*;
+use super::{dialogue, json, numbers, tokenizer};
+
+fn whole(pieces: &[Piece]) -> String {
+    pieces.iter().map(|piece| piece.text.as_str()).collect()
+}
+
+#[test]
+fn templates_render_as_in_transformers_with_lists_and_with_texts() {
+    let specials = tokenizer("bytelevel").specials().clone();
+    for case in json("bytelevel.json")["rendered"].as_array().unwrap() {
+        let style = Style::from(ChatTemplate::new(case["template"].as_str().unwrap(), "here").unwrap());
+        let turns: Vec<String> = numbers(&case["turns"]);
+        let messages = dialogue(&turns);
+        let pieces = render(&style, &messages, &specials).unwrap();
+        assert_eq!(whole(&pieces), case["text"].as_str().unwrap());
+        let answers: Vec<_> = pieces.iter().filter(|piece| piece.supervised).collect();
+        assert_eq!(answers.len(), turns.len() / 2);
+        for (piece, answer) in answers.iter().zip(turns.iter().skip(1).step_by(2)) {
+            let (before, after) = if case["name"] == "llava" { (" ", " ") } else { ("", "<|im_end|>\n") };
+            assert_eq!(piece.text, format!("{before}{answer}{after}"));
+        }
+        let prompt = render_prompt(&style, &messages[..turns.len() - 1], &specials).unwrap();
+        assert_eq!(prompt, case["prompt"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn a_template_that_rewrites_the_prompt_is_an_error_that_says_where() {
+    let source = "{% for m in messages %}{% if loop.last %}>{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
+                  {% if add_generation_prompt %}assistant:{% endif %}";
+    let style = Style::from(ChatTemplate::new(source, "marks_the_last.jinja").unwrap());
+    let error = render(&style, &dialogue(&["é", "a"]), &SpecialTokens::default()).unwrap_err();
+    assert!(matches!(error, ProcessorError::NotAPrefix { turn: 1, at: 0, .. }), "{error}");
+    assert!(error.to_string().contains("marks_the_last.jinja"));
+}
+
+#[test]
+fn a_template_that_trims_the_generation_prompt_is_an_error() {
+    let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
+    let style = Style::from(ChatTemplate::new(source, "t").unwrap());
+    let error = render(&style, &dialogue(&["q", "answer"]), &SpecialTokens::default()).unwrap_err();
+    assert!(matches!(error, ProcessorError::NotAPrefix { turn: 1, at: 18, .. }), "{error}");
+}
+
+#[test]
+fn a_template_that_mentions_types_but_takes_texts_gets_texts() {
+    let source = r#"{% for m in messages %}{{ m['content'] | trim }}{{ '{"type": "x"}' if false }};{% endfor %}{% if add_generation_prompt %}A:{% endif %}"#;
+    let style = Style::from(ChatTemplate::new(source, "t").unwrap());
+    let prompt = render_prompt(&style, &dialogue(&["<image>\nq "]), &SpecialTokens::default()).unwrap();
+    assert_eq!(prompt, "<image>\nq;A:");
+    let printed = r#"{% for m in messages %}{{ m['content'] }}{# 'type' #}{% endfor %}"#;
+    let style = Style::from(ChatTemplate::new(printed, "t").unwrap());
+    assert_eq!(render_prompt(&style, &dialogue(&["q"]), &SpecialTokens::default()).unwrap(), "q");
+}
+
+#[test]
+fn a_templates_own_refusal_and_its_syntax_errors_are_reported() {
+    let refusing = "{{ raise_exception('only short questions, please') }}";
+    let style = Style::from(ChatTemplate::new(refusing, "strict.jinja").unwrap());
+    let message = render_prompt(&style, &dialogue(&["q"]), &SpecialTokens::default()).unwrap_err().to_string();
+    assert!(message.contains("strict.jinja") && message.contains("only short questions, please"), "{message}");
+    let error = ChatTemplate::new("{% for %}", "broken.jinja").unwrap_err().to_string();
+    assert!(error.contains("broken.jinja") && error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn pythons_methods_special_tokens_and_json_work_in_templates() {
+    let source = "{{ bos_token }}{% for m in messages %}{{ m.content.strip().split(' ')[0].upper() }}{{ {'a': ['<', 1], 'b': tools} | tojson }}{% endfor %}\
+                  {{ 'now' if strftime_now is defined else 'no clock' }}";
+    let style = Style::from(ChatTemplate::new(source, "t").unwrap());
+    let specials = SpecialTokens { bos: Some("<s>".into()), ..SpecialTokens::default() };
+    let text = render_prompt(&style, &dialogue(&[" hi there "]), &specials).unwrap();
+    // json.dumps({"a": ["<", 1], "b": None})
+    assert_eq!(text, r#"<s>HI{"a": ["<", 1], "b": null}no clock"#);
+}
+
+#[test]
+fn the_template_is_found_in_each_of_its_files_in_transformers_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = || {
+        let template = ChatTemplate::load(dir.path()).unwrap()?;
+        Some(render_prompt(&Style::from(template), &dialogue(&["q"]), &SpecialTokens::default()).unwrap())
+    };
+    assert_eq!(found(), None);
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "tokenizer_config.json",
+        r#"{"chat_template": [{"name": "tools", "template": "0"}, {"name": "default", "template": "1"}]}"#,
+    );
+    assert_eq!(found().as_deref(), Some("1"));
+    write("chat_template.json", r#"{"chat_template": "2"}"#);
+    assert_eq!(found().as_deref(), Some("2"));
+    write("chat_template.jinja", "3\n");
+    assert_eq!(found().as_deref(), Some("3"));
+}

@@ -1,0 +1,269 @@
+//! The tokenizer of a checkpoint, with the special tokens that its files name.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::{AddedToken, ModelWrapper};
+
+use super::config::read_json_if_exists;
+use super::{PLACEHOLDER, ProcessorError, Result};
+
+const TOKENIZER_FILE: &str = "tokenizer.json";
+const TOKENIZER_FILES: [&str; 8] = [
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// The texts of the special tokens that prompts and templates need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Begins a sequence.
+    pub bos: Option<String>,
+    /// Ends a sequence or an answer.
+    pub eos: Option<String>,
+    /// Fills up a batch.
+    pub pad: Option<String>,
+    /// Stands for what the vocabulary lacks.
+    pub unk: Option<String>,
+    /// Stands for visual embeddings.
+    pub image: String,
+}
+
+impl Default for SpecialTokens {
+    /// No special tokens but the image token, [`PLACEHOLDER`].
+    fn default() -> Self {
+        Self { bos: None, eos: None, pad: None, unk: None, image: PLACEHOLDER.into() }
+    }
+}
+
+/// Token ids that the model's config.json names (`bos_token_id`, ..., `image_token_index`). Those that the
+/// tokenizer's own files name win, except for the image token: the model looks for the id in its configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenIds {
+    /// `bos_token_id`.
+    pub bos: Option<u32>,
+    /// `eos_token_id`.
+    pub eos: Option<u32>,
+    /// `pad_token_id`.
+    pub pad: Option<u32>,
+    /// `image_token_index` or `image_token_id`.
+    pub image: Option<u32>,
+}
+
+/// A text's tokens and the bytes of the text that each covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// Per id, the range of *bytes* of the text that it stands for; a token that stands for none (such as one that
+    /// the tokenizer put in) has an empty range.
+    pub spans: Vec<Range<usize>>,
+    /// Per id, whether the post-processor put it in (`<s>` at the start), so that no part of the text made it.
+    pub added: Vec<bool>,
+}
+
+/// A tokenizer.json with its special tokens; encodes and decodes as transformers' fast tokenizers do.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    specials: SpecialTokens,
+    ids: TokenIds,
+    clean_up: bool,
+}
+
+impl Tokenizer {
+    /// Reads tokenizer.json, tokenizer_config.json and special_tokens_map.json (the latter two where they exist) of a
+    /// checkpoint. `config` holds what the model's config.json says.
+    ///
+    /// Which special tokens `encode` adds is what tokenizer.json's post-processor says; `add_bos_token` and the like
+    /// in tokenizer_config.json are not consulted.
+    ///
+    /// # Errors
+    /// `MissingFile`, `Read`, `Json` or `LoadTokenizer`, naming the file.
+    pub fn load(dir: &Path, config: &TokenIds) -> Result<Self> {
+        let path = dir.join(TOKENIZER_FILE);
+        let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => ProcessorError::MissingFile { dir: dir.into(), names: TOKENIZER_FILE },
+            _ => ProcessorError::Read { path: path.clone(), source },
+        })?;
+        let load = |e: tokenizers::Error| ProcessorError::LoadTokenizer { path: path.clone(), message: e.to_string() };
+        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(load)?;
+        let tokenizer_config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let map = read_json_if_exists(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
+        let processor = read_json_if_exists(&dir.join("processor_config.json"))?.unwrap_or_default();
+        let named = |key: &str| token_text(&tokenizer_config[key]).or_else(|| token_text(&map[key]));
+        let image = named("image_token")
+            .or_else(|| token_text(&tokenizer_config["extra_special_tokens"]["image_token"]))
+            .or_else(|| token_text(&processor["image_token"]))
+            .unwrap_or_else(|| PLACEHOLDER.into());
+        let by_id = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
+        let specials = SpecialTokens {
+            bos: named("bos_token").or_else(|| by_id(config.bos)),
+            eos: named("eos_token").or_else(|| by_id(config.eos)),
+            pad: named("pad_token").or_else(|| by_id(config.pad)),
+            unk: named("unk_token"),
+            image: by_id(config.image).unwrap_or(image),
+        };
+        let clean_up = tokenizer_config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
+        Ok(Self { clean_up, ..Self::new(inner, specials).map_err(load)? })
+    }
+
+    /// A tokenizer with these special tokens. Those that its vocabulary holds without marking them are marked, so that
+    /// they are one token wherever they stand in a text, as in transformers.
+    ///
+    /// # Errors
+    /// The tokenizers library's, where it refuses.
+    pub fn new(mut inner: tokenizers::Tokenizer, specials: SpecialTokens) -> tokenizers::Result<Self> {
+        // A saved tokenizer may cut or fill up texts; transformers' don't unless told to.
+        inner.with_truncation(None)?;
+        inner.with_padding(None);
+        let names =
+            [&specials.bos, &specials.eos, &specials.pad, &specials.unk].into_iter().flatten().chain([&specials.image]);
+        let known = inner.get_added_tokens_decoder();
+        let unmarked = names
+            .filter(|name| inner.token_to_id(name).is_some_and(|id| !known.contains_key(&id)))
+            .map(|name| AddedToken::from(name.as_str(), true).normalized(false))
+            .collect::<Vec<_>>();
+        inner.add_special_tokens(&unmarked);
+        let id = |name: &Option<String>| name.as_ref().and_then(|name| inner.token_to_id(name));
+        let ids = TokenIds {
+            bos: id(&specials.bos),
+            eos: id(&specials.eos),
+            pad: id(&specials.pad),
+            image: inner.token_to_id(&specials.image),
+        };
+        Ok(Self { inner, specials, ids, clean_up: false })
+    }
+
+    /// The special tokens' texts.
+    pub fn specials(&self) -> &SpecialTokens {
+        &self.specials
+    }
+
+    /// The special tokens' ids.
+    pub fn ids(&self) -> &TokenIds {
+        &self.ids
+    }
+
+    /// The image token's id.
+    ///
+    /// # Errors
+    /// [`ProcessorError::MissingToken`] where the vocabulary lacks it.
+    pub fn image_id(&self) -> Result<u32> {
+        let named = format!(" \"{}\"", self.specials.image);
+        self.ids.image.ok_or(ProcessorError::MissingToken { what: "image", named })
+    }
+
+    /// The end-of-sequence token's id.
+    ///
+    /// # Errors
+    /// [`ProcessorError::MissingToken`] where there is none.
+    pub fn eos_id(&self) -> Result<u32> {
+        let named = self.specials.eos.as_ref().map(|name| format!(" \"{name}\"")).unwrap_or_default();
+        self.ids.eos.ok_or(ProcessorError::MissingToken { what: "end-of-sequence", named })
+    }
+
+    /// The id of a token of the vocabulary.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token with this id, as the vocabulary writes it.
+    pub fn token_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The ids of a text; with `add_special`, also the tokens that the post-processor adds.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Tokenize`].
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        self.encode_inner(text, add_special).map(|encoding| encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text and where in the text they come from.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Tokenize`].
+    pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Encoded> {
+        let encoding = self.encode_inner(text, add_special)?;
+        Ok(Encoded {
+            ids: encoding.get_ids().to_vec(),
+            spans: encoding.get_offsets().iter().map(|&(start, end)| start..end).collect(),
+            added: encoding.get_special_tokens_mask().iter().map(|&mask| mask == 1).collect(),
+        })
+    }
+
+    /// The text of ids; with `skip_special`, without special tokens.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Tokenize`].
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let fail = |e: tokenizers::Error| ProcessorError::Tokenize { text: format!("{ids:?}"), message: e.to_string() };
+        let text = self.inner.decode(ids, skip_special).map_err(fail)?;
+        // transformers 5 ignores the setting for BPE, whose texts the clean-up would damage.
+        let clean_up = self.clean_up && !matches!(self.inner.get_model(), ModelWrapper::BPE(_));
+        Ok(if clean_up { clean_up_spaces(text) } else { text })
+    }
+
+    // `encode` counts offsets in bytes of the text (`encode_char_offsets` in characters).
+    fn encode_inner(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
+        self.inner.encode(text, add_special).map_err(|e| {
+            let text = text.chars().take(80).collect();
+            ProcessorError::Tokenize { text, message: e.to_string() }
+        })
+    }
+}
+
+/// Copies the tokenizer's files and the chat template of one checkpoint to another; those that exist.
+///
+/// # Errors
+/// `Read` or `Write`, naming the file.
+pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
+    for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
+        let path = from.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let path = to.join(name);
+                std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(ProcessorError::Read { path, source }),
+        }
+    }
+    Ok(())
+}
+
+/// A token in tokenizer_config.json: a string or `{"content": string, ..}`.
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+/// transformers' `clean_up_tokenization`, in its order.
+fn clean_up_spaces(text: String) -> String {
+    let rules = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    rules.into_iter().fold(text, |text, (from, to)| text.replace(from, to))
+}

@@ -1,0 +1,82 @@
+//! The small backbones that the demo starts from: a vision tower and a Llama, pretrained apart from each other on the
+//! embedded world's train split, by `basic backbones --out DIR --seed S`.
+
+mod language;
+mod tokenizer;
+mod tower;
+
+use std::path::Path;
+
+use basic_models::CheckpointError;
+use burn::tensor::{Device, TensorReadError};
+use serde::Serialize;
+use thiserror::Error;
+
+pub use language::{LanguageScores, pretrain_language};
+pub use tower::{TowerScores, pretrain_tower};
+
+/// Side lengths of the patch grid: 6 x 6 patches of 10 pixels in a 60 x 60 image.
+pub const PATCHES_PER_SIDE: usize = 6;
+
+/// How long the backbones train.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackboneConfig {
+    /// Seed of weights and data.
+    pub seed: u64,
+    /// Steps of the decoder.
+    pub language_steps: usize,
+    /// Steps of the vision tower.
+    pub tower_steps: usize,
+}
+
+/// What the backbones reached on validation scenes, which neither has seen.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackboneScores {
+    /// How they were made.
+    pub config: BackboneConfig,
+    /// The decoder's scores.
+    pub language: LanguageScores,
+    /// The vision tower's scores.
+    pub tower: TowerScores,
+}
+
+/// Why backbones could not be made.
+#[derive(Debug, Error)]
+pub enum BackboneError {
+    /// Files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The device.
+    #[error("a tensor could not be read from the device: {0}")]
+    Read(#[from] TensorReadError),
+    /// Tokenizer or image processor.
+    #[error(transparent)]
+    Processor(#[from] basic_models::processor::ProcessorError),
+    /// The tokenizer could not be built.
+    #[error("the word-level tokenizer could not be built: {0}")]
+    Tokenizer(String),
+}
+
+/// Reports a step: stage, step from 1, steps, loss.
+pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize, f32);
+
+/// Pretrains both backbones into `out/vision` and `out/llm` and writes `out/scores.json`.
+///
+/// # Errors
+///
+/// [`BackboneError`]; nothing half-written stays under the final names.
+pub fn make_backbones(
+    out: &Path,
+    config: &BackboneConfig,
+    device: &Device,
+    overwrite: bool,
+    progress: Progress,
+) -> Result<BackboneScores, BackboneError> {
+    let language = pretrain_language(&out.join("llm"), config, device, overwrite, progress)?;
+    let tower = pretrain_tower(&out.join("vision"), config, device, overwrite, progress)?;
+    let scores = BackboneScores { config: config.clone(), language, tower };
+    let text = serde_json::to_string_pretty(&scores).map_err(|e| BackboneError::Tokenizer(e.to_string()))?;
+    let path = out.join("scores.json");
+    std::fs::write(&path, text + "\n").map_err(CheckpointError::io(path))?;
+    Ok(scores)
+}
