@@ -49,7 +49,8 @@ pub enum GenerateError {
     Read(#[from] TensorReadError),
 }
 
-/// Answers a batch of prompts; prompts of different lengths are padded on the left.
+/// Answers a batch of prompts; prompts of different lengths are padded on the left. `features` are the patch features
+/// of the prompts' images in order, `[M, vision hidden]` ([`Llava::encode`]).
 ///
 /// # Errors
 ///
@@ -57,7 +58,7 @@ pub enum GenerateError {
 pub fn generate(
     model: &Llava,
     prompts: &[ImageTokens],
-    image: [usize; 3],
+    features: Option<Tensor<2>>,
     settings: &Greedy,
 ) -> Result<Vec<Generated>, GenerateError> {
     if let Some(empty) = prompts.iter().position(|p| p.ids.is_empty()) {
@@ -77,7 +78,8 @@ pub fn generate(
     let padding: Vec<usize> = prompts.iter().map(|p| width - p.ids.len()).collect();
     let padded: Vec<ImageTokens> = prompts.iter().zip(&padding).map(|(p, pad)| left_padded(p, *pad, settings.pad)).collect();
     let device = model.device().without_autodiff();
-    let batch = Batch::collate(&padded, settings.pad, image, &device);
+    let mut batch = Batch::collate(&padded, settings.pad, [0; 3], &device);
+    batch.features = features;
     let mut cache = KvCache::new(config, prompts.len(), capacity, model.dtype(), &device);
     let mut embeddings = model.splice(&batch, model.visual_embeddings(&batch));
     let mut finished = vec![false; prompts.len()];
@@ -118,7 +120,7 @@ fn left_padded(prompt: &ImageTokens, pad: usize, id: u32) -> ImageTokens {
         ids,
         labels: Vec::new(),
         images: prompt.images.iter().map(shift).collect(),
-        pixels: prompt.pixels.clone(),
+        pixels: Vec::new(),
     }
 }
 

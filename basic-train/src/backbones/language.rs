@@ -96,7 +96,7 @@ pub fn pretrain_language(
     let head = LinearConfig::new(config.hidden_size, config.vocab_size).with_bias(false);
     let model = LanguageModel { language_model: config.init(&device), lm_head: head.init(&device) };
     let mut model = seeded_init(model, InitScheme::Normal { std: 0.04 }, backbone.seed, &device);
-    let mut optimizer = Optimizer::new(&OptimizerConfig { lr: 2e-3, beta2: 0.98, ..OptimizerConfig::default() });
+    let mut optimizer = Optimizer::new(&OptimizerConfig { beta2: 0.98, ..OptimizerConfig::default() });
     let schedule = Schedule::default();
     let scenes = sample_scenes(Split::Train, SCENES, backbone.seed);
     let mut rng = ChaCha8Rng::seed_from_u64(backbone.seed ^ 0x1a2b);

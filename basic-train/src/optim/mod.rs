@@ -15,8 +15,9 @@ pub use schedule::{Schedule, ScheduleKind};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Peak learning rate.
-    pub lr: f64,
+    /// Peak learning rate; by default the stage's own (LLaVA's 1e-3 and 2e-5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
     /// Decoupled weight decay, on all trainable parameters.
     pub weight_decay: f64,
     /// Decay of the first moment.
@@ -31,7 +32,7 @@ pub struct OptimizerConfig {
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        Self { lr: 1e-3, weight_decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 1.0 }
+        Self { lr: None, weight_decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, max_grad_norm: 1.0 }
     }
 }
 

@@ -1,0 +1,297 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
+#[derive(Debug, Parser)]
+#[command(name = "basic", version, about, max_term_width = 100)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train LLaVA's baseline and BASIC side by side on the embedded world and report.
+    Demo(Demo),
+    /// Train by a recipe.
+    Train(Train),
+    /// Answer a file of questions and score exact match.
+    Eval(Eval),
+    /// Answer one prompt about one image.
+    Generate(Generate),
+    /// The losses of given samples, and the projector's gradients by loss.
+    Losses(Losses),
+    /// Process one image as the checkpoint's image processor does.
+    Preprocess(Preprocess),
+    /// Make data sets.
+    Data {
+        #[command(subcommand)]
+        command: Data,
+    },
+    /// Pretrain the demo's small backbones.
+    Backbones(Backbones),
+    /// List the devices of this build and machine.
+    Devices(Devices),
+}
+
+/// Where to compute.
+#[derive(Debug, ClapArgs)]
+pub struct DeviceArg {
+    /// auto, cpu, ndarray, wgpu[:i] or cuda[:i].
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceSpec,
+}
+
+/// The parameters' type.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Dtype {
+    Float32,
+    Bfloat16,
+    Float16,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    /// Where everything is written.
+    #[arg(long, default_value = "runs/demo")]
+    pub out: PathBuf,
+    /// Repeat with this many seeds.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub seeds: u16,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// Replace a demo that is there.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Run one setting alone: few or many.
+    #[arg(long)]
+    pub only: Option<String>,
+    /// BASIC's weight of the directional loss, instead of each setting's own.
+    #[arg(long)]
+    pub lambda_das: Option<f64>,
+    /// BASIC's weight of the semantic loss, instead of each setting's own.
+    #[arg(long)]
+    pub lambda_sds: Option<f64>,
+    /// Steps of the pretrain stage, instead of each setting's own.
+    #[arg(long)]
+    pub pretrain_steps: Option<usize>,
+    /// Leave the finetune stage out; its columns repeat the pretrain stage's.
+    #[arg(long)]
+    pub pretrain_only: bool,
+    /// Print summary.json's object instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Train {
+    /// The recipe, a TOML file.
+    pub recipe: PathBuf,
+    /// Change a key of the recipe: --set optimizer.lr=1e-4
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Where to compute, instead of the recipe's device.
+    #[arg(long)]
+    pub device: Option<DeviceSpec>,
+    /// Where to write, instead of the recipe's output.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Replace a run that is there.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Eval {
+    /// A LLaVA directory.
+    pub checkpoint: PathBuf,
+    /// Questions, one JSON object a line: image, text, answer, category.
+    pub data: PathBuf,
+    /// What image paths are relative to; by default the data file's folder.
+    #[arg(long)]
+    pub images: Option<PathBuf>,
+    /// Where the predictions are kept; by default CHECKPOINT/eval/DATA.predictions.jsonl.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Questions answered together.
+    #[arg(long, default_value_t = 32)]
+    pub batch_size: usize,
+    /// At most this many tokens an answer.
+    #[arg(long, default_value_t = 16)]
+    pub max_new_tokens: usize,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Generate {
+    /// A LLaVA directory.
+    pub checkpoint: PathBuf,
+    /// The image.
+    #[arg(long)]
+    pub image: PathBuf,
+    /// The prompt, with one <image>; \n is a line break.
+    #[arg(long)]
+    pub prompt: String,
+    /// At most this many new tokens.
+    #[arg(long, default_value_t = 8)]
+    pub max_new_tokens: usize,
+    /// Take the most likely token at every step (the only way so far).
+    #[arg(long)]
+    pub greedy: bool,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// The parameters' type.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: Dtype,
+    /// Print one JSON object: ids, gaps, text, top5.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Losses {
+    /// A LLaVA directory.
+    pub checkpoint: PathBuf,
+    /// Samples, one JSON object a line: image (a path, a list, or none), prompt, answer.
+    pub samples: PathBuf,
+    #[command(flatten)]
+    pub knobs: Knobs,
+    /// Write the gradients of lm, das and sds with respect to v and the projector.
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub grads: Option<PathBuf>,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// The parameters' type.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: Dtype,
+    /// Print one JSON object: lm, das, sds, total, tokens, attention, grad_norms.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The method's knobs.
+#[derive(Debug, ClapArgs)]
+pub struct Knobs {
+    /// Supervising layers; by default half of the decoder's.
+    #[arg(long)]
+    pub k: Option<usize>,
+    /// increasing, constant or decreasing.
+    #[arg(long, default_value = "increasing", value_parser = layer_weights)]
+    pub layer_weights: LayerWeights,
+    /// attention or uniform.
+    #[arg(long, default_value = "attention", value_parser = patch_weights)]
+    pub patch_weights: PatchWeights,
+    /// Weight of the directional loss.
+    #[arg(long, default_value_t = 1.0)]
+    pub lambda_das: f64,
+    /// Weight of the semantic loss.
+    #[arg(long, default_value_t = 0.01)]
+    pub lambda_sds: f64,
+}
+
+impl Knobs {
+    /// The objective with these knobs.
+    pub fn objective(&self) -> Objective {
+        Objective {
+            lambda_das: self.lambda_das,
+            lambda_sds: self.lambda_sds,
+            k: self.k,
+            layer_weights: self.layer_weights,
+            patch_weights: self.patch_weights,
+            ..Objective::default()
+        }
+    }
+}
+
+fn layer_weights(text: &str) -> Result<LayerWeights, String> {
+    match text {
+        "increasing" => Ok(LayerWeights::Increasing),
+        "constant" => Ok(LayerWeights::Constant),
+        "decreasing" => Ok(LayerWeights::Decreasing),
+        _ => Err("use increasing, constant or decreasing".into()),
+    }
+}
+
+fn patch_weights(text: &str) -> Result<PatchWeights, String> {
+    match text {
+        "attention" => Ok(PatchWeights::Attention),
+        "uniform" => Ok(PatchWeights::Uniform),
+        _ => Err("use attention or uniform".into()),
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Preprocess {
+    /// A LLaVA directory.
+    pub checkpoint: PathBuf,
+    /// The image.
+    pub image: PathBuf,
+    /// Where pixel_values [3, H, W] is written.
+    pub out: PathBuf,
+}
+
+/// Data sets that can be made.
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// The embedded world: images, captions and questions in LLaVA's format.
+    Shapes(Shapes),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Shapes {
+    /// An empty or absent directory.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Scenes to train on.
+    #[arg(long)]
+    pub train: usize,
+    /// Scenes to choose settings on.
+    #[arg(long, default_value_t = 100)]
+    pub validation: usize,
+    /// Scenes to evaluate on.
+    #[arg(long)]
+    pub eval: usize,
+    /// Same seed, same bytes.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Backbones {
+    /// Where vision/, llm/ and scores.json are written.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Seed of weights and data.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Steps of the decoder.
+    #[arg(long, default_value_t = 2400)]
+    pub language_steps: usize,
+    /// Steps of the vision tower.
+    #[arg(long, default_value_t = 600)]
+    pub tower_steps: usize,
+    /// Replace backbones that are there.
+    #[arg(long)]
+    pub overwrite: bool,
+    #[command(flatten)]
+    pub device: DeviceArg,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Devices {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}

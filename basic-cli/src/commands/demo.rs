@@ -1,0 +1,55 @@
+//! `basic demo`.
+
+use anyhow::{Result, bail};
+use basic_train::demo::report::render_table;
+use basic_train::demo::{DemoConfig, Event, Plan, run};
+
+use super::train::losses;
+use crate::args::Demo;
+use crate::output::{bar, print_json};
+
+/// Trains both arms, prints the table and the report's path.
+pub fn demo(args: Demo) -> Result<()> {
+    let mut plans = Plan::all();
+    if let Some(only) = &args.only {
+        plans.retain(|plan| plan.name == *only);
+        if plans.is_empty() {
+            bail!("--only {only}: the settings are few and many");
+        }
+    }
+    for plan in &mut plans {
+        plan.lambda_das = args.lambda_das.unwrap_or(plan.lambda_das);
+        plan.lambda_sds = args.lambda_sds.unwrap_or(plan.lambda_sds);
+        plan.pretrain_steps = args.pretrain_steps.unwrap_or(plan.pretrain_steps);
+    }
+    let config = DemoConfig {
+        out: args.out,
+        seeds: args.seeds.into(),
+        device: args.device.device,
+        plans,
+        finetune: !args.pretrain_only,
+        overwrite: args.overwrite,
+        scenes: [2000, 150, 300],
+        validate_every: 40,
+        revision: crate::revision(),
+    };
+    let mut current = bar("start", 1);
+    let summary = run(&config, &mut |event| match event {
+        Event::Stage(name, length) => {
+            current.finish();
+            current = bar(name, length);
+        }
+        Event::Step(step) => {
+            current.set_position(step.step as u64);
+            current.set_message(losses(step));
+        }
+        Event::Done(done) => current.set_position(done as u64),
+    })?;
+    current.finish();
+    if args.json {
+        return print_json(&summary);
+    }
+    println!("{}", render_table(&summary));
+    println!("report: {}", config.out.join("report.html").display());
+    Ok(())
+}

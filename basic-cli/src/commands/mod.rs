@@ -1,0 +1,35 @@
+//! One file a command family.
+
+mod demo;
+mod model;
+mod train;
+mod world;
+
+use anyhow::Result;
+
+use crate::args::{Command, Data, Dtype};
+
+/// Runs a command.
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(args) => demo::demo(args),
+        Command::Train(args) => train::train(args),
+        Command::Eval(args) => train::eval(args),
+        Command::Generate(args) => model::generate(args),
+        Command::Losses(args) => model::losses(args),
+        Command::Preprocess(args) => model::preprocess(args),
+        Command::Data { command: Data::Shapes(args) } => world::shapes(args),
+        Command::Backbones(args) => world::backbones(args),
+        Command::Devices(args) => world::devices(args),
+    }
+}
+
+impl From<Dtype> for burn::tensor::DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Float32 => Self::F32,
+            Dtype::Bfloat16 => Self::BF16,
+            Dtype::Float16 => Self::F16,
+        }
+    }
+}

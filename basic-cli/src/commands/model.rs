@@ -1,0 +1,83 @@
+//! Commands on one checkpoint: generate, losses, preprocess.
+
+use anyhow::{Context, Result};
+use basic_models::generate::{Greedy, generate as greedy};
+use basic_models::processor::{ImageProcessor, open_image, tokenize_prompt};
+use basic_models::{Batch, Checkpoint, ImageTokens};
+use basic_train::inspect::{inspect, read_samples, write_named};
+use burn::tensor::{Tensor, TensorData};
+use serde_json::json;
+
+use crate::args::{Generate, Losses, Preprocess};
+use crate::output::print_json;
+
+/// Opens a checkpoint and says what on disk was left alone.
+fn open(dir: &std::path::Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let unexpected = checkpoint.unexpected();
+    if !unexpected.is_empty() {
+        eprintln!("warning: {}: tensors that the model has no place for: {}", dir.display(), unexpected.join(", "));
+    }
+    Ok(checkpoint)
+}
+
+/// `basic generate`.
+pub fn generate(args: Generate) -> Result<()> {
+    let checkpoint = open(&args.checkpoint)?;
+    let device = args.device.device.open()?;
+    let prompt = args.prompt.replace("\\n", "\n");
+    let tokens = tokenize_prompt(&checkpoint.tokenizer, &prompt, checkpoint.visual_tokens(), 1).context("--prompt")?;
+    let pixels = checkpoint.pixels(&args.image)?;
+    let model = checkpoint.load(args.dtype.into(), &device)?;
+    let shape = [1, 3, pixels.height, pixels.width];
+    let features = model.encode(Tensor::from_data(TensorData::new(pixels.data, shape), &device));
+    let prompt = ImageTokens {
+        ids: tokens.ids,
+        images: tokens.image_positions.into_iter().map(Iterator::collect).collect(),
+        ..ImageTokens::default()
+    };
+    let settings =
+        Greedy { max_new_tokens: args.max_new_tokens, eos: checkpoint.eos_ids(), pad: checkpoint.pad_id() };
+    let generated = greedy(&model, &[prompt], Some(features), &settings)?.pop().unwrap_or_default();
+    let text = checkpoint.tokenizer.decode(&generated.ids, true)?;
+    if args.json {
+        print_json(&json!({"ids": generated.ids, "gaps": generated.gaps, "text": text, "top5": generated.top5}))
+    } else {
+        println!("{text}");
+        Ok(())
+    }
+}
+
+/// `basic losses`.
+pub fn losses(args: Losses) -> Result<()> {
+    let checkpoint = open(&args.checkpoint)?;
+    let device = args.device.device.open()?.autodiff();
+    let objective = args.knobs.objective();
+    objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?;
+    let samples = read_samples(&checkpoint, &args.samples)?;
+    let model = checkpoint.load(args.dtype.into(), &device)?;
+    let batch = Batch::collate(&samples, checkpoint.pad_id(), checkpoint.image_shape(), &device);
+    let (report, grads) = inspect(model, &batch, &objective)?;
+    if let Some(path) = &args.grads {
+        write_named(path, &grads)?;
+    }
+    if args.json {
+        return print_json(&report);
+    }
+    println!("lm    {:.6}", report.lm);
+    println!("das   {:.6}", report.das);
+    println!("sds   {:.6}", report.sds);
+    println!("total {:.6}", report.total);
+    let norms = report.grad_norms;
+    println!("projector gradient norms: lm {:.6}, das {:.6}, sds {:.6}", norms.lm, norms.das, norms.sds);
+    Ok(())
+}
+
+/// `basic preprocess`.
+pub fn preprocess(args: Preprocess) -> Result<()> {
+    let processor = ImageProcessor::load(&args.checkpoint)?;
+    let pixels = processor.process(&open_image(&args.image)?)?;
+    let tensor = ("pixel_values".to_string(), vec![3, pixels.height, pixels.width], pixels.data);
+    write_named(&args.out, &[tensor])?;
+    Ok(())
+}

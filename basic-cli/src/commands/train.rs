@@ -1,0 +1,71 @@
+//! Training and evaluation.
+
+use anyhow::Result;
+use basic_models::Checkpoint;
+use basic_train::data::VisionCache;
+use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
+use basic_train::recipe::Recipe;
+use basic_train::train::{RunOptions, StepMetrics, run};
+use burn::tensor::DType;
+
+use crate::args::{Eval, Train};
+use crate::output::{bar, print_json};
+
+/// `basic train`.
+pub fn train(args: Train) -> Result<()> {
+    let recipe = Recipe::open(&args.recipe, &args.sets)?;
+    let options = RunOptions {
+        device: args.device,
+        out: args.out,
+        overwrite: args.overwrite,
+        revision: crate::revision(),
+    };
+    let progress = bar("train", 0);
+    let out = run(&recipe, &options, &mut |step, steps| {
+        progress.set_length(steps as u64);
+        progress.set_position(step.step as u64);
+        progress.set_message(losses(step));
+    })?;
+    progress.finish();
+    println!("checkpoint: {}", out.display());
+    Ok(())
+}
+
+/// The losses and speed of a step, for a progress bar.
+pub fn losses(step: &StepMetrics) -> String {
+    let StepMetrics { lm, das, sds, samples_per_s, .. } = step;
+    format!("lm {lm:.3} das {das:.4} sds {sds:.4} {samples_per_s:.0} samples/s")
+}
+
+/// `basic eval`.
+pub fn eval(args: Eval) -> Result<()> {
+    let questions = read_questions(&args.data)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let device = args.device.device.open()?;
+    let model = checkpoint.load(DType::F32, &device)?;
+    let root = args.images.as_deref().or(args.data.parent()).unwrap_or(std::path::Path::new("."));
+    let options = EvalOptions {
+        batch_size: args.batch_size,
+        max_new_tokens: args.max_new_tokens,
+        ..EvalOptions::default()
+    };
+    let progress = bar("eval", questions.len());
+    let mut cache = VisionCache::new(256);
+    let predictions = answer(&model, &checkpoint, &questions, root, &options, &mut cache, &mut |done| {
+        progress.set_position(done as u64);
+    })?;
+    progress.finish_and_clear();
+    let stem = args.data.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let out = args.out.unwrap_or_else(|| args.checkpoint.join("eval").join(format!("{stem}.predictions.jsonl")));
+    write_predictions(&out, &predictions)?;
+    let mut scores = score(&predictions);
+    scores.predictions = Some(out);
+    if args.json {
+        return print_json(&scores);
+    }
+    for (kind, score) in &scores.per_type {
+        println!("{kind:<12} {:6.2}%  of {}", 100.0 * score.accuracy, score.questions);
+    }
+    println!("{:<12} {:6.2}%  of {}", "overall", 100.0 * scores.accuracy, scores.questions);
+    Ok(())
+}

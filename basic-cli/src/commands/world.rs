@@ -1,0 +1,72 @@
+//! The embedded world, its backbones, and the machine's devices.
+
+use anyhow::Result;
+use basic_core::available_devices;
+use basic_train::backbones::{BackboneConfig, make_backbones};
+use basic_train::shapes::write_dataset;
+use serde_json::json;
+
+use crate::args::{Backbones, Devices, Shapes};
+use crate::output::{bar, print_json};
+
+/// `basic data shapes`.
+pub fn shapes(args: Shapes) -> Result<()> {
+    let written = write_dataset(&args.out, args.train, args.validation, args.eval, args.seed)?;
+    if args.json {
+        return print_json(&written);
+    }
+    println!(
+        "{}: {} train, {} validation and {} eval scenes, {} eval questions",
+        args.out.display(),
+        written.train,
+        written.validation,
+        written.eval,
+        written.eval_questions
+    );
+    Ok(())
+}
+
+/// `basic backbones`.
+pub fn backbones(args: Backbones) -> Result<()> {
+    let device = args.device.device.open()?;
+    let config = BackboneConfig {
+        seed: args.seed,
+        language_steps: args.language_steps,
+        tower_steps: args.tower_steps,
+    };
+    let progress = bar("backbones", 0);
+    let scores = make_backbones(&args.out, &config, &device, args.overwrite, &mut |stage, step, steps, loss| {
+        if step == 1 {
+            progress.reset();
+        }
+        progress.set_prefix(stage.to_string());
+        progress.set_length(steps as u64);
+        progress.set_position(step as u64);
+        progress.set_message(format!("loss {loss:.3}"));
+    })?;
+    progress.finish();
+    print_json(&scores)
+}
+
+/// `basic devices`.
+pub fn devices(args: Devices) -> Result<()> {
+    let devices = available_devices();
+    let features: Vec<&str> = [
+        ("cpu", cfg!(feature = "cpu")),
+        ("ndarray", cfg!(feature = "ndarray")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+    ]
+    .into_iter()
+    .filter_map(|(name, on)| on.then_some(name))
+    .collect();
+    if args.json {
+        return print_json(&json!({"compiled": features, "devices": devices}));
+    }
+    println!("compiled in: {}", features.join(", "));
+    for device in devices {
+        let note = if device.software { ", a software device" } else { "" };
+        println!("{:<10} {}{note}", device.spec.to_string(), device.backend);
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! What the commands print: one JSON object on standard output, or progress on standard error.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// Prints one JSON object.
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}
+
+/// A bar on standard error: label, bar, position, message, time left. Hidden where standard error is no terminal.
+pub fn bar(label: &str, length: usize) -> ProgressBar {
+    let bar = ProgressBar::new(length as u64);
+    let style = ProgressStyle::with_template("{prefix:32!} {bar:24} {pos:>5}/{len:<5} {msg} left {eta}");
+    if let Ok(style) = style {
+        bar.set_style(style.progress_chars("█▌ "));
+    }
+    bar.set_prefix(label.to_string());
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}

@@ -1,0 +1,61 @@
+//! What can be wrong with a data set.
+
+use std::path::PathBuf;
+
+use basic_models::CheckpointError;
+use basic_models::processor::ProcessorError;
+use thiserror::Error;
+
+/// What can be wrong with a data set; every message names the file and the sample.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The file could not be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not JSON.
+    #[error("{path}: {source}: LLaVA's format is a JSON array of samples, or one sample a line", path = path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why, with line and column.
+        source: serde_json::Error,
+    },
+    /// No sample at all.
+    #[error("{path}: holds no sample", path = .0.display())]
+    Empty(PathBuf),
+    /// A sample that is not LLaVA's.
+    #[error("{path}: sample {place}: {reason}", path = path.display())]
+    Sample {
+        /// The file.
+        path: PathBuf,
+        /// Which one: its index from 0 and its id.
+        place: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A conversation that cannot be trained on.
+    #[error("{path}: sample {place}: {source}", path = path.display())]
+    Conversation {
+        /// The file.
+        path: PathBuf,
+        /// Which one: its index from 0 and its id.
+        place: String,
+        /// What is wrong and what to do.
+        source: ProcessorError,
+    },
+    /// An image that cannot be decoded or processed.
+    #[error("{path}: sample {place}: {source}", path = path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Which one: its index from 0 and its id.
+        place: String,
+        /// Names the image.
+        source: CheckpointError,
+    },
+}

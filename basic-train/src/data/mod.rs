@@ -1,0 +1,13 @@
+//! LLaVA's data: conversations about images, from JSON to token ids and labels.
+
+mod error;
+mod llava;
+mod order;
+mod prepare;
+mod vision;
+
+pub use error::DataError;
+pub use llava::{LlavaData, Sample};
+pub use order::Order;
+pub use prepare::{ConversationStyle, Prepared, prepare};
+pub use vision::VisionCache;

@@ -1,0 +1,86 @@
+//! From a sample to token ids, labels and image positions.
+
+use std::path::PathBuf;
+
+use basic_models::processor::{ProcessorError, Style, render, tokenize};
+use basic_models::{Checkpoint, ImageTokens};
+use serde::{Deserialize, Serialize};
+
+use super::{DataError, LlavaData};
+
+/// How conversations become text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConversationStyle {
+    /// LLaVA's own: `plain` in the pretrain stage; in the finetune stage and in evaluation the checkpoint's chat
+    /// template, or `vicuna_v1` where it has none.
+    #[default]
+    Auto,
+    /// Image, caption, line break; no question.
+    Plain,
+    /// `USER: … ASSISTANT: …</s>` with Vicuna's system prompt.
+    VicunaV1,
+    /// The checkpoint's chat template.
+    Template,
+}
+
+impl ConversationStyle {
+    /// The style for a checkpoint; `captions` says that the stage trains on captions alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessorError::MissingFile`] where the template is asked for and the checkpoint has none.
+    pub fn resolve(self, checkpoint: &Checkpoint, captions: bool) -> Result<Style, ProcessorError> {
+        let template = || checkpoint.template.clone().map(Style::from);
+        match self {
+            Self::Plain => Ok(Style::Plain),
+            Self::VicunaV1 => Ok(Style::VicunaV1),
+            Self::Auto if captions => Ok(Style::Plain),
+            Self::Auto => Ok(template().unwrap_or(Style::VicunaV1)),
+            Self::Template => template().ok_or_else(|| ProcessorError::MissingFile {
+                dir: checkpoint.dir.clone(),
+                names: "chat_template.jinja",
+            }),
+        }
+    }
+}
+
+/// A sample ready for a batch, but for its pixels.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Ids, labels, image positions; no pixels.
+    pub tokens: ImageTokens,
+    /// The images' files.
+    pub images: Vec<PathBuf>,
+}
+
+/// Renders and tokenizes sample `index`.
+///
+/// # Errors
+///
+/// [`DataError`] that names the file and the sample: no target, a context that is too short, a template's failure.
+pub fn prepare(data: &LlavaData, index: usize, checkpoint: &Checkpoint, style: &Style) -> Result<Prepared, DataError> {
+    let sample = &data.samples[index];
+    let conversation =
+        |source| DataError::Conversation { path: data.path.clone(), place: sample.place.clone(), source };
+    let pieces = render(style, &sample.messages, checkpoint.tokenizer.specials()).map_err(conversation)?;
+    let example = tokenize(&checkpoint.tokenizer, &pieces, checkpoint.visual_tokens(), sample.images.len())
+        .map_err(conversation)?;
+    let context = checkpoint.config.text_config.max_position_embeddings;
+    if example.ids.len() > context {
+        return Err(DataError::Sample {
+            path: data.path.clone(),
+            place: sample.place.clone(),
+            reason: format!("is {} tokens long, the model's context is {context}: shorten or leave it out", example.ids.len()),
+        });
+    }
+    Ok(Prepared {
+        tokens: ImageTokens {
+            ids: example.ids,
+            labels: example.labels,
+            images: example.image_positions.into_iter().map(Iterator::collect).collect(),
+            pixels: Vec::new(),
+        },
+        images: sample.images.clone(),
+    })
+}

@@ -1,0 +1,286 @@
+//! Exact match on questions: `basic eval`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use basic_models::generate::{GenerateError, Greedy, generate};
+use basic_models::nn::Llava;
+use basic_models::processor::{Message, ProcessorError, Role, render_prompt, tokenize_prompt};
+use basic_models::{Checkpoint, CheckpointError, ImageTokens};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::data::{ConversationStyle, VisionCache};
+use crate::files::write_atomically;
+
+/// A question of LLaVA's evaluation files, with its answer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Question {
+    /// The question's id.
+    #[serde(default)]
+    pub question_id: Value,
+    /// The image, relative to the file or to `--images`; absent for a text-only question.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The question.
+    pub text: String,
+    /// The true answer.
+    pub answer: String,
+    /// The question's type.
+    #[serde(default = "unnamed")]
+    pub category: String,
+}
+
+fn unnamed() -> String {
+    "all".into()
+}
+
+/// A question with what the model said.
+#[derive(Debug, Clone, Serialize)]
+pub struct Prediction {
+    /// The question's id.
+    pub question_id: Value,
+    /// The image.
+    pub image: Option<String>,
+    /// The question.
+    pub text: String,
+    /// The true answer.
+    pub expected: String,
+    /// What the model said.
+    pub answer: String,
+    /// The question's type.
+    pub category: String,
+    /// Whether the two are the same, case, outer spaces and a final period aside.
+    pub correct: bool,
+}
+
+/// Scores of a file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Exact match over all questions, 0 to 1.
+    pub accuracy: f64,
+    /// Questions.
+    pub questions: usize,
+    /// Exact match and count per type.
+    pub per_type: BTreeMap<String, TypeScore>,
+    /// Where the predictions are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<PathBuf>,
+}
+
+/// A type's score.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TypeScore {
+    /// Exact match, 0 to 1.
+    pub accuracy: f64,
+    /// Questions.
+    pub questions: usize,
+}
+
+/// Why a file could not be evaluated.
+#[derive(Debug, Error)]
+pub enum EvalError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line is not a question.
+    #[error("{path}:{line}: {source}: a question has \"image\", \"text\", \"answer\" and \"category\"", path = path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// No question in the file.
+    #[error("{path}: holds no question", path = .0.display())]
+    Empty(PathBuf),
+    /// Checkpoint or image.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Template or tokenizer.
+    #[error("question {question}: {source}")]
+    Prompt {
+        /// Which one, from 0.
+        question: usize,
+        /// Why.
+        source: ProcessorError,
+    },
+    /// Generation.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+}
+
+/// How questions are answered.
+#[derive(Debug, Clone)]
+pub struct EvalOptions {
+    /// Questions answered together.
+    pub batch_size: usize,
+    /// At most this many tokens an answer.
+    pub max_new_tokens: usize,
+    /// How a question becomes a prompt.
+    pub conversation: ConversationStyle,
+}
+
+impl Default for EvalOptions {
+    fn default() -> Self {
+        Self { batch_size: 32, max_new_tokens: 16, conversation: ConversationStyle::Auto }
+    }
+}
+
+/// Reads a JSONL file of questions.
+///
+/// # Errors
+///
+/// [`EvalError`] that names the file and the line.
+pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
+    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let questions: Result<Vec<Question>, _> = lines
+        .map(|(index, line)| {
+            let wrong = |source| EvalError::Line { path: path.into(), line: index + 1, source };
+            serde_json::from_str(line).map_err(wrong)
+        })
+        .collect();
+    match questions? {
+        questions if questions.is_empty() => Err(EvalError::Empty(path.into())),
+        questions => Ok(questions),
+    }
+}
+
+/// Answers `questions` greedily, in order; `progress` sees how many are done.
+///
+/// # Errors
+///
+/// [`EvalError`] that names the image or the question.
+pub fn answer(
+    model: &Llava,
+    checkpoint: &Checkpoint,
+    questions: &[Question],
+    root: &Path,
+    options: &EvalOptions,
+    cache: &mut VisionCache,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Prediction>, EvalError> {
+    let prompt_error = |question| move |source| EvalError::Prompt { question, source };
+    let style = options.conversation.resolve(checkpoint, false).map_err(prompt_error(0))?;
+    let mut prompts = Vec::with_capacity(questions.len());
+    for (index, question) in questions.iter().enumerate() {
+        let text = match question.image {
+            Some(_) if !question.text.contains("<image>") => format!("<image>\n{}", question.text),
+            _ => question.text.clone(),
+        };
+        let messages = [Message::new(Role::User, text)];
+        let specials = checkpoint.tokenizer.specials();
+        let text = render_prompt(&style, &messages, specials).map_err(prompt_error(index))?;
+        let images = usize::from(question.image.is_some());
+        let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), images)
+            .map_err(prompt_error(index))?;
+        prompts.push(ImageTokens {
+            ids: prompt.ids,
+            images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),
+            ..ImageTokens::default()
+        });
+    }
+    // Prompts of like length share a batch: less padding.
+    let mut order: Vec<usize> = (0..questions.len()).collect();
+    order.sort_by_key(|i| prompts[*i].ids.len());
+    let eos = checkpoint.eos_ids();
+    let settings = Greedy { max_new_tokens: options.max_new_tokens, eos: eos.clone(), pad: checkpoint.pad_id() };
+    let mut answers = vec![String::new(); questions.len()];
+    let mut done = 0;
+    for chunk in order.chunks(options.batch_size.max(1)) {
+        let batch: Vec<ImageTokens> = chunk.iter().map(|i| prompts[*i].clone()).collect();
+        let files: Vec<PathBuf> = chunk.iter().filter_map(|i| questions[*i].image.as_ref()).map(|f| root.join(f)).collect();
+        let features = cache.features(model, checkpoint, &files)?;
+        for (index, generated) in chunk.iter().zip(generate(model, &batch, features, &settings)?) {
+            let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !eos.contains(id)).collect();
+            answers[*index] = checkpoint.tokenizer.decode(&ids, true).map_err(prompt_error(*index))?;
+        }
+        done += chunk.len();
+        progress(done);
+    }
+    let judged = questions.iter().zip(answers).map(|(question, answer)| Prediction {
+        question_id: question.question_id.clone(),
+        image: question.image.clone(),
+        text: question.text.clone(),
+        expected: question.answer.clone(),
+        correct: normalize(&answer) == normalize(&question.answer),
+        answer: answer.trim().to_string(),
+        category: question.category.clone(),
+    });
+    Ok(judged.collect())
+}
+
+/// Scores predictions overall and per type.
+pub fn score(predictions: &[Prediction]) -> Evaluation {
+    let mut per_type: BTreeMap<String, TypeScore> = BTreeMap::new();
+    for prediction in predictions {
+        let score = per_type.entry(prediction.category.clone()).or_default();
+        score.questions += 1;
+        score.accuracy += f64::from(u8::from(prediction.correct));
+    }
+    let right: f64 = per_type.values().map(|s| s.accuracy).sum();
+    for score in per_type.values_mut() {
+        score.accuracy /= score.questions as f64;
+    }
+    let questions = predictions.len();
+    Evaluation { accuracy: right / questions.max(1) as f64, questions, per_type, predictions: None }
+}
+
+/// Writes predictions, one a line.
+///
+/// # Errors
+///
+/// [`EvalError::Io`] that names the file.
+pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<(), EvalError> {
+    let io = |source| EvalError::Io { path: path.into(), source };
+    let mut text = String::new();
+    for prediction in predictions {
+        text += &serde_json::to_string(prediction).map_err(|e| io(std::io::Error::other(e.to_string())))?;
+        text.push('\n');
+    }
+    write_atomically(path, text.as_bytes()).map_err(io)
+}
+
+/// Lower case, single spaces, no final period.
+fn normalize(text: &str) -> String {
+    let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+    words.join(" ").trim_end_matches('.').trim_end().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_spaces_and_a_final_period_do_not_make_an_answer_wrong() {
+        assert_eq!(normalize("  Top  left."), normalize("top left"));
+        assert_eq!(normalize("red ."), normalize("red"));
+        assert_ne!(normalize("red"), normalize("dark red"));
+    }
+
+    #[test]
+    fn scores_are_counted_per_type_and_overall() {
+        let prediction = |category: &str, correct| Prediction {
+            question_id: Value::Null,
+            image: None,
+            text: String::new(),
+            expected: String::new(),
+            answer: String::new(),
+            category: category.into(),
+            correct,
+        };
+        let scores = score(&[prediction("a", true), prediction("a", false), prediction("b", true), prediction("b", true)]);
+        assert_eq!(scores.accuracy, 0.75);
+        assert_eq!((scores.per_type["a"].accuracy, scores.per_type["b"].questions), (0.5, 2));
+        assert_eq!(score(&[]).accuracy, 0.0);
+    }
+}

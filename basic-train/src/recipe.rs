@@ -1,0 +1,260 @@
+//! A training run as a TOML file.
+
+use std::path::{Path, PathBuf};
+
+use basic_core::{DeviceSpec, Objective};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use toml::{Table, Value};
+
+use crate::data::ConversationStyle;
+use crate::optim::{OptimizerConfig, Schedule};
+
+/// The two stages of LLaVA's recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Alignment: the projector learns from captions.
+    Pretrain,
+    /// Visual instruction: projector and decoder learn from conversations.
+    Finetune,
+}
+
+/// A part of the model that a run may train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The vision encoder.
+    Vision,
+    /// The projector.
+    Projector,
+    /// The decoder with its output head.
+    Decoder,
+}
+
+/// A run: what `basic train` reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// `pretrain` or `finetune`.
+    pub stage: Stage,
+    /// Seed of the data order, and of a fresh projector.
+    #[serde(default)]
+    pub seed: u64,
+    /// Where to compute; `--device` overrides it.
+    #[serde(default)]
+    pub device: DeviceSpec,
+    /// Where the run is written; `--out` overrides it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<PathBuf>,
+    /// The model to start from.
+    pub model: ModelConfig,
+    /// The data.
+    pub data: DataConfig,
+    /// The method's knobs.
+    #[serde(default)]
+    pub objective: Objective,
+    /// AdamW.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over the steps.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Batches and steps.
+    pub train: TrainConfig,
+}
+
+/// The model to start from: a LLaVA directory, or a vision tower and a decoder with a fresh projector.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// A LLaVA directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<PathBuf>,
+    /// A vision tower's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision: Option<PathBuf>,
+    /// A decoder's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llm: Option<PathBuf>,
+}
+
+/// The data of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// LLaVA's JSON or JSONL.
+    pub path: PathBuf,
+    /// What image paths are relative to; by default the file's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<PathBuf>,
+    /// How conversations become text.
+    #[serde(default)]
+    pub conversation: ConversationStyle,
+    /// Use the first samples only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// Batches and steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Samples a step.
+    pub batch_size: usize,
+    /// Steps; or give `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Passes over the data; or give `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// What is trained; by default the projector, and in the finetune stage the decoder too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trainable: Option<Vec<Part>>,
+    /// Memory for the features of a frozen vision encoder, which are then computed once an image.
+    #[serde(default = "default_cache")]
+    pub vision_cache_mib: usize,
+}
+
+fn default_cache() -> usize {
+    256
+}
+
+/// A recipe that cannot be run.
+#[derive(Debug, Error)]
+pub enum RecipeError {
+    /// The file could not be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, a wrong type.
+    #[error("{path}: {source}", path = path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Why, with the line.
+        source: toml::de::Error,
+    },
+    /// A `--set` that does not fit.
+    #[error("--set {set}: {reason}")]
+    Set {
+        /// As given.
+        set: String,
+        /// Why.
+        reason: String,
+    },
+    /// Values that contradict each other.
+    #[error("{path}: {reason}", path = path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What to change.
+        reason: String,
+    },
+}
+
+impl Recipe {
+    /// Reads a recipe and applies `sets`, each `key.path=value` with a TOML value (a bare word is a string).
+    ///
+    /// # Errors
+    ///
+    /// [`RecipeError`] that names the file and line, or the `--set`.
+    pub fn open(path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+        let toml = |source| RecipeError::Toml { path: path.into(), source };
+        let recipe = if sets.is_empty() {
+            toml::from_str(&text).map_err(toml)?
+        } else {
+            let mut table: Table = toml::from_str(&text).map_err(toml)?;
+            for set in sets {
+                apply_set(&mut table, set)?;
+                // A key that fits nowhere is told by the set that brought it.
+                if let Err(error) = Self::deserialize(table.clone())
+                    && toml::from_str::<Self>(&text).is_ok()
+                {
+                    return Err(RecipeError::Set { set: set.clone(), reason: error.message().into() });
+                }
+            }
+            match Self::deserialize(table) {
+                Ok(recipe) => recipe,
+                Err(error) => return Err(toml(toml::from_str::<Self>(&text).err().unwrap_or(error))),
+            }
+        };
+        recipe.validate(path)?;
+        Ok(recipe)
+    }
+
+    fn validate(&self, path: &Path) -> Result<(), RecipeError> {
+        let invalid = |reason: &str| Err(RecipeError::Invalid { path: path.into(), reason: reason.into() });
+        let model = &self.model;
+        match (&model.checkpoint, &model.vision, &model.llm) {
+            (Some(_), None, None) | (None, Some(_), Some(_)) => {}
+            _ => return invalid("[model] needs either `checkpoint`, or `vision` and `llm`"),
+        }
+        if self.train.batch_size == 0 {
+            return invalid("train.batch_size must be at least 1");
+        }
+        match (self.train.steps, self.train.epochs) {
+            (Some(steps), None) if steps > 0 => {}
+            (None, Some(epochs)) if epochs.is_finite() && epochs > 0.0 => {}
+            _ => return invalid("[train] needs either `steps` or `epochs`, above 0"),
+        }
+        if !(0.0..=1.0).contains(&self.schedule.warmup_ratio) {
+            return invalid("schedule.warmup_ratio must be between 0 and 1");
+        }
+        if !self.lr().is_finite() || self.lr() < 0.0 {
+            return invalid("optimizer.lr must be a finite number, at least 0");
+        }
+        if self.trainable().is_empty() {
+            return invalid("train.trainable is empty: nothing would be trained");
+        }
+        Ok(())
+    }
+
+    /// The peak learning rate: the recipe's, or LLaVA's for the stage (1e-3 and 2e-5).
+    pub fn lr(&self) -> f64 {
+        self.optimizer.lr.unwrap_or(match self.stage {
+            Stage::Pretrain => 1e-3,
+            Stage::Finetune => 2e-5,
+        })
+    }
+
+    /// What is trained.
+    pub fn trainable(&self) -> Vec<Part> {
+        self.train.trainable.clone().unwrap_or_else(|| match self.stage {
+            Stage::Pretrain => vec![Part::Projector],
+            Stage::Finetune => vec![Part::Projector, Part::Decoder],
+        })
+    }
+
+    /// Steps over `samples` samples.
+    pub fn steps(&self, samples: usize) -> usize {
+        match (self.train.steps, self.train.epochs) {
+            (Some(steps), _) => steps,
+            (None, Some(epochs)) => ((samples as f64 * epochs) / self.train.batch_size as f64).ceil().max(1.0) as usize,
+            (None, None) => 1,
+        }
+    }
+}
+
+fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
+    let wrong = |reason: &str| RecipeError::Set { set: set.into(), reason: reason.into() };
+    let (key, value) = set.split_once('=').ok_or_else(|| wrong("write key=value, such as optimizer.lr=1e-4"))?;
+    let value = match toml::from_str::<Table>(&format!("v = {value}")) {
+        Ok(mut parsed) => parsed.remove("v").ok_or_else(|| wrong("has no value"))?,
+        Err(_) => Value::String(value.into()),
+    };
+    let mut keys: Vec<&str> = key.trim().split('.').collect();
+    let last = keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| wrong("has no key"))?;
+    let mut table = table;
+    for key in keys {
+        let entry = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
+        table = entry.as_table_mut().ok_or_else(|| wrong("goes through a key that is not a table"))?;
+    }
+    table.insert(last.into(), value);
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Training: the steps of a stage, and a whole run with its files.
+
+mod run;
+mod trainer;
+
+pub use run::{RunInfo, RunOptions, run};
+pub use trainer::{Progress, StepMetrics, Trainer, set_trainable};
+
+use std::path::PathBuf;
+
+use basic_core::{DeviceError, ObjectiveError};
+use basic_models::CheckpointError;
+use basic_models::processor::ProcessorError;
+use burn::tensor::TensorReadError;
+use thiserror::Error;
+
+use crate::data::DataError;
+use crate::recipe::RecipeError;
+
+/// Why a run stopped.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The checkpoint, read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Chat template or tokenizer.
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    /// A knob of the method.
+    #[error("objective: {0}")]
+    Objective(#[from] ObjectiveError),
+    /// The device was not found.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The device failed.
+    #[error("a tensor could not be read from the device: {0}")]
+    Read(#[from] TensorReadError),
+    /// The loss or its gradients are not finite; the parameters are those of the step before.
+    #[error("step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite: lower optimizer.lr or the lambdas")]
+    NotFinite {
+        /// The step, from 1.
+        step: usize,
+        /// The objective.
+        loss: f32,
+        /// The gradient norm.
+        norm: f32,
+    },
+    /// No gradient reaches what is trained.
+    #[error("step {step}: no sample of the batch reaches a trainable parameter (text only, and the decoder is frozen): mix in samples with images or train the decoder")]
+    NothingTrained {
+        /// The step, from 1.
+        step: usize,
+    },
+    /// A file of the run could not be written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No place to write to.
+    #[error("the run has no output directory: set `output` in the recipe or pass --out")]
+    NoOutput,
+}

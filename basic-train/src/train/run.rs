@@ -1,0 +1,186 @@
+//! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use basic_core::DeviceSpec;
+use basic_models::checkpoint::StagedDir;
+use basic_models::{Checkpoint, CheckpointError};
+use burn::tensor::DType;
+use serde::Serialize;
+
+use super::{Progress, TrainError, Trainer, set_trainable};
+use crate::data::{LlavaData, prepare};
+use crate::files::write_atomically;
+use crate::recipe::{Recipe, Stage};
+
+/// What the command line adds to a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Overrides the recipe's device.
+    pub device: Option<DeviceSpec>,
+    /// Overrides the recipe's output.
+    pub out: Option<PathBuf>,
+    /// Replace a run that is there.
+    pub overwrite: bool,
+    /// The source's git revision, where known.
+    pub revision: Option<String>,
+}
+
+/// How a run was made: `run.json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunInfo {
+    /// `running`, `done` or `failed`.
+    pub status: &'static str,
+    /// The resolved recipe: every default written out.
+    pub recipe: Recipe,
+    /// Steps of the run.
+    pub steps: usize,
+    /// Samples in the data.
+    pub samples: usize,
+    /// basic's version.
+    pub version: &'static str,
+    /// Burn's version.
+    pub burn: &'static str,
+    /// The source's git revision, where known.
+    pub revision: Option<String>,
+    /// Seconds so far.
+    pub seconds: f64,
+}
+
+/// The files of a finished run that a later one replaces.
+const RUN_FILES: [&str; 2] = ["run.json", "metrics.jsonl"];
+
+/// Runs a recipe. `metrics.jsonl` and `run.json` grow in the output directory; the checkpoint's files get their names
+/// when all of them are on disk.
+///
+/// # Errors
+///
+/// [`TrainError`]; the output directory then holds the metrics up to the failure and no checkpoint.
+pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<PathBuf, TrainError> {
+    let start = Instant::now();
+    let mut recipe = recipe.clone();
+    if let Some(device) = options.device {
+        recipe.device = device;
+    }
+    let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
+    recipe.output = Some(out.clone());
+    recipe.optimizer.lr = Some(recipe.lr());
+    recipe.train.trainable = Some(recipe.trainable());
+    let device = recipe.device.open()?.autodiff();
+
+    let checkpoint = open_model(&recipe)?;
+    recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
+    let data = LlavaData::open(&recipe.data.path, recipe.data.images.as_deref(), recipe.data.limit)?;
+    // Every sample is tokenized once before the first step, so that a bad one costs seconds and not hours.
+    let captions = recipe.stage == Stage::Pretrain;
+    let style = recipe.data.conversation.resolve(&checkpoint, captions)?;
+    for index in 0..data.samples.len() {
+        prepare(&data, index, &checkpoint, &style)?;
+    }
+    let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
+    prepare_output(&out, options.overwrite)?;
+    let io = |path: PathBuf| move |source| TrainError::Io { path, source };
+    let info = |status, seconds| RunInfo {
+        status,
+        recipe: recipe.clone(),
+        steps: recipe.steps(data.samples.len()),
+        samples: data.samples.len(),
+        version: env!("CARGO_PKG_VERSION"),
+        burn: "0.22.1",
+        revision: options.revision.clone(),
+        seconds,
+    };
+    write_info(&out, &info("running", 0.0))?;
+    let metrics_path = out.join("metrics.jsonl");
+    let mut metrics = BufWriter::new(File::create(&metrics_path).map_err(io(metrics_path.clone()))?);
+
+    let mut model = set_trainable(checkpoint.load(DType::F32, &device)?, &recipe.trainable());
+    let steps = trainer.steps();
+    let trained = (|| {
+        while trainer.done() < steps {
+            let step;
+            (model, step) = trainer.step(model.clone())?;
+            let line = serde_json::to_string(&step).map_err(|e| std::io::Error::other(e.to_string()));
+            line.and_then(|line| writeln!(metrics, "{line}").and_then(|()| metrics.flush()))
+                .map_err(io(metrics_path.clone()))?;
+            progress(&step, steps);
+        }
+        save(&checkpoint, &model, &out)
+    })();
+    let seconds = start.elapsed().as_secs_f64();
+    match trained {
+        Ok(()) => write_info(&out, &info("done", seconds))?,
+        Err(error) => {
+            // The failure itself is what the caller must hear of, not a full disk on top of it.
+            let _ = write_info(&out, &info("failed", seconds));
+            return Err(error);
+        }
+    }
+    Ok(out)
+}
+
+/// Opens the model that a recipe starts from.
+///
+/// # Errors
+///
+/// [`CheckpointError`] that names the file.
+pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
+        (Some(dir), _, _) => Checkpoint::open(dir),
+        (None, Some(vision), Some(llm)) => Checkpoint::assemble(vision, llm, recipe.seed),
+        // `Recipe::open` has checked it; a recipe built in code may not have been.
+        _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
+    }
+}
+
+fn write_info(out: &Path, info: &RunInfo) -> Result<(), TrainError> {
+    let path = out.join("run.json");
+    let text = serde_json::to_string_pretty(info).map_err(|e| std::io::Error::other(e.to_string()));
+    text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
+        .map_err(|source| TrainError::Io { path, source })
+}
+
+/// Makes the output directory; what an earlier run left is refused, or removed where it may be.
+fn prepare_output(out: &Path, overwrite: bool) -> Result<(), TrainError> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| TrainError::Io { path, source }
+    };
+    let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
+        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
+    };
+    if !entries.is_empty() && !overwrite {
+        return Err(CheckpointError::Exists(out.into()).into());
+    }
+    // Only what a run writes is removed; the config first, so that what is left is no checkpoint.
+    let config = entries.iter().filter(|p| p.ends_with("config.json"));
+    let rest = entries.iter().filter(|p| {
+        let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        RUN_FILES.contains(&name) || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+    });
+    for path in config.chain(rest) {
+        std::fs::remove_file(path).map_err(io(path))?;
+    }
+    std::fs::create_dir_all(out).map_err(io(out))
+}
+
+/// Writes the checkpoint into a folder inside `out`, then moves its files up, `config.json` last: a directory without
+/// it is not taken for a checkpoint.
+fn save(checkpoint: &Checkpoint, model: &basic_models::Llava, out: &Path) -> Result<(), TrainError> {
+    let staged = StagedDir::new(&out.join("checkpoint"), true)?;
+    checkpoint.save_into(model, &staged, DType::F32)?;
+    let io = |path: PathBuf| move |source| TrainError::Io { path, source };
+    let listing = std::fs::read_dir(staged.path()).map_err(io(out.into()))?;
+    let mut files: Vec<PathBuf> = listing.flatten().map(|e| e.path()).collect();
+    files.sort_by_key(|path| path.ends_with("config.json"));
+    for file in files {
+        let target = out.join(file.file_name().unwrap_or_default());
+        std::fs::rename(&file, &target).map_err(io(target))?;
+    }
+    Ok(())
+}
