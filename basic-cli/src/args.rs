@@ -77,15 +77,27 @@ pub struct Demo {
     /// BASIC's weight of the semantic loss, instead of each setting's own.
     #[arg(long)]
     pub lambda_sds: Option<f64>,
+    /// Ask the validation split every so many steps of the pretrain stage.
+    #[arg(long, default_value_t = 40)]
+    pub validate_every: usize,
     /// Steps of the pretrain stage, instead of each setting's own.
     #[arg(long)]
     pub pretrain_steps: Option<usize>,
     /// Leave the finetune stage out; its columns repeat the pretrain stage's.
     #[arg(long)]
     pub pretrain_only: bool,
+    /// Instead of the demo, compare pairs of lambdas on the validation split after the pretrain stage of the setting that
+    /// --only names: --sweep 0:0 --sweep 0.05:0.3 …
+    #[arg(long, value_name = "DAS:SDS", value_parser = lambda_pair, requires = "only")]
+    pub sweep: Vec<(f64, f64)>,
     /// Print summary.json's object instead of the table.
     #[arg(long)]
     pub json: bool,
+}
+
+fn lambda_pair(text: &str) -> Result<(f64, f64), String> {
+    let pair = text.split_once(':').and_then(|(das, sds)| Some((das.parse().ok()?, sds.parse().ok()?)));
+    pair.ok_or_else(|| "write two numbers, such as 0.05:0.3".into())
 }
 
 #[derive(Debug, ClapArgs)]

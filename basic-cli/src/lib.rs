@@ -16,15 +16,30 @@ pub(crate) fn revision() -> Option<String> {
 /// Parses the command line and runs it: exit code 0 on success, 2 on a usage error, 1 on any other failure, with one
 /// line on standard error.
 pub fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let text = error.to_string();
+            if !text.starts_with("error: ") {
+                error.exit(); // help or the version, which have many lines
+            }
+            // clap begins a paragraph for the usage and another for the help.
+            let paragraphs: Vec<String> = text.trim().split("\n\n").map(one_line).collect();
+            eprintln!("{}", paragraphs.join("; "));
+            return ExitCode::from(2);
+        }
+    };
     match commands::run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A message of several lines (a TOML excerpt) becomes one.
-            let text = format!("{error:#}");
-            let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            eprintln!("error: {}", lines.join(" "));
+            eprintln!("error: {}", one_line(&format!("{error:#}")));
             ExitCode::from(1)
         }
     }
+}
+
+/// A message of several lines (a TOML excerpt, a list of arguments) as one.
+fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ")
 }

@@ -132,7 +132,7 @@ pub struct DeviceInfo {
 
 /// The devices of this build and machine, best first: what `auto` walks through.
 pub fn available_devices() -> Vec<DeviceInfo> {
-    #[allow(unused_mut)]
+    #[allow(unused_mut, clippy::vec_init_then_push)]
     let mut found: Vec<DeviceInfo> = Vec::new();
     #[cfg(feature = "cuda")]
     found.extend((0..cuda_count()).map(|i| DeviceInfo {
@@ -142,24 +142,14 @@ pub fn available_devices() -> Vec<DeviceInfo> {
         software: false,
     }));
     #[cfg(feature = "wgpu")]
-    found.extend(
-        wgpu_kinds()
-            .into_iter()
-            .enumerate()
-            .map(|(i, software)| DeviceInfo {
-                spec: DeviceSpec::Wgpu(Some(i)),
-                backend: "wgpu (Vulkan, Metal, DirectX)",
-                usable: true,
-                software,
-            }),
-    );
-    #[cfg(feature = "cpu")]
-    found.push(DeviceInfo {
-        spec: DeviceSpec::Cpu,
-        backend: "Flex (CPU)",
+    found.extend(wgpu_kinds().into_iter().enumerate().map(|(i, software)| DeviceInfo {
+        spec: DeviceSpec::Wgpu(Some(i)),
+        backend: "wgpu (Vulkan, Metal, DirectX)",
         usable: true,
-        software: false,
-    });
+        software,
+    }));
+    #[cfg(feature = "cpu")]
+    found.push(DeviceInfo { spec: DeviceSpec::Cpu, backend: "Flex (CPU)", usable: true, software: false });
     #[cfg(feature = "ndarray")]
     found.push(DeviceInfo {
         spec: DeviceSpec::NdArray,
@@ -172,10 +162,7 @@ pub fn available_devices() -> Vec<DeviceInfo> {
 
 #[allow(dead_code)]
 fn not_compiled(spec: &DeviceSpec, feature: &'static str) -> DeviceError {
-    DeviceError::NotCompiled {
-        device: spec.to_string(),
-        feature,
-    }
+    DeviceError::NotCompiled { device: spec.to_string(), feature }
 }
 
 #[cfg(feature = "cpu")]
@@ -209,19 +196,13 @@ fn wgpu_devices() -> Vec<Device> {
 /// Whether each adapter is a software one.
 #[cfg(feature = "wgpu")]
 fn wgpu_kinds() -> Vec<bool> {
-    wgpu_devices()
-        .iter()
-        .map(|device| format!("{device:?}").contains("Cpu"))
-        .collect()
+    wgpu_devices().iter().map(|device| format!("{device:?}").contains("Cpu")).collect()
 }
 
 #[cfg(feature = "wgpu")]
 fn open_wgpu(spec: &DeviceSpec, index: Option<usize>) -> Result<Device, DeviceError> {
     let devices = wgpu_devices();
-    devices
-        .into_iter()
-        .nth(index.unwrap_or(0))
-        .ok_or_else(|| DeviceError::NotFound(spec.to_string()))
+    devices.into_iter().nth(index.unwrap_or(0)).ok_or_else(|| DeviceError::NotFound(spec.to_string()))
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -238,11 +219,7 @@ fn cuda_count() -> usize {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(spec: &DeviceSpec, index: usize) -> Result<Device, DeviceError> {
-    if index < cuda_count() {
-        Ok(Device::cuda(index))
-    } else {
-        Err(DeviceError::NotFound(spec.to_string()))
-    }
+    if index < cuda_count() { Ok(Device::cuda(index)) } else { Err(DeviceError::NotFound(spec.to_string())) }
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -20,6 +20,8 @@
 //!
 //! Nothing here knows networks, files, tokens or images.
 
+#![warn(missing_docs)]
+
 mod device;
 mod losses;
 mod objective;

@@ -33,12 +33,7 @@ fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
     let length = rows.clone().detach().square().sum_dim(1).sqrt(); // [M, 1]
     let short = length.lower_equal_elem(SHORTEST).expand(rows.dims());
     let rows = rows.clone().mask_where(short, rows.detach());
-    let length = rows
-        .clone()
-        .square()
-        .sum_dim(1)
-        .clamp_min(SHORTEST * SHORTEST)
-        .sqrt();
+    let length = rows.clone().square().sum_dim(1).clamp_min(SHORTEST * SHORTEST).sqrt();
     rows / length
 }
 
@@ -52,12 +47,7 @@ fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
 /// - table: `[V, d]`, the raw input embedding table E
 /// - weights: `[M]`, the patch weights
 /// - output: `[1]`, f32; 0 where M is 0
-pub fn semantic_distribution(
-    v: Tensor<2>,
-    target: Tensor<2>,
-    table: Tensor<2>,
-    weights: Tensor<1>,
-) -> Tensor<1> {
+pub fn semantic_distribution(v: Tensor<2>, target: Tensor<2>, table: Tensor<2>, weights: Tensor<1>) -> Tensor<1> {
     if v.dims()[0] == 0 {
         return zero(&v);
     }

@@ -104,11 +104,7 @@ pub enum ObjectiveError {
 impl Objective {
     /// LLaVA's objective: the language-model loss alone.
     pub fn llava() -> Self {
-        Self {
-            das: false,
-            sds: false,
-            ..Self::default()
-        }
+        Self { das: false, sds: false, ..Self::default() }
     }
 
     /// Whether any supervision loss is on, so that the decoder must be observed.
@@ -157,12 +153,10 @@ impl Objective {
         if let (Some(v), Some(targets)) = (v, targets) {
             let weights = targets.weights.clone();
             if self.das {
-                das = directional_alignment(v.clone(), targets.embeddings.clone(), weights.clone())
-                    .mul_scalar(scale);
+                das = directional_alignment(v.clone(), targets.embeddings.clone(), weights.clone()).mul_scalar(scale);
             }
             if self.sds {
-                sds = semantic_distribution(v, targets.embeddings.clone(), table, weights)
-                    .mul_scalar(scale);
+                sds = semantic_distribution(v, targets.embeddings.clone(), table, weights).mul_scalar(scale);
             }
         }
         let mut total = lm.clone();

@@ -29,12 +29,8 @@ pub struct SupervisionLayout {
 impl SupervisionLayout {
     /// The samples that have an image with text after it: what `das` and `sds` are averaged over.
     pub fn image_samples(&self) -> usize {
-        let mut samples: Vec<usize> = self
-            .images
-            .iter()
-            .filter(|image| !image.text_rows.is_empty())
-            .map(|image| image.sample)
-            .collect();
+        let mut samples: Vec<usize> =
+            self.images.iter().filter(|image| !image.text_rows.is_empty()).map(|image| image.sample).collect();
         samples.dedup();
         samples.len()
     }
@@ -43,12 +39,7 @@ impl SupervisionLayout {
     pub fn flat_positions(&self) -> Vec<i64> {
         self.images
             .iter()
-            .flat_map(|image| {
-                image
-                    .positions
-                    .iter()
-                    .map(|p| (image.sample * self.sequence + p) as i64)
-            })
+            .flat_map(|image| image.positions.iter().map(|p| (image.sample * self.sequence + p) as i64))
             .collect()
     }
 }
@@ -68,9 +59,9 @@ pub struct Supervision {
     layer_weights: Vec<f64>,
     patch_weights: PatchWeights,
     patches: Vec<usize>,
-    rows: Tensor<1, Int>,       // [M], into [B * T]
-    readout: Tensor<4>,         // [B, 1, S, T]: 1 / (k n) at the text rows of the sample's s-th image
-    mass_rows: Tensor<1, Int>,  // [M], into [B * S * T]
+    rows: Tensor<1, Int>,      // [M], into [B * T]
+    readout: Tensor<4>,        // [B, 1, S, T]: 1 / (k n) at the text rows of the sample's s-th image
+    mass_rows: Tensor<1, Int>, // [M], into [B * S * T]
     embeddings: Option<Tensor<2>>,
     mass: Option<Tensor<1>>,
     observed: usize,
@@ -190,9 +181,6 @@ impl Supervision {
                 Tensor::cat(even.collect(), 0)
             }
         };
-        Some(Targets {
-            embeddings: self.embeddings?,
-            weights,
-        })
+        Some(Targets { embeddings: self.embeddings?, weights })
     }
 }

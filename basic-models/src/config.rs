@@ -26,11 +26,7 @@ pub enum ConfigError {
 }
 
 fn unsupported(key: &str, value: impl ToString, supported: &'static str) -> ConfigError {
-    ConfigError::Unsupported {
-        key: key.into(),
-        value: value.to_string(),
-        supported,
-    }
+    ConfigError::Unsupported { key: key.into(), value: value.to_string(), supported }
 }
 
 /// CLIP's vision tower (transformers' `CLIPVisionConfig`).
@@ -235,8 +231,7 @@ impl LlamaConfig {
 
     /// Width of a head.
     pub fn head_dim(&self) -> usize {
-        self.head_dim
-            .unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
     /// Base of the rotary embedding, from either generation's key.
@@ -299,7 +294,13 @@ impl LlamaConfig {
             ("head_dim", self.head_dim()),
         ];
         positive("text_config", &sizes)?;
-        divides("text_config", "num_key_value_heads", self.kv_heads(), "num_attention_heads", self.num_attention_heads)?;
+        divides(
+            "text_config",
+            "num_key_value_heads",
+            self.kv_heads(),
+            "num_attention_heads",
+            self.num_attention_heads,
+        )?;
         if !self.head_dim().is_multiple_of(2) {
             return Err(ConfigError::Inconsistent(format!(
                 "text_config.head_dim {} is odd, and rotary embeddings need pairs",
@@ -396,9 +397,10 @@ impl LlavaConfig {
     /// The index of the vision layer whose output is projected: 0 is the embeddings, i the output of layer i.
     pub fn feature_layer(&self) -> Result<usize, ConfigError> {
         let layers = self.vision_config.num_hidden_layers as i64;
-        let index = self.vision_feature_layer.as_i64().ok_or_else(|| {
-            unsupported("vision_feature_layer", &self.vision_feature_layer, "one index")
-        })?;
+        let index = self
+            .vision_feature_layer
+            .as_i64()
+            .ok_or_else(|| unsupported("vision_feature_layer", &self.vision_feature_layer, "one index"))?;
         let resolved = if index < 0 { layers + 1 + index } else { index };
         if !(0..=layers).contains(&resolved) {
             return Err(ConfigError::Inconsistent(format!(
@@ -466,7 +468,5 @@ fn divides(section: &str, part: &str, divisor: usize, whole: &str, size: usize) 
     if size.is_multiple_of(divisor) {
         return Ok(());
     }
-    Err(ConfigError::Inconsistent(format!(
-        "{section}.{part} {divisor} does not divide {whole} {size}"
-    )))
+    Err(ConfigError::Inconsistent(format!("{section}.{part} {divisor} does not divide {whole} {size}")))
 }

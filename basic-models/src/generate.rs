@@ -76,7 +76,8 @@ pub fn generate(
         return Ok(done);
     }
     let padding: Vec<usize> = prompts.iter().map(|p| width - p.ids.len()).collect();
-    let padded: Vec<ImageTokens> = prompts.iter().zip(&padding).map(|(p, pad)| left_padded(p, *pad, settings.pad)).collect();
+    let padded: Vec<ImageTokens> =
+        prompts.iter().zip(&padding).map(|(p, pad)| left_padded(p, *pad, settings.pad)).collect();
     let device = model.device().without_autodiff();
     let mut batch = Batch::collate(&padded, settings.pad, [0; 3], &device);
     batch.features = features;
@@ -116,12 +117,7 @@ fn left_padded(prompt: &ImageTokens, pad: usize, id: u32) -> ImageTokens {
     let mut ids = vec![id; pad];
     ids.extend(&prompt.ids);
     let shift = |positions: &Vec<usize>| positions.iter().map(|p| p + pad).collect();
-    ImageTokens {
-        ids,
-        labels: Vec::new(),
-        images: prompt.images.iter().map(shift).collect(),
-        pixels: Vec::new(),
-    }
+    ImageTokens { ids, labels: Vec::new(), images: prompt.images.iter().map(shift).collect(), pixels: Vec::new() }
 }
 
 /// The `n` largest scores, largest first; among equals the lower id, as `argmax` takes it.

@@ -4,6 +4,8 @@
 //! [`Checkpoint::open`] reads a Hugging Face LLaVA directory, [`Llava`] is the model, [`processor`] turns images and
 //! conversations into its inputs, [`generate`] answers.
 
+#![warn(missing_docs)]
+
 pub mod checkpoint;
 pub mod config;
 pub mod generate;

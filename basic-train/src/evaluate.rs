@@ -198,7 +198,8 @@ pub fn answer(
     let mut done = 0;
     for chunk in order.chunks(options.batch_size.max(1)) {
         let batch: Vec<ImageTokens> = chunk.iter().map(|i| prompts[*i].clone()).collect();
-        let files: Vec<PathBuf> = chunk.iter().filter_map(|i| questions[*i].image.as_ref()).map(|f| root.join(f)).collect();
+        let files: Vec<PathBuf> =
+            chunk.iter().filter_map(|i| questions[*i].image.as_ref()).map(|f| root.join(f)).collect();
         let features = cache.features(model, checkpoint, &files)?;
         for (index, generated) in chunk.iter().zip(generate(model, &batch, features, &settings)?) {
             let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !eos.contains(id)).collect();
@@ -278,7 +279,8 @@ mod tests {
             category: category.into(),
             correct,
         };
-        let scores = score(&[prediction("a", true), prediction("a", false), prediction("b", true), prediction("b", true)]);
+        let scores =
+            score(&[prediction("a", true), prediction("a", false), prediction("b", true), prediction("b", true)]);
         assert_eq!(scores.accuracy, 0.75);
         assert_eq!((scores.per_type["a"].accuracy, scores.per_type["b"].questions), (0.5, 2));
         assert_eq!(score(&[]).accuracy, 0.0);

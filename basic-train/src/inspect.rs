@@ -132,8 +132,11 @@ pub fn read_samples(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<ImageTok
     let mut samples = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let line_number = index + 1;
-        let sample: Line = serde_json::from_str(line)
-            .map_err(|source| InspectError::Line { path: path.into(), line: line_number, source })?;
+        let sample: Line = serde_json::from_str(line).map_err(|source| InspectError::Line {
+            path: path.into(),
+            line: line_number,
+            source,
+        })?;
         let files = match sample.image {
             OneOrMany::One(file) => vec![file],
             OneOrMany::Many(files) => files,
@@ -174,7 +177,8 @@ pub fn inspect(
     let projector = model.multi_modal_projector.clone().unfreeze();
     let encode = || batch.pixels.clone().map(|pixels| model.encode(pixels).without_autodiff());
     let features = batch.features.clone().or_else(encode);
-    let leaf = features.clone().map(|f| model.multi_modal_projector.forward(f).without_autodiff().autodiff().require_grad());
+    let leaf =
+        features.clone().map(|f| model.multi_modal_projector.forward(f).without_autodiff().autodiff().require_grad());
     let forward = model.forward_from(batch, &objective, leaf.clone())?;
     let attention = match &forward.targets {
         Some(targets) => targets.weights.clone().try_into_vec_as::<f32>()?,

@@ -1,7 +1,9 @@
 //! Data sets, recipes, the training stages, evaluation, analysis and reports.
 
-pub mod backbones;
+#![warn(missing_docs)]
+
 pub mod analysis;
+pub mod backbones;
 pub mod data;
 pub mod demo;
 pub mod evaluate;

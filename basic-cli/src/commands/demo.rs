@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use basic_train::demo::report::render_table;
-use basic_train::demo::{DemoConfig, Event, Plan, run};
+use basic_train::demo::{DemoConfig, Event, Plan, run, sweep};
 
 use super::train::losses;
 use crate::args::Demo;
@@ -30,11 +30,11 @@ pub fn demo(args: Demo) -> Result<()> {
         finetune: !args.pretrain_only,
         overwrite: args.overwrite,
         scenes: [2000, 150, 300],
-        validate_every: 40,
+        validate_every: args.validate_every,
         revision: crate::revision(),
     };
     let mut current = bar("start", 1);
-    let summary = run(&config, &mut |event| match event {
+    let mut observer = |event: Event| match event {
         Event::Stage(name, length) => {
             current.finish();
             current = bar(name, length);
@@ -44,7 +44,14 @@ pub fn demo(args: Demo) -> Result<()> {
             current.set_message(losses(step));
         }
         Event::Done(done) => current.set_position(done as u64),
-    })?;
+    };
+    if let (false, Some(plan)) = (args.sweep.is_empty(), config.plans.first()) {
+        for row in sweep(&config, plan, &args.sweep, &mut observer)? {
+            print_json(&row)?;
+        }
+        return Ok(());
+    }
+    let summary = run(&config, &mut observer)?;
     current.finish();
     if args.json {
         return print_json(&summary);

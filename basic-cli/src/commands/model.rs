@@ -5,16 +5,16 @@ use basic_models::generate::{Greedy, generate as greedy};
 use basic_models::processor::{ImageProcessor, open_image, tokenize_prompt};
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use basic_train::inspect::{inspect, read_samples, write_named};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 
 use crate::args::{Generate, Losses, Preprocess};
 use crate::output::print_json;
 
 /// Opens a checkpoint and says what on disk was left alone.
-fn open(dir: &std::path::Path) -> Result<Checkpoint> {
+fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(dir)?;
-    let unexpected = checkpoint.unexpected();
+    let unexpected = checkpoint.unexpected(device);
     if !unexpected.is_empty() {
         eprintln!("warning: {}: tensors that the model has no place for: {}", dir.display(), unexpected.join(", "));
     }
@@ -23,8 +23,8 @@ fn open(dir: &std::path::Path) -> Result<Checkpoint> {
 
 /// `basic generate`.
 pub fn generate(args: Generate) -> Result<()> {
-    let checkpoint = open(&args.checkpoint)?;
     let device = args.device.device.open()?;
+    let checkpoint = open(&args.checkpoint, &device)?;
     let prompt = args.prompt.replace("\\n", "\n");
     let tokens = tokenize_prompt(&checkpoint.tokenizer, &prompt, checkpoint.visual_tokens(), 1).context("--prompt")?;
     let pixels = checkpoint.pixels(&args.image)?;
@@ -36,8 +36,7 @@ pub fn generate(args: Generate) -> Result<()> {
         images: tokens.image_positions.into_iter().map(Iterator::collect).collect(),
         ..ImageTokens::default()
     };
-    let settings =
-        Greedy { max_new_tokens: args.max_new_tokens, eos: checkpoint.eos_ids(), pad: checkpoint.pad_id() };
+    let settings = Greedy { max_new_tokens: args.max_new_tokens, eos: checkpoint.eos_ids(), pad: checkpoint.pad_id() };
     let generated = greedy(&model, &[prompt], Some(features), &settings)?.pop().unwrap_or_default();
     let text = checkpoint.tokenizer.decode(&generated.ids, true)?;
     if args.json {
@@ -50,8 +49,8 @@ pub fn generate(args: Generate) -> Result<()> {
 
 /// `basic losses`.
 pub fn losses(args: Losses) -> Result<()> {
-    let checkpoint = open(&args.checkpoint)?;
     let device = args.device.device.open()?.autodiff();
+    let checkpoint = open(&args.checkpoint, &device)?;
     let objective = args.knobs.objective();
     objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?;
     let samples = read_samples(&checkpoint, &args.samples)?;

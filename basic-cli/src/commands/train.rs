@@ -14,12 +14,8 @@ use crate::output::{bar, print_json};
 /// `basic train`.
 pub fn train(args: Train) -> Result<()> {
     let recipe = Recipe::open(&args.recipe, &args.sets)?;
-    let options = RunOptions {
-        device: args.device,
-        out: args.out,
-        overwrite: args.overwrite,
-        revision: crate::revision(),
-    };
+    let options =
+        RunOptions { device: args.device, out: args.out, overwrite: args.overwrite, revision: crate::revision() };
     let progress = bar("train", 0);
     let out = run(&recipe, &options, &mut |step, steps| {
         progress.set_length(steps as u64);
@@ -44,11 +40,8 @@ pub fn eval(args: Eval) -> Result<()> {
     let device = args.device.device.open()?;
     let model = checkpoint.load(DType::F32, &device)?;
     let root = args.images.as_deref().or(args.data.parent()).unwrap_or(std::path::Path::new("."));
-    let options = EvalOptions {
-        batch_size: args.batch_size,
-        max_new_tokens: args.max_new_tokens,
-        ..EvalOptions::default()
-    };
+    let options =
+        EvalOptions { batch_size: args.batch_size, max_new_tokens: args.max_new_tokens, ..EvalOptions::default() };
     let progress = bar("eval", questions.len());
     let mut cache = VisionCache::new(256);
     let predictions = answer(&model, &checkpoint, &questions, root, &options, &mut cache, &mut |done| {

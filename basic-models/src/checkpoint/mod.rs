@@ -148,9 +148,10 @@ impl Checkpoint {
     }
 
     /// Tensors on disk that the model has no place for, by their names on disk.
-    pub fn unexpected(&self) -> Vec<String> {
+    pub fn unexpected(&self, device: &Device) -> Vec<String> {
         match &self.weights {
-            Weights::Whole(files) => files.unexpected(&self.config.init(&Device::default()), ""),
+            // The weights of `init` are lazy: nothing is allocated here.
+            Weights::Whole(files) => files.unexpected(&self.config.init(device), ""),
             Weights::Parts { .. } => Vec::new(),
         }
     }

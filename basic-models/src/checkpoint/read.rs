@@ -9,8 +9,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use super::names::{Layout, ParamPath, slots};
 use super::CheckpointError;
+use super::names::{Layout, ParamPath, slots};
 
 /// The tensors of a directory by our names.
 #[derive(Debug)]
@@ -142,18 +142,9 @@ impl TensorFiles {
     fn values(&self, entry: &Entry) -> Vec<f32> {
         let bytes = &self.files[entry.file].1[entry.start..entry.end];
         match entry.dtype {
-            Dtype::F16 => bytes
-                .chunks_exact(2)
-                .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            Dtype::BF16 => bytes
-                .chunks_exact(2)
-                .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            _ => bytes
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
+            Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         }
     }
 }
@@ -186,7 +177,8 @@ impl ModuleMapper for Fill<'_> {
             (values, slot.shape)
         };
         let tensor = Tensor::<D>::from_data(TensorData::new(values, shape), (&self.device, DType::F32));
-        Param::initialized(ParamId::new(), tensor.cast(self.dtype).require_grad())
+        // On a device without autodiff this only notes that the parameter can be trained.
+        Param::initialized(ParamId::new(), tensor.cast(self.dtype)).set_require_grad(true)
     }
 }
 

@@ -10,9 +10,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
 use safetensors::{Dtype, View};
 
+use super::CheckpointError;
 use super::names::{Layout, ParamPath};
 use super::read::transpose;
-use super::CheckpointError;
 
 /// A directory under construction: [`StagedDir::commit`] gives it its name, dropping it removes it.
 #[derive(Debug)]
@@ -37,10 +37,8 @@ impl StagedDir {
             _ => Path::new("."),
         };
         fs::create_dir_all(parent).map_err(CheckpointError::io(parent))?;
-        let staging = tempfile::Builder::new()
-            .prefix(".basic-")
-            .tempdir_in(parent)
-            .map_err(CheckpointError::io(parent))?;
+        let staging =
+            tempfile::Builder::new().prefix(".basic-").tempdir_in(parent).map_err(CheckpointError::io(parent))?;
         Ok(Self { staging, target: target.into(), overwrite })
     }
 
@@ -57,9 +55,7 @@ impl StagedDir {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
         let path = self.path().join(name);
         let mut file = File::create(&path).map_err(CheckpointError::io(self.target.join(name)))?;
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(CheckpointError::io(self.target.join(name)))
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(self.target.join(name)))
     }
 
     /// Renames the directory to its target.
@@ -152,7 +148,20 @@ pub fn write_tensors<M: Module>(
         safetensors::SafeTensorError::IoError(source) => CheckpointError::Io { path: named.clone(), source },
         other => CheckpointError::Corrupt { path: named.clone(), reason: other.to_string() },
     })?;
-    File::open(&path).and_then(|file| file.sync_all()).map_err(CheckpointError::io(named))
+    readable(&path)
+        .and_then(|()| File::open(&path))
+        .and_then(|file| file.sync_all())
+        .map_err(CheckpointError::io(named))
+}
+
+/// safetensors makes its files private; a checkpoint gets ordinary permissions.
+fn readable(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
 }
 
 struct Gather {
@@ -182,11 +191,7 @@ impl ModuleVisitor for Gather {
                 return;
             }
         };
-        let values = if slot.transposed {
-            transpose(&values, slot.shape[1], slot.shape[0])
-        } else {
-            values
-        };
+        let values = if slot.transposed { transpose(&values, slot.shape[1], slot.shape[0]) } else { values };
         let (dtype, data) = encode(&values, self.dtype);
         let name = self.layout.disk(&slot.name);
         self.tensors.push((name, Bytes { dtype, shape: slot.shape, data }));

@@ -28,9 +28,7 @@ impl Mask {
             }
         }
         let shape = [samples.len(), 1, queries, keys];
-        Self {
-            hidden: Tensor::from_data(TensorData::new(hidden, shape), &device.clone().without_autodiff()),
-        }
+        Self { hidden: Tensor::from_data(TensorData::new(hidden, shape), &device.clone().without_autodiff()) }
     }
 }
 

@@ -17,11 +17,7 @@ impl KvCache {
     pub fn new(config: &LlamaConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Self {
         let shape = [batch, config.kv_heads(), capacity, config.head_dim()];
         let empty = || Tensor::zeros(shape, (device, dtype));
-        Self {
-            layers: (0..config.num_hidden_layers).map(|_| Some((empty(), empty()))).collect(),
-            length: 0,
-            capacity,
-        }
+        Self { layers: (0..config.num_hidden_layers).map(|_| Some((empty(), empty()))).collect(), length: 0, capacity }
     }
 
     /// Positions held.
@@ -52,10 +48,7 @@ impl KvCache {
         let range = [0..b, 0..h, self.length..self.length + t, 0..d];
         let keys = keys.slice_assign(range.clone(), k);
         let values = values.slice_assign(range, v);
-        let held = (
-            keys.clone().narrow(2, 0, self.length + t),
-            values.clone().narrow(2, 0, self.length + t),
-        );
+        let held = (keys.clone().narrow(2, 0, self.length + t), values.clone().narrow(2, 0, self.length + t));
         self.layers[layer] = Some((keys, values));
         held
     }

@@ -86,9 +86,7 @@ impl ClipVisionConfig {
                 position_embedding: EmbeddingConfig::new(self.num_patches() + 1, d).init(device),
             },
             pre_layrnorm: norm(),
-            encoder: ClipEncoder {
-                layers: (0..self.num_hidden_layers).map(layer).collect(),
-            },
+            encoder: ClipEncoder { layers: (0..self.num_hidden_layers).map(layer).collect() },
             post_layernorm: norm(),
         }
     }
@@ -144,19 +142,14 @@ impl ClipAttention {
         let v = split(self.v_proj.forward(x));
         let dtype = v.dtype();
         let p = softmax(q.matmul(k.transpose()).cast(DType::F32), 3).cast(dtype);
-        self.out_proj
-            .forward(p.matmul(v).swap_dims(1, 2).reshape([n, t, d]))
+        self.out_proj.forward(p.matmul(v).swap_dims(1, 2).reshape([n, t, d]))
     }
 }
 
 impl ClipMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let h = self.fc1.forward(x);
-        let h = if self.quick {
-            h.clone() * sigmoid(h.mul_scalar(1.702))
-        } else {
-            gelu(h)
-        };
+        let h = if self.quick { h.clone() * sigmoid(h.mul_scalar(1.702)) } else { gelu(h) };
         self.fc2.forward(h)
     }
 }

@@ -64,12 +64,10 @@ impl ModuleMapper for Seeded {
                 (0..count).map(|_| (self.rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
             }
             ("bias", InitScheme::Normal { .. }) => vec![0.0; count],
-            (_, InitScheme::Normal { std }) => {
-                (0..count).map(|_| (normal(&mut self.rng) * std) as f32).collect()
-            }
+            (_, InitScheme::Normal { std }) => (0..count).map(|_| (normal(&mut self.rng) * std) as f32).collect(),
         };
-        let tensor = Tensor::from_data(TensorData::new(values, shape), &self.device);
-        Param::initialized(ParamId::new(), tensor.require_grad())
+        let tensor = Tensor::<D>::from_data(TensorData::new(values, shape), &self.device);
+        Param::initialized(ParamId::new(), tensor).set_require_grad(true)
     }
 }
 

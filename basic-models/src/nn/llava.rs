@@ -77,9 +77,7 @@ impl Llava {
         let features = self.vision_tower.hidden_states(pixels.cast(self.dtype()), layer);
         let [n, positions, width] = features.dims();
         let first = usize::from(self.config.drops_cls());
-        features
-            .narrow(1, first, positions - first)
-            .reshape([n * (positions - first), width])
+        features.narrow(1, first, positions - first).reshape([n * (positions - first), width])
     }
 
     /// The visual embeddings v of a batch's images, `[M, d]`.
@@ -137,14 +135,8 @@ impl Llava {
         // Padding stands on the right: real positions never see it under the causal mask.
         let mask = Mask::causal(t, 0, &[0], &device);
         let rope = self.rope(&[(0..t).collect()]);
-        let hidden = self
-            .language_model
-            .forward(embeddings, &rope, &mask, supervision.as_mut(), None);
-        Ok(Forward {
-            hidden,
-            v,
-            targets: supervision.and_then(Supervision::finish),
-        })
+        let hidden = self.language_model.forward(embeddings, &rope, &mask, supervision.as_mut(), None);
+        Ok(Forward { hidden, v, targets: supervision.and_then(Supervision::finish) })
     }
 
     /// Runs new positions of a generation behind the cached ones.
@@ -162,9 +154,7 @@ impl Llava {
             padding.iter().map(row).collect()
         };
         let mask = Mask::causal(t, past, padding, &self.device());
-        let hidden = self
-            .language_model
-            .forward(embeddings, &self.rope(&positions), &mask, None, Some(cache));
+        let hidden = self.language_model.forward(embeddings, &self.rope(&positions), &mask, None, Some(cache));
         hidden.narrow(1, t - 1, 1).reshape([b, d])
     }
 

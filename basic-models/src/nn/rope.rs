@@ -12,21 +12,14 @@ pub struct RotaryTables {
 
 impl RotaryTables {
     /// Tables for `positions`: one row for all samples, or one per sample; computed in f64, kept in `dtype`.
-    pub fn new(
-        positions: &[Vec<usize>],
-        head_dim: usize,
-        theta: f64,
-        dtype: DType,
-        device: &Device,
-    ) -> Self {
+    pub fn new(positions: &[Vec<usize>], head_dim: usize, theta: f64, dtype: DType, device: &Device) -> Self {
         let half = head_dim / 2;
         let (b, t) = (positions.len(), positions.first().map_or(0, Vec::len));
         let mut cos = Vec::with_capacity(b * t * head_dim);
         let mut sin = Vec::with_capacity(b * t * head_dim);
         // transformers computes frequencies and angles in f32; so do we, or long contexts would drift apart.
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| 1.0 / (theta as f32).powf(2.0 * i as f32 / head_dim as f32))
-            .collect();
+        let frequencies: Vec<f32> =
+            (0..half).map(|i| 1.0 / (theta as f32).powf(2.0 * i as f32 / head_dim as f32)).collect();
         for position in positions.iter().flatten() {
             let angles = frequencies.iter().map(|f| *position as f32 * f);
             let (c, s): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
@@ -35,13 +28,8 @@ impl RotaryTables {
                 sin.extend_from_slice(&s);
             }
         }
-        let table = |values| {
-            Tensor::<4>::from_data(TensorData::new(values, [b, 1, t, head_dim]), device).cast(dtype)
-        };
-        Self {
-            cos: table(cos),
-            sin: table(sin),
-        }
+        let table = |values| Tensor::<4>::from_data(TensorData::new(values, [b, 1, t, head_dim]), device).cast(dtype);
+        Self { cos: table(cos), sin: table(sin) }
     }
 
     /// # Shapes

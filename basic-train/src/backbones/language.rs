@@ -8,7 +8,7 @@ use basic_models::nn::{InitScheme, LlamaDecoder, Mask, RotaryTables, seeded_init
 use basic_models::processor::Tokenizer;
 use basic_models::{CheckpointError, LlamaConfig};
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
+use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use rand::seq::IndexedRandom;
@@ -19,16 +19,22 @@ use serde_json::json;
 
 use super::tokenizer::{CHAT_TEMPLATE, EOS, PAD, tokenizer_config, tokenizer_json, tokens};
 use super::{BackboneConfig, BackboneError, PATCHES_PER_SIDE, Progress};
-use crate::optim::{Optimizer, OptimizerConfig, Schedule};
-use crate::shapes::{Scene, Split, caption, description_document, raster_document, sample_scenes};
+use crate::optim::{Optimizer, OptimizerConfig, Schedule, add_gradients};
+use crate::shapes::{
+    EMPTY, RASTER_NOISE, Scene, Split, caption, concept_words, description_document, patch_truth, raster_document,
+    sample_scenes, true_words,
+};
 
-const BATCH: usize = 32;
+const BATCH: usize = 24;
 /// A document ends before the turn that would make it longer: batches stay free of padding.
-const MAX_TOKENS: usize = 104;
+const MAX_TOKENS: usize = 96;
+/// Weight of tokens that are no answer: questions and descriptions are mostly not predictable.
+const OTHER_WEIGHT: f32 = 0.1;
 /// Scenes of the train split that documents are drawn from.
 const SCENES: usize = 20_000;
+const PEAK_RATE: f64 = 3e-3;
 /// Gaussian noise on a raster's embeddings, in units of the table's root mean square.
-const EMBEDDING_NOISE: f32 = 0.5;
+const EMBEDDING_NOISE: f32 = 0.4;
 
 /// What the decoder reached on documents about validation scenes.
 #[derive(Debug, Clone, Serialize)]
@@ -41,11 +47,17 @@ pub struct LanguageScores {
     pub from_raster: f32,
 }
 
-/// A Llama with its output head.
+/// A Llama whose output head is its embedding table, as in most small ones.
 #[derive(Module, Debug)]
 struct LanguageModel {
     language_model: LlamaDecoder,
-    lm_head: Linear,
+}
+
+impl LanguageModel {
+    /// Scores over the vocabulary, `[N, V]`, of hidden states `[N, d]`.
+    fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        hidden.matmul(self.language_model.table().transpose())
+    }
 }
 
 /// The decoder's size.
@@ -59,17 +71,21 @@ fn config(vocabulary: usize) -> LlamaConfig {
         num_key_value_heads: Some(4),
         max_position_embeddings: 512,
         rms_norm_eps: 1e-5,
+        tie_word_embeddings: true,
         pad_token_id: Some(PAD),
         ..LlamaConfig::default()
     }
 }
 
-/// A document: token ids, which of them are a raster's words, and which are answers.
+/// A document: token ids, the mixtures of words that stand for a raster's patches, and which tokens are answers.
 struct Document {
     ids: Vec<u32>,
-    raster: Vec<bool>,
+    raster: Vec<Option<Patch>>,
     answers: Vec<std::ops::Range<usize>>,
 }
+
+/// What stands at a raster's position: words with their weights, all times a length.
+type Patch = Vec<(u32, f32)>;
 
 /// Pretrains the decoder and writes it to `out` as a Hugging Face `LlamaForCausalLM` directory.
 ///
@@ -93,23 +109,34 @@ pub fn pretrain_language(
 
     let config = config(tokens().len());
     let device = device.clone().autodiff();
-    let head = LinearConfig::new(config.hidden_size, config.vocab_size).with_bias(false);
-    let model = LanguageModel { language_model: config.init(&device), lm_head: head.init(&device) };
+    let model = LanguageModel { language_model: config.init(&device) };
     let mut model = seeded_init(model, InitScheme::Normal { std: 0.04 }, backbone.seed, &device);
     let mut optimizer = Optimizer::new(&OptimizerConfig { beta2: 0.98, ..OptimizerConfig::default() });
     let schedule = Schedule::default();
     let scenes = sample_scenes(Split::Train, SCENES, backbone.seed);
+    let simple: Vec<Scene> = scenes.iter().filter(|scene| scene.objects().len() <= 2).cloned().collect();
     let mut rng = ChaCha8Rng::seed_from_u64(backbone.seed ^ 0x1a2b);
     let steps = backbone.language_steps;
     let mut recent = Vec::new();
     for step in 0..steps {
-        let documents = draw(&scenes, BATCH, &tokenizer, &mut rng)?;
-        let loss = loss(&model, &config, &documents, &mut rng, &device);
-        let lr = 2e-3 * schedule.factor(step, steps);
-        let readout;
-        (model, readout) = optimizer.step(model, &loss, &[], lr)?;
-        recent.push(readout.values[0]);
-        progress("decoder", step + 1, steps, readout.values[0]);
+        // Looking a word up is learned sooner where there is less to look through.
+        let pool = if step * 4 < steps { &simple } else { &scenes };
+        let documents = draw(pool, BATCH, &tokenizer, &mut rng)?;
+        let noise = rng.random::<u64>();
+        let (grads, loss) = gradients(&model, &config, &documents, noise, &device)?;
+        model = optimizer.update(model, grads, PEAK_RATE * schedule.factor(step, steps))?;
+        recent.push(loss);
+        progress("decoder", step + 1, steps, loss);
+        if (step + 1) % 400 == 0 {
+            let v = sample_scenes(Split::Validation, 64, 1);
+            eprintln!(
+                "DEBUG {} loss {:.3} raster {:.3} text {:.3}",
+                step + 1,
+                recent[recent.len() - 50..].iter().sum::<f32>() / 50.0,
+                answered(&model, &config, &v, true, &tokenizer, &device)?,
+                answered(&model, &config, &v, false, &tokenizer, &device)?
+            );
+        }
     }
     let tail = &recent[recent.len().saturating_sub(50)..];
     let validation = sample_scenes(Split::Validation, 200, backbone.seed);
@@ -148,18 +175,19 @@ fn draw(
 /// One document: `kind` below 0.65 a raster with questions, below 0.85 a raster with a bare caption, else a description.
 fn document(scene: &Scene, kind: f64, tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Result<Document, BackboneError> {
     let image = "<image>".repeat(PATCHES_PER_SIDE * PATCHES_PER_SIDE);
-    let (raster, turns, first, bare) = if kind < 0.65 {
-        let (raster, turns) = raster_document(scene, PATCHES_PER_SIDE, rng);
-        (raster, turns, format!("{image}\n"), None)
+    let (turns, first, bare) = if kind < 0.65 {
+        (raster_document(scene, PATCHES_PER_SIDE, rng).1, format!("{image}\n"), None)
     } else if kind < 0.85 {
-        let (raster, _) = raster_document(scene, PATCHES_PER_SIDE, rng);
-        (raster, Vec::new(), String::new(), Some(format!("{image}{}", caption(scene, rng))))
+        (Vec::new(), String::new(), Some(format!("{image}{}", caption(scene, rng))))
     } else {
         let (description, turns) = description_document(scene, rng);
-        (Vec::new(), turns, format!("{description} "), None)
+        (turns, format!("{description} "), None)
     };
     let mut ids = tokenizer.encode(&bare.unwrap_or_default(), true)?;
     let mut answers = Vec::new();
+    if turns.is_empty() {
+        answers.push(ids.iter().rposition(|id| tokenizer.ids().image == Some(*id)).map_or(0, |p| p + 1)..ids.len());
+    }
     for (turn, (question, answer)) in turns.iter().enumerate() {
         let lead = if turn == 0 { first.as_str() } else { "" };
         let asked = tokenizer.encode(&format!("USER: {lead}{question} ASSISTANT:"), false)?;
@@ -174,14 +202,32 @@ fn document(scene: &Scene, kind: f64, tokenizer: &Tokenizer, rng: &mut ChaCha8Rn
         answers.push(start..ids.len());
     }
     let image_id = tokenizer.image_id()?;
-    let flags: Vec<bool> = ids.iter().map(|id| *id == image_id).collect();
-    let mut words = raster.iter().map(|word| tokenizer.id_of(word).unwrap_or(PAD));
-    for (id, is_raster) in ids.iter_mut().zip(&flags) {
-        if *is_raster {
-            *id = words.next().unwrap_or(PAD);
-        }
+    let mut patches = raster(scene, tokenizer, rng).into_iter();
+    let raster = ids.iter().map(|id| if *id == image_id { patches.next() } else { None }).collect();
+    Ok(Document { ids, raster, answers })
+}
+
+/// A patch under an object mixes the object's colour, shape and size in random shares; the others say `empty`. Some are
+/// replaced by a random word. The whole raster has a random length, as visual embeddings are longer than words'.
+fn raster(scene: &Scene, tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Vec<Patch> {
+    let id = |word: &str| tokenizer.id_of(word).unwrap_or(PAD);
+    let concepts = concept_words();
+    let length = (rng.random::<f32>() * 1.8 - 0.3).exp();
+    let truth = patch_truth(scene, u64::from(rng.random::<u32>()), PATCHES_PER_SIDE);
+    let mut patches = Vec::with_capacity(truth.len());
+    for object in truth {
+        let replaced = rng.random::<f64>() < RASTER_NOISE;
+        patches.push(match (replaced, object.and_then(|i| scene.objects().get(i))) {
+            (true, _) => vec![(concepts.choose(rng).map_or(PAD, |word| id(word)), length)],
+            (false, None) => vec![(id(EMPTY), length)],
+            (false, Some(object)) => {
+                let shares = [0; 3].map(|_| (1.5 * gaussian(rng)).exp());
+                let sum: f32 = shares.iter().sum();
+                true_words(object).iter().zip(shares).map(|(word, s)| (id(word), length * s / sum)).collect()
+            }
+        });
     }
-    Ok(Document { ids, raster: flags, answers })
+    patches
 }
 
 /// Hidden states after the final norm, `[B * T, d]`; the raster's embeddings carry Gaussian noise.
@@ -192,55 +238,96 @@ fn hidden(
     rng: &mut impl Rng,
     device: &Device,
 ) -> (Tensor<2>, usize) {
-    let (b, d) = (documents.len(), config.hidden_size);
+    let (b, d, vocabulary) = (documents.len(), config.hidden_size, config.vocab_size);
     let t = documents.iter().map(|x| x.ids.len()).max().unwrap_or(0);
-    let mut ids = vec![i64::from(PAD); b * t];
+    // A row of shares per position: one word for text, a mixture for a patch.
+    let mut shares = vec![0f32; b * t * vocabulary];
     let mut noise = vec![0f32; b * t * d];
     for (row, document) in documents.iter().enumerate() {
-        for (p, (id, raster)) in document.ids.iter().zip(&document.raster).enumerate() {
-            ids[row * t + p] = i64::from(*id);
-            if *raster {
-                let start = (row * t + p) * d;
-                noise[start..start + d].iter_mut().for_each(|x| *x = EMBEDDING_NOISE * gaussian(rng));
-            }
+        for (p, (id, patch)) in document.ids.iter().zip(&document.raster).enumerate() {
+            let at = row * t + p;
+            let shares = &mut shares[at * vocabulary..(at + 1) * vocabulary];
+            let Some(patch) = patch else {
+                shares[*id as usize] = 1.0;
+                continue;
+            };
+            patch.iter().for_each(|(id, share)| shares[*id as usize] += share);
+            let length: f32 = patch.iter().map(|(_, share)| share).sum();
+            noise[at * d..(at + 1) * d].iter_mut().for_each(|x| *x = length * EMBEDDING_NOISE * gaussian(rng));
         }
     }
     let plain = device.clone().without_autodiff();
-    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [b * t]), &plain);
+    let shares = Tensor::<2>::from_data(TensorData::new(shares, [b * t, vocabulary]), &plain);
     let noise = Tensor::<2>::from_data(TensorData::new(noise, [b * t, d]), &plain);
-    let table = model.language_model.table().without_autodiff();
-    let scale = table.square().mean().sqrt().reshape([1, 1]);
-    let embeddings = model.language_model.embed(ids) + noise * scale;
+    let table = model.language_model.table();
+    let scale = table.clone().without_autodiff().square().mean().sqrt().reshape([1, 1]);
+    let embeddings = shares.matmul(table) + noise * scale;
     let rope = RotaryTables::new(&[(0..t).collect()], config.head_dim(), config.rope_theta(), DType::F32, &plain);
     let mask = Mask::causal(t, 0, &[0], &plain);
     let out = model.language_model.forward(embeddings.reshape([b, t, d]), &rope, &mask, None, None);
     (out.reshape([b * t, d]), t)
 }
 
+/// Gradients and loss of a batch, its halves on two threads: at this size a product is too small for two cores.
+fn gradients(
+    model: &LanguageModel,
+    config: &LlamaConfig,
+    documents: &[Document],
+    noise: u64,
+    device: &Device,
+) -> Result<(GradientsParams, f32), BackboneError> {
+    let total: f32 = documents.iter().flat_map(Document::weights).map(|(_, weight)| weight).sum();
+    let half = |documents: &[Document], stream: u64| {
+        let mut rng = ChaCha8Rng::seed_from_u64(noise);
+        rng.set_stream(stream);
+        let loss = loss(model, config, documents, total, &mut rng, device);
+        let grads = GradientsParams::from_grads(loss.backward(), model);
+        Ok::<_, BackboneError>((grads, loss.try_into_scalar::<f32>()?))
+    };
+    let (first, second) = documents.split_at(documents.len() / 2);
+    let (first, second) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| half(second, 1));
+        (half(first, 0), other.join())
+    });
+    let (grads, loss) = first?;
+    let (more, rest) = second.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    Ok((add_gradients(model, grads, more), loss + rest))
+}
+
+impl Document {
+    /// The positions that are predicted, with the weight of each. A raster's own words are noise: nothing to learn.
+    fn weights(&self) -> Vec<(usize, f32)> {
+        let answer = |p: &usize| self.answers.iter().any(|a| a.contains(p));
+        let predicted = (1..self.ids.len()).filter(|p| self.raster[*p].is_none());
+        predicted.map(|p| (p, if answer(&p) { 1.0 } else { OTHER_WEIGHT })).collect()
+    }
+}
+
+/// The weighted cross entropy of documents, divided by `total`, `[1]`.
 fn loss(
     model: &LanguageModel,
     config: &LlamaConfig,
     documents: &[Document],
+    total: f32,
     rng: &mut impl Rng,
     device: &Device,
 ) -> Tensor<1> {
     let (hidden, t) = hidden(model, config, documents, rng, device);
-    let (mut rows, mut labels) = (Vec::new(), Vec::new());
+    let (mut rows, mut labels, mut weights) = (Vec::new(), Vec::new(), Vec::new());
     for (row, document) in documents.iter().enumerate() {
-        for p in 1..document.ids.len() {
-            // A raster's own words are noise: nothing to learn from predicting them.
-            if !document.raster[p] {
-                rows.push((row * t + p - 1) as i64);
-                labels.push(i64::from(document.ids[p]));
-            }
+        for (p, weight) in document.weights() {
+            rows.push((row * t + p - 1) as i64);
+            labels.push(i64::from(document.ids[p]));
+            weights.push(weight);
         }
     }
     let n = rows.len();
     let plain = device.clone().without_autodiff();
     let ints = |v: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(v, [n]), &plain);
-    let logits = model.lm_head.forward(hidden.select(0, ints(rows)));
+    let logits = model.logits(hidden.select(0, ints(rows)));
     let scores = log_softmax(logits, 1).gather(1, ints(labels).unsqueeze_dim::<2>(1));
-    scores.mean().neg()
+    let weights = Tensor::<2>::from_data(TensorData::new(weights, [n, 1]), &plain);
+    (scores * weights).sum().div_scalar(total).neg()
 }
 
 /// Share of answers whose every token is the most likely one.
@@ -261,7 +348,7 @@ fn answered(
         let documents: Result<Vec<_>, _> = chunk.iter().map(|s| document(s, kind, tokenizer, &mut rng)).collect();
         let documents = documents?;
         let (hidden, t) = hidden(&model, config, &documents, &mut rng, &device);
-        let best = model.lm_head.forward(hidden).argmax(1).try_into_vec_as::<i64>()?;
+        let best = model.logits(hidden).argmax(1).try_into_vec_as::<i64>()?;
         for (row, document) in documents.iter().enumerate() {
             for answer in &document.answers {
                 // Captions may be phrased in many ways: only short answers are counted.

@@ -80,8 +80,11 @@ fn sample(path: &Path, root: &Path, index: usize, value: &Value) -> Result<Sampl
         let hint = "image files are looked up below the data file's folder, or below `data.images`";
         return Err(wrong(format!("image {} does not exist: {hint}", missing.display())));
     }
-    let messages = from_llava(value)
-        .map_err(|source| DataError::Conversation { path: path.into(), place: place.clone(), source })?;
+    let messages = from_llava(value).map_err(|source| DataError::Conversation {
+        path: path.into(),
+        place: place.clone(),
+        source,
+    })?;
     let places: usize = messages.iter().map(|m| m.content.matches(PLACEHOLDER).count()).sum();
     if places != images.len() {
         return Err(wrong(format!(

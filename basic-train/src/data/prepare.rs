@@ -71,7 +71,10 @@ pub fn prepare(data: &LlavaData, index: usize, checkpoint: &Checkpoint, style: &
         return Err(DataError::Sample {
             path: data.path.clone(),
             place: sample.place.clone(),
-            reason: format!("is {} tokens long, the model's context is {context}: shorten or leave it out", example.ids.len()),
+            reason: format!(
+                "is {} tokens long, the model's context is {context}: shorten or leave it out",
+                example.ids.len()
+            ),
         });
     }
     Ok(Prepared {

@@ -50,8 +50,8 @@ impl Bench {
         let scene_file = paths.data.join("scenes.jsonl");
         let mut scenes: Vec<SceneRecord> = Vec::new();
         for line in lines(&scene_file)?.lines() {
-            let record: SceneRecord = serde_json::from_str(line)
-                .map_err(|e| DemoError::Io { path: scene_file.clone(), source: e.into() })?;
+            let record: SceneRecord =
+                serde_json::from_str(line).map_err(|e| DemoError::Io { path: scene_file.clone(), source: e.into() })?;
             if record.split == Split::Eval {
                 scenes.push(record);
             }
@@ -95,16 +95,32 @@ impl Bench {
     }
 
     /// Exact match on the validation questions.
-    pub fn validation_accuracy(&self, model: &Llava, checkpoint: &Checkpoint, cache: &mut VisionCache) -> Result<f64, DemoError> {
+    pub fn validation_accuracy(
+        &self,
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        cache: &mut VisionCache,
+    ) -> Result<f64, DemoError> {
         self.accuracy(&self.validation, model, checkpoint, cache)
     }
 
     /// Exact match on the eval questions.
-    pub fn eval_accuracy(&self, model: &Llava, checkpoint: &Checkpoint, cache: &mut VisionCache) -> Result<f64, DemoError> {
+    pub fn eval_accuracy(
+        &self,
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        cache: &mut VisionCache,
+    ) -> Result<f64, DemoError> {
         self.accuracy(&self.eval, model, checkpoint, cache)
     }
 
-    fn accuracy(&self, questions: &[Question], model: &Llava, checkpoint: &Checkpoint, cache: &mut VisionCache) -> Result<f64, DemoError> {
+    fn accuracy(
+        &self,
+        questions: &[Question],
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        cache: &mut VisionCache,
+    ) -> Result<f64, DemoError> {
         let options = options();
         let predictions = answer(model, checkpoint, questions, &self.root, &options, cache, &mut |_| {})?;
         Ok(score(&predictions).accuracy)
@@ -156,7 +172,12 @@ impl Bench {
         })
     }
 
-    fn caption_batches(&self, model: &Llava, checkpoint: &Checkpoint, cache: &mut VisionCache) -> Result<Vec<Batch>, DemoError> {
+    fn caption_batches(
+        &self,
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        cache: &mut VisionCache,
+    ) -> Result<Vec<Batch>, DemoError> {
         let indices: Vec<usize> = (0..self.captions.samples.len()).collect();
         let mut batches = Vec::new();
         for chunk in indices.chunks(25) {

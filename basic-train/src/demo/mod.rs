@@ -5,6 +5,7 @@ mod measure;
 mod plan;
 pub mod report;
 pub mod summary;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub use assets::write_backbones;
 pub use plan::{Paths, Plan};
+pub use sweep::{SweepRow, sweep};
 
 use crate::analysis::AnalysisError;
 use crate::data::{DataError, LlavaData, VisionCache};
@@ -104,29 +106,7 @@ pub type Observer<'a> = &'a mut dyn FnMut(Event);
 pub fn run(config: &DemoConfig, observer: Observer) -> Result<Summary, DemoError> {
     let start = Instant::now();
     let paths = Paths::new(&config.out);
-    let io = |path: &std::path::Path| {
-        let path = path.to_path_buf();
-        move |source| DemoError::Io { path, source }
-    };
-    if config.out.read_dir().is_ok_and(|mut d| d.next().is_some()) {
-        if !config.overwrite {
-            return Err(CheckpointError::Exists(config.out.clone()).into());
-        }
-        // Only what a demo writes; anything else in the directory stays.
-        for name in ["data", "backbones", "runs"] {
-            let path = config.out.join(name);
-            if path.is_dir() {
-                std::fs::remove_dir_all(&path).map_err(io(&path))?;
-            }
-        }
-    }
-    let device = config.device.open()?.autodiff();
-    write_backbones(&paths.backbones).map_err(io(&paths.backbones))?;
-    let [train, validation, eval] = config.scenes;
-    observer(Event::Stage("data set", 1));
-    write_dataset(&paths.data, train, validation, eval, 0)?;
-    observer(Event::Done(1));
-
+    let device = prepare_world(config, &paths, observer)?;
     let bench = Bench::open(&paths, &device)?;
     let mut settings = Vec::new();
     for plan in &config.plans {
@@ -156,6 +136,7 @@ pub fn run(config: &DemoConfig, observer: Observer) -> Result<Summary, DemoError
         settings,
         majority: bench.majority(),
     };
+    let io = io_error;
     let json = config.out.join("summary.json");
     let text = serde_json::to_string_pretty(&summary).map_err(|e| std::io::Error::other(e.to_string()));
     text.and_then(|text| write_atomically(&json, (text + "\n").as_bytes())).map_err(io(&json))?;
@@ -163,6 +144,34 @@ pub fn run(config: &DemoConfig, observer: Observer) -> Result<Summary, DemoError
     let page = report::render_html(&summary, &paths.data)?;
     write_atomically(&html, page.as_bytes()).map_err(io(&html))?;
     Ok(summary)
+}
+
+fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> DemoError + use<> {
+    let path = path.to_path_buf();
+    move |source| DemoError::Io { path, source }
+}
+
+/// Clears what an earlier demo left, where that is allowed, and writes backbones and data set.
+fn prepare_world(config: &DemoConfig, paths: &Paths, observer: Observer) -> Result<Device, DemoError> {
+    if config.out.read_dir().is_ok_and(|mut d| d.next().is_some()) {
+        if !config.overwrite {
+            return Err(CheckpointError::Exists(config.out.clone()).into());
+        }
+        // Only what a demo writes; anything else in the directory stays.
+        for name in ["data", "backbones", "runs"] {
+            let path = config.out.join(name);
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path).map_err(io_error(&path))?;
+            }
+        }
+    }
+    let device = config.device.open()?.autodiff();
+    write_backbones(&paths.backbones).map_err(io_error(&paths.backbones))?;
+    let [train, validation, eval] = config.scenes;
+    observer(Event::Stage("data set", 1));
+    write_dataset(&paths.data, train, validation, eval, 0)?;
+    observer(Event::Done(1));
+    Ok(device)
 }
 
 /// Both stages of one arm with one seed.
@@ -191,12 +200,13 @@ fn one_run(
         Ok(())
     };
     let every = config.validate_every.max(1);
-    let (model, curve, seconds) = train(&recipe, &checkpoint, model, &format!("{label}: pretrain"), observer, |step, model| {
-        if step % every == 0 || step == plan.pretrain_steps {
-            validate(step, model, &mut cache)?;
-        }
-        Ok(())
-    })?;
+    let (model, curve, seconds) =
+        train(&recipe, &checkpoint, model, &format!("{label}: pretrain"), observer, |step, model| {
+            if step % every == 0 || step == plan.pretrain_steps {
+                validate(step, model, &mut cache)?;
+            }
+            Ok(())
+        })?;
     observer(Event::Stage(&format!("{label}: evaluation"), bench.eval.len()));
     let pretrain = bench.measure(&model, &checkpoint, &recipe, curve, seconds, &mut cache, observer)?;
     let best = match best {

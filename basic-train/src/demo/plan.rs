@@ -80,7 +80,9 @@ impl Plan {
                 llm: Some(paths.backbones.join("llm")),
                 ..ModelConfig::default()
             },
-            false => ModelConfig { checkpoint: Some(paths.run(&self.name, arm, seed, "pretrain")), ..ModelConfig::default() },
+            false => {
+                ModelConfig { checkpoint: Some(paths.run(&self.name, arm, seed, "pretrain")), ..ModelConfig::default() }
+            }
         };
         let (file, limit, steps, lr) = match pretrain {
             true => ("pretrain.json", self.captions, self.pretrain_steps, self.pretrain_lr),

@@ -40,3 +40,25 @@ pub fn scale_gradients<M: Module>(module: &M, grads: GradientsParams, factor: f6
     module.visit(&mut scale);
     scale.scaled
 }
+
+/// The sum of two sets of gradients of a module.
+pub fn add_gradients<M: Module>(module: &M, first: GradientsParams, second: GradientsParams) -> GradientsParams {
+    struct Add {
+        first: GradientsParams,
+        second: GradientsParams,
+        sum: GradientsParams,
+    }
+    impl ModuleVisitor for Add {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let sum = match (self.first.remove::<D>(param.id), self.second.remove::<D>(param.id)) {
+                (Some(a), Some(b)) => a + b,
+                (Some(one), None) | (None, Some(one)) => one,
+                (None, None) => return,
+            };
+            self.sum.register(param.id, sum);
+        }
+    }
+    let mut add = Add { first, second, sum: GradientsParams::new() };
+    module.visit(&mut add);
+    add.sum
+}

@@ -8,7 +8,7 @@ use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 
-pub use clip::{gradient_squares, scale_gradients};
+pub use clip::{add_gradients, gradient_squares, scale_gradients};
 pub use schedule::{Schedule, ScheduleKind};
 
 /// AdamW's settings. The defaults are LLaVA's: no weight decay, PyTorch's betas and epsilon, clipping at 1.
@@ -89,10 +89,33 @@ impl Optimizer {
         if !norm.is_finite() || !readout.values.iter().all(|v| v.is_finite()) {
             return Ok((module, readout));
         }
+        Ok((self.clip_and_step(module, grads, norm, lr), readout))
+    }
+
+    /// Clips and updates from gradients that the caller has summed up. The parameters stay as they were where the
+    /// gradients are not finite.
+    ///
+    /// # Errors
+    ///
+    /// The device's, where the norm could not be read.
+    pub fn update<M: Module>(&mut self, module: M, grads: GradientsParams, lr: f64) -> Result<M, TensorReadError> {
+        let squares = gradient_squares(&module, &grads);
+        if squares.is_empty() {
+            return Ok(module);
+        }
+        let squares = Tensor::cat(squares, 0).try_into_vec_as::<f32>()?;
+        let norm = squares.into_iter().map(f64::from).sum::<f64>().sqrt();
+        if !norm.is_finite() {
+            return Ok(module);
+        }
+        Ok(self.clip_and_step(module, grads, norm, lr))
+    }
+
+    fn clip_and_step<M: Module>(&mut self, module: M, grads: GradientsParams, norm: f64, lr: f64) -> M {
         let grads = match self.max_grad_norm > 0.0 && norm > self.max_grad_norm {
             true => scale_gradients(&module, grads, self.max_grad_norm / (norm + 1e-6)),
             false => grads,
         };
-        Ok((self.adamw.step(lr, module, grads), readout))
+        self.adamw.step(lr, module, grads)
     }
 }

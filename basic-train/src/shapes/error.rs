@@ -48,9 +48,6 @@ pub enum ShapesError {
 impl ShapesError {
     /// An [`ShapesError::Io`] at `path`.
     pub(super) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Io {
-            path: path.into(),
-            source,
-        }
+        Self::Io { path: path.into(), source }
     }
 }

@@ -26,8 +26,7 @@ mod write;
 pub use error::ShapesError;
 pub use questions::{Question, QuestionKind, questions};
 pub use raster::{
-    EMPTY, RASTER_NOISE, concept_words, description_document, patch_truth, raster, raster_document,
-    true_words,
+    EMPTY, RASTER_NOISE, concept_words, description_document, patch_truth, raster, raster_document, true_words,
 };
 pub use records::{QuestionRecord, SceneRecord};
 pub use render::{IMAGE_SIDE, Placement, coverage, layout, render};

@@ -22,15 +22,8 @@ impl Phrase {
     }
 
     /// The phrases that pick out this object alone and that `allowed` accepts.
-    pub(super) fn unique(
-        scene: &Scene,
-        object: &Object,
-        allowed: impl Fn(&Self) -> bool,
-    ) -> Vec<Self> {
-        Self::all_of(object)
-            .into_iter()
-            .filter(|p| p.count(scene) == 1 && allowed(p))
-            .collect()
+    pub(super) fn unique(scene: &Scene, object: &Object, allowed: impl Fn(&Self) -> bool) -> Vec<Self> {
+        Self::all_of(object).into_iter().filter(|p| p.count(scene) == 1 && allowed(p)).collect()
     }
 
     fn matches(&self, object: &Object) -> bool {
@@ -41,27 +34,18 @@ impl Phrase {
 
     /// How many objects of the scene it fits.
     pub(super) fn count(&self, scene: &Scene) -> usize {
-        scene
-            .objects()
-            .iter()
-            .filter(|object| self.matches(object))
-            .count()
+        scene.objects().iter().filter(|object| self.matches(object)).count()
     }
 
     /// Whether it names a colour and a shape that no train scene has together.
     pub(super) fn is_held_out(&self) -> bool {
-        self.colour
-            .zip(self.shape)
-            .is_some_and(|pair| HELD_OUT_PAIRS.contains(&pair))
+        self.colour.zip(self.shape).is_some_and(|pair| HELD_OUT_PAIRS.contains(&pair))
     }
 
     /// Without an article: `small star`, `red object`.
     pub(super) fn text(&self) -> String {
-        let words = [
-            self.size.map(Size::word),
-            self.colour.map(Colour::word),
-            Some(self.shape.map_or("object", Shape::word)),
-        ];
+        let words =
+            [self.size.map(Size::word), self.colour.map(Colour::word), Some(self.shape.map_or("object", Shape::word))];
         words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
@@ -76,22 +60,13 @@ impl Phrase {
     pub(super) fn variants(&self) -> Vec<Self> {
         let mut variants = Vec::new();
         if self.size.is_some() {
-            variants.extend(Size::ALL.iter().map(|&size| Self {
-                size: Some(size),
-                ..*self
-            }));
+            variants.extend(Size::ALL.iter().map(|&size| Self { size: Some(size), ..*self }));
         }
         if self.colour.is_some() {
-            variants.extend(Colour::ALL.iter().map(|&colour| Self {
-                colour: Some(colour),
-                ..*self
-            }));
+            variants.extend(Colour::ALL.iter().map(|&colour| Self { colour: Some(colour), ..*self }));
         }
         if self.shape.is_some() {
-            variants.extend(Shape::ALL.iter().map(|&shape| Self {
-                shape: Some(shape),
-                ..*self
-            }));
+            variants.extend(Shape::ALL.iter().map(|&shape| Self { shape: Some(shape), ..*self }));
         }
         variants.retain(|variant| variant != self);
         variants
@@ -100,15 +75,8 @@ impl Phrase {
     /// Whether every attribute that it names is one of some object in the scene.
     pub(super) fn is_of_present_attributes(&self, scene: &Scene) -> bool {
         let present = |alone: Self| alone.count(scene) > 0;
-        present(Self {
-            size: self.size,
-            ..Self::default()
-        }) && present(Self {
-            colour: self.colour,
-            ..Self::default()
-        }) && present(Self {
-            shape: self.shape,
-            ..Self::default()
-        })
+        present(Self { size: self.size, ..Self::default() })
+            && present(Self { colour: self.colour, ..Self::default() })
+            && present(Self { shape: self.shape, ..Self::default() })
     }
 }

@@ -31,14 +31,8 @@ pub enum QuestionKind {
 
 impl QuestionKind {
     /// Every kind, in order.
-    pub const ALL: &'static [Self] = &[
-        Self::Colour,
-        Self::Shape,
-        Self::Place,
-        Self::Count,
-        Self::Existence,
-        Self::Relation,
-    ];
+    pub const ALL: &'static [Self] =
+        &[Self::Colour, Self::Shape, Self::Place, Self::Count, Self::Existence, Self::Relation];
 
     /// Its name in files.
     pub fn word(self) -> &'static str {
@@ -77,11 +71,7 @@ pub fn questions<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Vec<Question> {
     let mut add = |kind: QuestionKind, (prompt, answer): (String, &str)| {
         if asked.insert(prompt.clone()) {
             let answer = answer.to_owned();
-            by_kind[kind as usize].push(Question {
-                kind,
-                prompt,
-                answer,
-            });
+            by_kind[kind as usize].push(Question { kind, prompt, answer });
         }
     };
 
@@ -105,14 +95,7 @@ pub fn questions<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Vec<Question> {
         questions.shuffle(rng);
     }
     let longest = by_kind.iter().map(Vec::len).max().unwrap_or(0);
-    (0..longest)
-        .flat_map(|round| {
-            by_kind
-                .iter()
-                .filter_map(move |questions| questions.get(round))
-        })
-        .cloned()
-        .collect()
+    (0..longest).flat_map(|round| by_kind.iter().filter_map(move |questions| questions.get(round))).cloned().collect()
 }
 
 /// `the small star`, or `the object at top left` where that is drawn or nothing else is unique.
@@ -128,11 +111,7 @@ fn reference<R: Rng + ?Sized>(
     }
 }
 
-fn colour_question<R: Rng + ?Sized>(
-    scene: &Scene,
-    object: &Object,
-    rng: &mut R,
-) -> (String, &'static str) {
+fn colour_question<R: Rng + ?Sized>(scene: &Scene, object: &Object, rng: &mut R) -> (String, &'static str) {
     let what = reference(scene, object, |phrase| phrase.colour.is_none(), rng);
     let prompt = match rng.random_range(0..3) {
         0 => format!("what is the color of {what} ?"),
@@ -141,11 +120,7 @@ fn colour_question<R: Rng + ?Sized>(
     (prompt, object.colour.word())
 }
 
-fn shape_question<R: Rng + ?Sized>(
-    scene: &Scene,
-    object: &Object,
-    rng: &mut R,
-) -> (String, &'static str) {
+fn shape_question<R: Rng + ?Sized>(scene: &Scene, object: &Object, rng: &mut R) -> (String, &'static str) {
     let what = reference(scene, object, |phrase| phrase.shape.is_none(), rng);
     let prompt = match rng.random_range(0..3) {
         0 => format!("what is the shape of {what} ?"),
@@ -154,11 +129,7 @@ fn shape_question<R: Rng + ?Sized>(
     (prompt, object.shape.word())
 }
 
-fn place_question<R: Rng + ?Sized>(
-    scene: &Scene,
-    object: &Object,
-    rng: &mut R,
-) -> Option<(String, &'static str)> {
+fn place_question<R: Rng + ?Sized>(scene: &Scene, object: &Object, rng: &mut R) -> Option<(String, &'static str)> {
     let what = Phrase::unique(scene, object, |_| true).choose(rng)?.text();
     let prompt = match rng.random_range(0..3) {
         0 => format!("where in the image is the {what} ?"),
@@ -176,20 +147,8 @@ fn count_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &'sta
         let any = rng.random_ratio(1, 6);
         match rng.random_range(0..3) {
             0 => phrase.size = Some(object.size),
-            1 => {
-                phrase.colour = Some(if any {
-                    pick(Colour::ALL, rng)
-                } else {
-                    object.colour
-                })
-            }
-            _ => {
-                phrase.shape = Some(if any {
-                    pick(Shape::ALL, rng)
-                } else {
-                    object.shape
-                })
-            }
+            1 => phrase.colour = Some(if any { pick(Colour::ALL, rng) } else { object.colour }),
+            _ => phrase.shape = Some(if any { pick(Shape::ALL, rng) } else { object.shape }),
         }
     }
     let what = match (phrase.shape, phrase.size, phrase.colour) {
@@ -217,14 +176,9 @@ fn existence_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &
     } else {
         let mut variants = phrase.variants();
         variants.retain(|p| p.count(scene) == 0 && !(no_train_pair && p.is_held_out()));
-        let (harder, easier): (Vec<Phrase>, Vec<Phrase>) = variants
-            .into_iter()
-            .partition(|variant| variant.is_of_present_attributes(scene));
-        let pool = if easier.is_empty() || !harder.is_empty() && rng.random_bool(0.5) {
-            harder
-        } else {
-            easier
-        };
+        let (harder, easier): (Vec<Phrase>, Vec<Phrase>) =
+            variants.into_iter().partition(|variant| variant.is_of_present_attributes(scene));
+        let pool = if easier.is_empty() || !harder.is_empty() && rng.random_bool(0.5) { harder } else { easier };
         // Never empty: with at most four objects some colour or shape is always absent.
         match pool.choose(rng) {
             Some(&variant) => (variant, "no"),
@@ -240,29 +194,14 @@ fn existence_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &
 }
 
 /// A relation that holds strictly or strictly reversed, between two objects with unique phrases.
-fn relation_question<R: Rng + ?Sized>(
-    scene: &Scene,
-    rng: &mut R,
-) -> Option<(String, &'static str)> {
+fn relation_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Option<(String, &'static str)> {
     let mut pairs = Vec::new();
     for a in scene.objects() {
         for b in scene.objects() {
             // Each word with its coordinate: smaller means left or above.
-            let (x, y) = (
-                (a.place.column(), b.place.column()),
-                (a.place.row(), b.place.row()),
-            );
-            let all = [
-                ("left of", x.0, x.1),
-                ("right of", x.1, x.0),
-                ("above", y.0, y.1),
-                ("below", y.1, y.0),
-            ];
-            pairs.extend(
-                all.into_iter()
-                    .filter(|r| r.1 != r.2)
-                    .map(|r| (a, b, r.0, r.1 < r.2)),
-            );
+            let (x, y) = ((a.place.column(), b.place.column()), (a.place.row(), b.place.row()));
+            let all = [("left of", x.0, x.1), ("right of", x.1, x.0), ("above", y.0, y.1), ("below", y.1, y.0)];
+            pairs.extend(all.into_iter().filter(|r| r.1 != r.2).map(|r| (a, b, r.0, r.1 < r.2)));
         }
     }
     pairs.shuffle(rng);
@@ -274,9 +213,6 @@ fn relation_question<R: Rng + ?Sized>(
             0 if sideways => format!("to the {relation}"),
             _ => relation.to_owned(),
         };
-        Some((
-            format!("is the {a} {relation} the {b} ?"),
-            if holds { "yes" } else { "no" },
-        ))
+        Some((format!("is the {a} {relation} the {b} ?"), if holds { "yes" } else { "no" }))
     })
 }

@@ -18,19 +18,12 @@ pub const RASTER_NOISE: f64 = 0.15;
 pub fn concept_words() -> Vec<&'static str> {
     let colours = Colour::ALL.iter().map(|colour| colour.word());
     let shapes = Shape::ALL.iter().map(|shape| shape.word());
-    colours
-        .chain(shapes)
-        .chain(Size::ALL.iter().map(|size| size.word()))
-        .collect()
+    colours.chain(shapes).chain(Size::ALL.iter().map(|size| size.word())).collect()
 }
 
 /// The concept words that are true of an object: colour, shape, size.
 pub fn true_words(object: &Object) -> [&'static str; 3] {
-    [
-        object.colour.word(),
-        object.shape.word(),
-        object.size.word(),
-    ]
+    [object.colour.word(), object.shape.word(), object.size.word()]
 }
 
 /// The object that covers most of each patch of the rendered image, as an index into
@@ -54,10 +47,7 @@ pub fn patch_truth(scene: &Scene, render_seed: u64, patches_per_side: usize) -> 
         }
     }
     let winner = |counts: &Vec<usize>| {
-        let (object, &pixels) = counts[..objects]
-            .iter()
-            .enumerate()
-            .max_by_key(|&(_, n)| n)?;
+        let (object, &pixels) = counts[..objects].iter().enumerate().max_by_key(|&(_, n)| n)?;
         (pixels > 0 && 10 * pixels >= counts[objects]).then_some(object)
     };
     counts.iter().map(winner).collect()
@@ -65,18 +55,9 @@ pub fn patch_truth(scene: &Scene, render_seed: u64, patches_per_side: usize) -> 
 
 /// One word per patch of a random rendering, in reading order: one of the covering object's colour,
 /// shape or size, or [`EMPTY`]; with probability `noise` (clamped to 0 to 1) any concept word instead.
-pub fn raster<R: Rng + ?Sized>(
-    scene: &Scene,
-    patches_per_side: usize,
-    rng: &mut R,
-    noise: f64,
-) -> Vec<&'static str> {
+pub fn raster<R: Rng + ?Sized>(scene: &Scene, patches_per_side: usize, rng: &mut R, noise: f64) -> Vec<&'static str> {
     let concepts = concept_words();
-    let noise = if noise.is_nan() {
-        0.0
-    } else {
-        noise.clamp(0.0, 1.0)
-    };
+    let noise = if noise.is_nan() { 0.0 } else { noise.clamp(0.0, 1.0) };
     let truth = patch_truth(scene, rng.random(), patches_per_side);
     truth
         .into_iter()
@@ -105,10 +86,7 @@ pub fn raster_document<R: Rng + ?Sized>(
 }
 
 /// A caption and three to six questions about its scene as `(prompt, answer)` turns.
-pub fn description_document<R: Rng + ?Sized>(
-    scene: &Scene,
-    rng: &mut R,
-) -> (String, Vec<(String, String)>) {
+pub fn description_document<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, Vec<(String, String)>) {
     (caption(scene, rng), question_turns(scene, 3, 6, rng))
 }
 
@@ -120,9 +98,5 @@ pub(super) fn question_turns<R: Rng + ?Sized>(
     rng: &mut R,
 ) -> Vec<(String, String)> {
     let n = rng.random_range(fewest..=most);
-    questions(scene, rng)
-        .into_iter()
-        .take(n)
-        .map(|q| (q.prompt, q.answer))
-        .collect()
+    questions(scene, rng).into_iter().take(n).map(|q| (q.prompt, q.answer)).collect()
 }

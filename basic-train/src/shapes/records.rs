@@ -59,24 +59,10 @@ impl ConversationRecord {
     pub(super) fn new(id: &str, image: &str, turns: Vec<(String, String)>) -> Self {
         let mut conversations = Vec::with_capacity(2 * turns.len());
         for (turn, (prompt, answer)) in turns.into_iter().enumerate() {
-            let value = if turn == 0 {
-                format!("<image>\n{prompt}")
-            } else {
-                prompt
-            };
-            conversations.push(Message {
-                from: "human",
-                value,
-            });
-            conversations.push(Message {
-                from: "gpt",
-                value: answer,
-            });
+            let value = if turn == 0 { format!("<image>\n{prompt}") } else { prompt };
+            conversations.push(Message { from: "human", value });
+            conversations.push(Message { from: "gpt", value: answer });
         }
-        Self {
-            id: id.to_owned(),
-            image: image.to_owned(),
-            conversations,
-        }
+        Self { id: id.to_owned(), image: image.to_owned(), conversations }
     }
 }

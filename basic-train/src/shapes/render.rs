@@ -97,19 +97,10 @@ impl Placement {
         // 0.09 is half of the largest angle's tangent: about 10 degrees.
         let t = rng.random_range(-0.09..0.09_f32);
         let turn = ((1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t));
-        let mut placement = Self {
-            shape: object.shape,
-            centre: (0.0, 0.0),
-            scale,
-            turn,
-        };
+        let mut placement = Self { shape: object.shape, centre: (0.0, 0.0), scale, turn };
         let room = (CELL / 2.0 - MARGIN - placement.reach()).clamp(0.0, MAX_JITTER);
-        let mut jittered =
-            |cell: usize| (cell as f32 + 0.5) * CELL + room * rng.random_range(-1.0..1.0_f32);
-        placement.centre = (
-            jittered(object.place.column()),
-            jittered(object.place.row()),
-        );
+        let mut jittered = |cell: usize| (cell as f32 + 0.5) * CELL + room * rng.random_range(-1.0..1.0_f32);
+        placement.centre = (jittered(object.place.column()), jittered(object.place.row()));
         placement
     }
 
@@ -120,20 +111,12 @@ impl Placement {
             .iter()
             .flat_map(|&(x, y)| [cos * x - sin * y, sin * x + cos * y])
             .fold(0.0_f32, |reach, along| reach.max(along.abs()));
-        self.scale
-            * if self.shape == Shape::Circle {
-                1.0
-            } else {
-                extent
-            }
+        self.scale * if self.shape == Shape::Circle { 1.0 } else { extent }
     }
 
     /// Whether the object covers the point, in pixels from the image's top left corner.
     pub fn covers(&self, x: f32, y: f32) -> bool {
-        let (dx, dy) = (
-            (x - self.centre.0) / self.scale,
-            (y - self.centre.1) / self.scale,
-        );
+        let (dx, dy) = ((x - self.centre.0) / self.scale, (y - self.centre.1) / self.scale);
         let (cos, sin) = self.turn;
         let (x, y) = (cos * dx + sin * dy, cos * dy - sin * dx);
         if self.shape == Shape::Circle {
@@ -144,9 +127,7 @@ impl Placement {
         let mut inside = false;
         let mut from = corners[corners.len() - 1];
         for &to in corners {
-            if (from.1 > y) != (to.1 > y)
-                && x < (to.0 - from.0) * (y - from.1) / (to.1 - from.1) + from.0
-            {
+            if (from.1 > y) != (to.1 > y) && x < (to.0 - from.0) * (y - from.1) / (to.1 - from.1) + from.0 {
                 inside = !inside;
             }
             from = to;
@@ -184,11 +165,7 @@ impl Placement {
 /// Where the objects of a scene are drawn with this seed, in the order of [`Scene::objects`].
 pub fn layout(scene: &Scene, render_seed: u64) -> Vec<Placement> {
     let mut rng = ChaCha8Rng::seed_from_u64(render_seed);
-    scene
-        .objects()
-        .iter()
-        .map(|object| Placement::random(object, &mut rng))
-        .collect()
+    scene.objects().iter().map(|object| Placement::random(object, &mut rng)).collect()
 }
 
 /// The index of the object that covers most of each pixel: [`IMAGE_SIDE`]² entries in reading order,

@@ -15,18 +15,9 @@ fn jitter_never_takes_an_object_out_of_its_cell() {
     for (seed, scene) in sample_scenes(Split::Eval, 3_000, 4).iter().enumerate() {
         for (placement, object) in layout(scene, seed as u64).iter().zip(scene.objects()) {
             let cell = [object.place.column(), object.place.row()];
-            for (centre, cell) in [placement.centre.0, placement.centre.1]
-                .into_iter()
-                .zip(cell)
-            {
-                assert!(
-                    centre - placement.reach() >= cell as f32 * CELL,
-                    "{scene:?} {seed}"
-                );
-                assert!(
-                    centre + placement.reach() <= (cell + 1) as f32 * CELL,
-                    "{scene:?} {seed}"
-                );
+            for (centre, cell) in [placement.centre.0, placement.centre.1].into_iter().zip(cell) {
+                assert!(centre - placement.reach() >= cell as f32 * CELL, "{scene:?} {seed}");
+                assert!(centre + placement.reach() <= (cell + 1) as f32 * CELL, "{scene:?} {seed}");
             }
         }
         for (pixel, object) in coverage(scene, seed as u64).into_iter().enumerate() {
@@ -45,11 +36,7 @@ fn sizes_are_as_far_apart_as_they_are_documented() {
         for (placement, object) in layout(scene, seed as u64).iter().zip(scene.objects()) {
             let across = 2.0 * placement.reach();
             // Documented as about 8 to 12 and 14 to 20, which leaves nothing in between.
-            let range = if object.size == Size::Small {
-                7.7..=12.5
-            } else {
-                14.0..=20.6
-            };
+            let range = if object.size == Size::Small { 7.7..=12.5 } else { 14.0..=20.6 };
             assert!(range.contains(&across), "{object:?}: {across}");
         }
     }
@@ -61,44 +48,23 @@ fn an_image_shows_its_objects_where_coverage_says() {
     // average, though not in every channel or pixel.
     for (seed, scene) in sample_scenes(Split::Eval, 300, 12).iter().enumerate() {
         let image = render(scene, seed as u64);
-        assert_eq!(
-            image,
-            render(scene, seed as u64),
-            "the same seed gives the same image"
-        );
+        assert_eq!(image, render(scene, seed as u64), "the same seed gives the same image");
         let cover = coverage(scene, seed as u64);
         let mean = |wanted: Option<usize>| {
             let mut sum = [0.0_f32; 3];
             let mut count = 0.0;
-            for (pixel, _) in image
-                .pixels()
-                .zip(&cover)
-                .filter(|(_, object)| **object == wanted)
-            {
+            for (pixel, _) in image.pixels().zip(&cover).filter(|(_, object)| **object == wanted) {
                 count += 1.0;
-                sum.iter_mut()
-                    .zip(pixel.0)
-                    .for_each(|(sum, value)| *sum += f32::from(value));
+                sum.iter_mut().zip(pixel.0).for_each(|(sum, value)| *sum += f32::from(value));
             }
             sum.map(|channel| channel / count)
         };
         let background = mean(None);
-        assert!(
-            background.iter().all(|&channel| channel < 110.0),
-            "{background:?}"
-        );
+        assert!(background.iter().all(|&channel| channel < 110.0), "{background:?}");
         for index in 0..scene.objects().len() {
             let object = mean(Some(index));
-            let difference: f32 = object
-                .iter()
-                .zip(background)
-                .map(|(a, b)| (a - b).abs())
-                .sum();
-            assert!(
-                difference > 60.0,
-                "{:?}: {object:?} {background:?}",
-                scene.objects()[index]
-            );
+            let difference: f32 = object.iter().zip(background).map(|(a, b)| (a - b).abs()).sum();
+            assert!(difference > 60.0, "{:?}: {object:?} {background:?}", scene.objects()[index]);
         }
     }
 }
@@ -138,17 +104,10 @@ fn patch_truth_is_the_object_that_covers_most_of_the_patch() {
 fn nearly_every_object_has_a_patch_of_a_six_by_six_grid() {
     // Four patches meet in the middle of a cell, so that a small star there may fill a tenth of none.
     let (mut objects, mut seen) = (0, 0);
-    for (seed, scene) in sample_scenes(Split::Validation, 4_000, 10)
-        .iter()
-        .enumerate()
-    {
+    for (seed, scene) in sample_scenes(Split::Validation, 4_000, 10).iter().enumerate() {
         let truth = patch_truth(scene, seed as u64, 6);
         objects += scene.objects().len();
-        seen += truth
-            .into_iter()
-            .flatten()
-            .collect::<HashSet<usize>>()
-            .len();
+        seen += truth.into_iter().flatten().collect::<HashSet<usize>>().len();
     }
     assert!(seen as f64 > 0.995 * objects as f64, "{seen} of {objects}");
 }
@@ -160,11 +119,7 @@ fn odd_patch_grids_and_noise_levels_do_no_harm() {
     assert!(patch_truth(scene, 1, 0).is_empty());
     assert_eq!(patch_truth(scene, 1, 100).len(), 10_000);
     assert_eq!(raster(scene, 6, &mut rng, f64::NAN).len(), 36);
-    assert!(
-        raster(scene, 6, &mut rng, 7.0)
-            .iter()
-            .all(|word| concept_words().contains(word))
-    );
+    assert!(raster(scene, 6, &mut rng, 7.0).iter().all(|word| concept_words().contains(word)));
 }
 
 #[test]
@@ -174,11 +129,7 @@ fn a_raster_without_noise_tells_only_the_truth_and_noise_changes_its_share() {
     for scene in sample_scenes(Split::Train, 1_000, 13) {
         let truths: Vec<&str> = scene.objects().iter().flat_map(true_words).collect();
         let clean = raster(&scene, 6, &mut rng, 0.0);
-        assert!(
-            clean
-                .iter()
-                .all(|word| *word == EMPTY || truths.contains(word))
-        );
+        assert!(clean.iter().all(|word| *word == EMPTY || truths.contains(word)));
         // Corners of a scene whose middle alone is filled are background in any rendering.
         if scene.objects().iter().all(|o| o.place.row() > 0) {
             let noisy = raster(&scene, 6, &mut rng, RASTER_NOISE);

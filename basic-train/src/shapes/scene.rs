@@ -153,16 +153,10 @@ impl Scene {
     pub fn new(mut objects: Vec<Object>) -> Result<Self, ShapesError> {
         let invalid = |reason: String| Err(ShapesError::InvalidScene { reason });
         if objects.is_empty() || objects.len() > MAX_OBJECTS {
-            return invalid(format!(
-                "{} objects where 1 to {MAX_OBJECTS} are allowed",
-                objects.len()
-            ));
+            return invalid(format!("{} objects where 1 to {MAX_OBJECTS} are allowed", objects.len()));
         }
         objects.sort_unstable();
-        if let Some(pair) = objects
-            .windows(2)
-            .find(|pair| pair[0].place == pair[1].place)
-        {
+        if let Some(pair) = objects.windows(2).find(|pair| pair[0].place == pair[1].place) {
             return invalid(format!("two objects at {}", pair[0].place.word()));
         }
         Ok(Self { objects })
@@ -171,11 +165,7 @@ impl Scene {
     /// A random scene: one object in a tenth of the cases, else two, three or four alike; all attributes
     /// and places are uniform and independent.
     pub(super) fn random<R: Rng + ?Sized>(rng: &mut R) -> Self {
-        let count = if rng.random_ratio(1, 10) {
-            1
-        } else {
-            rng.random_range(2..=MAX_OBJECTS)
-        };
+        let count = if rng.random_ratio(1, 10) { 1 } else { rng.random_range(2..=MAX_OBJECTS) };
         let mut places = Place::ALL.to_vec();
         places.shuffle(rng);
         let mut objects: Vec<Object> = places[..count]
@@ -202,15 +192,7 @@ impl Scene {
         let parts: Vec<String> = self
             .objects
             .iter()
-            .map(|o| {
-                format!(
-                    "{} {} {} at {}",
-                    o.size.word(),
-                    o.colour.word(),
-                    o.shape.word(),
-                    o.place.word()
-                )
-            })
+            .map(|o| format!("{} {} {} at {}", o.size.word(), o.colour.word(), o.shape.word(), o.place.word()))
             .collect();
         parts.join(";")
     }

@@ -59,9 +59,7 @@ impl Scene {
 
     /// Whether an object's colour and shape are one of [`HELD_OUT_PAIRS`].
     pub fn has_held_out_pair(&self) -> bool {
-        self.objects()
-            .iter()
-            .any(|o| HELD_OUT_PAIRS.contains(&(o.colour, o.shape)))
+        self.objects().iter().any(|o| HELD_OUT_PAIRS.contains(&(o.colour, o.shape)))
     }
 }
 
@@ -106,9 +104,7 @@ pub(super) fn seeded(seed: u64, purpose: Purpose, split: Split, index: usize) ->
 
 /// The 64-bit FNV-1a hash, which the standard library's hashers don't promise to be: stable for good.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 #[cfg(test)]

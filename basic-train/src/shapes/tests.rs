@@ -15,10 +15,7 @@ fn rng(seed: u64) -> ChaCha8Rng {
 
 /// Scenes of all splits.
 fn scenes(n: usize) -> Vec<Scene> {
-    Split::ALL
-        .iter()
-        .flat_map(|&split| sample_scenes(split, n, 11))
-        .collect()
+    Split::ALL.iter().flat_map(|&split| sample_scenes(split, n, 11)).collect()
 }
 
 fn words(text: &str) -> Vec<&str> {
@@ -32,11 +29,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         let name = entry.file_name().into_string().unwrap();
         if entry.file_type().unwrap().is_dir() {
             let inner = contents(&entry.path());
-            files.extend(
-                inner
-                    .into_iter()
-                    .map(|(path, bytes)| (format!("{name}/{path}"), bytes)),
-            );
+            files.extend(inner.into_iter().map(|(path, bytes)| (format!("{name}/{path}"), bytes)));
         } else {
             files.insert(name, fs::read(entry.path()).unwrap());
         }
@@ -52,11 +45,7 @@ fn the_same_seed_writes_the_same_bytes_and_another_seed_others() {
         contents(&dir.path().join(name))
     };
     let first = write("a", 7);
-    assert_eq!(
-        first.len(),
-        12 + 4 + 5 + 5,
-        "an image per scene and five JSON files"
-    );
+    assert_eq!(first.len(), 12 + 4 + 5 + 5, "an image per scene and five JSON files");
     assert!(first == write("b", 7));
     assert!(first["images/eval_000000.png"] != write("c", 8)["images/eval_000000.png"]);
 }
@@ -64,10 +53,7 @@ fn the_same_seed_writes_the_same_bytes_and_another_seed_others() {
 #[test]
 fn a_longer_split_begins_with_the_shorter_one() {
     for &split in Split::ALL {
-        assert_eq!(
-            sample_scenes(split, 50, 3)[..20],
-            sample_scenes(split, 20, 3)
-        );
+        assert_eq!(sample_scenes(split, 50, 3)[..20], sample_scenes(split, 20, 3));
     }
 }
 
@@ -87,15 +73,8 @@ fn a_scene_stays_in_its_split_for_good() {
     // FNV-1a mod 100 of the keys, from a separate implementation in Python: 83, 10, 99 and 69. Another
     // hash or key would show backbones pretrained before it the eval scenes.
     let split = |objects: &[(Place, Size, Colour, Shape)]| {
-        let object = |&(place, size, colour, shape): &_| Object {
-            place,
-            size,
-            colour,
-            shape,
-        };
-        Scene::new(objects.iter().map(object).collect())
-            .unwrap()
-            .split()
+        let object = |&(place, size, colour, shape): &_| Object { place, size, colour, shape };
+        Scene::new(objects.iter().map(object).collect()).unwrap().split()
     };
     let circle = (Place::TopLeft, Size::Small, Colour::Red, Shape::Circle);
     let center = (Place::Center, Size::Large, Colour::Blue, Shape::Square);
@@ -132,12 +111,7 @@ fn held_out_pairs_are_in_a_quarter_of_eval_and_in_no_train_scene_or_text() {
     let mut rng = rng(2);
     for scene in sample_scenes(Split::Train, 4_000, 2) {
         for question in questions(&scene, &mut rng) {
-            assert!(
-                !pairs
-                    .iter()
-                    .any(|pair| question.prompt.contains(pair.as_str())),
-                "{question:?}"
-            );
+            assert!(!pairs.iter().any(|pair| question.prompt.contains(pair.as_str())), "{question:?}");
         }
     }
 }
@@ -154,18 +128,9 @@ fn texts_use_every_word_of_the_vocabulary_and_no_other() {
         let (description, more) = description_document(&scene, &mut rng);
         turns.extend(more);
         turns.push((description, caption(&scene, &mut rng)));
-        turns.extend(
-            questions(&scene, &mut rng)
-                .into_iter()
-                .map(|q| (q.prompt, q.answer)),
-        );
+        turns.extend(questions(&scene, &mut rng).into_iter().map(|q| (q.prompt, q.answer)));
         used.extend(raster.into_iter().map(str::to_owned));
-        used.extend(
-            turns
-                .iter()
-                .flat_map(|(a, b)| [words(a), words(b)].concat())
-                .map(str::to_owned),
-        );
+        used.extend(turns.iter().flat_map(|(a, b)| [words(a), words(b)].concat()).map(str::to_owned));
     }
     let used: BTreeSet<&str> = used.iter().map(String::as_str).collect();
     assert_eq!(used, vocabulary);
@@ -176,9 +141,7 @@ fn a_caption_says_everything_about_every_object_once() {
     let mut rng = rng(9);
     for scene in scenes(200) {
         let caption = format!(". {}", caption(&scene, &mut rng));
-        let names = Colour::ALL
-            .iter()
-            .map(|colour| caption.matches(colour.word()).count());
+        let names = Colour::ALL.iter().map(|colour| caption.matches(colour.word()).count());
         assert_eq!(names.sum::<usize>(), scene.objects().len(), "{caption}");
         for o in scene.objects() {
             let name = format!("{} {} {}", o.size.word(), o.colour.word(), o.shape.word());
@@ -191,10 +154,7 @@ fn a_caption_says_everything_about_every_object_once() {
                 format!(". {place} : {name} ."),
                 format!(" {name} , {place} ."),
             ];
-            assert!(
-                said.iter().any(|said| caption.contains(said.as_str())),
-                "{caption}"
-            );
+            assert!(said.iter().any(|said| caption.contains(said.as_str())), "{caption}");
         }
     }
 }
@@ -250,11 +210,7 @@ fn answer(scene: &Scene, prompt: &str) -> Option<String> {
                 "above" => y,
                 _ => y.reverse(),
             };
-            return if towards.is_eq() {
-                None
-            } else {
-                said(towards.is_lt())
-            };
+            return if towards.is_eq() { None } else { said(towards.is_lt()) };
         }
     }
     None
@@ -278,15 +234,10 @@ fn every_answer_is_the_one_that_the_question_has_in_the_scene() {
         }
         // The first questions are of distinct kinds; place and relation alone may be missing.
         let kinds: BTreeSet<QuestionKind> = questions.iter().map(|q| q.kind).collect();
-        let first: BTreeSet<QuestionKind> =
-            questions[..kinds.len()].iter().map(|q| q.kind).collect();
+        let first: BTreeSet<QuestionKind> = questions[..kinds.len()].iter().map(|q| q.kind).collect();
         assert_eq!(first, kinds);
         use QuestionKind::{Colour, Count, Existence, Shape};
-        assert!(
-            [Colour, Shape, Count, Existence]
-                .iter()
-                .all(|kind| kinds.contains(kind))
-        );
+        assert!([Colour, Shape, Count, Existence].iter().all(|kind| kinds.contains(kind)));
     }
 }
 
@@ -295,10 +246,7 @@ fn yes_and_no_are_balanced_in_each_split() {
     let mut rng = rng(8);
     for &split in Split::ALL {
         let mut answers: BTreeMap<QuestionKind, (f64, f64)> = BTreeMap::new();
-        for question in sample_scenes(split, 4_000, 3)
-            .iter()
-            .flat_map(|s| questions(s, &mut rng))
-        {
+        for question in sample_scenes(split, 4_000, 3).iter().flat_map(|s| questions(s, &mut rng)) {
             if ["yes", "no"].contains(&question.answer.as_str()) {
                 let entry = answers.entry(question.kind).or_default();
                 entry.0 += f64::from(question.answer == "yes");
@@ -307,11 +255,7 @@ fn yes_and_no_are_balanced_in_each_split() {
         }
         for (kind, (yes, all)) in answers {
             // About 8,000 answers, so three standard deviations are 0.017.
-            assert!(
-                (yes / all - 0.5).abs() < 0.02,
-                "{split:?} {kind:?}: {}",
-                yes / all
-            );
+            assert!((yes / all - 0.5).abs() < 0.02, "{split:?} {kind:?}: {}", yes / all);
         }
     }
 }

@@ -14,9 +14,9 @@ pub(super) const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
 
 /// Words and punctuation besides those of shapes, colours, sizes, numbers and rasters.
 const FUNCTION_WORDS: [&str; 34] = [
-    ".", "?", ":", ",", "a", "an", "the", "and", "there", "is", "are", "at", "in", "of", "to",
-    "what", "where", "how", "many", "color", "shape", "object", "objects", "top", "bottom", "left",
-    "right", "center", "above", "below", "yes", "no", "describe", "image",
+    ".", "?", ":", ",", "a", "an", "the", "and", "there", "is", "are", "at", "in", "of", "to", "what", "where", "how",
+    "many", "color", "shape", "object", "objects", "top", "bottom", "left", "right", "center", "above", "below", "yes",
+    "no", "describe", "image",
 ];
 
 /// Every word and punctuation mark that a text of this world can hold, each once: the vocabulary of a
@@ -65,10 +65,7 @@ fn sentences(objects: &[Object], mut phrasing: impl FnMut() -> Phrasing) -> Stri
 
 /// One sentence about all objects: `there is a .. at .. , a .. at .. and a .. at .. .`
 fn joined(objects: &[Object]) -> String {
-    let parts: Vec<String> = objects
-        .iter()
-        .map(|o| format!("a {} at {}", name(o), o.place.word()))
-        .collect();
+    let parts: Vec<String> = objects.iter().map(|o| format!("a {} at {}", name(o), o.place.word())).collect();
     match parts.split_last() {
         Some((last, first)) if !first.is_empty() => {
             format!("there is {} and {last} .", first.join(" , "))
@@ -79,10 +76,5 @@ fn joined(objects: &[Object]) -> String {
 
 /// `small red circle`
 fn name(object: &Object) -> String {
-    format!(
-        "{} {} {}",
-        object.size.word(),
-        object.colour.word(),
-        object.shape.word()
-    )
+    format!("{} {} {}", object.size.word(), object.colour.word(), object.shape.word())
 }

@@ -25,13 +25,7 @@ const SCENE_LIMIT: usize = 1_000_000;
 /// The share of conversations in `finetune.json` that also hold a caption.
 const CAPTION_SHARE: f64 = 0.25;
 /// The JSON files of a data set.
-const FILES: [&str; 5] = [
-    "scenes.jsonl",
-    "eval.jsonl",
-    "validation.jsonl",
-    "finetune.json",
-    "pretrain.json",
-];
+const FILES: [&str; 5] = ["scenes.jsonl", "eval.jsonl", "validation.jsonl", "finetune.json", "pretrain.json"];
 
 /// What [`write_dataset`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -71,10 +65,7 @@ pub fn write_dataset(
 ) -> Result<Written, ShapesError> {
     let requested = train_n.max(val_n).max(eval_n);
     if requested > SCENE_LIMIT {
-        return Err(ShapesError::TooManyScenes {
-            requested,
-            limit: SCENE_LIMIT,
-        });
+        return Err(ShapesError::TooManyScenes { requested, limit: SCENE_LIMIT });
     }
     let existed = claim(dir)?;
     let written = write_all(dir, [train_n, val_n, eval_n], seed);
@@ -88,9 +79,7 @@ pub fn write_dataset(
 fn claim(dir: &Path) -> Result<bool, ShapesError> {
     match fs::read_dir(dir) {
         Ok(mut entries) => match entries.next() {
-            Some(_) => Err(ShapesError::NotEmpty {
-                path: dir.to_owned(),
-            }),
+            Some(_) => Err(ShapesError::NotEmpty { path: dir.to_owned() }),
             None => Ok(true),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -136,12 +125,7 @@ fn write_all(dir: &Path, counts: [usize; 3], seed: u64) -> Result<Written, Shape
                 Split::Validation => ask(&mut validation, &image, &scene, &mut rng),
                 Split::Eval => ask(&mut eval, &image, &scene, &mut rng),
             }
-            scenes.push(SceneRecord {
-                image,
-                split,
-                render_seed,
-                scene,
-            });
+            scenes.push(SceneRecord { image, split, render_seed, scene });
         }
     }
 
@@ -171,12 +155,7 @@ fn conversation<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Vec<(String, Str
 }
 
 /// Adds one question of each kind that the scene admits.
-fn ask<R: Rng + ?Sized>(
-    records: &mut Vec<QuestionRecord>,
-    image: &str,
-    scene: &Scene,
-    rng: &mut R,
-) {
+fn ask<R: Rng + ?Sized>(records: &mut Vec<QuestionRecord>, image: &str, scene: &Scene, rng: &mut R) {
     let caption = caption(scene, rng);
     let mut kinds = HashSet::new();
     for question in questions(scene, rng) {
@@ -199,16 +178,8 @@ fn write_image(path: &Path, scene: &Scene, render_seed: u64) -> Result<(), Shape
     let side = IMAGE_SIDE as u32;
     let mut png = Vec::new();
     PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::Sub)
-        .write_image(
-            &render(scene, render_seed),
-            side,
-            side,
-            ExtendedColorType::Rgb8,
-        )
-        .map_err(|source| ShapesError::Image {
-            path: path.to_owned(),
-            source,
-        })?;
+        .write_image(&render(scene, render_seed), side, side, ExtendedColorType::Rgb8)
+        .map_err(|source| ShapesError::Image { path: path.to_owned(), source })?;
     write_file(path, Sync::Never, |file| file.write_all(&png))
 }
 
@@ -256,8 +227,7 @@ fn write_file(
         // The default lets only the owner read, and a data set is shared like any other file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file =
-            BufWriter::new(builder.tempfile_in(path.parent().unwrap_or(Path::new(".")))?);
+        let mut file = BufWriter::new(builder.tempfile_in(path.parent().unwrap_or(Path::new(".")))?);
         write(&mut file)?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         if sync == Sync::BeforeRename {

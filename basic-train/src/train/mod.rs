@@ -42,7 +42,9 @@ pub enum TrainError {
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
     /// The loss or its gradients are not finite; the parameters are those of the step before.
-    #[error("step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite: lower optimizer.lr or the lambdas")]
+    #[error(
+        "step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite: lower optimizer.lr or the lambdas"
+    )]
     NotFinite {
         /// The step, from 1.
         step: usize,
@@ -52,7 +54,9 @@ pub enum TrainError {
         norm: f32,
     },
     /// No gradient reaches what is trained.
-    #[error("step {step}: no sample of the batch reaches a trainable parameter (text only, and the decoder is frozen): mix in samples with images or train the decoder")]
+    #[error(
+        "step {step}: no sample of the batch reaches a trainable parameter (text only, and the decoder is frozen): mix in samples with images or train the decoder"
+    )]
     NothingTrained {
         /// The step, from 1.
         step: usize,

@@ -1,0 +1,125 @@
+//! The observer against the definitions of method.md, written out on the host.
+
+use basic_core::{DeviceSpec, ImageSpan, LayerWeights, Objective, PatchWeights, Supervision, SupervisionLayout};
+use burn::tensor::{Device, Tensor, TensorData};
+
+const B: usize = 2;
+const T: usize = 9;
+const D: usize = 3;
+const HEADS: usize = 2;
+const LAYERS: usize = 4;
+
+fn devices() -> Vec<Device> {
+    [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().flat_map(DeviceSpec::open).collect()
+}
+
+/// Two samples: the first with two images, the second with one that no text follows (the last two are padding).
+fn layout() -> SupervisionLayout {
+    let image = |sample, positions: [usize; 2], text_rows: &[usize]| ImageSpan {
+        sample,
+        positions: positions.to_vec(),
+        text_rows: text_rows.to_vec(),
+    };
+    let images = vec![image(0, [1, 2], &[3, 6, 7, 8]), image(0, [4, 5], &[6, 7, 8]), image(1, [5, 6], &[])];
+    SupervisionLayout { batch: B, sequence: T, images }
+}
+
+/// A fixed sequence of numbers between 0 and 1.
+fn numbers(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn hidden(layer: usize) -> Vec<f32> {
+    numbers(B * T * D, layer as u32)
+}
+
+fn probabilities(layer: usize) -> Vec<f32> {
+    numbers(B * HEADS * T * T, 100 + layer as u32)
+}
+
+fn observed(objective: &Objective, device: &Device) -> (Vec<f32>, Vec<f32>) {
+    let mut supervision = Supervision::new(objective, LAYERS, &layout(), device).unwrap().unwrap();
+    for layer in 0..LAYERS {
+        let h = Tensor::from_data(TensorData::new(hidden(layer), [B, T, D]), device);
+        let p = Tensor::from_data(TensorData::new(probabilities(layer), [B, HEADS, T, T]), device);
+        supervision.observe(layer, &h, &p);
+        // Activation recompute runs a layer twice: the second time must not count.
+        supervision.observe(layer, &h, &p);
+    }
+    let targets = supervision.finish().unwrap();
+    let read = |data: TensorData| data.to_vec::<f32>().unwrap();
+    (read(targets.embeddings.into_data()), read(targets.weights.into_data()))
+}
+
+fn expected(objective: &Objective, k: usize) -> (Vec<f32>, Vec<f32>) {
+    let w = objective.layer_weights.weights(k);
+    let (mut embeddings, mut weights) = (Vec::new(), Vec::new());
+    for image in layout().images {
+        let mut a = Vec::new();
+        for i in &image.positions {
+            for c in 0..D {
+                let at = (image.sample * T + i) * D + c;
+                embeddings.push((0..k).map(|h| w[h] * f64::from(hidden(h)[at])).sum::<f64>() as f32);
+            }
+            let mut mass = 0.0;
+            for h in 0..k {
+                for j in &image.text_rows {
+                    for head in 0..HEADS {
+                        let at = ((image.sample * HEADS + head) * T + j) * T + i;
+                        mass += f64::from(probabilities(h)[at]) / HEADS as f64;
+                    }
+                }
+            }
+            a.push(mass / (k * image.text_rows.len().max(1)) as f64);
+        }
+        if objective.patch_weights == PatchWeights::Uniform {
+            let mean = a.iter().sum::<f64>() / a.len() as f64;
+            a.fill(mean);
+        }
+        weights.extend(a.into_iter().map(|x| x as f32));
+    }
+    (embeddings, weights)
+}
+
+#[test]
+fn the_observer_adds_up_what_the_method_defines_for_every_knob() {
+    for device in devices() {
+        for k in [None, Some(1), Some(4)] {
+            for layer_weights in [LayerWeights::Increasing, LayerWeights::Constant, LayerWeights::Decreasing] {
+                for patch_weights in [PatchWeights::Attention, PatchWeights::Uniform] {
+                    let objective = Objective { k, layer_weights, patch_weights, ..Objective::default() };
+                    let (ours, a) = observed(&objective, &device);
+                    let (theirs, b) = expected(&objective, k.unwrap_or(LAYERS / 2));
+                    let near = |x: &[f32], y: &[f32]| x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-6);
+                    assert!(ours.len() == theirs.len() && near(&ours, &theirs), "{objective:?}");
+                    assert!(a.len() == b.len() && near(&a, &b), "{objective:?}: {a:?} is not {b:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_without_text_after_it_weighs_nothing_and_its_sample_is_not_counted() {
+    assert_eq!(layout().image_samples(), 1);
+    for device in devices() {
+        let (_, a) = observed(&Objective::default(), &device);
+        assert_eq!(&a[4..], &[0.0, 0.0]);
+        assert!(a[..4].iter().all(|a| *a > 0.0));
+    }
+}
+
+#[test]
+fn nothing_is_observed_without_images_or_without_supervision() {
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let none = SupervisionLayout { batch: 1, sequence: 4, images: Vec::new() };
+    assert!(Supervision::new(&Objective::default(), 4, &none, &device).unwrap().is_none());
+    assert!(Supervision::new(&Objective::llava(), 4, &layout(), &device).unwrap().is_none());
+    let wrong = Objective { k: Some(5), ..Objective::default() };
+    assert!(Supervision::new(&wrong, 4, &layout(), &device).is_err());
+}
