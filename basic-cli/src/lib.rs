@@ -32,10 +32,19 @@ pub fn main() -> ExitCode {
     match commands::run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_line(&format!("{error:#}")));
+            eprintln!("error: {}", message(&error));
             ExitCode::from(1)
         }
     }
+}
+
+/// The error with its causes, but for those that its text holds already (the libraries' errors are whole sentences).
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(|cause| one_line(&cause.to_string())).fold(String::new(), |text, cause| match text.is_empty() {
+        true => cause,
+        false if text.contains(&cause) => text,
+        false => format!("{text}: {cause}"),
+    })
 }
 
 /// A message of several lines (a TOML excerpt, a list of arguments) as one.

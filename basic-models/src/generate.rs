@@ -44,6 +44,16 @@ pub enum GenerateError {
         /// `max_position_embeddings`.
         context: usize,
     },
+    /// The model's scores are no numbers.
+    #[error(
+        "step {step}: the logits of prompt {prompt} are not finite: the checkpoint's weights or configuration are broken"
+    )]
+    NotFinite {
+        /// Which prompt, from 0.
+        prompt: usize,
+        /// The new token, from 0.
+        step: usize,
+    },
     /// The device failed.
     #[error("logits could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
@@ -94,7 +104,11 @@ pub fn generate(
             if finished[row] {
                 continue;
             }
-            let top = largest(&scores[row * vocabulary..(row + 1) * vocabulary], 5);
+            let scores = &scores[row * vocabulary..(row + 1) * vocabulary];
+            if scores.iter().any(|score| !score.is_finite()) {
+                return Err(GenerateError::NotFinite { prompt: row, step });
+            }
+            let top = largest(scores, 5);
             if step == 0 {
                 generated.top5 = top.clone();
             }
@@ -129,10 +143,6 @@ fn largest(scores: &[f32], n: usize) -> Vec<(u32, f32)> {
             best.insert(place, (id as u32, *score));
             best.truncate(n);
         }
-    }
-    if best.is_empty() {
-        // Every score is NaN: the model is broken, and id 0 with NaN says so.
-        best.push((0, f32::NAN));
     }
     best
 }

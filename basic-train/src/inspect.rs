@@ -102,8 +102,7 @@ pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 /// A sample of the reference script: images, a prompt with one `<image>` each, an answer.
 #[derive(Debug, Deserialize)]
 struct Line {
-    #[serde(default)]
-    image: OneOrMany,
+    image: Option<OneOrMany>,
     prompt: String,
     answer: String,
 }
@@ -113,12 +112,6 @@ struct Line {
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
-}
-
-impl Default for OneOrMany {
-    fn default() -> Self {
-        Self::Many(Vec::new())
-    }
 }
 
 /// Reads the samples of a JSONL file; images are relative to it. Prompt and answer are tokenized apart.
@@ -138,8 +131,9 @@ pub fn read_samples(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<ImageTok
             source,
         })?;
         let files = match sample.image {
-            OneOrMany::One(file) => vec![file],
-            OneOrMany::Many(files) => files,
+            None => Vec::new(),
+            Some(OneOrMany::One(file)) => vec![file],
+            Some(OneOrMany::Many(files)) => files,
         };
         let tokens = checkpoint.visual_tokens();
         let example = tokenize_apart(&checkpoint.tokenizer, &sample.prompt, &sample.answer, tokens, files.len())

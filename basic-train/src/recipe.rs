@@ -209,6 +209,14 @@ impl Recipe {
         if !self.lr().is_finite() || self.lr() < 0.0 {
             return invalid("optimizer.lr must be a finite number, at least 0");
         }
+        let optimizer = &self.optimizer;
+        let settings = [optimizer.weight_decay, optimizer.max_grad_norm, optimizer.epsilon];
+        if settings.iter().any(|x| !x.is_finite() || *x < 0.0) {
+            return invalid("optimizer.weight_decay, max_grad_norm and epsilon must be finite numbers, at least 0");
+        }
+        if ![optimizer.beta1, optimizer.beta2].iter().all(|beta| (0.0..1.0).contains(beta)) {
+            return invalid("optimizer.beta1 and beta2 must be at least 0 and below 1");
+        }
         if self.trainable().is_empty() {
             return invalid("train.trainable is empty: nothing would be trained");
         }

@@ -62,7 +62,7 @@ impl Ran {
     }
 
     /// The message of a run that must have ended with `code`, nothing on standard output, and one line on standard
-    /// error that begins with "error:", holds every one of `mentions` and is no panic.
+    /// error that begins with "error:", holds every one of `mentions`, says nothing twice and is no panic.
     #[track_caller]
     pub fn refused(self, code: i32, mentions: &[&str]) -> String {
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
@@ -72,6 +72,10 @@ impl Ran {
         assert!(self.stderr.starts_with("error: "), "{}", self.stderr);
         for mention in mentions {
             assert!(self.stderr.contains(mention), "{mention:?} is not in: {}", self.stderr);
+        }
+        let said = self.stderr.trim_end();
+        for (at, _) in said.match_indices(": ") {
+            assert!(!said[..at].ends_with(&said[at..]), "{:?} is said twice: {said}", &said[at..]);
         }
         self.stderr
     }

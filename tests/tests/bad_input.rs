@@ -172,6 +172,15 @@ fn a_device_that_was_not_compiled_in_says_how_to_get_it() {
 }
 
 #[test]
+fn a_device_that_lacks_the_type_is_refused() {
+    for dtype in ["float16", "bfloat16"] {
+        let on = |device: &str| args!["losses", fixture("plain"), fixture("samples.jsonl"), "--device", device];
+        basic([on("ndarray"), args!["--dtype", dtype]].concat()).refused(1, &["ndarray", "--dtype"]);
+        basic([on("cpu"), args!["--dtype", dtype]].concat()).succeeded();
+    }
+}
+
+#[test]
 fn k_beyond_the_decoders_layers_is_refused_with_the_number_of_layers() {
     for k in ["0", "5"] {
         // The fixture's decoder has 4 layers.

@@ -1,14 +1,14 @@
 //! Commands on one checkpoint: generate, losses, preprocess.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use basic_models::generate::{Greedy, generate as greedy};
 use basic_models::processor::{ImageProcessor, open_image, tokenize_prompt};
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use basic_train::inspect::{inspect, read_samples, write_named};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::json;
 
-use crate::args::{Generate, Losses, Preprocess};
+use crate::args::{DeviceArg, Dtype, Generate, Losses, Preprocess};
 use crate::output::print_json;
 
 /// Opens a checkpoint and says what on disk was left alone.
@@ -21,9 +21,19 @@ fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// Opens a device that computes in `dtype`; others would panic on the first tensor.
+fn open_device(arg: &DeviceArg, dtype: Dtype) -> Result<Device> {
+    let device = arg.device.open()?;
+    let dtype = DType::from(dtype);
+    if !device.supports_dtype(dtype) {
+        bail!("device '{}' does not compute in {}: choose another --dtype or --device", arg.device, dtype.name());
+    }
+    Ok(device)
+}
+
 /// `basic generate`.
 pub fn generate(args: Generate) -> Result<()> {
-    let device = args.device.device.open()?;
+    let device = open_device(&args.device, args.dtype)?;
     let checkpoint = open(&args.checkpoint, &device)?;
     let prompt = args.prompt.replace("\\n", "\n");
     let tokens = tokenize_prompt(&checkpoint.tokenizer, &prompt, checkpoint.visual_tokens(), 1).context("--prompt")?;
@@ -49,7 +59,7 @@ pub fn generate(args: Generate) -> Result<()> {
 
 /// `basic losses`.
 pub fn losses(args: Losses) -> Result<()> {
-    let device = args.device.device.open()?.autodiff();
+    let device = open_device(&args.device, args.dtype)?.autodiff();
     let checkpoint = open(&args.checkpoint, &device)?;
     let objective = args.knobs.objective();
     objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?;

@@ -98,6 +98,13 @@ impl Checkpoint {
                 config.text_config.vocab_size
             )));
         }
+        if tokenizer.ids().image != Some(config.image_token_index) || tokenizer.specials().image.is_empty() {
+            return Err(CheckpointError::Mismatch(format!(
+                "{}: config.json's image_token_index {} is no token of the tokenizer: set it to the id of <image>",
+                text.display(),
+                config.image_token_index
+            )));
+        }
         let mut fallback = ProcessorConfig::clip(config.vision_config.patch_size);
         if !config.drops_cls() {
             fallback.vision_feature_select_strategy = FeatureSelect::Full;

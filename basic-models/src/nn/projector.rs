@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
+
+use super::activation::gelu;
 
 /// `mlp2x_gelu`: linear, gelu, linear (transformers' `LlavaMultiModalProjector`).
 #[derive(Module, Debug)]

@@ -277,17 +277,20 @@ fn gradients(
     device: &Device,
 ) -> Result<(GradientsParams, f32), BackboneError> {
     let total: f32 = documents.iter().flat_map(Document::weights).map(|(_, weight)| weight).sum();
-    let half = |documents: &[Document], stream: u64| {
+    // Each thread has leaves of its own: Burn joins graphs that share a leaf, and one backward would consume the other.
+    let half = |documents: &[Document], stream: u64, model: LanguageModel| {
         let mut rng = ChaCha8Rng::seed_from_u64(noise);
         rng.set_stream(stream);
-        let loss = loss(model, config, documents, total, &mut rng, device);
-        let grads = GradientsParams::from_grads(loss.backward(), model);
+        let loss = loss(&model, config, documents, total, &mut rng, device);
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
         Ok::<_, BackboneError>((grads, loss.try_into_scalar::<f32>()?))
     };
     let (first, second) = documents.split_at(documents.len() / 2);
     let (first, second) = std::thread::scope(|scope| {
-        let other = scope.spawn(|| half(second, 1));
-        (half(first, 0), other.join())
+        let fork = || model.clone().fork(device);
+        let (one, two) = (fork(), fork());
+        let other = scope.spawn(|| half(second, 1, two));
+        (half(first, 0, one), other.join())
     });
     let (grads, loss) = first?;
     let (more, rest) = second.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

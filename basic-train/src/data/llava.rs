@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use basic_models::CheckpointError;
 use basic_models::processor::{Message, PLACEHOLDER, from_llava};
 use serde_json::Value;
 
@@ -56,6 +57,14 @@ impl LlavaData {
         let samples: Result<Vec<_>, _> =
             values.iter().enumerate().map(|(index, value)| sample(path, &root, index, value)).collect();
         Ok(Self { path: path.into(), root, samples: samples? })
+    }
+}
+
+impl LlavaData {
+    /// An image's error with the sample that holds it.
+    pub fn image_error(&self, index: usize, source: CheckpointError) -> DataError {
+        let place = self.samples.get(index).map_or_else(|| index.to_string(), |sample| sample.place.clone());
+        DataError::Image { path: self.path.clone(), place, source }
     }
 }
 

@@ -50,7 +50,7 @@ pub struct RunInfo {
     pub seconds: f64,
 }
 
-/// The files of a finished run that a later one replaces.
+/// The records of a run.
 const RUN_FILES: [&str; 2] = ["run.json", "metrics.jsonl"];
 
 /// Runs a recipe. `metrics.jsonl` and `run.json` grow in the output directory; the checkpoint's files get their names
@@ -81,7 +81,13 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
         prepare(&data, index, &checkpoint, &style)?;
     }
     let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
-    prepare_output(&out, options.overwrite)?;
+    let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
+    if recipe.model.checkpoint.iter().any(same) {
+        let reason = "is the model to start from: choose another output directory";
+        return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
+    }
+    let mut model = set_trainable(checkpoint.load(DType::F32, &device)?, &recipe.trainable());
+    let replaced = prepare_output(&out, options.overwrite)?;
     let io = |path: PathBuf| move |source| TrainError::Io { path, source };
     let info = |status, seconds| RunInfo {
         status,
@@ -93,13 +99,11 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
         revision: options.revision.clone(),
         seconds,
     };
-    write_info(&out, &info("running", 0.0))?;
-    let metrics_path = out.join("metrics.jsonl");
-    let mut metrics = BufWriter::new(File::create(&metrics_path).map_err(io(metrics_path.clone()))?);
-
-    let mut model = set_trainable(checkpoint.load(DType::F32, &device)?, &recipe.trainable());
     let steps = trainer.steps();
     let trained = (|| {
+        write_info(&out, &info("running", 0.0))?;
+        let metrics_path = out.join("metrics.jsonl");
+        let mut metrics = BufWriter::new(File::create(&metrics_path).map_err(io(metrics_path.clone()))?);
         while trainer.done() < steps {
             let step;
             (model, step) = trainer.step(model.clone())?;
@@ -112,10 +116,14 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
     })();
     let seconds = start.elapsed().as_secs_f64();
     match trained {
-        Ok(()) => write_info(&out, &info("done", seconds))?,
+        Ok(()) => {
+            write_info(&out, &info("done", seconds))?;
+            replaced.discard()?;
+        }
         Err(error) => {
             // The failure itself is what the caller must hear of, not a full disk on top of it.
             let _ = write_info(&out, &info("failed", seconds));
+            let _ = replaced.restore();
             return Err(error);
         }
     }
@@ -143,12 +151,14 @@ fn write_info(out: &Path, info: &RunInfo) -> Result<(), TrainError> {
         .map_err(|source| TrainError::Io { path, source })
 }
 
-/// Makes the output directory; what an earlier run left is refused, or removed where it may be.
-fn prepare_output(out: &Path, overwrite: bool) -> Result<(), TrainError> {
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| TrainError::Io { path, source }
-    };
+/// An earlier run that is being replaced: put aside until the new one has succeeded.
+struct Replaced {
+    out: PathBuf,
+    aside: Option<PathBuf>,
+}
+
+/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced.
+fn prepare_output(out: &Path, overwrite: bool) -> Result<Replaced, TrainError> {
     let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
         Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -157,16 +167,52 @@ fn prepare_output(out: &Path, overwrite: bool) -> Result<(), TrainError> {
     if !entries.is_empty() && !overwrite {
         return Err(CheckpointError::Exists(out.into()).into());
     }
-    // Only what a run writes is removed; the config first, so that what is left is no checkpoint.
-    let config = entries.iter().filter(|p| p.ends_with("config.json"));
-    let rest = entries.iter().filter(|p| {
-        let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        RUN_FILES.contains(&name) || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
-    });
-    for path in config.chain(rest) {
-        std::fs::remove_file(path).map_err(io(path))?;
+    std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
+    if entries.is_empty() {
+        return Ok(Replaced { out: out.into(), aside: None });
     }
-    std::fs::create_dir_all(out).map_err(io(out))
+    let aside = out.join(".replaced");
+    if !aside.is_dir() {
+        move_all(entries.iter().filter(|path| **path != aside), &aside)?;
+    }
+    // Where there is one already, a run that was killed left it: it holds the last whole checkpoint.
+    Ok(Replaced { out: out.into(), aside: Some(aside) })
+}
+
+impl Replaced {
+    /// The new run is whole: the earlier one goes.
+    fn discard(self) -> Result<(), TrainError> {
+        let Some(aside) = self.aside else { return Ok(()) };
+        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside, source })
+    }
+
+    /// The new run has failed: the earlier one comes back, the failed one's records stay as `failed-*`.
+    fn restore(self) -> Result<(), TrainError> {
+        let Some(aside) = self.aside else { return Ok(()) };
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| TrainError::Io { path, source }
+        };
+        for name in RUN_FILES {
+            let path = self.out.join(name);
+            if path.is_file() {
+                std::fs::rename(&path, self.out.join(format!("failed-{name}"))).map_err(io(&path))?;
+            }
+        }
+        let held = std::fs::read_dir(&aside).map_err(io(&aside))?;
+        let held: Vec<PathBuf> = held.flatten().map(|e| e.path()).collect();
+        move_all(held.iter(), &self.out)?;
+        std::fs::remove_dir(&aside).map_err(io(&aside))
+    }
+}
+
+fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Result<(), TrainError> {
+    std::fs::create_dir_all(target).map_err(|source| TrainError::Io { path: target.into(), source })?;
+    for path in paths {
+        let to = target.join(path.file_name().unwrap_or_default());
+        std::fs::rename(path, &to).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+    }
+    Ok(())
 }
 
 /// Writes the checkpoint into a folder inside `out`, then moves its files up, `config.json` last: a directory without

@@ -135,12 +135,14 @@ impl<'a> Trainer<'a> {
     fn batch(&mut self, model: &Llava, step: usize) -> Result<Batch, TrainError> {
         let mut samples: Vec<ImageTokens> = Vec::new();
         let mut images = Vec::new();
-        for index in self.order.batch(step, self.recipe.train.batch_size) {
+        let indices = self.order.batch(step, self.recipe.train.batch_size);
+        for index in indices.iter().copied() {
             let prepared = prepare(self.data, index, self.checkpoint, &self.style)?;
             let mut tokens = prepared.tokens;
             if self.cache.is_none() {
                 for image in &prepared.images {
-                    tokens.pixels.push(self.checkpoint.pixels(image)?.data);
+                    let pixels = self.checkpoint.pixels(image).map_err(|e| self.data.image_error(index, e))?;
+                    tokens.pixels.push(pixels.data);
                 }
             }
             images.extend(prepared.images);
@@ -149,7 +151,15 @@ impl<'a> Trainer<'a> {
         let shape = self.checkpoint.image_shape();
         let mut batch = Batch::collate(&samples, self.checkpoint.pad_id(), shape, &model.device());
         if let Some(cache) = &mut self.cache {
-            batch.features = cache.features(model, self.checkpoint, &images)?;
+            batch.features = cache.features(model, self.checkpoint, &images).map_err(|error| {
+                // The error names the image; the sample that holds it is found by the name.
+                let text = error.to_string();
+                let holds = |index: &&usize| {
+                    let mut files = self.data.samples[**index].images.iter();
+                    files.any(|file| text.contains(&file.display().to_string()))
+                };
+                self.data.image_error(indices.iter().find(holds).copied().unwrap_or_default(), error)
+            })?;
         }
         Ok(batch)
     }
