@@ -28,6 +28,8 @@ pub enum Command {
     Losses(Losses),
     /// Process one image as the checkpoint's image processor does.
     Preprocess(Preprocess),
+    /// Time training steps of a preset size on random data.
+    Bench(Bench),
     /// Make data sets.
     Data {
         #[command(subcommand)]
@@ -249,6 +251,48 @@ pub struct Preprocess {
     pub image: PathBuf,
     /// Where pixel_values [3, H, W] is written.
     pub out: PathBuf,
+}
+
+/// Which losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ArmArg {
+    Llava,
+    Basic,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StageArg {
+    Pretrain,
+    Finetune,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Bench {
+    /// tiny, small, 1b or 7b.
+    #[arg(long, default_value = "small", value_parser = ["tiny", "small", "1b", "7b"])]
+    pub preset: String,
+    #[arg(long, value_enum, default_value = "basic")]
+    pub arm: ArmArg,
+    #[arg(long, value_enum, default_value = "pretrain")]
+    pub stage: StageArg,
+    /// CPU threads.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: u16,
+    /// Steps timed.
+    #[arg(long, default_value_t = 5)]
+    pub steps: usize,
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 1)]
+    pub warmup: usize,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// The parameters' type.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: Dtype,
+    /// Print one JSON object, with the reference script's keys.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Data sets that can be made.

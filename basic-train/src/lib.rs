@@ -4,6 +4,7 @@
 
 pub mod analysis;
 pub mod backbones;
+pub mod bench;
 pub mod data;
 pub mod demo;
 pub mod evaluate;

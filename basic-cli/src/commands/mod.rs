@@ -1,5 +1,6 @@
 //! One file a command family.
 
+mod bench;
 mod demo;
 mod model;
 mod train;
@@ -18,6 +19,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Generate(args) => model::generate(args),
         Command::Losses(args) => model::losses(args),
         Command::Preprocess(args) => model::preprocess(args),
+        Command::Bench(args) => bench::bench(args),
         Command::Data { command: Data::Shapes(args) } => world::shapes(args),
         Command::Backbones(args) => world::backbones(args),
         Command::Devices(args) => world::devices(args),

@@ -21,18 +21,18 @@ use super::tokenizer::{CHAT_TEMPLATE, EOS, PAD, tokenizer_config, tokenizer_json
 use super::{BackboneConfig, BackboneError, PATCHES_PER_SIDE, Progress};
 use crate::optim::{Optimizer, OptimizerConfig, Schedule, add_gradients};
 use crate::shapes::{
-    EMPTY, RASTER_NOISE, Scene, Split, caption, concept_words, description_document, patch_truth, raster_document,
-    sample_scenes, true_words,
+    EMPTY, Place, RASTER_NOISE, Scene, Split, caption, concept_words, description_document, patch_truth,
+    raster_document, sample_scenes, true_words,
 };
 
 const BATCH: usize = 24;
 /// A document ends before the turn that would make it longer: batches stay free of padding.
 const MAX_TOKENS: usize = 96;
 /// Weight of tokens that are no answer: questions and descriptions are mostly not predictable.
-const OTHER_WEIGHT: f32 = 0.1;
+const OTHER_WEIGHT: f32 = 0.5;
 /// Scenes of the train split that documents are drawn from.
 const SCENES: usize = 20_000;
-const PEAK_RATE: f64 = 3e-3;
+const PEAK_RATE: f64 = 2e-3;
 /// Gaussian noise on a raster's embeddings, in units of the table's root mean square.
 const EMBEDDING_NOISE: f32 = 0.4;
 
@@ -120,7 +120,7 @@ pub fn pretrain_language(
     let mut recent = Vec::new();
     for step in 0..steps {
         // Looking a word up is learned sooner where there is less to look through.
-        let pool = if step * 4 < steps { &simple } else { &scenes };
+        let pool = if step * 6 < steps { &simple } else { &scenes };
         let documents = draw(pool, BATCH, &tokenizer, &mut rng)?;
         let noise = rng.random::<u64>();
         let (grads, loss) = gradients(&model, &config, &documents, noise, &device)?;
@@ -167,26 +167,67 @@ fn draw(
     let mut documents = Vec::with_capacity(count);
     while documents.len() < count {
         let Some(scene) = pick(rng) else { break };
-        documents.push(document(&scene, rng.random::<f64>(), tokenizer, rng)?);
+        documents.push(document(&scene, Kind::draw(rng), tokenizer, rng)?);
     }
     Ok(documents)
 }
 
-/// One document: `kind` below 0.65 a raster with questions, below 0.85 a raster with a bare caption, else a description.
-fn document(scene: &Scene, kind: f64, tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Result<Document, BackboneError> {
-    let image = "<image>".repeat(PATCHES_PER_SIDE * PATCHES_PER_SIDE);
-    let (turns, first, bare) = if kind < 0.65 {
-        (raster_document(scene, PATCHES_PER_SIDE, rng).1, format!("{image}\n"), None)
-    } else if kind < 0.85 {
-        (Vec::new(), String::new(), Some(format!("{image}{}", caption(scene, rng))))
-    } else {
-        let (description, turns) = description_document(scene, rng);
-        (turns, format!("{description} "), None)
+/// Which kind of document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A raster, then questions and answers.
+    RasterQuestions,
+    /// A raster, then what stands in each cell.
+    RasterScan,
+    /// A raster, then a caption.
+    RasterCaption,
+    /// A description, then questions and answers.
+    TextQuestions,
+    /// A description, then what stands in each cell.
+    TextScan,
+}
+
+impl Kind {
+    fn draw(rng: &mut ChaCha8Rng) -> Self {
+        match rng.random_range(0..100) {
+            0..40 => Self::RasterQuestions,
+            40..60 => Self::RasterScan,
+            60..70 => Self::RasterCaption,
+            70..90 => Self::TextQuestions,
+            _ => Self::TextScan,
+        }
+    }
+}
+
+/// What stands in each cell, in reading order: every word of it can be read off.
+fn scan(scene: &Scene) -> String {
+    let cell = |place: &Place| match scene.objects().iter().find(|object| object.place == *place) {
+        Some(o) => format!("{} : {} {} {} .", place.word(), o.size.word(), o.colour.word(), o.shape.word()),
+        None => format!("{} : {EMPTY} .", place.word()),
     };
-    let mut ids = tokenizer.encode(&bare.unwrap_or_default(), true)?;
+    Place::ALL.iter().map(cell).collect::<Vec<_>>().join(" ")
+}
+
+/// One document about a scene.
+fn document(scene: &Scene, kind: Kind, tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Result<Document, BackboneError> {
+    let image = "<image>".repeat(PATCHES_PER_SIDE * PATCHES_PER_SIDE);
+    let (turns, first, bare) = match kind {
+        Kind::RasterQuestions => (raster_document(scene, PATCHES_PER_SIDE, rng).1, format!("{image}\n"), None),
+        Kind::RasterScan => (Vec::new(), String::new(), Some((image, scan(scene)))),
+        Kind::RasterCaption => (Vec::new(), String::new(), Some((image, caption(scene, rng)))),
+        Kind::TextQuestions => {
+            let (description, turns) = description_document(scene, rng);
+            (turns, format!("{description} "), None)
+        }
+        Kind::TextScan => (Vec::new(), String::new(), Some((format!("{} ", caption(scene, rng)), scan(scene)))),
+    };
+    let (lead, said) = bare.unwrap_or_default();
+    let mut ids = tokenizer.encode(&lead, true)?;
     let mut answers = Vec::new();
-    if turns.is_empty() {
-        answers.push(ids.iter().rposition(|id| tokenizer.ids().image == Some(*id)).map_or(0, |p| p + 1)..ids.len());
+    if !said.is_empty() {
+        let start = ids.len();
+        ids.extend(tokenizer.encode(&said, false)?);
+        answers.push(start..ids.len());
     }
     for (turn, (question, answer)) in turns.iter().enumerate() {
         let lead = if turn == 0 { first.as_str() } else { "" };
@@ -347,7 +388,7 @@ fn answered(
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let (mut right, mut all) = (0usize, 0usize);
     for chunk in scenes.chunks(BATCH) {
-        let kind = if raster { 0.0 } else { 1.0 };
+        let kind = if raster { Kind::RasterQuestions } else { Kind::TextQuestions };
         let documents: Result<Vec<_>, _> = chunk.iter().map(|s| document(s, kind, tokenizer, &mut rng)).collect();
         let documents = documents?;
         let (hidden, t) = hidden(&model, config, &documents, &mut rng, &device);

@@ -1,0 +1,43 @@
+//! `basic bench`.
+
+use anyhow::{Context, Result};
+use basic_train::bench::{BenchConfig, PRESETS, bench as run};
+use basic_train::recipe::Stage;
+
+use crate::args::{ArmArg, Bench, StageArg};
+use crate::output::print_json;
+
+/// Times training steps.
+pub fn bench(args: Bench) -> Result<()> {
+    let preset = PRESETS.into_iter().find(|p| p.name == args.preset).context("unknown preset")?;
+    // Flex and its matrix products run on the global pool.
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads.into()).build_global().context("--threads")?;
+    let device = args.device.device.open()?;
+    let config = BenchConfig {
+        preset,
+        supervised: args.arm == ArmArg::Basic,
+        stage: match args.stage {
+            StageArg::Pretrain => Stage::Pretrain,
+            StageArg::Finetune => Stage::Finetune,
+        },
+        threads: args.threads.into(),
+        warmup: args.warmup,
+        steps: args.steps,
+        dtype: args.dtype.into(),
+        device: args.device.device.to_string(),
+    };
+    let report = run(&config, &device)?;
+    if args.json {
+        return print_json(&report);
+    }
+    println!(
+        "{} {} {:?}: {:.3} s a step, {:.2} samples/s, {:.0} MiB at most",
+        report.preset,
+        report.arm,
+        report.stage,
+        report.step_s,
+        report.samples_per_s,
+        report.peak_rss_mib.unwrap_or_default()
+    );
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! Training steps of preset sizes on random weights and data: `basic bench`, with the presets and JSON keys of the
+//! reference script.
+
+use std::time::Instant;
+
+use basic_core::{Objective, ObjectiveError};
+use basic_models::nn::{InitScheme, seeded_init};
+use basic_models::{Batch, ConfigError, ImageTokens, LlavaConfig};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Device, Tensor, TensorReadError};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use serde_json::json;
+use thiserror::Error;
+
+use crate::optim::{Optimizer, OptimizerConfig};
+use crate::recipe::{Part, Stage};
+use crate::train::set_trainable;
+
+/// A size of the reference script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preset {
+    /// Its name.
+    pub name: &'static str,
+    decoder: [usize; 5], // hidden, layers, heads, key-value heads, intermediate
+    vision: [usize; 5],  // hidden, layers, heads, image, patch
+    vocabulary: usize,
+    text: usize,
+    batch: usize,
+}
+
+/// The reference script's presets.
+pub const PRESETS: [Preset; 4] = [
+    Preset {
+        name: "tiny",
+        decoder: [128, 6, 4, 4, 344],
+        vision: [128, 4, 4, 64, 8],
+        vocabulary: 2048,
+        text: 48,
+        batch: 8,
+    },
+    Preset {
+        name: "small",
+        decoder: [512, 8, 8, 8, 1376],
+        vision: [256, 6, 4, 224, 16],
+        vocabulary: 32000,
+        text: 64,
+        batch: 4,
+    },
+    Preset {
+        name: "1b",
+        decoder: [2048, 22, 32, 4, 5632],
+        vision: [1024, 24, 16, 336, 14],
+        vocabulary: 32000,
+        text: 128,
+        batch: 16,
+    },
+    Preset {
+        name: "7b",
+        decoder: [4096, 32, 32, 32, 11008],
+        vision: [1024, 24, 16, 336, 14],
+        vocabulary: 32000,
+        text: 128,
+        batch: 16,
+    },
+];
+
+/// What to time.
+#[derive(Debug, Clone)]
+pub struct BenchConfig {
+    /// The size.
+    pub preset: Preset,
+    /// With BASIC's losses, or LLaVA's alone.
+    pub supervised: bool,
+    /// What is trained.
+    pub stage: Stage,
+    /// Threads, for the report: the caller has set them.
+    pub threads: usize,
+    /// Steps before the clock starts.
+    pub warmup: usize,
+    /// Steps timed.
+    pub steps: usize,
+    /// The parameters' type.
+    pub dtype: DType,
+    /// The device as `--device` names it.
+    pub device: String,
+}
+
+/// The reference script's keys.
+#[derive(Debug, Clone, Serialize)]
+pub struct BenchReport {
+    /// `basic` with its version.
+    pub engine: String,
+    /// The preset.
+    pub preset: &'static str,
+    /// `llava` or `basic`.
+    pub arm: &'static str,
+    /// The stage.
+    pub stage: Stage,
+    /// Threads.
+    pub threads: usize,
+    /// The device.
+    pub device: String,
+    /// The parameters' type.
+    pub dtype: &'static str,
+    /// Samples a step.
+    pub batch: usize,
+    /// Median seconds of a step.
+    pub step_s: f64,
+    /// Samples a second.
+    pub samples_per_s: f64,
+    /// Peak device memory; not known here.
+    pub peak_gpu_mib: Option<f64>,
+    /// Peak resident memory of the process, where the system tells.
+    pub peak_rss_mib: Option<f64>,
+}
+
+/// Why nothing was timed.
+#[derive(Debug, Error)]
+pub enum BenchError {
+    /// The preset's configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A knob.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    /// The device.
+    #[error("a tensor could not be read from the device: {0}")]
+    Read(#[from] TensorReadError),
+}
+
+/// Times whole training steps: encode, project, decode, losses, backward, update.
+///
+/// # Errors
+///
+/// [`BenchError`] where the device fails.
+pub fn bench(config: &BenchConfig, device: &Device) -> Result<BenchReport, BenchError> {
+    let preset = &config.preset;
+    let [hidden, layers, heads, kv, intermediate] = preset.decoder;
+    let [vision_hidden, vision_layers, vision_heads, image, patch] = preset.vision;
+    let image_id = preset.vocabulary - 1;
+    let text = json!({
+        "model_type": "llava", "image_token_index": image_id,
+        "text_config": {
+            "vocab_size": preset.vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
+        },
+        "vision_config": {
+            "hidden_size": vision_hidden, "intermediate_size": 2 * vision_hidden, "num_hidden_layers": vision_layers,
+            "num_attention_heads": vision_heads, "image_size": image, "patch_size": patch,
+        },
+    });
+    let model_config = LlavaConfig::from_json(&text.to_string())?;
+    let device = device.clone().autodiff();
+    let parts: &[Part] = match config.stage {
+        Stage::Pretrain => &[Part::Projector],
+        Stage::Finetune => &[Part::Projector, Part::Decoder],
+    };
+    let model = seeded_init(model_config.init(&device), InitScheme::Normal { std: 0.02 }, 0, &device);
+    let mut model = set_trainable(model.map(&mut CastTo(config.dtype)), parts);
+    let patches = model_config.visual_tokens();
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let samples: Vec<ImageTokens> = (0..preset.batch)
+        .map(|_| {
+            let mut ids: Vec<u32> =
+                (0..1 + patches + preset.text).map(|_| rng.random_range(3..image_id as u32)).collect();
+            ids[1..=patches].fill(image_id as u32);
+            let labels = ids.iter().enumerate().map(|(p, id)| if p > patches { i64::from(*id) } else { -100 });
+            let labels = labels.collect();
+            let pixels = (0..3 * image * image).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
+            ImageTokens { ids, labels, images: vec![(1..=patches).collect()], pixels: vec![pixels] }
+        })
+        .collect();
+    let batch = Batch::collate(&samples, 0, [3, image, image], &device);
+    let objective = if config.supervised { Objective::default() } else { Objective::llava() };
+    let mut optimizer = Optimizer::new(&OptimizerConfig { max_grad_norm: 0.0, ..OptimizerConfig::default() });
+    let mut seconds = Vec::with_capacity(config.steps);
+    for step in 0..config.warmup + config.steps.max(1) {
+        let start = Instant::now();
+        let forward = model.forward(&batch, &objective)?;
+        let losses = model.losses(&batch, forward, &objective);
+        // The step's one read-back waits for all of the backward pass; the update is waited for by the next step.
+        (model, _) = optimizer.step(model, &losses.total, &[], 1e-3)?;
+        if step >= config.warmup {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let step_s = seconds[seconds.len() / 2];
+    Ok(BenchReport {
+        engine: format!("basic {}", env!("CARGO_PKG_VERSION")),
+        preset: preset.name,
+        arm: if config.supervised { "basic" } else { "llava" },
+        stage: config.stage,
+        threads: config.threads,
+        device: config.device.clone(),
+        dtype: match config.dtype {
+            DType::BF16 => "bfloat16",
+            DType::F16 => "float16",
+            _ => "float32",
+        },
+        batch: preset.batch,
+        step_s,
+        samples_per_s: preset.batch as f64 / step_s,
+        peak_gpu_mib: None,
+        peak_rss_mib: peak_rss_mib(),
+    })
+}
+
+/// Casts every parameter.
+struct CastTo(DType);
+
+impl ModuleMapper for CastTo {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let id = param.id;
+        let tensor = param.into_value().without_autodiff().cast(self.0).autodiff();
+        Param::initialized(id, tensor).set_require_grad(true)
+    }
+}
+
+/// The process's high-water mark of resident memory (Linux).
+pub fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
+}
