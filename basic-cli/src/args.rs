@@ -85,9 +85,9 @@ pub struct Demo {
     /// Steps of the pretrain stage, instead of each setting's own.
     #[arg(long)]
     pub pretrain_steps: Option<usize>,
-    /// Leave the finetune stage out; its columns repeat the pretrain stage's.
+    /// Steps of the finetune stage, instead of each setting's own.
     #[arg(long)]
-    pub pretrain_only: bool,
+    pub finetune_steps: Option<usize>,
     /// Instead of the demo, compare pairs of lambdas on the validation split after the pretrain stage of the setting that
     /// --only names: --sweep 0:0 --sweep 0.05:0.3 …
     #[arg(long, value_name = "DAS:SDS", value_parser = lambda_pair, requires = "only")]

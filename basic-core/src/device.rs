@@ -132,32 +132,15 @@ pub struct DeviceInfo {
 
 /// The devices of this build and machine, best first: what `auto` walks through.
 pub fn available_devices() -> Vec<DeviceInfo> {
-    #[allow(unused_mut, clippy::vec_init_then_push)]
-    let mut found: Vec<DeviceInfo> = Vec::new();
-    #[cfg(feature = "cuda")]
-    found.extend((0..cuda_count()).map(|i| DeviceInfo {
-        spec: DeviceSpec::Cuda(i),
-        backend: "CUDA (NVIDIA)",
-        usable: true,
-        software: false,
-    }));
-    #[cfg(feature = "wgpu")]
-    found.extend(wgpu_kinds().into_iter().enumerate().map(|(i, software)| DeviceInfo {
-        spec: DeviceSpec::Wgpu(Some(i)),
-        backend: "wgpu (Vulkan, Metal, DirectX)",
-        usable: true,
-        software,
-    }));
-    #[cfg(feature = "cpu")]
-    found.push(DeviceInfo { spec: DeviceSpec::Cpu, backend: "Flex (CPU)", usable: true, software: false });
-    #[cfg(feature = "ndarray")]
-    found.push(DeviceInfo {
-        spec: DeviceSpec::NdArray,
-        backend: "NdArray (CPU, for checks)",
-        usable: true,
-        software: false,
-    });
-    found
+    let here = |spec, backend, software| DeviceInfo { spec, backend, usable: true, software };
+    let cuda = (0..cuda_count()).map(|i| here(DeviceSpec::Cuda(i), "CUDA (NVIDIA)", false));
+    let wgpu = wgpu_kinds()
+        .into_iter()
+        .enumerate()
+        .map(|(i, software)| here(DeviceSpec::Wgpu(Some(i)), "wgpu (Vulkan, Metal, DirectX)", software));
+    let cpu = cfg!(feature = "cpu").then(|| here(DeviceSpec::Cpu, "Flex (CPU)", false));
+    let ndarray = cfg!(feature = "ndarray").then(|| here(DeviceSpec::NdArray, "NdArray (CPU, for checks)", false));
+    cuda.chain(wgpu).chain(cpu).chain(ndarray).collect()
 }
 
 #[allow(dead_code)]
@@ -193,6 +176,11 @@ fn wgpu_devices() -> Vec<Device> {
     Device::enumerate(DeviceType::Wgpu).into_vec()
 }
 
+#[cfg(not(feature = "wgpu"))]
+fn wgpu_kinds() -> Vec<bool> {
+    Vec::new()
+}
+
 /// Whether each adapter is a software one.
 #[cfg(feature = "wgpu")]
 fn wgpu_kinds() -> Vec<bool> {
@@ -208,6 +196,11 @@ fn open_wgpu(spec: &DeviceSpec, index: Option<usize>) -> Result<Device, DeviceEr
 #[cfg(not(feature = "wgpu"))]
 fn open_wgpu(spec: &DeviceSpec, _: Option<usize>) -> Result<Device, DeviceError> {
     Err(not_compiled(spec, "wgpu"))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_count() -> usize {
+    0
 }
 
 #[cfg(feature = "cuda")]

@@ -27,7 +27,7 @@ fn vector(values: &[f64], device: &Device) -> Tensor<1> {
 }
 
 fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-    tensor.into_data().to_vec::<f32>().unwrap().into_iter().map(f64::from).collect()
+    tensor.into_data().try_to_vec::<f32>().unwrap().into_iter().map(f64::from).collect()
 }
 
 /// Value and gradient with respect to `v` of a loss on the device.

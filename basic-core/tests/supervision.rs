@@ -52,7 +52,7 @@ fn observed(objective: &Objective, device: &Device) -> (Vec<f32>, Vec<f32>) {
         supervision.observe(layer, &h, &p);
     }
     let targets = supervision.finish().unwrap();
-    let read = |data: TensorData| data.to_vec::<f32>().unwrap();
+    let read = |data: TensorData| data.try_to_vec::<f32>().unwrap();
     (read(targets.embeddings.into_data()), read(targets.weights.into_data()))
 }
 

@@ -10,8 +10,19 @@ fn the_demo_trains_both_arms_and_leaves_a_summary_a_report_and_checkpoints() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("demo");
     let out_text = out.to_str().unwrap();
-    let args =
-        ["demo", "--out", out_text, "--only", "few", "--pretrain-only", "--pretrain-steps", "3", "--device", "cpu"];
+    let args = [
+        "demo",
+        "--out",
+        out_text,
+        "--only",
+        "few",
+        "--pretrain-steps",
+        "3",
+        "--finetune-steps",
+        "2",
+        "--device",
+        "cpu",
+    ];
     let first_run = run(BASIC, args).succeeded();
     assert!(first_run.stdout.contains("report.html"), "{}", first_run.stdout);
 

@@ -21,13 +21,13 @@ pub fn demo(args: Demo) -> Result<()> {
         plan.lambda_das = args.lambda_das.unwrap_or(plan.lambda_das);
         plan.lambda_sds = args.lambda_sds.unwrap_or(plan.lambda_sds);
         plan.pretrain_steps = args.pretrain_steps.unwrap_or(plan.pretrain_steps);
+        plan.finetune_steps = args.finetune_steps.unwrap_or(plan.finetune_steps);
     }
     let config = DemoConfig {
         out: args.out,
         seeds: args.seeds.into(),
         device: args.device.device,
         plans,
-        finetune: !args.pretrain_only,
         overwrite: args.overwrite,
         scenes: [2000, 150, 300],
         validate_every: args.validate_every,

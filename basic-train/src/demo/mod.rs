@@ -47,8 +47,6 @@ pub struct DemoConfig {
     pub device: DeviceSpec,
     /// The settings.
     pub plans: Vec<Plan>,
-    /// Whether the finetune stage is run.
-    pub finetune: bool,
     /// Replace a demo that is there.
     pub overwrite: bool,
     /// Scenes of train, validation and eval.
@@ -215,10 +213,6 @@ fn one_run(
         None => Best { step: plan.pretrain_steps, validation_accuracy: 0.0, accuracy: pretrain.accuracy },
     };
     save(&checkpoint, &model, &recipe)?;
-    if !config.finetune {
-        let finetune = pretrain.clone();
-        return Ok(Run { seed, pretrain, best, finetune });
-    }
     let recipe = plan.recipe(Stage::Finetune, arm, seed, config.device, paths);
     let (model, curve, seconds) =
         train(&recipe, &checkpoint, model, &format!("{label}: finetune"), observer, |_, _| Ok(()))?;
