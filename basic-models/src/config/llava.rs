@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn absent_keys_take_the_defaults_of_transformers_classes() {
         // LlavaConfig() with LlamaConfig() in transformers 5.23: Vicuna-7B's sizes and CLIP ViT-L/14-336.
-        let config = minimal("").unwrap();
+        // The one key that LLaVA-1.5's file has to give: room for the image token, 32000.
+        let config = minimal(r#""vocab_size": 32064"#).unwrap();
         assert_eq!((config.text_config.hidden_size, config.text_config.kv_heads()), (4096, 32));
         assert_eq!((config.text_config.head_dim(), config.text_config.rope_theta()), (128, 10000.0));
         assert_eq!((config.vision_config.num_hidden_layers, config.visual_tokens()), (24, 576));
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn both_generations_of_the_rotary_base_are_read_and_written() {
         for text in [r#""rope_theta": 5e5"#, r#""rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}"#] {
-            let config = minimal(text).unwrap();
+            let config = minimal(&format!(r#""vocab_size": 32064, {text}"#)).unwrap();
             assert_eq!(config.text_config.rope_theta(), 5e5);
             let written: Value = serde_json::from_str(&config.to_json().unwrap()).unwrap();
             assert_eq!(written["text_config"]["rope_theta"], 5e5);

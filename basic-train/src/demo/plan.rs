@@ -50,14 +50,16 @@ impl Plan {
             finetune_steps: 80,
             finetune_lr: 2e-4,
             batch_size: 16,
-            lambda_das: 0.05,
-            lambda_sds: 0.3,
+            lambda_das: 0.01,
+            lambda_sds: 0.02,
         };
         let many = Self {
             name: "many".into(),
             description: "2,000 captioned images, each seen about once: plenty for a small projector".into(),
             captions: 2000,
             conversations: 2000,
+            lambda_das: 0.05,
+            lambda_sds: 0.0,
             ..few.clone()
         };
         vec![few, many]
