@@ -333,10 +333,10 @@ pub struct Backbones {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Steps of the decoder.
-    #[arg(long, default_value_t = 2400)]
+    #[arg(long, default_value_t = 3600)]
     pub language_steps: usize,
     /// Steps of the vision tower.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 300)]
     pub tower_steps: usize,
     /// Replace backbones that are there.
     #[arg(long)]

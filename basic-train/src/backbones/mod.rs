@@ -1,6 +1,7 @@
 //! The small backbones that the demo starts from: a vision tower and a Llama, pretrained apart from each other on the
 //! embedded world's train split, by `basic backbones --out DIR --seed S`.
 
+mod document;
 mod language;
 mod tokenizer;
 mod tower;
