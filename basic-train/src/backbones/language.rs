@@ -111,16 +111,6 @@ pub fn pretrain_language(
         model = optimizer.update(model, grads, PEAK_RATE * schedule.factor(step, steps))?;
         recent.push(loss);
         progress("decoder", step + 1, steps, loss);
-        if (step + 1) % 400 == 0 {
-            let v = sample_scenes(Split::Validation, 64, 1);
-            eprintln!(
-                "DEBUG {} loss {:.3} raster {:.3} text {:.3}",
-                step + 1,
-                recent[recent.len() - 50..].iter().sum::<f32>() / 50.0,
-                answered(&model, &config, &v, true, &tokenizer, &device)?,
-                answered(&model, &config, &v, false, &tokenizer, &device)?
-            );
-        }
     }
     let tail = &recent[recent.len().saturating_sub(50)..];
     let validation = sample_scenes(Split::Validation, 200, backbone.seed);
