@@ -58,12 +58,27 @@ impl StagedDir {
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(self.target.join(name)))
     }
 
-    /// Renames the directory to its target.
+    /// Syncs every file, those that were copied in too: a rename must not outrun its data.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`] that names the file.
+    pub fn sync(&self) -> Result<(), CheckpointError> {
+        for entry in fs::read_dir(self.path()).map_err(CheckpointError::io(&self.target))? {
+            let entry = entry.map_err(CheckpointError::io(&self.target))?;
+            let named = self.target.join(entry.file_name());
+            File::open(entry.path()).and_then(|file| file.sync_all()).map_err(CheckpointError::io(named))?;
+        }
+        Ok(())
+    }
+
+    /// Syncs the files and renames the directory to its target.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Exists`] where somebody else made the target meanwhile; I/O errors.
     pub fn commit(self) -> Result<(), CheckpointError> {
+        self.sync()?;
         let io = || CheckpointError::io(self.target.clone());
         let staging = self.staging.path().to_path_buf();
         #[cfg(unix)]

@@ -220,6 +220,7 @@ fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Resu
 fn save(checkpoint: &Checkpoint, model: &basic_models::Llava, out: &Path) -> Result<(), TrainError> {
     let staged = StagedDir::new(&out.join("checkpoint"), true)?;
     checkpoint.save_into(model, &staged, DType::F32)?;
+    staged.sync()?;
     let io = |path: PathBuf| move |source| TrainError::Io { path, source };
     let listing = std::fs::read_dir(staged.path()).map_err(io(out.into()))?;
     let mut files: Vec<PathBuf> = listing.flatten().map(|e| e.path()).collect();
