@@ -2,7 +2,8 @@
 //!
 //! While the decoder runs, a [`Supervision`] observer adds up the supervisory embeddings `V^` and the patch weights `a`
 //! from its shallow layers; afterwards two losses pull the projector's output `v` towards `V^`:
-//! [`directional_alignment`] by angle, [`semantic_distribution`] by the distribution over the vocabulary.
+//! [`directional_alignment`] by angle, [`semantic_distribution`] by the distribution over the vocabulary. These and the
+//! other operations of a training step ([`ops`]) are fused, with closed-form gradients.
 //!
 //! ```
 //! use basic_core::{DeviceSpec, directional_alignment};
@@ -23,11 +24,11 @@
 #![warn(missing_docs)]
 
 mod device;
-mod losses;
+pub mod ops;
 mod objective;
 mod supervision;
 
 pub use device::{DeviceError, DeviceInfo, DeviceSpec, available_devices};
-pub use losses::{cross_entropy, directional_alignment, semantic_distribution};
 pub use objective::{LayerWeights, LossParts, Objective, ObjectiveError, PatchWeights};
-pub use supervision::{ImageSpan, Supervision, SupervisionLayout, Targets};
+pub use ops::{directional_alignment, semantic_distribution};
+pub use supervision::{ImageSpan, Seen, Supervision, SupervisionLayout, Targets};

@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use crate::ops::attention_mass;
 use crate::{Objective, ObjectiveError, PatchWeights};
 
 /// Where one image of a batch sits, and the text that follows it.
@@ -11,7 +12,7 @@ pub struct ImageSpan {
     pub sample: usize,
     /// The image's positions in the sequence (m of them).
     pub positions: Vec<usize>,
-    /// The text positions after the image: no padding, no image positions (n of them).
+    /// The text positions after the image, in order: no padding, no image positions (n of them).
     pub text_rows: Vec<usize>,
 }
 
@@ -53,6 +54,19 @@ pub struct Targets {
     pub weights: Tensor<1>,
 }
 
+/// What a layer's attention looked at: its probabilities follow from it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Rotated queries, `[B, T, heads, head_dim]`.
+    pub q: Tensor<4>,
+    /// Rotated keys, `[B, T, kv_heads, head_dim]`.
+    pub k: Tensor<4>,
+    /// The log-sum-exp of each query's scores, `[B, heads, T]`.
+    pub lse: Tensor<3>,
+    /// The first visible key of each query, `[B or 1, T]`.
+    pub first: Tensor<2, Int>,
+}
+
 /// Collects [`Targets`] from the decoder's first k layers: O(M d) memory, however many layers.
 #[derive(Debug)]
 pub struct Supervision {
@@ -60,7 +74,8 @@ pub struct Supervision {
     patch_weights: PatchWeights,
     patches: Vec<usize>,
     rows: Tensor<1, Int>,      // [M], into [B * T]
-    readout: Tensor<4>,        // [B, 1, S, T]: 1 / (k n) at the text rows of the sample's s-th image
+    text_rows: Tensor<2, Int>, // [B, n], filled up with row 0
+    readout: Tensor<3>,        // [B, S, n]: 1 / (k n_s) at the text rows of the sample's s-th image, else 0
     mass_rows: Tensor<1, Int>, // [M], into [B * S * T]
     embeddings: Option<Tensor<2>>,
     mass: Option<Tensor<1>>,
@@ -95,23 +110,40 @@ impl Supervision {
             })
             .collect();
         let s = nth.into_iter().max().unwrap_or(1);
-        let mut readout = vec![0f32; b * s * t];
+        // The text rows of a sample's first image hold those of its later ones.
+        let mut text_rows: Vec<Vec<usize>> = vec![Vec::new(); b];
+        for image in &layout.images {
+            let all = &mut text_rows[image.sample];
+            all.extend(&image.text_rows);
+            all.sort_unstable();
+            all.dedup();
+        }
+        let n = text_rows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut readout = vec![0f32; b * s * n];
         let mut mass_rows = Vec::new();
         for (image, slot) in layout.images.iter().zip(&slots) {
-            let start = (image.sample * s + slot) * t;
+            let row = image.sample * s + slot;
             let share = 1.0 / (k as f32 * image.text_rows.len() as f32);
-            for row in &image.text_rows {
-                readout[start + row] = share;
+            for (at, position) in text_rows[image.sample].iter().enumerate() {
+                if image.text_rows.binary_search(position).is_ok() {
+                    readout[row * n + at] = share;
+                }
             }
-            mass_rows.extend(image.positions.iter().map(|p| (start + p) as i64));
+            mass_rows.extend(image.positions.iter().map(|p| (row * t + p) as i64));
         }
+        let padded = |rows: &Vec<usize>| {
+            let rows = rows.iter().map(|row| *row as i64);
+            rows.chain(std::iter::repeat(0)).take(n).collect::<Vec<i64>>()
+        };
+        let text_rows: Vec<i64> = text_rows.iter().flat_map(padded).collect();
         let m = mass_rows.len();
         Ok(Some(Self {
             layer_weights: objective.layer_weights.weights(k),
             patch_weights: objective.patch_weights,
             patches: layout.images.iter().map(|i| i.positions.len()).collect(),
             rows: Tensor::from_data(TensorData::new(layout.flat_positions(), [m]), &device),
-            readout: Tensor::from_data(TensorData::new(readout, [b, 1, s, t]), &device),
+            text_rows: Tensor::from_data(TensorData::new(text_rows, [b, n]), &device),
+            readout: Tensor::from_data(TensorData::new(readout, [b, s, n]), &device),
             mass_rows: Tensor::from_data(TensorData::new(mass_rows, [m]), &device),
             embeddings: None,
             mass: None,
@@ -128,8 +160,7 @@ impl Supervision {
     ///
     /// # Shapes
     /// - hidden: `[B, T, d]`, the layer's output on the residual stream
-    /// - probabilities: `[B, heads, T, T]`, its attention probabilities
-    pub fn observe(&mut self, index: usize, hidden: &Tensor<3>, probabilities: &Tensor<4>) {
+    pub fn observe(&mut self, index: usize, hidden: &Tensor<3>, seen: &Seen) {
         if index != self.observed || !self.wants(index) {
             return;
         }
@@ -147,16 +178,11 @@ impl Supervision {
             None => rows,
         });
 
-        let [_, heads, _, _] = probabilities.dims();
-        let probabilities = probabilities.clone().without_autodiff().cast(DType::F32);
-        let [_, _, s, _] = self.readout.dims();
-        let mass = self
-            .readout
-            .clone()
-            .expand([b, heads, s, t])
-            .matmul(probabilities) // [B, heads, S, T]
-            .mean_dim(1)
-            .reshape([b * s * t])
+        let [_, slots, _] = self.readout.dims();
+        let Seen { q, k, lse, first } = seen.clone();
+        let mass = attention_mass(q, k, lse, first, self.text_rows.clone(), self.readout.clone())
+            .cast(DType::F32)
+            .reshape([b * slots * t])
             .select(0, self.mass_rows.clone()); // [M]
         self.mass = Some(match self.mass.take() {
             Some(sum) => sum + mass,

@@ -1,13 +1,16 @@
 //! The observer against the definitions of method.md, written out on the host.
 
-use basic_core::{DeviceSpec, ImageSpan, LayerWeights, Objective, PatchWeights, Supervision, SupervisionLayout};
-use burn::tensor::{Device, Tensor, TensorData};
+use basic_core::ops::attention;
+use basic_core::{DeviceSpec, ImageSpan, LayerWeights, Objective, PatchWeights, Seen, Supervision, SupervisionLayout};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 const B: usize = 2;
 const T: usize = 9;
 const D: usize = 3;
 const HEADS: usize = 2;
 const LAYERS: usize = 4;
+/// Width of a head.
+const W: usize = 4;
 
 fn devices() -> Vec<Device> {
     [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().flat_map(DeviceSpec::open).collect()
@@ -38,18 +41,43 @@ fn hidden(layer: usize) -> Vec<f32> {
     numbers(B * T * D, layer as u32)
 }
 
-fn probabilities(layer: usize) -> Vec<f32> {
-    numbers(B * HEADS * T * T, 100 + layer as u32)
+/// Queries and keys, `[B, T, HEADS, W]` each, spread wide enough for attention to be far from even.
+fn queries_and_keys(layer: usize) -> [Vec<f32>; 2] {
+    [100, 200].map(|seed| numbers(B * T * HEADS * W, seed + layer as u32).iter().map(|x| 6.0 * x - 3.0).collect())
+}
+
+/// Causal attention probabilities `[B, HEADS, T, T]`, written out.
+fn probabilities(layer: usize) -> Vec<f64> {
+    let [q, k] = queries_and_keys(layer);
+    let mut all = Vec::new();
+    for sample in 0..B {
+        for head in 0..HEADS {
+            let row = |x: &[f32], t: usize| x[((sample * T + t) * HEADS + head) * W..][..W].to_vec();
+            for t in 0..T {
+                let dot = |j: usize| -> f64 {
+                    row(&q, t).iter().zip(row(&k, j)).map(|(a, b)| f64::from(*a) * f64::from(b)).sum()
+                };
+                let e: Vec<f64> = (0..=t).map(|j| (dot(j) / (W as f64).sqrt()).exp()).collect();
+                let sum: f64 = e.iter().sum();
+                all.extend((0..T).map(|j| e.get(j).map_or(0.0, |e| e / sum)));
+            }
+        }
+    }
+    all
 }
 
 fn observed(objective: &Objective, device: &Device) -> (Vec<f32>, Vec<f32>) {
     let mut supervision = Supervision::new(objective, LAYERS, &layout(), device).unwrap().unwrap();
     for layer in 0..LAYERS {
         let h = Tensor::from_data(TensorData::new(hidden(layer), [B, T, D]), device);
-        let p = Tensor::from_data(TensorData::new(probabilities(layer), [B, HEADS, T, T]), device);
-        supervision.observe(layer, &h, &p);
+        let [q, k] =
+            queries_and_keys(layer).map(|x| Tensor::<4>::from_data(TensorData::new(x, [B, T, HEADS, W]), device));
+        let first = Tensor::<2, Int>::zeros([1, T], device);
+        let lse = attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
+        let seen = Seen { q, k, lse, first };
+        supervision.observe(layer, &h, &seen);
         // Activation recompute runs a layer twice: the second time must not count.
-        supervision.observe(layer, &h, &p);
+        supervision.observe(layer, &h, &seen);
     }
     let targets = supervision.finish().unwrap();
     let read = |data: TensorData| data.try_to_vec::<f32>().unwrap();
@@ -58,6 +86,7 @@ fn observed(objective: &Objective, device: &Device) -> (Vec<f32>, Vec<f32>) {
 
 fn expected(objective: &Objective, k: usize) -> (Vec<f32>, Vec<f32>) {
     let w = objective.layer_weights.weights(k);
+    let probabilities: Vec<Vec<f64>> = (0..LAYERS).map(probabilities).collect();
     let (mut embeddings, mut weights) = (Vec::new(), Vec::new());
     for image in layout().images {
         let mut a = Vec::new();
@@ -67,11 +96,11 @@ fn expected(objective: &Objective, k: usize) -> (Vec<f32>, Vec<f32>) {
                 embeddings.push((0..k).map(|h| w[h] * f64::from(hidden(h)[at])).sum::<f64>() as f32);
             }
             let mut mass = 0.0;
-            for h in 0..k {
+            for layer in probabilities.iter().take(k) {
                 for j in &image.text_rows {
                     for head in 0..HEADS {
                         let at = ((image.sample * HEADS + head) * T + j) * T + i;
-                        mass += f64::from(probabilities(h)[at]) / HEADS as f64;
+                        mass += layer[at] / HEADS as f64;
                     }
                 }
             }

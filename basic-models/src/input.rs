@@ -23,10 +23,9 @@ pub struct Batch {
     pub ids: Tensor<1, Int>,
     /// For each position its row in `[tokens; v]`, `[B * T]`.
     pub splice_rows: Tensor<1, Int>,
-    /// Rows of the flattened `[B * T]` whose next token is a label, `[N]`.
-    pub label_rows: Tensor<1, Int>,
-    /// Those labels, `[N]`.
-    pub labels: Tensor<1, Int>,
+    /// For each position the id that its output is trained on (the next position's label), or -100 for none, `[B * T]`;
+    /// on the host, so that only the rows with a label are computed.
+    pub targets: Vec<i64>,
     /// Images in sample order, `[images, channels, H, W]`.
     pub pixels: Option<Tensor<4>>,
     /// Patch features of the images `[M, vision]`, where the caller has them already (a frozen encoder's never change).
@@ -43,18 +42,17 @@ impl Batch {
         let (b, t) = (samples.len(), samples.iter().map(|s| s.ids.len()).max().unwrap_or(0));
         let mut ids = vec![i64::from(pad); b * t];
         let mut splice: Vec<i64> = (0..(b * t) as i64).collect();
-        let (mut label_rows, mut labels) = (Vec::new(), Vec::new());
+        let mut targets = vec![-100; b * t];
         let (mut pixels, mut images, mut next) = (Vec::new(), Vec::new(), (b * t) as i64);
         for (sample, tokens) in samples.iter().enumerate() {
             let start = sample * t;
             for (position, id) in tokens.ids.iter().enumerate() {
                 ids[start + position] = i64::from(*id);
-                match tokens.labels.get(position) {
-                    Some(label) if position > 0 && *label >= 0 => {
-                        label_rows.push((start + position - 1) as i64);
-                        labels.push(*label);
-                    }
-                    _ => {}
+                if let Some(label) = tokens.labels.get(position)
+                    && position > 0
+                    && *label >= 0
+                {
+                    targets[start + position - 1] = *label;
                 }
             }
             let all: Vec<usize> = tokens.images.iter().flatten().copied().collect();
@@ -86,8 +84,7 @@ impl Batch {
         Self {
             ids: ints(ids),
             splice_rows: ints(splice),
-            label_rows: ints(label_rows),
-            labels: ints(labels),
+            targets,
             pixels,
             features: None,
             layout: SupervisionLayout { batch: b, sequence: t, images },
@@ -97,6 +94,6 @@ impl Batch {
 
     /// Target tokens in the batch.
     pub fn label_count(&self) -> usize {
-        self.labels.dims()[0]
+        self.targets.iter().filter(|target| **target >= 0).count()
     }
 }

@@ -7,7 +7,7 @@ use crate::config::LlamaConfig;
 /// Keys and values per layer, allocated once for the whole generation.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>, // [B, kv heads, capacity, head_dim] each
+    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>, // [B, capacity, kv heads, head_dim] each
     length: usize,
     capacity: usize,
 }
@@ -15,7 +15,7 @@ pub struct KvCache {
 impl KvCache {
     /// A cache for `batch` sequences of at most `capacity` positions.
     pub fn new(config: &LlamaConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Self {
-        let shape = [batch, config.kv_heads(), capacity, config.head_dim()];
+        let shape = [batch, capacity, config.kv_heads(), config.head_dim()];
         let empty = || Tensor::zeros(shape, (device, dtype));
         Self { layers: (0..config.num_hidden_layers).map(|_| Some((empty(), empty()))).collect(), length: 0, capacity }
     }
@@ -38,17 +38,17 @@ impl KvCache {
     /// Writes a layer's new keys and values behind the held ones and returns all of them.
     ///
     /// # Shapes
-    /// - k, v: `[B, kv heads, T, head_dim]`
-    /// - output: `[B, kv heads, len + T, head_dim]` each
+    /// - k, v: `[B, T, kv heads, head_dim]`
+    /// - output: `[B, len + T, kv heads, head_dim]` each
     pub(crate) fn extend(&mut self, layer: usize, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let Some((keys, values)) = self.layers[layer].take() else {
             return (k, v);
         };
-        let [b, h, t, d] = k.dims();
-        let range = [0..b, 0..h, self.length..self.length + t, 0..d];
+        let [b, t, h, d] = k.dims();
+        let range = [0..b, self.length..self.length + t, 0..h, 0..d];
         let keys = keys.slice_assign(range.clone(), k);
         let values = values.slice_assign(range, v);
-        let held = (keys.clone().narrow(2, 0, self.length + t), values.clone().narrow(2, 0, self.length + t));
+        let held = (keys.clone().narrow(1, 0, self.length + t), values.clone().narrow(1, 0, self.length + t));
         self.layers[layer] = Some((keys, values));
         held
     }

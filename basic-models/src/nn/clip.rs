@@ -1,12 +1,12 @@
 //! CLIP's vision transformer (transformers' `CLIPVisionModel`).
 
+use basic_core::ops::gelu;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::activation::gelu;
 use crate::config::ClipVisionConfig;
 
 /// CLIP's vision tower: patches and a CLS position through a pre-norm transformer.

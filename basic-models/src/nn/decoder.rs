@@ -1,9 +1,9 @@
 //! A Llama decoder (transformers' `LlamaModel`).
 
-use basic_core::Supervision;
+use basic_core::ops::{rms_norm, swiglu};
+use basic_core::{Seen, Supervision};
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor};
 
 use super::{DecoderAttention, KvCache, Mask, RotaryTables};
@@ -93,49 +93,55 @@ impl LlamaDecoder {
         mut supervision: Option<&mut Supervision>,
         mut cache: Option<&mut KvCache>,
     ) -> Tensor<3> {
-        let t = embeddings.dims()[1];
-        let mut x = embeddings;
+        let [b, t, d] = embeddings.dims();
+        let mut x = embeddings.reshape([b * t, d]);
         for (index, layer) in self.layers.iter().enumerate() {
             let slot = cache.as_deref_mut().map(|cache| (cache, index));
-            let (y, probabilities) = layer.forward(x, rope, mask, slot);
-            if let Some(supervision) = supervision.as_deref_mut() {
-                supervision.observe(index, &y, &probabilities);
+            let (y, seen) = layer.forward(x, b, rope, mask, slot);
+            if let Some(supervision) = supervision.as_deref_mut()
+                && supervision.wants(index)
+            {
+                supervision.observe(index, &y.clone().reshape([b, t, d]), &seen);
             }
             x = y;
         }
         if let Some(cache) = cache {
             cache.advance(t);
         }
-        self.norm.forward(x)
+        normalized(&self.norm, x).reshape([b, t, d])
     }
 }
 
+/// Burn's norm holds the weight; the fused operation computes.
+fn normalized(norm: &RmsNorm, x: Tensor<2>) -> Tensor<2> {
+    rms_norm(x, norm.gamma.val(), norm.epsilon)
+}
+
 impl DecoderLayer {
-    /// Returns the residual stream after the layer and the attention probabilities.
+    /// Returns the residual stream after the layer and what its attention looked at.
     ///
     /// # Shapes
-    /// - x and output: `[B, T, d]`
-    /// - probabilities: `[B, heads, T, keys]`
+    /// - x and output: `[B * T, d]`
     fn forward(
         &self,
-        x: Tensor<3>,
+        x: Tensor<2>,
+        batch: usize,
         rope: &RotaryTables,
         mask: &Mask,
         cache: Option<(&mut KvCache, usize)>,
-    ) -> (Tensor<3>, Tensor<4>) {
-        let normed = self.input_layernorm.forward(x.clone());
-        let (attended, probabilities) = self.self_attn.forward(normed, rope, mask, cache);
+    ) -> (Tensor<2>, Seen) {
+        let normed = normalized(&self.input_layernorm, x.clone());
+        let (attended, seen) = self.self_attn.forward(normed, batch, rope, mask, cache);
         let x = x + attended;
-        let y = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
-        (x + y, probabilities)
+        let y = self.mlp.forward(normalized(&self.post_attention_layernorm, x.clone()));
+        (x + y, seen)
     }
 }
 
 impl SwiGlu {
     /// # Shapes
-    /// - x and output: `[B, T, d]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+    /// - x and output: `[N, d]`
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.down_proj.forward(swiglu(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
     }
 }

@@ -1,6 +1,7 @@
 //! LLaVA: vision encoder, projector, decoder. Encode, project, splice, decode, loss.
 
-use basic_core::{LossParts, Objective, ObjectiveError, Supervision, Targets, cross_entropy};
+use basic_core::ops::{HeadLayout, linear_cross_entropy};
+use basic_core::{LossParts, Objective, ObjectiveError, Supervision, Targets};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
@@ -133,7 +134,7 @@ impl Llava {
         let embeddings = self.splice(batch, v.clone());
         let t = batch.layout.sequence;
         // Padding stands on the right: real positions never see it under the causal mask.
-        let mask = Mask::causal(t, 0, &[0], &device);
+        let mask = Mask::causal(t, &[0], &device);
         let rope = self.rope(&[(0..t).collect()]);
         let hidden = self.language_model.forward(embeddings, &rope, &mask, supervision.as_mut(), None);
         Ok(Forward { hidden, v, targets: supervision.and_then(Supervision::finish) })
@@ -153,7 +154,7 @@ impl Llava {
             let row = |pad: &usize| (past..past + t).map(|p| p.saturating_sub(*pad)).collect();
             padding.iter().map(row).collect()
         };
-        let mask = Mask::causal(t, past, padding, &self.device());
+        let mask = Mask::causal(t, padding, &self.device());
         let hidden = self.language_model.forward(embeddings, &self.rope(&positions), &mask, None, Some(cache));
         hidden.narrow(1, t - 1, 1).reshape([b, d])
     }
@@ -184,12 +185,12 @@ impl Llava {
     /// The mean cross entropy over the batch's labels, computed on the label rows alone, `[1]`.
     pub fn lm_loss(&self, batch: &Batch, hidden: Tensor<3>) -> Tensor<1> {
         let [b, t, d] = hidden.dims();
-        let count = batch.label_count();
-        if count == 0 {
-            return Tensor::zeros([1], (&hidden.device(), DType::F32));
-        }
-        let rows = hidden.reshape([b * t, d]).select(0, batch.label_rows.clone());
-        cross_entropy(self.logits(rows), batch.labels.clone()).div_scalar(count as f64)
+        let rows = hidden.reshape([b * t, d]);
+        let (head, layout) = match &self.lm_head {
+            Some(head) => (head.weight.val(), HeadLayout::TokenColumns),
+            None => (self.language_model.table(), HeadLayout::TokenRows),
+        };
+        linear_cross_entropy(rows, head, layout, &batch.targets)
     }
 
     /// The objective of a batch, from its forward pass.

@@ -1,6 +1,5 @@
 //! The networks. A file holds one network and nothing of files or names on disk.
 
-mod activation;
 mod attention;
 mod cache;
 mod clip;

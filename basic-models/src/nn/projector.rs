@@ -1,10 +1,10 @@
 //! The projector between vision encoder and decoder.
 
+use basic_core::ops::gelu;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-use super::activation::gelu;
 
 /// `mlp2x_gelu`: linear, gelu, linear (transformers' `LlavaMultiModalProjector`).
 #[derive(Module, Debug)]

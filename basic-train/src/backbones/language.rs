@@ -179,7 +179,7 @@ fn hidden(
     let scale = table.clone().without_autodiff().square().mean().sqrt().reshape([1, 1]);
     let embeddings = shares.matmul(table) + noise * scale;
     let rope = RotaryTables::new(&[(0..t).collect()], config.head_dim(), config.rope_theta(), DType::F32, &plain);
-    let mask = Mask::causal(t, 0, &[0], &plain);
+    let mask = Mask::causal(t, &[0], &plain);
     let out = model.language_model.forward(embeddings.reshape([b, t, d]), &rope, &mask, None, None);
     (out.reshape([b * t, d]), t)
 }

@@ -1,0 +1,355 @@
+//! Attention for training and generation: what the forward pass keeps is q, k, v, the output and one number per row,
+//! and the backward pass recomputes the probabilities block by block. No `[heads, T, T]` is kept or built whole.
+//!
+//! Burn 0.22's autodiff attention materializes the softmax, and no backend's returns the log-sum-exp. Burn 0.23 is to
+//! bring both; [`attention`] is where it would come in.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{Int, Shape, Slice, Tensor};
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+
+use super::array::{Array, accumulator, hidden_keys};
+use super::{FusedOps, Kernels};
+
+/// Bytes that a block of scores may take in the portable body.
+const SCORES_BUDGET: usize = 64 << 20;
+
+/// What [`attention`] gives.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// The heads' outputs, `[B, T, heads, head_dim]`.
+    pub output: Tensor<4>,
+    /// The log-sum-exp of each query's scores, `[B, heads, T]` in f32 (f64 for f64); no gradient.
+    pub lse: Tensor<3>,
+}
+
+/// Causal attention with scores `q k / sqrt(head_dim)`; softmax and sums in f32 (f64 for f64).
+///
+/// The T queries are the last T of the keys' positions. Query t sees the keys from `first[t]` up to its own position;
+/// where `first` lies behind that, its own alone. That covers left padding (`first` is the first real key), packed
+/// samples (the sample's start) and sliding windows. Differentiable in q, k and v.
+///
+/// # Shapes
+/// - q: `[B, T, heads, head_dim]`
+/// - k, v: `[B, keys, kv_heads, head_dim]`, `kv_heads` a divisor of `heads`: query head h reads key head
+///   `h / (heads / kv_heads)`
+/// - first: `[B or 1, T]`
+///
+/// # Panics
+///
+/// Where the shapes do not fit each other.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>) -> Attention {
+    let ([b, t, heads, width], [kb, keys, kv_heads, kw]) = (q.dims(), k.dims());
+    let fits = kb == b && keys >= t && kw == width && kv_heads > 0 && heads % kv_heads == 0 && v.dims() == k.dims();
+    assert!(fits, "attention: q is {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims());
+    let [fb, ft] = first.dims();
+    assert!((fb == b || fb == 1) && ft == t, "attention: q is {:?}, first {:?}", q.dims(), first.dims());
+    if b * t * heads * width == 0 {
+        let lse = Tensor::zeros([b, heads, t], (&q.device(), accumulator(q.dtype())));
+        return Attention { output: q, lse };
+    }
+    let (output, lse) =
+        Dispatch::attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), first.into_dispatch());
+    Attention { output: Tensor::from_dispatch(output), lse: Tensor::from_dispatch(lse) }
+}
+
+/// The mean over the heads of the attention that weighted query rows put on every key, from what [`attention`] has
+/// computed, at the cost of those rows alone. No gradient.
+///
+/// # Shapes
+/// - q, k, first: as for [`attention`]
+/// - lse: `[B, heads, T]`, its log-sum-exp
+/// - rows: `[B, n]`, indices into the T queries
+/// - readout: `[B, S, n]`, each of S read-outs' weights of those rows
+/// - output: `[B, S, keys]`, in lse's type
+///
+/// # Panics
+///
+/// Where the shapes do not fit each other.
+pub fn attention_mass(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    lse: Tensor<3>,
+    first: Tensor<2, Int>,
+    rows: Tensor<2, Int>,
+    readout: Tensor<3>,
+) -> Tensor<3> {
+    let ([b, t, heads, _], [_, keys, _, _]) = (q.dims(), k.dims());
+    let ([_, n], [_, s, _]) = (rows.dims(), readout.dims());
+    let fits = lse.dims() == [b, heads, t] && rows.dims() == [b, n] && readout.dims() == [b, s, n];
+    assert!(fits, "attention_mass: rows is {:?}, readout {:?}", rows.dims(), readout.dims());
+    let readout = readout.without_autodiff().cast(lse.dtype());
+    if b * n * s * keys * heads == 0 {
+        return Tensor::zeros([b, s, keys], (&readout.device(), readout.dtype()));
+    }
+    let mass = Dispatch::attention_mass(
+        q.without_autodiff().into_dispatch(),
+        k.without_autodiff().into_dispatch(),
+        lse.without_autodiff().into_dispatch(),
+        first.into_dispatch(),
+        rows.into_dispatch(),
+        readout.into_dispatch(),
+    );
+    Tensor::from_dispatch(mass)
+}
+
+/// What the backward pass needs.
+pub struct Saved<B: Backend> {
+    /// `[B, T, heads, head_dim]`.
+    pub q: FloatTensor<B>,
+    /// `[B, keys, kv_heads, head_dim]`.
+    pub k: FloatTensor<B>,
+    /// `[B, keys, kv_heads, head_dim]`.
+    pub v: FloatTensor<B>,
+    /// The output.
+    pub output: FloatTensor<B>,
+    /// The log-sum-exp.
+    pub lse: FloatTensor<B>,
+    /// The first visible key of each query.
+    pub first: IntTensor<B>,
+}
+
+impl<B: Backend> Clone for Saved<B> {
+    fn clone(&self) -> Self {
+        Self {
+            q: self.q.clone(),
+            k: self.k.clone(),
+            v: self.v.clone(),
+            output: self.output.clone(),
+            lse: self.lse.clone(),
+            first: self.first.clone(),
+        }
+    }
+}
+
+impl<B: Backend> std::fmt::Debug for Saved<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "attention over q {:?} and k {:?}", self.q.shape(), self.k.shape())
+    }
+}
+
+/// The sizes of an attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    pub batch: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub width: usize,
+}
+
+impl Sizes {
+    pub fn of<B: Backend>(q: &FloatTensor<B>, k: &FloatTensor<B>) -> Self {
+        let (q, k) = (q.shape(), k.shape());
+        Self { batch: q[0], queries: q[1], keys: k[1], heads: q[2], kv_heads: k[2], width: q[3] }
+    }
+
+    /// Query heads that share a key head.
+    pub fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// What scores are multiplied by.
+    pub fn scale(&self) -> f64 {
+        (self.width as f64).powf(-0.5)
+    }
+}
+
+/// The first visible keys of queries `start..start + len`, at most their own positions; and those positions.
+fn visible<B: Backend>(
+    first: &IntTensor<B>,
+    sizes: &Sizes,
+    start: usize,
+    len: usize,
+) -> (IntTensor<B>, IntTensor<B>) {
+    let rows = first.shape()[0];
+    let device = first.device();
+    let int = get_or_init_device_settings::<B>(&device).int_dtype;
+    let past = sizes.keys - sizes.queries;
+    let positions = B::int_arange((past + start) as i64..(past + start + len) as i64, &device, int);
+    let positions = B::int_expand(B::int_reshape(positions, Shape::from(vec![1, len])), Shape::from(vec![rows, len]));
+    let slices: [Slice; 2] = [(0..rows).into(), (start..start + len).into()];
+    let first = B::int_cast(B::int_slice(first.clone(), &slices), int);
+    (at_most::<B>(first, positions.clone()), positions)
+}
+
+/// The smaller of each pair.
+fn at_most<B: Backend>(values: IntTensor<B>, bound: IntTensor<B>) -> IntTensor<B> {
+    let store = get_or_init_device_settings::<B>(&values.device()).bool_dtype;
+    let over = B::int_greater(values.clone(), bound.clone(), store);
+    B::int_mask_where(values, over, bound)
+}
+
+/// `[B, n, heads, w]` with the queries of a key head stacked, `[B, kv_heads, group n, w]`.
+fn stacked<B: Backend>(x: Array<B>, sizes: &Sizes) -> Array<B> {
+    let n = x.dims()[1];
+    x.swap(1, 2).reshape(&[sizes.batch, sizes.kv_heads, sizes.group() * n, sizes.width])
+}
+
+/// The way back from [`stacked`].
+fn unstacked<B: Backend>(x: Array<B>, sizes: &Sizes, n: usize) -> Array<B> {
+    x.reshape(&[sizes.batch, sizes.heads, n, sizes.width]).swap(1, 2)
+}
+
+/// Scaled scores `[B, heads, n, keys]` in the accumulator's type, hidden keys at the lowest finite value.
+fn scores<B: Backend>(
+    q: Array<B>,
+    k_columns: Array<B>,
+    first: IntTensor<B>,
+    positions: IntTensor<B>,
+    sizes: &Sizes,
+) -> Array<B> {
+    let n = q.dims()[1];
+    let dtype = accumulator(q.dtype());
+    let shape = [sizes.batch, sizes.heads, n, sizes.keys];
+    let raw = stacked(q, sizes).matmul(k_columns).cast(dtype).scale(sizes.scale()).reshape(&shape);
+    let hidden = hidden_keys::<B>(positions, first, sizes.keys);
+    raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0))
+}
+
+/// Queries whose scores fit the budget.
+fn block(sizes: &Sizes) -> usize {
+    (SCORES_BUDGET / (4 * sizes.batch * sizes.heads * sizes.keys).max(1)).clamp(1, sizes.queries)
+}
+
+/// Forward: output and log-sum-exp.
+pub fn portable<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    first: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let sizes = Sizes::of::<B>(&q, &k);
+    let dtype = q.dtype();
+    let q = Array::<B>(q);
+    let columns = Array::<B>(k).swap(1, 2).swap(2, 3); // [B, kv_heads, w, keys]
+    let values = Array::<B>(v).swap(1, 2); // [B, kv_heads, keys, w]
+    let (mut outputs, mut sums) = (Vec::new(), Vec::new());
+    for start in (0..sizes.queries).step_by(block(&sizes)) {
+        let n = block(&sizes).min(sizes.queries - start);
+        let (first, positions) = visible::<B>(&first, &sizes, start, n);
+        let scores = scores(q.clone().narrow(1, start, n), columns.clone(), first, positions, &sizes);
+        let lse = scores.log_sum_exp(); // [B, heads, n, 1]
+        let p = scores.sub(lse.clone()).exp().cast(dtype);
+        let p = p.reshape(&[sizes.batch, sizes.kv_heads, sizes.group() * n, sizes.keys]);
+        outputs.push(unstacked(p.matmul(values.clone()), &sizes, n));
+        sums.push(lse.reshape(&[sizes.batch, sizes.heads, n]));
+    }
+    (Array::cat(outputs, 1).0, Array::cat(sums, 2).0)
+}
+
+/// With P the probabilities, O the output and G its gradient: `dV = P^T G`, `dS = P (G V^T - rowsum(G O))`,
+/// `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
+pub fn portable_backward<B: Backend>(saved: Saved<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+    let sizes = Sizes::of::<B>(&saved.q, &saved.k);
+    let dtype = saved.q.dtype();
+    let sums = accumulator(dtype);
+    let (q, output, grad) = (Array::<B>(saved.q), Array::<B>(saved.output), Array::<B>(grad));
+    let keys = Array::<B>(saved.k).swap(1, 2); // [B, kv_heads, keys, w]
+    let values = Array::<B>(saved.v).swap(1, 2);
+    let lse = Array::<B>(saved.lse);
+    let (mut q_grads, mut k_grad, mut v_grad) = (Vec::new(), None::<Array<B>>, None::<Array<B>>);
+    let total = |sum: Option<Array<B>>, part: Array<B>| {
+        let part = part.cast(sums);
+        Some(match sum {
+            Some(sum) => sum.add(part),
+            None => part,
+        })
+    };
+    for start in (0..sizes.queries).step_by(block(&sizes)) {
+        let n = block(&sizes).min(sizes.queries - start);
+        let shape = [sizes.batch, sizes.heads, n, sizes.keys];
+        let rows = [sizes.batch, sizes.kv_heads, sizes.group() * n, sizes.keys];
+        let (first, positions) = visible::<B>(&saved.first, &sizes, start, n);
+        let q = q.clone().narrow(1, start, n);
+        let scores = scores(q.clone(), keys.clone().swap(2, 3), first, positions, &sizes);
+        let lse = lse.clone().narrow(2, start, n).reshape(&[sizes.batch, sizes.heads, n, 1]);
+        let p = scores.sub(lse).exp(); // [B, heads, n, keys]
+        let (q, g) = (stacked(q, &sizes), stacked(grad.clone().narrow(1, start, n), &sizes));
+        let o = stacked(output.clone().narrow(1, start, n), &sizes);
+        let drop = g.clone().cast(sums).mul(o.cast(sums)).sum_dim(3).reshape(&[sizes.batch, sizes.heads, n, 1]);
+        let pull = g.clone().matmul(values.clone().swap(2, 3)).cast(sums).reshape(&shape);
+        let s = p.clone().mul(pull.sub(drop)).scale(sizes.scale()).cast(dtype).reshape(&rows);
+        let p = p.cast(dtype).reshape(&rows);
+        q_grads.push(unstacked(s.clone().matmul(keys.clone()), &sizes, n));
+        k_grad = total(k_grad, s.swap(2, 3).matmul(q));
+        v_grad = total(v_grad, p.swap(2, 3).matmul(g));
+    }
+    let back = |sum: Option<Array<B>>, like: Array<B>| match sum {
+        Some(sum) => sum.swap(1, 2).cast(dtype).0,
+        None => like.0,
+    };
+    [Array::cat(q_grads, 1).0, back(k_grad, keys), back(v_grad, values)]
+}
+
+/// The read-out of the rows' probabilities.
+pub fn portable_mass<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    lse: FloatTensor<B>,
+    first: IntTensor<B>,
+    rows: IntTensor<B>,
+    readout: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let sizes = Sizes::of::<B>(&q, &k);
+    let Sizes { batch: b, queries: t, heads, width, .. } = sizes;
+    let (n, s) = (rows.shape()[1], readout.shape()[1]);
+    let device = rows.device();
+    let int = get_or_init_device_settings::<B>(&device).int_dtype;
+    let rows = B::int_cast(rows, int);
+    // Rows of the flattened [B * T].
+    let starts = B::int_mul_scalar(B::int_arange(0..b as i64, &device, int), (t as i64).into());
+    let starts = B::int_expand(B::int_reshape(starts, Shape::from(vec![b, 1])), Shape::from(vec![b, n]));
+    let flat = B::int_reshape(B::int_add(starts, rows.clone()), Shape::from(vec![b * n]));
+    let q = Array::<B>(q).reshape(&[b * t, heads * width]).select(0, flat.clone()).reshape(&[b, n, heads, width]);
+    let lse = Array::<B>(lse).swap(1, 2).reshape(&[b * t, heads]).select(0, flat);
+    let lse = lse.reshape(&[b, n, heads]).swap(1, 2).reshape(&[b, heads, n, 1]);
+    let first = B::int_cast(B::int_expand(first, Shape::from(vec![b, t])), int);
+    let positions = B::int_add_scalar(rows.clone(), ((sizes.keys - t) as i64).into());
+    let first = at_most::<B>(B::int_gather(1, first, rows), positions.clone());
+    let columns = Array::<B>(k).swap(1, 2).swap(2, 3);
+    let p = scores(q, columns, first, positions, &sizes).sub(lse).exp(); // [B, heads, n, keys]
+    let readout = Array::<B>(readout).reshape(&[b, 1, s, n]).expand(&[b, heads, s, n]);
+    let mass = readout.matmul(p).sum_dim(1).scale(1.0 / heads as f64); // [B, 1, S, keys]
+    mass.reshape(&[b, s, sizes.keys]).0
+}
+
+/// The output with q, k, v, itself and the log-sum-exp saved for the backward pass.
+pub fn tracked<B: Kernels, C: CheckpointStrategy>(
+    q: FloatTensor<Autodiff<B, C>>,
+    k: FloatTensor<Autodiff<B, C>>,
+    v: FloatTensor<Autodiff<B, C>>,
+    first: IntTensor<B>,
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<B>) {
+    #[derive(Debug)]
+    struct AttentionBackward;
+
+    impl<B: Kernels> Backward<B, 3> for AttentionBackward {
+        type State = Saved<B>;
+
+        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let grad = grads.consume::<B>(&ops.node);
+            let all = B::attention_backward_kernel(ops.state, grad);
+            for (parent, grad) in ops.parents.into_iter().zip(all) {
+                if let Some(parent) = parent {
+                    grads.register::<B>(parent.id, grad);
+                }
+            }
+        }
+    }
+
+    let ((q, a), (k, b), (v, c)) = (q.into_parts(), k.into_parts(), v.into_parts());
+    let (output, lse) = B::attention_kernel(q.clone(), k.clone(), v.clone(), first.clone());
+    match AttentionBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let saved = Saved { q, k, v, output: output.clone(), lse: lse.clone(), first };
+            (prep.finish(saved, output), lse)
+        }
+        OpsKind::UnTracked(prep) => (prep.finish(output), lse),
+    }
+}

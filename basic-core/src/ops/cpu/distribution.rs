@@ -1,0 +1,85 @@
+//! The fused linear KL divergence.
+
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::super::LossAndGrad;
+use super::super::distribution::chunk_rows;
+use super::math::{exp, max, simd, sum};
+use super::product::{Matrix, Threads, product};
+use super::{elements, ordered, tensor};
+use burn::backend::Flex;
+
+/// Loss and gradient, chunk by chunk: two products for the logits, one pass over them, one product for the gradient.
+pub fn semantic_distribution(
+    v: FlexTensor,
+    target: FlexTensor,
+    table: FlexTensor,
+    weights: FlexTensor,
+    budget: usize,
+    grad: bool,
+) -> LossAndGrad<Flex> {
+    let (v, target, table, weights) = (ordered(v), ordered(target), ordered(table), ordered(weights));
+    let [m, d] = [v.layout().shape()[0], v.layout().shape()[1]];
+    let vocabulary = table.layout().shape()[0];
+    let rows = chunk_rows(budget, 2, vocabulary, 4).min(m);
+    let (mut p, mut q) = (vec![0f32; rows * vocabulary], vec![0f32; rows * vocabulary]);
+    let mut gradient = if grad { vec![0f32; m * d] } else { Vec::new() };
+    let columns = Matrix::rows(elements(&table), vocabulary, d, d);
+    let mut loss = 0f64;
+    for start in (0..m).step_by(rows) {
+        let len = rows.min(m - start);
+        let (p, q) = (&mut p[..len * vocabulary], &mut q[..len * vocabulary]);
+        let chunk = |x: &FlexTensor, out: &mut [f32]| {
+            let x = Matrix::rows(&elements(x)[start * d..(start + len) * d], len, d, d);
+            product(out, vocabulary, x, columns.t(), false, Threads::Pool);
+        };
+        chunk(&target, p);
+        chunk(&v, q);
+        let weights = &elements(&weights)[start..start + len];
+        let row = |((p, q), a): ((&mut [f32], &mut [f32]), &f32)| f64::from(*a) * f64::from(divergence(p, q, *a));
+        let parts: Vec<f64> =
+            p.par_chunks_mut(vocabulary).zip(q.par_chunks_mut(vocabulary)).zip(weights.par_iter()).map(row).collect();
+        // In the rows' order: the same bits on every run.
+        loss += parts.iter().sum::<f64>();
+        if grad {
+            let out = &mut gradient[start * d..(start + len) * d];
+            product(out, d, Matrix::rows(q, len, vocabulary, vocabulary), columns, false, Threads::Pool);
+        }
+    }
+    (tensor(vec![loss as f32], &[1]), grad.then(|| tensor(gradient, &[m, d])))
+}
+
+/// `KL(softmax(p) || softmax(q))` of two rows of logits; `q` becomes `a (softmax(q) - softmax(p))`.
+fn divergence(p: &mut [f32], q: &mut [f32], a: f32) -> f32 {
+    simd(
+        #[inline(always)]
+        || {
+            let n = p.len();
+            let q = &mut q[..n];
+            let lse = |row: &[f32]| {
+                let top = max(row);
+                top + sum(row.len(), |j| exp(row[j] - top)).ln()
+            };
+            let (lse_p, lse_q) = (lse(p), lse(q));
+            let mut lanes = [0f32; 16];
+            let (p_whole, p_rest) = p.as_chunks::<16>();
+            let (q_whole, q_rest) = q.as_chunks_mut::<16>();
+            let step = |lane: &mut f32, x: f32, y: &mut f32| {
+                let (log_p, log_q) = (x - lse_p, *y - lse_q);
+                let share = exp(log_p);
+                *lane += share * (log_p - log_q);
+                *y = a * (exp(log_q) - share);
+            };
+            for (ps, qs) in p_whole.iter().zip(q_whole) {
+                for ((lane, x), y) in lanes.iter_mut().zip(ps).zip(qs) {
+                    step(lane, *x, y);
+                }
+            }
+            for ((lane, x), y) in lanes.iter_mut().zip(p_rest).zip(q_rest) {
+                step(lane, *x, y);
+            }
+            lanes.into_iter().sum()
+        },
+    )
+}

@@ -1,0 +1,167 @@
+//! Flex's own bodies for f32: rows over rayon, exponentials vectorized, matrix products by the `gemm` crate straight
+//! from strided views. Other types take the portable bodies.
+
+mod attention;
+mod cross_entropy;
+mod distribution;
+mod elementwise;
+mod math;
+mod product;
+
+use burn::backend::Flex;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{FlexTensor, Layout};
+
+use super::attention::Saved;
+use super::{HeadLayout, Kernels, LossAndGrad, LossAndGrads};
+use super::{attention as portable_attention, cross_entropy as portable_entropy, distribution as portable_distribution};
+use super::{rms_norm, rotary, swiglu};
+
+/// Elements that one rayon task takes of an elementwise pass, at least.
+const TASK: usize = 1 << 14;
+
+/// The tensor with its elements in order from the start of a slice.
+fn ordered(tensor: FlexTensor) -> FlexTensor {
+    match tensor.is_contiguous() {
+        true => tensor,
+        false => tensor.to_contiguous(),
+    }
+}
+
+/// The elements of an [`ordered`] f32 tensor.
+fn elements(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice::<f32>().unwrap_or_default()
+}
+
+fn tensor(values: Vec<f32>, dims: &[usize]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(dims.to_vec())), DType::F32)
+}
+
+/// The elements of an int tensor.
+fn indices(tensor: &FlexTensor) -> Vec<i64> {
+    let tensor = ordered(tensor.clone());
+    match tensor.dtype() {
+        DType::I32 => tensor.as_slice::<i32>().unwrap_or_default().iter().map(|x| i64::from(*x)).collect(),
+        DType::U32 => tensor.as_slice::<u32>().unwrap_or_default().iter().map(|x| i64::from(*x)).collect(),
+        _ => tensor.as_slice::<i64>().unwrap_or_default().to_vec(),
+    }
+}
+
+fn all_f32<const N: usize>(tensors: [&FlexTensor; N]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+impl Kernels for Flex {
+    fn semantic_distribution_kernel(
+        v: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        budget: usize,
+        grad: bool,
+    ) -> LossAndGrad<Self> {
+        match all_f32([&v, &target, &table, &weights]) {
+            true => distribution::semantic_distribution(v, target, table, weights, budget, grad),
+            false => portable_distribution::portable::<Self>(v, target, table, weights, budget, grad),
+        }
+    }
+
+    fn linear_cross_entropy_kernel(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        layout: HeadLayout,
+        divisor: f64,
+        budget: usize,
+        grads: [bool; 2],
+    ) -> LossAndGrads<Self> {
+        match all_f32([&hidden, &head]) {
+            true => cross_entropy::linear_cross_entropy(hidden, head, labels, layout, divisor, budget, grads),
+            false => portable_entropy::portable::<Self>(hidden, head, labels, layout, divisor, budget, grads),
+        }
+    }
+
+    fn attention_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match all_f32([&q, &k, &v]) {
+            true => attention::forward(q, k, v, first),
+            false => portable_attention::portable::<Self>(q, k, v, first),
+        }
+    }
+
+    fn attention_backward_kernel(saved: Saved<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        match all_f32([&saved.q, &saved.k, &saved.v, &saved.output, &grad]) {
+            true => attention::backward(saved, grad),
+            false => portable_attention::portable_backward::<Self>(saved, grad),
+        }
+    }
+
+    fn attention_mass_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        rows: IntTensor<Self>,
+        readout: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match all_f32([&q, &k, &lse, &readout]) {
+            true => attention::mass(q, k, lse, first, rows, readout),
+            false => portable_attention::portable_mass::<Self>(q, k, lse, first, rows, readout),
+        }
+    }
+
+    fn swiglu_kernel(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        match all_f32([&gate, &up]) {
+            true => elementwise::swiglu(gate, up),
+            false => swiglu::portable::<Self>(gate, up),
+        }
+    }
+
+    fn swiglu_backward_kernel(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        match all_f32([&gate, &up, &grad]) {
+            true => elementwise::swiglu_backward(gate, up, grad),
+            false => swiglu::portable_backward::<Self>(gate, up, grad),
+        }
+    }
+
+    fn rms_norm_kernel(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        match all_f32([&x, &gamma]) {
+            true => elementwise::rms_norm(x, gamma, epsilon),
+            false => rms_norm::portable::<Self>(x, gamma, epsilon),
+        }
+    }
+
+    fn rms_norm_backward_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        trained: bool,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        match all_f32([&x, &gamma, &grad]) {
+            true => elementwise::rms_norm_backward(x, gamma, epsilon, trained, grad),
+            false => rms_norm::portable_backward::<Self>(x, gamma, epsilon, trained, grad),
+        }
+    }
+
+    fn rotate_kernel(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        match all_f32([&x, &cos, &sin]) {
+            true => elementwise::rotate(x, cos, sin, inverse),
+            false => rotary::portable::<Self>(x, cos, sin, inverse),
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The extension traits.
+
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, backend_extension};
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use burn::backend::Cube;
+#[cfg(feature = "cpu")]
+use burn::backend::Flex;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+
+use super::{HeadLayout, attention, cross_entropy, directional, distribution, gelu, rms_norm, rotary, swiglu};
+
+/// A loss, `[1]`, and its gradient where it was asked for.
+pub type LossAndGrad<B> = (FloatTensor<B>, Option<FloatTensor<B>>);
+
+/// A loss, `[1]`, and its gradients by its two differentiable inputs, where they were asked for.
+pub type LossAndGrads<B> = (FloatTensor<B>, [Option<FloatTensor<B>>; 2]);
+
+/// The operations as Burn's dispatch sees them. Call the functions of this module's parent instead, which check shapes.
+///
+/// Shapes and meaning are those of the functions of the same names.
+#[backend_extension(
+    Flex: cfg(feature = "cpu"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(any(feature = "wgpu", feature = "cuda")),
+    Autodiff
+)]
+pub trait FusedOps: Backend {
+    /// [`directional_alignment`](super::directional_alignment).
+    fn directional_alignment(
+        v: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// [`semantic_distribution`](super::semantic_distribution_within).
+    fn semantic_distribution(
+        v: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        budget: usize,
+    ) -> FloatTensor<Self>;
+
+    /// [`linear_cross_entropy`](super::linear_cross_entropy_within) on rows that all have a label; `trained` says
+    /// whether hidden and head take a gradient.
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        layout: HeadLayout,
+        divisor: f64,
+        budget: usize,
+        trained: [bool; 2],
+    ) -> FloatTensor<Self>;
+
+    /// [`attention`](super::attention): the output and, untracked, the log-sum-exp of each row's scores.
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// [`attention_mass`](super::attention_mass); untracked.
+    fn attention_mass(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        rows: IntTensor<Self>,
+        readout: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// [`swiglu`](super::swiglu).
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// [`gelu`](super::gelu).
+    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// [`rms_norm`](super::rms_norm) on rows, `[N, d]`; `trained` says whether gamma takes a gradient.
+    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, trained: bool) -> FloatTensor<Self>;
+
+    /// [`rotate`](super::rotate).
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+/// The computations behind [`FusedOps`], forward and backward, on a backend without autodiff. The bodies given here are
+/// portable; override one where a backend can do better.
+pub trait Kernels: Backend {
+    /// The loss and its gradient with respect to `v`.
+    fn directional_alignment_kernel(
+        v: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        grad: bool,
+    ) -> LossAndGrad<Self> {
+        directional::portable::<Self>(v, target, weights, grad)
+    }
+
+    /// The loss and its gradient with respect to `v`, in chunks of rows whose logits fit `budget` bytes.
+    fn semantic_distribution_kernel(
+        v: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        budget: usize,
+        grad: bool,
+    ) -> LossAndGrad<Self> {
+        distribution::portable::<Self>(v, target, table, weights, budget, grad)
+    }
+
+    /// The loss and its gradients with respect to `hidden` and `head`, in chunks of rows whose logits fit `budget`.
+    fn linear_cross_entropy_kernel(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        layout: HeadLayout,
+        divisor: f64,
+        budget: usize,
+        grads: [bool; 2],
+    ) -> LossAndGrads<Self> {
+        cross_entropy::portable::<Self>(hidden, head, labels, layout, divisor, budget, grads)
+    }
+
+    /// The output and the log-sum-exp, `[B, heads, T]`.
+    fn attention_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        attention::portable::<Self>(q, k, v, first)
+    }
+
+    /// The gradients with respect to q, k and v.
+    fn attention_backward_kernel(saved: attention::Saved<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        attention::portable_backward::<Self>(saved, grad)
+    }
+
+    /// The attention that `readout` puts on each key.
+    fn attention_mass_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        rows: IntTensor<Self>,
+        readout: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        attention::portable_mass::<Self>(q, k, lse, first, rows, readout)
+    }
+
+    /// `silu(gate) * up`.
+    fn swiglu_kernel(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        swiglu::portable::<Self>(gate, up)
+    }
+
+    /// The gradients with respect to gate and up.
+    fn swiglu_backward_kernel(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        swiglu::portable_backward::<Self>(gate, up, grad)
+    }
+
+    /// The exact GELU.
+    fn exact_gelu_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu::portable::<Self>(x)
+    }
+
+    /// Its gradient.
+    fn exact_gelu_backward_kernel(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu::portable_backward::<Self>(x, grad)
+    }
+
+    /// The normalized rows.
+    fn rms_norm_kernel(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        rms_norm::portable::<Self>(x, gamma, epsilon)
+    }
+
+    /// The gradients with respect to x and, where it is trained, gamma.
+    fn rms_norm_backward_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        trained: bool,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        rms_norm::portable_backward::<Self>(x, gamma, epsilon, trained, grad)
+    }
+
+    /// The rotated heads; backwards where `inverse`, which is the gradient's way.
+    fn rotate_kernel(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        rotary::portable::<Self>(x, cos, sin, inverse)
+    }
+}
+
+#[cfg(feature = "ndarray")]
+impl Kernels for NdArray {}
+// With Burn's fusion on, `Cube` records primitives and fuses them: the portable bodies are what it fuses best.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+impl Kernels for Cube {}
+
+/// A backend without autodiff computes and keeps nothing.
+macro_rules! untracked {
+    ($backend:ty) => {
+        impl FusedOps for $backend {
+            fn directional_alignment(
+                v: FloatTensor<Self>,
+                target: FloatTensor<Self>,
+                weights: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                Self::directional_alignment_kernel(v, target, weights, false).0
+            }
+            fn semantic_distribution(
+                v: FloatTensor<Self>,
+                target: FloatTensor<Self>,
+                table: FloatTensor<Self>,
+                weights: FloatTensor<Self>,
+                budget: usize,
+            ) -> FloatTensor<Self> {
+                Self::semantic_distribution_kernel(v, target, table, weights, budget, false).0
+            }
+            fn linear_cross_entropy(
+                hidden: FloatTensor<Self>,
+                head: FloatTensor<Self>,
+                labels: IntTensor<Self>,
+                layout: HeadLayout,
+                divisor: f64,
+                budget: usize,
+                _trained: [bool; 2],
+            ) -> FloatTensor<Self> {
+                Self::linear_cross_entropy_kernel(hidden, head, labels, layout, divisor, budget, [false; 2]).0
+            }
+            fn attention(
+                q: FloatTensor<Self>,
+                k: FloatTensor<Self>,
+                v: FloatTensor<Self>,
+                first: IntTensor<Self>,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+                Self::attention_kernel(q, k, v, first)
+            }
+            fn attention_mass(
+                q: FloatTensor<Self>,
+                k: FloatTensor<Self>,
+                lse: FloatTensor<Self>,
+                first: IntTensor<Self>,
+                rows: IntTensor<Self>,
+                readout: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                Self::attention_mass_kernel(q, k, lse, first, rows, readout)
+            }
+            fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::swiglu_kernel(gate, up)
+            }
+            fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::exact_gelu_kernel(x)
+            }
+            fn rms_norm(
+                x: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                epsilon: f64,
+                _trained: bool,
+            ) -> FloatTensor<Self> {
+                Self::rms_norm_kernel(x, gamma, epsilon)
+            }
+            fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::rotate_kernel(x, cos, sin, false)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "cpu")]
+untracked!(Flex);
+#[cfg(feature = "ndarray")]
+untracked!(NdArray);
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+untracked!(Cube);
+
+impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
+    fn directional_alignment(
+        v: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        directional::tracked::<B, C>(v, target.into_primitive(), weights.into_primitive())
+    }
+
+    fn semantic_distribution(
+        v: FloatTensor<Self>,
+        target: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        budget: usize,
+    ) -> FloatTensor<Self> {
+        let (target, table, weights) = (target.into_primitive(), table.into_primitive(), weights.into_primitive());
+        distribution::tracked::<B, C>(v, target, table, weights, budget)
+    }
+
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        layout: HeadLayout,
+        divisor: f64,
+        budget: usize,
+        trained: [bool; 2],
+    ) -> FloatTensor<Self> {
+        cross_entropy::tracked::<B, C>(hidden, head, labels, layout, divisor, budget, trained)
+    }
+
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (out, lse) = attention::tracked::<B, C>(q, k, v, first);
+        (out, Self::from_inner(lse))
+    }
+
+    fn attention_mass(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        rows: IntTensor<Self>,
+        readout: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [q, k, lse, readout] = [q, k, lse, readout].map(|t| t.into_primitive());
+        Self::from_inner(B::attention_mass_kernel(q, k, lse, first, rows, readout))
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        swiglu::tracked::<B, C>(gate, up)
+    }
+
+    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu::tracked::<B, C>(x)
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, trained: bool) -> FloatTensor<Self> {
+        rms_norm::tracked::<B, C>(x, gamma, epsilon, trained)
+    }
+
+    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        rotary::tracked::<B, C>(x, cos.into_primitive(), sin.into_primitive())
+    }
+}

@@ -1,0 +1,30 @@
+//! The method's operations as differentiable backend extensions.
+//!
+//! Each operation has three layers: a function on [`Tensor`](burn::tensor::Tensor)s, which is what networks and losses
+//! call; a method of [`FusedOps`], by which Burn's run-time dispatch reaches the backend, and whose implementation for
+//! `Autodiff` registers a closed-form backward pass; and a method of [`Kernels`], the computation itself. A kernel has a
+//! portable body in terms of the backend's primitives, so that every backend has every operation; Flex replaces those
+//! that pay (`cpu/`).
+
+mod array;
+mod attention;
+#[cfg(feature = "cpu")]
+mod cpu;
+mod cross_entropy;
+mod directional;
+mod distribution;
+mod extension;
+mod gelu;
+mod rms_norm;
+mod rotary;
+mod swiglu;
+
+pub use attention::{Attention, attention, attention_mass};
+pub use cross_entropy::{HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, linear_cross_entropy, linear_cross_entropy_within};
+pub use directional::directional_alignment;
+pub use distribution::{SEMANTIC_DISTRIBUTION_BUDGET, semantic_distribution, semantic_distribution_within};
+pub use extension::{FusedOps, Kernels, LossAndGrad, LossAndGrads};
+pub use gelu::gelu;
+pub use rms_norm::rms_norm;
+pub use rotary::rotate;
+pub use swiglu::swiglu;
