@@ -88,6 +88,9 @@ pub struct Demo {
     /// Steps of the finetune stage, instead of each setting's own.
     #[arg(long)]
     pub finetune_steps: Option<usize>,
+    /// Learning rate of the pretrain stage.
+    #[arg(long)]
+    pub pretrain_lr: Option<f64>,
     /// Instead of the demo, compare pairs of lambdas on the validation split after the pretrain stage of the setting that
     /// --only names: --sweep 0:0 --sweep 0.05:0.3 …
     #[arg(long, value_name = "DAS:SDS", value_parser = lambda_pair, requires = "only")]
@@ -333,7 +336,7 @@ pub struct Backbones {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Steps of the decoder.
-    #[arg(long, default_value_t = 3600)]
+    #[arg(long, default_value_t = 12000)]
     pub language_steps: usize,
     /// Steps of the vision tower.
     #[arg(long, default_value_t = 300)]

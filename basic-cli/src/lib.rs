@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod memory;
 mod output;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ pub(crate) fn revision() -> Option<String> {
 /// Parses the command line and runs it: exit code 0 on success, 2 on a usage error, 1 on any other failure, with one
 /// line on standard error.
 pub fn main() -> ExitCode {
+    memory::keep_freed_pages();
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -24,8 +24,8 @@
 #![warn(missing_docs)]
 
 mod device;
-pub mod ops;
 mod objective;
+pub mod ops;
 mod supervision;
 
 pub use device::{DeviceError, DeviceInfo, DeviceSpec, available_devices};

@@ -21,6 +21,7 @@ pub fn demo(args: Demo) -> Result<()> {
         plan.lambda_das = args.lambda_das.unwrap_or(plan.lambda_das);
         plan.lambda_sds = args.lambda_sds.unwrap_or(plan.lambda_sds);
         plan.pretrain_steps = args.pretrain_steps.unwrap_or(plan.pretrain_steps);
+        plan.pretrain_lr = args.pretrain_lr.unwrap_or(plan.pretrain_lr);
         plan.finetune_steps = args.finetune_steps.unwrap_or(plan.finetune_steps);
     }
     let config = DemoConfig {

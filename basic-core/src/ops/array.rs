@@ -135,8 +135,11 @@ impl<B: Backend> Array<B> {
         Self(B::float_erf(self.0))
     }
 
+    /// `1 / (1 + e^-x)`, computed in the accumulator's type: Burn's default takes f64 through f32.
     pub fn sigmoid(self) -> Self {
-        Self(B::sigmoid(self.0))
+        let dtype = self.dtype();
+        let x = self.cast(accumulator(dtype));
+        Self(B::float_recip(x.neg().exp().plus(1.0).0)).cast(dtype)
     }
 
     pub fn clamp_min(self, min: f64) -> Self {

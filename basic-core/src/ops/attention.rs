@@ -161,12 +161,7 @@ impl Sizes {
 }
 
 /// The first visible keys of queries `start..start + len`, at most their own positions; and those positions.
-fn visible<B: Backend>(
-    first: &IntTensor<B>,
-    sizes: &Sizes,
-    start: usize,
-    len: usize,
-) -> (IntTensor<B>, IntTensor<B>) {
+fn visible<B: Backend>(first: &IntTensor<B>, sizes: &Sizes, start: usize, len: usize) -> (IntTensor<B>, IntTensor<B>) {
     let rows = first.shape()[0];
     let device = first.device();
     let int = get_or_init_device_settings::<B>(&device).int_dtype;

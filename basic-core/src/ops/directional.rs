@@ -71,4 +71,3 @@ pub fn tracked<B: Kernels, C: CheckpointStrategy>(
 ) -> FloatTensor<Autodiff<B, C>> {
     scaled_by_saved::<B, C>(v, |v, grad| B::directional_alignment_kernel(v, target, weights, grad))
 }
-

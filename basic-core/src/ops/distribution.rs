@@ -49,8 +49,8 @@ pub fn semantic_distribution_within(
     let [m, d] = v.dims();
     assert_eq!((target.dims(), weights.dims()), ([m, d], [m]), "semantic_distribution: v is [{m}, {d}]");
     assert_eq!(table.dims()[1], d, "semantic_distribution: v is [{m}, {d}], the table is not [V, {d}]");
-    let dtype = accumulator(v.dtype());
-    if m == 0 || table.dims()[0] == 0 {
+    let dtype = accumulator(table.dtype());
+    if m * d * table.dims()[0] == 0 {
         return Tensor::zeros([1], (&v.device(), dtype));
     }
     let table = table.without_autodiff();

@@ -1,16 +1,17 @@
 //! The extension traits.
 
-#[cfg(feature = "ndarray")]
-use burn::backend::NdArray;
-use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, AutodiffBackend, Backend, backend_extension};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use burn::backend::Cube;
 #[cfg(feature = "cpu")]
 use burn::backend::Flex;
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, backend_extension};
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
-use super::{HeadLayout, attention, cross_entropy, directional, distribution, gelu, rms_norm, rotary, swiglu};
+use super::adamw::{AdamWStep, Updated};
+use super::{HeadLayout, adamw, attention, cross_entropy, directional, distribution, gelu, rms_norm, rotary, swiglu};
 
 /// A loss, `[1]`, and its gradient where it was asked for.
 pub type LossAndGrad<B> = (FloatTensor<B>, Option<FloatTensor<B>>);
@@ -85,6 +86,18 @@ pub trait FusedOps: Backend {
 
     /// [`rotate`](super::rotate).
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// [`adamw`](super::adamw); untracked.
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// [`sum_of_squares`](super::sum_of_squares) of `[N]`; untracked.
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// The computations behind [`FusedOps`], forward and backward, on a backend without autodiff. The bodies given here are
@@ -201,6 +214,22 @@ pub trait Kernels: Backend {
     ) -> FloatTensor<Self> {
         rotary::portable::<Self>(x, cos, sin, inverse)
     }
+
+    /// The updated parameter and its moments.
+    fn adamw_kernel(
+        parameter: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> Updated<Self> {
+        adamw::portable::<Self>(parameter, grad, first, second, step)
+    }
+
+    /// The sum of squares, `[1]`.
+    fn sum_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        adamw::portable_sum_of_squares::<Self>(x)
+    }
 }
 
 #[cfg(feature = "ndarray")]
@@ -274,6 +303,18 @@ macro_rules! untracked {
             }
             fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
                 Self::rotate_kernel(x, cos, sin, false)
+            }
+            fn adamw(
+                parameter: FloatTensor<Self>,
+                grad: FloatTensor<Self>,
+                first: FloatTensor<Self>,
+                second: FloatTensor<Self>,
+                step: AdamWStep,
+            ) -> Updated<Self> {
+                Self::adamw_kernel(parameter, grad, first, second, step)
+            }
+            fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::sum_of_squares_kernel(x)
             }
         }
     };
@@ -354,5 +395,21 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
 
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         rotary::tracked::<B, C>(x, cos.into_primitive(), sin.into_primitive())
+    }
+
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> Updated<Self> {
+        let [parameter, grad, first, second] = [parameter, grad, first, second].map(|t| t.into_primitive());
+        let (parameter, first, second) = B::adamw_kernel(parameter, grad, first, second, step);
+        (Self::from_inner(parameter), Self::from_inner(first), Self::from_inner(second))
+    }
+
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::from_inner(B::sum_of_squares_kernel(x.into_primitive()))
     }
 }

@@ -6,6 +6,7 @@
 //! portable body in terms of the backend's primitives, so that every backend has every operation; Flex replaces those
 //! that pay (`cpu/`).
 
+mod adamw;
 mod array;
 mod attention;
 #[cfg(feature = "cpu")]
@@ -13,12 +14,14 @@ mod cpu;
 mod cross_entropy;
 mod directional;
 mod distribution;
+#[cfg_attr(feature = "ndarray", allow(deprecated))] // NdArray, upstream since Burn 0.22
 mod extension;
 mod gelu;
 mod rms_norm;
 mod rotary;
 mod swiglu;
 
+pub use adamw::{AdamWMoments, AdamWStep, adamw, sum_of_squares};
 pub use attention::{Attention, attention, attention_mass};
 pub use cross_entropy::{HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, linear_cross_entropy, linear_cross_entropy_within};
 pub use directional::directional_alignment;

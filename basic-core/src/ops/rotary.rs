@@ -25,6 +25,9 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
     let [own, positions, half] = cos.dims();
     let fits = (own == b || own == 1) && positions == t && 2 * half == width && cos.dims() == sin.dims();
     assert!(fits, "rotate: x is {:?}, cos {:?}, sin {:?}", x.dims(), cos.dims(), sin.dims());
+    if x.shape().num_elements() == 0 {
+        return x;
+    }
     let (cos, sin) = (cos.without_autodiff(), sin.without_autodiff());
     Tensor::from_dispatch(Dispatch::rotate(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
 }

@@ -5,7 +5,6 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-
 /// `mlp2x_gelu`: linear, gelu, linear (transformers' `LlavaMultiModalProjector`).
 #[derive(Module, Debug)]
 pub struct MlpProjector {

@@ -1,5 +1,6 @@
 //! Norms over all gradients of a module.
 
+use basic_core::ops::sum_of_squares;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
@@ -13,7 +14,7 @@ pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<T
     impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
-                self.found.push(grad.cast(DType::F32).square().sum());
+                self.found.push(sum_of_squares(grad).cast(DType::F32));
             }
         }
     }

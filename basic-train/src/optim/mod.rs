@@ -1,10 +1,11 @@
 //! One optimization step: backward, global-norm clipping, AdamW; and the learning-rate schedule.
 
+mod adamw;
 mod clip;
 mod schedule;
 
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 
@@ -54,12 +55,7 @@ pub struct StepReadout {
 impl Optimizer {
     /// An optimizer with empty moments.
     pub fn new(config: &OptimizerConfig) -> Self {
-        let adamw = AdamWConfig::new()
-            .with_beta_1(config.beta1 as f32)
-            .with_beta_2(config.beta2 as f32)
-            .with_epsilon(config.epsilon as f32)
-            .with_weight_decay(config.weight_decay as f32)
-            .init();
+        let adamw = ModuleOptimizer::from(adamw::AdamW::from(config));
         Self { adamw, max_grad_norm: config.max_grad_norm }
     }
 

@@ -110,8 +110,7 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
     let Sizes { batch, queries, keys, heads, kv_heads, width } = sizes;
     let group = sizes.group();
     let visible = Visible::new(&saved.first, &sizes);
-    let [q, k, v, output, lse, grad] =
-        [saved.q, saved.k, saved.v, saved.output, saved.lse, grad].map(ordered);
+    let [q, k, v, output, lse, grad] = [saved.q, saved.k, saved.v, saved.output, saved.lse, grad].map(ordered);
     let [q, k, v, output, lse, grad] = [&q, &k, &v, &output, &lse, &grad].map(elements);
     let scale = sizes.scale() as f32;
     let mut q_grad = vec![0f32; batch * heads * queries * width]; // [B, heads, T, w]
@@ -133,7 +132,8 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
                 let n = BLOCK.min(queries - start);
                 let seen = visible.past + start + n;
                 let of_query = |x| Matrix::rows(head(x, &sizes, queries, heads, at, start), n, width, heads * width);
-                let of_key = |x| Matrix::rows(head(x, &sizes, keys, kv_heads, [sample, kv], 0), seen, width, kv_heads * width);
+                let of_key =
+                    |x| Matrix::rows(head(x, &sizes, keys, kv_heads, [sample, kv], 0), seen, width, kv_heads * width);
                 let (q, k, v, dout) = (of_query(q), of_key(k), of_key(v), of_query(grad));
                 product(&mut p, seen, q, k.t(), false, Threads::One);
                 product(&mut s, seen, dout, v.t(), false, Threads::One);

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::super::LossAndGrad;
 use super::super::distribution::chunk_rows;
-use super::math::{exp, max, simd, sum};
+use super::math::{LANES, exp, max, simd};
 use super::product::{Matrix, Threads, product};
 use super::{elements, ordered, tensor};
 use burn::backend::Flex;
@@ -50,36 +50,40 @@ pub fn semantic_distribution(
     (tensor(vec![loss as f32], &[1]), grad.then(|| tensor(gradient, &[m, d])))
 }
 
-/// `KL(softmax(p) || softmax(q))` of two rows of logits; `q` becomes `a (softmax(q) - softmax(p))`.
+/// `KL(softmax(p) || softmax(q))` of two rows of logits; `q` becomes `a (softmax(q) - softmax(p))`, `p` is used up.
+///
+/// With x and y counted from their rows' largest entries, the divergence is
+/// `sum p (x - y) - ln sum e^x + ln sum e^y`: one exponential an entry.
 fn divergence(p: &mut [f32], q: &mut [f32], a: f32) -> f32 {
     simd(
         #[inline(always)]
         || {
-            let n = p.len();
-            let q = &mut q[..n];
-            let lse = |row: &[f32]| {
-                let top = max(row);
-                top + sum(row.len(), |j| exp(row[j] - top)).ln()
+            let q = &mut q[..p.len()];
+            let (top_p, top_q) = (max(p), max(q));
+            let [mut sum_p, mut sum_q, mut moment] = [[0f32; LANES]; 3];
+            let mut step = |lane: usize, x: &mut f32, y: &mut f32| {
+                let (from_top_p, from_top_q) = (*x - top_p, *y - top_q);
+                (*x, *y) = (exp(from_top_p), exp(from_top_q));
+                sum_p[lane] += *x;
+                sum_q[lane] += *y;
+                moment[lane] += *x * (from_top_p - from_top_q);
             };
-            let (lse_p, lse_q) = (lse(p), lse(q));
-            let mut lanes = [0f32; 16];
-            let (p_whole, p_rest) = p.as_chunks::<16>();
-            let (q_whole, q_rest) = q.as_chunks_mut::<16>();
-            let step = |lane: &mut f32, x: f32, y: &mut f32| {
-                let (log_p, log_q) = (x - lse_p, *y - lse_q);
-                let share = exp(log_p);
-                *lane += share * (log_p - log_q);
-                *y = a * (exp(log_q) - share);
-            };
-            for (ps, qs) in p_whole.iter().zip(q_whole) {
-                for ((lane, x), y) in lanes.iter_mut().zip(ps).zip(qs) {
-                    step(lane, *x, y);
+            let (p_whole, p_rest) = p.as_chunks_mut::<LANES>();
+            let (q_whole, q_rest) = q.as_chunks_mut::<LANES>();
+            for (ps, qs) in p_whole.iter_mut().zip(q_whole) {
+                for (lane, (x, y)) in ps.iter_mut().zip(qs).enumerate() {
+                    step(lane, x, y);
                 }
             }
-            for ((lane, x), y) in lanes.iter_mut().zip(p_rest).zip(q_rest) {
-                step(lane, *x, y);
+            for (lane, (x, y)) in p_rest.iter_mut().zip(q_rest).enumerate() {
+                step(lane, x, y);
             }
-            lanes.into_iter().sum()
+            let [sum_p, sum_q, moment] = [sum_p, sum_q, moment].map(|lanes| lanes.into_iter().sum::<f32>());
+            let (by_p, by_q) = (a / sum_p, a / sum_q);
+            for (x, y) in p.iter().zip(q) {
+                *y = *y * by_q - *x * by_p;
+            }
+            moment / sum_p - sum_p.ln() + sum_q.ln()
         },
     )
 }

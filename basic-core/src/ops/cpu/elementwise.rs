@@ -170,4 +170,3 @@ pub fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, inverse: bool) ->
     }
     tensor(out, &shape)
 }
-

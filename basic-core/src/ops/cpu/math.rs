@@ -8,7 +8,7 @@ pub fn simd<R>(body: impl FnOnce() -> R) -> R {
 }
 
 /// Lanes that a reduction runs side by side: floating-point sums are not reordered by the compiler.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// `e^x`, within 2 units in the last place; 0 below -87.3 (where f32 has no normal numbers left), infinite above 88.7,
 /// NaN for NaN.

@@ -6,6 +6,7 @@ mod cross_entropy;
 mod distribution;
 mod elementwise;
 mod math;
+mod optimizer;
 mod product;
 
 use burn::backend::Flex;
@@ -13,9 +14,13 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
+use super::adamw as portable_adamw;
+use super::adamw::{AdamWStep, Updated};
 use super::attention::Saved;
 use super::{HeadLayout, Kernels, LossAndGrad, LossAndGrads};
-use super::{attention as portable_attention, cross_entropy as portable_entropy, distribution as portable_distribution};
+use super::{
+    attention as portable_attention, cross_entropy as portable_entropy, distribution as portable_distribution,
+};
 use super::{rms_norm, rotary, swiglu};
 
 /// Elements that one rayon task takes of an elementwise pass, at least.
@@ -162,6 +167,26 @@ impl Kernels for Flex {
         match all_f32([&x, &cos, &sin]) {
             true => elementwise::rotate(x, cos, sin, inverse),
             false => rotary::portable::<Self>(x, cos, sin, inverse),
+        }
+    }
+
+    fn adamw_kernel(
+        parameter: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> Updated<Self> {
+        match all_f32([&parameter, &grad, &first, &second]) {
+            true => optimizer::adamw(parameter, grad, first, second, step),
+            false => portable_adamw::portable::<Self>(parameter, grad, first, second, step),
+        }
+    }
+
+    fn sum_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match all_f32([&x]) {
+            true => optimizer::sum_of_squares(x),
+            false => portable_adamw::portable_sum_of_squares::<Self>(x),
         }
     }
 }

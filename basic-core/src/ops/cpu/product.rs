@@ -114,6 +114,13 @@ mod tests {
     #[test]
     #[should_panic(expected = "reaches past its slice")]
     fn a_view_that_is_too_large_panics() {
-        product(&mut [0.0; 4], 2, Matrix::rows(&[0.0; 3], 2, 2, 2), Matrix::rows(&[0.0; 4], 2, 2, 2), false, Threads::One);
+        product(
+            &mut [0.0; 4],
+            2,
+            Matrix::rows(&[0.0; 3], 2, 2, 2),
+            Matrix::rows(&[0.0; 4], 2, 2, 2),
+            false,
+            Threads::One,
+        );
     }
 }

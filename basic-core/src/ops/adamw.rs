@@ -1,0 +1,125 @@
+//! AdamW's update of one parameter, in one pass and in place where the memory allows it.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch};
+use burn::tensor::Tensor;
+
+use super::FusedOps;
+use super::array::{Array, accumulator};
+
+/// The numbers of an AdamW step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Which step of this parameter it is, from 1.
+    pub time: usize,
+}
+
+/// A parameter with its moments.
+#[derive(Debug, Clone)]
+pub struct AdamWMoments<const D: usize> {
+    /// Exponential mean of the gradients, f32 (f64 for f64 parameters).
+    pub first: Tensor<D>,
+    /// Exponential mean of their squares, in the same type.
+    pub second: Tensor<D>,
+}
+
+/// One step of AdamW (Loshchilov and Hutter, 2019, as `torch.optim.AdamW` computes it): decays the parameter, updates
+/// the moments and moves the parameter by `lr m' / (sqrt(v') + epsilon)`, m' and v' being bias-corrected. The moments
+/// start as zeros; everything is computed in their type. No gradient.
+///
+/// # Panics
+///
+/// Where the shapes differ.
+pub fn adamw<const D: usize>(
+    parameter: Tensor<D>,
+    grad: Tensor<D>,
+    moments: Option<AdamWMoments<D>>,
+    step: AdamWStep,
+) -> (Tensor<D>, AdamWMoments<D>) {
+    let dims = parameter.dims();
+    assert_eq!(grad.dims(), dims, "adamw: the parameter is {dims:?}");
+    let moments = moments.unwrap_or_else(|| {
+        let zeros = || Tensor::zeros(dims, (&parameter.device(), accumulator(parameter.dtype())));
+        AdamWMoments { first: zeros(), second: zeros() }
+    });
+    assert_eq!((moments.first.dims(), moments.second.dims()), (dims, dims), "adamw: the parameter is {dims:?}");
+    if parameter.shape().num_elements() == 0 {
+        return (parameter, moments);
+    }
+    let (parameter, first, second) = Dispatch::adamw(
+        parameter.into_dispatch(),
+        grad.into_dispatch(),
+        moments.first.into_dispatch(),
+        moments.second.into_dispatch(),
+        step,
+    );
+    let moments = AdamWMoments { first: Tensor::from_dispatch(first), second: Tensor::from_dispatch(second) };
+    (Tensor::from_dispatch(parameter), moments)
+}
+
+/// The sum of the squares of all elements, `[1]`, in f32 (f64 for f64); summed in a fixed order where the backend's own
+/// sum is not (Flex adds over 4 million elements in whatever order its threads finish). No gradient.
+pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let n = x.shape().num_elements();
+    let x = x.without_autodiff().reshape([n]);
+    match n {
+        0 => Tensor::zeros([1], (&x.device(), accumulator(x.dtype()))),
+        _ => Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch())),
+    }
+}
+
+/// The updated parameter and its moments.
+pub type Updated<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+
+pub fn portable<B: Backend>(
+    parameter: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    first: FloatTensor<B>,
+    second: FloatTensor<B>,
+    step: AdamWStep,
+) -> Updated<B> {
+    let parameter = Array::<B>(parameter);
+    let dtype = parameter.dtype();
+    let (first, second) = (Array::<B>(first), Array::<B>(second));
+    let grad = Array::<B>(grad).cast(first.dtype());
+    let first = first.scale(step.beta1).add(grad.clone().scale(1.0 - step.beta1));
+    let second = second.scale(step.beta2).add(grad.square().scale(1.0 - step.beta2));
+    let Coefficients { keep, rate, root } = Coefficients::of(&step);
+    let by = second.clone().sqrt().scale(root).plus(step.epsilon);
+    let parameter = parameter.cast(first.dtype()).scale(keep).sub(first.clone().scale(rate).div(by)).cast(dtype);
+    (parameter.0, first.0, second.0)
+}
+
+pub fn portable_sum_of_squares<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let x = Array::<B>(x);
+    let dtype = accumulator(x.dtype());
+    x.cast(dtype).square().sum().0
+}
+
+/// What an element is computed with: `p = keep p - rate m / (root sqrt(v) + epsilon)`.
+pub struct Coefficients {
+    pub keep: f64,
+    pub rate: f64,
+    pub root: f64,
+}
+
+impl Coefficients {
+    pub fn of(step: &AdamWStep) -> Self {
+        let time = step.time.max(1) as i32;
+        Self {
+            keep: 1.0 - step.lr * step.weight_decay,
+            rate: step.lr / (1.0 - step.beta1.powi(time)),
+            root: (1.0 - step.beta2.powi(time)).powf(-0.5),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The operations of `basic_core::ops` against plain compositions of Burn tensors under Burn's own autodiff, central
+//! differences and known values; on every CPU backend of this build.
+
+mod attention;
+mod compare;
+mod cross_entropy;
+mod elementwise;
+mod extremes;
+mod gradients;
+mod harness;
+mod losses;
+mod reference;

@@ -1,0 +1,356 @@
+//! Each operation beside the plain composition that defines it. Scalars multiply: the backward pass of Burn's division by
+//! one takes its reciprocal in f32, which f64 shows.
+
+use std::f64::consts::FRAC_1_SQRT_2;
+
+use basic_core::ops;
+use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
+
+use crate::harness::{Leaf, Pair, Random, Values};
+
+pub use basic_core::ops::HeadLayout;
+
+/// Bytes in which `blocks` blocks of logits of `rows` rows just fit, as the operations count.
+fn budget(rows: usize, blocks: usize, vocabulary: usize, leaf: &Leaf) -> usize {
+    let size = if leaf.dtype() == DType::F64 { 8 } else { 4 };
+    rows * blocks * vocabulary * size
+}
+
+fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    x.flatten(0, D - 1)
+}
+
+fn unit_rows(x: Tensor<2>) -> Tensor<2> {
+    let length = x.clone().square().sum_dim(1).sqrt();
+    x / length
+}
+
+/// `m` rows of width `d`: v, target, weights.
+pub fn das(m: usize, d: usize, seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    let inputs = vec![
+        Values::away_from_zero(&[m, d], random),
+        Values::away_from_zero(&[m, d], random),
+        Values::uniform(&[m], 0.0, 1.0, random),
+    ];
+    Pair {
+        name: "das",
+        inputs,
+        differentiable: &[true, false, false],
+        op: Box::new(|x| ops::directional_alignment(x[0].view(), x[1].view(), x[2].view())),
+        reference: Box::new(|x| {
+            let distance = (unit_rows(x[0].view()) - unit_rows(x[1].view())).square().sum_dim(1);
+            (distance.squeeze_dim::<1>(1) * x[2].view()).sum()
+        }),
+    }
+}
+
+/// v, target, table, weights; chunks of `chunk` rows.
+pub fn sds(m: usize, d: usize, vocabulary: usize, chunk: usize, seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    let inputs = vec![
+        Values::uniform(&[m, d], -1.0, 1.0, random),
+        Values::uniform(&[m, d], -1.0, 1.0, random),
+        Values::uniform(&[vocabulary, d], -1.5, 1.5, random),
+        Values::uniform(&[m], 0.0, 1.0, random),
+    ];
+    Pair {
+        name: "sds",
+        inputs,
+        differentiable: &[true, false, false, false],
+        op: Box::new(move |x| {
+            let bytes = budget(chunk, 2, vocabulary, &x[0]);
+            ops::semantic_distribution_within(x[0].view(), x[1].view(), x[2].view(), x[3].view(), bytes)
+        }),
+        reference: Box::new(move |x| {
+            if m == 0 {
+                return x[3].view::<1>().sum(); // NdArray multiplies no empty matrices
+            }
+            let columns = x[2].view::<2>().detach().transpose();
+            let log_p = log_softmax(x[1].view::<2>().matmul(columns.clone()), 1);
+            let log_q = log_softmax(x[0].view::<2>().matmul(columns), 1);
+            let divergence = (log_p.clone().exp() * (log_p - log_q)).sum_dim(1);
+            (divergence.squeeze_dim::<1>(1) * x[3].view()).sum()
+        }),
+    }
+}
+
+/// Labels of `n` rows, about a third of them -100.
+pub fn some_labels(n: usize, vocabulary: usize, random: &mut Random) -> Vec<i64> {
+    (0..n).map(|_| if random.below(3) == 0 { -100 } else { random.below(vocabulary) as i64 }).collect()
+}
+
+/// hidden, head; chunks of `chunk` labelled rows. Without a divisor, the mean.
+pub fn cross_entropy(
+    d: usize,
+    vocabulary: usize,
+    layout: HeadLayout,
+    labels: Vec<i64>,
+    divisor: Option<f64>,
+    chunk: usize,
+    seed: u64,
+) -> Pair {
+    let random = &mut Random(seed);
+    let n = labels.len();
+    let head = match layout {
+        HeadLayout::TokenRows => [vocabulary, d],
+        HeadLayout::TokenColumns => [d, vocabulary],
+    };
+    let inputs = vec![Values::uniform(&[n, d], -1.0, 1.0, random), Values::uniform(&head, -1.5, 1.5, random)];
+    let known = labels.clone();
+    Pair {
+        name: "linear cross entropy",
+        inputs,
+        differentiable: &[true, true],
+        op: Box::new(move |x| match divisor {
+            None => ops::linear_cross_entropy(x[0].view(), x[1].view(), layout, &labels),
+            Some(divisor) => {
+                let bytes = budget(chunk, 1, vocabulary, &x[0]);
+                ops::linear_cross_entropy_within(x[0].view(), x[1].view(), layout, &labels, divisor, bytes)
+            }
+        }),
+        reference: Box::new(move |x| {
+            let head = x[1].view::<2>();
+            let columns = if layout == HeadLayout::TokenRows { head.transpose() } else { head };
+            let counted: Vec<f64> = known.iter().map(|label| if *label < 0 { 0.0 } else { 1.0 }).collect();
+            let divisor = divisor.unwrap_or(counted.iter().sum::<f64>().max(1.0));
+            let at: Vec<i64> = known.iter().map(|label| (*label).max(0)).collect();
+            let log_q = log_softmax(x[0].view::<2>().matmul(columns), 1);
+            let own = log_q.gather(1, x[0].ints(&at, [at.len(), 1])).squeeze_dim::<1>(1);
+            let counted = TensorData::new(counted, [at.len()]);
+            let counted = Tensor::<1>::from_data(counted, (&x[0].device(), x[0].dtype()));
+            (own * counted).sum().neg() * divisor.recip()
+        }),
+    }
+}
+
+/// The sizes of an attention, `past` keys in front of the queries' own.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    pub batch: usize,
+    pub queries: usize,
+    pub past: usize,
+    pub kv_heads: usize,
+    pub group: usize,
+    pub width: usize,
+}
+
+impl Sizes {
+    pub fn keys(&self) -> usize {
+        self.past + self.queries
+    }
+
+    pub fn heads(&self) -> usize {
+        self.kv_heads * self.group
+    }
+
+    fn q(&self) -> [usize; 4] {
+        [self.batch, self.queries, self.heads(), self.width]
+    }
+
+    fn k(&self) -> [usize; 4] {
+        [self.batch, self.keys(), self.kv_heads, self.width]
+    }
+}
+
+/// The first visible key of each query, `[1 or B, T]`.
+#[derive(Debug, Clone)]
+pub struct First {
+    pub rows: usize,
+    pub values: Vec<i64>,
+}
+
+impl First {
+    /// From sample, query and its position among the keys.
+    pub fn of(sizes: &Sizes, rows: usize, first: impl Fn(usize, usize, usize) -> usize) -> Self {
+        let at = (0..rows).flat_map(|row| (0..sizes.queries).map(move |t| (row, t)));
+        Self { rows, values: at.map(|(row, t)| first(row, t, sizes.past + t) as i64).collect() }
+    }
+
+    fn tensor(&self, leaf: &Leaf) -> Tensor<2, Int> {
+        leaf.ints(&self.values, [self.rows, self.values.len() / self.rows])
+    }
+
+    /// Whether `sample`'s query `t` sees `key`.
+    pub fn sees(&self, sizes: &Sizes, sample: usize, t: usize, key: usize) -> bool {
+        let own = sizes.past + t;
+        let row = if self.rows == 1 { 0 } else { sample };
+        key == own || (key < own && key as i64 >= self.values[row * sizes.queries + t])
+    }
+
+    /// True where hidden, `[B, 1, T, keys]`.
+    fn hidden(&self, sizes: &Sizes, leaf: &Leaf) -> Tensor<4, Bool> {
+        let (b, t, keys) = (sizes.batch, sizes.queries, sizes.keys());
+        let hidden: Vec<bool> =
+            (0..b * t * keys).map(|i| !self.sees(sizes, i / keys / t, i / keys % t, i % keys)).collect();
+        Tensor::from_data(TensorData::new(hidden, [b, 1, t, keys]), &leaf.device())
+    }
+}
+
+/// `[B, keys, kv_heads, w]` to `[B, heads, keys, w]`.
+fn repeated(x: Tensor<4>, sizes: &Sizes) -> Tensor<4> {
+    let Sizes { batch, kv_heads, group, width, .. } = *sizes;
+    let x = x.swap_dims(1, 2).reshape([batch, kv_heads, 1, sizes.keys(), width]);
+    x.repeat_dim(2, group).reshape([batch, sizes.heads(), sizes.keys(), width])
+}
+
+/// Scaled scores, hidden ones far below any other, `[B, heads, T, keys]`.
+fn scores(x: &[Leaf], sizes: &Sizes, first: &First) -> Tensor<4> {
+    let keys = repeated(x[1].view(), sizes).swap_dims(2, 3);
+    let scores = x[0].view::<4>().swap_dims(1, 2).matmul(keys) * (sizes.width as f64).sqrt().recip();
+    let hidden = first.hidden(sizes, &x[0]).expand(scores.dims());
+    scores.mask_fill(hidden, -1e30)
+}
+
+fn qkv(sizes: &Sizes, seed: u64) -> Vec<Values> {
+    let random = &mut Random(seed);
+    [sizes.q(), sizes.k(), sizes.k()].iter().map(|dims| Values::uniform(dims, -1.5, 1.5, random)).collect()
+}
+
+/// q, k, v.
+pub fn attention(sizes: Sizes, first: First, seed: u64) -> Pair {
+    let known = first.clone();
+    Pair {
+        name: "attention",
+        inputs: qkv(&sizes, seed),
+        differentiable: &[true, true, true],
+        op: Box::new(move |x| {
+            let first = first.tensor(&x[0]);
+            flat(ops::attention(x[0].view(), x[1].view(), x[2].view(), first).output)
+        }),
+        reference: Box::new(move |x| {
+            let p = softmax(scores(x, &sizes, &known), 3);
+            flat(p.matmul(repeated(x[2].view(), &sizes)).swap_dims(1, 2))
+        }),
+    }
+}
+
+/// The log-sum-exp that comes with the output; no gradient.
+pub fn attention_lse(sizes: Sizes, first: First, seed: u64) -> Pair {
+    let known = first.clone();
+    Pair {
+        name: "the log-sum-exp of attention",
+        inputs: qkv(&sizes, seed),
+        differentiable: &[false, false, false],
+        op: Box::new(move |x| {
+            let first = first.tensor(&x[0]);
+            flat(ops::attention(x[0].view(), x[1].view(), x[2].view(), first).lse)
+        }),
+        reference: Box::new(move |x| {
+            // Scores are at most a few dozen: their exponentials need no shift in f64.
+            flat(scores(x, &sizes, &known).exp().sum_dim(3).log())
+        }),
+    }
+}
+
+/// q, k, v, and `readouts` read-outs of `rows`, `[B, n]`; no gradient.
+pub fn attention_mass(sizes: Sizes, first: First, rows: Vec<i64>, readouts: usize, seed: u64) -> Pair {
+    let (b, n) = (sizes.batch, rows.len() / sizes.batch);
+    let mut inputs = qkv(&sizes, seed);
+    inputs.push(Values::uniform(&[b, readouts, n], 0.0, 1.0, &mut Random(!seed)));
+    let (known, asked) = (first.clone(), rows.clone());
+    Pair {
+        name: "attention mass",
+        inputs,
+        differentiable: &[false, false, false, false],
+        op: Box::new(move |x| {
+            let first = first.tensor(&x[0]);
+            let lse = ops::attention(x[0].view(), x[1].view(), x[2].view(), first.clone()).lse;
+            let rows = x[0].ints(&rows, [b, n]);
+            flat(ops::attention_mass(x[0].view(), x[1].view(), lse, first, rows, x[3].view()))
+        }),
+        reference: Box::new(move |x| {
+            let p = softmax(scores(x, &sizes, &known), 3).mean_dim(1).squeeze_dim::<3>(1); // [B, T, keys]
+            let rows = x[0].ints(&asked, [b, n, 1]).expand([b, n, sizes.keys()]);
+            flat(x[3].view::<3>().matmul(p.gather(1, rows)))
+        }),
+    }
+}
+
+/// gate, up.
+pub fn swiglu(dims: [usize; 3], seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    Pair {
+        name: "swiglu",
+        inputs: vec![Values::uniform(&dims, -4.0, 4.0, random), Values::uniform(&dims, -2.0, 2.0, random)],
+        differentiable: &[true, true],
+        op: Box::new(|x| flat(ops::swiglu(x[0].view::<3>(), x[1].view()))),
+        reference: Box::new(|x| {
+            // Not Burn's silu: NdArray's takes its sigmoid in f32.
+            let gate = x[0].view::<3>();
+            flat(gate.clone() / (gate.neg().exp() + 1.0) * x[1].view())
+        }),
+    }
+}
+
+pub fn gelu(dims: [usize; 3], seed: u64) -> Pair {
+    Pair {
+        name: "gelu",
+        inputs: vec![Values::uniform(&dims, -4.0, 4.0, &mut Random(seed))],
+        differentiable: &[true],
+        op: Box::new(|x| flat(ops::gelu(x[0].view::<3>()))),
+        reference: Box::new(|x| {
+            let x = x[0].view::<3>();
+            flat(x.clone() * ((x * FRAC_1_SQRT_2).erf() + 1.0) * 0.5)
+        }),
+    }
+}
+
+/// x, gamma.
+pub fn rms_norm(dims: [usize; 3], epsilon: f64, seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    Pair {
+        name: "rms norm",
+        inputs: vec![Values::uniform(&dims, -2.0, 2.0, random), Values::uniform(&[dims[2]], 0.5, 1.5, random)],
+        differentiable: &[true, true],
+        op: Box::new(move |x| flat(ops::rms_norm(x[0].view::<3>(), x[1].view(), epsilon))),
+        reference: Box::new(move |x| {
+            let (x, gamma) = (x[0].view::<3>(), x[1].view::<1>());
+            let root = (x.clone().square().mean_dim(2) + epsilon).sqrt();
+            flat(x / root * gamma.unsqueeze::<3>())
+        }),
+    }
+}
+
+/// x `[B, T, heads, 2 half]`, cos and sin `[own, T, half]`; any two tables, since rotation is linear in them.
+pub fn rotate(dims: [usize; 4], own: usize, seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    let angles = [own, dims[1], dims[3] / 2];
+    let x = Values::uniform(&dims, -2.0, 2.0, random);
+    Pair {
+        name: "rotary positions",
+        inputs: vec![x, Values::uniform(&angles, -1.0, 1.0, random), Values::uniform(&angles, -1.0, 1.0, random)],
+        differentiable: &[true, false, false],
+        op: Box::new(|x| flat(ops::rotate(x[0].view(), x[1].view(), x[2].view()))),
+        reference: Box::new(move |x| {
+            if dims[0] == 0 {
+                return flat(x[0].view::<4>()); // Flex slices no empty tensors
+            }
+            let half = dims[3] / 2;
+            let table = |leaf: &Leaf| leaf.view::<3>().unsqueeze_dim::<4>(2); // [own, T, 1, half]
+            let (cos, sin, x) = (table(&x[1]), table(&x[2]), x[0].view::<4>());
+            let (left, right) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+            let first = left.clone() * cos.clone() - right.clone() * sin.clone();
+            flat(Tensor::cat(vec![first, right * cos + left * sin], 3))
+        }),
+    }
+}
+
+/// One of each, small: for what has to hold for every operation.
+pub fn one_of_each(seed: u64) -> Vec<Pair> {
+    let sizes = Sizes { batch: 2, queries: 5, past: 2, kv_heads: 2, group: 3, width: 4 };
+    let labels = vec![3, -100, 0, 6, 1];
+    vec![
+        das(5, 7, seed),
+        sds(5, 3, 11, 2, seed),
+        cross_entropy(3, 7, HeadLayout::TokenRows, labels.clone(), Some(2.5), 3, seed),
+        cross_entropy(3, 7, HeadLayout::TokenColumns, labels, None, 0, seed),
+        attention(sizes, First::of(&sizes, 2, |row, _, own| if row == 0 { 3 } else { own.saturating_sub(2) }), seed),
+        swiglu([2, 3, 5], seed),
+        gelu([2, 3, 5], seed),
+        rms_norm([2, 3, 5], 1e-5, seed),
+        rotate([2, 3, 2, 6], 1, seed),
+        rotate([2, 3, 2, 6], 2, seed),
+    ]
+}
