@@ -9,4 +9,5 @@ mod extremes;
 mod gradients;
 mod harness;
 mod losses;
+mod optimizer;
 mod reference;

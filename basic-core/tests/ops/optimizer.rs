@@ -1,0 +1,112 @@
+//! AdamW against its definition, written out on the host in f64, and the sum of squares.
+
+use basic_core::DeviceSpec;
+use basic_core::ops::{AdamWStep, adamw, sum_of_squares};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+fn devices() -> Vec<Device> {
+    [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().flat_map(DeviceSpec::open).collect()
+}
+
+/// A fixed sequence of numbers between -1 and 1.
+fn numbers(n: usize, seed: u32) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(state >> 8) / f64::from(1 << 23) - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn tensor(values: &[f64], dtype: DType, device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len() / 3, 3]), (device, dtype))
+}
+
+fn read<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().convert::<f64>().try_to_vec::<f64>().unwrap()
+}
+
+/// `torch.optim.AdamW`'s update of one element over the given gradients.
+fn expected(mut p: f64, grads: &[f64], step: &AdamWStep) -> f64 {
+    let (mut m, mut v) = (0.0, 0.0);
+    for (t, g) in grads.iter().enumerate() {
+        let t = t as i32 + 1;
+        p *= 1.0 - step.lr * step.weight_decay;
+        m = step.beta1 * m + (1.0 - step.beta1) * g;
+        v = step.beta2 * v + (1.0 - step.beta2) * g * g;
+        let (mean, spread) = (m / (1.0 - step.beta1.powi(t)), v / (1.0 - step.beta2.powi(t)));
+        p -= step.lr * mean / (spread.sqrt() + step.epsilon);
+    }
+    p
+}
+
+const STEP: AdamWStep = AdamWStep { lr: 0.03, beta1: 0.9, beta2: 0.99, epsilon: 1e-6, weight_decay: 0.1, time: 1 };
+
+#[test]
+fn steps_of_adamw_are_those_of_its_definition() {
+    for device in devices() {
+        // The tolerance is a step's size (0.03) times the type's rounding, over four steps.
+        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-12)] {
+            // One element, a few, and more than one rayon task (2^14).
+            for n in [3, 33, 49_158] {
+                let start = numbers(n, 1);
+                let grads: Vec<Vec<f64>> = (2..6).map(|seed| numbers(n, seed)).collect();
+                let (mut p, mut moments) = (tensor(&start, dtype, &device), None);
+                let before = p.clone();
+                for (t, grad) in grads.iter().enumerate() {
+                    let step = AdamWStep { time: t + 1, ..STEP };
+                    let (next, state) = adamw(p, tensor(grad, dtype, &device), moments, step);
+                    (p, moments) = (next, Some(state));
+                }
+                for (i, ours) in read(p).into_iter().enumerate() {
+                    let own: Vec<f64> = grads.iter().map(|grad| grad[i]).collect();
+                    let theirs = expected(start[i], &own, &STEP);
+                    assert!((ours - theirs).abs() < tolerance, "{dtype:?} element {i} of {n}: {ours} is not {theirs}");
+                }
+                // A clone of the parameter is another tensor: updating in place must not reach it.
+                assert!(read(before).iter().zip(&start).all(|(a, b)| (a - b).abs() < 1e-6));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_view_is_updated_and_the_tensor_behind_it_stays() {
+    for device in devices() {
+        let whole = tensor(&numbers(30, 1), DType::F32, &device);
+        let before = read(whole.clone());
+        for (view, grad) in [
+            (whole.clone().narrow(0, 2, 4), whole.clone().narrow(0, 5, 4)),
+            (whole.clone().transpose(), whole.clone().transpose()),
+        ] {
+            let copy = |x: &Tensor<2>| Tensor::<2>::from_data(x.clone().into_data(), &device);
+            let (plain, _) = adamw(copy(&view), copy(&grad), None, STEP);
+            let (updated, _) = adamw(view, grad, None, STEP);
+            assert_eq!(read(updated), read(plain));
+        }
+        assert_eq!(read(whole), before);
+    }
+}
+
+#[test]
+fn half_parameters_have_moments_in_f32() {
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let (p, g) = (tensor(&numbers(30, 1), DType::BF16, &device), tensor(&numbers(30, 2), DType::BF16, &device));
+    let (updated, moments) = adamw(p.clone(), g, None, STEP);
+    assert_eq!((updated.dtype(), moments.first.dtype(), moments.second.dtype()), (DType::BF16, DType::F32, DType::F32));
+    assert_ne!(read(updated), read(p));
+}
+
+#[test]
+fn the_sum_of_squares_is_the_same_bits_every_time() {
+    for device in devices() {
+        for n in [0, 3, 99_999] {
+            let values = numbers(n, 7);
+            let x = tensor(&values, DType::F32, &device);
+            let sum = read(sum_of_squares(x.clone()));
+            let theirs: f64 = values.iter().map(|x| x * x).sum();
+            assert!((sum[0] - theirs).abs() <= 1e-5 * theirs, "{n}: {} is not {theirs}", sum[0]);
+            assert_eq!(read(sum_of_squares(x)), sum);
+        }
+    }
+}
