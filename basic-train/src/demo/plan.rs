@@ -9,8 +9,8 @@ use crate::data::ConversationStyle;
 use crate::optim::{OptimizerConfig, Schedule};
 use crate::recipe::{DataConfig, ModelConfig, Recipe, Stage, TrainConfig};
 
-/// One data setting. The lambdas were chosen on the validation split (docs/demo.md tells how); nothing was chosen on
-/// the eval split.
+/// One data setting. The pretrain stage's learning rate (for the baseline) and the lambdas were chosen on the validation
+/// split (docs/demo.md tells how); nothing was chosen on the eval split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// `few` or `many`.
@@ -45,21 +45,19 @@ impl Plan {
             description: "24 captioned images, seen many times: the projector can overfit".into(),
             captions: 24,
             pretrain_steps: 160,
-            pretrain_lr: 2e-3,
+            pretrain_lr: 4e-3,
             conversations: 24,
             finetune_steps: 80,
             finetune_lr: 2e-4,
             batch_size: 16,
-            lambda_das: 0.01,
-            lambda_sds: 0.02,
+            lambda_das: 0.2,
+            lambda_sds: 0.05,
         };
         let many = Self {
             name: "many".into(),
             description: "2,000 captioned images, each seen about once: plenty for a small projector".into(),
             captions: 2000,
             conversations: 2000,
-            lambda_das: 0.05,
-            lambda_sds: 0.0,
             ..few.clone()
         };
         vec![few, many]
