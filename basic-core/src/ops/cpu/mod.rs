@@ -34,23 +34,18 @@ fn ordered(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The elements of an [`ordered`] f32 tensor.
+/// The elements of an [`ordered`] f32 tensor; the kernels below are chosen by type.
 fn elements(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice::<f32>().unwrap_or_default()
+    tensor.as_slice::<f32>().expect("an f32 tensor in order")
 }
 
 fn tensor(values: Vec<f32>, dims: &[usize]) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(dims.to_vec())), DType::F32)
 }
 
-/// The elements of an int tensor.
+/// The elements of an int tensor, in order.
 fn indices(tensor: &FlexTensor) -> Vec<i64> {
-    let tensor = ordered(tensor.clone());
-    match tensor.dtype() {
-        DType::I32 => tensor.as_slice::<i32>().unwrap_or_default().iter().map(|x| i64::from(*x)).collect(),
-        DType::U32 => tensor.as_slice::<u32>().unwrap_or_default().iter().map(|x| i64::from(*x)).collect(),
-        _ => tensor.as_slice::<i64>().unwrap_or_default().to_vec(),
-    }
+    tensor.clone().into_data().try_into_vec_as::<i64>().expect("an int tensor")
 }
 
 fn all_f32<const N: usize>(tensors: [&FlexTensor; N]) -> bool {
