@@ -8,7 +8,7 @@ use libmimalloc_sys::{mi_option_get, mi_option_set_default, mi_option_t};
 const PURGE_DELAY: mi_option_t = 15;
 
 /// Keeps freed pages. By default mimalloc gives them back to the system after a second, in the middle of a training step
-/// that takes the same ones again, and the kernel clears each: 4 to 10% of a step of `basic bench --preset small`.
+/// that takes the same ones again, and the kernel clears each (docs/performance.md has what that costs).
 /// `MIMALLOC_PURGE_DELAY` (milliseconds; -1 for never) still overrides it.
 pub fn keep_freed_pages() {
     // SAFETY: both calls read and write one number of mimalloc's option table, whose bounds they check themselves. Done

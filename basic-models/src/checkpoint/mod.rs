@@ -98,6 +98,16 @@ impl Checkpoint {
                 config.text_config.vocab_size
             )));
         }
+        if let Some((token, id)) = tokenizer.largest_id()
+            && id as usize >= config.text_config.vocab_size
+        {
+            return Err(CheckpointError::Mismatch(format!(
+                "{}: tokenizer.json gives {token:?} the id {id}, the embedding table has {} rows: resize the table or use \
+                 the tokenizer that belongs to these weights",
+                text.display(),
+                config.text_config.vocab_size
+            )));
+        }
         if tokenizer.ids().image != Some(config.image_token_index) || tokenizer.specials().image.is_empty() {
             return Err(CheckpointError::Mismatch(format!(
                 "{}: config.json's image_token_index {} is no token of the tokenizer: set it to the id of <image>",

@@ -180,6 +180,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The token with the largest id, and that id: ids may have gaps.
+    pub fn largest_id(&self) -> Option<(String, u32)> {
+        self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)
+    }
+
     /// The number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
