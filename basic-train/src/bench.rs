@@ -187,7 +187,8 @@ pub fn bench(config: &BenchConfig, device: &Device) -> Result<BenchReport, Bench
         }
     }
     seconds.sort_by(f64::total_cmp);
-    let step_s = seconds[seconds.len() / 2];
+    // The median; of an even number of steps the mean of the middle two, as the reference has it.
+    let step_s = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.0;
     Ok(BenchReport {
         engine: format!("basic {}", env!("CARGO_PKG_VERSION")),
         preset: preset.name,

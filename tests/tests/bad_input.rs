@@ -198,17 +198,19 @@ fn a_directory_that_is_no_checkpoint_is_named() {
     fs::remove_file(broken.model().join("model.safetensors")).unwrap();
     broken.refused(&["model.safetensors", "holds neither"]);
     let broken = Broken::copy_of("plain");
-    // A gap: no more tokens than rows, but one whose id has no row.
+    fs::remove_file(broken.model().join("tokenizer.json")).unwrap();
+    broken.refused(&["tokenizer.json"]);
+}
+
+#[test]
+fn a_token_whose_id_has_no_row_in_the_embedding_table_is_named() {
+    // No more tokens than rows, but a gap before one id.
     let broken = Broken::copy_of("plain");
     let path = broken.model().join("tokenizer.json");
     let mut tokenizer = read_json(&path);
     tokenizer["model"]["vocab"]["a"] = json!(5000);
     fs::write(&path, tokenizer.to_string()).unwrap();
     broken.refused(&["tokenizer.json", "\"a\"", "5000", "359"]);
-
-    let broken = Broken::copy_of("plain");
-    fs::remove_file(broken.model().join("tokenizer.json")).unwrap();
-    broken.refused(&["tokenizer.json"]);
 }
 
 #[test]
