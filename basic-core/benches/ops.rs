@@ -74,6 +74,13 @@ fn operations(c: &mut Criterion) {
         ),
     ];
     compare(c, "semantic_distribution", sides);
+    // What it cannot do without: the logits of v and of the target, and the product back to v.
+    let products = || {
+        let columns = table.clone().transpose();
+        let logits = Tensor::cat(vec![v.clone().without_autodiff(), target.clone()], 0).matmul(columns);
+        std::hint::black_box(logits.narrow(0, 0, PATCHES).matmul(table.clone()));
+    };
+    compare(c, "semantic_distribution_products", vec![("plain", Box::new(products))]);
     // The plain form would hold several matrices of 784 x 151,936 f32, 454 MiB each.
     let large = random([151_936, WIDTH], &frozen);
     compare(c, "semantic_distribution_151936", vec![("fused", Box::new(|| both_ways(call(&large))))]);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::super::distribution::chunk_rows;
 use super::super::{HeadLayout, LossAndGrads};
 use super::math::{exp_in_place, max, simd};
-use super::product::{Matrix, Threads, product};
+use super::product::{Matrix, Threads, fill_product, product};
 use super::{elements, indices, ordered, tensor};
 
 /// Loss and gradients, chunk by chunk.
@@ -29,16 +29,15 @@ pub fn linear_cross_entropy(
         HeadLayout::TokenColumns => (h_columns, stored),
     };
     let rows = chunk_rows(budget, 1, vocabulary, 4).min(n);
-    let mut logits = vec![0f32; rows * vocabulary];
+    let mut logits = Vec::new();
     let mut hidden_grad = if train_hidden { vec![0f32; n * d] } else { Vec::new() };
-    let mut head_grad = if train_head { vec![0f32; vocabulary * d] } else { Vec::new() };
+    let mut head_grad = Vec::new();
     let scale = (1.0 / divisor) as f32;
     let mut loss = 0f64;
     for start in (0..n).step_by(rows) {
         let len = rows.min(n - start);
         let x = Matrix::rows(&elements(&hidden)[start * d..(start + len) * d], len, d, d);
-        let logits = &mut logits[..len * vocabulary];
-        product(logits, vocabulary, x, columns, false, Threads::Pool);
+        fill_product(&mut logits, x, columns, Threads::Pool);
         let labels = &labels[start..start + len];
         let parts: Vec<f64> = logits
             .par_chunks_mut(vocabulary)
@@ -47,15 +46,19 @@ pub fn linear_cross_entropy(
             .collect();
         // In the rows' order: the same bits on every run.
         loss += parts.iter().sum::<f64>();
-        let grad = Matrix::rows(logits, len, vocabulary, vocabulary);
+        let grad = Matrix::rows(&logits, len, vocabulary, vocabulary);
         if train_hidden {
             let out = &mut hidden_grad[start * d..(start + len) * d];
             product(out, d, grad, columns.t(), false, Threads::Pool);
         }
         if train_head {
-            match layout {
-                HeadLayout::TokenRows => product(&mut head_grad, d, grad.t(), x, start > 0, Threads::Pool),
-                HeadLayout::TokenColumns => product(&mut head_grad, vocabulary, x.t(), grad, start > 0, Threads::Pool),
+            let (a, b, width) = match layout {
+                HeadLayout::TokenRows => (grad.t(), x, d),
+                HeadLayout::TokenColumns => (x.t(), grad, vocabulary),
+            };
+            match start {
+                0 => fill_product(&mut head_grad, a, b, Threads::Pool),
+                _ => product(&mut head_grad, width, a, b, true, Threads::Pool),
             }
         }
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::super::LossAndGrad;
 use super::super::distribution::chunk_rows;
 use super::math::{LANES, exp, max, simd};
-use super::product::{Matrix, Threads, product};
+use super::product::{Matrix, Threads, fill_product, product};
 use super::{elements, ordered, tensor};
 use burn::backend::Flex;
 
@@ -23,19 +23,19 @@ pub fn semantic_distribution(
     let [m, d] = [v.layout().shape()[0], v.layout().shape()[1]];
     let vocabulary = table.layout().shape()[0];
     let rows = chunk_rows(budget, 2, vocabulary, 4).min(m);
-    let (mut p, mut q) = (vec![0f32; rows * vocabulary], vec![0f32; rows * vocabulary]);
     let mut gradient = if grad { vec![0f32; m * d] } else { Vec::new() };
     let columns = Matrix::rows(elements(&table), vocabulary, d, d);
+    // The chunk's rows of target, then those of v: one product, so that the table is packed once for both.
+    let (mut both, mut logits) = (Vec::with_capacity(2 * rows * d), Vec::new());
     let mut loss = 0f64;
     for start in (0..m).step_by(rows) {
         let len = rows.min(m - start);
-        let (p, q) = (&mut p[..len * vocabulary], &mut q[..len * vocabulary]);
-        let chunk = |x: &FlexTensor, out: &mut [f32]| {
-            let x = Matrix::rows(&elements(x)[start * d..(start + len) * d], len, d, d);
-            product(out, vocabulary, x, columns.t(), false, Threads::Pool);
-        };
-        chunk(&target, p);
-        chunk(&v, q);
+        both.clear();
+        for x in [&target, &v] {
+            both.extend_from_slice(&elements(x)[start * d..(start + len) * d]);
+        }
+        fill_product(&mut logits, Matrix::rows(&both, 2 * len, d, d), columns.t(), Threads::Pool);
+        let (p, q) = logits.split_at_mut(len * vocabulary);
         let weights = &elements(&weights)[start..start + len];
         let row = |((p, q), a): ((&mut [f32], &mut [f32]), &f32)| f64::from(*a) * f64::from(divergence(p, q, *a));
         let parts: Vec<f64> =

@@ -60,18 +60,53 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, add: bool, 
         return;
     }
     assert!(stride >= n && (m - 1) * stride + n <= out.len(), "product: the result reaches past its slice");
+    // SAFETY: both factors and the result lie inside their slices, by the assertions above; `out` is borrowed
+    // exclusively, and its rows do not overlap since their stride is at least their length.
+    unsafe { multiply(out.as_mut_ptr(), stride, a, b, add, threads) }
+}
+
+/// `a b` in a new or used buffer, which is not cleared before.
+///
+/// # Panics
+///
+/// Where the shapes do not fit, or a matrix reaches past its slice.
+pub fn fill_product(out: &mut Vec<f32>, a: Matrix, b: Matrix, threads: Threads) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert_eq!(k, b.rows, "product: [{m}, {k}] x [{}, {n}]", b.rows);
+    assert!(a.end() <= a.data.len() && b.end() <= b.data.len(), "product: a factor reaches past its slice");
+    out.clear();
+    if m * n * k == 0 {
+        out.resize(m * n, 0.0);
+        return;
+    }
+    out.reserve_exact(m * n);
+    // SAFETY: both factors lie inside their slices; the buffer holds m n elements, all of which the product writes
+    // without reading them, so that they are initialized when the length says so.
+    unsafe {
+        multiply(out.as_mut_ptr(), n, a, b, false, threads);
+        out.set_len(m * n);
+    }
+}
+
+/// `out = a b`, or `out += a b`.
+///
+/// # Safety
+///
+/// `a` and `b` fit each other and lie inside their slices; `out` points to room for `a.rows` rows of `b.columns`,
+/// `stride` apart, which is at least `b.columns`; where `add`, they are initialized.
+unsafe fn multiply(out: *mut f32, stride: usize, a: Matrix, b: Matrix, add: bool, threads: Threads) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
     let parallelism = match threads == Threads::Pool && m * n * k >= 1 << 21 {
         true => gemm::Parallelism::Rayon(0),
         false => gemm::Parallelism::None,
     };
-    // SAFETY: every element that the call touches lies inside its slice, by the assertions above; `out` is borrowed
-    // exclusively, and its rows do not overlap since their stride is at least their length.
+    // SAFETY: the caller's.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             stride as isize,
             add,
@@ -109,6 +144,16 @@ mod tests {
             }
             assert_eq!(out[i * 6 + 4..(i + 1) * 6], [1.0, 1.0]);
         }
+    }
+
+    #[test]
+    fn a_used_buffer_holds_the_product_alone() {
+        let mut out = vec![7.0; 9];
+        let (a, b) = (Matrix::rows(&[1.0, 2.0, 3.0, 4.0], 2, 2, 2), Matrix::rows(&[1.0, 0.0, 1.0, 1.0], 2, 2, 2));
+        fill_product(&mut out, a, b, Threads::One);
+        assert_eq!(out, [3.0, 2.0, 7.0, 4.0]);
+        fill_product(&mut out, Matrix::rows(&[], 2, 0, 0), Matrix::rows(&[], 0, 3, 3), Threads::One);
+        assert_eq!(out, [0.0; 6]);
     }
 
     #[test]
