@@ -14,6 +14,6 @@ pub mod nn;
 pub mod processor;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use config::{ClipVisionConfig, ConfigError, LlamaConfig, LlavaConfig};
+pub use config::{ConfigError, DecoderConfig, LlavaConfig, VisionConfig};
 pub use input::{Batch, ImageTokens};
-pub use nn::{KvCache, LlamaDecoder, Llava};
+pub use nn::{Decoder, KvCache, Llava};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use basic_core::{Objective, ObjectiveError};
 use basic_models::checkpoint::ParamPath;
-use basic_models::nn::{Llava, MlpProjector};
+use basic_models::nn::{Llava, Projector};
 use basic_models::processor::{ProcessorError, tokenize_apart};
 use basic_models::{Batch, Checkpoint, CheckpointError, ImageTokens};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -235,7 +235,7 @@ fn per_sample(batch: &Batch, attention: &[f32]) -> Vec<Vec<f32>> {
 
 /// The chain rule through the projector: gradients of `sum(grad_v * v)`; zeros where the loss does not reach v.
 fn projector_gradients(
-    projector: &MlpProjector,
+    projector: &Projector,
     features: Option<Tensor<2>>,
     grad_v: Option<Tensor<2>>,
     prefix: &str,

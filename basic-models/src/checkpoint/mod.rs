@@ -15,7 +15,7 @@ pub use names::{Layout, ParamPath, Slot, slots};
 pub use read::TensorFiles;
 pub use write::{StagedDir, write_tensors};
 
-use crate::config::{ClipVisionConfig, LlamaConfig, LlavaConfig};
+use crate::config::{ConfigError, DecoderConfig, LlavaConfig, VisionConfig};
 use crate::nn::{InitScheme, Llava, seeded_init};
 use crate::processor::{
     ChatTemplate, FeatureSelect, ImageProcessor, PixelValues, ProcessorConfig, TokenIds, Tokenizer,
@@ -67,17 +67,11 @@ impl Checkpoint {
     ///
     /// [`CheckpointError`] that names the file, the key or the tensors.
     pub fn assemble(vision: &Path, decoder: &Path, seed: u64) -> Result<Self, CheckpointError> {
-        let vision_config: ClipVisionConfig = part(vision, "vision_config")?;
-        let text_config: LlamaConfig = part(decoder, "text_config")?;
+        let vision_config = part(vision, "vision_config", VisionConfig::from_value)?;
+        let text_config = part(decoder, "text_config", DecoderConfig::from_value)?;
         let tokenizer = Tokenizer::load(decoder, &token_ids(&text_config, None))?;
         let image = tokenizer.image_id()?;
-        let mut config = LlavaConfig {
-            image_token_index: image,
-            image_seq_length: vision_config.num_patches(),
-            text_config,
-            vision_config,
-            ..LlavaConfig::default()
-        };
+        let mut config = LlavaConfig { image_token_index: image, text_config, vision_config, ..LlavaConfig::default() };
         config.tie_word_embeddings = config.text_config.tie_word_embeddings;
         config.validate().map_err(|source| CheckpointError::Config { path: decoder.into(), source })?;
         let weights = Weights::Parts {
@@ -116,7 +110,7 @@ impl Checkpoint {
             )));
         }
         let mut fallback = ProcessorConfig::clip(config.vision_config.patch_size);
-        if !config.drops_cls() {
+        if !config.drops_first() {
             fallback.vision_feature_select_strategy = FeatureSelect::Full;
         }
         let images = ImageProcessor::load(vision)?;
@@ -246,7 +240,7 @@ impl Checkpoint {
     }
 }
 
-fn token_ids(text: &LlamaConfig, image: Option<u32>) -> TokenIds {
+fn token_ids(text: &DecoderConfig, image: Option<u32>) -> TokenIds {
     TokenIds { bos: text.bos_token_id, eos: text.eos_ids().first().copied(), pad: text.pad_token_id, image }
 }
 
@@ -255,14 +249,13 @@ fn read_text(path: &Path) -> Result<String, CheckpointError> {
 }
 
 /// A part's configuration: the file itself, or its section in a combined one (CLIP's `vision_config`).
-fn part<T: serde::de::DeserializeOwned>(dir: &Path, section: &str) -> Result<T, CheckpointError> {
-    let config = |source: serde_json::Error| CheckpointError::Config { path: dir.into(), source: source.into() };
-    let mut value: Value = serde_json::from_str(&read_text(&dir.join("config.json"))?).map_err(config)?;
-    if let Some(inner) = value.get_mut(section) {
-        value = inner.take();
-    }
-    if let Some(object) = value.as_object_mut() {
-        object.retain(|_, v| !v.is_null());
-    }
-    serde_json::from_value(value).map_err(config)
+fn part<T>(
+    dir: &Path,
+    section: &str,
+    read: impl FnOnce(&Value) -> Result<T, ConfigError>,
+) -> Result<T, CheckpointError> {
+    let config = |source| CheckpointError::Config { path: dir.into(), source };
+    let value: Value =
+        serde_json::from_str(&read_text(&dir.join("config.json"))?).map_err(|source| config(source.into()))?;
+    read(value.get(section).unwrap_or(&value)).map_err(config)
 }

@@ -1,59 +1,86 @@
 //! LLaVA as a whole.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use super::{ClipVisionConfig, ConfigError, LlamaConfig, unsupported};
+use super::{Activation, ConfigError, DecoderConfig, ProjectorKind, VisionConfig, section, unsupported};
 
-/// LLaVA: a vision tower, a two-layer projector and a decoder (transformers' `LlavaConfig`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+/// The `model_type` of what transformers' `LlavaConfig` cannot express: other projectors than `mlp2x_gelu`.
+pub const BASIC_MODEL_TYPE: &str = "basic_llava";
+
+/// LLaVA: a vision encoder, a projector and a decoder (transformers' `LlavaConfig`).
+#[derive(Debug, Clone, PartialEq)]
 pub struct LlavaConfig {
-    /// `["LlavaForConditionalGeneration"]`.
-    pub architectures: Vec<String>,
-    /// Always `llava`.
-    pub model_type: String,
     /// The decoder.
-    pub text_config: LlamaConfig,
-    /// The vision tower.
-    pub vision_config: ClipVisionConfig,
+    pub text_config: DecoderConfig,
+    /// The vision encoder.
+    pub vision_config: VisionConfig,
     /// The id that stands for one visual embedding in a prompt.
-    #[serde(alias = "image_token_id")]
     pub image_token_index: u32,
-    /// Visual embeddings of an image.
-    pub image_seq_length: usize,
-    /// Always `gelu`.
-    pub projector_hidden_act: String,
-    /// Whether the projector's layers have biases; only `true` is supported.
+    /// Which projector.
+    pub projector: ProjectorKind,
+    /// The projector's activation.
+    pub projector_hidden_act: Activation,
+    /// Whether the projector's layers have biases.
     pub multimodal_projector_bias: bool,
-    /// Which layer's output is projected; negative counts from the end.
-    pub vision_feature_layer: Value,
-    /// `default` (patches only) or `full` (with CLS).
-    pub vision_feature_select_strategy: String,
+    /// Which layers' outputs are projected, side by side; negative counts from the end.
+    pub vision_feature_layer: FeatureLayers,
+    /// `default` drops the encoder's first position (CLS), `full` keeps all.
+    pub vision_feature_select_strategy: SelectStrategy,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
     /// The parameters' type on disk.
-    #[serde(alias = "torch_dtype", skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
+}
+
+/// One layer's index or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FeatureLayers {
+    /// `-2`
+    One(i64),
+    /// `[-2, -5]`
+    Many(Vec<i64>),
+}
+
+/// Which positions of the vision encoder are projected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SelectStrategy {
+    /// All but the first, which is CLS where the encoder has one.
+    Default,
+    /// All.
+    Full,
 }
 
 impl Default for LlavaConfig {
     fn default() -> Self {
         Self {
-            architectures: vec!["LlavaForConditionalGeneration".into()],
-            model_type: "llava".into(),
-            text_config: LlamaConfig::default(),
-            vision_config: ClipVisionConfig::llava_default(),
+            text_config: DecoderConfig::default(),
+            vision_config: VisionConfig::llava_default(),
             image_token_index: 32000,
-            image_seq_length: 576,
-            projector_hidden_act: "gelu".into(),
+            projector: ProjectorKind::LLAVA,
+            projector_hidden_act: Activation::Gelu,
             multimodal_projector_bias: true,
-            vision_feature_layer: Value::from(-2),
-            vision_feature_select_strategy: "default".into(),
+            vision_feature_layer: FeatureLayers::One(-2),
+            vision_feature_select_strategy: SelectStrategy::Default,
             tie_word_embeddings: false,
             dtype: None,
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    model_type: String,
+    image_token_index: u32,
+    projector_hidden_act: String,
+    multimodal_projector_bias: bool,
+    vision_feature_layer: FeatureLayers,
+    vision_feature_select_strategy: SelectStrategy,
+    tie_word_embeddings: bool,
+    projector_type: Option<String>,
+    dtype: Option<String>,
 }
 
 impl LlavaConfig {
@@ -63,55 +90,138 @@ impl LlavaConfig {
     ///
     /// [`ConfigError`] that names the key.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let mut value: Value = serde_json::from_str(text)?;
-        if let Some(object) = value.as_object_mut() {
-            // Hugging Face writes null for "the default".
-            object.retain(|_, v| !v.is_null());
-            for part in ["text_config", "vision_config"] {
-                if let Some(part) = object.get_mut(part).and_then(Value::as_object_mut) {
-                    part.retain(|_, v| !v.is_null());
-                }
+        Self::from_value(&serde_json::from_str(text)?)
+    }
+
+    /// Reads and checks a config.json.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] that names the key.
+    pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
+        let defaults = json!({
+            "model_type": "llava", "image_token_index": 32000, "projector_hidden_act": "gelu",
+            "multimodal_projector_bias": true, "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default", "tie_word_embeddings": false, "projector_type": null,
+            "dtype": null,
+        });
+        let Value::Object(defaults) = defaults else { return Err(unsupported("config", "", "an object")) };
+        let mut merged: Map<String, Value> = section::merged("config", value, defaults, &[])?;
+        for (key, alias) in [("image_token_index", "image_token_id"), ("dtype", "torch_dtype")] {
+            if let Some(found) = value.get(alias).filter(|v| !v.is_null() && value.get(key).is_none_or(Value::is_null))
+            {
+                merged.insert(key.into(), found.clone());
             }
         }
-        let config: Self = serde_json::from_value(value)?;
+        let raw: Raw = section::parse("config", merged)?;
+        let given = |key: &str| value.get(key).filter(|v| !v.is_null());
+        let projector = match (raw.model_type.as_str(), &raw.projector_type) {
+            ("llava", None) => ProjectorKind::LLAVA,
+            ("llava" | BASIC_MODEL_TYPE, Some(name)) => ProjectorKind::parse("projector_type", name)?,
+            (BASIC_MODEL_TYPE, None) => return Err(unsupported("projector_type", "null", "a projector's name")),
+            (other, _) => return Err(unsupported("model_type", other, "llava or basic_llava")),
+        };
+        let config = Self {
+            text_config: given("text_config")
+                .map_or_else(|| Ok(DecoderConfig::default()), DecoderConfig::from_value)?,
+            vision_config: given("vision_config")
+                .map_or_else(|| Ok(VisionConfig::llava_default()), VisionConfig::from_value)?,
+            image_token_index: raw.image_token_index,
+            projector,
+            projector_hidden_act: Activation::parse("projector_hidden_act", &raw.projector_hidden_act)?,
+            multimodal_projector_bias: raw.multimodal_projector_bias,
+            vision_feature_layer: raw.vision_feature_layer,
+            vision_feature_select_strategy: raw.vision_feature_select_strategy,
+            tie_word_embeddings: raw.tie_word_embeddings,
+            dtype: raw.dtype,
+        };
         config.validate()?;
         Ok(config)
     }
 
-    /// The text of a config.json that transformers 4 and 5 read.
+    /// The text of a config.json that transformers 4 and 5 read where [`LlavaConfig::in_transformers`] says so.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Parse`] where a number has no JSON form.
     pub fn to_json(&self) -> Result<String, ConfigError> {
-        let mut config = self.clone();
-        config.text_config = config.text_config.normalized();
-        let mut value = serde_json::to_value(&config)?;
-        // transformers 4 reads the decoder's rope_theta beside rope_parameters' absence.
-        value["text_config"]["rope_theta"] = Value::from(self.text_config.rope_theta());
+        let native = self.in_transformers();
+        let architecture = if native { "LlavaForConditionalGeneration" } else { "BasicLlavaForConditionalGeneration" };
+        let mut value = json!({
+            "architectures": [architecture],
+            "model_type": if native { "llava" } else { BASIC_MODEL_TYPE },
+            "text_config": self.text_config.to_value(),
+            "vision_config": self.vision_config.to_value(),
+            "image_token_index": self.image_token_index,
+            "image_seq_length": self.visual_tokens(),
+            "projector_hidden_act": self.projector_hidden_act.name(),
+            "multimodal_projector_bias": self.multimodal_projector_bias,
+            "vision_feature_layer": serde_json::to_value(&self.vision_feature_layer)?,
+            "vision_feature_select_strategy": serde_json::to_value(self.vision_feature_select_strategy)?,
+            "tie_word_embeddings": self.tied(),
+        });
+        if !native {
+            value["projector_type"] = json!(self.projector.name());
+        }
+        if let Some(dtype) = &self.dtype {
+            value["dtype"] = json!(dtype);
+        }
         Ok(serde_json::to_string_pretty(&value)?)
     }
 
-    /// The index of the vision layer whose output is projected: 0 is the embeddings, i the output of layer i.
-    pub fn feature_layer(&self) -> Result<usize, ConfigError> {
-        let layers = self.vision_config.num_hidden_layers as i64;
-        let index = self
-            .vision_feature_layer
-            .as_i64()
-            .ok_or_else(|| unsupported("vision_feature_layer", &self.vision_feature_layer, "one index"))?;
-        let resolved = if index < 0 { layers + 1 + index } else { index };
-        if !(0..=layers).contains(&resolved) {
-            return Err(ConfigError::Inconsistent(format!(
-                "vision_feature_layer {index} is outside the tower's {layers} layers"
-            )));
-        }
-        Ok(resolved as usize)
+    /// Whether transformers' `LlavaConfig` can express the model.
+    pub fn in_transformers(&self) -> bool {
+        self.projector == ProjectorKind::LLAVA
     }
 
-    /// Whether the CLS position is dropped (`default`) or kept (`full`).
-    pub fn drops_cls(&self) -> bool {
-        self.vision_feature_select_strategy == "default"
+    /// The vision layers whose outputs are projected: 0 is the embeddings, i the output of layer i.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Inconsistent`] where there is none, or one is outside the encoder.
+    pub fn feature_layers(&self) -> Result<Vec<usize>, ConfigError> {
+        let layers = self.vision_config.num_hidden_layers as i64;
+        let indices = match &self.vision_feature_layer {
+            FeatureLayers::One(index) => std::slice::from_ref(index),
+            FeatureLayers::Many(indices) => indices,
+        };
+        let resolve = |index: &i64| {
+            let resolved = if *index < 0 { (layers + 1).saturating_add(*index) } else { *index };
+            (0..=layers).contains(&resolved).then_some(resolved as usize).ok_or_else(|| {
+                ConfigError::Inconsistent(format!(
+                    "vision_feature_layer {index} is outside the encoder's {layers} layers"
+                ))
+            })
+        };
+        if indices.is_empty() {
+            return Err(ConfigError::Inconsistent("vision_feature_layer names no layer".into()));
+        }
+        indices.iter().map(resolve).collect()
+    }
+
+    /// Width of the features that the projector takes.
+    pub fn feature_width(&self) -> usize {
+        let layers = match &self.vision_feature_layer {
+            FeatureLayers::One(_) => 1,
+            FeatureLayers::Many(indices) => indices.len(),
+        };
+        self.vision_config.hidden_size * layers
+    }
+
+    /// Whether the first position is dropped (`default`) or kept (`full`).
+    pub fn drops_first(&self) -> bool {
+        self.vision_feature_select_strategy == SelectStrategy::Default
+    }
+
+    /// Positions of an image that are projected.
+    pub fn features(&self) -> usize {
+        let all = self.vision_config.num_patches() + self.vision_config.special_positions();
+        all - usize::from(self.drops_first())
     }
 
     /// Visual embeddings of an image (m).
     pub fn visual_tokens(&self) -> usize {
-        self.vision_config.num_patches() + usize::from(!self.drops_cls())
+        self.features() / (self.projector.shuffle() * self.projector.shuffle())
     }
 
     /// Checks that the model can be built.
@@ -120,26 +230,34 @@ impl LlavaConfig {
     ///
     /// [`ConfigError`] that names the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.model_type != "llava" {
-            return Err(unsupported("model_type", &self.model_type, "llava"));
-        }
-        if self.projector_hidden_act != "gelu" {
-            return Err(unsupported("projector_hidden_act", &self.projector_hidden_act, "gelu"));
-        }
-        if !self.multimodal_projector_bias {
-            return Err(unsupported("multimodal_projector_bias", false, "true"));
-        }
-        if !["default", "full"].contains(&self.vision_feature_select_strategy.as_str()) {
-            let value = &self.vision_feature_select_strategy;
-            return Err(unsupported("vision_feature_select_strategy", value, "default or full"));
-        }
         self.vision_config.validate()?;
         self.text_config.validate()?;
-        self.feature_layer()?;
+        self.feature_layers()?;
         if self.image_token_index as usize >= self.text_config.vocab_size {
             return Err(ConfigError::Inconsistent(format!(
                 "image_token_index {} is outside the table of {} rows",
                 self.image_token_index, self.text_config.vocab_size
+            )));
+        }
+        if self.features() == 0 {
+            return Err(ConfigError::Inconsistent(
+                "vision_feature_select_strategy default drops the only patch".into(),
+            ));
+        }
+        let side = self.vision_config.image_size / self.vision_config.patch_size;
+        let (name, factor) = (self.projector.name(), self.projector.shuffle());
+        if factor > 1 && (self.features() != side * side || !side.is_multiple_of(factor)) {
+            return Err(ConfigError::Inconsistent(format!(
+                "projector_type {name} joins {factor} x {factor} patches, and the encoder gives {} positions of {side} x \
+                 {side} patches",
+                self.features()
+            )));
+        }
+        if self.projector == ProjectorKind::Identity && self.feature_width() != self.text_config.hidden_size {
+            return Err(ConfigError::Inconsistent(format!(
+                "projector_type {name}: the features are {} wide, the decoder {}",
+                self.feature_width(),
+                self.text_config.hidden_size
             )));
         }
         Ok(())
@@ -148,52 +266,5 @@ impl LlavaConfig {
     /// Whether the output head is the embedding table.
     pub fn tied(&self) -> bool {
         self.tie_word_embeddings || self.text_config.tie_word_embeddings
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn minimal(text: &str) -> Result<LlavaConfig, ConfigError> {
-        LlavaConfig::from_json(&format!(r#"{{"model_type": "llava", "text_config": {{{text}}}}}"#))
-    }
-
-    #[test]
-    fn absent_keys_take_the_defaults_of_transformers_classes() {
-        // LlavaConfig() with LlamaConfig() in transformers 5.23: Vicuna-7B's sizes and CLIP ViT-L/14-336.
-        // The one key that LLaVA-1.5's file has to give: room for the image token, 32000.
-        let config = minimal(r#""vocab_size": 32064"#).unwrap();
-        assert_eq!((config.text_config.hidden_size, config.text_config.kv_heads()), (4096, 32));
-        assert_eq!((config.text_config.head_dim(), config.text_config.rope_theta()), (128, 10000.0));
-        assert_eq!((config.vision_config.num_hidden_layers, config.visual_tokens()), (24, 576));
-        assert_eq!(config.feature_layer().unwrap(), 23);
-    }
-
-    #[test]
-    fn both_generations_of_the_rotary_base_are_read_and_written() {
-        for text in [r#""rope_theta": 5e5"#, r#""rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}"#] {
-            let config = minimal(&format!(r#""vocab_size": 32064, {text}"#)).unwrap();
-            assert_eq!(config.text_config.rope_theta(), 5e5);
-            let written: Value = serde_json::from_str(&config.to_json().unwrap()).unwrap();
-            assert_eq!(written["text_config"]["rope_theta"], 5e5);
-            assert_eq!(written["text_config"]["rope_parameters"]["rope_theta"], 5e5);
-        }
-    }
-
-    #[test]
-    fn what_changes_the_computation_and_is_not_built_is_an_error_that_names_the_key() {
-        for (text, key) in [
-            (r#""rope_scaling": {"type": "linear", "factor": 2.0}"#, "rope_scaling.rope_type"),
-            (r#""hidden_act": "gelu""#, "hidden_act"),
-            (r#""model_type": "qwen2""#, "model_type"),
-            (r#""attention_bias": true"#, "attention_bias"),
-            (r#""num_key_value_heads": 5"#, "num_key_value_heads"),
-            (r#""hidden_size": 0"#, "hidden_size"),
-            (r#""hidden_size": "many""#, "expected usize"),
-        ] {
-            let error = minimal(text).unwrap_err().to_string();
-            assert!(error.contains(key), "{text}: {error}");
-        }
     }
 }

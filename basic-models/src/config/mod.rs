@@ -1,21 +1,38 @@
 //! The configurations of Hugging Face checkpoints, with the defaults of transformers' classes for absent keys.
 
-mod llama;
+mod activation;
+mod decoder;
 mod llava;
+mod projector;
+mod rope;
+mod section;
+#[cfg(test)]
+mod tests;
 mod vision;
 
 use thiserror::Error;
 
-pub use llama::{LlamaConfig, TokenIds};
-pub use llava::LlavaConfig;
-pub use vision::ClipVisionConfig;
+pub use activation::Activation;
+pub use decoder::{DecoderConfig, Family, TokenIds};
+pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
+pub use projector::ProjectorKind;
+pub use rope::{Rope, RopeKind};
+pub use vision::{VisionConfig, VisionFamily};
 
 /// A configuration that is unreadable or asks for what is not built.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// Not JSON, or a key of the wrong type.
+    /// Not JSON.
     #[error("config.json: {0}")]
     Parse(#[from] serde_json::Error),
+    /// A key of the wrong type, or a missing one.
+    #[error("config.json: {key}: {reason}")]
+    Type {
+        /// The key, with its section.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A value that changes the computation and is not supported.
     #[error("config.json: {key} = {value} is not supported: {supported}")]
     Unsupported {

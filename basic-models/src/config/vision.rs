@@ -1,15 +1,26 @@
-//! CLIP's vision tower.
+//! Vision encoders: plain vision transformers, with what differs between the families as configuration.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
-use super::{ConfigError, above_zero, divides, positive, unsupported};
+use super::{Activation, ConfigError, above_zero, divides, positive, section, unsupported};
 
-/// CLIP's vision tower (transformers' `CLIPVisionConfig`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ClipVisionConfig {
-    /// Always `clip_vision_model`.
-    pub model_type: String,
+/// The families: transformers' `model_type` of the vision encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VisionFamily {
+    /// CLIP: a CLS position, a norm before the layers.
+    Clip,
+    /// SigLIP, and SigLIP 2 at a fixed resolution: no CLS position, a pooling head that LLaVA does not use.
+    Siglip,
+    /// DINOv2: a CLS position, layer scale; with register positions where `registers` is above 0.
+    Dinov2,
+}
+
+/// A vision transformer (transformers' `CLIPVisionConfig`, `SiglipVisionConfig`, `Dinov2Config`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Which family.
+    pub family: VisionFamily,
     /// Width.
     pub hidden_size: usize,
     /// Width of the MLP.
@@ -24,18 +35,27 @@ pub struct ClipVisionConfig {
     pub image_size: usize,
     /// Side of a (square) patch, in pixels.
     pub patch_size: usize,
-    /// `quick_gelu` or `gelu`.
-    pub hidden_act: String,
+    /// The MLP's activation.
+    pub hidden_act: Activation,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
     /// Width of CLIP's joint space; unused by LLaVA, kept so that the file stays whole.
     pub projection_dim: usize,
+    /// SigLIP: whether the encoder has a pooling head; unused by LLaVA, kept so that the checkpoint stays whole.
+    pub pooling_head: bool,
+    /// DINOv2: register positions between CLS and the patches.
+    pub registers: usize,
+    /// DINOv2: whether there is a mask token; unused, kept so that the checkpoint stays whole.
+    pub mask_token: bool,
+    /// DINOv2: biases of queries, keys and values.
+    pub qkv_bias: bool,
 }
 
-impl Default for ClipVisionConfig {
+impl Default for VisionConfig {
+    /// transformers' `CLIPVisionConfig()`.
     fn default() -> Self {
         Self {
-            model_type: "clip_vision_model".into(),
+            family: VisionFamily::Clip,
             hidden_size: 768,
             intermediate_size: 3072,
             num_hidden_layers: 12,
@@ -43,14 +63,91 @@ impl Default for ClipVisionConfig {
             num_channels: 3,
             image_size: 224,
             patch_size: 32,
-            hidden_act: "quick_gelu".into(),
+            hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
             projection_dim: 512,
+            pooling_head: false,
+            registers: 0,
+            mask_token: false,
+            qkv_bias: true,
         }
     }
 }
 
-impl ClipVisionConfig {
+#[derive(Deserialize)]
+struct Raw {
+    hidden_size: usize,
+    #[serde(default)]
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_channels: usize,
+    image_size: Side,
+    patch_size: Side,
+    hidden_act: String,
+    layer_norm_eps: f64,
+    #[serde(default)]
+    projection_dim: usize,
+    #[serde(default)]
+    vision_use_head: bool,
+    #[serde(default)]
+    mlp_ratio: f64,
+    #[serde(default)]
+    num_register_tokens: usize,
+    #[serde(default)]
+    use_mask_token: bool,
+    qkv_bias: Option<bool>,
+}
+
+/// A side length, or height and width.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(untagged)]
+enum Side {
+    One(usize),
+    Both([usize; 2]),
+}
+
+impl Side {
+    fn square(self, key: &str) -> Result<usize, ConfigError> {
+        match self {
+            Self::One(side) => Ok(side),
+            Self::Both([height, width]) if height == width => Ok(height),
+            Self::Both(sides) => Err(unsupported(&format!("vision_config.{key}"), format!("{sides:?}"), "a square")),
+        }
+    }
+}
+
+impl VisionFamily {
+    /// The family's keys that change the computation, with the defaults of its class in transformers 5.23.
+    fn defaults(self, registers: bool) -> Map<String, Value> {
+        let value = match self {
+            Self::Clip => json!({
+                "hidden_size": 768, "intermediate_size": 3072, "projection_dim": 512, "num_hidden_layers": 12,
+                "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 32,
+                "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "attention_dropout": 0.0,
+            }),
+            Self::Siglip => json!({
+                "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+                "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh",
+                "layer_norm_eps": 1e-6, "attention_dropout": 0.0, "vision_use_head": true,
+            }),
+            Self::Dinov2 => json!({
+                "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "mlp_ratio": 4,
+                "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+                "drop_path_rate": 0.0, "layer_norm_eps": 1e-6, "image_size": 224,
+                "patch_size": if registers { 16 } else { 14 }, "num_channels": 3, "qkv_bias": true,
+                "use_swiglu_ffn": false, "num_register_tokens": if registers { 4 } else { 0 },
+                "use_mask_token": true,
+            }),
+        };
+        match value {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+impl VisionConfig {
     /// What `LlavaConfig` assumes where it has no `vision_config`: CLIP ViT-L/14 at 336 pixels.
     pub(super) fn llava_default() -> Self {
         Self {
@@ -65,10 +162,109 @@ impl ClipVisionConfig {
         }
     }
 
-    /// Patches of an image, without the CLS position.
+    /// Reads the object of a config.json (`vision_config` of LLaVA's, or a vision encoder's whole file).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] that names the key.
+    pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
+        const SECTION: &str = "vision_config";
+        let kind = value.get("model_type").unwrap_or(&Value::Null);
+        let name = if kind.is_null() { Some("clip_vision_model") } else { kind.as_str() };
+        let (family, registers) = match name {
+            Some("clip_vision_model" | "clip") => (VisionFamily::Clip, false),
+            Some("siglip_vision_model" | "siglip") => (VisionFamily::Siglip, false),
+            Some("dinov2") => (VisionFamily::Dinov2, false),
+            Some("dinov2_with_registers") => (VisionFamily::Dinov2, true),
+            _ => {
+                let supported = "clip_vision_model, siglip_vision_model, dinov2 or dinov2_with_registers";
+                return Err(unsupported("vision_config.model_type", kind, supported));
+            }
+        };
+        let merged = section::merged(SECTION, value, family.defaults(registers), &[])?;
+        for key in ["attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"] {
+            section::must_be(SECTION, &merged, key, &[json!(0.0), json!(0)])?;
+        }
+        section::must_be(SECTION, &merged, "use_swiglu_ffn", &[json!(false)])?;
+        let raw: Raw = section::parse(SECTION, merged)?;
+        let dino = family == VisionFamily::Dinov2;
+        let intermediate_size = match dino {
+            true => (raw.hidden_size as f64 * raw.mlp_ratio) as usize,
+            false => raw.intermediate_size,
+        };
+        let config = Self {
+            family,
+            hidden_size: raw.hidden_size,
+            intermediate_size,
+            num_hidden_layers: raw.num_hidden_layers,
+            num_attention_heads: raw.num_attention_heads,
+            num_channels: raw.num_channels,
+            image_size: raw.image_size.square("image_size")?,
+            patch_size: raw.patch_size.square("patch_size")?,
+            hidden_act: Activation::parse("vision_config.hidden_act", &raw.hidden_act)?,
+            layer_norm_eps: raw.layer_norm_eps,
+            projection_dim: raw.projection_dim,
+            pooling_head: raw.vision_use_head,
+            registers: raw.num_register_tokens,
+            mask_token: raw.use_mask_token,
+            qkv_bias: raw.qkv_bias.unwrap_or(true),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The object of a config.json that transformers reads.
+    pub fn to_value(&self) -> Value {
+        let mut out = json!({
+            "model_type": match self.family {
+                VisionFamily::Clip => "clip_vision_model",
+                VisionFamily::Siglip => "siglip_vision_model",
+                VisionFamily::Dinov2 if self.registers > 0 => "dinov2_with_registers",
+                VisionFamily::Dinov2 => "dinov2",
+            },
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_channels": self.num_channels,
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "hidden_act": self.hidden_act.name(),
+            "layer_norm_eps": self.layer_norm_eps,
+        });
+        match self.family {
+            VisionFamily::Clip => {
+                out["intermediate_size"] = json!(self.intermediate_size);
+                out["projection_dim"] = json!(self.projection_dim);
+            }
+            VisionFamily::Siglip => {
+                out["intermediate_size"] = json!(self.intermediate_size);
+                out["vision_use_head"] = json!(self.pooling_head);
+            }
+            VisionFamily::Dinov2 => {
+                out["mlp_ratio"] = json!(self.intermediate_size / self.hidden_size.max(1));
+                out["qkv_bias"] = json!(self.qkv_bias);
+                out["use_mask_token"] = json!(self.mask_token);
+                if self.registers > 0 {
+                    out["num_register_tokens"] = json!(self.registers);
+                }
+            }
+        }
+        out
+    }
+
+    /// Patches of an image.
     pub fn num_patches(&self) -> usize {
         let side = self.image_size / self.patch_size;
         side * side
+    }
+
+    /// Positions before the patches: CLS and registers.
+    pub fn special_positions(&self) -> usize {
+        match self.family {
+            VisionFamily::Clip => 1,
+            VisionFamily::Siglip => 0,
+            VisionFamily::Dinov2 => 1 + self.registers,
+        }
     }
 
     /// Checks that the network can be built.
@@ -77,12 +273,6 @@ impl ClipVisionConfig {
     ///
     /// [`ConfigError`] that names the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.model_type != "clip_vision_model" && self.model_type != "clip" {
-            return Err(unsupported("vision_config.model_type", &self.model_type, "clip_vision_model"));
-        }
-        if !["quick_gelu", "gelu"].contains(&self.hidden_act.as_str()) {
-            return Err(unsupported("vision_config.hidden_act", &self.hidden_act, "quick_gelu or gelu"));
-        }
         let sizes = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),

@@ -1,13 +1,14 @@
-//! The decoder's attention: grouped-query heads, rotary positions, causal and padding masks.
+//! The decoder's attention: grouped-query heads, rotary positions, causal, window and padding masks.
 
 use basic_core::Seen;
 use basic_core::ops::{Attention, attention};
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
+use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use super::decoder::normalized;
 use super::{KvCache, RotaryTables};
-use crate::config::LlamaConfig;
+use crate::config::{DecoderConfig, Family};
 
 /// Which keys a query must not see.
 #[derive(Debug, Clone)]
@@ -16,38 +17,72 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Causal: each of `queries` queries sees the keys up to its own position. The first `padding[b]` keys of sample b
-    /// are hidden (left padding).
-    pub fn causal(queries: usize, padding: &[usize], device: &Device) -> Self {
+    /// Causal: each of `queries` queries, which stand behind `past` earlier positions, sees the keys up to its own
+    /// position, with a window only the last `window` of them. The first `padding[b]` keys of sample b are hidden (left
+    /// padding).
+    pub fn causal(past: usize, queries: usize, padding: &[usize], window: Option<usize>, device: &Device) -> Self {
         let shared = padding.iter().all(|p| *p == 0);
         let samples = if shared { &[0][..] } else { padding };
-        let first: Vec<i64> = samples.iter().flat_map(|pad| std::iter::repeat_n(*pad as i64, queries)).collect();
+        let earliest = |query: usize| window.map_or(0, |window| (past + query + 1).saturating_sub(window));
+        let first: Vec<i64> =
+            samples.iter().flat_map(|pad| (0..queries).map(|query| (*pad).max(earliest(query)) as i64)).collect();
         let shape = [samples.len(), queries];
         Self { first: Tensor::from_data(TensorData::new(first, shape), &device.clone().without_autodiff()) }
     }
 }
 
-/// Llama's self-attention (transformers' `LlamaAttention`).
+/// The masks of a decoder's layers: those without a window, and those with.
+#[derive(Debug, Clone)]
+pub struct Masks {
+    full: Mask,
+    windowed: Option<Mask>,
+}
+
+impl Masks {
+    /// The masks that the layers of `config` need; arguments as for [`Mask::causal`].
+    pub fn new(config: &DecoderConfig, past: usize, queries: usize, padding: &[usize], device: &Device) -> Self {
+        let windowed = config
+            .sliding_window
+            .filter(|window| past + queries > *window)
+            .map(|window| Mask::causal(past, queries, padding, Some(window), device));
+        Self { full: Mask::causal(past, queries, padding, None, device), windowed }
+    }
+
+    /// The mask of a layer with or without a window.
+    pub fn of(&self, windowed: bool) -> &Mask {
+        self.windowed.as_ref().filter(|_| windowed).unwrap_or(&self.full)
+    }
+}
+
+/// Self-attention (transformers' `LlamaAttention` and its kin).
 #[derive(Module, Debug)]
 pub struct DecoderAttention {
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
+    // Qwen 3's
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
 }
 
 impl DecoderAttention {
-    pub(crate) fn new(config: &LlamaConfig, device: &Device) -> Self {
+    pub(crate) fn new(config: &DecoderConfig, device: &Device) -> Self {
         let (d, width) = (config.hidden_size, config.head_dim());
-        let linear = |i, o| LinearConfig::new(i, o).with_bias(false).init(device);
+        let (input, output) = config.attention_biases();
+        let linear = |i, o, bias| LinearConfig::new(i, o).with_bias(bias).init(device);
+        let norm = || RmsNormConfig::new(width).with_epsilon(config.rms_norm_eps).init(device);
+        let norms = config.family == Family::Qwen3;
         Self {
-            q_proj: linear(d, config.num_attention_heads * width),
-            k_proj: linear(d, config.kv_heads() * width),
-            v_proj: linear(d, config.kv_heads() * width),
-            o_proj: linear(config.num_attention_heads * width, d),
+            q_proj: linear(d, config.num_attention_heads * width, input),
+            k_proj: linear(d, config.kv_heads() * width, input),
+            v_proj: linear(d, config.kv_heads() * width, input),
+            o_proj: linear(config.num_attention_heads * width, d, output),
+            q_norm: norms.then(norm),
+            k_norm: norms.then(norm),
             heads: config.num_attention_heads,
             kv_heads: config.kv_heads(),
             head_dim: width,
@@ -69,8 +104,12 @@ impl DecoderAttention {
         let [rows, _] = x.dims();
         let t = rows / batch.max(1);
         let split = |y: Tensor<2>, heads| y.reshape([batch, t, heads, self.head_dim]);
-        let q = rope.rotate(split(self.q_proj.forward(x.clone()), self.heads));
-        let k = rope.rotate(split(self.k_proj.forward(x.clone()), self.kv_heads));
+        let normed = |y: Tensor<4>, norm: &Option<RmsNorm>| match norm {
+            Some(norm) => normalized(norm, y, false),
+            None => y,
+        };
+        let q = rope.rotate(normed(split(self.q_proj.forward(x.clone()), self.heads), &self.q_norm));
+        let k = rope.rotate(normed(split(self.k_proj.forward(x.clone()), self.kv_heads), &self.k_norm));
         let v = split(self.v_proj.forward(x), self.kv_heads);
         let (k, v) = match cache {
             Some((cache, layer)) => cache.extend(layer, k, v),

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::config::LlamaConfig;
+use crate::config::DecoderConfig;
 
 /// Keys and values per layer, allocated once for the whole generation.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct KvCache {
 
 impl KvCache {
     /// A cache for `batch` sequences of at most `capacity` positions.
-    pub fn new(config: &LlamaConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Self {
+    pub fn new(config: &DecoderConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Self {
         let shape = [batch, capacity, config.kv_heads(), config.head_dim()];
         let empty = || Tensor::zeros(shape, (device, dtype));
         Self { layers: (0..config.num_hidden_layers).map(|_| Some((empty(), empty()))).collect(), length: 0, capacity }

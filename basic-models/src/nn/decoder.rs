@@ -1,20 +1,24 @@
-//! A Llama decoder (transformers' `LlamaModel`).
+//! A decoder of the Llama shape (transformers' `LlamaModel`, `MistralModel`, `Qwen2Model`, `Qwen3Model`, `Phi3Model`,
+//! `GemmaModel`).
 
 use basic_core::ops::{rms_norm, swiglu};
 use basic_core::{Seen, Supervision};
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
-use super::{DecoderAttention, KvCache, Mask, RotaryTables};
-use crate::config::LlamaConfig;
+use super::{DecoderAttention, KvCache, Masks, RotaryTables, activate};
+use crate::config::{Activation, DecoderConfig, Family};
 
 /// Embeddings, decoder layers and the final norm; the output head belongs to the model around it.
 #[derive(Module, Debug)]
-pub struct LlamaDecoder {
+pub struct Decoder {
     embed_tokens: Embedding,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
+    embedding_scale: Option<f64>,
+    // Gemma's norms scale by 1 + weight.
+    one_plus: bool,
 }
 
 /// A pre-norm decoder layer.
@@ -23,42 +27,52 @@ pub struct DecoderLayer {
     input_layernorm: RmsNorm,
     self_attn: DecoderAttention,
     post_attention_layernorm: RmsNorm,
-    mlp: SwiGlu,
+    mlp: GatedMlp,
+    windowed: bool,
+    one_plus: bool,
 }
 
-/// `down(silu(gate(x)) * up(x))`.
+/// `down(activation(gate(x)) * up(x))`: SwiGLU, or GeGLU in Gemma.
 #[derive(Module, Debug)]
-pub struct SwiGlu {
+pub struct GatedMlp {
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
+    #[module(skip)]
+    activation: Activation,
 }
 
-impl LlamaConfig {
+impl DecoderConfig {
     /// A decoder with lazily made weights: nothing is allocated until a weight is used or loaded.
-    pub fn init(&self, device: &Device) -> LlamaDecoder {
+    pub fn init(&self, device: &Device) -> Decoder {
         let d = self.hidden_size;
         let norm = || RmsNormConfig::new(d).with_epsilon(self.rms_norm_eps).init(device);
-        let linear = |i, o| LinearConfig::new(i, o).with_bias(false).init(device);
-        let layer = |_| DecoderLayer {
+        let linear = |i, o| LinearConfig::new(i, o).with_bias(self.mlp_bias).init(device);
+        let one_plus = self.family == Family::Gemma;
+        let layer = |index| DecoderLayer {
             input_layernorm: norm(),
             self_attn: DecoderAttention::new(self, device),
             post_attention_layernorm: norm(),
-            mlp: SwiGlu {
+            mlp: GatedMlp {
                 gate_proj: linear(d, self.intermediate_size),
                 up_proj: linear(d, self.intermediate_size),
                 down_proj: linear(self.intermediate_size, d),
+                activation: self.hidden_act,
             },
+            windowed: self.window(index).is_some(),
+            one_plus,
         };
-        LlamaDecoder {
+        Decoder {
             embed_tokens: EmbeddingConfig::new(self.vocab_size, d).init(device),
             layers: (0..self.num_hidden_layers).map(layer).collect(),
             norm: norm(),
+            embedding_scale: self.embedding_scale(),
+            one_plus,
         }
     }
 }
 
-impl LlamaDecoder {
+impl Decoder {
     /// The input embedding table E, raw.
     ///
     /// # Shapes
@@ -72,13 +86,17 @@ impl LlamaDecoder {
         self.layers.len()
     }
 
-    /// Token embeddings.
+    /// Token embeddings, scaled where the family scales them.
     ///
     /// # Shapes
     /// - ids: `[N]`
     /// - output: `[N, d]`
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        self.table().select(0, ids)
+        let rows = self.table().select(0, ids);
+        match self.embedding_scale {
+            Some(scale) => rows.mul_scalar(scale),
+            None => rows,
+        }
     }
 
     /// Runs the layers and the final norm; `supervision` sees the first k layers' residual stream.
@@ -89,7 +107,7 @@ impl LlamaDecoder {
         &self,
         embeddings: Tensor<3>,
         rope: &RotaryTables,
-        mask: &Mask,
+        masks: &Masks,
         mut supervision: Option<&mut Supervision>,
         mut cache: Option<&mut KvCache>,
     ) -> Tensor<3> {
@@ -97,7 +115,7 @@ impl LlamaDecoder {
         let mut x = embeddings.reshape([b * t, d]);
         for (index, layer) in self.layers.iter().enumerate() {
             let slot = cache.as_deref_mut().map(|cache| (cache, index));
-            let (y, seen) = layer.forward(x, b, rope, mask, slot);
+            let (y, seen) = layer.forward(x, b, rope, masks, slot);
             if let Some(supervision) = supervision.as_deref_mut()
                 && supervision.wants(index)
             {
@@ -108,13 +126,19 @@ impl LlamaDecoder {
         if let Some(cache) = cache {
             cache.advance(t);
         }
-        normalized(&self.norm, x).reshape([b, t, d])
+        normalized(&self.norm, x, self.one_plus).reshape([b, t, d])
     }
 }
 
-/// Burn's norm holds the weight; the fused operation computes.
-fn normalized(norm: &RmsNorm, x: Tensor<2>) -> Tensor<2> {
-    rms_norm(x, norm.gamma.val(), norm.epsilon)
+/// Burn's norm holds the weight; the fused operation computes. With `one_plus` the scale is 1 + weight.
+pub(super) fn normalized<const D: usize>(norm: &RmsNorm, x: Tensor<D>, one_plus: bool) -> Tensor<D> {
+    let gamma = norm.gamma.val();
+    if !one_plus {
+        return rms_norm(x, gamma, norm.epsilon);
+    }
+    // In f32 as in transformers: 1 + weight would lose the weight's low bits in bf16.
+    let dtype = x.dtype();
+    rms_norm(x.cast(DType::F32), gamma.cast(DType::F32).add_scalar(1.0), norm.epsilon).cast(dtype)
 }
 
 impl DecoderLayer {
@@ -127,21 +151,26 @@ impl DecoderLayer {
         x: Tensor<2>,
         batch: usize,
         rope: &RotaryTables,
-        mask: &Mask,
+        masks: &Masks,
         cache: Option<(&mut KvCache, usize)>,
     ) -> (Tensor<2>, Seen) {
-        let normed = normalized(&self.input_layernorm, x.clone());
-        let (attended, seen) = self.self_attn.forward(normed, batch, rope, mask, cache);
+        let normed = normalized(&self.input_layernorm, x.clone(), self.one_plus);
+        let (attended, seen) = self.self_attn.forward(normed, batch, rope, masks.of(self.windowed), cache);
         let x = x + attended;
-        let y = self.mlp.forward(normalized(&self.post_attention_layernorm, x.clone()));
+        let y = self.mlp.forward(normalized(&self.post_attention_layernorm, x.clone(), self.one_plus));
         (x + y, seen)
     }
 }
 
-impl SwiGlu {
+impl GatedMlp {
     /// # Shapes
     /// - x and output: `[N, d]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.down_proj.forward(swiglu(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
+        let (gate, up) = (self.gate_proj.forward(x.clone()), self.up_proj.forward(x));
+        let inner = match self.activation {
+            Activation::Silu => swiglu(gate, up),
+            other => activate(other, gate) * up,
+        };
+        self.down_proj.forward(inner)
     }
 }

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::{ClipVision, KvCache, LlamaDecoder, Mask, MlpProjector, RotaryTables};
+use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder};
 use crate::config::LlavaConfig;
 use crate::input::Batch;
 
@@ -14,11 +14,11 @@ use crate::input::Batch;
 #[derive(Module, Debug)]
 pub struct Llava {
     /// The vision encoder.
-    pub vision_tower: ClipVision,
+    pub vision_tower: VisionEncoder,
     /// The projector: what BASIC supervises.
-    pub multi_modal_projector: MlpProjector,
+    pub multi_modal_projector: Projector,
     /// The decoder.
-    pub language_model: LlamaDecoder,
+    pub language_model: Decoder,
     /// The output head; `None` where it is the embedding table.
     pub lm_head: Option<Linear>,
     #[module(skip)]
@@ -43,7 +43,7 @@ impl LlavaConfig {
         let head = LinearConfig::new(text.hidden_size, text.vocab_size).with_bias(false);
         Llava {
             vision_tower: self.vision_config.init(device),
-            multi_modal_projector: MlpProjector::new(self.vision_config.hidden_size, text.hidden_size, device),
+            multi_modal_projector: Projector::new(self, device),
             language_model: text.init(device),
             lm_head: (!self.tied()).then(|| head.init(device)),
             config: self.clone(),
@@ -67,17 +67,18 @@ impl Llava {
         self.language_model.table().dtype()
     }
 
-    /// Patch features of the chosen layer, CLS dropped where the config says so.
+    /// Patch features of the chosen layers side by side, the first position dropped where the config says so.
     ///
     /// # Shapes
     /// - pixels: `[N, channels, H, W]`
-    /// - output: `[N * m, vision hidden]`
+    /// - output: `[N * positions, feature width]`
     pub fn encode(&self, pixels: Tensor<4>) -> Tensor<2> {
-        // The config was validated when it was read: the layer exists.
-        let layer = self.config.feature_layer().unwrap_or(0);
-        let features = self.vision_tower.hidden_states(pixels.cast(self.dtype()), layer);
+        // The config was validated when it was read: the layers exist.
+        let layers = self.config.feature_layers().unwrap_or_default();
+        let states = self.vision_tower.hidden_states(pixels.cast(self.dtype()), &layers);
+        let features = Tensor::cat(states, 2);
         let [n, positions, width] = features.dims();
-        let first = usize::from(self.config.drops_cls());
+        let first = usize::from(self.config.drops_first());
         features.narrow(1, first, positions - first).reshape([n * (positions - first), width])
     }
 
@@ -134,9 +135,9 @@ impl Llava {
         let embeddings = self.splice(batch, v.clone());
         let t = batch.layout.sequence;
         // Padding stands on the right: real positions never see it under the causal mask.
-        let mask = Mask::causal(t, &[0], &device);
+        let masks = Masks::new(&self.config.text_config, 0, t, &[0], &device);
         let rope = self.rope(&[(0..t).collect()]);
-        let hidden = self.language_model.forward(embeddings, &rope, &mask, supervision.as_mut(), None);
+        let hidden = self.language_model.forward(embeddings, &rope, &masks, supervision.as_mut(), None);
         Ok(Forward { hidden, v, targets: supervision.and_then(Supervision::finish) })
     }
 
@@ -154,20 +155,14 @@ impl Llava {
             let row = |pad: &usize| (past..past + t).map(|p| p.saturating_sub(*pad)).collect();
             padding.iter().map(row).collect()
         };
-        let mask = Mask::causal(t, padding, &self.device());
-        let hidden = self.language_model.forward(embeddings, &self.rope(&positions), &mask, None, Some(cache));
+        let masks = Masks::new(&self.config.text_config, past, t, padding, &self.device());
+        let hidden = self.language_model.forward(embeddings, &self.rope(&positions), &masks, None, Some(cache));
         hidden.narrow(1, t - 1, 1).reshape([b, d])
     }
 
     fn rope(&self, positions: &[Vec<usize>]) -> RotaryTables {
         let text = &self.config.text_config;
-        RotaryTables::new(
-            positions,
-            text.head_dim(),
-            text.rope_theta(),
-            self.dtype(),
-            &self.device().without_autodiff(),
-        )
+        RotaryTables::new(positions, text.head_dim(), &text.rope, self.dtype(), &self.device().without_autodiff())
     }
 
     /// Scores over the vocabulary.

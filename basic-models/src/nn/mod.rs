@@ -1,19 +1,21 @@
 //! The networks. A file holds one network and nothing of files or names on disk.
 
+mod activation;
 mod attention;
 mod cache;
-mod clip;
 mod decoder;
 mod init;
 mod llava;
 mod projector;
 mod rope;
+mod vision;
 
-pub use attention::{DecoderAttention, Mask};
+pub use activation::activate;
+pub use attention::{DecoderAttention, Mask, Masks};
 pub use cache::KvCache;
-pub use clip::ClipVision;
-pub use decoder::{DecoderLayer, LlamaDecoder, SwiGlu};
+pub use decoder::{Decoder, DecoderLayer, GatedMlp};
 pub use init::{InitScheme, seeded_init};
 pub use llava::{Forward, Llava};
-pub use projector::MlpProjector;
+pub use projector::Projector;
 pub use rope::RotaryTables;
+pub use vision::VisionEncoder;

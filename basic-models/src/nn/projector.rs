@@ -1,30 +1,99 @@
 //! The projector between vision encoder and decoder.
 
-use basic_core::ops::gelu;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-/// `mlp2x_gelu`: linear, gelu, linear (transformers' `LlavaMultiModalProjector`).
+use super::activate;
+use crate::config::{Activation, LlavaConfig, ProjectorKind};
+
+/// Layers with an activation between them; two and GELU are LLaVA-1.5's (transformers' `LlavaMultiModalProjector`).
+/// Field names are transformers' for two layers; further ones are `linear.0` and so on.
 #[derive(Module, Debug)]
-pub struct MlpProjector {
-    linear_1: Linear,
-    linear_2: Linear,
+pub struct Projector {
+    linear_1: Option<Linear>,
+    linear_2: Option<Linear>,
+    linear: Vec<Linear>,
+    // Patches along a side of an image.
+    side: usize,
+    #[module(skip)]
+    kind: ProjectorKind,
+    #[module(skip)]
+    activation: Activation,
 }
 
-impl MlpProjector {
-    /// A projector from the vision encoder's width to the decoder's, with lazily made weights.
-    pub fn new(vision: usize, text: usize, device: &Device) -> Self {
+impl Projector {
+    /// The configuration's projector, with lazily made weights.
+    pub fn new(config: &LlavaConfig, device: &Device) -> Self {
+        let (kind, d) = (config.projector, config.text_config.hidden_size);
+        let layers = match kind {
+            ProjectorKind::Linear => 1,
+            ProjectorKind::Mlp { layers } | ProjectorKind::PixelShuffle { layers, .. } => layers,
+            ProjectorKind::Identity => 0,
+        };
+        let joined = config.feature_width() * kind.shuffle() * kind.shuffle();
+        let bias = config.multimodal_projector_bias;
+        let layer = |index: usize| {
+            let input = if index == 0 { joined } else { d };
+            LinearConfig::new(input, d).with_bias(bias).init(device)
+        };
         Self {
-            linear_1: LinearConfig::new(vision, text).init(device),
-            linear_2: LinearConfig::new(text, text).init(device),
+            linear_1: (layers > 0).then(|| layer(0)),
+            linear_2: (layers > 1).then(|| layer(1)),
+            linear: (2..layers).map(layer).collect(),
+            side: config.vision_config.image_size / config.vision_config.patch_size,
+            kind,
+            activation: config.projector_hidden_act,
         }
     }
 
     /// # Shapes
-    /// - features: `[M, vision]`
-    /// - output: `[M, d]`, the visual embeddings v
+    /// - features: `[M, vision]`; for a pixel shuffle, whole images of square grids, row by row
+    /// - output: `[M / R^2, d]`, the visual embeddings v
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
-        self.linear_2.forward(gelu(self.linear_1.forward(features)))
+        let mut x = match self.kind.shuffle() {
+            1 => features,
+            factor => shuffled(features, self.side, factor),
+        };
+        let layers = self.linear_1.iter().chain(&self.linear_2).chain(&self.linear);
+        for (index, layer) in layers.enumerate() {
+            if index > 0 {
+                x = activate(self.activation, x);
+            }
+            x = layer.forward(x);
+        }
+        x
+    }
+}
+
+/// Joins squares of `factor` x `factor` patches: their features stand side by side, the square's rows in order.
+///
+/// # Shapes
+/// - x: `[N * side * side, width]`
+/// - output: `[N * (side / factor)^2, factor^2 * width]`
+fn shuffled(x: Tensor<2>, side: usize, factor: usize) -> Tensor<2> {
+    let [rows, width] = x.dims();
+    let (n, small) = (rows / (side * side), side / factor);
+    x.reshape([n, small, factor, small, factor * width])
+        .swap_dims(2, 3)
+        .reshape([n * small * small, factor * factor * width])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tensor;
+
+    use super::shuffled;
+
+    #[test]
+    fn a_shuffle_joins_squares_of_patches() {
+        let device = basic_core::DeviceSpec::Cpu.open().unwrap();
+        // Two images of 4 x 4 patches, each patch one number: its place.
+        let x = Tensor::<1>::from_floats(std::array::from_fn::<f32, 32, _>(|i| i as f32), &device).reshape([32, 1]);
+        let y = shuffled(x, 4, 2);
+        assert_eq!(y.dims(), [8, 4]);
+        let rows: Vec<f32> = y.into_data().try_to_vec().unwrap();
+        assert_eq!(rows[..8], [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]);
+        assert_eq!(rows[16..20], [16.0, 17.0, 20.0, 21.0]);
     }
 }

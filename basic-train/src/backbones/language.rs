@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use basic_models::checkpoint::{Layout, StagedDir, write_tensors};
-use basic_models::nn::{InitScheme, LlamaDecoder, Mask, RotaryTables, seeded_init};
+use basic_models::nn::{Decoder, InitScheme, Masks, RotaryTables, seeded_init};
 use basic_models::processor::Tokenizer;
-use basic_models::{CheckpointError, LlamaConfig};
+use basic_models::{CheckpointError, DecoderConfig};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
@@ -44,7 +44,7 @@ pub struct LanguageScores {
 /// A Llama whose output head is its embedding table, as in most small ones.
 #[derive(Module, Debug)]
 struct LanguageModel {
-    language_model: LlamaDecoder,
+    language_model: Decoder,
 }
 
 impl LanguageModel {
@@ -55,8 +55,8 @@ impl LanguageModel {
 }
 
 /// The decoder's size.
-fn config(vocabulary: usize) -> LlamaConfig {
-    LlamaConfig {
+fn config(vocabulary: usize) -> DecoderConfig {
+    DecoderConfig {
         vocab_size: vocabulary,
         hidden_size: 128,
         intermediate_size: 344,
@@ -67,7 +67,7 @@ fn config(vocabulary: usize) -> LlamaConfig {
         rms_norm_eps: 1e-5,
         tie_word_embeddings: true,
         pad_token_id: Some(PAD),
-        ..LlamaConfig::default()
+        ..DecoderConfig::default()
     }
 }
 
@@ -120,7 +120,7 @@ pub fn pretrain_language(
         from_raster: answered(&model, &config, &validation, true, &tokenizer, &device)?,
     };
 
-    let mut value = serde_json::to_value(&config).map_err(written)?;
+    let mut value = config.to_value();
     value["architectures"] = json!(["LlamaForCausalLM"]);
     value["dtype"] = json!("float16");
     staged.write("config.json", pretty(&value)?.as_bytes())?;
@@ -149,7 +149,7 @@ fn draw(
 /// Hidden states after the final norm, `[B * T, d]`; the raster's embeddings carry Gaussian noise.
 fn hidden(
     model: &LanguageModel,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     documents: &[Document],
     rng: &mut impl Rng,
     device: &Device,
@@ -178,16 +178,16 @@ fn hidden(
     let table = model.language_model.table();
     let scale = table.clone().without_autodiff().square().mean().sqrt().reshape([1, 1]);
     let embeddings = shares.matmul(table) + noise * scale;
-    let rope = RotaryTables::new(&[(0..t).collect()], config.head_dim(), config.rope_theta(), DType::F32, &plain);
-    let mask = Mask::causal(t, &[0], &plain);
-    let out = model.language_model.forward(embeddings.reshape([b, t, d]), &rope, &mask, None, None);
+    let rope = RotaryTables::new(&[(0..t).collect()], config.head_dim(), &config.rope, DType::F32, &plain);
+    let masks = Masks::new(config, 0, t, &[0], &plain);
+    let out = model.language_model.forward(embeddings.reshape([b, t, d]), &rope, &masks, None, None);
     (out.reshape([b * t, d]), t)
 }
 
 /// Gradients and loss of a batch, its halves on two threads: at this size a product is too small for two cores.
 fn gradients(
     model: &LanguageModel,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     documents: &[Document],
     noise: u64,
     device: &Device,
@@ -216,7 +216,7 @@ fn gradients(
 /// The weighted cross entropy of documents, divided by `total`, `[1]`.
 fn loss(
     model: &LanguageModel,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     documents: &[Document],
     total: f32,
     rng: &mut impl Rng,
@@ -243,7 +243,7 @@ fn loss(
 /// Share of answers whose every token is the most likely one.
 fn answered(
     model: &LanguageModel,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     scenes: &[Scene],
     raster: bool,
     tokenizer: &Tokenizer,

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use basic_models::checkpoint::{Layout, StagedDir, write_tensors};
-use basic_models::nn::{ClipVision, InitScheme, seeded_init};
+use basic_models::nn::{InitScheme, VisionEncoder, seeded_init};
 use basic_models::processor::{ImageProcessor, ImageProcessorConfig};
-use basic_models::{CheckpointError, ClipVisionConfig};
+use basic_models::{CheckpointError, VisionConfig};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::log_softmax;
@@ -42,15 +42,15 @@ pub struct TowerScores {
 /// The tower with a head per attribute; only the tower is kept.
 #[derive(Module, Debug)]
 struct Attributes {
-    vision_tower: ClipVision,
+    vision_tower: VisionEncoder,
     present: Linear,
     colour: Linear,
     shape: Linear,
     size: Linear,
 }
 
-fn config() -> ClipVisionConfig {
-    ClipVisionConfig {
+fn config() -> VisionConfig {
+    VisionConfig {
         hidden_size: 128,
         intermediate_size: 256,
         num_hidden_layers: 4,
@@ -58,7 +58,7 @@ fn config() -> ClipVisionConfig {
         image_size: 60,
         patch_size: 60 / PATCHES_PER_SIDE,
         projection_dim: 128,
-        ..ClipVisionConfig::default()
+        ..VisionConfig::default()
     }
 }
 
@@ -121,7 +121,7 @@ pub fn pretrain_tower(
         sample_scenes(Split::Validation, 200, backbone.seed).into_iter().zip(1_000_000..).collect();
     let [_, colour, shape, size] = accuracies(&model, &validation, &images, &config, &device)?;
 
-    let mut value = serde_json::to_value(&config).map_err(|e| BackboneError::Tokenizer(e.to_string()))?;
+    let mut value = config.to_value();
     value["architectures"] = json!(["CLIPVisionModel"]);
     value["dtype"] = json!("float16");
     staged.write("config.json", format!("{value:#}\n").as_bytes())?;
@@ -134,7 +134,7 @@ pub fn pretrain_tower(
 fn label(
     drawn: &[(Scene, u64)],
     images: &ImageProcessor,
-    config: &ClipVisionConfig,
+    config: &VisionConfig,
     device: &Device,
 ) -> Result<Labelled, BackboneError> {
     let side = config.image_size;
@@ -170,7 +170,7 @@ fn label(
 
 /// Scores per patch and attribute, `[B * patches, classes]` each.
 fn logits(model: &Attributes, pixels: Tensor<4>, layers: usize) -> [Tensor<2>; 4] {
-    let features = model.vision_tower.hidden_states(pixels, layers);
+    let features = Tensor::cat(model.vision_tower.hidden_states(pixels, &[layers]), 2);
     let [b, positions, d] = features.dims();
     let patches = features.narrow(1, 1, positions - 1).reshape([b * (positions - 1), d]);
     [&model.present, &model.colour, &model.shape, &model.size].map(|head| head.forward(patches.clone()))
@@ -188,7 +188,7 @@ fn accuracies(
     model: &Attributes,
     scenes: &[(Scene, u64)],
     images: &ImageProcessor,
-    config: &ClipVisionConfig,
+    config: &VisionConfig,
     device: &Device,
 ) -> Result<[f32; 4], BackboneError> {
     let model = model.clone().valid();

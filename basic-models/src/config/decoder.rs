@@ -1,0 +1,425 @@
+//! Decoders of the Llama shape, with what differs between the families as configuration.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Activation, ConfigError, Rope, above_zero, divides, positive, section, unsupported};
+
+/// The families: transformers' `model_type` of the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Llama 1 to 3, Vicuna, SmolLM2.
+    #[default]
+    Llama,
+    /// Mistral: a sliding window.
+    Mistral,
+    /// Qwen 2 and 2.5: biases on queries, keys and values.
+    Qwen2,
+    /// Qwen 3: norms on each head's queries and keys.
+    Qwen3,
+    /// Phi-3: fused projections on disk.
+    Phi3,
+    /// Gemma: norms scale by 1 + weight, token embeddings are scaled by the root of the width, the head is tied.
+    Gemma,
+}
+
+impl Family {
+    const ALL: [Self; 6] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Phi3, Self::Gemma];
+    const SUPPORTED: &'static str = "llama, mistral, qwen2, qwen3, phi3 or gemma";
+
+    /// The `model_type` in config.json.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Phi3 => "phi3",
+            Self::Gemma => "gemma",
+        }
+    }
+
+    /// The causal language model's class in transformers.
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Phi3 => "Phi3ForCausalLM",
+            Self::Gemma => "GemmaForCausalLM",
+        }
+    }
+
+    /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults. Keys that
+    /// a class doesn't have mean nothing to transformers, and so nothing here.
+    fn defaults(self) -> Map<String, Value> {
+        let mut all = json!({
+            "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": null, "head_dim": null, "hidden_act": "silu",
+            "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": false,
+            "pad_token_id": null, "bos_token_id": 1, "eos_token_id": 2, "attention_dropout": 0.0,
+        });
+        let own = match self {
+            Self::Llama => json!({ "attention_bias": false, "mlp_bias": false }),
+            Self::Mistral => json!({
+                "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+                "sliding_window": 4096,
+            }),
+            Self::Qwen2 | Self::Qwen3 => json!({
+                "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+                "max_position_embeddings": 32768, "bos_token_id": null, "eos_token_id": null,
+                "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null,
+            }),
+            Self::Phi3 => json!({
+                "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
+                "rms_norm_eps": 1e-5, "pad_token_id": 32000, "eos_token_id": 32000, "sliding_window": null,
+                "resid_pdrop": 0.0, "embd_pdrop": 0.0, "partial_rotary_factor": null,
+            }),
+            Self::Gemma => json!({
+                "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
+                "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256,
+                "hidden_act": "gelu_pytorch_tanh", "max_position_embeddings": 8192, "tie_word_embeddings": true,
+                "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "attention_bias": false,
+                "use_bidirectional_attention": null,
+            }),
+        };
+        let qwen3 = json!({ "head_dim": 128, "attention_bias": false });
+        for extra in [own, if self == Self::Qwen3 { qwen3 } else { json!({}) }] {
+            if let (Value::Object(all), Value::Object(extra)) = (&mut all, extra) {
+                all.extend(extra);
+            }
+        }
+        match all {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// A decoder of the Llama shape (transformers' `LlamaConfig` and its kin).
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderConfig {
+    /// Which family.
+    pub family: Family,
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Layers (L).
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; by default as many as query heads.
+    pub num_key_value_heads: Option<usize>,
+    /// Width of a head; by default `hidden_size / num_attention_heads`.
+    pub head_dim: Option<usize>,
+    /// The MLP's activation.
+    pub hidden_act: Activation,
+    /// The context, in positions.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in RMS norms.
+    pub rms_norm_eps: f64,
+    /// The rotary position embedding.
+    pub rope: Rope,
+    /// How many positions a query sees, its own included, in layers with a window.
+    pub sliding_window: Option<usize>,
+    /// Per layer, whether it has the window; by default all have it.
+    pub windowed: Option<Vec<bool>>,
+    /// Whether the output head is the embedding table.
+    pub tie_word_embeddings: bool,
+    /// Biases in the attention's projections (Qwen 2 always has them on queries, keys and values).
+    pub attention_bias: bool,
+    /// Biases in the MLP.
+    pub mlp_bias: bool,
+    /// Padding id.
+    pub pad_token_id: Option<u32>,
+    /// Begin-of-sequence id.
+    pub bos_token_id: Option<u32>,
+    /// End-of-sequence id or ids.
+    pub eos_token_id: Option<TokenIds>,
+}
+
+/// One token id or several, as Hugging Face writes either.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    /// `2`
+    One(u32),
+    /// `[2, 7]`
+    Many(Vec<u32>),
+}
+
+impl TokenIds {
+    /// The ids, in order.
+    pub fn to_vec(&self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![*id],
+            Self::Many(ids) => ids.clone(),
+        }
+    }
+}
+
+impl Default for DecoderConfig {
+    /// transformers' `LlamaConfig()`.
+    fn default() -> Self {
+        Self {
+            family: Family::Llama,
+            vocab_size: 32000,
+            hidden_size: 4096,
+            intermediate_size: 11008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            hidden_act: Activation::Silu,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
+            rope: Rope::default(),
+            sliding_window: None,
+            windowed: None,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            mlp_bias: false,
+            pad_token_id: None,
+            bos_token_id: Some(1),
+            eos_token_id: Some(TokenIds::One(2)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    hidden_act: String,
+    max_position_embeddings: usize,
+    rms_norm_eps: f64,
+    tie_word_embeddings: bool,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    sliding_window: Option<usize>,
+    #[serde(default)]
+    use_sliding_window: bool,
+    #[serde(default)]
+    max_window_layers: usize,
+    layer_types: Option<Vec<String>>,
+    pad_token_id: Option<u32>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<TokenIds>,
+}
+
+impl DecoderConfig {
+    /// Reads the object of a config.json (`text_config` of LLaVA's, or a language model's whole file). Absent keys take
+    /// the defaults of the family's class in transformers.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] that names the key.
+    pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
+        const SECTION: &str = "text_config";
+        let kind = value.get("model_type").unwrap_or(&Value::Null);
+        let named = |family: &&Family| kind.as_str().unwrap_or("llama") == family.name();
+        let family = Family::ALL.iter().find(named).filter(|_| kind.is_string() || kind.is_null());
+        let Some(family) = family.copied() else {
+            return Err(unsupported("text_config.model_type", kind, Family::SUPPORTED));
+        };
+        // For these null means "none"; elsewhere it means "the default".
+        let nullable = ["sliding_window", "pad_token_id", "bos_token_id", "eos_token_id"];
+        let merged = section::merged(SECTION, value, family.defaults(), &nullable)?;
+        section::must_be(SECTION, &merged, "attention_dropout", &[json!(0.0), json!(0)])?;
+        section::must_be(SECTION, &merged, "resid_pdrop", &[json!(0.0), json!(0)])?;
+        section::must_be(SECTION, &merged, "embd_pdrop", &[json!(0.0), json!(0)])?;
+        section::must_be(SECTION, &merged, "use_bidirectional_attention", &[json!(false)])?;
+        let partial = merged.get("partial_rotary_factor").and_then(Value::as_f64);
+        let raw: Raw = section::parse(SECTION, merged)?;
+        let (mut sliding_window, mut windowed) = (raw.sliding_window, None);
+        if matches!(family, Family::Qwen2 | Family::Qwen3) {
+            sliding_window = sliding_window.filter(|_| raw.use_sliding_window);
+            let flags: Vec<bool> = match &raw.layer_types {
+                Some(types) => types.iter().map(|kind| layer_type(kind)).collect::<Result<_, _>>()?,
+                None => {
+                    (0..raw.num_hidden_layers).map(|i| sliding_window.is_some() && i >= raw.max_window_layers).collect()
+                }
+            };
+            windowed = Some(flags);
+        }
+        let hidden_act = match (family, raw.hidden_act.as_str()) {
+            // Gemma's first configurations said gelu and meant its approximation.
+            (Family::Gemma, "gelu") => Activation::GeluTanh,
+            (_, name) => Activation::parse("text_config.hidden_act", name)?,
+        };
+        let other = value.get("hidden_activation").filter(|v| family == Family::Gemma && !v.is_null());
+        if other.is_some_and(|v| v != "gelu_pytorch_tanh") {
+            let value = other.unwrap_or(&Value::Null);
+            return Err(unsupported("text_config.hidden_activation", value, "gelu_pytorch_tanh"));
+        }
+        let config = Self {
+            family,
+            vocab_size: raw.vocab_size,
+            hidden_size: raw.hidden_size,
+            intermediate_size: raw.intermediate_size,
+            num_hidden_layers: raw.num_hidden_layers,
+            num_attention_heads: raw.num_attention_heads,
+            num_key_value_heads: raw.num_key_value_heads,
+            head_dim: raw.head_dim,
+            hidden_act,
+            max_position_embeddings: raw.max_position_embeddings,
+            rms_norm_eps: raw.rms_norm_eps,
+            rope: Rope::from_value(value, partial, raw.max_position_embeddings)?,
+            sliding_window,
+            windowed,
+            tie_word_embeddings: raw.tie_word_embeddings,
+            attention_bias: raw.attention_bias,
+            mlp_bias: raw.mlp_bias,
+            pad_token_id: raw.pad_token_id,
+            bos_token_id: raw.bos_token_id,
+            eos_token_id: raw.eos_token_id,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The object of a config.json that transformers 4 and 5 read.
+    pub fn to_value(&self) -> Value {
+        let mut out = json!({
+            "model_type": self.family.name(),
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.kv_heads(),
+            "head_dim": self.head_dim(),
+            "hidden_act": self.hidden_act.name(),
+            "max_position_embeddings": self.max_position_embeddings,
+            "rms_norm_eps": self.rms_norm_eps,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "pad_token_id": self.pad_token_id,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_id,
+        });
+        self.rope.write(&mut out);
+        match self.family {
+            Family::Llama => {
+                out["attention_bias"] = json!(self.attention_bias);
+                out["mlp_bias"] = json!(self.mlp_bias);
+            }
+            Family::Mistral | Family::Phi3 => out["sliding_window"] = json!(self.sliding_window),
+            Family::Qwen2 | Family::Qwen3 => {
+                let flags: Vec<bool> = (0..self.num_hidden_layers).map(|i| self.window(i).is_some()).collect();
+                let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
+                out["use_sliding_window"] = json!(self.sliding_window.is_some());
+                out["sliding_window"] = json!(self.sliding_window);
+                // transformers before 4.53 knows this key and not layer_types.
+                out["max_window_layers"] = json!(flags.iter().take_while(|windowed| !**windowed).count());
+                out["layer_types"] = flags.iter().map(name).collect();
+            }
+            Family::Gemma => {}
+        }
+        if matches!(self.family, Family::Qwen3 | Family::Gemma) {
+            out["attention_bias"] = json!(self.attention_bias);
+        }
+        out
+    }
+
+    /// Key and value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// How many positions a query of layer `index` sees, its own included; `None` for all before it.
+    pub fn window(&self, index: usize) -> Option<usize> {
+        let has = |flags: &Vec<bool>| flags.get(index).copied().unwrap_or(false);
+        self.sliding_window.filter(|_| self.windowed.as_ref().is_none_or(has))
+    }
+
+    /// What token embeddings are multiplied by before the first layer; visual embeddings are not.
+    pub fn embedding_scale(&self) -> Option<f64> {
+        (self.family == Family::Gemma).then(|| (self.hidden_size as f64).sqrt())
+    }
+
+    /// Whether queries, keys and values have biases, and whether the attention's output has one.
+    pub fn attention_biases(&self) -> (bool, bool) {
+        (self.attention_bias || self.family == Family::Qwen2, self.attention_bias)
+    }
+
+    /// The end-of-sequence ids.
+    pub fn eos_ids(&self) -> Vec<u32> {
+        self.eos_token_id.as_ref().map(TokenIds::to_vec).unwrap_or_default()
+    }
+
+    /// Checks that the network can be built.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] that names the key.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.kv_heads()),
+            ("head_dim", self.head_dim()),
+            ("sliding_window", self.sliding_window.unwrap_or(1)),
+        ];
+        positive("text_config", &sizes)?;
+        above_zero("text_config.rms_norm_eps", self.rms_norm_eps)?;
+        divides(
+            "text_config",
+            "num_key_value_heads",
+            self.kv_heads(),
+            "num_attention_heads",
+            self.num_attention_heads,
+        )?;
+        let rotary = self.rope.rotary_dims(self.head_dim());
+        if !rotary.is_multiple_of(2) || rotary == 0 {
+            return Err(ConfigError::Inconsistent(format!(
+                "text_config.head_dim {}: {rotary} of it are rotated, and rotary embeddings need pairs",
+                self.head_dim()
+            )));
+        }
+        if let Some(flags) = &self.windowed {
+            if flags.len() != self.num_hidden_layers {
+                return Err(ConfigError::Inconsistent(format!(
+                    "text_config.layer_types names {} layers of {}",
+                    flags.len(),
+                    self.num_hidden_layers
+                )));
+            }
+            if flags.contains(&true) && self.sliding_window.is_none() {
+                return Err(ConfigError::Inconsistent(
+                    "text_config.layer_types has sliding_attention without use_sliding_window and sliding_window"
+                        .into(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a layer of this type has the window.
+fn layer_type(kind: &str) -> Result<bool, ConfigError> {
+    match kind {
+        "full_attention" => Ok(false),
+        "sliding_attention" => Ok(true),
+        other => Err(unsupported("text_config.layer_types", other, "full_attention or sliding_attention")),
+    }
+}

@@ -1,0 +1,246 @@
+//! Vision transformers: CLIP, SigLIP and DINOv2 (transformers' `CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model`).
+
+use burn::module::{Module, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Device, Tensor};
+
+use super::activate;
+use crate::config::{Activation, VisionConfig, VisionFamily};
+
+/// A pre-norm vision transformer. Field names are those of CLIP's tensors on disk; DINOv2's are mapped to them.
+#[derive(Module, Debug)]
+pub struct VisionEncoder {
+    embeddings: PatchEmbeddings,
+    // CLIP's; transformers' spelling, kept because it is the tensor's name on disk
+    pre_layrnorm: Option<LayerNorm>,
+    encoder: VisionLayers,
+    // For pooling only: no hidden state passes through it.
+    post_layernorm: LayerNorm,
+    // SigLIP's pooling, kept so that a checkpoint comes out whole.
+    head: Option<PoolingHead>,
+}
+
+/// Patches, with what stands before them and their positions. CLIP's and SigLIP's positions are a table, DINOv2's a
+/// parameter with a batch dimension.
+#[derive(Module, Debug)]
+struct PatchEmbeddings {
+    patch_embedding: Conv2d,
+    class_embedding: Option<Param<Tensor<1>>>,
+    position_embedding: Option<Embedding>,
+    cls_token: Option<Param<Tensor<3>>>,
+    mask_token: Option<Param<Tensor<2>>>,
+    position_embeddings: Option<Param<Tensor<3>>>,
+    register_tokens: Option<Param<Tensor<3>>>,
+}
+
+#[derive(Module, Debug)]
+struct VisionLayers {
+    layers: Vec<VisionLayer>,
+}
+
+#[derive(Module, Debug)]
+struct VisionLayer {
+    layer_norm1: LayerNorm,
+    self_attn: VisionAttention,
+    layer_scale1: Option<Param<Tensor<1>>>,
+    layer_norm2: LayerNorm,
+    mlp: VisionMlp,
+    layer_scale2: Option<Param<Tensor<1>>>,
+}
+
+#[derive(Module, Debug)]
+struct VisionAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+#[derive(Module, Debug)]
+struct VisionMlp {
+    fc1: Linear,
+    fc2: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+#[derive(Module, Debug)]
+struct PoolingHead {
+    probe: Param<Tensor<3>>,
+    attention: PoolingAttention,
+    layernorm: LayerNorm,
+    mlp: VisionMlp,
+}
+
+#[derive(Module, Debug)]
+struct PoolingAttention {
+    in_proj_weight: Param<Tensor<2>>,
+    in_proj_bias: Param<Tensor<1>>,
+    out_proj: Linear,
+}
+
+impl VisionConfig {
+    /// An encoder with lazily made weights: nothing is allocated until a weight is used or loaded.
+    pub fn init(&self, device: &Device) -> VisionEncoder {
+        let d = self.hidden_size;
+        let norm = || LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device);
+        let dino = self.family == VisionFamily::Dinov2;
+        let scale = || dino.then(|| Initializer::Ones.init([d], device));
+        let layer = |_| VisionLayer {
+            layer_norm1: norm(),
+            self_attn: self.attention(device),
+            layer_scale1: scale(),
+            layer_norm2: norm(),
+            mlp: self.mlp(device),
+            layer_scale2: scale(),
+        };
+        VisionEncoder {
+            embeddings: self.patch_embeddings(device),
+            pre_layrnorm: (self.family == VisionFamily::Clip).then(norm),
+            encoder: VisionLayers { layers: (0..self.num_hidden_layers).map(layer).collect() },
+            post_layernorm: norm(),
+            head: self.pooling_head.then(|| PoolingHead {
+                probe: Initializer::Zeros.init([1, 1, d], device),
+                attention: PoolingAttention {
+                    in_proj_weight: Initializer::Zeros.init([3 * d, d], device),
+                    in_proj_bias: Initializer::Zeros.init([3 * d], device),
+                    out_proj: LinearConfig::new(d, d).init(device),
+                },
+                layernorm: norm(),
+                mlp: self.mlp(device),
+            }),
+        }
+    }
+
+    fn patch_embeddings(&self, device: &Device) -> PatchEmbeddings {
+        let (d, patches) = (self.hidden_size, self.num_patches());
+        let normal = Initializer::Normal { mean: 0.0, std: 1.0 };
+        let dino = self.family == VisionFamily::Dinov2;
+        let clip = self.family == VisionFamily::Clip;
+        let positions = patches + usize::from(clip);
+        PatchEmbeddings {
+            patch_embedding: Conv2dConfig::new([self.num_channels, d], [self.patch_size; 2])
+                .with_stride([self.patch_size; 2])
+                .with_bias(!clip)
+                .init(device),
+            class_embedding: clip.then(|| normal.init([d], device)),
+            position_embedding: (!dino).then(|| EmbeddingConfig::new(positions, d).init(device)),
+            cls_token: dino.then(|| normal.init([1, 1, d], device)),
+            mask_token: self.mask_token.then(|| normal.init([1, d], device)),
+            position_embeddings: dino.then(|| normal.init([1, patches + 1, d], device)),
+            register_tokens: (self.registers > 0).then(|| normal.init([1, self.registers, d], device)),
+        }
+    }
+
+    fn attention(&self, device: &Device) -> VisionAttention {
+        let d = self.hidden_size;
+        let input = || LinearConfig::new(d, d).with_bias(self.qkv_bias).init(device);
+        VisionAttention {
+            q_proj: input(),
+            k_proj: input(),
+            v_proj: input(),
+            out_proj: LinearConfig::new(d, d).init(device),
+            heads: self.num_attention_heads,
+        }
+    }
+
+    fn mlp(&self, device: &Device) -> VisionMlp {
+        VisionMlp {
+            fc1: LinearConfig::new(self.hidden_size, self.intermediate_size).init(device),
+            fc2: LinearConfig::new(self.intermediate_size, self.hidden_size).init(device),
+            activation: self.hidden_act,
+        }
+    }
+}
+
+impl VisionEncoder {
+    /// The hidden states after each of `layers` (transformers' `hidden_states[layer]`): 0 is the embeddings, after the
+    /// pre-norm where there is one. No layer runs beyond the last one asked for.
+    ///
+    /// # Shapes
+    /// - pixels: `[N, channels, H, W]`
+    /// - output: per layer `[N, special + patches, hidden]`, CLS and registers first
+    pub fn hidden_states(&self, pixels: Tensor<4>, layers: &[usize]) -> Vec<Tensor<3>> {
+        let mut x = self.embeddings.forward(pixels);
+        if let Some(norm) = &self.pre_layrnorm {
+            x = norm.forward(x);
+        }
+        let last = layers.iter().copied().max().unwrap_or(0);
+        let mut found: Vec<Option<Tensor<3>>> = vec![None; layers.len()];
+        for index in 0..=last {
+            if index > 0 {
+                x = self.encoder.layers[index - 1].forward(x);
+            }
+            for (slot, layer) in found.iter_mut().zip(layers) {
+                if *layer == index {
+                    *slot = Some(x.clone());
+                }
+            }
+        }
+        found.into_iter().flatten().collect()
+    }
+}
+
+impl PatchEmbeddings {
+    /// # Shapes
+    /// - pixels: `[N, channels, H, W]`
+    /// - output: `[N, special + patches, hidden]`
+    fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let patches = self.patch_embedding.forward(pixels); // [N, hidden, H / patch, W / patch]
+        let [n, d, _, _] = patches.dims();
+        let mut x = patches.flatten::<3>(2, 3).swap_dims(1, 2); // [N, patches, hidden]
+        let class = self.class_embedding.as_ref().map(|class| class.val().reshape([1, 1, d]));
+        if let Some(class) = class.or_else(|| self.cls_token.as_ref().map(|token| token.val())) {
+            x = Tensor::cat(vec![class.expand([n, 1, d]), x], 1);
+        }
+        if let Some(table) = &self.position_embedding {
+            x = x + table.weight.val().unsqueeze::<3>();
+        }
+        if let Some(positions) = &self.position_embeddings {
+            x = x + positions.val();
+        }
+        if let Some(registers) = &self.register_tokens {
+            let [_, count, _] = registers.dims();
+            let t = x.dims()[1];
+            let (class, patches) = (x.clone().narrow(1, 0, 1), x.narrow(1, 1, t - 1));
+            x = Tensor::cat(vec![class, registers.val().expand([n, count, d]), patches], 1);
+        }
+        x
+    }
+}
+
+impl VisionLayer {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let scaled = |y: Tensor<3>, scale: &Option<Param<Tensor<1>>>| match scale {
+            Some(scale) => y * scale.val().unsqueeze(),
+            None => y,
+        };
+        let x = x.clone() + scaled(self.self_attn.forward(self.layer_norm1.forward(x)), &self.layer_scale1);
+        x.clone() + scaled(self.mlp.forward(self.layer_norm2.forward(x)), &self.layer_scale2)
+    }
+}
+
+impl VisionAttention {
+    /// # Shapes
+    /// - x and output: `[N, T, hidden]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [n, t, d] = x.dims();
+        let width = d / self.heads;
+        let split = |y: Tensor<3>| y.reshape([n, t, self.heads, width]).swap_dims(1, 2); // [N, heads, T, width]
+        let q = split(self.q_proj.forward(x.clone())).mul_scalar((width as f64).powf(-0.5));
+        let k = split(self.k_proj.forward(x.clone()));
+        let v = split(self.v_proj.forward(x));
+        let dtype = v.dtype();
+        let p = softmax(q.matmul(k.transpose()).cast(DType::F32), 3).cast(dtype);
+        self.out_proj.forward(p.matmul(v).swap_dims(1, 2).reshape([n, t, d]))
+    }
+}
+
+impl VisionMlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(activate(self.activation, self.fc1.forward(x)))
+    }
+}

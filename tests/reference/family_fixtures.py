@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Makes tests/fixtures/families: what tests/tests/families.rs compares with.
+
+    python family_fixtures.py OUT [BASIC_REFERENCE.py] [NAME ...]
+
+A tiny random LLaVA checkpoint for every decoder family with CLIP and with SigLIP, with the settings that change the
+computation spread over them (windows, biases, rotary types, tied heads, several feature layers, shards, f16 and bf16
+files, configurations without defaults), and DINOv2 towers. Beside each: the reference's losses (reference.json), the
+logits of every position of one prompt (logits.safetensors) and 32 greedy ids. Needs torch, transformers, safetensors.
+"""
+import contextlib
+import importlib.util
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import (BitImageProcessor, CLIPImageProcessor, CLIPVisionConfig, Dinov2Config, Dinov2WithRegistersConfig,
+                          GemmaConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, MistralConfig,
+                          Phi3Config, Qwen2Config, Qwen3Config, SiglipImageProcessor, SiglipVisionConfig)
+
+out = Path(sys.argv[1])
+here = Path(__file__).resolve().parent
+script = Path(sys.argv[2]) if len(sys.argv) > 2 else here.parents[2] / "shared/reference/basic_reference.py"
+spec = importlib.util.spec_from_file_location("basic_reference", script)
+reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reference)
+torch.set_num_threads(1)
+
+TEXT = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "phi3": Phi3Config,
+        "gemma": GemmaConfig}
+VISION = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config,
+          "registers": Dinov2WithRegistersConfig}
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64, rope_theta=500.0)
+# name: family, vision, settings of text / vision / LLaVA, the file's type, and how it is written.
+CASES = {
+    "llama-siglip": ("llama", "siglip", dict(rope_parameters=LLAMA3), {}, {}, "bfloat16", {}),
+    "llama-bias": ("llama", "clip", dict(attention_bias=True, mlp_bias=True, rope_parameters=dict(
+        rope_type="linear", factor=2.0, rope_theta=500.0)), dict(hidden_act="gelu"), dict(vision_feature_layer=[-2, 1]),
+        "float16", {}),
+    # Longer sequences than 24 positions stretch the base.
+    "llama-dynamic": ("llama", "clip", dict(max_position_embeddings=24, rope_parameters=dict(
+        rope_type="dynamic", factor=8.0, rope_theta=500.0)), {}, dict(vision_feature_select_strategy="full",
+        multimodal_projector_bias=False, vision_feature_layer=-1), "float16", {}),
+    "mistral-clip": ("mistral", "clip", dict(sliding_window=20), {}, {}, "float16", dict(minimal=True)),
+    "mistral-siglip": ("mistral", "siglip", dict(sliding_window=None, head_dim=12), {}, {}, "bfloat16", {}),
+    "qwen2-clip": ("qwen2", "clip", dict(use_sliding_window=True, sliding_window=18, max_window_layers=2), {}, {},
+        "float16", {}),
+    "qwen2-siglip": ("qwen2", "siglip", dict(tie_word_embeddings=True), {}, {}, "bfloat16", dict(minimal=True)),
+    "qwen3-clip": ("qwen3", "clip", dict(head_dim=16), {}, {}, "bfloat16", dict(shard="60KB")),
+    "qwen3-siglip": ("qwen3", "siglip", dict(head_dim=8, tie_word_embeddings=True, attention_bias=True,
+        use_sliding_window=True, sliding_window=15, layer_types=["sliding_attention", "full_attention"] * 2),
+        dict(vision_use_head=False), {}, "float16", {}),
+    "phi3-clip": ("phi3", "clip", dict(rope_parameters=dict(rope_type="default", rope_theta=500.0,
+        partial_rotary_factor=0.5)), {}, {}, "float16", {}),
+    "phi3-siglip": ("phi3", "siglip", dict(sliding_window=19), {}, {}, "bfloat16", dict(minimal=True, shard="60KB")),
+    "gemma-clip": ("gemma", "clip", dict(head_dim=12), {}, {}, "bfloat16", {}),
+    "gemma-siglip": ("gemma", "siglip", dict(head_dim=8, num_key_value_heads=1), {}, {}, "float16", dict(minimal=True)),
+    "llama-dinov2": ("llama", "dinov2", {}, dict(layerscale_value=0.7), {}, "float16", {}),
+    "llama-registers": ("llama", "registers", {}, dict(num_register_tokens=3, use_swiglu_ffn=False), {}, "bfloat16", {}),
+}
+PROMPT = "USER: <image>\nwhat is in the picture? ASSISTANT:"
+
+
+def checkpoint(name, family, vision, text, tower, llava, dtype, how):
+    path = out / name
+    torch.manual_seed(sum(name.encode()))
+    tok = reference.tokenizer()
+    dino = vision in ("dinov2", "registers")
+    tower = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7,
+                 **(dict(mlp_ratio=2) if dino else dict(intermediate_size=48))) | tower
+    text = dict(vocab_size=len(tok), hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+                num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, max_position_embeddings=512) | text
+    strategy = llava.pop("vision_feature_select_strategy", "full" if vision == "siglip" else "default")
+    image = tok.convert_tokens_to_ids("<image>")
+    cfg = LlavaConfig(vision_config=VISION[vision](**tower).to_dict(), text_config=TEXT[family](**text).to_dict(),
+                      image_token_index=image, image_seq_length=16, vision_feature_select_strategy=strategy,
+                      **(dict(vision_feature_layer=-2) | llava))
+    model = LlavaForConditionalGeneration(cfg).float().eval()
+    with torch.no_grad():
+        for key, p in model.named_parameters():  # larger than the init, so that a wrong order of operations shows
+            p.add_(torch.randn_like(p) * (0.4 if "embed_tokens" in key or ("language_model" in key and "self_attn" in key) else 0.05))
+    square = {"height": 28, "width": 28}
+    if vision == "siglip":
+        images = SiglipImageProcessor(size=square)
+    else:
+        images = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=square)
+    special = {"clip": 1, "siglip": 0, "dinov2": 1, "registers": 1 + tower.get("num_register_tokens", 0)}[vision]
+    proc = LlavaProcessor(image_processor=images, tokenizer=tok, patch_size=7, image_token="<image>",
+                          vision_feature_select_strategy=strategy, num_additional_image_tokens=special)
+    model.to(getattr(torch, dtype)).save_pretrained(path, max_shard_size=how.get("shard", "50GB"))
+    proc.save_pretrained(path)
+    if how.get("minimal"):
+        file = path / "config.json"
+        c = json.loads(file.read_text())
+        for part, cls in (("text_config", TEXT[family]), ("vision_config", VISION[vision])):
+            default = cls().to_dict()
+            c[part] = {k: v for k, v in c[part].items() if k == "model_type" or default.get(k) != v}
+        file.write_text(json.dumps(c, indent=2) + "\n")
+
+
+def call(*args):
+    before, sys.argv = sys.argv, ["basic_reference.py", *map(str, args)]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            reference.main()
+    finally:
+        sys.argv = before
+    return json.loads(printed.getvalue())
+
+
+def expected(name):
+    path = out / name
+    samples, image = out.parent / "samples.jsonl", out.parent / "images" / "b.png"
+    losses = call("losses", path, samples)
+    model, proc = reference.load(path)
+    from PIL import Image
+    batch = proc(images=Image.open(image).convert("RGB"), text=PROMPT, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**batch).logits[0]
+        # Not the reference's generate: it runs over its own output once more, where a generated <image> lacks its pixels.
+        new = model.generate(**batch, max_new_tokens=32, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    start = batch["input_ids"].shape[1]
+    top = [step[0].topk(2).values for step in new.logits]
+    generated = dict(ids=new.sequences[0, start:].tolist(), gaps=[float(x[0] - x[1]) for x in top])
+    save_file({"logits": logits.contiguous()}, path / "logits.safetensors")
+    result = dict(losses=losses, generated=generated, prompt=PROMPT, ids=batch["input_ids"][0].tolist())
+    (path / "reference.json").write_text(json.dumps(result) + "\n")
+    print(name, {k: round(losses[k], 4) for k in ("lm", "das", "sds")}, generated["ids"][:8], "least gap", min(generated["gaps"]))
+
+
+for name, case in CASES.items():
+    if len(sys.argv) > 3 and name not in sys.argv[3:]:
+        continue
+    shutil.rmtree(out / name, ignore_errors=True)
+    checkpoint(name, *[dict(x) if isinstance(x, dict) else x for x in case])
+    expected(name)
