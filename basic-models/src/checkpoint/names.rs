@@ -20,8 +20,15 @@ impl Layout {
     /// LLaVA's names exist in two generations, each also with a leading `model.`:
     /// transformers 4 `vision_tower.vision_model.*`, `language_model.model.*`, `language_model.lm_head.*`;
     /// transformers 5 `vision_tower.*`, `language_model.*`, `lm_head.*`.
+    /// LLaVA's own code has a third, a decoder that holds the others: `model.layers.*`, `model.mm_projector.*`,
+    /// `model.vision_tower.vision_tower.vision_model.*`.
     pub fn canonical(self, disk: &str) -> Option<String> {
         if disk.ends_with(".position_ids") || disk.ends_with("rotary_emb.inv_freq") {
+            return None;
+        }
+        // The rest of a model of images and texts (CLIP, SigLIP) whose vision tower is wanted.
+        let joint = ["text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"];
+        if self == Self::Vision && joint.iter().any(|prefix| disk.starts_with(prefix)) {
             return None;
         }
         let strip = |name: &str, prefix: &str| name.strip_prefix(prefix).unwrap_or(name).to_string();
@@ -29,7 +36,12 @@ impl Layout {
             Self::Llava => {
                 let name = strip(disk, "model.");
                 if let Some(rest) = name.strip_prefix("vision_tower.") {
-                    format!("vision_tower.{}", strip(rest, "vision_model."))
+                    let rest = strip(rest, "vision_tower.");
+                    format!("vision_tower.{}", strip(&rest, "vision_model."))
+                } else if let Some(rest) = name.strip_prefix("mm_projector.") {
+                    projector(rest)
+                } else if ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part)) {
+                    format!("language_model.{name}")
                 } else if let Some(rest) = name.strip_prefix("language_model.") {
                     match rest.strip_prefix("lm_head.") {
                         Some(head) => format!("lm_head.{head}"),
@@ -68,6 +80,16 @@ impl Layout {
             Self::Decoder => canonical.replacen("language_model.", "model.", 1),
         }
     }
+}
+
+/// LLaVA's `nn.Sequential` of linear layers and activations, by index, as a numbered list of the linear layers alone.
+fn projector(rest: &str) -> String {
+    let (layer, parameter) = match rest.split_once('.') {
+        Some((index, parameter)) => (index.parse::<usize>().map_or(0, |index| index / 2), parameter),
+        // A projector of one layer is that layer itself.
+        None => (0, rest),
+    };
+    format!("multi_modal_projector.linear_{}.{parameter}", layer.saturating_add(1))
 }
 
 /// A parameter of a module as it is named and shaped on disk.
@@ -164,12 +186,19 @@ mod tests {
             ("language_model.lm_head.weight", "lm_head.weight"),
             ("lm_head.weight", "lm_head.weight"),
             ("model.multi_modal_projector.linear_1.bias", "multi_modal_projector.linear_1.bias"),
+            ("model.layers.0.mlp.up_proj.weight", "language_model.layers.0.mlp.up_proj.weight"),
+            ("model.embed_tokens.weight", "language_model.embed_tokens.weight"),
+            ("model.mm_projector.0.weight", "multi_modal_projector.linear_1.weight"),
+            ("model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"),
+            ("mm_projector.weight", "multi_modal_projector.linear_1.weight"),
+            ("model.vision_tower.vision_tower.vision_model.pre_layrnorm.bias", "vision_tower.pre_layrnorm.bias"),
         ];
         for (disk, ours) in cases {
             assert_eq!(Layout::Llava.canonical(disk).as_deref(), Some(ours));
         }
         let buffer = "vision_tower.vision_model.embeddings.position_ids";
         assert_eq!(Layout::Llava.canonical(buffer), None);
+        assert_eq!(Layout::Vision.canonical("text_model.embeddings.token_embedding.weight"), None);
     }
 
     #[test]
