@@ -26,9 +26,17 @@ pub enum CheckpointError {
         /// Why.
         source: ConfigError,
     },
-    /// Neither model.safetensors nor an index.
-    #[error("{path}: holds neither model.safetensors nor model.safetensors.index.json", path = .0.display())]
+    /// No file of tensors.
+    #[error("{path}: holds neither model.safetensors nor pytorch_model.bin, nor an index of shards of either", path = .0.display())]
     NoWeights(PathBuf),
+    /// A hub name that the local cache doesn't have.
+    #[error("{name}: no such directory, and not in the Hugging Face cache: {reason}; download it there (hf download {name}), or say where the cache lies with HF_HOME or HF_HUB_CACHE")]
+    NotCached {
+        /// The name.
+        name: String,
+        /// Where was looked, and what was missing there.
+        reason: String,
+    },
     /// Not safetensors, or cut short.
     #[error("{path}: not a whole safetensors file ({reason}): fetch or save it again", path = path.display())]
     Corrupt {
@@ -36,6 +44,26 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What the parser says.
         reason: String,
+    },
+    /// Not PyTorch's format, cut short, or with objects in it that are no tensors.
+    #[error("{path}: not a PyTorch file of tensors that can be read: {reason}", path = path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
+    /// A tensor that is there twice.
+    #[error("{first} and {second} both hold a parameter, as {other} and as {name}: remove one", first = first.display(), second = second.display())]
+    Duplicate {
+        /// The file that came first.
+        first: PathBuf,
+        /// Its name there.
+        other: String,
+        /// The file that came second.
+        second: PathBuf,
+        /// Its name there.
+        name: String,
     },
     /// An index that is not one.
     #[error("{path}: not a shard index: {reason}", path = path.display())]

@@ -1,8 +1,23 @@
 //! Hugging Face checkpoints: LLaVA directories, and a vision tower and a decoder put together into a new model.
 
+mod assemble;
+mod describe;
+mod dinov2;
+mod diagnose;
 mod error;
+mod files;
+mod floats;
+mod fused;
+mod hub;
+mod load;
 mod names;
+mod open;
+mod original;
 mod read;
+mod source;
+mod staged;
+mod take;
+mod vocabulary;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -10,22 +25,28 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 use serde_json::Value;
 
+pub use assemble::AssembleOptions;
+pub use describe::{Description, FileReport, Kind, Parameters, TypeReport, describe};
 pub use error::CheckpointError;
+pub use floats::FloatType;
+pub use hub::resolve;
 pub use names::{Layout, ParamPath, Slot, slots};
 pub use read::TensorFiles;
-pub use write::{StagedDir, write_tensors};
+pub use staged::StagedDir;
+pub use write::{SaveOptions, parse_size, write_tensors};
 
-use crate::config::{ConfigError, DecoderConfig, LlavaConfig, VisionConfig};
+use crate::config::{Family, LlavaConfig, VisionFamily};
 use crate::nn::{InitScheme, Llava, seeded_init};
 use crate::processor::{
-    ChatTemplate, FeatureSelect, ImageProcessor, PixelValues, ProcessorConfig, TokenIds, Tokenizer,
-    copy_tokenizer_files, open_image,
+    ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, Tokenizer, copy_tokenizer_files, open_image,
 };
+use vocabulary::TokenizerFiles;
+use write::{gather, write_outgoing};
 
 /// An opened LLaVA checkpoint: everything but the weights is in memory.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Where it lies; for an assembled model, where its tokenizer lies.
+    /// Where it lies; for an assembled model, where its decoder lies.
     pub dir: PathBuf,
     /// The model's configuration.
     pub config: LlavaConfig,
@@ -37,134 +58,42 @@ pub struct Checkpoint {
     pub processor: ProcessorConfig,
     /// The chat template, where the checkpoint has one.
     pub template: Option<ChatTemplate>,
-    weights: Weights,
+    /// What LLaVA's own config.json says of images that are not square: `pad`, or `square` where they are stretched.
+    pub image_aspect_ratio: Option<String>,
+    files: TensorFiles,
+    /// Where the projector has no weights yet: the seed that they are drawn from.
+    projector_seed: Option<u64>,
+    tokenizer_files: TokenizerFiles,
+    /// A chat template to write beside the tokenizer, which has none.
+    template_source: Option<&'static str>,
 }
 
-#[derive(Debug)]
-enum Weights {
-    Whole(TensorFiles),
-    Parts { vision: TensorFiles, decoder: TensorFiles, projector_seed: u64 },
-}
+const PROJECTOR: &str = "multi_modal_projector";
 
 impl Checkpoint {
-    /// Opens a LLaVA directory.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError`] that names the file, the key or the tensors.
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
-        let dir = dir.as_ref();
-        let config = LlavaConfig::from_json(&read_text(&dir.join("config.json"))?)
-            .map_err(|source| CheckpointError::Config { path: dir.into(), source })?;
-        let weights = Weights::Whole(TensorFiles::open(dir, Layout::Llava)?);
-        Self::with(dir, dir, config, weights)
-    }
-
-    /// Puts a CLIP vision tower and a Llama decoder together, with a fresh projector drawn from `seed`. The decoder's
-    /// tokenizer must already have an `<image>` token.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError`] that names the file, the key or the tensors.
-    pub fn assemble(vision: &Path, decoder: &Path, seed: u64) -> Result<Self, CheckpointError> {
-        let vision_config = part(vision, "vision_config", VisionConfig::from_value)?;
-        let text_config = part(decoder, "text_config", DecoderConfig::from_value)?;
-        let tokenizer = Tokenizer::load(decoder, &token_ids(&text_config, None))?;
-        let image = tokenizer.image_id()?;
-        let mut config = LlavaConfig { image_token_index: image, text_config, vision_config, ..LlavaConfig::default() };
-        config.tie_word_embeddings = config.text_config.tie_word_embeddings;
-        config.validate().map_err(|source| CheckpointError::Config { path: decoder.into(), source })?;
-        let weights = Weights::Parts {
-            vision: TensorFiles::open(vision, Layout::Vision)?,
-            decoder: TensorFiles::open(decoder, Layout::Decoder)?,
-            projector_seed: seed,
-        };
-        Self::with(decoder, vision, config, weights)
-    }
-
-    fn with(text: &Path, vision: &Path, config: LlavaConfig, weights: Weights) -> Result<Self, CheckpointError> {
-        let tokenizer = Tokenizer::load(text, &token_ids(&config.text_config, Some(config.image_token_index)))?;
-        if tokenizer.vocab_size() > config.text_config.vocab_size {
-            return Err(CheckpointError::Mismatch(format!(
-                "{}: the tokenizer has {} tokens, the embedding table {} rows",
-                text.display(),
-                tokenizer.vocab_size(),
-                config.text_config.vocab_size
-            )));
-        }
-        if let Some((token, id)) = tokenizer.largest_id()
-            && id as usize >= config.text_config.vocab_size
-        {
-            return Err(CheckpointError::Mismatch(format!(
-                "{}: tokenizer.json gives {token:?} the id {id}, the embedding table has {} rows: resize the table or use \
-                 the tokenizer that belongs to these weights",
-                text.display(),
-                config.text_config.vocab_size
-            )));
-        }
-        if tokenizer.ids().image != Some(config.image_token_index) || tokenizer.specials().image.is_empty() {
-            return Err(CheckpointError::Mismatch(format!(
-                "{}: config.json's image_token_index {} is no token of the tokenizer: set it to the id of <image>",
-                text.display(),
-                config.image_token_index
-            )));
-        }
-        let mut fallback = ProcessorConfig::clip(config.vision_config.patch_size);
-        if !config.drops_first() {
-            fallback.vision_feature_select_strategy = FeatureSelect::Full;
-        }
-        let images = ImageProcessor::load(vision)?;
-        if let Some(size) = images.output_size()
-            && size != (config.vision_config.image_size, config.vision_config.image_size)
-        {
-            return Err(CheckpointError::Mismatch(format!(
-                "{}: the image processor makes {size:?} pixels, the vision encoder takes {} x {}",
-                vision.display(),
-                config.vision_config.image_size,
-                config.vision_config.image_size
-            )));
-        }
-        Ok(Self {
-            dir: text.into(),
-            tokenizer,
-            images,
-            processor: ProcessorConfig::load(text, fallback)?,
-            template: ChatTemplate::load(text)?,
-            config,
-            weights,
-        })
-    }
-
     /// Reads the weights onto a device, in `dtype`.
     ///
     /// # Errors
     ///
     /// [`CheckpointError`] that lists missing tensors or wrong shapes.
     pub fn load(&self, dtype: DType, device: &Device) -> Result<Llava, CheckpointError> {
-        let model = self.config.init(device);
-        match &self.weights {
-            Weights::Whole(files) => files.load(model, "", dtype, device),
-            Weights::Parts { vision, decoder, projector_seed } => {
-                let mut model = model;
-                model.vision_tower = vision.load(model.vision_tower, "vision_tower", dtype, device)?;
-                model.language_model = decoder.load(model.language_model, "language_model", dtype, device)?;
-                if let Some(head) = model.lm_head.take() {
-                    model.lm_head = Some(decoder.load(head, "lm_head", dtype, device)?);
-                }
-                let projector = model.multi_modal_projector;
-                model.multi_modal_projector = seeded_init(projector, InitScheme::TorchLinear, *projector_seed, device);
-                Ok(model)
-            }
+        let mut model = self.config.init(device);
+        let Some(seed) = self.projector_seed else { return self.files.load(model, "", dtype, device) };
+        // Part by part: the projector is in no file.
+        model.vision_tower = self.files.load(model.vision_tower, "vision_tower", dtype, device)?;
+        model.language_model = self.files.load(model.language_model, "language_model", dtype, device)?;
+        if let Some(head) = model.lm_head.take() {
+            model.lm_head = Some(self.files.load(head, "lm_head", dtype, device)?);
         }
+        model.multi_modal_projector =
+            seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
+        Ok(model)
     }
 
     /// Tensors on disk that the model has no place for, by their names on disk.
     pub fn unexpected(&self, device: &Device) -> Vec<String> {
-        match &self.weights {
-            // The weights of `init` are lazy: nothing is allocated here.
-            Weights::Whole(files) => files.unexpected(&self.config.init(device), ""),
-            Weights::Parts { .. } => Vec::new(),
-        }
+        // The weights of `init` are lazy: nothing is allocated here.
+        self.files.unexpected(&self.config.init(device), "")
     }
 
     /// The side lengths that a batch's pixel values have: channels, height, width.
@@ -219,43 +148,90 @@ impl Checkpoint {
     ///
     /// I/O errors that name the file.
     pub fn save_into(&self, model: &Llava, staged: &StagedDir, dtype: DType) -> Result<(), CheckpointError> {
-        let name = match dtype {
-            DType::F16 => "float16",
-            DType::BF16 => "bfloat16",
-            _ => "float32",
-        };
-        let config = LlavaConfig { dtype: Some(name.into()), ..self.config.clone() };
+        self.save_side_files(staged, FloatType::of(dtype))?;
+        let tensors = gather(model, "", FloatType::of(dtype));
+        write_outgoing(staged, tensors, Layout::Llava, &self.fitting(SaveOptions::new(dtype)))
+    }
+
+    /// Writes the whole checkpoint as [`Checkpoint::save`] does, straight from its files: no more than a window of one
+    /// tensor is in memory. `device` is where a fresh projector is drawn.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Checkpoint::load`] and [`Checkpoint::save`].
+    pub fn convert(
+        &self,
+        target: &Path,
+        options: &SaveOptions,
+        overwrite: bool,
+        device: &Device,
+    ) -> Result<(), CheckpointError> {
+        let to = FloatType::of(options.dtype);
+        let model = self.config.init(device);
+        let mut wanted = slots(&model, "");
+        if self.projector_seed.is_some() {
+            wanted.retain(|slot| !slot.name.starts_with(PROJECTOR));
+        }
+        // Before anything is written: a checkpoint that does not fit leaves nothing behind.
+        let mut tensors = self.files.outgoing(&wanted, to)?;
+        if let Some(seed) = self.projector_seed {
+            let projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
+            tensors.extend(gather(&projector, PROJECTOR, to));
+        }
+        let staged = StagedDir::new(target, overwrite)?;
+        self.save_side_files(&staged, to)?;
+        write_outgoing(&staged, tensors, Layout::Llava, &self.fitting(*options))?;
+        staged.commit()
+    }
+
+    /// The options with the tensors of this model's families.
+    fn fitting(&self, options: SaveOptions) -> SaveOptions {
+        SaveOptions {
+            fused: options.fused || self.config.text_config.family == Family::Phi3,
+            dinov2: options.dinov2 || self.config.vision_config.family == VisionFamily::Dinov2,
+            ..options
+        }
+    }
+
+    fn save_side_files(&self, staged: &StagedDir, dtype: FloatType) -> Result<(), CheckpointError> {
+        let config = LlavaConfig { dtype: Some(dtype.torch_name().into()), ..self.config.clone() };
         let text = config.to_json().map_err(|source| CheckpointError::Config { path: self.dir.clone(), source })?;
         staged.write("config.json", text.as_bytes())?;
-        let generation = serde_json::json!({
-            "bos_token_id": self.config.text_config.bos_token_id,
-            "eos_token_id": self.config.text_config.eos_token_id,
-            "pad_token_id": self.config.text_config.pad_token_id,
+        let generation = std::fs::read_to_string(self.dir.join("generation_config.json")).ok();
+        let generation = generation.filter(|text| serde_json::from_str::<Value>(text).is_ok_and(|v| v.is_object()));
+        let generation = generation.unwrap_or_else(|| {
+            let generation = serde_json::json!({
+                "bos_token_id": self.config.text_config.bos_token_id,
+                "eos_token_id": self.config.text_config.eos_token_id,
+                "pad_token_id": self.config.text_config.pad_token_id,
+            });
+            format!("{generation:#}\n")
         });
-        staged.write("generation_config.json", format!("{generation:#}\n").as_bytes())?;
-        copy_tokenizer_files(&self.dir, staged.path())?;
+        staged.write("generation_config.json", generation.as_bytes())?;
+        copy_tokenizer_files(self.tokenizer_files.dir(), staged.path())?;
+        if let Some(template) = self.template_source {
+            staged.write("chat_template.jinja", template.as_bytes())?;
+        }
         self.images.save(staged.path())?;
-        self.processor.save(staged.path())?;
-        write_tensors(staged, model, "", Layout::Llava, dtype)
+        Ok(self.processor.save(staged.path())?)
     }
-}
-
-fn token_ids(text: &DecoderConfig, image: Option<u32>) -> TokenIds {
-    TokenIds { bos: text.bos_token_id, eos: text.eos_ids().first().copied(), pad: text.pad_token_id, image }
 }
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {
     std::fs::read_to_string(path).map_err(CheckpointError::io(path))
 }
 
+/// A directory's config.json as it is.
+fn read_config(dir: &Path) -> Result<Value, CheckpointError> {
+    let text = read_text(&dir.join("config.json"))?;
+    serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: dir.into(), source: source.into() })
+}
+
 /// A part's configuration: the file itself, or its section in a combined one (CLIP's `vision_config`).
-fn part<T>(
-    dir: &Path,
-    section: &str,
-    read: impl FnOnce(&Value) -> Result<T, ConfigError>,
-) -> Result<T, CheckpointError> {
-    let config = |source| CheckpointError::Config { path: dir.into(), source };
-    let value: Value =
-        serde_json::from_str(&read_text(&dir.join("config.json"))?).map_err(|source| config(source.into()))?;
-    read(value.get(section).unwrap_or(&value)).map_err(config)
+fn part(dir: &Path, section: &str) -> Result<Value, CheckpointError> {
+    let mut value = read_config(dir)?;
+    Ok(match value.get_mut(section) {
+        Some(inner) => inner.take(),
+        None => value,
+    })
 }

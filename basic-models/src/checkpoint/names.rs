@@ -3,6 +3,8 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
+use super::dinov2;
+
 /// Which model a directory holds: its names differ by a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -20,8 +22,15 @@ impl Layout {
     /// LLaVA's names exist in two generations, each also with a leading `model.`:
     /// transformers 4 `vision_tower.vision_model.*`, `language_model.model.*`, `language_model.lm_head.*`;
     /// transformers 5 `vision_tower.*`, `language_model.*`, `lm_head.*`.
+    /// LLaVA's own code has a third, a decoder that holds the others: `model.layers.*`, `model.mm_projector.*`,
+    /// `model.vision_tower.vision_tower.vision_model.*`.
     pub fn canonical(self, disk: &str) -> Option<String> {
         if disk.ends_with(".position_ids") || disk.ends_with("rotary_emb.inv_freq") {
+            return None;
+        }
+        // The rest of a model of images and texts (CLIP, SigLIP) whose vision tower is wanted.
+        let joint = ["text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"];
+        if self == Self::Vision && joint.iter().any(|prefix| disk.starts_with(prefix)) {
             return None;
         }
         let strip = |name: &str, prefix: &str| name.strip_prefix(prefix).unwrap_or(name).to_string();
@@ -29,7 +38,12 @@ impl Layout {
             Self::Llava => {
                 let name = strip(disk, "model.");
                 if let Some(rest) = name.strip_prefix("vision_tower.") {
-                    format!("vision_tower.{}", strip(rest, "vision_model."))
+                    let rest = strip(rest, "vision_tower.");
+                    format!("vision_tower.{}", dinov2::canonical(&strip(&rest, "vision_model.")))
+                } else if let Some(rest) = name.strip_prefix("mm_projector.") {
+                    projector(rest)
+                } else if ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part)) {
+                    format!("language_model.{name}")
                 } else if let Some(rest) = name.strip_prefix("language_model.") {
                     match rest.strip_prefix("lm_head.") {
                         Some(head) => format!("lm_head.{head}"),
@@ -40,8 +54,8 @@ impl Layout {
                 }
             }
             Self::Vision => {
-                let name = strip(disk, "vision_model.");
-                format!("vision_tower.{name}")
+                let name = strip(&strip(disk, "vision_model."), "dinov2.");
+                format!("vision_tower.{}", dinov2::canonical(&name))
             }
             Self::Decoder => match disk.strip_prefix("model.") {
                 Some(rest) => format!("language_model.{rest}"),
@@ -50,8 +64,12 @@ impl Layout {
         })
     }
 
-    /// The name on disk that both transformers 4 and 5 read.
-    pub fn disk(self, canonical: &str) -> String {
+    /// The name on disk that both transformers 4 and 5 read; `dinov2` where the vision encoder is one.
+    pub fn disk(self, canonical: &str, dinov2: bool) -> String {
+        if dinov2 && let Some(rest) = canonical.strip_prefix("vision_tower.") {
+            let name = dinov2::disk(rest);
+            return if self == Self::Vision { name } else { format!("vision_tower.{name}") };
+        }
         match self {
             Self::Llava => {
                 if let Some(rest) = canonical.strip_prefix("vision_tower.") {
@@ -68,6 +86,16 @@ impl Layout {
             Self::Decoder => canonical.replacen("language_model.", "model.", 1),
         }
     }
+}
+
+/// LLaVA's `nn.Sequential` of linear layers and activations, by index, as a numbered list of the linear layers alone.
+fn projector(rest: &str) -> String {
+    let (layer, parameter) = match rest.split_once('.') {
+        Some((index, parameter)) => (index.parse::<usize>().map_or(0, |index| index / 2), parameter),
+        // A projector of one layer is that layer itself.
+        None => (0, rest),
+    };
+    format!("multi_modal_projector.linear_{}.{parameter}", layer.saturating_add(1))
 }
 
 /// A parameter of a module as it is named and shaped on disk.
@@ -164,12 +192,19 @@ mod tests {
             ("language_model.lm_head.weight", "lm_head.weight"),
             ("lm_head.weight", "lm_head.weight"),
             ("model.multi_modal_projector.linear_1.bias", "multi_modal_projector.linear_1.bias"),
+            ("model.layers.0.mlp.up_proj.weight", "language_model.layers.0.mlp.up_proj.weight"),
+            ("model.embed_tokens.weight", "language_model.embed_tokens.weight"),
+            ("model.mm_projector.0.weight", "multi_modal_projector.linear_1.weight"),
+            ("model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"),
+            ("mm_projector.weight", "multi_modal_projector.linear_1.weight"),
+            ("model.vision_tower.vision_tower.vision_model.pre_layrnorm.bias", "vision_tower.pre_layrnorm.bias"),
         ];
         for (disk, ours) in cases {
             assert_eq!(Layout::Llava.canonical(disk).as_deref(), Some(ours));
         }
         let buffer = "vision_tower.vision_model.embeddings.position_ids";
         assert_eq!(Layout::Llava.canonical(buffer), None);
+        assert_eq!(Layout::Vision.canonical("text_model.embeddings.token_embedding.weight"), None);
     }
 
     #[test]
@@ -181,8 +216,10 @@ mod tests {
             (Layout::Vision, "vision_tower.pre_layrnorm.weight"),
             (Layout::Decoder, "language_model.embed_tokens.weight"),
             (Layout::Decoder, "lm_head.weight"),
+            (Layout::Llava, "vision_tower.encoder.layers.1.layer_norm1.bias"),
         ] {
-            assert_eq!(layout.canonical(&layout.disk(name)).as_deref(), Some(name));
+            assert_eq!(layout.canonical(&layout.disk(name, true)).as_deref(), Some(name));
+            assert_eq!(layout.canonical(&layout.disk(name, false)).as_deref(), Some(name));
         }
     }
 }

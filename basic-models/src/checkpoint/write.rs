@@ -1,145 +1,114 @@
-//! Writing: everything into a directory beside, synced, then renamed, so that no half-written checkpoint ever has
-//! the final name.
+//! Writing safetensors tensor by tensor, in one file or in shards with an index, as transformers writes them.
 
-use std::borrow::Cow;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Tensor};
-use safetensors::{Dtype, View};
+use burn::tensor::{DType, Tensor, TensorData};
+use half::{bf16, f16};
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::json;
 
 use super::CheckpointError;
-use super::names::{Layout, ParamPath};
-use super::read::transpose;
+use super::floats::{Float, FloatType, encode, rows_of_transpose};
+use super::fused;
+use super::names::{Layout, ParamPath, Slot};
+use super::staged::StagedDir;
 
-/// A directory under construction: [`StagedDir::commit`] gives it its name, dropping it removes it.
-#[derive(Debug)]
-pub struct StagedDir {
-    staging: tempfile::TempDir,
-    target: PathBuf,
-    overwrite: bool,
+/// Elements that are converted before they are written.
+const WINDOW: usize = 1 << 20;
+
+/// How weights are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaveOptions {
+    /// Their type: f32, f16 or bf16.
+    pub dtype: DType,
+    /// The most bytes of tensors in a file; one file for all where this is `None`. A larger tensor gets its own.
+    pub shard_size: Option<u64>,
+    /// Whether the decoder's query, key and value matrices are one on disk, and the gate and up matrices too (Phi-3).
+    pub fused: bool,
+    /// Whether the vision encoder's tensors are named as DINOv2's.
+    pub dinov2: bool,
 }
 
-impl StagedDir {
-    /// Starts beside `target`.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Exists`] where the target holds files and `overwrite` is off; I/O errors.
-    pub fn new(target: &Path, overwrite: bool) -> Result<Self, CheckpointError> {
-        if occupied(target) && !overwrite {
-            return Err(CheckpointError::Exists(target.into()));
-        }
-        let parent = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(parent).map_err(CheckpointError::io(parent))?;
-        let staging =
-            tempfile::Builder::new().prefix(".basic-").tempdir_in(parent).map_err(CheckpointError::io(parent))?;
-        Ok(Self { staging, target: target.into(), overwrite })
-    }
-
-    /// Where to write.
-    pub fn path(&self) -> &Path {
-        self.staging.path()
-    }
-
-    /// Writes one file and syncs it.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Io`] that names the file.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let path = self.path().join(name);
-        let mut file = File::create(&path).map_err(CheckpointError::io(self.target.join(name)))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(self.target.join(name)))
-    }
-
-    /// Syncs every file, those that were copied in too: a rename must not outrun its data.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Io`] that names the file.
-    pub fn sync(&self) -> Result<(), CheckpointError> {
-        for entry in fs::read_dir(self.path()).map_err(CheckpointError::io(&self.target))? {
-            let entry = entry.map_err(CheckpointError::io(&self.target))?;
-            let named = self.target.join(entry.file_name());
-            File::open(entry.path()).and_then(|file| file.sync_all()).map_err(CheckpointError::io(named))?;
-        }
-        Ok(())
-    }
-
-    /// Syncs the files and renames the directory to its target.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Exists`] where somebody else made the target meanwhile; I/O errors.
-    pub fn commit(self) -> Result<(), CheckpointError> {
-        self.sync()?;
-        let io = || CheckpointError::io(self.target.clone());
-        let staging = self.staging.path().to_path_buf();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // tempfile makes the directory private; a checkpoint gets ordinary permissions.
-            fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).map_err(io())?;
-        }
-        if occupied(&self.target) {
-            if !self.overwrite {
-                return Err(CheckpointError::Exists(self.target));
-            }
-            let old = staging.with_extension("old");
-            fs::rename(&self.target, &old).map_err(io())?;
-            if let Err(error) = fs::rename(&staging, &self.target) {
-                // Put back what was there before reporting.
-                let _ = fs::rename(&old, &self.target);
-                return Err(CheckpointError::Io { path: self.target, source: error });
-            }
-            fs::remove_dir_all(&old).map_err(CheckpointError::io(&old))?;
-        } else {
-            if self.target.is_dir() {
-                fs::remove_dir(&self.target).map_err(io())?;
-            }
-            fs::rename(&staging, &self.target).map_err(io())?;
-        }
-        // The directory has moved: there is nothing left to clean up.
-        let _ = self.staging.keep();
-        Ok(())
+impl SaveOptions {
+    /// One file of `dtype`.
+    pub fn new(dtype: DType) -> Self {
+        Self { dtype, shard_size: None, fused: false, dinov2: false }
     }
 }
 
-fn occupied(path: &Path) -> bool {
-    match fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(_) => path.exists(),
+/// A size as transformers writes it: `500MB`, `5GB` (powers of ten), `4GiB` (powers of two), or bytes.
+///
+/// # Errors
+///
+/// What is allowed.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("KIB", 1 << 10),
+        ("MIB", 1 << 20),
+        ("GIB", 1 << 30),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+    ];
+    let upper = text.trim().to_ascii_uppercase();
+    let unit = UNITS.iter().find_map(|(unit, size)| Some((upper.strip_suffix(unit)?, *size)));
+    let (number, unit) = unit.unwrap_or((&upper, 1));
+    let size = number.trim().parse::<f64>().ok().map(|number| number * unit as f64);
+    match size {
+        Some(size) if (1.0..1e18).contains(&size) => Ok(size as u64),
+        _ => Err("write a size such as 5GB, 500MB or 4GiB".into()),
     }
 }
 
-struct Bytes {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    data: Vec<u8>,
+/// A tensor on its way to disk: its name and shape, and what writes its values.
+pub(super) struct Outgoing<'a> {
+    slot: Slot,
+    write: Box<dyn Fn(&mut Sink) -> Result<(), CheckpointError> + 'a>,
 }
 
-impl View for Bytes {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.data)
-    }
-    fn data_len(&self) -> usize {
-        self.data.len()
+impl<'a> Outgoing<'a> {
+    pub fn new(slot: &Slot, write: impl Fn(&mut Sink) -> Result<(), CheckpointError> + 'a) -> Self {
+        Self { slot: slot.clone(), write: Box::new(write) }
     }
 }
 
-/// Writes `model.safetensors` into a staged directory, in `dtype` (f32, f16 or bf16).
+/// A file that tensors are written to.
+pub(super) struct Sink {
+    out: BufWriter<File>,
+    named: PathBuf,
+    written: u64,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    pub fn put(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        self.written += bytes.len() as u64;
+        self.out.write_all(bytes).map_err(CheckpointError::io(&self.named))
+    }
+
+    pub fn encode<T: Float>(&mut self, values: &[T], to: FloatType) -> Result<(), CheckpointError> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        encode(values, to, &mut buffer);
+        let put = self.put(&buffer);
+        self.buffer = buffer;
+        put
+    }
+}
+
+/// A tensor of a file: one slot, or several whose rows it joins.
+struct Planned<'a> {
+    name: String,
+    info: TensorInfo,
+    parts: Vec<Outgoing<'a>>,
+}
+
+/// Writes a module's parameters into a staged directory as one `model.safetensors` of `dtype` (f32, f16 or bf16).
 ///
 /// # Errors
 ///
@@ -151,40 +120,104 @@ pub fn write_tensors<M: Module>(
     layout: Layout,
     dtype: DType,
 ) -> Result<(), CheckpointError> {
-    let mut gather = Gather { path: ParamPath::new(prefix), layout, dtype, tensors: Vec::new(), failed: None };
-    module.visit(&mut gather);
-    if let Some(reason) = gather.failed {
-        return Err(CheckpointError::Mismatch(reason));
-    }
-    let path = staged.path().join("model.safetensors");
-    let named = staged.target.join("model.safetensors");
-    let metadata = Some([("format".to_string(), "pt".to_string())].into());
-    safetensors::serialize_to_file(gather.tensors, metadata, &path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => CheckpointError::Io { path: named.clone(), source },
-        other => CheckpointError::Corrupt { path: named.clone(), reason: other.to_string() },
-    })?;
-    readable(&path)
-        .and_then(|()| File::open(&path))
-        .and_then(|file| file.sync_all())
-        .map_err(CheckpointError::io(named))
+    write_outgoing(staged, gather(module, prefix, FloatType::of(dtype)), layout, &SaveOptions::new(dtype))
 }
 
-/// safetensors makes its files private; a checkpoint gets ordinary permissions.
-fn readable(path: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
+/// A module's parameters. They are fetched from their device one at a time, when they are written.
+pub(super) fn gather<M: Module>(module: &M, prefix: &str, to: FloatType) -> Vec<Outgoing<'static>> {
+    let mut gather = Gather { path: ParamPath::new(prefix), to, tensors: Vec::new() };
+    module.visit(&mut gather);
+    gather.tensors
+}
+
+/// Writes tensors into a staged directory: `model.safetensors`, or shards and their index where one file would be
+/// larger than asked for.
+pub(super) fn write_outgoing(
+    staged: &StagedDir,
+    tensors: Vec<Outgoing<'_>>,
+    layout: Layout,
+    options: &SaveOptions,
+) -> Result<(), CheckpointError> {
+    let shards = plan(tensors, layout, options);
+    if let [single] = &shards[..] {
+        return write_file(staged, "model.safetensors", single);
     }
-    Ok(())
+    let mut map = BTreeMap::new();
+    let (mut size, mut parameters) = (0, 0);
+    for (index, shard) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
+        write_file(staged, &name, shard)?;
+        for tensor in shard {
+            map.insert(&tensor.name, name.clone());
+            size += tensor.info.data_offsets.1 - tensor.info.data_offsets.0;
+            parameters += tensor.info.shape.iter().product::<usize>();
+        }
+    }
+    let index = json!({ "metadata": { "total_parameters": parameters, "total_size": size }, "weight_map": map });
+    staged.write("model.safetensors.index.json", format!("{index:#}\n").as_bytes())
+}
+
+fn plan<'a>(tensors: Vec<Outgoing<'a>>, layout: Layout, options: &SaveOptions) -> Vec<Vec<Planned<'a>>> {
+    let float = FloatType::of(options.dtype);
+    let slots: Vec<Slot> = tensors.iter().map(|tensor| tensor.slot.clone()).collect();
+    let mut by_name: HashMap<String, Outgoing<'a>> = tensors.into_iter().map(|t| (t.slot.name.clone(), t)).collect();
+    let joined = match options.fused {
+        true => fused::join(slots),
+        false => slots.into_iter().map(|slot| (slot.name.clone(), vec![slot])).collect(),
+    };
+    let mut shards: Vec<Vec<Planned<'a>>> = vec![Vec::new()];
+    let mut filled = 0;
+    for (name, slots) in joined {
+        let mut shape = slots[0].shape.clone();
+        if let Some(rows) = shape.first_mut() {
+            *rows = slots.iter().map(|slot| slot.shape[0]).sum();
+        }
+        let bytes = shape.iter().product::<usize>() * float.size();
+        if filled > 0 && options.shard_size.is_some_and(|limit| (filled + bytes) as u64 > limit) {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        let info = TensorInfo { dtype: float.safetensors(), shape, data_offsets: (filled, filled + bytes) };
+        filled += bytes;
+        let parts = slots.iter().filter_map(|slot| by_name.remove(&slot.name)).collect();
+        if let Some(shard) = shards.last_mut() {
+            shard.push(Planned { name: layout.disk(&name, options.dinov2), info, parts });
+        }
+    }
+    shards
+}
+
+fn write_file(staged: &StagedDir, name: &str, tensors: &[Planned<'_>]) -> Result<(), CheckpointError> {
+    let named = staged.named(name);
+    let invalid = |reason: String| CheckpointError::Mismatch(format!("{}: {reason}", named.display()));
+    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let infos = tensors.iter().map(|t| {
+        let (TensorInfo { dtype, shape, data_offsets }, name) = (&t.info, t.name.clone());
+        (name, TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: *data_offsets })
+    });
+    let header = Metadata::new(Some(format), infos.collect()).map_err(|e| invalid(e.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|e| invalid(e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let file = File::create(staged.path().join(name)).map_err(CheckpointError::io(&named))?;
+    let out = BufWriter::with_capacity(1 << 20, file);
+    let mut sink = Sink { out, named: named.clone(), written: 0, buffer: Vec::new() };
+    sink.put(&(header.len() as u64).to_le_bytes())?;
+    sink.put(&header)?;
+    let data = sink.written;
+    for tensor in tensors {
+        tensor.parts.iter().try_for_each(|part| (part.write)(&mut sink))?;
+        if sink.written - data != tensor.info.data_offsets.1 as u64 {
+            return Err(invalid(format!("{} has another length than its shape says", tensor.name)));
+        }
+    }
+    let file = sink.out.into_inner().map_err(|e| CheckpointError::io(&named)(e.into_error()))?;
+    file.sync_all().map_err(CheckpointError::io(&named))
 }
 
 struct Gather {
     path: ParamPath,
-    layout: Layout,
-    dtype: DType,
-    tensors: Vec<(String, Bytes)>,
-    failed: Option<String>,
+    to: FloatType,
+    tensors: Vec<Outgoing<'static>>,
 }
 
 impl ModuleVisitor for Gather {
@@ -199,30 +232,54 @@ impl ModuleVisitor for Gather {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let tensor = param.val();
         let slot = self.path.slot(&tensor.dims());
-        let values = match tensor.cast(DType::F32).try_into_vec_as::<f32>() {
-            Ok(values) => values,
-            Err(error) => {
-                self.failed = Some(format!("{}: could not be read from the device: {error}", slot.name));
-                return;
+        let to = self.to;
+        let write = {
+            let slot = slot.clone();
+            move |sink: &mut Sink| {
+                let unread = |error: String| {
+                    CheckpointError::Mismatch(format!("{}: could not be read from the device: {error}", slot.name))
+                };
+                let data = tensor.clone().try_into_data().map_err(|e| unread(e.to_string()))?;
+                let written = match data.dtype() {
+                    DType::F16 => data.as_slice::<f16>().map(|values| put(values, &slot, to, sink)),
+                    DType::BF16 => data.as_slice::<bf16>().map(|values| put(values, &slot, to, sink)),
+                    DType::F32 => data.as_slice::<f32>().map(|values| put(values, &slot, to, sink)),
+                    _ => {
+                        let data: TensorData = data.convert_dtype(DType::F32);
+                        data.as_slice::<f32>().map(|values| put(values, &slot, to, sink))
+                    }
+                };
+                written.map_err(|e| unread(e.to_string()))?
             }
         };
-        let values = if slot.transposed { transpose(&values, slot.shape[1], slot.shape[0]) } else { values };
-        let (dtype, data) = encode(&values, self.dtype);
-        let name = self.layout.disk(&slot.name);
-        self.tensors.push((name, Bytes { dtype, shape: slot.shape, data }));
+        self.tensors.push(Outgoing::new(&slot, write));
     }
 }
 
-fn encode(values: &[f32], dtype: DType) -> (Dtype, Vec<u8>) {
-    match dtype {
-        DType::F16 => {
-            let bytes = values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes());
-            (Dtype::F16, bytes.collect())
+fn put<T: Float>(values: &[T], slot: &Slot, to: FloatType, sink: &mut Sink) -> Result<(), CheckpointError> {
+    if !slot.transposed {
+        return values.chunks(WINDOW).try_for_each(|values| sink.encode(values, to));
+    }
+    let (rows, columns) = (slot.shape[0], slot.shape[1]);
+    let height = (WINDOW / columns.max(1)).max(1);
+    for first in (0..rows).step_by(height) {
+        let height = height.min(rows - first);
+        sink.encode(&rows_of_transpose(values, rows, columns, first, height), to)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_are_read_as_transformers_reads_them() {
+        for (text, size) in [("5GB", 5_000_000_000), ("200KB", 200_000), ("1.5 mb", 1_500_000), ("2GiB", 2 << 30), ("17", 17)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
         }
-        DType::BF16 => {
-            let bytes = values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes());
-            (Dtype::BF16, bytes.collect())
+        for text in ["", "GB", "-1GB", "0", "many", "1e30GB", "NaN"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
-        _ => (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
     }
 }

@@ -1,0 +1,136 @@
+//! A vision tower and a decoder put together into a new model, whose projector starts fresh.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::hub::resolve;
+use super::open::Opened;
+use super::read::{TensorFiles, VOCABULARY};
+use super::vocabulary::TokenizerFiles;
+use super::{Checkpoint, CheckpointError, Layout, part};
+use crate::config::LlavaConfig;
+use crate::processor::{TokenIds, Tokenizer};
+
+/// How a model is put together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssembleOptions {
+    /// The projector: `mlp2x_gelu`.
+    pub projector: String,
+    /// The seed that its weights are drawn from.
+    pub seed: u64,
+    /// Trained weights for it instead: LLaVA's `mm_projector.bin`, or safetensors with either's names.
+    pub projector_weights: Option<PathBuf>,
+    /// Makes the rows of the embedding table a multiple of this.
+    pub pad_to_multiple_of: Option<usize>,
+}
+
+impl Default for AssembleOptions {
+    fn default() -> Self {
+        Self { projector: "mlp2x_gelu".into(), seed: 0, projector_weights: None, pad_to_multiple_of: None }
+    }
+}
+
+impl Checkpoint {
+    /// Puts a vision tower and a decoder together, with a fresh projector drawn from `seed`; see
+    /// [`Checkpoint::assemble_with`].
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that names the file, the key or the tensors.
+    pub fn assemble(vision: &Path, decoder: &Path, seed: u64) -> Result<Self, CheckpointError> {
+        Self::assemble_with(vision, decoder, &AssembleOptions { seed, ..AssembleOptions::default() })
+    }
+
+    /// Puts a vision tower and a decoder together; both are directories or hub names. Where the decoder's tokenizer has
+    /// no `<image>` token it gets one, and the embedding table and the head a row for it, if they have none to spare.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that names the file, the key or the tensors.
+    pub fn assemble_with(vision: &Path, decoder: &Path, options: &AssembleOptions) -> Result<Self, CheckpointError> {
+        if options.projector != "mlp2x_gelu" {
+            return Err(CheckpointError::Mismatch(format!(
+                "projector {:?} is not there: use mlp2x_gelu",
+                options.projector
+            )));
+        }
+        let (vision, decoder) = (resolve(vision)?, resolve(decoder)?);
+        let vision_config = part(&vision, "vision_config")?;
+        let text_config = part(&decoder, "text_config")?;
+        // SigLIP has no class token to drop.
+        let siglip = vision_config["model_type"].as_str().is_some_and(|name| name.starts_with("siglip"));
+        let mut config = json!({
+            "model_type": "llava",
+            "vision_config": vision_config,
+            "text_config": text_config,
+            "vision_feature_select_strategy": if siglip { "full" } else { "default" },
+        });
+        let mut files = TensorFiles::open(&decoder, Layout::Decoder)?;
+        let tokenizer_files = TokenizerFiles::with_image_token(&decoder)?;
+        let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;
+        let mut config = LlavaConfig::from_json(&config.to_string())
+            .map_err(|source| CheckpointError::Config { path: decoder.clone(), source })?;
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings;
+        files = files.over(TensorFiles::open(&vision, Layout::Vision)?).growing(growth);
+        if let Some(path) = &options.projector_weights {
+            files = projector(path)?.over(files);
+        }
+        Self::with(Opened {
+            dir: decoder,
+            vision: Some(vision),
+            config,
+            files,
+            projector_seed: options.projector_weights.is_none().then_some(options.seed),
+            tokenizer_files,
+            composed: true,
+            image_aspect_ratio: None,
+        })
+    }
+}
+
+/// A file of a projector alone, or a directory with LLaVA's.
+fn projector(path: &Path) -> Result<TensorFiles, CheckpointError> {
+    let path = resolve(path)?;
+    let path = if path.is_dir() { path.join(super::files::PROJECTOR_FILE) } else { path };
+    if !path.is_file() {
+        return Err(CheckpointError::Io { path, source: std::io::ErrorKind::NotFound.into() });
+    }
+    let files = TensorFiles::open(&path, Layout::Llava)?;
+    if files.contains_any(super::PROJECTOR) {
+        return Ok(files.only(super::PROJECTOR));
+    }
+    Err(CheckpointError::Mismatch(format!(
+        "{}: holds no projector: its tensors are named mm_projector.* or multi_modal_projector.*",
+        path.display()
+    )))
+}
+
+/// Names the image token in a configuration and makes its table large enough for it: from how many rows to how many,
+/// where it has to grow.
+pub(super) fn room_for(
+    tokenizer: &TokenizerFiles,
+    files: &TensorFiles,
+    config: &mut Value,
+    multiple: Option<usize>,
+) -> Result<Option<(usize, usize)>, CheckpointError> {
+    let image = Tokenizer::load(tokenizer.dir(), &TokenIds::default())?.image_id()?;
+    config["image_token_index"] = image.into();
+    let mismatch = |what: String| CheckpointError::Mismatch(format!("config.json: {what}"));
+    let text = config["text_config"].as_object_mut().ok_or_else(|| mismatch("it is no JSON object".into()))?;
+    let given = text.get("vocab_size").and_then(Value::as_u64).map(|rows| rows as usize);
+    let Some(rows) = given.or(files.shape(VOCABULARY[0]).and_then(|shape| shape.first().copied())) else {
+        return Ok(None);
+    };
+    let needed = rows.max(image as usize + 1);
+    // Tokens are added by the dozen; an id far beyond the table is another model's tokenizer, or a damaged one.
+    let wanted = needed.checked_next_multiple_of(multiple.unwrap_or(1).max(1));
+    let wanted = wanted.filter(|wanted| wanted - rows <= MOST_ADDED).ok_or_else(|| {
+        mismatch(format!("the tokenizer's <image> token is {image}, vocab_size {rows}: they don't belong together"))
+    })?;
+    text.insert("vocab_size".into(), wanted.into());
+    Ok((wanted != rows).then_some((rows, wanted)))
+}
+
+/// The most rows that a table may grow by.
+const MOST_ADDED: usize = 1 << 16;

@@ -1,0 +1,311 @@
+//! What a directory holds and whether it would load, from configuration files and headers alone. Made for directories
+//! that are broken: all that can be said is said.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::hub::resolve;
+use super::names::{Slot, slots};
+use super::open::layers;
+use super::read::TensorFiles;
+use super::source::{Entry, SourceFile};
+use super::{Checkpoint, CheckpointError, Layout, PROJECTOR, original, part, read_config};
+use crate::config::{ConfigError, LlavaConfig};
+
+/// What a directory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A LLaVA checkpoint of Hugging Face's layout.
+    Llava,
+    /// A LLaVA checkpoint of LLaVA's own code.
+    LlavaOriginal,
+    /// A vision tower, alone or in a model of images and texts.
+    Vision,
+    /// A decoder.
+    Decoder,
+}
+
+/// A directory's description.
+#[derive(Debug, Clone, Serialize)]
+pub struct Description {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it is, where its config.json says so.
+    pub kind: Option<Kind>,
+    /// The parts' types and sizes, where the configuration is usable.
+    pub architecture: Value,
+    /// Parameters on disk.
+    pub parameters: Parameters,
+    /// The same by type.
+    pub types: BTreeMap<String, TypeReport>,
+    /// The files of tensors.
+    pub files: Vec<FileReport>,
+    /// Tensors that the model needs and the files lack.
+    pub missing: Vec<String>,
+    /// Tensors that the model has no place for.
+    pub unexpected: Vec<String>,
+    /// Tensors of the wrong shape, with both shapes.
+    pub wrong_shapes: Vec<String>,
+    /// Whether it would load: a LLaVA checkpoint as it is, another as a part of one.
+    pub loads: bool,
+    /// Why it would not.
+    pub problems: Vec<String>,
+}
+
+/// Parameters on disk, by the part of the model they belong to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Parameters {
+    /// The vision encoder.
+    pub vision: usize,
+    /// The projector.
+    pub projector: usize,
+    /// The decoder without its head.
+    pub decoder: usize,
+    /// The output head; none where it is the embedding table.
+    pub head: usize,
+    /// What belongs to no part.
+    pub other: usize,
+    /// All of them.
+    pub total: usize,
+}
+
+/// The tensors of a type.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TypeReport {
+    /// How many.
+    pub tensors: usize,
+    /// Their elements.
+    pub parameters: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// A file of tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileReport {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// The tensors in it; `None` where it could not be read.
+    pub tensors: Option<usize>,
+}
+
+/// Describes a directory, or a hub name that the local Hugging Face cache has. No weight is read; `device` is where
+/// the networks would be, and nothing is allocated there.
+///
+/// # Errors
+///
+/// [`CheckpointError`] where there is no such directory. All else is among the description's problems.
+pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, CheckpointError> {
+    let dir = resolve(dir)?;
+    std::fs::read_dir(&dir).map_err(CheckpointError::io(&dir))?;
+    let mut this = Description {
+        path: dir.clone(),
+        kind: None,
+        architecture: Value::Null,
+        parameters: Parameters::default(),
+        types: BTreeMap::new(),
+        files: Vec::new(),
+        missing: Vec::new(),
+        unexpected: Vec::new(),
+        wrong_shapes: Vec::new(),
+        loads: false,
+        problems: Vec::new(),
+    };
+    match read_config(&dir) {
+        Ok(config) => this.kind = Some(kind(&config)),
+        Err(error) => this.problem(&error),
+    }
+    let layout = match this.kind {
+        Some(Kind::Vision) => Layout::Vision,
+        Some(Kind::Decoder) => Layout::Decoder,
+        _ => Layout::Llava,
+    };
+    match TensorFiles::open(&dir, layout) {
+        Ok(files) => {
+            this.count(files.list());
+            for (number, path) in files.paths().enumerate() {
+                let tensors = files.list().filter(|(_, entry)| entry.file == number).count();
+                this.file(path, Some(tensors));
+            }
+            this.check(&files, &dir, device);
+        }
+        Err(error) => {
+            this.problem(&error);
+            this.salvage(&dir, layout);
+        }
+    }
+    this.loads = this.problems.is_empty();
+    Ok(this)
+}
+
+fn kind(config: &Value) -> Kind {
+    let model = config["model_type"].as_str().unwrap_or_default();
+    if original::is_original(config) {
+        Kind::LlavaOriginal
+    } else if config.get("text_config").is_some() && !["clip", "siglip", "siglip2"].contains(&model) {
+        Kind::Llava
+    } else if config.get("patch_size").is_some() || ["clip", "siglip", "dino"].iter().any(|p| model.starts_with(p)) {
+        Kind::Vision
+    } else {
+        Kind::Decoder
+    }
+}
+
+impl Description {
+    fn problem(&mut self, error: &CheckpointError) {
+        let text = error.to_string();
+        if !self.problems.contains(&text) {
+            self.problems.push(text);
+        }
+    }
+
+    fn count<'a>(&mut self, tensors: impl Iterator<Item = (&'a str, &'a Entry)>) {
+        for (name, entry) in tensors {
+            let count = entry.shape.iter().product::<usize>();
+            let parts = &mut self.parameters;
+            let part = match name {
+                name if name.starts_with("vision_tower.") => &mut parts.vision,
+                name if name.starts_with(PROJECTOR) => &mut parts.projector,
+                name if name.starts_with("language_model.") => &mut parts.decoder,
+                name if name.starts_with("lm_head.") => &mut parts.head,
+                _ => &mut parts.other,
+            };
+            *part += count;
+            parts.total += count;
+            let kind = self.types.entry(entry.dtype.name()).or_default();
+            kind.tensors += 1;
+            kind.parameters += count;
+            kind.bytes += entry.bytes;
+        }
+    }
+
+    fn file(&mut self, path: &Path, tensors: Option<usize>) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = std::fs::metadata(path).map(|meta| meta.len()).unwrap_or_default();
+        self.files.push(FileReport { name, bytes, tensors });
+    }
+
+    /// The files of a directory that can't be opened as a whole, one by one.
+    fn salvage(&mut self, dir: &Path, layout: Layout) {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_weights(path)).collect();
+        paths.sort();
+        for path in paths {
+            match SourceFile::open(path.clone(), 0) {
+                Ok((_, entries)) => {
+                    self.file(&path, Some(entries.len()));
+                    let named = |entry| (layout.canonical(&Entry::clone(entry).disk), entry);
+                    let named: Vec<(Option<String>, &Entry)> = entries.iter().map(named).collect();
+                    self.count(named.iter().filter_map(|(name, entry)| Some((name.as_deref()?, *entry))));
+                }
+                Err(error) => {
+                    self.file(&path, None);
+                    self.problem(&error);
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, files: &TensorFiles, dir: &Path, device: &Device) {
+        let vision = |slot: &Slot| slot.name.starts_with("vision_tower.");
+        let decoder = |slot: &Slot| !vision(slot) && !slot.name.starts_with(PROJECTOR);
+        match self.kind {
+            Some(Kind::Llava | Kind::LlavaOriginal) => match Checkpoint::open(dir) {
+                Ok(checkpoint) => self.compare(&checkpoint.config, &checkpoint.files, &|_| true, device),
+                Err(error) => {
+                    self.problem(&error);
+                    // A tokenizer's fault, perhaps: the tensors can be compared all the same.
+                    let config = std::fs::read_to_string(dir.join("config.json")).ok();
+                    if let Some(config) = config.and_then(|text| LlavaConfig::from_json(&text).ok()) {
+                        self.compare(&config, files, &|_| true, device);
+                    }
+                }
+            },
+            Some(Kind::Vision) => match alone(dir, "vision_config") {
+                Ok(config) => self.compare(&config, files, &vision, device),
+                Err(error) => self.problem(&error),
+            },
+            Some(Kind::Decoder) => match alone(dir, "text_config") {
+                Ok(config) => self.compare(&config, files, &decoder, device),
+                Err(error) => self.problem(&error),
+            },
+            None => {}
+        }
+    }
+
+    /// Compares the tensors with what the configuration asks for.
+    fn compare(&mut self, config: &LlavaConfig, files: &TensorFiles, mine: &dyn Fn(&Slot) -> bool, device: &Device) {
+        self.architecture = architecture(config, self.kind);
+        if layers(config) > MOST_LAYERS.max(files.len()) {
+            let layers = layers(config);
+            self.problems.push(format!("config.json: num_hidden_layers is {layers}, there are {} tensors", files.len()));
+            return;
+        }
+        let model = config.init(device);
+        let wanted: Vec<Slot> = slots(&model, "").into_iter().filter(|slot| mine(slot)).collect();
+        let survey = files.survey(&wanted);
+        self.missing = survey.missing.iter().map(|name| files.disk_name(name)).collect();
+        self.wrong_shapes = survey.shapes;
+        self.unexpected = files.unexpected(&model, "");
+        let counts = [("missing", self.missing.len()), ("of the wrong shape", self.wrong_shapes.len())];
+        for (what, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            self.problems.push(format!("{}: {count} tensors are {what}", self.path.display()));
+        }
+        for (entry, dtype) in survey.dtypes {
+            let name = entry.disk;
+            self.problems.push(format!("tensor {name} is {dtype}: only F32, F16 and BF16 are read"));
+        }
+    }
+}
+
+/// What is laid out without asking whether the files hold as many tensors: a directory may lack most.
+const MOST_LAYERS: usize = 1000;
+
+fn is_weights(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let weights = name.ends_with(".safetensors") || (name.starts_with("pytorch_model") && name.ends_with(".bin"));
+    weights && path.is_file()
+}
+
+/// The configuration of a model that has one part of the directory's, and the rest as LLaVA has it by default.
+fn alone(dir: &Path, section: &str) -> Result<LlavaConfig, CheckpointError> {
+    let config = |source: ConfigError| CheckpointError::Config { path: dir.into(), source };
+    // The default decoder has no row for the default image token.
+    let mut whole = json!({ "model_type": "llava", "image_token_index": 0, "text_config": { "vocab_size": 32000 } });
+    whole[section] = part(dir, section)?;
+    let mut parsed = LlavaConfig::from_json(&whole.to_string()).map_err(config)?;
+    parsed.tie_word_embeddings = parsed.text_config.tie_word_embeddings;
+    Ok(parsed)
+}
+
+/// The sizes that people compare.
+fn architecture(config: &LlavaConfig, kind: Option<Kind>) -> Value {
+    let pick = |value: Value, keys: &[&str]| -> Value {
+        let picked = keys.iter().filter_map(|key| Some((key.to_string(), value.get(*key)?.clone())));
+        Value::Object(picked.filter(|(_, value)| !value.is_null()).collect())
+    };
+    let sizes = ["model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"];
+    let vision = [&sizes[..], &["image_size", "patch_size"]].concat();
+    let decoder = [&sizes[..], &["num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"]].concat();
+    let mut out = json!({});
+    if kind != Some(Kind::Decoder) {
+        out["vision"] = pick(config.vision_config.to_value(), &vision);
+    }
+    if matches!(kind, Some(Kind::Llava | Kind::LlavaOriginal)) {
+        out["visual_tokens"] = config.visual_tokens().into();
+        out["vision_feature_layer"] = json!(config.vision_feature_layer);
+        out["image_token_index"] = config.image_token_index.into();
+    }
+    if kind != Some(Kind::Vision) {
+        out["decoder"] = pick(config.text_config.to_value(), &decoder);
+        out["tied_head"] = config.tied().into();
+    }
+    out
+}

@@ -1,0 +1,78 @@
+//! Which files of a directory hold its tensors: one file, or the shards that an index lists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::CheckpointError;
+
+/// The files of a directory, and what its index says of them.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The files, in order.
+    pub paths: Vec<PathBuf>,
+    /// The index, where there is one: its path, and each tensor's shard.
+    pub index: Option<(PathBuf, BTreeMap<String, String>)>,
+}
+
+/// In the order in which transformers looks for them.
+const NAMES: [(&str, bool); 4] = [
+    ("model.safetensors", false),
+    ("model.safetensors.index.json", true),
+    ("pytorch_model.bin", false),
+    ("pytorch_model.bin.index.json", true),
+];
+
+/// LLaVA's file of a trained projector alone.
+pub(super) const PROJECTOR_FILE: &str = "mm_projector.bin";
+
+/// Finds the tensors of `dir`, which may also be a file of tensors itself.
+///
+/// # Errors
+///
+/// [`CheckpointError::NoWeights`] and [`CheckpointError::Index`], naming the file and the shards.
+pub(super) fn find(dir: &Path) -> Result<Found, CheckpointError> {
+    if dir.is_file() {
+        return Ok(Found { paths: vec![dir.into()], index: None });
+    }
+    for (name, is_index) in NAMES {
+        let path = dir.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        if !is_index {
+            return Ok(Found { paths: vec![path], index: None });
+        }
+        let map = read_index(&path)?;
+        let shards: BTreeSet<&String> = map.values().collect();
+        let absent: Vec<&str> = shards.iter().filter(|n| !dir.join(n).is_file()).map(|n| n.as_str()).collect();
+        if !absent.is_empty() {
+            return Err(CheckpointError::Index { path, reason: format!("shards are absent: {}", absent.join(", ")) });
+        }
+        let paths = shards.into_iter().map(|n| dir.join(n)).collect();
+        return Ok(Found { paths, index: Some((path, map)) });
+    }
+    Err(CheckpointError::NoWeights(dir.into()))
+}
+
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
+    let bad = |reason: String| CheckpointError::Index { path: path.into(), reason };
+    let text = std::fs::read_to_string(path).map_err(CheckpointError::io(path))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let map = value.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| bad("no \"weight_map\" object".into()))?;
+    if map.is_empty() {
+        return Err(bad("\"weight_map\" lists no tensor".into()));
+    }
+    let shard = |(tensor, file): (&String, &Value)| {
+        let file = file.as_str().ok_or_else(|| bad(format!("{tensor}: the shard's name is not text")))?;
+        // A name with folders in it could lead anywhere.
+        let plain = Path::new(file).file_name().is_some_and(|name| name == file);
+        if !plain {
+            return Err(bad(format!("{tensor}: shard {file:?} is not a file name")));
+        }
+        Ok((tensor.clone(), file.to_string()))
+    };
+    map.iter().map(shard).collect()
+}

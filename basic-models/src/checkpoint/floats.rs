@@ -1,0 +1,295 @@
+//! The element types of weights, and the conversions between them.
+
+use burn::tensor::{DType, Element};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+/// Elements converted at a time: what stays in the first-level cache.
+const BLOCK: usize = 1024;
+
+/// Rows of a matrix transposed at a time.
+const BAND: usize = 32;
+
+/// An element type that weights are read from and written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FloatType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of single precision.
+    BF16,
+}
+
+impl FloatType {
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// The type that holds parameters of `dtype`: itself for f16 and bf16, f32 for all others.
+    pub fn of(dtype: DType) -> Self {
+        match dtype {
+            DType::F16 => Self::F16,
+            DType::BF16 => Self::BF16,
+            _ => Self::F32,
+        }
+    }
+
+    /// Burn's name.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::BF16 => DType::BF16,
+        }
+    }
+
+    /// PyTorch's name, as config.json has it.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+        }
+    }
+
+    /// safetensors' name.
+    pub fn safetensors(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::BF16 => Dtype::BF16,
+        }
+    }
+}
+
+/// A Rust type for each [`FloatType`].
+pub(super) trait Float: Element + Copy + Default + Send + Sync + 'static {
+    /// Which one.
+    const TYPE: FloatType;
+    /// Converts, rounding to nearest.
+    fn take_f32(from: &[f32], to: &mut [Self]);
+    /// Converts.
+    fn take_f16(from: &[f16], to: &mut [Self]);
+    /// Converts.
+    fn take_bf16(from: &[bf16], to: &mut [Self]);
+    /// Converts `from` into another type.
+    fn give<T: Float>(from: &[Self], to: &mut [T]);
+    /// Appends the bytes, the least significant first.
+    fn put_bytes(values: &[Self], bytes: &mut Vec<u8>);
+}
+
+impl Float for f32 {
+    const TYPE: FloatType = FloatType::F32;
+    fn take_f32(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+    fn take_f16(from: &[f16], to: &mut [Self]) {
+        from.convert_to_f32_slice(to);
+    }
+    fn take_bf16(from: &[bf16], to: &mut [Self]) {
+        from.convert_to_f32_slice(to);
+    }
+    fn give<T: Float>(from: &[Self], to: &mut [T]) {
+        T::take_f32(from, to);
+    }
+    fn put_bytes(values: &[Self], bytes: &mut Vec<u8>) {
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+    }
+}
+
+impl Float for f16 {
+    const TYPE: FloatType = FloatType::F16;
+    fn take_f32(from: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(from);
+    }
+    fn take_f16(from: &[f16], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+    fn take_bf16(from: &[bf16], to: &mut [Self]) {
+        through_f32(from, to);
+    }
+    fn give<T: Float>(from: &[Self], to: &mut [T]) {
+        T::take_f16(from, to);
+    }
+    fn put_bytes(values: &[Self], bytes: &mut Vec<u8>) {
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+    }
+}
+
+impl Float for bf16 {
+    const TYPE: FloatType = FloatType::BF16;
+    fn take_f32(from: &[f32], to: &mut [Self]) {
+        to.convert_from_f32_slice(from);
+    }
+    fn take_f16(from: &[f16], to: &mut [Self]) {
+        through_f32(from, to);
+    }
+    fn take_bf16(from: &[bf16], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+    fn give<T: Float>(from: &[Self], to: &mut [T]) {
+        T::take_bf16(from, to);
+    }
+    fn put_bytes(values: &[Self], bytes: &mut Vec<u8>) {
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+    }
+}
+
+fn through_f32<S: Float, T: Float>(from: &[S], to: &mut [T]) {
+    let mut block = [0.0f32; BLOCK];
+    for (from, to) in from.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
+        S::give(from, &mut block[..from.len()]);
+        T::take_f32(&block[..from.len()], to);
+    }
+}
+
+/// Elements of type `from`, the least significant byte first, as `T`. `out` has as many.
+pub(super) fn decode<T: Float>(bytes: &[u8], from: FloatType, out: &mut [T]) {
+    match from {
+        FloatType::F32 => decode_as(bytes, out, f32::from_le_bytes),
+        FloatType::F16 => decode_as(bytes, out, f16::from_le_bytes),
+        FloatType::BF16 => decode_as(bytes, out, bf16::from_le_bytes),
+    }
+}
+
+/// By blocks: a mapped file promises no alignment, and the conversions take slices.
+fn decode_as<S: Float, T: Float, const N: usize>(bytes: &[u8], out: &mut [T], element: impl Fn([u8; N]) -> S) {
+    let mut block = [S::default(); BLOCK];
+    for (bytes, out) in bytes.chunks(BLOCK * N).zip(out.chunks_mut(BLOCK)) {
+        let (elements, _) = bytes.as_chunks::<N>();
+        for (value, bytes) in block.iter_mut().zip(elements) {
+            *value = element(*bytes);
+        }
+        S::give(&block[..out.len()], out);
+    }
+}
+
+/// Fills the columns `first..` of `out`, `[columns, rows]`, from whole rows `[n, columns]` of the matrix to transpose.
+pub(super) fn decode_transposed<T: Float>(
+    bytes: &[u8],
+    from: FloatType,
+    columns: usize,
+    rows: usize,
+    first: usize,
+    out: &mut [T],
+) {
+    let mut band = vec![T::default(); BAND * columns];
+    for (index, bytes) in bytes.chunks(BAND * columns * from.size()).enumerate() {
+        let height = bytes.len() / (columns * from.size());
+        decode(bytes, from, &mut band[..height * columns]);
+        let first = first + index * BAND;
+        for c0 in (0..columns).step_by(BAND) {
+            for c in c0..(c0 + BAND).min(columns) {
+                for (r, value) in out[c * rows + first..][..height].iter_mut().enumerate() {
+                    *value = band[r * columns + c];
+                }
+            }
+        }
+    }
+}
+
+/// Rows `first..first + height` of the transpose of `values`, `[columns, rows]`.
+pub(super) fn rows_of_transpose<T: Float>(
+    values: &[T],
+    rows: usize,
+    columns: usize,
+    first: usize,
+    height: usize,
+) -> Vec<T> {
+    let mut out = vec![T::default(); height * columns];
+    for r0 in (0..height).step_by(BAND) {
+        for c0 in (0..columns).step_by(BAND) {
+            for r in r0..(r0 + BAND).min(height) {
+                for c in c0..(c0 + BAND).min(columns) {
+                    out[r * columns + c] = values[c * rows + first + r];
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Appends `values` as elements of type `to`.
+pub(super) fn encode<S: Float>(values: &[S], to: FloatType, bytes: &mut Vec<u8>) {
+    match to {
+        FloatType::F32 => encode_as::<S, f32>(values, bytes),
+        FloatType::F16 => encode_as::<S, f16>(values, bytes),
+        FloatType::BF16 => encode_as::<S, bf16>(values, bytes),
+    }
+}
+
+fn encode_as<S: Float, T: Float>(values: &[S], bytes: &mut Vec<u8>) {
+    bytes.reserve(values.len() * T::TYPE.size());
+    let mut block = [T::default(); BLOCK];
+    for values in values.chunks(BLOCK) {
+        S::give(values, &mut block[..values.len()]);
+        T::put_bytes(&block[..values.len()], bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TYPES: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::BF16];
+
+    /// 3000 values: more than two blocks, and no multiple of one; exact in every type.
+    fn values() -> Vec<f32> {
+        (0..3000).map(|i| ((i * 7 % 255) as f32 - 127.0) / 8.0).collect()
+    }
+
+    #[test]
+    fn every_type_converts_into_every_other() {
+        let values = values();
+        for from in TYPES {
+            let mut bytes = Vec::new();
+            encode(&values, from, &mut bytes);
+            assert_eq!(bytes.len(), values.len() * from.size());
+            let mut halves = vec![f16::ZERO; values.len()];
+            decode(&bytes, from, &mut halves);
+            assert!(halves.iter().zip(&values).all(|(a, b)| a.to_f32() == *b), "{from:?}");
+            let mut brains = vec![bf16::ZERO; values.len()];
+            decode(&bytes, from, &mut brains);
+            assert!(brains.iter().zip(&values).all(|(a, b)| a.to_f32() == *b), "{from:?}");
+            for to in TYPES {
+                let (mut a, mut b) = (Vec::new(), Vec::new());
+                encode(&halves, to, &mut a);
+                encode(&brains, to, &mut b);
+                assert_eq!(a, b, "{from:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_and_overflow_to_infinity() {
+        let mut out = [f16::ZERO; 3];
+        decode(&[1.0f32 + 1.0 / 4096.0, 1.0 + 3.0 / 4096.0, 1e30].map(f32::to_le_bytes).concat(), FloatType::F32, &mut out);
+        // f16 has 10 bits behind the point: steps of 1/1024 above 1.
+        assert_eq!(out.map(f16::to_f32), [1.0, 1.0 + 1.0 / 1024.0, f32::INFINITY]);
+    }
+
+    #[test]
+    fn transposing_goes_there_and_back() {
+        let (rows, columns) = (37, 41);
+        let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        let mut bytes = Vec::new();
+        encode(&values, FloatType::F32, &mut bytes);
+        let mut out = vec![0.0f32; values.len()];
+        // In two steps, as two windows of a file are.
+        let cut = 10 * columns * 4;
+        decode_transposed(&bytes[..cut], FloatType::F32, columns, rows, 0, &mut out);
+        decode_transposed(&bytes[cut..], FloatType::F32, columns, rows, 10, &mut out);
+        assert!((0..rows).all(|r| (0..columns).all(|c| out[c * rows + r] == values[r * columns + c])));
+        let back: Vec<f32> = [(0, 30), (30, 7)]
+            .iter()
+            .flat_map(|(first, height)| rows_of_transpose(&out, rows, columns, *first, *height))
+            .collect();
+        assert_eq!(back, values);
+    }
+}

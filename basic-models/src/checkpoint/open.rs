@@ -1,0 +1,216 @@
+//! Opening: configuration, tokenizer, image processor and the headers of the tensor files, checked against each other.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::assemble::room_for;
+use super::hub::resolve;
+use super::original::{self, Original};
+use super::read::TensorFiles;
+use super::vocabulary::TokenizerFiles;
+use super::{Checkpoint, CheckpointError, Layout, read_config, read_text};
+use crate::config::{DecoderConfig, LlavaConfig};
+use crate::processor::{
+    ChatTemplate, FeatureSelect, ImageProcessor, ImageProcessorConfig, ProcessorConfig, TokenIds, Tokenizer,
+};
+
+/// The parts of a checkpoint that [`Checkpoint::with`] puts together.
+pub(super) struct Opened {
+    /// Where its decoder's files lie.
+    pub dir: PathBuf,
+    /// Where its image processor's files lie; without one, CLIP's for the vision encoder's size.
+    pub vision: Option<PathBuf>,
+    /// The model's configuration.
+    pub config: LlavaConfig,
+    /// Its tensors.
+    pub files: TensorFiles,
+    /// The seed of a projector that is in no file.
+    pub projector_seed: Option<u64>,
+    /// The tokenizer's files.
+    pub tokenizer_files: TokenizerFiles,
+    /// Whether the parts are not a LLaVA checkpoint of Hugging Face's layout, and so have none of its own files.
+    pub composed: bool,
+    /// See [`Checkpoint::image_aspect_ratio`].
+    pub image_aspect_ratio: Option<String>,
+}
+
+impl Checkpoint {
+    /// Opens a LLaVA checkpoint: a directory, or a hub name that the local Hugging Face cache has. It may be of Hugging
+    /// Face's layout, in either generation of names, or of LLaVA's own code.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that names the file, the key or the tensors.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let dir = resolve(dir)?;
+        let value = read_config(&dir)?;
+        if original::is_original(&value) {
+            return Self::open_original(dir, &value);
+        }
+        let config = LlavaConfig::from_json(&read_text(&dir.join("config.json"))?)
+            .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
+        Self::with(Opened {
+            vision: Some(dir.clone()),
+            config,
+            files: TensorFiles::open(&dir, Layout::Llava)?,
+            projector_seed: None,
+            tokenizer_files: TokenizerFiles::of(&dir),
+            composed: false,
+            image_aspect_ratio: None,
+            dir,
+        })
+    }
+
+    fn open_original(dir: PathBuf, value: &Value) -> Result<Self, CheckpointError> {
+        let files = TensorFiles::open(&dir, Layout::Llava)?;
+        let Original { mut config, tower, image_aspect_ratio } = original::read(&dir, value, &files)?;
+        let tokenizer_files = TokenizerFiles::with_image_token(&dir)?;
+        let growth = room_for(&tokenizer_files, &files, &mut config, None)?;
+        let config = LlavaConfig::from_json(&config.to_string())
+            .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
+        let files = match &tower {
+            Some(tower) if !files.contains_any("vision_tower.") => files.over(TensorFiles::open(tower, Layout::Vision)?),
+            _ => files,
+        };
+        let has_images = ["preprocessor_config.json", "processor_config.json"].iter().any(|n| dir.join(n).is_file());
+        Self::with(Opened {
+            vision: if has_images { Some(dir.clone()) } else { tower },
+            config,
+            files: files.growing(growth),
+            projector_seed: None,
+            tokenizer_files,
+            composed: true,
+            image_aspect_ratio,
+            dir,
+        })
+    }
+
+    pub(super) fn with(opened: Opened) -> Result<Self, CheckpointError> {
+        let Opened { dir, vision, config, files, tokenizer_files, .. } = opened;
+        let mismatch = |what: String| CheckpointError::Mismatch(format!("{}: {what}", dir.display()));
+        let layers = layers(&config);
+        if layers > files.len() {
+            // Before a network of that size is laid out, even without weights.
+            return Err(mismatch(format!(
+                "config.json asks for {layers} layers (num_hidden_layers), the files hold {} tensors",
+                files.len()
+            )));
+        }
+        let tokenizer = Tokenizer::load(
+            tokenizer_files.dir(),
+            &token_ids(&config.text_config, Some(config.image_token_index)),
+        )?;
+        check_tokens(&tokenizer, &config, &mismatch)?;
+        let images = match &vision {
+            Some(vision) => ImageProcessor::load(vision)?,
+            None => ImageProcessor::new(ImageProcessorConfig::clip(config.vision_config.image_size as u32)),
+        };
+        let (vision, side) = (vision.as_deref().unwrap_or(&dir), config.vision_config.image_size);
+        if let Some(size) = images.output_size()
+            && size != (side, side)
+        {
+            return Err(CheckpointError::Mismatch(format!(
+                "{}: the image processor makes {size:?} pixels, the vision encoder takes {side} x {side}",
+                vision.display(),
+            )));
+        }
+        // A pixel shuffle makes one token of a square of patches: larger patches, to the processor.
+        let mut processor = ProcessorConfig::clip(config.vision_config.patch_size * config.projector.shuffle());
+        processor.num_additional_image_tokens = config.vision_config.special_positions();
+        if !config.drops_first() {
+            processor.vision_feature_select_strategy = FeatureSelect::Full;
+        }
+        if opened.composed {
+            processor.image_token = tokenizer.specials().image.clone();
+        } else {
+            processor = ProcessorConfig::load(&dir, processor)?;
+        }
+        let mut template = ChatTemplate::load(&dir)?;
+        let template_source = (opened.composed && template.is_none()).then_some(VICUNA);
+        if let Some(source) = template_source {
+            template = Some(ChatTemplate::new(source, "vicuna_v1")?);
+        }
+        Ok(Self {
+            tokenizer,
+            images,
+            processor,
+            template,
+            config,
+            image_aspect_ratio: opened.image_aspect_ratio,
+            files,
+            projector_seed: opened.projector_seed,
+            tokenizer_files,
+            template_source,
+            dir,
+        })
+    }
+}
+
+/// Layers of the deeper part.
+pub(super) fn layers(config: &LlavaConfig) -> usize {
+    config.text_config.num_hidden_layers.max(config.vision_config.num_hidden_layers)
+}
+
+/// Every token has its row, and the image token is one.
+fn check_tokens(
+    tokenizer: &Tokenizer,
+    config: &LlavaConfig,
+    mismatch: &dyn Fn(String) -> CheckpointError,
+) -> Result<(), CheckpointError> {
+    let rows = config.text_config.vocab_size;
+    if tokenizer.vocab_size() > rows {
+        return Err(mismatch(format!(
+            "the tokenizer has {} tokens, the embedding table {rows} rows",
+            tokenizer.vocab_size()
+        )));
+    }
+    if let Some((token, id)) = tokenizer.largest_id()
+        && id as usize >= rows
+    {
+        return Err(mismatch(format!(
+            "tokenizer.json gives {token:?} the id {id}, the embedding table has {rows} rows: resize the table or use the \
+             tokenizer that belongs to these weights"
+        )));
+    }
+    let image = config.image_token_index;
+    if tokenizer.ids().image != Some(image) || tokenizer.specials().image.is_empty() {
+        return Err(mismatch(format!(
+            "config.json's image_token_index {image} is no token of the tokenizer: set it to the id of <image>"
+        )));
+    }
+    Ok(())
+}
+
+fn token_ids(text: &DecoderConfig, image: Option<u32>) -> TokenIds {
+    TokenIds { bos: text.bos_token_id, eos: text.eos_ids().first().copied(), pad: text.pad_token_id, image }
+}
+
+/// LLaVA's conversation style `vicuna_v1` as a chat template, for decoders that bring none.
+const VICUNA: &str = "{% if messages[0]['role'] != 'system' %}A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions. {% endif %}{% for message in messages %}{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %} {% endif %}{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{{ '\\n' }}{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% if message['role'] == 'user' %} ASSISTANT:{% elif message['role'] == 'assistant' %}{{ eos_token }}{% else %} {% endif %}{% endfor %}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::{Message, Role, SpecialTokens, Style, render};
+
+    #[test]
+    fn the_template_that_a_decoder_without_one_gets_writes_vicuna_v1() {
+        let specials = SpecialTokens { eos: Some("</s>".into()), ..SpecialTokens::default() };
+        let conversation = [
+            Message::new(Role::User, "<image>\nWhat is it?"),
+            Message::new(Role::Assistant, "A dog."),
+            Message::new(Role::User, "And here?"),
+            Message::new(Role::Assistant, "A cat."),
+        ];
+        let template = Style::from(ChatTemplate::new(VICUNA, "vicuna_v1").unwrap());
+        for conversation in [&conversation[..], &conversation[..2]] {
+            let pieces = |style: &Style| render(style, conversation, &specials).unwrap();
+            assert_eq!(pieces(&template), pieces(&Style::VicunaV1));
+        }
+        let mut system = conversation.to_vec();
+        system.insert(0, Message::new(Role::System, "Be brief."));
+        let pieces = |style: &Style| render(style, &system, &specials).unwrap();
+        assert_eq!(pieces(&template), pieces(&Style::VicunaV1));
+    }
+}

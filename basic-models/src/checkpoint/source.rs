@@ -1,0 +1,201 @@
+//! One file of tensors: safetensors, memory-mapped, or PyTorch's `.bin`. Nothing but headers is read on opening.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use pytorch_reader::PytorchReader;
+use safetensors::{Dtype, SafeTensors};
+
+use super::CheckpointError;
+use super::diagnose::diagnose;
+use super::floats::FloatType;
+
+/// Bytes of a mapped file that are in memory at a time.
+const WINDOW: usize = 4 << 20;
+
+/// A file of tensors.
+#[derive(Debug)]
+pub(super) struct SourceFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    Mapped(Mmap),
+    Torch(HashMap<String, pytorch_reader::Tensor>),
+}
+
+/// A tensor of a file, or some of its rows.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Its name in the file.
+    pub disk: String,
+    /// The file's number.
+    pub file: usize,
+    /// Its type.
+    pub dtype: Stored,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Where its bytes begin: in the file, or (PyTorch) in the tensor.
+    pub start: usize,
+    /// How many there are.
+    pub bytes: usize,
+}
+
+/// The type of a tensor on disk.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stored {
+    /// One that is read.
+    Float(FloatType),
+    /// Another, by its name.
+    Other(String),
+}
+
+impl Stored {
+    /// safetensors' name of the type.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Float(float) => format!("{float:?}"),
+            Self::Other(name) => name.clone(),
+        }
+    }
+}
+
+impl Entry {
+    /// `count` rows (of the first axis) from `first` on; the caller has compared with the shape.
+    pub fn rows(&self, first: usize, count: usize) -> Self {
+        let row = self.bytes / self.shape.first().copied().unwrap_or(1).max(1);
+        let mut shape = self.shape.clone();
+        if let Some(rows) = shape.first_mut() {
+            *rows = count;
+        }
+        Self { shape, start: self.start + first * row, bytes: count * row, ..self.clone() }
+    }
+}
+
+impl SourceFile {
+    /// Opens a file and lists its tensors, which get `number` as their file's.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors and [`CheckpointError::Corrupt`], naming the file and, where one is at fault, the tensor.
+    pub fn open(path: PathBuf, number: usize) -> Result<(Self, Vec<Entry>), CheckpointError> {
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            Self::open_safetensors(path, number)
+        } else {
+            Self::open_torch(path, number)
+        }
+    }
+
+    fn open_safetensors(path: PathBuf, number: usize) -> Result<(Self, Vec<Entry>), CheckpointError> {
+        let map = map(&path)?;
+        let read = SafeTensors::read_metadata(&map);
+        let (header, metadata) = read.map_err(|error| CheckpointError::Corrupt {
+            path: path.clone(),
+            reason: diagnose(&map).unwrap_or_else(|| error.to_string()),
+        })?;
+        // The data begins behind the eight bytes of the header's length and the header. That every tensor lies inside
+        // the file, is as long as its shape says and overlaps no other is what `read_metadata` checks.
+        let data = header + 8;
+        let entries = metadata.tensors().into_iter().map(|(disk, info)| {
+            let dtype = match info.dtype {
+                Dtype::F32 => Stored::Float(FloatType::F32),
+                Dtype::F16 => Stored::Float(FloatType::F16),
+                Dtype::BF16 => Stored::Float(FloatType::BF16),
+                other => Stored::Other(format!("{other:?}")),
+            };
+            let (start, end) = info.data_offsets;
+            Entry { disk, file: number, dtype, shape: info.shape.clone(), start: data + start, bytes: end - start }
+        });
+        let entries = entries.collect();
+        Ok((Self { path, data: Data::Mapped(map) }, entries))
+    }
+
+    fn open_torch(path: PathBuf, number: usize) -> Result<(Self, Vec<Entry>), CheckpointError> {
+        let length = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?.len();
+        let torch = |reason: String| CheckpointError::Torch { path: path.clone(), reason };
+        let tensors = PytorchReader::new(&path).map_err(|error| torch(error.to_string()))?.into_tensors();
+        let mut entries = Vec::with_capacity(tensors.len());
+        for (disk, tensor) in &tensors {
+            let dtype = match tensor.dtype() {
+                pytorch_reader::DType::F32 => Stored::Float(FloatType::F32),
+                pytorch_reader::DType::F16 => Stored::Float(FloatType::F16),
+                pytorch_reader::DType::BF16 => Stored::Float(FloatType::BF16),
+                other => Stored::Other(format!("{other:?}").to_uppercase()),
+            };
+            let bytes = tensor.byte_len();
+            if bytes as u64 > length {
+                // A view with stride 0 may claim any size.
+                return Err(torch(format!("tensor {disk} takes {bytes} bytes, the file has {length}")));
+            }
+            let shape = tensor.shape().to_vec();
+            entries.push(Entry { disk: disk.clone(), file: number, dtype, shape, start: 0, bytes });
+        }
+        Ok((Self { path, data: Data::Torch(tensors) }, entries))
+    }
+
+    /// Hands the bytes of `entry` to `take` in order, in windows of whole multiples of `unit` bytes. Mapped pages are
+    /// given back as soon as they were taken, so that a file never counts as memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of `take`; I/O errors of a PyTorch file.
+    pub fn windows(
+        &self,
+        entry: &Entry,
+        unit: usize,
+        take: &mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
+        let step = (WINDOW / unit.max(1)).max(1) * unit.max(1);
+        let range = entry.start..entry.start + entry.bytes;
+        match &self.data {
+            Data::Mapped(map) => {
+                for start in range.clone().step_by(step) {
+                    let window = start..(start + step).min(range.end);
+                    take(&map[window.clone()])?;
+                    release(map, window);
+                }
+                Ok(())
+            }
+            Data::Torch(tensors) => {
+                let Some(tensor) = tensors.get(&entry.disk) else { return Ok(()) };
+                let bytes = tensor.read().map_err(CheckpointError::io(&self.path))?;
+                let bytes = bytes.get(range).ok_or_else(|| CheckpointError::Torch {
+                    path: self.path.clone(),
+                    reason: format!("tensor {} is shorter than its shape says", entry.disk),
+                })?;
+                bytes.chunks(step).try_for_each(take)
+            }
+        }
+    }
+}
+
+fn map(path: &Path) -> Result<Mmap, CheckpointError> {
+    let file = File::open(path).map_err(CheckpointError::io(path))?;
+    if !file.metadata().map_err(CheckpointError::io(path))?.is_file() {
+        return Err(CheckpointError::Corrupt { path: path.into(), reason: "not a regular file".into() });
+    }
+    // SAFETY: the map is only read. Another process that truncates the file while it is mapped would end this one;
+    // that is the price of not copying weights, and what every safetensors reader accepts.
+    #[allow(unsafe_code)]
+    let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path))?;
+    Ok(map)
+}
+
+/// Lets the system take the pages of a window back; they can be read again from the file.
+#[cfg(unix)]
+fn release(map: &Mmap, window: std::ops::Range<usize>) {
+    // SAFETY: the map is shared, of a file, and never written to: what is dropped is read from the file anew.
+    #[allow(unsafe_code)]
+    let advised =
+        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, window.start, window.len()) };
+    // A system that refuses keeps the pages, which is no error.
+    drop(advised);
+}
+
+#[cfg(not(unix))]
+fn release(_: &Mmap, _: std::ops::Range<usize>) {}

@@ -1,0 +1,141 @@
+//! Which tensor on disk each parameter takes, all of it checked before the first weight is read.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::CheckpointError;
+use super::floats::FloatType;
+use super::fused::Part;
+use super::names::{Layout, Slot};
+use super::read::{TensorFiles, VOCABULARY};
+use super::source::{Entry, Stored};
+
+/// The tensor that a parameter takes.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    pub entry: Entry,
+    pub float: FloatType,
+    /// Rows that the file lacks, which get the mean of those it has.
+    pub added: usize,
+}
+
+/// What a set of slots finds.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// The tensors that fit.
+    pub taken: BTreeMap<String, Taken>,
+    /// Our names of those that aren't there.
+    pub missing: Vec<String>,
+    /// Those of the wrong shape, with both shapes.
+    pub shapes: Vec<String>,
+    /// Those of a type that isn't read.
+    pub dtypes: Vec<(Entry, String)>,
+}
+
+impl TensorFiles {
+    /// A tensor for each slot.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that lists every missing tensor, or every wrong shape, or names a type that isn't read.
+    pub(super) fn take(&self, wanted: &[Slot]) -> Result<BTreeMap<String, Taken>, CheckpointError> {
+        let Survey { taken, missing, shapes, dtypes } = self.survey(wanted);
+        if !missing.is_empty() {
+            let path = self.home(&missing[0]).map(|(dir, _)| dir.clone()).unwrap_or_default();
+            let names = missing.iter().map(|name| self.disk_name(name)).collect();
+            return Err(CheckpointError::Missing { path, names });
+        }
+        if !shapes.is_empty() {
+            let path = self.dirs.first().map(|(dir, _)| dir.clone()).unwrap_or_default();
+            return Err(CheckpointError::Shapes { path, shapes });
+        }
+        match dtypes.into_iter().next() {
+            Some((entry, dtype)) => {
+                let path = self.files[entry.file].path.clone();
+                Err(CheckpointError::Dtype { path, name: entry.disk, dtype })
+            }
+            None => Ok(taken),
+        }
+    }
+
+    /// What there is for each slot, and all that is wrong.
+    pub(super) fn survey(&self, wanted: &[Slot]) -> Survey {
+        let rows: BTreeMap<&str, usize> =
+            wanted.iter().map(|s| (s.name.as_str(), s.shape.first().copied().unwrap_or(1))).collect();
+        let rows = |name: &str| rows.get(name).copied();
+        let mut survey = Survey::default();
+        for slot in wanted {
+            let entry = match self.tensors.get(&slot.name) {
+                Some(entry) => entry.clone(),
+                None => match self.part(slot, &rows, &mut survey.shapes) {
+                    Some(entry) => entry,
+                    None => {
+                        survey.missing.push(slot.name.clone());
+                        continue;
+                    }
+                },
+            };
+            let added = match self.grows {
+                Some((from, to))
+                    if VOCABULARY.contains(&slot.name.as_str())
+                        && entry.shape.first() == Some(&from)
+                        && slot.shape.first() == Some(&to) =>
+                {
+                    to.saturating_sub(from)
+                }
+                _ => 0,
+            };
+            let mut shape = entry.shape.clone();
+            if let Some(rows) = shape.first_mut() {
+                *rows += added;
+            }
+            if shape != slot.shape {
+                survey.shapes.push(format!("{} is {:?}, not {:?}", entry.disk, entry.shape, slot.shape));
+                continue;
+            }
+            match &entry.dtype {
+                Stored::Float(float) => {
+                    let taken = Taken { float: *float, added, entry };
+                    survey.taken.insert(slot.name.clone(), taken);
+                }
+                Stored::Other(dtype) => {
+                    let dtype = dtype.clone();
+                    survey.dtypes.push((entry, dtype));
+                }
+            }
+        }
+        survey.shapes.dedup();
+        survey
+    }
+
+    /// The rows of a fused matrix that a slot takes. Where that has another number of rows than its parts together, the
+    /// entry is the whole matrix, whose shape then is the wrong one, noted once.
+    fn part(&self, slot: &Slot, rows: &dyn Fn(&str) -> Option<usize>, shapes: &mut Vec<String>) -> Option<Entry> {
+        let part = Part::of(&slot.name)?;
+        let whole = self.tensors.get(&part.whole())?;
+        let (first, all) = part.rows(rows)?;
+        if whole.shape.first() != Some(&all) || whole.shape[1..] != slot.shape[1..] {
+            let wanted: Vec<usize> = [all].into_iter().chain(slot.shape[1..].iter().copied()).collect();
+            shapes.push(format!("{} is {:?}, not {wanted:?}", whole.disk, whole.shape));
+            // Of the right shape, so that it is not noted a second time.
+            return Some(Entry { shape: slot.shape.clone(), ..whole.clone() });
+        }
+        Some(whole.rows(first, slot.shape[0]))
+    }
+
+    /// The directory that a parameter of our name belongs to.
+    fn home(&self, name: &str) -> Option<&(PathBuf, Layout)> {
+        let vision = name.starts_with("vision_tower.");
+        let fits = |layout: Layout| match layout {
+            Layout::Llava => true,
+            Layout::Vision => vision,
+            Layout::Decoder => !vision,
+        };
+        self.dirs.iter().rev().find(|(_, layout)| fits(*layout)).or(self.dirs.first())
+    }
+
+    /// The name that a parameter of our name would have on disk.
+    pub(super) fn disk_name(&self, name: &str) -> String {
+        self.home(name).map_or_else(|| name.into(), |(_, layout)| layout.disk(name, false))
+    }
+}

@@ -1,0 +1,124 @@
+//! Tokenizer files with an `<image>` token: those of a checkpoint as they are, or a copy that it was added to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::CheckpointError;
+use crate::processor::{PLACEHOLDER, copy_tokenizer_files};
+
+/// A directory with tokenizer files.
+#[derive(Debug)]
+pub(super) struct TokenizerFiles {
+    dir: PathBuf,
+    /// Holds the copy as long as it is needed.
+    _copy: Option<TempDir>,
+}
+
+impl TokenizerFiles {
+    /// A checkpoint's files as they are.
+    pub fn of(dir: &Path) -> Self {
+        Self { dir: dir.into(), _copy: None }
+    }
+
+    /// A checkpoint's files; where their vocabulary lacks `<image>`, a copy in which it is the next special token.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors and [`CheckpointError::Mismatch`], naming the file.
+    pub fn with_image_token(dir: &Path) -> Result<Self, CheckpointError> {
+        let path = dir.join("tokenizer.json");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            // Another format, or none: the tokenizer's loader knows what to say.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::of(dir)),
+            Err(source) => return Err(CheckpointError::Io { path, source }),
+        };
+        let bad = |reason: String| CheckpointError::Mismatch(format!("{}: {reason}", path.display()));
+        let mut tokenizer: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
+        let Some(ids) = vocabulary(&tokenizer) else { return Err(bad("it has no vocabulary".into())) };
+        if ids.iter().any(|(token, _)| *token == PLACEHOLDER) {
+            return Ok(Self::of(dir));
+        }
+        let next = ids.iter().map(|(_, id)| id + 1).max().unwrap_or(0);
+        if next > u64::from(u32::MAX) {
+            return Err(bad(format!("its largest id is {}", next - 1)));
+        }
+        let flags = json!({
+            "content": PLACEHOLDER, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": true,
+        });
+        let mut entry = json!({ "id": next });
+        merge(&mut entry, &flags);
+        match &mut tokenizer["added_tokens"] {
+            Value::Array(added) => added.push(entry),
+            added => *added = json!([entry]),
+        }
+        let copy = tempfile::Builder::new().prefix("basic-tokenizer-").tempdir();
+        let copy = copy.map_err(CheckpointError::io(std::env::temp_dir()))?;
+        copy_tokenizer_files(dir, copy.path())?;
+        write(copy.path(), "tokenizer.json", &tokenizer)?;
+        let config = copy.path().join("tokenizer_config.json");
+        let mut config = match fs::read_to_string(&config) {
+            Ok(text) => serde_json::from_str(&text)
+                .map_err(|e| CheckpointError::Mismatch(format!("{}: {e}", dir.join("tokenizer_config.json").display())))?,
+            Err(_) => json!({ "tokenizer_class": "PreTrainedTokenizerFast" }),
+        };
+        if config.is_object() {
+            // transformers 4 keeps the added tokens here too.
+            if !config["added_tokens_decoder"].is_object() {
+                config["added_tokens_decoder"] = added_tokens(&tokenizer);
+            }
+            config["added_tokens_decoder"][next.to_string()] = flags;
+            config["image_token"] = PLACEHOLDER.into();
+            config["processor_class"] = "LlavaProcessor".into();
+        }
+        write(copy.path(), "tokenizer_config.json", &config)?;
+        Ok(Self { dir: copy.path().into(), _copy: Some(copy) })
+    }
+
+    /// Where the files lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+fn write(dir: &Path, name: &str, value: &Value) -> Result<(), CheckpointError> {
+    let path = dir.join(name);
+    fs::write(&path, format!("{value:#}\n")).map_err(CheckpointError::io(path))
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().into_iter().flatten() {
+        into[key] = value.clone();
+    }
+}
+
+/// All tokens with their ids: of the model, a map (BPE and others) or a list by id (Unigram), and the added ones.
+fn vocabulary(tokenizer: &Value) -> Option<Vec<(&str, u64)>> {
+    let mut ids: Vec<(&str, u64)> = match &tokenizer["model"]["vocab"] {
+        Value::Object(map) => map.iter().filter_map(|(token, id)| Some((token.as_str(), id.as_u64()?))).collect(),
+        Value::Array(list) => {
+            list.iter().zip(0..).filter_map(|(entry, id)| Some((entry.get(0)?.as_str()?, id))).collect()
+        }
+        _ => return None,
+    };
+    let added = tokenizer["added_tokens"].as_array().into_iter().flatten();
+    ids.extend(added.filter_map(|token| Some((token["content"].as_str()?, token["id"].as_u64()?))));
+    Some(ids)
+}
+
+/// `added_tokens` as tokenizer_config.json has them: by id, without it.
+fn added_tokens(tokenizer: &Value) -> Value {
+    let mut by_id = json!({});
+    for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
+        let mut flags = token.clone();
+        if let (Some(id), Some(flags)) = (token["id"].as_u64(), flags.as_object_mut()) {
+            flags.shift_remove("id");
+            by_id[id.to_string()] = Value::Object(flags.clone());
+        }
+    }
+    by_id
+}
