@@ -78,8 +78,8 @@ pub fn generate(
     let width = prompts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
     let config = &model.config().text_config;
     let capacity = width + settings.max_new_tokens;
-    if capacity > config.max_position_embeddings {
-        let context = config.max_position_embeddings;
+    let context = config.context();
+    if capacity > context {
         return Err(GenerateError::TooLong { prompt: width, new: settings.max_new_tokens, context });
     }
     if prompts.is_empty() || settings.max_new_tokens == 0 {

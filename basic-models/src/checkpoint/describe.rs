@@ -245,7 +245,8 @@ impl Description {
         self.architecture = architecture(config, self.kind);
         if layers(config) > MOST_LAYERS.max(files.len()) {
             let layers = layers(config);
-            self.problems.push(format!("config.json: num_hidden_layers is {layers}, there are {} tensors", files.len()));
+            self.problems
+                .push(format!("config.json: num_hidden_layers is {layers}, there are {} tensors", files.len()));
             return;
         }
         let model = config.init(device);

@@ -29,7 +29,8 @@ pub fn canonical(name: &str) -> String {
     if !ours {
         return name.to_string();
     }
-    let renamed = PARTS.iter().chain(&MODULES).fold(name.to_string(), |name, (disk, ours)| name.replacen(disk, ours, 1));
+    let renamed =
+        PARTS.iter().chain(&MODULES).fold(name.to_string(), |name, (disk, ours)| name.replacen(disk, ours, 1));
     // A layer scale is a module of one parameter on disk.
     renamed.strip_suffix(".lambda1").map(str::to_string).unwrap_or(renamed)
 }

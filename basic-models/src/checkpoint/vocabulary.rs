@@ -62,8 +62,9 @@ impl TokenizerFiles {
         write(copy.path(), "tokenizer.json", &tokenizer)?;
         let config = copy.path().join("tokenizer_config.json");
         let mut config = match fs::read_to_string(&config) {
-            Ok(text) => serde_json::from_str(&text)
-                .map_err(|e| CheckpointError::Mismatch(format!("{}: {e}", dir.join("tokenizer_config.json").display())))?,
+            Ok(text) => serde_json::from_str(&text).map_err(|e| {
+                CheckpointError::Mismatch(format!("{}: {e}", dir.join("tokenizer_config.json").display()))
+            })?,
             Err(_) => json!({ "tokenizer_class": "PreTrainedTokenizerFast" }),
         };
         if config.is_object() {

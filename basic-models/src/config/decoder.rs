@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Activation, ConfigError, Rope, above_zero, divides, positive, section, unsupported};
+use super::{Activation, ConfigError, Rope, RopeKind, above_zero, divides, positive, section, unsupported};
 
 /// The families: transformers' `model_type` of the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -347,6 +347,14 @@ impl DecoderConfig {
     pub fn window(&self, index: usize) -> Option<usize> {
         let has = |flags: &Vec<bool>| flags.get(index).copied().unwrap_or(false);
         self.sliding_window.filter(|_| self.windowed.as_ref().is_none_or(has))
+    }
+
+    /// The longest sequence, in positions: the context, where the rotary base grows with the sequence so many times over.
+    pub fn context(&self) -> usize {
+        match self.rope.kind {
+            RopeKind::Dynamic { factor, .. } => (self.max_position_embeddings as f64 * factor.max(1.0)) as usize,
+            _ => self.max_position_embeddings,
+        }
     }
 
     /// What token embeddings are multiplied by before the first layer; visual embeddings are not.

@@ -66,7 +66,7 @@ pub fn prepare(data: &LlavaData, index: usize, checkpoint: &Checkpoint, style: &
     let pieces = render(style, &sample.messages, checkpoint.tokenizer.specials()).map_err(conversation)?;
     let example = tokenize(&checkpoint.tokenizer, &pieces, checkpoint.visual_tokens(), sample.images.len())
         .map_err(conversation)?;
-    let context = checkpoint.config.text_config.max_position_embeddings;
+    let context = checkpoint.config.text_config.context();
     if example.ids.len() > context {
         return Err(DataError::Sample {
             path: data.path.clone(),

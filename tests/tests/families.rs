@@ -1,0 +1,145 @@
+//! Every decoder family with CLIP and SigLIP, and DINOv2 towers, against transformers: losses, the logits of every
+//! position, greedy ids. tests/fixtures/families and what each checkpoint varies: tests/reference/family_fixtures.py.
+//!
+//! `cargo test -p tests --test families -- --nocapture` prints the table.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use basic_core::{DeviceSpec, Objective};
+use basic_models::{Batch, Checkpoint, ImageTokens};
+use burn::tensor::DType;
+use serde_json::Value;
+use tests::fixtures::{fixture, number, numbers, read_json, text};
+use tests::tensors::{read, relative};
+use tests::{Ran, args, run};
+
+/// lm, relative; das and sds, relative; attention and logits, absolute.
+const LM: f64 = 1e-4;
+const LOSS: f64 = 1e-3;
+const ATTENTION: f64 = 1e-5;
+const LOGITS: f64 = 1e-3;
+/// Ids may differ from the first step on whose runner-up is nearer than this.
+const GAP: f64 = 2e-3;
+
+fn basic(args: Vec<OsString>) -> Ran {
+    run(env!("CARGO_BIN_EXE_basic-under-test"), args)
+}
+
+/// The checkpoints, by name.
+fn families() -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = fs::read_dir(fixture("families"))
+        .expect("the fixtures are there")
+        .map(|entry| entry.expect("the fixtures can be listed").path())
+        .map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path))
+        .collect();
+    found.sort();
+    assert_eq!(found.len(), 15, "two for each of five families, and five of Llama's");
+    found
+}
+
+/// The largest of the losses' deviations; `Err` names what is beyond its bound.
+fn losses(dir: &Path, expected: &Value, device: &str) -> Result<f64, String> {
+    let line = args!["losses", dir, fixture("samples.jsonl"), "--device", device, "--json"];
+    let ours = basic(line).json();
+    let mut worst = 0f64;
+    for (key, within) in [("lm", LM), ("das", LOSS), ("sds", LOSS)] {
+        let off = relative(number(&ours[key]), number(&expected[key]));
+        // `<=` is false for NaN too.
+        if !(off <= within) {
+            return Err(format!("{key} is {} and not {}", ours[key], expected[key]));
+        }
+        worst = worst.max(off);
+    }
+    if ours["tokens"] != expected["tokens"] {
+        return Err(format!("tokens are {} and not {}", ours["tokens"], expected["tokens"]));
+    }
+    let rows = |value: &Value| -> Vec<f64> { value.as_array().into_iter().flatten().flat_map(numbers).collect() };
+    let (a, b) = (rows(&ours["attention"]), rows(&expected["attention"]));
+    match a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= ATTENTION) {
+        true => Ok(worst),
+        false => Err("attention is another".into()),
+    }
+}
+
+/// The largest deviation of a logit of any position of the prompt.
+fn logits(dir: &Path, expected: &Value) -> Result<f64, String> {
+    let device = DeviceSpec::Cpu.open().map_err(|e| e.to_string())?;
+    let checkpoint = Checkpoint::open(dir).map_err(|e| e.to_string())?;
+    let model = checkpoint.load(DType::F32, &device).map_err(|e| e.to_string())?;
+    let ids: Vec<u32> = numbers(&expected["ids"]).into_iter().map(|id| id as u32).collect();
+    let image = checkpoint.config.image_token_index;
+    let places: Vec<usize> = (0..ids.len()).filter(|i| ids[*i] == image).collect();
+    if places.len() != checkpoint.visual_tokens() {
+        return Err(format!("{} image positions, the model has {}", places.len(), checkpoint.visual_tokens()));
+    }
+    let pixels = checkpoint.pixels(&fixture("images/b.png")).map_err(|e| e.to_string())?.data;
+    let sample = ImageTokens { ids, labels: Vec::new(), images: vec![places], pixels: vec![pixels] };
+    let batch = Batch::collate(&[sample], checkpoint.pad_id(), checkpoint.image_shape(), &device);
+    let forward = model.forward(&batch, &Objective::llava()).map_err(|e| e.to_string())?;
+    let [_, t, d] = forward.hidden.dims();
+    let ours: Vec<f32> =
+        model.logits(forward.hidden.reshape([t, d])).into_data().try_to_vec().map_err(|e| format!("{e:?}"))?;
+    let theirs = &read(&dir.join("logits.safetensors"))["logits"].values;
+    if ours.len() != theirs.len() {
+        return Err(format!("{} logits and not {}", ours.len(), theirs.len()));
+    }
+    let worst = ours.iter().zip(theirs).fold(0f64, |worst, (a, b)| worst.max(f64::from((a - b).abs())));
+    if worst <= LOGITS { Ok(worst) } else { Err(format!("a logit is off by {worst:.2e}")) }
+}
+
+/// How many of the 32 greedy ids were compared; those behind a near tie are not.
+fn generated(dir: &Path, expected: &Value, device: &str) -> Result<usize, String> {
+    let ours = basic(args![
+        "generate",
+        dir,
+        "--image",
+        fixture("images/b.png"),
+        "--prompt",
+        text(&expected["prompt"]),
+        "--max-new-tokens",
+        "32",
+        "--greedy",
+        "--device",
+        device,
+        "--json"
+    ])
+    .json();
+    let (ours, theirs) = (numbers(&ours["ids"]), numbers(&expected["generated"]["ids"]));
+    let gaps = numbers(&expected["generated"]["gaps"]);
+    let sure = gaps.iter().position(|gap| *gap < GAP).unwrap_or(gaps.len());
+    match ours.get(..sure) == theirs.get(..sure) && (sure < gaps.len() || ours == theirs) {
+        true => Ok(sure),
+        false => Err(format!("ids are {ours:?} and not {theirs:?}")),
+    }
+}
+
+fn table(device: &str) {
+    let mut wrong = Vec::new();
+    for (name, dir) in families() {
+        let expected = read_json(&dir.join("reference.json"));
+        let mut note = |what: &str, result: Result<String, String>| match result {
+            Ok(shown) => print!("{what} {shown}  "),
+            Err(error) => wrong.push(format!("{name}: {what}: {error}")),
+        };
+        print!("{device} {name:<16} ");
+        note("losses", losses(&dir, &expected["losses"], device).map(|off| format!("{off:.1e}")));
+        if device == "cpu" {
+            note("logits", logits(&dir, &expected).map(|off| format!("{off:.1e}")));
+        }
+        note("ids", generated(&dir, &expected, device).map(|sure| format!("{sure}/32")));
+        println!();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_family_has_transformers_numbers_on_cpu() {
+    table("cpu");
+}
+
+#[test]
+fn every_family_has_transformers_numbers_on_ndarray() {
+    table("ndarray");
+}
