@@ -1,9 +1,12 @@
 //! The command line.
 
+mod generate;
+
 use std::path::PathBuf;
 
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
 #[derive(Debug, Parser)]
@@ -22,8 +25,10 @@ pub enum Command {
     Train(Train),
     /// Answer a file of questions and score exact match.
     Eval(Eval),
-    /// Answer one prompt about one image.
+    /// Answer one prompt about its images.
     Generate(Generate),
+    /// Talk about an image.
+    Chat(Chat),
     /// The losses of given samples, and the projector's gradients by loss.
     Losses(Losses),
     /// Process one image as the checkpoint's image processor does.
@@ -144,32 +149,6 @@ pub struct Eval {
     #[command(flatten)]
     pub device: DeviceArg,
     /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Generate {
-    /// A LLaVA directory.
-    pub checkpoint: PathBuf,
-    /// The image.
-    #[arg(long)]
-    pub image: PathBuf,
-    /// The prompt, with one <image>; \n is a line break.
-    #[arg(long)]
-    pub prompt: String,
-    /// At most this many new tokens.
-    #[arg(long, default_value_t = 8)]
-    pub max_new_tokens: usize,
-    /// Take the most likely token at every step (the only way so far).
-    #[arg(long)]
-    pub greedy: bool,
-    #[command(flatten)]
-    pub device: DeviceArg,
-    /// The parameters' type.
-    #[arg(long, value_enum, default_value = "float32")]
-    pub dtype: Dtype,
-    /// Print one JSON object: ids, gaps, text, top5.
     #[arg(long)]
     pub json: bool,
 }

@@ -1,7 +1,7 @@
 //! The composed model on small random weights: batches, padding, several images, generation.
 
 use basic_core::{DeviceSpec, Objective};
-use basic_models::generate::{GenerateError, Greedy, generate};
+use basic_models::generate::{GenerateError, GenerationConfig, generate};
 use basic_models::nn::{InitScheme, Llava, seeded_init};
 use basic_models::{Batch, ImageTokens, LlavaConfig};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -75,7 +75,7 @@ fn padding_changes_no_loss() {
 fn a_batch_of_prompts_of_different_lengths_is_answered_as_each_alone() {
     let device = DeviceSpec::Cpu.open().unwrap();
     let model = model(&device);
-    let settings = Greedy { max_new_tokens: 8, eos: vec![2], pad: 0 };
+    let settings = GenerationConfig::greedy(8, vec![2], 0);
     let features = |samples: &[ImageTokens]| {
         let all: Vec<f32> = samples.iter().flat_map(|s| s.pixels.iter().flatten().copied()).collect();
         let count = all.len() / (3 * 8 * 8);
@@ -97,7 +97,7 @@ fn a_batch_of_prompts_of_different_lengths_is_answered_as_each_alone() {
 fn a_prompt_beyond_the_context_is_an_error_that_gives_the_numbers() {
     let device = DeviceSpec::Cpu.open().unwrap();
     let model = model(&device);
-    let settings = Greedy { max_new_tokens: 60, eos: vec![2], pad: 0 };
+    let settings = GenerationConfig::greedy(60, vec![2], 0);
     let prompt = sample(&[1, 5, 6, 7, 8], None, 0);
     let error = generate(&model, &[prompt], None, &settings).unwrap_err();
     assert!(matches!(error, GenerateError::TooLong { prompt: 5, new: 60, context: 64 }), "{error}");

@@ -1,7 +1,9 @@
 //! One file a command family.
 
 mod bench;
+mod chat;
 mod demo;
+mod generate;
 mod model;
 mod train;
 mod world;
@@ -16,7 +18,8 @@ pub fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::demo(args),
         Command::Train(args) => train::train(args),
         Command::Eval(args) => train::eval(args),
-        Command::Generate(args) => model::generate(args),
+        Command::Generate(args) => generate::generate(args),
+        Command::Chat(args) => chat::chat(args),
         Command::Losses(args) => model::losses(args),
         Command::Preprocess(args) => model::preprocess(args),
         Command::Bench(args) => bench::bench(args),

@@ -1,18 +1,16 @@
-//! Commands on one checkpoint: generate, losses, preprocess.
+//! Commands on one checkpoint: losses, preprocess.
 
-use anyhow::{Context, Result, bail};
-use basic_models::generate::{Greedy, generate as greedy};
-use basic_models::processor::{ImageProcessor, open_image, tokenize_prompt};
-use basic_models::{Batch, Checkpoint, ImageTokens};
+use anyhow::{Result, bail};
+use basic_models::processor::{ImageProcessor, open_image};
+use basic_models::{Batch, Checkpoint};
 use basic_train::inspect::{inspect, read_samples, write_named};
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use serde_json::json;
+use burn::tensor::{DType, Device};
 
-use crate::args::{DeviceArg, Dtype, Generate, Losses, Preprocess};
+use crate::args::{DeviceArg, Dtype, Losses, Preprocess};
 use crate::output::print_json;
 
 /// Opens a checkpoint and says what on disk was left alone.
-fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint> {
+pub(super) fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(dir)?;
     let unexpected = checkpoint.unexpected(device);
     if !unexpected.is_empty() {
@@ -22,39 +20,13 @@ fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint> {
 }
 
 /// Opens a device that computes in `dtype`; others would panic on the first tensor.
-fn open_device(arg: &DeviceArg, dtype: Dtype) -> Result<Device> {
+pub(super) fn open_device(arg: &DeviceArg, dtype: Dtype) -> Result<Device> {
     let device = arg.device.open()?;
     let dtype = DType::from(dtype);
     if !device.supports_dtype(dtype) {
         bail!("device '{}' does not compute in {}: choose another --dtype or --device", arg.device, dtype.name());
     }
     Ok(device)
-}
-
-/// `basic generate`.
-pub fn generate(args: Generate) -> Result<()> {
-    let device = open_device(&args.device, args.dtype)?;
-    let checkpoint = open(&args.checkpoint, &device)?;
-    let prompt = args.prompt.replace("\\n", "\n");
-    let tokens = tokenize_prompt(&checkpoint.tokenizer, &prompt, checkpoint.visual_tokens(), 1).context("--prompt")?;
-    let pixels = checkpoint.pixels(&args.image)?;
-    let model = checkpoint.load(args.dtype.into(), &device)?;
-    let shape = [1, 3, pixels.height, pixels.width];
-    let features = model.encode(Tensor::from_data(TensorData::new(pixels.data, shape), &device));
-    let prompt = ImageTokens {
-        ids: tokens.ids,
-        images: tokens.image_positions.into_iter().map(Iterator::collect).collect(),
-        ..ImageTokens::default()
-    };
-    let settings = Greedy { max_new_tokens: args.max_new_tokens, eos: checkpoint.eos_ids(), pad: checkpoint.pad_id() };
-    let generated = greedy(&model, &[prompt], Some(features), &settings)?.pop().unwrap_or_default();
-    let text = checkpoint.tokenizer.decode(&generated.ids, true)?;
-    if args.json {
-        print_json(&json!({"ids": generated.ids, "gaps": generated.gaps, "text": text, "top5": generated.top5}))
-    } else {
-        println!("{text}");
-        Ok(())
-    }
 }
 
 /// `basic losses`.

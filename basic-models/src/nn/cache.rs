@@ -35,6 +35,31 @@ impl KvCache {
         self.capacity
     }
 
+    /// Forgets all but the first `length` positions.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// Makes room for `capacity` positions; what is held is copied where there are fewer.
+    pub fn reserve(&mut self, capacity: usize) {
+        if capacity <= self.capacity {
+            return;
+        }
+        let held = self.length;
+        let grown = |old: Tensor<4>| {
+            let [b, _, h, d] = old.dims();
+            let new = Tensor::zeros([b, capacity, h, d], (&old.device(), old.dtype()));
+            match held {
+                0 => new,
+                _ => new.slice_assign([0..b, 0..held, 0..h, 0..d], old.narrow(1, 0, held)),
+            }
+        };
+        for layer in &mut self.layers {
+            *layer = layer.take().map(|(keys, values)| (grown(keys), grown(values)));
+        }
+        self.capacity = capacity;
+    }
+
     /// Writes a layer's new keys and values behind the held ones and returns all of them.
     ///
     /// # Shapes

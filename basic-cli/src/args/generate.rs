@@ -1,0 +1,139 @@
+//! The command line of generation.
+
+use std::path::PathBuf;
+
+use basic_models::generate::{GenerationDefaults, Sampling};
+use clap::Args as ClapArgs;
+
+use super::{DeviceArg, Dtype};
+
+#[derive(Debug, ClapArgs)]
+pub struct Generate {
+    /// A LLaVA directory.
+    pub checkpoint: PathBuf,
+    /// The image; give it again for each further <image> of the prompt, in order.
+    #[arg(long, required = true)]
+    pub image: Vec<PathBuf>,
+    /// The prompt, with one <image> for each image; \n is a line break.
+    #[arg(long)]
+    pub prompt: String,
+    /// At most this many new tokens.
+    #[arg(long, default_value_t = 8)]
+    pub max_new_tokens: usize,
+    #[command(flatten)]
+    pub tokens: Tokens,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// The parameters' type.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: Dtype,
+    /// Print the answer as it comes, as on a terminal.
+    #[arg(long, conflicts_with = "json")]
+    pub stream: bool,
+    /// Print one JSON object: ids, gaps, text, top5, finish_reason ("stop" or "length").
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Chat {
+    /// A LLaVA directory.
+    pub checkpoint: PathBuf,
+    /// The image that the conversation is about; /image changes it.
+    #[arg(long)]
+    pub image: Option<PathBuf>,
+    /// Instructions before the conversation.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// At most this many tokens an answer, and no more than the context holds.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_new_tokens: u32,
+    #[command(flatten)]
+    pub tokens: Tokens,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// The parameters' type.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: Dtype,
+}
+
+/// How tokens are chosen. Greedy unless one of --temperature, --top-k, --top-p, --min-p, --seed is given; what these leave
+/// open, the stop strings and the repetition penalty come from the checkpoint's generation_config.json, where it sets
+/// them. Its do_sample is not followed, nor transformers' own top-k of 50.
+#[derive(Debug, ClapArgs)]
+#[command(
+    next_help_heading = "Choice of tokens (generation_config.json sets what is not given, but never sampling itself)"
+)]
+pub struct Tokens {
+    /// Take the most likely token at every step; the default unless another choice is asked for.
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
+    pub greedy: bool,
+    /// Draw from the logits divided by this; below 1 sharpens.
+    #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+    /// Draw from the K most likely tokens; 0: all.
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Draw from the most likely tokens that hold this share of the probability; 1: all.
+    #[arg(long, value_name = "P", value_parser = share_over_0, allow_negative_numbers = true)]
+    pub top_p: Option<f64>,
+    /// Draw from tokens with at least this share of the most likely one's probability; 0: all.
+    #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
+    pub min_p: Option<f64>,
+    /// Divide positive logits of tokens that prompt or answer hold by this, multiply negative ones; 1: none.
+    #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
+    pub repetition_penalty: Option<f64>,
+    /// End the answer before this text; repeatable, \n is a line break.
+    #[arg(long, value_name = "TEXT", value_parser = not_empty)]
+    pub stop: Vec<String>,
+    /// Draw with this seed, 0 by default: one seed, one answer.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+impl Tokens {
+    /// How to draw, with the checkpoint's defaults; `None` for greedy.
+    pub fn sampling(&self, defaults: &GenerationDefaults) -> Option<Sampling> {
+        let drawn = self.temperature.is_some()
+            || self.top_k.is_some()
+            || self.top_p.is_some()
+            || self.min_p.is_some()
+            || self.seed.is_some();
+        let base = defaults.sampling(Sampling { seed: self.seed.unwrap_or(0), ..Sampling::default() });
+        drawn.then(|| Sampling {
+            temperature: self.temperature.unwrap_or(base.temperature),
+            top_k: self.top_k.unwrap_or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            seed: base.seed,
+        })
+    }
+
+    /// The texts that end an answer.
+    pub fn stops(&self, defaults: &GenerationDefaults) -> Vec<String> {
+        match self.stop.is_empty() {
+            true => defaults.stop_strings.clone(),
+            false => self.stop.iter().map(|stop| stop.replace("\\n", "\n")).collect(),
+        }
+    }
+}
+
+fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {
+    text.parse().ok().filter(|x| fits(*x)).ok_or_else(|| format!("expected {expected}"))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text, "a number over 0", |x| x > 0.0 && x.is_finite())
+}
+
+fn share_over_0(text: &str) -> Result<f64, String> {
+    number(text, "a number over 0, at most 1", |x| x > 0.0 && x <= 1.0)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, "a number from 0 to 1", |x| (0.0..=1.0).contains(&x))
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("a stop string holds at least one character".into()) } else { Ok(text.into()) }
+}

@@ -1,0 +1,164 @@
+//! `basic chat`.
+
+use std::io::{BufRead, IsTerminal, StdinLock, stdin};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use basic_models::Checkpoint;
+use basic_models::generate::{Conversation, GenerationConfig};
+use basic_models::processor::Style;
+use burn::tensor::Tensor;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use super::generate::{Printer, pixels, settings};
+use super::model::{open, open_device};
+use crate::args::Chat;
+
+const HELP: &str = "/image PATH  talk about another image, from the start\n\
+                    /reset       forget the conversation\n\
+                    /help        this list\n\
+                    /quit        leave (or Ctrl-D); Ctrl-C ends an answer";
+
+/// Set while an answer is in the making.
+static ANSWERING: AtomicBool = AtomicBool::new(false);
+/// Set by Ctrl-C.
+static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+/// Talks until the input ends. Answers go to standard output, everything else to standard error.
+pub fn chat(args: Chat) -> Result<()> {
+    let device = open_device(&args.device, args.dtype)?;
+    let checkpoint = open(&args.checkpoint, &device)?;
+    let (config, stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens as usize)?;
+    let read = |image: &Path| pixels(&checkpoint, &[PathBuf::from(image)]);
+    let first = args.image.as_deref().map(read).transpose()?;
+    let model = checkpoint.load(args.dtype.into(), &device)?;
+    let style = style(&checkpoint);
+    let start = |pixels| {
+        let features = Option::map(pixels, |pixels| model.encode(Tensor::from_data(pixels, &device)));
+        Conversation::new(&checkpoint, &model, style.clone(), args.system.as_deref(), features)
+    };
+    let mut conversation = start(first);
+    ctrlc::set_handler(interrupted).context("Ctrl-C")?;
+    let mut input = Input::new()?;
+    let terminal = matches!(input, Input::Terminal(_));
+    if terminal {
+        let written =
+            if checkpoint.template.is_some() { "its chat template" } else { "vicuna_v1 (it has no chat template)" };
+        eprintln!("{}, by {written}; /help lists the commands", args.checkpoint.display());
+    }
+    let mut turn = 0;
+    while let Some(line) = input.next()? {
+        let done = match line.trim() {
+            "" => Ok(()),
+            "/quit" => break,
+            "/help" => {
+                eprintln!("{HELP}");
+                Ok(())
+            }
+            "/reset" => {
+                conversation.reset();
+                Ok(())
+            }
+            line => match (line.strip_prefix("/image"), line.starts_with('/')) {
+                (Some(path), _) if path.starts_with(char::is_whitespace) => {
+                    read(Path::new(path.trim())).map(|pixels| conversation = start(Some(pixels)))
+                }
+                (_, true) => Err(anyhow!("{line}: no such command; /help lists them")),
+                (_, false) => {
+                    turn += 1;
+                    answer(&mut conversation, line, &seeded(&config, turn), &stop)
+                }
+            },
+        };
+        match done {
+            Err(error) if terminal => eprintln!("error: {error:#}"),
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// How turns are written: the checkpoint's chat template, or LLaVA's own style where it has none.
+fn style(checkpoint: &Checkpoint) -> Style {
+    checkpoint.template.clone().map_or(Style::VicunaV1, Style::from)
+}
+
+/// The settings of a turn: each draws anew.
+fn seeded(config: &GenerationConfig, turn: u64) -> GenerationConfig {
+    let mut config = config.clone();
+    if let Some(sampling) = &mut config.sampling {
+        sampling.seed = sampling.seed.wrapping_add(turn - 1);
+    }
+    config
+}
+
+fn answer(
+    conversation: &mut Conversation<'_>,
+    question: &str,
+    config: &GenerationConfig,
+    stop: &[String],
+) -> Result<()> {
+    let mut printer = Printer::new(true);
+    let mut begun = false;
+    CANCELLED.store(false, Ordering::SeqCst);
+    ANSWERING.store(true, Ordering::SeqCst);
+    let answered = conversation.ask(question, config, stop, &mut |piece| {
+        let text = if begun { piece.text } else { piece.text.trim_start() };
+        begun |= !text.is_empty();
+        printer.print(text)?;
+        if CANCELLED.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    ANSWERING.store(false, Ordering::SeqCst);
+    let answer = answered?;
+    let _ = printer.print("\n");
+    if answer.text.trim().is_empty() {
+        eprintln!("note: the answer is blank, the question is forgotten");
+    }
+    printer.check()
+}
+
+/// Ctrl-C: ends an answer; where none is in the making, or it does not end, the program.
+fn interrupted() {
+    let ends_an_answer = ANSWERING.load(Ordering::SeqCst) && !CANCELLED.swap(true, Ordering::SeqCst);
+    if !ends_an_answer {
+        std::process::exit(130);
+    }
+}
+
+/// Where the questions come from.
+enum Input {
+    /// With editing and a history.
+    Terminal(Box<DefaultEditor>),
+    /// Plain lines.
+    Lines(std::io::Lines<StdinLock<'static>>),
+}
+
+impl Input {
+    fn new() -> Result<Self> {
+        Ok(match stdin().is_terminal() {
+            true => Self::Terminal(Box::new(DefaultEditor::new().context("the terminal")?)),
+            false => Self::Lines(stdin().lock().lines()),
+        })
+    }
+
+    /// The next line; `None` at the end.
+    fn next(&mut self) -> Result<Option<String>> {
+        match self {
+            Self::Lines(lines) => lines.next().transpose().context("standard input"),
+            Self::Terminal(editor) => loop {
+                match editor.readline("> ") {
+                    Ok(line) => {
+                        editor.add_history_entry(&line).context("the history")?;
+                        return Ok(Some(line));
+                    }
+                    Err(ReadlineError::Interrupted) => {} // Ctrl-C gives the line up
+                    Err(ReadlineError::Eof) => return Ok(None),
+                    Err(error) => return Err(error).context("the terminal"),
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! A generation's settings, and what generation_config.json says about them.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::GenerateError;
+use crate::Checkpoint;
+
+/// How far a generation goes and how its tokens are chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationConfig {
+    /// At most this many new tokens.
+    pub max_new_tokens: usize,
+    /// A sequence ends with any of these.
+    pub eos: Vec<u32>,
+    /// Fills up shorter prompts and finished sequences.
+    pub pad: u32,
+    /// Positive logits of ids that the sequence holds already, the prompt's included, are divided by it and negative ones
+    /// multiplied; 1: none.
+    pub repetition_penalty: f64,
+    /// Draws the next token; without it the most likely one is taken.
+    pub sampling: Option<Sampling>,
+}
+
+/// What is drawn from: the logits divided by the temperature, then filtered by top-k, top-p and min-p in this order (that
+/// of transformers).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Over 0; below 1 sharpens, above 1 flattens.
+    pub temperature: f64,
+    /// Keeps this many of the most likely tokens, and the equals of the last; 0: all.
+    pub top_k: usize,
+    /// Keeps the most likely tokens that hold this share of the probability, in (0, 1]; 1: all.
+    pub top_p: f64,
+    /// Keeps tokens that have at least this share of the most likely one's probability, in \[0, 1\]; 0: all.
+    pub min_p: f64,
+    /// One seed, one result: row i draws from a stream of its own, whatever the other rows hold.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    /// The model's own distribution, seed 0.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+    }
+}
+
+impl GenerationConfig {
+    /// The most likely token at every step.
+    pub fn greedy(max_new_tokens: usize, eos: Vec<u32>, pad: u32) -> Self {
+        Self { max_new_tokens, eos, pad, repetition_penalty: 1.0, sampling: None }
+    }
+
+    /// Checks that every setting is in its range.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::Setting`] that names it.
+    pub fn validate(&self) -> Result<(), GenerateError> {
+        let check = |name, value: f64, expected, fits: bool| {
+            if fits { Ok(()) } else { Err(GenerateError::Setting { name, value: value.to_string(), expected }) }
+        };
+        let positive = |name, value: f64| check(name, value, "a number over 0", value > 0.0 && value.is_finite());
+        positive("repetition_penalty", self.repetition_penalty)?;
+        if let Some(sampling) = &self.sampling {
+            positive("temperature", sampling.temperature)?;
+            let (top_p, min_p) = (sampling.top_p, sampling.min_p);
+            check("top_p", top_p, "a number over 0, at most 1", top_p > 0.0 && top_p <= 1.0)?;
+            check("min_p", min_p, "a number from 0 to 1", (0.0..=1.0).contains(&min_p))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a checkpoint's generation_config.json sets. `do_sample` and the lengths are left to the caller.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationDefaults {
+    /// End tokens.
+    pub eos_token_id: Vec<u32>,
+    /// The temperature.
+    pub temperature: Option<f64>,
+    /// The number of tokens that top-k keeps.
+    pub top_k: Option<usize>,
+    /// The share of top-p.
+    pub top_p: Option<f64>,
+    /// The share of min-p.
+    pub min_p: Option<f64>,
+    /// The repetition penalty, which greedy generation follows too.
+    pub repetition_penalty: Option<f64>,
+    /// Texts that end a generation.
+    pub stop_strings: Vec<String>,
+    /// Keys that change what transformers generates and are not followed here.
+    pub not_followed: Vec<String>,
+}
+
+/// Keys that this crate does not follow, with the values at which they do nothing (beside null).
+const NOT_FOLLOWED: [(&str, &[f64]); 22] = [
+    ("bad_words_ids", &[]),
+    ("begin_suppress_tokens", &[]),
+    ("encoder_no_repeat_ngram_size", &[0.0]),
+    ("encoder_repetition_penalty", &[1.0]),
+    ("epsilon_cutoff", &[0.0]),
+    ("eta_cutoff", &[0.0]),
+    ("exponential_decay_length_penalty", &[]),
+    ("forced_bos_token_id", &[]),
+    ("forced_eos_token_id", &[]),
+    ("guidance_scale", &[1.0]),
+    ("max_time", &[]),
+    ("min_length", &[0.0]),
+    ("min_new_tokens", &[0.0]),
+    ("no_repeat_ngram_size", &[0.0]),
+    ("num_beams", &[1.0]),
+    ("penalty_alpha", &[0.0]),
+    ("prompt_lookup_num_tokens", &[0.0]),
+    ("sequence_bias", &[]),
+    ("suppress_tokens", &[]),
+    ("top_h", &[1.0]),
+    ("typical_p", &[1.0]),
+    ("watermarking_config", &[]),
+];
+
+impl GenerationDefaults {
+    /// Reads generation_config.json; where there is none, nothing is set.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::File`] or [`GenerateError::Defaults`], naming the file and the key.
+    pub fn load(dir: &Path) -> Result<Self, GenerateError> {
+        let path = dir.join("generation_config.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => return Err(GenerateError::File { path, source }),
+        };
+        Self::parse(&text).map_err(|reason| GenerateError::Defaults { path, reason })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        if !value.is_object() {
+            return Err("expected an object".into());
+        }
+        let wrong = |key: &str, expected: &str| format!("{key} is {}, expected {expected}", value[key]);
+        let number = |key: &str| match &value[key] {
+            Value::Null => Ok(None),
+            found => found.as_f64().map(Some).ok_or_else(|| wrong(key, "a number")),
+        };
+        let top_k = match &value["top_k"] {
+            Value::Null => None,
+            found => Some(found.as_u64().ok_or_else(|| wrong("top_k", "a whole number, 0 for all"))? as usize),
+        };
+        let neutral = |key: &str, neutral: &[f64]| match &value[key] {
+            Value::Null => true,
+            found => found.as_f64().is_some_and(|x| neutral.contains(&x)),
+        };
+        let defaults = Self {
+            eos_token_id: one_or_more(&value["eos_token_id"])
+                .ok_or_else(|| wrong("eos_token_id", "an id or several"))?,
+            temperature: number("temperature")?,
+            top_k,
+            top_p: number("top_p")?,
+            min_p: number("min_p")?,
+            repetition_penalty: number("repetition_penalty")?,
+            stop_strings: one_or_more(&value["stop_strings"])
+                .ok_or_else(|| wrong("stop_strings", "a text or several"))?,
+            not_followed: NOT_FOLLOWED
+                .into_iter()
+                .filter(|(key, values)| !neutral(key, values))
+                .map(|(key, _)| key.into())
+                .collect(),
+        };
+        let config = GenerationConfig {
+            repetition_penalty: defaults.repetition_penalty.unwrap_or(1.0),
+            sampling: Some(defaults.sampling(Sampling::default())),
+            ..GenerationConfig::greedy(0, Vec::new(), 0)
+        };
+        config.validate().map_err(|e| e.to_string())?;
+        Ok(defaults)
+    }
+
+    /// `base` with what the file sets.
+    pub fn sampling(&self, base: Sampling) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(base.temperature),
+            top_k: self.top_k.unwrap_or(base.top_k),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            min_p: self.min_p.unwrap_or(base.min_p),
+            seed: base.seed,
+        }
+    }
+
+    /// The ids at which an answer of `checkpoint` ends: those of this file, of config.json and of the tokenizer.
+    pub fn end_ids(&self, checkpoint: &Checkpoint) -> Vec<u32> {
+        let mut ids = checkpoint.eos_ids();
+        ids.extend(&self.eos_token_id);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+/// `null`, `2` or `[2, 3]`.
+fn one_or_more<T: serde::de::DeserializeOwned>(value: &Value) -> Option<Vec<T>> {
+    match value {
+        Value::Null => Some(Vec::new()),
+        Value::Array(_) => serde_json::from_value(value.clone()).ok(),
+        one => serde_json::from_value(one.clone()).ok().map(|one| vec![one]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_end_token_and_several_are_read() {
+        let ends = |text: &str| GenerationDefaults::parse(text).unwrap().eos_token_id;
+        assert_eq!(ends(r#"{"eos_token_id": 2}"#), [2]);
+        assert_eq!(ends(r#"{"eos_token_id": [2, 32000], "do_sample": true}"#), [2, 32000]);
+        assert_eq!(ends("{}"), [0; 0]);
+    }
+
+    #[test]
+    fn keys_that_are_not_followed_are_listed_where_they_do_something() {
+        let parse = |text: &str| GenerationDefaults::parse(text).unwrap();
+        let quiet = parse(r#"{"num_beams": 1, "typical_p": 1.0, "no_repeat_ngram_size": 0, "bad_words_ids": null}"#);
+        assert_eq!(quiet, GenerationDefaults::default());
+        let loud = parse(r#"{"num_beams": 4, "bad_words_ids": [[3]], "top_k": 0}"#);
+        assert_eq!(loud.not_followed, ["bad_words_ids", "num_beams"]);
+    }
+
+    #[test]
+    fn wrong_values_are_named_by_their_key() {
+        for (text, message) in [
+            (r#"{"temperature": "hot"}"#, "temperature is \"hot\", expected a number"),
+            (r#"{"temperature": 0.0}"#, "temperature is 0, expected a number over 0"),
+            (r#"{"top_k": -1}"#, "top_k is -1, expected a whole number, 0 for all"),
+            (r#"{"eos_token_id": ["</s>"]}"#, "eos_token_id is [\"</s>\"], expected an id or several"),
+            ("[]", "expected an object"),
+        ] {
+            assert_eq!(GenerationDefaults::parse(text).unwrap_err(), message);
+        }
+    }
+}
