@@ -66,9 +66,9 @@ CASES = {
 PROMPT = "USER: <image>\nwhat is in the picture? ASSISTANT:"
 
 
-def checkpoint(name, family, vision, text, tower, llava, dtype, how):
+def checkpoint(name, seed, family, vision, text, tower, llava, dtype, how):
     path = out / name
-    torch.manual_seed(sum(name.encode()))
+    torch.manual_seed(seed)
     tok = reference.tokenizer()
     dino = vision in ("dinov2", "registers")
     tower = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7,
@@ -132,11 +132,15 @@ def expected(name):
     result = dict(losses=losses, generated=generated, prompt=PROMPT, ids=batch["input_ids"][0].tolist())
     (path / "reference.json").write_text(json.dumps(result) + "\n")
     print(name, {k: round(losses[k], 4) for k in ("lm", "das", "sds")}, generated["ids"][:8], "least gap", min(generated["gaps"]))
+    return min(generated["gaps"]) if len(generated["ids"]) == 32 else 0
 
 
 for name, case in CASES.items():
     if len(sys.argv) > 3 and name not in sys.argv[3:]:
         continue
-    shutil.rmtree(out / name, ignore_errors=True)
-    checkpoint(name, *[dict(x) if isinstance(x, dict) else x for x in case])
-    expected(name)
+    # Until 32 steps run without a near tie: ids behind one are not compared.
+    for seed in range(sum(name.encode()), sum(name.encode()) + 40):
+        shutil.rmtree(out / name, ignore_errors=True)
+        checkpoint(name, seed, *[dict(x) if isinstance(x, dict) else x for x in case])
+        if expected(name) > 4e-3:
+            break

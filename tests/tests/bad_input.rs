@@ -383,11 +383,11 @@ fn a_config_that_asks_for_what_is_not_built_names_the_key_and_the_value() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str, &str); 6] = [
         (|c| c["text_config"]["rope_parameters"]["rope_type"] = json!("yarn"), "rope", "yarn"),
-        (|c| c["text_config"]["hidden_act"] = json!("gelu"), "text_config.hidden_act", "gelu"),
+        (|c| c["text_config"]["hidden_act"] = json!("relu2"), "text_config.hidden_act", "relu2"),
         (|c| c["vision_config"]["hidden_act"] = json!("relu"), "vision_config.hidden_act", "relu"),
         (|c| c["text_config"]["model_type"] = json!("mamba"), "text_config.model_type", "mamba"),
-        (|c| c["projector_hidden_act"] = json!("silu"), "projector_hidden_act", "silu"),
-        (|c| c["text_config"]["attention_bias"] = json!(true), "text_config.attention_bias", "true"),
+        (|c| c["projector_hidden_act"] = json!("tanh"), "projector_hidden_act", "tanh"),
+        (|c| c["text_config"]["attention_dropout"] = json!(0.1), "text_config.attention_dropout", "0.1"),
     ];
     for (change, key, value) in cases {
         let broken = Broken::copy_of("plain");
@@ -395,15 +395,15 @@ fn a_config_that_asks_for_what_is_not_built_names_the_key_and_the_value() {
         broken.refused(&["config.json", key, value]);
     }
     let broken = Broken::copy_of("transformers4");
-    broken.config(|c| c["text_config"]["rope_scaling"] = json!({"type": "linear", "factor": 2.0}));
-    broken.refused(&["config.json", "rope_scaling", "linear"]);
+    broken.config(|c| c["text_config"]["rope_scaling"] = json!({"type": "longrope", "factor": 2.0}));
+    broken.refused(&["config.json", "rope_scaling", "longrope"]);
 }
 
 #[test]
 fn a_config_with_a_wrong_type_or_contradicting_sizes_is_refused() {
     let broken = Broken::copy_of("plain");
     broken.config(|c| c["text_config"]["hidden_size"] = json!("48"));
-    broken.refused(&["config.json", "invalid type: string \"48\""]);
+    broken.refused(&["config.json", "text_config.hidden_size", "invalid type: string \"48\""]);
     let broken = Broken::copy_of("plain");
     broken.config(|c| c["text_config"]["num_key_value_heads"] = json!(3));
     broken.refused(&["config.json", "num_key_value_heads"]);

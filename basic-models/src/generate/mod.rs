@@ -135,7 +135,8 @@ fn check(
     let width = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
     check_context(model.config(), width, config.max_new_tokens)?;
     let positions = prompts.iter().flat_map(|prompt| &prompt.images).map(Vec::len).sum();
-    let rows = features.map_or(0, |features| features.dims()[0]);
+    let joined = model.config().projector.shuffle().pow(2);
+    let rows = features.map_or(0, |features| features.dims()[0]) / joined;
     if positions != rows {
         return Err(GenerateError::Features { positions, rows });
     }
