@@ -1,6 +1,7 @@
 //! One file a command family.
 
 mod bench;
+mod checkpoint;
 mod demo;
 mod model;
 mod train;
@@ -18,6 +19,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Eval(args) => train::eval(args),
         Command::Generate(args) => model::generate(args),
         Command::Losses(args) => model::losses(args),
+        Command::Assemble(args) => checkpoint::assemble(args),
+        Command::Convert(args) => checkpoint::convert(args),
+        Command::Inspect(args) => checkpoint::inspect(args),
         Command::Preprocess(args) => model::preprocess(args),
         Command::Bench(args) => bench::bench(args),
         Command::Data { command: Data::Shapes(args) } => world::shapes(args),
