@@ -5,6 +5,7 @@ mod generate;
 use std::path::PathBuf;
 
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
+use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use generate::{Chat, Generate, Tokens};
 
@@ -31,6 +32,12 @@ pub enum Command {
     Chat(Chat),
     /// The losses of given samples, and the projector's gradients by loss.
     Losses(Losses),
+    /// Put a vision tower and a decoder together as a new LLaVA checkpoint.
+    Assemble(Assemble),
+    /// Write a checkpoint anew, in another type or other shards.
+    Convert(Convert),
+    /// Say what a directory holds and whether it would load.
+    Inspect(Inspect),
     /// Process one image as the checkpoint's image processor does.
     Preprocess(Preprocess),
     /// Time training steps of a preset size on random data.
@@ -57,8 +64,11 @@ pub struct DeviceArg {
 /// The parameters' type.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Dtype {
+    #[value(alias = "f32")]
     Float32,
+    #[value(alias = "bf16")]
     Bfloat16,
+    #[value(alias = "f16")]
     Float16,
 }
 
@@ -223,6 +233,66 @@ fn patch_weights(text: &str) -> Result<PatchWeights, String> {
         "uniform" => Ok(PatchWeights::Uniform),
         _ => Err("use attention or uniform".into()),
     }
+}
+
+/// How weights are written.
+#[derive(Debug, ClapArgs)]
+pub struct Output {
+    /// The parameters' type; by default that of most of them on disk.
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// The most a file of weights holds.
+    #[arg(long, default_value = "5GB", value_parser = parse_size)]
+    pub shard_size: u64,
+    /// Replace a directory that is there.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Assemble {
+    /// The vision tower: a directory or a hub name.
+    #[arg(long)]
+    pub vision: PathBuf,
+    /// The decoder: a directory or a hub name.
+    #[arg(long)]
+    pub llm: PathBuf,
+    /// What stands between them.
+    #[arg(long, default_value = "mlp2x_gelu")]
+    pub projector: String,
+    /// Trained weights for it, such as LLaVA's mm_projector.bin, instead of fresh ones.
+    #[arg(long, value_name = "FILE")]
+    pub projector_weights: Option<PathBuf>,
+    /// Seed of the fresh ones.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Make the embedding table's rows a multiple of this, such as 64.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub pad_to_multiple_of: Option<u16>,
+    /// Where the checkpoint is written.
+    #[arg(long)]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Convert {
+    /// A LLaVA checkpoint, of Hugging Face's or LLaVA's own layout: a directory or a hub name.
+    pub checkpoint: PathBuf,
+    /// Where the new one is written.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Inspect {
+    /// A directory or a hub name: a LLaVA checkpoint, a vision tower or a decoder, whole or broken.
+    pub checkpoint: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -379,6 +379,69 @@ fn an_absent_or_truncated_shard_is_named() {
 }
 
 #[test]
+fn a_header_that_lies_is_refused_by_what_is_wrong_with_it() {
+    let broken = Broken::copy_of("plain");
+    let path = broken.model().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut header = header.clone();
+        change(&mut header);
+        let header = header.to_string();
+        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]].concat();
+        fs::write(&path, file).unwrap();
+    };
+    // A header of two terabytes.
+    fs::write(&path, [&(2u64 << 40).to_le_bytes()[..], &bytes[8..]].concat()).unwrap();
+    broken.refused(&["model.safetensors", "its header claims 2199023255552 bytes"]);
+    let name = "language_model.model.norm.weight";
+    with(&|h| h[name]["shape"] = json!([1u64 << 40]));
+    broken.refused(&["model.safetensors", name, "1099511627776"]);
+    with(&|h| {
+        let start = h[name]["data_offsets"][0].as_u64().unwrap();
+        h[name]["data_offsets"] = json!([start - 4, start + 188]);
+    });
+    broken.refused(&["model.safetensors", name, "overlap"]);
+    with(&|h| h[name]["data_offsets"] = json!([1u64 << 41, (1u64 << 41) + 192]));
+    broken.refused(&["model.safetensors", name, "2199023255744"]);
+    with(&|h| h[name]["dtype"] = json!("I32"));
+    broken.refused(&["model.safetensors", name, "I32"]);
+    with(&|h| h[name]["dtype"] = json!("X32"));
+    broken.refused(&["model.safetensors", "X32"]);
+    // The same parameter by its names in both generations.
+    with(&|h| {
+        let norm = h.as_object_mut().unwrap().remove("language_model.model.layers.0.input_layernorm.weight").unwrap();
+        h["model.language_model.norm.weight"] = norm;
+    });
+    broken.refused(&["model.safetensors", name, "model.language_model.norm.weight", "both hold"]);
+}
+
+#[test]
+fn an_index_that_does_not_fit_its_shards_is_named() {
+    let broken = Broken::copy_of("sharded");
+    let path = broken.model().join("model.safetensors.index.json");
+    let index = read_json(&path);
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut index = index.clone();
+        change(&mut index["weight_map"]);
+        fs::write(&path, index.to_string()).unwrap();
+    };
+    with(&|map| map["ghost.weight"] = json!("model-00002-of-00004.safetensors"));
+    broken.refused(&["model.safetensors.index.json", "ghost.weight", "model-00002-of-00004.safetensors"]);
+    with(&|map| map["ghost.weight"] = json!("model-00009-of-00004.safetensors"));
+    broken.refused(&["model.safetensors.index.json", "model-00009-of-00004.safetensors", "absent"]);
+    for outside in ["/etc/passwd", "../plain/model.safetensors", "a/b.safetensors", "..", ""] {
+        with(&|map| map["ghost.weight"] = json!(outside));
+        broken.refused(&["model.safetensors.index.json", "ghost.weight", "not a file name"]);
+    }
+    with(&|map| map["ghost.weight"] = json!(3));
+    broken.refused(&["model.safetensors.index.json", "ghost.weight", "not text"]);
+    with(&|map| *map = json!([]));
+    broken.refused(&["model.safetensors.index.json", "weight_map"]);
+}
+
+#[test]
 fn a_config_that_asks_for_what_is_not_built_names_the_key_and_the_value() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str, &str); 6] = [

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod checkpoint;
 mod demo;
 mod generate;
 mod model;
@@ -21,6 +22,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),
         Command::Losses(args) => model::losses(args),
+        Command::Assemble(args) => checkpoint::assemble(args),
+        Command::Convert(args) => checkpoint::convert(args),
+        Command::Inspect(args) => checkpoint::inspect(args),
         Command::Preprocess(args) => model::preprocess(args),
         Command::Bench(args) => bench::bench(args),
         Command::Data { command: Data::Shapes(args) } => world::shapes(args),

@@ -1,6 +1,7 @@
 //! Commands on one checkpoint: losses, preprocess.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use basic_models::checkpoint::resolve;
 use basic_models::processor::{ImageProcessor, open_image};
 use basic_models::{Batch, Checkpoint};
 use basic_train::inspect::{inspect, read_samples, write_named};
@@ -56,7 +57,7 @@ pub fn losses(args: Losses) -> Result<()> {
 
 /// `basic preprocess`.
 pub fn preprocess(args: Preprocess) -> Result<()> {
-    let processor = ImageProcessor::load(&args.checkpoint)?;
+    let processor = ImageProcessor::load(&resolve(&args.checkpoint)?)?;
     let pixels = processor.process(&open_image(&args.image)?)?;
     let tensor = ("pixel_values".to_string(), vec![3, pixels.height, pixels.width], pixels.data);
     write_named(&args.out, &[tensor])?;

@@ -20,6 +20,9 @@ mod take;
 mod vocabulary;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
@@ -93,6 +96,11 @@ impl Checkpoint {
     pub fn unexpected(&self, device: &Device) -> Vec<String> {
         // The weights of `init` are lazy: nothing is allocated here.
         self.files.unexpected(&self.config.init(device), "")
+    }
+
+    /// The type that most of the parameters on disk have.
+    pub fn stored_dtype(&self) -> DType {
+        self.files.stored().dtype()
     }
 
     /// The side lengths that a batch's pixel values have: channels, height, width.

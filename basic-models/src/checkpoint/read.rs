@@ -8,9 +8,10 @@ use burn::module::Module;
 
 use super::CheckpointError;
 use super::files::{self, Found};
+use super::floats::FloatType;
 use super::fused::Part;
 use super::names::{Layout, slots};
-use super::source::{Entry, SourceFile};
+use super::source::{Entry, SourceFile, Stored};
 
 /// The tensors of a directory, or of several laid over each other, by our names.
 #[derive(Debug)]
@@ -137,6 +138,17 @@ impl TensorFiles {
     /// The shape of the tensor of our name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| &entry.shape[..])
+    }
+
+    /// The type that most of the parameters have; f32 where there is none.
+    pub(super) fn stored(&self) -> FloatType {
+        let mut bytes: BTreeMap<FloatType, usize> = BTreeMap::new();
+        for entry in self.tensors.values() {
+            if let Stored::Float(float) = entry.dtype {
+                *bytes.entry(float).or_default() += entry.bytes / float.size();
+            }
+        }
+        bytes.into_iter().max_by_key(|(_, count)| *count).map_or(FloatType::F32, |(float, _)| float)
     }
 
     /// All tensors: our name, the name on disk, the type, the shape, bytes, in the order of our names.

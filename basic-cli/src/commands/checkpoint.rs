@@ -1,0 +1,134 @@
+//! Commands on checkpoints as files: assemble, convert, inspect.
+
+use anyhow::Result;
+use basic_core::DeviceSpec;
+use basic_models::Checkpoint;
+use basic_models::checkpoint::{AssembleOptions, Description, SaveOptions, describe};
+use burn::tensor::Device;
+use serde_json::Value;
+
+use crate::args::{Assemble, Convert, Inspect, Output};
+use crate::output::print_json;
+
+/// A device to lay out networks without weights on: the host, where this build can.
+fn host() -> Result<Device> {
+    let cpu = [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().find_map(|spec| spec.open().ok());
+    match cpu {
+        Some(device) => Ok(device),
+        None => Ok(DeviceSpec::Auto.open()?),
+    }
+}
+
+/// `basic assemble`.
+pub fn assemble(args: Assemble) -> Result<()> {
+    let options = AssembleOptions {
+        projector: args.projector,
+        seed: args.seed,
+        projector_weights: args.projector_weights,
+        pad_to_multiple_of: args.pad_to_multiple_of.map(usize::from),
+    };
+    let checkpoint = Checkpoint::assemble_with(&args.vision, &args.llm, &options)?;
+    write(&checkpoint, &args.out, &args.output)
+}
+
+/// `basic convert`.
+pub fn convert(args: Convert) -> Result<()> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    write(&checkpoint, &args.out, &args.output)
+}
+
+fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Result<()> {
+    let device = host()?;
+    let unexpected = checkpoint.unexpected(&device);
+    if !unexpected.is_empty() {
+        eprintln!(
+            "warning: {}: tensors that the model has no place for are left out: {}",
+            checkpoint.dir.display(),
+            unexpected.join(", ")
+        );
+    }
+    let dtype = output.dtype.map_or(checkpoint.stored_dtype(), Into::into);
+    let options = SaveOptions { shard_size: Some(output.shard_size), ..SaveOptions::new(dtype) };
+    checkpoint.convert(out, &options, output.overwrite, &device)?;
+    println!("checkpoint: {}", out.display());
+    Ok(())
+}
+
+/// `basic inspect`.
+pub fn inspect(args: Inspect) -> Result<()> {
+    let description = describe(&args.checkpoint, &host()?)?;
+    if args.json {
+        return print_json(&description);
+    }
+    print(&description);
+    Ok(())
+}
+
+fn print(it: &Description) {
+    println!("{}", it.path.display());
+    if let Some(kind) = it.kind {
+        println!("  {}", format!("{kind:?}").to_lowercase());
+    }
+    for part in ["vision", "decoder"] {
+        let sizes = it.architecture.get(part).and_then(Value::as_object).into_iter().flatten();
+        let sizes: Vec<String> = sizes.map(|(key, value)| format!("{key} {}", plain(value))).collect();
+        if !sizes.is_empty() {
+            println!("  {part:<10} {}", sizes.join(", "));
+        }
+    }
+    let counts = &it.parameters;
+    println!("parameters on disk: {}", grouped(counts.total));
+    for (part, count) in [
+        ("vision", counts.vision),
+        ("projector", counts.projector),
+        ("decoder", counts.decoder),
+        ("head", counts.head),
+        ("other", counts.other),
+    ] {
+        if count > 0 {
+            println!("  {part:<10} {:>16}", grouped(count));
+        }
+    }
+    println!("types:");
+    for (name, kind) in &it.types {
+        println!("  {name:<10} {:>16} in {} tensors", grouped(kind.parameters), kind.tensors);
+    }
+    println!("files:");
+    for file in &it.files {
+        let tensors = file.tensors.map_or("not readable".into(), |count| format!("{count} tensors"));
+        println!("  {:<36} {:>16} bytes, {tensors}", file.name, grouped(file.bytes as usize));
+    }
+    for (what, names) in [("missing", &it.missing), ("unexpected", &it.unexpected), ("wrong shapes", &it.wrong_shapes)] {
+        if !names.is_empty() {
+            println!("{what}: {}", shortened(names));
+        }
+    }
+    for problem in &it.problems {
+        println!("problem: {problem}");
+    }
+    println!("{}", if it.loads { "it would load" } else { "it would not load" });
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), Into::into)
+}
+
+/// The first of many names; `--json` has them all.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - more].join(", ");
+    if more == 0 { shown } else { format!("{shown}, and {more} more") }
+}
+
+/// Digits in groups of three.
+fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
+    groups.join(" ")
+}

@@ -1,0 +1,266 @@
+//! `basic assemble`: a vision tower and a decoder become a LLaVA checkpoint.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::fixtures::{fixture, names, read_json};
+use tests::tensors::{self, Tensor, Tensors};
+use tests::{Ran, args, run};
+
+const BASIC: &str = env!("CARGO_BIN_EXE_basic-under-test");
+
+fn basic(args: Vec<OsString>) -> Ran {
+    run(BASIC, args)
+}
+
+/// The parts of the fixture `plain`, as directories of their own: the decoder's vocabulary ends before `<image>`.
+struct Parts {
+    dir: TempDir,
+}
+
+/// Tokens of the fixture's tokenizer without `<image>`, which has the next id.
+const TOKENS: usize = 358;
+
+impl Parts {
+    fn new() -> Self {
+        Self::with_rows(TOKENS)
+    }
+
+    /// A decoder whose table has `rows` rows, from the fixture's 359.
+    fn with_rows(rows: usize) -> Self {
+        let this = Self { dir: tempfile::tempdir().unwrap() };
+        let (vision, llm) = (this.vision(), this.llm());
+        fs::create_dir_all(&vision).unwrap();
+        fs::create_dir_all(&llm).unwrap();
+        let (mut tower, mut decoder) = (Tensors::new(), Tensors::new());
+        for (name, mut tensor) in tensors::read(&fixture("plain/model.safetensors")) {
+            if let Some(name) = name.strip_prefix("vision_tower.") {
+                tower.insert(name.into(), tensor);
+            } else if let Some(name) = name.strip_prefix("language_model.") {
+                if tensor.shape[0] == TOKENS + 1 {
+                    tensor.shape[0] = rows;
+                    tensor.values.truncate(rows * 48);
+                }
+                decoder.insert(name.into(), tensor);
+            }
+        }
+        tensors::write(&vision.join("model.safetensors"), &tower);
+        tensors::write(&llm.join("model.safetensors"), &decoder);
+        let mut config = read_json(&fixture("plain/config.json"));
+        config["text_config"]["vocab_size"] = json!(rows);
+        fs::write(vision.join("config.json"), config["vision_config"].to_string()).unwrap();
+        fs::write(llm.join("config.json"), config["text_config"].to_string()).unwrap();
+        let processor = read_json(&fixture("plain/processor_config.json"));
+        fs::write(vision.join("preprocessor_config.json"), processor["image_processor"].to_string()).unwrap();
+        let mut tokenizer = read_json(&fixture("plain/tokenizer.json"));
+        tokenizer["added_tokens"].as_array_mut().unwrap().retain(|token| token["content"] != "<image>");
+        fs::write(llm.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        fs::copy(fixture("plain/tokenizer_config.json"), llm.join("tokenizer_config.json")).unwrap();
+        this
+    }
+
+    fn vision(&self) -> PathBuf {
+        self.dir.path().join("vision")
+    }
+
+    fn llm(&self) -> PathBuf {
+        self.dir.path().join("llm")
+    }
+
+    fn line(&self, out: &Path, more: &[&str]) -> Vec<OsString> {
+        let mut line = args!["assemble", "--vision", self.vision(), "--llm", self.llm(), "--out", out];
+        line.extend(more.iter().map(OsString::from));
+        line
+    }
+
+    fn assembled(&self, name: &str, more: &[&str]) -> PathBuf {
+        let out = self.dir.path().join(name);
+        basic(self.line(&out, more)).succeeded();
+        out
+    }
+}
+
+fn weights(dir: &Path) -> Tensors {
+    tensors::read(&dir.join("model.safetensors"))
+}
+
+const TABLES: [&str; 2] = ["language_model.model.embed_tokens.weight", "language_model.lm_head.weight"];
+
+/// The mean of the first `rows` rows of a matrix with 48 columns.
+fn mean(tensor: &Tensor, rows: usize) -> Vec<f64> {
+    (0..48).map(|c| (0..rows).map(|r| f64::from(tensor.values[r * 48 + c])).sum::<f64>() / rows as f64).collect()
+}
+
+fn assert_mean_rows(table: &Tensor, old: usize) {
+    let mean = mean(table, old);
+    for (i, value) in table.values[old * 48..].iter().enumerate() {
+        assert!((f64::from(*value) - mean[i % 48]).abs() < 1e-6, "row {}", old + i / 48);
+    }
+}
+
+#[test]
+fn a_decoder_without_an_image_token_gets_one_and_a_row_for_it() {
+    let parts = Parts::new();
+    let out = parts.assembled("out", &["--projector", "mlp2x_gelu", "--seed", "3"]);
+    let (all, before) = (weights(&out), weights(&fixture("plain")));
+    assert_eq!(all.keys().collect::<BTreeSet<_>>(), before.keys().collect::<BTreeSet<_>>());
+    for (name, tensor) in &before {
+        assert_eq!(all[name].shape, tensor.shape, "{name}");
+        if TABLES.contains(&name.as_str()) {
+            assert_eq!(all[name].values[..TOKENS * 48], tensor.values[..TOKENS * 48]);
+            assert_mean_rows(&all[name], TOKENS);
+        } else if !name.starts_with("multi_modal_projector") {
+            assert_eq!(&all[name], tensor, "{name}");
+        }
+    }
+    let config = read_json(&out.join("config.json"));
+    assert_eq!((&config["model_type"], &config["image_token_index"]), (&json!("llava"), &json!(TOKENS)));
+    assert_eq!((&config["text_config"]["vocab_size"], &config["image_seq_length"]), (&json!(TOKENS + 1), &json!(16)));
+    let tokenizer = read_json(&out.join("tokenizer.json"));
+    let image: Vec<&Value> =
+        tokenizer["added_tokens"].as_array().unwrap().iter().filter(|t| t["content"] == "<image>").collect();
+    assert_eq!(image, [&json!({"id": TOKENS, "content": "<image>", "single_word": false, "lstrip": false,
+                               "rstrip": false, "normalized": false, "special": true})]);
+    let config = read_json(&out.join("tokenizer_config.json"));
+    assert_eq!(config["added_tokens_decoder"]["358"]["content"], "<image>");
+    // The tokens that were there are listed too.
+    assert_eq!(config["added_tokens_decoder"]["1"]["content"], "<s>");
+    let processor = read_json(&out.join("processor_config.json"));
+    assert_eq!((&processor["image_token"], &processor["patch_size"]), (&json!("<image>"), &json!(7)));
+    assert!(names(&out).contains(&"preprocessor_config.json".to_string()));
+    assert!(fs::read_to_string(out.join("chat_template.jinja")).unwrap().contains("USER: "));
+
+    let said = basic(args!["inspect", out, "--json"]).json();
+    assert_eq!((&said["loads"], &said["unexpected"]), (&json!(true), &json!([])), "{said}");
+    let line = args!["generate", out, "--image", fixture("images/a.png"), "--prompt", "USER: <image>\\nhi ASSISTANT:", "--greedy", "--json"];
+    assert!(!basic(line).json()["ids"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_seed_decides_the_projector_and_nothing_else() {
+    let parts = Parts::new();
+    let first = parts.assembled("first", &["--seed", "3"]);
+    let again = parts.assembled("again", &["--seed", "3"]);
+    let other = parts.assembled("other", &["--seed", "4"]);
+    assert_eq!(weights(&first), weights(&again));
+    let (first, other) = (weights(&first), weights(&other));
+    for (name, tensor) in &first {
+        assert_eq!(other[name] == *tensor, !name.starts_with("multi_modal_projector"), "{name}");
+    }
+    // PyTorch's nn.Linear draws from U(-1/sqrt(in), 1/sqrt(in)); the first layer has 32 inputs.
+    let bound = 1.0 / 32f32.sqrt();
+    let values = &first["multi_modal_projector.linear_1.weight"].values;
+    let largest = values.iter().fold(0f32, |max, x| max.max(x.abs()));
+    assert!(largest <= bound && largest > 0.95 * bound, "{largest}");
+}
+
+#[test]
+fn the_table_can_be_padded_and_spare_rows_are_used_first() {
+    let parts = Parts::new();
+    let out = parts.assembled("padded", &["--pad-to-multiple-of", "64"]);
+    for table in TABLES {
+        let table = &weights(&out)[table];
+        assert_eq!(table.shape, [384, 48]);
+        assert_mean_rows(table, TOKENS);
+    }
+    assert_eq!(read_json(&out.join("config.json"))["text_config"]["vocab_size"], 384);
+    // A table with a row to spare, as many decoders have: it stays as it is.
+    let spare = Parts::with_rows(TOKENS + 1);
+    let out = spare.assembled("out", &[]);
+    let (all, before) = (weights(&out), weights(&fixture("plain")));
+    assert!(TABLES.iter().all(|table| all[*table] == before[*table]));
+    assert_eq!(read_json(&out.join("config.json"))["image_token_index"], TOKENS);
+}
+
+#[test]
+fn a_decoder_that_has_the_token_keeps_its_files() {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    basic(args!["assemble", "--vision", assets.join("vision"), "--llm", assets.join("llm"), "--out", out]).succeeded();
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(assets.join("llm").join(name)).unwrap(), "{name}");
+    }
+    // The type that the parts have on disk.
+    let said = basic(args!["inspect", out, "--json"]).json();
+    assert_eq!(said["types"].as_object().unwrap().keys().collect::<Vec<_>>(), ["F16"]);
+}
+
+#[test]
+fn trained_projector_weights_take_the_place_of_fresh_ones() {
+    let parts = Parts::new();
+    let file = parts.dir.path().join("projector.safetensors");
+    let trained: Tensors = weights(&fixture("plain"))
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("multi_modal_projector"))
+        .map(|(name, tensor)| {
+            // LLaVA's names.
+            let name = name.replace("multi_modal_projector.linear_1", "model.mm_projector.0");
+            (name.replace("multi_modal_projector.linear_2", "model.mm_projector.2"), tensor)
+        })
+        .collect();
+    tensors::write(&file, &trained);
+    let out = parts.assembled("out", &["--projector-weights", file.to_str().unwrap()]);
+    let all = weights(&out);
+    for (name, tensor) in weights(&fixture("plain")).iter().filter(|(name, _)| name.starts_with("multi_modal")) {
+        assert_eq!(&all[name], tensor, "{name}");
+    }
+    // LLaVA's file of a projector for other sizes.
+    let other = fixture("original/mm_projector.bin");
+    let line = parts.line(&parts.dir.path().join("no"), &["--projector-weights", other.to_str().unwrap()]);
+    basic(line).refused(1, &["model.mm_projector.0.weight is [16, 16], not [48, 32]"]);
+    // A file without one.
+    let tower = fixture("original/tower/pytorch_model.bin");
+    let line = parts.line(&parts.dir.path().join("no"), &["--projector-weights", tower.to_str().unwrap()]);
+    basic(line).refused(1, &["pytorch_model.bin", "holds no projector"]);
+    assert!(!parts.dir.path().join("no").exists());
+}
+
+#[test]
+fn parts_of_llavas_own_checkpoint_go_together_again() {
+    // A tower in PyTorch's format, and a projector in the one before 1.6.
+    let dir = tempfile::tempdir().unwrap();
+    let (llm, out) = (dir.path().join("llm"), dir.path().join("out"));
+    fs::create_dir_all(&llm).unwrap();
+    for name in names(&fixture("original")).iter().filter(|name| !name.contains('/')) {
+        fs::copy(fixture("original").join(name), llm.join(name)).unwrap();
+    }
+    let mut config = read_json(&llm.join("config.json"));
+    config["model_type"] = json!("llama");
+    config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("mm_"));
+    fs::write(llm.join("config.json"), config.to_string()).unwrap();
+    let line = args![
+        "assemble", "--vision", fixture("original/tower"), "--llm", llm, "--projector-weights",
+        fixture("original/mm_projector.bin"), "--out", out, "--dtype", "f32"
+    ];
+    let ran = basic(line);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let losses = |dir: &Path| {
+        basic(args!["losses", dir, fixture("samples.jsonl"), "--device", "cpu", "--json"]).json()
+    };
+    assert_eq!(losses(&out), losses(&fixture("original")));
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_and_leave_nothing() {
+    let parts = Parts::new();
+    let out = parts.dir.path().join("no");
+    basic(parts.line(&out, &["--projector", "resampler"])).refused(1, &["resampler", "mlp2x_gelu"]);
+    let swapped = args!["assemble", "--vision", parts.llm(), "--llm", parts.vision(), "--out", out];
+    basic(swapped).refused(1, &["vision"]);
+    fs::write(parts.llm().join("tokenizer.json"), "{\"model\": {}}").unwrap();
+    basic(parts.line(&out, &[])).refused(1, &["tokenizer.json", "vocabulary"]);
+    fs::remove_file(parts.llm().join("tokenizer.json")).unwrap();
+    basic(parts.line(&out, &[])).refused(1, &["tokenizer.json"]);
+    let far = Parts::new();
+    let path = far.llm().join("tokenizer.json");
+    let mut tokenizer = read_json(&path);
+    tokenizer["added_tokens"][0]["id"] = json!(4_000_000_000u32);
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    basic(far.line(&out, &[])).refused(1, &["4000000001"]);
+    assert!(!out.exists());
+}
