@@ -213,10 +213,10 @@ fn a_row_ends_at_any_end_token_and_the_others_go_on() {
     let model = model();
     let prompts = [prompt(&[1, 20, 30, 40]), prompt(&[1, 9])];
     let free = generate(&model, &prompts, None, &GenerationConfig::greedy(10, vec![], 0)).unwrap();
-    let end = free[0].ids[4];
-    assert!(!free[0].ids[..4].contains(&end) && !free[1].ids.contains(&end), "choose other prompts: {free:?}");
+    let end = free[0].ids[5];
+    assert!(!free[0].ids[..5].contains(&end) && !free[1].ids.contains(&end), "choose other prompts: {free:?}");
     let ended = generate(&model, &prompts, None, &GenerationConfig::greedy(10, vec![300, end], 0)).unwrap();
-    assert_eq!((&ended[0].ids[..], ended[0].finish), (&free[0].ids[..5], Finish::Stop));
+    assert_eq!((&ended[0].ids[..], ended[0].finish), (&free[0].ids[..6], Finish::Stop));
     assert_eq!((&ended[1].ids, ended[1].finish), (&free[1].ids, Finish::Length));
 }
 
