@@ -50,7 +50,7 @@ fn write(dir: &Path, config: &LlavaConfig, device: &Device) -> usize {
         let start = end;
         end += slot.shape.iter().product::<usize>() * 2;
         let info = TensorInfo { dtype: safetensors::Dtype::BF16, shape: slot.shape, data_offsets: (start, end) };
-        (Layout::Llava.disk(&slot.name), info)
+        (Layout::Llava.disk(&slot.name, false), info)
     });
     let header = serde_json::to_vec(&Metadata::new(None, infos.collect()).unwrap()).unwrap();
     let path = dir.join("model.safetensors");
@@ -78,7 +78,13 @@ fn loading_peaks_below_1_3_times_the_model_and_saving_adds_a_tensor() {
         let model = files.load(config.init(&device), "", dtype, &device).unwrap();
         let (seconds, peak) = (started.elapsed().as_secs_f64(), memory("VmHWM:") - before);
         let size = bytes * factor;
-        println!("{} MB of bf16 to {}: peak {:.3} of {} MB, {seconds:.2} s", bytes / 1_000_000, dtype.name(), peak as f64 / size as f64, size / 1_000_000);
+        println!(
+            "{} MB of bf16 to {}: peak {:.3} of {} MB, {seconds:.2} s",
+            bytes / 1_000_000,
+            dtype.name(),
+            peak as f64 / size as f64,
+            size / 1_000_000
+        );
         assert!(peak as f64 <= 1.3 * size as f64, "{peak} bytes at the peak for {size}");
         assert!(peak >= size, "the model itself is in memory");
 
@@ -90,7 +96,11 @@ fn loading_peaks_below_1_3_times_the_model_and_saving_adds_a_tensor() {
         let (seconds, more) = (started.elapsed().as_secs_f64(), memory("VmHWM:") - before);
         // The largest tensor is the table: 16 of 162 parts.
         let largest = size * 16 / 162;
-        println!("saved as bf16: {} MB more, {seconds:.2} s; the largest tensor has {} MB", more / 1_000_000, largest / 1_000_000);
+        println!(
+            "saved as bf16: {} MB more, {seconds:.2} s; the largest tensor has {} MB",
+            more / 1_000_000,
+            largest / 1_000_000
+        );
         assert!(more <= largest + (64 << 20), "{more} bytes more for a largest tensor of {largest}");
     }
 }

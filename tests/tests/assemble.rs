@@ -123,8 +123,11 @@ fn a_decoder_without_an_image_token_gets_one_and_a_row_for_it() {
     let tokenizer = read_json(&out.join("tokenizer.json"));
     let image: Vec<&Value> =
         tokenizer["added_tokens"].as_array().unwrap().iter().filter(|t| t["content"] == "<image>").collect();
-    assert_eq!(image, [&json!({"id": TOKENS, "content": "<image>", "single_word": false, "lstrip": false,
-                               "rstrip": false, "normalized": false, "special": true})]);
+    assert_eq!(
+        image,
+        [&json!({"id": TOKENS, "content": "<image>", "single_word": false, "lstrip": false,
+                               "rstrip": false, "normalized": false, "special": true})]
+    );
     let config = read_json(&out.join("tokenizer_config.json"));
     assert_eq!(config["added_tokens_decoder"]["358"]["content"], "<image>");
     // The tokens that were there are listed too.
@@ -136,7 +139,16 @@ fn a_decoder_without_an_image_token_gets_one_and_a_row_for_it() {
 
     let said = basic(args!["inspect", out, "--json"]).json();
     assert_eq!((&said["loads"], &said["unexpected"]), (&json!(true), &json!([])), "{said}");
-    let line = args!["generate", out, "--image", fixture("images/a.png"), "--prompt", "USER: <image>\\nhi ASSISTANT:", "--greedy", "--json"];
+    let line = args![
+        "generate",
+        out,
+        "--image",
+        fixture("images/a.png"),
+        "--prompt",
+        "USER: <image>\\nhi ASSISTANT:",
+        "--greedy",
+        "--json"
+    ];
     assert!(!basic(line).json()["ids"].as_array().unwrap().is_empty());
 }
 
@@ -234,14 +246,21 @@ fn parts_of_llavas_own_checkpoint_go_together_again() {
     config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("mm_"));
     fs::write(llm.join("config.json"), config.to_string()).unwrap();
     let line = args![
-        "assemble", "--vision", fixture("original/tower"), "--llm", llm, "--projector-weights",
-        fixture("original/mm_projector.bin"), "--out", out, "--dtype", "f32"
+        "assemble",
+        "--vision",
+        fixture("original/tower"),
+        "--llm",
+        llm,
+        "--projector-weights",
+        fixture("original/mm_projector.bin"),
+        "--out",
+        out,
+        "--dtype",
+        "f32"
     ];
     let ran = basic(line);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    let losses = |dir: &Path| {
-        basic(args!["losses", dir, fixture("samples.jsonl"), "--device", "cpu", "--json"]).json()
-    };
+    let losses = |dir: &Path| basic(args!["losses", dir, fixture("samples.jsonl"), "--device", "cpu", "--json"]).json();
     assert_eq!(losses(&out), losses(&fixture("original")));
 }
 

@@ -9,13 +9,13 @@ use super::open::Opened;
 use super::read::{TensorFiles, VOCABULARY};
 use super::vocabulary::TokenizerFiles;
 use super::{Checkpoint, CheckpointError, Layout, part};
-use crate::config::LlavaConfig;
+use crate::config::{LlavaConfig, ProjectorKind};
 use crate::processor::{TokenIds, Tokenizer};
 
 /// How a model is put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssembleOptions {
-    /// The projector: `mlp2x_gelu`.
+    /// The projector, by a name that [`ProjectorKind::parse`] reads.
     pub projector: String,
     /// The seed that its weights are drawn from.
     pub seed: u64,
@@ -49,12 +49,8 @@ impl Checkpoint {
     ///
     /// [`CheckpointError`] that names the file, the key or the tensors.
     pub fn assemble_with(vision: &Path, decoder: &Path, options: &AssembleOptions) -> Result<Self, CheckpointError> {
-        if options.projector != "mlp2x_gelu" {
-            return Err(CheckpointError::Mismatch(format!(
-                "projector {:?} is not there: use mlp2x_gelu",
-                options.projector
-            )));
-        }
+        let kind = ProjectorKind::parse("projector", &options.projector)
+            .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
         let (vision, decoder) = (resolve(vision)?, resolve(decoder)?);
         let vision_config = part(&vision, "vision_config")?;
         let text_config = part(&decoder, "text_config")?;
@@ -66,6 +62,9 @@ impl Checkpoint {
             "text_config": text_config,
             "vision_feature_select_strategy": if siglip { "full" } else { "default" },
         });
+        if kind != ProjectorKind::LLAVA {
+            config["projector_type"] = kind.name().into();
+        }
         let mut files = TensorFiles::open(&decoder, Layout::Decoder)?;
         let tokenizer_files = TokenizerFiles::with_image_token(&decoder)?;
         let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;

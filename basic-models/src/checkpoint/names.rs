@@ -95,7 +95,10 @@ fn projector(rest: &str) -> String {
         // A projector of one layer is that layer itself.
         None => (0, rest),
     };
-    format!("multi_modal_projector.linear_{}.{parameter}", layer.saturating_add(1))
+    match layer {
+        0 | 1 => format!("multi_modal_projector.linear_{}.{parameter}", layer + 1),
+        _ => format!("multi_modal_projector.linear.{}.{parameter}", layer - 2),
+    }
 }
 
 /// A parameter of a module as it is named and shaped on disk.
@@ -196,6 +199,7 @@ mod tests {
             ("model.embed_tokens.weight", "language_model.embed_tokens.weight"),
             ("model.mm_projector.0.weight", "multi_modal_projector.linear_1.weight"),
             ("model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"),
+            ("model.mm_projector.4.bias", "multi_modal_projector.linear.0.bias"),
             ("mm_projector.weight", "multi_modal_projector.linear_1.weight"),
             ("model.vision_tower.vision_tower.vision_model.pre_layrnorm.bias", "vision_tower.pre_layrnorm.bias"),
         ];

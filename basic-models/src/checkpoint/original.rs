@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::CheckpointError;
 use super::hub::resolve;
 use super::read::TensorFiles;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, ProjectorKind};
 
 /// What such a file says.
 #[derive(Debug)]
@@ -51,8 +51,10 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
         Some("llava_qwen" | "qwen2") => "qwen2",
         _ => return Err(unsupported("model_type", "llava, llava_llama, llava_mistral or llava_qwen")),
     };
-    if text("mm_projector_type") != Some("mlp2x_gelu") {
-        return Err(unsupported("mm_projector_type", "mlp2x_gelu"));
+    let projector = ProjectorKind::parse("mm_projector_type", text("mm_projector_type").unwrap_or("linear"))
+        .map_err(|source| CheckpointError::Config { path: dir.into(), source })?;
+    if matches!(projector, ProjectorKind::PixelShuffle { .. }) {
+        return Err(unsupported("mm_projector_type", "linear, mlp{N}x_gelu or identity"));
     }
     let select = match text("mm_vision_select_feature") {
         None | Some("patch") => "default",
@@ -83,6 +85,7 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
             "model_type": "llava",
             "text_config": decoder_config,
             "vision_config": vision,
+            "projector_type": (projector != ProjectorKind::LLAVA).then(|| projector.name()),
             "vision_feature_layer": layer,
             "vision_feature_select_strategy": select,
             "tie_word_embeddings": tied,

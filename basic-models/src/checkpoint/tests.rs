@@ -12,7 +12,7 @@ use safetensors::SafeTensors;
 
 use super::write::{gather, write_outgoing};
 use super::*;
-use crate::nn::LlamaDecoder;
+use crate::nn::Decoder;
 
 fn config() -> LlavaConfig {
     LlavaConfig::from_json(
@@ -139,7 +139,8 @@ fn a_fused_matrix_of_the_wrong_size_is_a_wrong_shape_said_once() {
     let files = TensorFiles::open(dir.path(), Layout::Llava).unwrap();
     let error = files.load(larger.init(&device), "", DType::F32, &device).unwrap_err();
     let CheckpointError::Shapes { shapes, .. } = error else { panic!("{error}") };
-    let expected = |layer| format!("language_model.model.layers.{layer}.self_attn.qkv_proj.weight is [48, 24], not [72, 24]");
+    let expected =
+        |layer| format!("language_model.model.layers.{layer}.self_attn.qkv_proj.weight is [48, 24], not [72, 24]");
     assert_eq!(shapes, [expected(0), expected(1)]);
 }
 
@@ -222,7 +223,7 @@ fn what_an_index_promises_must_be_there_once() {
     change(&|v| v["weight_map"]["language_model.model.ghost"] = first.as_str().into());
     assert!(error().contains(&format!("{first} does not hold tensor language_model.model.ghost")), "{}", error());
     change(&|v| v["weight_map"]["language_model.lm_head.weight"] = "../../etc/passwd".into());
-    assert!(error().contains("language_model.lm_head.weight") && error().contains("no") , "{}", error());
+    assert!(error().contains("language_model.lm_head.weight") && error().contains("no"), "{}", error());
     change(&|v| v["weight_map"] = serde_json::json!({}));
     assert!(error().contains("lists no tensor"), "{}", error());
     // The same tensor in a second shard.
@@ -258,7 +259,7 @@ fn types_that_are_not_weights_are_named() {
 }
 
 /// A decoder small enough that its header is most of its file.
-fn small(dir: &Path, fused: bool) -> (LlamaDecoder, Vec<u8>) {
+fn small(dir: &Path, fused: bool) -> (Decoder, Vec<u8>) {
     let mut config = config().text_config;
     (config.vocab_size, config.hidden_size, config.intermediate_size) = (4, 8, 4);
     config.num_hidden_layers = 1;
@@ -273,7 +274,7 @@ fn small(dir: &Path, fused: bool) -> (LlamaDecoder, Vec<u8>) {
 }
 
 /// Opens and loads; all that matters is that it returns, soon, and that errors say something.
-fn survives(dir: &Path, empty: LlamaDecoder) -> Result<(), TestCaseError> {
+fn survives(dir: &Path, empty: Decoder) -> Result<(), TestCaseError> {
     let started = Instant::now();
     let loaded = TensorFiles::open(dir, Layout::Decoder)
         .and_then(|files| files.load(empty, "language_model", DType::F32, &device()));
