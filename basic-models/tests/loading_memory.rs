@@ -78,7 +78,13 @@ fn loading_peaks_below_1_3_times_the_model_and_saving_adds_a_tensor() {
         let model = files.load(config.init(&device), "", dtype, &device).unwrap();
         let (seconds, peak) = (started.elapsed().as_secs_f64(), memory("VmHWM:") - before);
         let size = bytes * factor;
-        println!("{} MB of bf16 to {}: peak {:.3} of {} MB, {seconds:.2} s", bytes / 1_000_000, dtype.name(), peak as f64 / size as f64, size / 1_000_000);
+        println!(
+            "{} MB of bf16 to {}: peak {:.3} of {} MB, {seconds:.2} s",
+            bytes / 1_000_000,
+            dtype.name(),
+            peak as f64 / size as f64,
+            size / 1_000_000
+        );
         assert!(peak as f64 <= 1.3 * size as f64, "{peak} bytes at the peak for {size}");
         assert!(peak >= size, "the model itself is in memory");
 
@@ -90,7 +96,11 @@ fn loading_peaks_below_1_3_times_the_model_and_saving_adds_a_tensor() {
         let (seconds, more) = (started.elapsed().as_secs_f64(), memory("VmHWM:") - before);
         // The largest tensor is the table: 16 of 162 parts.
         let largest = size * 16 / 162;
-        println!("saved as bf16: {} MB more, {seconds:.2} s; the largest tensor has {} MB", more / 1_000_000, largest / 1_000_000);
+        println!(
+            "saved as bf16: {} MB more, {seconds:.2} s; the largest tensor has {} MB",
+            more / 1_000_000,
+            largest / 1_000_000
+        );
         assert!(more <= largest + (64 << 20), "{more} bytes more for a largest tensor of {largest}");
     }
 }

@@ -98,7 +98,8 @@ fn print(it: &Description) {
         let tensors = file.tensors.map_or("not readable".into(), |count| format!("{count} tensors"));
         println!("  {:<36} {:>16} bytes, {tensors}", file.name, grouped(file.bytes as usize));
     }
-    for (what, names) in [("missing", &it.missing), ("unexpected", &it.unexpected), ("wrong shapes", &it.wrong_shapes)] {
+    for (what, names) in [("missing", &it.missing), ("unexpected", &it.unexpected), ("wrong shapes", &it.wrong_shapes)]
+    {
         if !names.is_empty() {
             println!("{what}: {}", shortened(names));
         }
@@ -124,11 +125,7 @@ fn shortened(names: &[String]) -> String {
 /// Digits in groups of three.
 fn grouped(count: usize) -> String {
     let digits = count.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).unwrap_or_default())
-        .collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
     groups.join(" ")
 }

@@ -245,7 +245,8 @@ impl Description {
         self.architecture = architecture(config, self.kind);
         if layers(config) > MOST_LAYERS.max(files.len()) {
             let layers = layers(config);
-            self.problems.push(format!("config.json: num_hidden_layers is {layers}, there are {} tensors", files.len()));
+            self.problems
+                .push(format!("config.json: num_hidden_layers is {layers}, there are {} tensors", files.len()));
             return;
         }
         let model = config.init(device);
@@ -301,7 +302,8 @@ fn architecture(config: &LlavaConfig, kind: Option<Kind>) -> Value {
     }
     if matches!(kind, Some(Kind::Llava | Kind::LlavaOriginal)) {
         out["visual_tokens"] = config.visual_tokens().into();
-        out["vision_feature_layer"] = pick(serde_json::to_value(config), &["vision_feature_layer"])["vision_feature_layer"].take();
+        out["vision_feature_layer"] =
+            pick(serde_json::to_value(config), &["vision_feature_layer"])["vision_feature_layer"].take();
         out["image_token_index"] = config.image_token_index.into();
     }
     if kind != Some(Kind::Vision) {

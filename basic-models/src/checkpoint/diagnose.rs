@@ -41,7 +41,10 @@ pub(super) fn diagnose(file: &[u8]) -> Option<String> {
         let size = element_size(info.get("dtype")?.as_str()?)?;
         if count.and_then(|count| count.checked_mul(size)) != Some(end - start) {
             let shape = Value::from(shape.clone());
-            return Some(format!("tensor {name} of shape {shape} and {size} bytes an element has {} bytes", end - start));
+            return Some(format!(
+                "tensor {name} of shape {shape} and {size} bytes an element has {} bytes",
+                end - start
+            ));
         }
         spans.push((start, end, name));
     }

@@ -30,7 +30,9 @@ pub enum CheckpointError {
     #[error("{path}: holds neither model.safetensors nor pytorch_model.bin, nor an index of shards of either", path = .0.display())]
     NoWeights(PathBuf),
     /// A hub name that the local cache doesn't have.
-    #[error("{name}: no such directory, and not in the Hugging Face cache: {reason}; download it there (hf download {name}), or say where the cache lies with HF_HOME or HF_HUB_CACHE")]
+    #[error(
+        "{name}: no such directory, and not in the Hugging Face cache: {reason}; download it there (hf download {name}), or say where the cache lies with HF_HOME or HF_HUB_CACHE"
+    )]
     NotCached {
         /// The name.
         name: String,

@@ -269,7 +269,11 @@ mod tests {
     #[test]
     fn rounding_is_to_nearest_and_overflow_to_infinity() {
         let mut out = [f16::ZERO; 3];
-        decode(&[1.0f32 + 1.0 / 4096.0, 1.0 + 3.0 / 4096.0, 1e30].map(f32::to_le_bytes).concat(), FloatType::F32, &mut out);
+        decode(
+            &[1.0f32 + 1.0 / 4096.0, 1.0 + 3.0 / 4096.0, 1e30].map(f32::to_le_bytes).concat(),
+            FloatType::F32,
+            &mut out,
+        );
         // f16 has 10 bits behind the point: steps of 1/1024 above 1.
         assert_eq!(out.map(f16::to_f32), [1.0, 1.0 + 1.0 / 1024.0, f32::INFINITY]);
     }

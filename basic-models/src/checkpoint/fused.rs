@@ -92,8 +92,11 @@ mod tests {
 
     #[test]
     fn only_the_decoders_parts_are_joined() {
-        let names = ["language_model.layers.0.self_attn.", "language_model.layers.1.self_attn.", "vision_tower.self_attn."];
-        let slots = names.iter().flat_map(|p| ["q_proj", "k_proj", "v_proj", "o_proj"].map(|n| slot(&format!("{p}{n}.weight"))));
+        let names =
+            ["language_model.layers.0.self_attn.", "language_model.layers.1.self_attn.", "vision_tower.self_attn."];
+        let slots = names
+            .iter()
+            .flat_map(|p| ["q_proj", "k_proj", "v_proj", "o_proj"].map(|n| slot(&format!("{p}{n}.weight"))));
         let joined: Vec<(String, usize)> = join(slots.collect()).into_iter().map(|(n, s)| (n, s.len())).collect();
         let counts: Vec<usize> = joined.iter().map(|(_, n)| *n).collect();
         assert_eq!(counts, [3, 1, 3, 1, 1, 1, 1, 1]);

@@ -87,8 +87,7 @@ impl Checkpoint {
         if let Some(head) = model.lm_head.take() {
             model.lm_head = Some(self.files.load(head, "lm_head", dtype, device)?);
         }
-        model.multi_modal_projector =
-            seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
+        model.multi_modal_projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
         Ok(model)
     }
 

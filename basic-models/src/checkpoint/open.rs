@@ -70,7 +70,9 @@ impl Checkpoint {
         let config = LlavaConfig::from_json(&config.to_string())
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         let files = match &tower {
-            Some(tower) if !files.contains_any("vision_tower.") => files.over(TensorFiles::open(tower, Layout::Vision)?),
+            Some(tower) if !files.contains_any("vision_tower.") => {
+                files.over(TensorFiles::open(tower, Layout::Vision)?)
+            }
             _ => files,
         };
         let has_images = ["preprocessor_config.json", "processor_config.json"].iter().any(|n| dir.join(n).is_file());
@@ -97,10 +99,8 @@ impl Checkpoint {
                 files.len()
             )));
         }
-        let tokenizer = Tokenizer::load(
-            tokenizer_files.dir(),
-            &token_ids(&config.text_config, Some(config.image_token_index)),
-        )?;
+        let tokenizer =
+            Tokenizer::load(tokenizer_files.dir(), &token_ids(&config.text_config, Some(config.image_token_index)))?;
         check_tokens(&tokenizer, &config, &mismatch)?;
         let images = match &vision {
             Some(vision) => ImageProcessor::load(vision)?,

@@ -28,8 +28,7 @@ pub(super) fn is_original(config: &Value) -> bool {
 
 /// The towers that LLaVA's published checkpoints name, for those who don't have them apart: the size of the image in
 /// pixels. Both are CLIP's ViT-L/14.
-const TOWERS: [(&str, usize); 2] =
-    [("openai/clip-vit-large-patch14-336", 336), ("openai/clip-vit-large-patch14", 224)];
+const TOWERS: [(&str, usize); 2] = [("openai/clip-vit-large-patch14-336", 336), ("openai/clip-vit-large-patch14", 224)];
 
 /// Reads such a file.
 ///

@@ -191,8 +191,7 @@ fn map(path: &Path) -> Result<Mmap, CheckpointError> {
 fn release(map: &Mmap, window: std::ops::Range<usize>) {
     // SAFETY: the map is shared, of a file, and never written to: what is dropped is read from the file anew.
     #[allow(unsafe_code)]
-    let advised =
-        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, window.start, window.len()) };
+    let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, window.start, window.len()) };
     // A system that refuses keeps the pages, which is no error.
     drop(advised);
 }

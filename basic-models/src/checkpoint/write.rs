@@ -273,7 +273,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_transformers_reads_them() {
-        for (text, size) in [("5GB", 5_000_000_000), ("200KB", 200_000), ("1.5 mb", 1_500_000), ("2GiB", 2 << 30), ("17", 17)] {
+        for (text, size) in
+            [("5GB", 5_000_000_000), ("200KB", 200_000), ("1.5 mb", 1_500_000), ("2GiB", 2 << 30), ("17", 17)]
+        {
             assert_eq!(parse_size(text), Ok(size), "{text}");
         }
         for text in ["", "GB", "-1GB", "0", "many", "1e30GB", "NaN"] {
