@@ -55,7 +55,9 @@ impl TensorFiles {
     }
 
     fn add(&mut self, path: PathBuf, layout: Layout) -> Result<BTreeSet<String>, CheckpointError> {
-        let (file, entries) = SourceFile::open(path, self.files.len())?;
+        let (file, mut entries) = SourceFile::open(path, self.files.len())?;
+        // The same tensor at fault is named every time.
+        entries.sort_by(|a, b| a.disk.cmp(&b.disk));
         self.files.push(file);
         let names = entries.iter().map(|entry| entry.disk.clone()).collect();
         for entry in entries {

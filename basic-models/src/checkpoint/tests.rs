@@ -335,4 +335,41 @@ proptest! {
         fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
         survives(dir.path(), empty)?;
     }
+
+    #[test]
+    fn damaged_pytorch_files_never_panic_nor_eat_memory(
+        zip: bool,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        keep in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        // The format since 1.6 (with the shards' many tensors), and the one before.
+        let name = if zip { "pytorch_model-00002-of-00002.bin" } else { "mm_projector.bin" };
+        let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/original");
+        let mut bytes = fs::read(original.join(name)).unwrap();
+        for (at, byte) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        if let Some(keep) = keep {
+            bytes.truncate(keep.index(bytes.len()));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pytorch_model.bin");
+        fs::write(&path, bytes).unwrap();
+        let started = Instant::now();
+        if let Ok(files) = TensorFiles::open(dir.path(), Layout::Llava) {
+            // Every tensor that is there is read, whatever the network would take.
+            let slots: Vec<Slot> = files
+                .list()
+                .map(|(name, entry)| Slot { name: name.into(), shape: entry.shape.clone(), transposed: false })
+                .collect();
+            if let Ok(tensors) = files.outgoing(&slots, FloatType::F32) {
+                let staged = StagedDir::new(&dir.path().join("out"), false).unwrap();
+                let written = write_outgoing(&staged, tensors, Layout::Llava, &SaveOptions::new(DType::F32));
+                prop_assert!(written.is_ok() || written.is_err_and(|error| error.to_string().contains("pytorch_model.bin")));
+            }
+        }
+        prop_assert!(started.elapsed() < Duration::from_secs(10));
+        prop_assert!(peak() < 2 << 30);
+    }
 }

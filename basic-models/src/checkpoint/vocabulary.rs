@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokenizers::AddedToken;
 
 use super::CheckpointError;
-use crate::processor::{PLACEHOLDER, copy_tokenizer_files};
+use crate::processor::{PLACEHOLDER, ProcessorError, copy_tokenizer_files};
 
 /// A directory with tokenizer files.
 #[derive(Debug)]
@@ -27,25 +28,24 @@ impl TokenizerFiles {
     ///
     /// # Errors
     ///
-    /// I/O errors and [`CheckpointError::Mismatch`], naming the file.
+    /// I/O errors and those of the tokenizer's loader, naming the file.
     pub fn with_image_token(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("tokenizer.json");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
             // Another format, or none: the tokenizer's loader knows what to say.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::of(dir)),
             Err(source) => return Err(CheckpointError::Io { path, source }),
         };
-        let bad = |reason: String| CheckpointError::Mismatch(format!("{}: {reason}", path.display()));
-        let mut tokenizer: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not a tokenizer: {e}")))?;
-        let Some(ids) = vocabulary(&tokenizer) else { return Err(bad("it has no vocabulary".into())) };
-        if ids.iter().any(|(token, _)| *token == PLACEHOLDER) {
+        let unread = |message: String| ProcessorError::LoadTokenizer { path: path.clone(), message };
+        let mut known = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| unread(e.to_string()))?;
+        if known.token_to_id(PLACEHOLDER).is_some() {
             return Ok(Self::of(dir));
         }
-        let next = ids.iter().map(|(_, id)| id + 1).max().unwrap_or(0);
-        if next > u64::from(u32::MAX) {
-            return Err(bad(format!("its largest id is {}", next - 1)));
-        }
+        // The library has its own mind about the next id, whatever the file says: where ids have gaps, it is no simple sum.
+        known.add_special_tokens(&[AddedToken::from(PLACEHOLDER, true).normalized(false)]);
+        let next = known.token_to_id(PLACEHOLDER).ok_or_else(|| unread("it takes no new token".into()))?;
+        let mut tokenizer: Value = serde_json::from_slice(&bytes).map_err(|e| unread(e.to_string()))?;
         let flags = json!({
             "content": PLACEHOLDER, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
             "special": true,
@@ -95,20 +95,6 @@ fn merge(into: &mut Value, from: &Value) {
     for (key, value) in from.as_object().into_iter().flatten() {
         into[key] = value.clone();
     }
-}
-
-/// All tokens with their ids: of the model, a map (BPE and others) or a list by id (Unigram), and the added ones.
-fn vocabulary(tokenizer: &Value) -> Option<Vec<(&str, u64)>> {
-    let mut ids: Vec<(&str, u64)> = match &tokenizer["model"]["vocab"] {
-        Value::Object(map) => map.iter().filter_map(|(token, id)| Some((token.as_str(), id.as_u64()?))).collect(),
-        Value::Array(list) => {
-            list.iter().zip(0..).filter_map(|(entry, id)| Some((entry.get(0)?.as_str()?, id))).collect()
-        }
-        _ => return None,
-    };
-    let added = tokenizer["added_tokens"].as_array().into_iter().flatten();
-    ids.extend(added.filter_map(|token| Some((token["content"].as_str()?, token["id"].as_u64()?))));
-    Some(ids)
 }
 
 /// `added_tokens` as tokenizer_config.json has them: by id, without it.
