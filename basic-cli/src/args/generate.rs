@@ -7,7 +7,14 @@ use clap::Args as ClapArgs;
 
 use super::{DeviceArg, Dtype};
 
+/// Where the settings come from that no flag gives.
+const DEFAULTS: &str = "Greedy, unless --temperature, --top-k, --top-p, --min-p or --seed is given. What these leave open, the \
+repetition penalty and the stop strings come from the checkpoint's generation_config.json where it sets them; its \
+do_sample is not followed, nor is transformers' own top-k of 50. An answer ends at any end token that \
+generation_config.json, config.json or the tokenizer names.";
+
 #[derive(Debug, ClapArgs)]
+#[command(after_help = DEFAULTS)]
 pub struct Generate {
     /// A LLaVA directory.
     pub checkpoint: PathBuf,
@@ -21,8 +28,6 @@ pub struct Generate {
     #[arg(long, default_value_t = 8)]
     pub max_new_tokens: usize,
     #[command(flatten)]
-    pub tokens: Tokens,
-    #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.
     #[arg(long, value_enum, default_value = "float32")]
@@ -33,9 +38,12 @@ pub struct Generate {
     /// Print one JSON object: ids, gaps, text, top5, finish_reason ("stop" or "length").
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub tokens: Tokens,
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = DEFAULTS)]
 pub struct Chat {
     /// A LLaVA directory.
     pub checkpoint: PathBuf,
@@ -49,21 +57,17 @@ pub struct Chat {
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_new_tokens: u32,
     #[command(flatten)]
-    pub tokens: Tokens,
-    #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
+    #[command(flatten)]
+    pub tokens: Tokens,
 }
 
-/// How tokens are chosen. Greedy unless one of --temperature, --top-k, --top-p, --min-p, --seed is given; what these leave
-/// open, the stop strings and the repetition penalty come from the checkpoint's generation_config.json, where it sets
-/// them. Its do_sample is not followed, nor transformers' own top-k of 50.
+/// How tokens are chosen. It stands last among a command's arguments: a heading holds for all that follow it.
 #[derive(Debug, ClapArgs)]
-#[command(
-    next_help_heading = "Choice of tokens (generation_config.json sets what is not given, but never sampling itself)"
-)]
+#[command(next_help_heading = "Choice of tokens")]
 pub struct Tokens {
     /// Take the most likely token at every step; the default unless another choice is asked for.
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
