@@ -115,6 +115,22 @@ fn generated(dir: &Path, expected: &Value, device: &str) -> Result<usize, String
     }
 }
 
+#[test]
+fn a_trained_models_checkpoint_has_the_names_and_values_of_a_converted_one() {
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, source) in families() {
+        let (saved, converted) = (dir.path().join(format!("{name}-saved")), dir.path().join(&name));
+        let checkpoint = Checkpoint::open(&source).unwrap();
+        let model = checkpoint.load(DType::F32, &device).unwrap();
+        checkpoint.save(&model, &saved, DType::F32, false).unwrap();
+        basic(args!["convert", source, converted, "--dtype", "f32"]).succeeded();
+        let file = "model.safetensors";
+        assert_eq!(read(&saved.join(file)), read(&converted.join(file)), "{name}");
+        assert_eq!(read_json(&saved.join("config.json")), read_json(&converted.join("config.json")), "{name}");
+    }
+}
+
 fn table(device: &str) {
     let mut wrong = Vec::new();
     for (name, dir) in families() {

@@ -1,6 +1,6 @@
 //! Commands on one checkpoint: losses, preprocess.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use basic_models::checkpoint::resolve;
 use basic_models::processor::{ImageProcessor, open_image};
 use basic_models::{Batch, Checkpoint};

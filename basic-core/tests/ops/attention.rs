@@ -192,3 +192,19 @@ fn without_queries_or_read_outs_the_results_are_empty_or_zero() {
         assert!(read(mass).iter().all(|x| *x == 0.0));
     }
 }
+
+#[test]
+fn keys_and_values_are_read_where_they_lie_in_a_cache() {
+    let device = basic_core::DeviceSpec::Cpu.open().unwrap();
+    let random = |dims: [usize; 4]| Tensor::<4>::random(dims, burn::tensor::Distribution::Normal(0.0, 1.0), &device);
+    // Caches with room for nine positions, of which six are held; three queries behind three earlier ones.
+    let (q, keys, values) = (random([2, 3, 4, 8]), random([2, 9, 2, 8]), random([2, 9, 2, 8]));
+    let first = Tensor::<2, Int>::from_data(burn::tensor::TensorData::new(vec![0i64, 0, 0, 2, 2, 2], [2, 3]), &device);
+    let held = |cache: &Tensor<4>| cache.clone().narrow(1, 0, 6);
+    // A sum is a new tensor, whose samples stand side by side.
+    let copied = |cache: &Tensor<4>| held(cache) + 0.0;
+    let there = ops::attention(q.clone(), held(&keys), held(&values), first.clone());
+    let beside = ops::attention(q, copied(&keys), copied(&values), first);
+    assert_eq!(there.output.into_data(), beside.output.into_data());
+    assert_eq!(there.lse.into_data(), beside.lse.into_data());
+}

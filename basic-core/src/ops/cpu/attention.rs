@@ -12,10 +12,48 @@ use super::{elements, indices, ordered, tensor};
 /// Queries whose scores are held at a time.
 const BLOCK: usize = 128;
 
-/// A head's rows within `[B, n, heads, w]`, from `start` on.
-fn head<'a>(x: &'a [f32], sizes: &Sizes, n: usize, heads: usize, at: [usize; 2], start: usize) -> &'a [f32] {
-    let [sample, head] = at;
-    &x[((sample * n + start) * heads + head) * sizes.width..]
+/// Samples of rows of heads, `[B, n, heads, w]`. Samples may stand apart: keys and values in a generation's cache, which
+/// has room behind each sample's rows, are read where they lie.
+#[derive(Clone, Copy)]
+struct Heads<'a> {
+    data: &'a [f32],
+    sample: usize,
+    heads: usize,
+    width: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// The elements of a tensor that [`spaced`] gave.
+    fn of(tensor: &'a FlexTensor) -> Self {
+        let layout = tensor.layout();
+        let [batch, _, heads, width] = [0, 1, 2, 3].map(|axis| layout.shape()[axis]);
+        let sample = if batch > 1 { layout.strides()[0] as usize } else { 0 };
+        Self { data: tensor.storage::<f32>().get(layout.start_offset()..).unwrap_or_default(), sample, heads, width }
+    }
+
+    /// `n` of a head's rows, from `start` on.
+    fn rows(self, [sample, head]: [usize; 2], start: usize, n: usize) -> Matrix<'a> {
+        let at = sample * self.sample + (start * self.heads + head) * self.width;
+        Matrix::rows(&self.data[at..], n, self.width, self.heads * self.width)
+    }
+
+    /// One of a head's rows.
+    fn row(self, [sample, head]: [usize; 2], row: usize) -> &'a [f32] {
+        let at = sample * self.sample + (row * self.heads + head) * self.width;
+        &self.data[at..at + self.width]
+    }
+}
+
+/// The tensor itself where the rows of each sample lie in order, a copy otherwise.
+fn spaced(tensor: FlexTensor) -> FlexTensor {
+    let layout = tensor.layout();
+    let (shape, strides) = (layout.shape(), layout.strides());
+    let within = [shape[2] * shape[3], shape[3], 1];
+    let in_order = (1..4).all(|axis| shape[axis] == 1 || strides[axis] == within[axis - 1] as isize);
+    match in_order && strides[0] >= 0 {
+        true => tensor,
+        false => tensor.to_contiguous(),
+    }
 }
 
 /// Which keys each query sees.
@@ -47,9 +85,9 @@ impl Visible {
 /// Output and log-sum-exp.
 pub fn forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, first: FlexTensor) -> (FlexTensor, FlexTensor) {
     let sizes = Sizes::of::<Flex>(&q, &k);
-    let Sizes { batch, queries, keys, heads, kv_heads, width } = sizes;
-    let (q, k, v) = (ordered(q), ordered(k), ordered(v));
-    let (q, k, v) = (elements(&q), elements(&k), elements(&v));
+    let Sizes { batch, queries, keys, heads, width, .. } = sizes;
+    let [q, k, v] = [q, k, v].map(spaced);
+    let [q, k, v] = [&q, &k, &v].map(Heads::of);
     let visible = Visible::new(&first, &sizes);
     let scale = sizes.scale() as f32;
     let mut by_head = vec![0f32; batch * heads * queries * width]; // [B, heads, T, w]
@@ -62,9 +100,7 @@ pub fn forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, first: FlexTensor) -
         for start in (0..queries).step_by(BLOCK) {
             let n = BLOCK.min(queries - start);
             let seen = visible.past + start + n;
-            let q = Matrix::rows(head(q, &sizes, queries, heads, [sample, h], start), n, width, heads * width);
-            let k = Matrix::rows(head(k, &sizes, keys, kv_heads, kv, 0), seen, width, kv_heads * width);
-            let v = Matrix::rows(head(v, &sizes, keys, kv_heads, kv, 0), seen, width, kv_heads * width);
+            let (q, k, v) = (q.rows([sample, h], start, n), k.rows(kv, 0, seen), v.rows(kv, 0, seen));
             product(&mut scores, seen, q, k.t(), false, Threads::One);
             for (i, row) in scores.chunks_exact_mut(seen).take(n).enumerate() {
                 let range = visible.keys(sample, start + i);
@@ -110,8 +146,10 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
     let Sizes { batch, queries, keys, heads, kv_heads, width } = sizes;
     let group = sizes.group();
     let visible = Visible::new(&saved.first, &sizes);
-    let [q, k, v, output, lse, grad] = [saved.q, saved.k, saved.v, saved.output, saved.lse, grad].map(ordered);
-    let [q, k, v, output, lse, grad] = [&q, &k, &v, &output, &lse, &grad].map(elements);
+    let [q, k, v, output, grad] = [saved.q, saved.k, saved.v, saved.output, grad].map(spaced);
+    let [q, k, v, output, grad] = [&q, &k, &v, &output, &grad].map(Heads::of);
+    let lse = ordered(saved.lse);
+    let lse = elements(&lse);
     let scale = sizes.scale() as f32;
     let mut q_grad = vec![0f32; batch * heads * queries * width]; // [B, heads, T, w]
     let mut k_grad = vec![0f32; batch * kv_heads * keys * width]; // [B, kv_heads, keys, w]
@@ -131,10 +169,8 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
             for start in (0..queries).step_by(BLOCK) {
                 let n = BLOCK.min(queries - start);
                 let seen = visible.past + start + n;
-                let of_query = |x| Matrix::rows(head(x, &sizes, queries, heads, at, start), n, width, heads * width);
-                let of_key =
-                    |x| Matrix::rows(head(x, &sizes, keys, kv_heads, [sample, kv], 0), seen, width, kv_heads * width);
-                let (q, k, v, dout) = (of_query(q), of_key(k), of_key(v), of_query(grad));
+                let (q, dout) = (q.rows(at, start, n), grad.rows(at, start, n));
+                let (k, v) = (k.rows([sample, kv], 0, seen), v.rows([sample, kv], 0, seen));
                 product(&mut p, seen, q, k.t(), false, Threads::One);
                 product(&mut s, seen, dout, v.t(), false, Threads::One);
                 for (i, (p, s)) in p.chunks_exact_mut(seen).zip(s.chunks_exact_mut(seen)).take(n).enumerate() {
@@ -145,11 +181,10 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
                         s[hidden].fill(0.0);
                     }
                     let (p, s) = (&mut p[range.clone()], &mut s[range]);
-                    let own = |x| &head(x, &sizes, queries, heads, at, row)[..width];
                     simd(
                         #[inline(always)]
                         || {
-                            let drop = dot(own(grad), own(output));
+                            let drop = dot(grad.row(at, row), output.row(at, row));
                             for (p, s) in p.iter_mut().zip(s) {
                                 *p = exp(*p * scale - lse[row]);
                                 *s = *p * (*s - drop) * scale;
@@ -181,12 +216,14 @@ pub fn mass(
     readout: FlexTensor,
 ) -> FlexTensor {
     let sizes = Sizes::of::<Flex>(&q, &k);
-    let Sizes { batch, queries, keys, heads, kv_heads, width } = sizes;
+    let Sizes { batch, queries, keys, heads, width, .. } = sizes;
     let visible = Visible::new(&first, &sizes);
     let (n, s) = (rows.layout().shape()[1], readout.layout().shape()[1]);
     let rows = indices(&rows);
-    let [q, k, lse, readout] = [q, k, lse, readout].map(ordered);
-    let [q, k, lse, readout] = [&q, &k, &lse, &readout].map(elements);
+    let [q, k] = [q, k].map(spaced);
+    let [q, k] = [&q, &k].map(Heads::of);
+    let [lse, readout] = [lse, readout].map(ordered);
+    let [lse, readout] = [&lse, &readout].map(elements);
     let scale = sizes.scale() as f32;
     let mut by_head = vec![0f32; batch * heads * s * keys];
     by_head.par_chunks_mut(s * keys).enumerate().for_each(|(task, out)| {
@@ -194,11 +231,10 @@ pub fn mass(
         let rows = &rows[sample * n..(sample + 1) * n];
         let mut asked = Vec::with_capacity(n * width);
         for row in rows {
-            asked.extend_from_slice(&head(q, &sizes, queries, heads, [sample, h], *row as usize)[..width]);
+            asked.extend_from_slice(q.row([sample, h], *row as usize));
         }
         let mut p = vec![0f32; n * keys];
-        let k = head(k, &sizes, keys, kv_heads, [sample, h / sizes.group()], 0);
-        let k = Matrix::rows(k, keys, width, kv_heads * width);
+        let k = k.rows([sample, h / sizes.group()], 0, keys);
         product(&mut p, keys, Matrix::rows(&asked, n, width, width), k.t(), false, Threads::One);
         for (p, row) in p.chunks_exact_mut(keys).zip(rows) {
             let row = *row as usize;
