@@ -44,7 +44,7 @@ fn values(tensor: Tensor<2>) -> Vec<f32> {
     tensor.cast(DType::F32).try_into_vec_as::<f32>().unwrap()
 }
 
-/// Two matrices that are transposed on disk, one that isn't, of every part.
+/// All parameters' values, in order of their names.
 fn some(model: &Llava) -> Vec<Vec<f32>> {
     let named: Vec<(String, Vec<f32>)> = all(model);
     assert!(named.len() > 40);

@@ -65,10 +65,13 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Writes a tensor's values.
+type Values<'a> = Box<dyn Fn(&mut Sink) -> Result<(), CheckpointError> + 'a>;
+
 /// A tensor on its way to disk: its name and shape, and what writes its values.
 pub(super) struct Outgoing<'a> {
     slot: Slot,
-    write: Box<dyn Fn(&mut Sink) -> Result<(), CheckpointError> + 'a>,
+    write: Values<'a>,
 }
 
 impl<'a> Outgoing<'a> {
