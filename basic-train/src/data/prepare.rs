@@ -33,10 +33,10 @@ impl ConversationStyle {
     pub fn resolve(self, checkpoint: &Checkpoint, captions: bool) -> Result<Style, ProcessorError> {
         let template = || checkpoint.template.clone().map(Style::from);
         match self {
-            Self::Plain => Ok(Style::Plain),
-            Self::VicunaV1 => Ok(Style::VicunaV1),
-            Self::Auto if captions => Ok(Style::Plain),
-            Self::Auto => Ok(template().unwrap_or(Style::VicunaV1)),
+            Self::Plain => Ok(Style::plain()),
+            Self::VicunaV1 => Ok(Style::vicuna_v1()),
+            Self::Auto if captions => Ok(Style::plain()),
+            Self::Auto => Ok(template().unwrap_or(Style::vicuna_v1())),
             Self::Template => template().ok_or_else(|| ProcessorError::MissingFile {
                 dir: checkpoint.dir.clone(),
                 names: "chat_template.jinja",
