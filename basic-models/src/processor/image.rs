@@ -51,8 +51,8 @@ impl ImageProcessor {
         ImageProcessorConfig::load(dir).map(Self::new)
     }
 
-    /// The same processor with another limit of pixels: of an image's own, and of what is made of it on the way.
-    /// [`DEFAULT_MAX_PIXELS`] where it isn't set.
+    /// The same processor with another limit of pixels: of an image's own, and of what it is padded or resized to on the
+    /// way. [`DEFAULT_MAX_PIXELS`] where it isn't set.
     #[must_use]
     pub fn with_max_pixels(self, max_pixels: u64) -> Self {
         Self { max_pixels, ..self }
@@ -106,6 +106,8 @@ impl ImageProcessor {
         let (y, to_y) = crop(size.1, rows);
         let (x, to_x) = crop(size.0, columns);
         let pixels = u64::from(rows) * u64::from(columns);
+        // The size that the settings fix is theirs to choose; only what depends on the image is limited.
+        let limit = self.output_size().map_or(self.max_pixels, |_| self.max_pixels.max(4 * pixels));
         let too_many = |pixels: u64| {
             let reason = format!(
                 "it would take {pixels} pixels, more than the limit of {}; crop it to a less extreme aspect ratio",
@@ -113,7 +115,7 @@ impl ImageProcessor {
             );
             fail(&image, (size.0.into(), size.1.into()), reason)
         };
-        if pixels > self.max_pixels {
+        if pixels > limit {
             return Err(too_many(pixels));
         }
         let part = Part { x, y };
@@ -121,7 +123,7 @@ impl ImageProcessor {
             image::imageops::crop_imm(&*image, part.x.start, part.y.start, part.x.len() as u32, part.y.len() as u32)
                 .to_image()
         } else {
-            resample::resize(&image, size, part, self.config.resample, self.max_pixels).map_err(too_many)?
+            resample::resize(&image, size, part, self.config.resample, limit).map_err(too_many)?
         };
         Ok(self.values(&part, (to_x, to_y), (rows as usize, columns as usize)))
     }

@@ -42,9 +42,11 @@ mod placeholders;
 mod render;
 mod resample;
 mod sentencepiece;
+mod specials;
 mod styles;
 mod template;
 mod tokenizer;
+mod tokenizer_files;
 
 #[cfg(test)]
 mod tests;
@@ -55,12 +57,14 @@ pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};
 pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
 pub use open::{DEFAULT_MAX_PIXELS, open_image, open_image_within};
-pub use placeholders::{FeatureSelect, PLACEHOLDER, ProcessorConfig, expand_images};
 pub use piece::Piece;
+pub use placeholders::{FeatureSelect, PLACEHOLDER, ProcessorConfig, expand_images};
 pub use render::{Style, render, render_prompt};
+pub use specials::{SpecialTokens, TokenIds};
 pub use styles::ConversationStyle;
 pub use template::ChatTemplate;
-pub use tokenizer::{Encoded, SpecialTokens, TokenIds, Tokenizer, copy_tokenizer_files};
+pub use tokenizer::{Encoded, Tokenizer};
+pub use tokenizer_files::copy_tokenizer_files;
 
 /// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, ProcessorError>;

@@ -80,7 +80,8 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
             return unsupported(&path, "trainer_spec.model_type", other.unwrap_or(1).to_string(), supported);
         }
     }
-    if model.normalizer.as_ref().and_then(|normalizer| normalizer.charsmap.as_ref()).is_some_and(|map| !map.is_empty()) {
+    if model.normalizer.as_ref().and_then(|normalizer| normalizer.charsmap.as_ref()).is_some_and(|map| !map.is_empty())
+    {
         let supported = "none (the rule \"identity\"); convert the model to tokenizer.json with transformers";
         return unsupported(&path, "normalizer_spec.precompiled_charsmap", "set".into(), supported);
     }
@@ -101,7 +102,9 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
         .iter()
         .zip(0u32..)
         .filter(|(piece, _)| special(piece))
-        .map(|(piece, id)| added_token(id, piece.piece.as_deref().unwrap_or_default(), piece.kind != Some(USER_DEFINED)))
+        .map(|(piece, id)| {
+            added_token(id, piece.piece.as_deref().unwrap_or_default(), piece.kind != Some(USER_DEFINED))
+        })
         .collect();
     more_added_tokens(dir, config, &mut added)?;
     let prefix = config["add_prefix_space"].as_bool().unwrap_or(true);

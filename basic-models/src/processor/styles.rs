@@ -74,13 +74,7 @@ const fn instructed(
 }
 
 static STYLES: [ConversationStyle; 13] = [
-    ConversationStyle {
-        name: "plain",
-        aliases: &["v0_plain"],
-        system: "",
-        layout: Layout::Caption,
-        stops: &["\n"],
-    },
+    ConversationStyle { name: "plain", aliases: &["v0_plain"], system: "", layout: Layout::Caption, stops: &["\n"] },
     named("vicuna_v1", &["v1"], VICUNA),
     instructed("llama_2", &[], LLAMA_2, true),
     // LLaVA-pp's; LLaVA-NeXT's llava_llama_3 is the model's own chat template with another system text.

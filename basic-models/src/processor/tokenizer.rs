@@ -1,8 +1,8 @@
 //! The tokenizer of a checkpoint, with the special tokens that its files name.
 
 use std::ops::Range;
-use std::panic::catch_unwind;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
@@ -10,66 +10,8 @@ use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
 use super::config::read_json_if_exists;
 use super::literal::AddedTokens;
 use super::piece::overlaps;
-use super::{PLACEHOLDER, ProcessorError, Result, sentencepiece};
-
-const TOKENIZER_FILE: &str = "tokenizer.json";
-const TOKENIZER_FILES: [&str; 8] = [
-    TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
-
-/// The texts of the special tokens that prompts and templates need.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpecialTokens {
-    /// Begins a sequence.
-    pub bos: Option<String>,
-    /// Ends a sequence or an answer.
-    pub eos: Option<String>,
-    /// Fills up a batch.
-    pub pad: Option<String>,
-    /// Stands for what the vocabulary lacks.
-    pub unk: Option<String>,
-    /// Stands for visual embeddings.
-    pub image: String,
-    /// Every other special token of the tokenizer, such as `<|im_start|>`. Where users or data sets write one of all
-    /// these, it is text.
-    pub others: Vec<String>,
-}
-
-impl Default for SpecialTokens {
-    /// No special tokens but the image token, [`PLACEHOLDER`].
-    fn default() -> Self {
-        Self { bos: None, eos: None, pad: None, unk: None, image: PLACEHOLDER.into(), others: Vec::new() }
-    }
-}
-
-impl SpecialTokens {
-    /// All of them; one may come twice.
-    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
-        let named = [&self.bos, &self.eos, &self.pad, &self.unk].into_iter().flatten().chain([&self.image]);
-        named.chain(&self.others).map(String::as_str)
-    }
-}
-
-/// Token ids that the model's config.json names (`bos_token_id`, ..., `image_token_index`). Those that the
-/// tokenizer's own files name win, except for the image token: the model looks for the id in its configuration.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TokenIds {
-    /// `bos_token_id`.
-    pub bos: Option<u32>,
-    /// `eos_token_id`.
-    pub eos: Option<u32>,
-    /// `pad_token_id`.
-    pub pad: Option<u32>,
-    /// `image_token_index` or `image_token_id`.
-    pub image: Option<u32>,
-}
+use super::tokenizer_files::read_tokenizer;
+use super::{PLACEHOLDER, ProcessorError, Result, SpecialTokens, TokenIds};
 
 /// A text's tokens and the bytes of the text that each covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +50,7 @@ impl Tokenizer {
         let tokenizer_config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let (path, bytes) = read_tokenizer(dir, &tokenizer_config)?;
         let load = |e: tokenizers::Error| ProcessorError::LoadTokenizer { path: path.clone(), message: e.to_string() };
-        let mut inner = parse(&bytes).map_err(load)?;
+        let mut inner = checked(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(load)?;
         drop(bytes);
         let map = read_json_if_exists(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
         let processor = read_json_if_exists(&dir.join("processor_config.json"))?.unwrap_or_default();
@@ -128,7 +70,7 @@ impl Tokenizer {
         };
         adapt_post_processor(&mut inner, &tokenizer_config, &specials).map_err(load)?;
         let clean_up = tokenizer_config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
-        Ok(Self { clean_up, ..Self::new(inner, specials).map_err(load)? })
+        Ok(Self { clean_up, ..checked(|| Self::new(inner, specials)).map_err(load)? })
     }
 
     /// A tokenizer with these special tokens; the others are the tokenizer's own. Those that its vocabulary holds without marking them are marked, so that
@@ -239,9 +181,9 @@ impl Tokenizer {
         if !(0..usual.ids.len()).any(|i| special(i) && overlaps(literal, &usual.spans[i])) {
             return Ok(usual);
         }
-        let added = AddedTokens::of(&self.inner).map_err(|e| tokenize_error(text, &e))?;
-        let encoding = added.encode(&self.inner, text, literal, add_special).map_err(|e| tokenize_error(text, &e))?;
-        Ok(encoded(&encoding))
+        checked(|| AddedTokens::of(&self.inner)?.encode(&self.inner, text, literal, add_special))
+            .map(|encoding| encoded(&encoding))
+            .map_err(|e| tokenize_error(text, &e))
     }
 
     /// The text of ids; with `skip_special`, without special tokens.
@@ -250,7 +192,7 @@ impl Tokenizer {
     /// [`ProcessorError::Tokenize`].
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let fail = |e: tokenizers::Error| ProcessorError::Tokenize { text: format!("{ids:?}"), message: e.to_string() };
-        let text = self.inner.decode(ids, skip_special).map_err(fail)?;
+        let text = checked(|| self.inner.decode(ids, skip_special)).map_err(fail)?;
         // transformers 5 ignores the setting for BPE, whose texts the clean-up would damage.
         let clean_up = self.clean_up && !matches!(self.inner.get_model(), ModelWrapper::BPE(_));
         Ok(if clean_up { clean_up_spaces(text) } else { text })
@@ -258,33 +200,15 @@ impl Tokenizer {
 
     // `encode` counts offsets in bytes of the text (`encode_char_offsets` in characters).
     fn encode_inner(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
-        self.inner.encode(text, add_special).map_err(|e| tokenize_error(text, &e))
+        checked(|| self.inner.encode(text, add_special)).map_err(|e| tokenize_error(text, &e))
     }
 }
 
-/// The bytes of tokenizer.json, or of the one that tokenizer.model stands for, and the file that they come from.
-fn read_tokenizer(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<u8>)> {
-    let path = dir.join(TOKENIZER_FILE);
-    match std::fs::read(&path) {
-        Ok(bytes) => return Ok((path, bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(ProcessorError::Read { path, source }),
-    }
-    let names = "tokenizer.json, tokenizer.model";
-    let json = sentencepiece::tokenizer_json(dir, config)?;
-    let json = json.ok_or_else(|| ProcessorError::MissingFile { dir: dir.into(), names })?;
-    Ok((dir.join(sentencepiece::MODEL_FILE), json.to_string().into_bytes()))
-}
-
-/// The tokenizer in a tokenizer.json.
-///
-/// The tokenizers library asserts some of what a file should hold instead of checking it: a damaged file may make it
-/// panic, which is an error like its others here.
-fn parse(bytes: &[u8]) -> tokenizers::Result<tokenizers::Tokenizer> {
-    match catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
-        Ok(parsed) => parsed,
-        Err(_) => Err("the tokenizers library gave up on it; the file is damaged".into()),
-    }
+/// What `work` returns. The tokenizers library asserts some of what a tokenizer.json should hold instead of checking it: a
+/// damaged file may make it panic, while it is read or when it is used, which is an error like its others here.
+fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    let damaged = || "the tokenizers library gave up; tokenizer.json is damaged".into();
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged()))
 }
 
 /// transformers 5: `add_bos_token` and `add_eos_token` replace the post-processor where tokenizer_config.json has one.
@@ -311,8 +235,7 @@ fn adapt_post_processor(
         .map(|(token, id)| (token.clone(), json!({ "id": token, "ids": [id], "tokens": [token] })))
         .collect();
     let pair = json!([{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }]);
-    let processor =
-        json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens });
+    let processor = json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens });
     inner.with_post_processor(Some(serde_json::from_value::<PostProcessorWrapper>(processor)?));
     Ok(())
 }
@@ -327,33 +250,6 @@ fn encoded(encoding: &tokenizers::Encoding) -> Encoded {
 
 fn tokenize_error(text: &str, source: &tokenizers::Error) -> ProcessorError {
     ProcessorError::Tokenize { text: text.chars().take(80).collect(), message: source.to_string() }
-}
-
-/// Copies the tokenizer's files and the chat template of one checkpoint to another; those that exist. Where there is a
-/// tokenizer.model alone, a tokenizer.json is written beside it: without one, transformers takes a LLaVA checkpoint's
-/// tokenizer.model for another kind of tokenizer.
-///
-/// # Errors
-/// `Read` or `Write`, naming the file; those of [`Tokenizer::load`] for a tokenizer.model.
-pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
-    for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
-        let path = from.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let path = to.join(name);
-                std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ProcessorError::Read { path, source }),
-        }
-    }
-    if !from.join(TOKENIZER_FILE).exists() && from.join(sentencepiece::MODEL_FILE).exists() {
-        let config = read_json_if_exists(&from.join("tokenizer_config.json"))?.unwrap_or_default();
-        let (_, bytes) = read_tokenizer(from, &config)?;
-        let path = to.join(TOKENIZER_FILE);
-        std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;
-    }
-    Ok(())
 }
 
 /// A token in tokenizer_config.json: a string or `{"content": string, ..}`.

@@ -49,7 +49,9 @@ fn saved_settings_are_read_back_the_same() {
     let llava = ImageProcessorConfig { kind: ImageKind::Llava, ..ImageProcessorConfig::clip(336) };
     let dark = ImageProcessorConfig { pad: Some([9, 0, 255]), normalize: None, ..llava.clone() };
     let padded = [llava.clone(), llava.with_pad(), dark];
-    for config in padded.into_iter().chain([ImageProcessorConfig::clip(336), ImageProcessorConfig::siglip(384), bilinear, bare]) {
+    for config in
+        padded.into_iter().chain([ImageProcessorConfig::clip(336), ImageProcessorConfig::siglip(384), bilinear, bare])
+    {
         let dir = tempfile::tempdir().unwrap();
         config.save(dir.path()).unwrap();
         ProcessorConfig::clip(14).save(dir.path()).unwrap();

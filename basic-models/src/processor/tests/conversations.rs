@@ -114,9 +114,9 @@ fn styles_are_rendered_byte_for_byte_as_by_llavas_code() {
         let style = ConversationStyle::by_name(case["style"].as_str().unwrap()).unwrap();
         assert_eq!(style, ConversationStyle::by_name(case["alias"].as_str().unwrap()).unwrap());
         seen.insert(style.name());
-        let expected = (0..systems.len()).rev().fold(case["text"].as_str().unwrap().to_owned(), |text, i| {
-            text.replace(&format!("\0{i}"), &systems[i])
-        });
+        let expected = (0..systems.len())
+            .rev()
+            .fold(case["text"].as_str().unwrap().to_owned(), |text, i| text.replace(&format!("\0{i}"), &systems[i]));
         let (messages, prompt) = conversation(case);
         let style = Style::from(style);
         let text: String = if prompt {
@@ -149,7 +149,10 @@ fn what_users_wrote_is_literal_and_what_the_style_wrote_is_not() {
         let images: Vec<usize> = pieces.iter().map(|piece| piece.images(&specials.image).len()).collect();
         assert_eq!(images, [1, 0, 1, 0], "{name}");
         let ends = ConversationStyle::by_name(name).unwrap().stops();
-        assert!(ends.iter().any(|end| pieces[1].text.ends_with(end) || pieces[1].text.trim_end().ends_with(end)), "{name}");
+        assert!(
+            ends.iter().any(|end| pieces[1].text.ends_with(end) || pieces[1].text.trim_end().ends_with(end)),
+            "{name}"
+        );
     }
 }
 

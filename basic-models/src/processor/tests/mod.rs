@@ -2,8 +2,10 @@
 
 mod config;
 mod conversations;
+mod corpus;
 mod images;
 mod labels;
+mod mutations;
 mod templates;
 mod tokens;
 
