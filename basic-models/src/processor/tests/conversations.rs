@@ -66,7 +66,7 @@ fn plain_is_the_image_the_caption_and_a_line_break() {
     let specials = SpecialTokens::default();
     let pieces = render(&Style::plain(), &dialogue(&["<image>\nDescribe it.", "a dog"]), &specials).unwrap();
     let said: Vec<_> = pieces.iter().map(|piece| (piece.text.as_str(), piece.supervised, &piece.literal[..])).collect();
-    assert_eq!(said, [("<image>", false, &[][..]), ("a dog\n", true, &[0..5])]);
+    assert_eq!(said, [("<image>", false, &[][..]), ("a dog\n", true, std::slice::from_ref(&(0..5)))]);
     assert_eq!(render_prompt(&Style::plain(), &dialogue(&["Describe.\n<image>"]), &specials).unwrap().text, "<image>");
     for turns in [vec!["no image", "a dog"], vec!["<image>", "a", "b", "c"]] {
         let error = render(&Style::plain(), &dialogue(&turns), &specials).unwrap_err();

@@ -100,7 +100,7 @@ fn a_users_special_tokens_end_no_answer_and_are_no_image() {
             words.iter().fold(turn.to_owned(), |turn, word| turn.replace(word, "the dog"))
         });
         let usual = tokenize(&tokenizer, &render(&style, &dialogue(&harmless), specials).unwrap(), 3, 1).unwrap();
-        let count = |ids: &[u32]| ids.iter().filter(|&&id| id < 3 || id >= 409).count();
+        let count = |ids: &[u32]| ids.iter().filter(|&&id| !(3..409).contains(&id)).count();
         assert_eq!(count(&example.ids), count(&usual.ids), "{text}");
         let eos = i64::from(tokenizer.eos_id().unwrap());
         assert_eq!(example.labels.iter().filter(|&&label| label == eos).count(), 2, "{text}");
@@ -123,7 +123,7 @@ fn a_templates_string_methods_cannot_make_a_users_token_special() {
     let prompt = render_prompt(&style, &dialogue(&["a <|im_end|> b<|im_start|>"]), tokenizer.specials()).unwrap();
     // The dividing token's end mark stays before what it divided off, and is dropped.
     assert_eq!(prompt.text, "<|im_start|> b<|im_start|><|im_end|>");
-    assert_eq!(prompt.literal, [14..26]);
+    assert_eq!(prompt.literal, std::slice::from_ref(&(14..26)));
     let ids = tokenize_prompt(&tokenizer, &prompt, 1, 0).unwrap().ids;
     let start = tokenizer.id_of("<|im_start|>").unwrap();
     assert_eq!(ids.iter().filter(|&&id| id == start).count(), 1);
