@@ -303,6 +303,9 @@ pub struct Preprocess {
     pub image: PathBuf,
     /// Where pixel_values [3, H, W] is written.
     pub out: PathBuf,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
 }
 
 /// Which losses.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use basic_models::generate::{GenerateError, GenerationConfig, generate};
+use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, generate};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, ProcessorError, Role, render_prompt, tokenize_prompt};
 use basic_models::{Checkpoint, CheckpointError, ImageTokens};
@@ -192,7 +192,7 @@ pub fn answer(
     // Prompts of like length share a batch: less padding.
     let mut order: Vec<usize> = (0..questions.len()).collect();
     order.sort_by_key(|i| prompts[*i].ids.len());
-    let eos = checkpoint.eos_ids();
+    let eos = GenerationDefaults::load(&checkpoint.dir)?.end_ids(checkpoint);
     let settings = GenerationConfig::greedy(options.max_new_tokens, eos.clone(), checkpoint.pad_id());
     let mut answers = vec![String::new(); questions.len()];
     let mut done = 0;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use basic_models::generate::{GenerationDefaults, Sampling};
+use basic_models::processor::{ConversationStyle, DEFAULT_MAX_PIXELS};
 use clap::Args as ClapArgs;
 
 use super::{DeviceArg, Dtype};
@@ -21,6 +22,9 @@ pub struct Generate {
     /// The image; give it again for each further <image> of the prompt, in order.
     #[arg(long, required = true)]
     pub image: Vec<PathBuf>,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     /// The prompt, with one <image> for each image; \n is a line break.
     #[arg(long)]
     pub prompt: String,
@@ -50,6 +54,13 @@ pub struct Chat {
     /// The image that the conversation is about; /image changes it.
     #[arg(long)]
     pub image: Option<PathBuf>,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
+    /// How turns are written, by the name of one of LLaVA's conversation styles; by default the checkpoint's chat template,
+    /// vicuna_v1 where it has none.
+    #[arg(long, value_name = "NAME", value_parser = style)]
+    pub style: Option<&'static ConversationStyle>,
     /// Instructions before the conversation.
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -120,6 +131,10 @@ impl Tokens {
             false => self.stop.iter().map(|stop| stop.replace("\\n", "\n")).collect(),
         }
     }
+}
+
+fn style(name: &str) -> Result<&'static ConversationStyle, String> {
+    ConversationStyle::by_name(name).map_err(|error| error.to_string())
 }
 
 fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {

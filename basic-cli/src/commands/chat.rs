@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, anyhow};
 use basic_models::Checkpoint;
 use basic_models::generate::{Conversation, GenerationConfig};
-use basic_models::processor::Style;
+use basic_models::processor::{ConversationStyle, Style};
 use burn::tensor::Tensor;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -30,12 +30,14 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 /// Talks until the input ends. Answers go to standard output, everything else to standard error.
 pub fn chat(args: Chat) -> Result<()> {
     let device = open_device(&args.device, args.dtype)?;
-    let checkpoint = open(&args.checkpoint, &device)?;
-    let (config, stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens as usize)?;
+    let mut checkpoint = open(&args.checkpoint, &device)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
+    let style = style(&checkpoint, args.style);
+    let (config, mut stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens as usize)?;
+    stop.extend(style.stops().iter().map(|stop| stop.to_string()));
     let read = |image: &Path| pixels(&checkpoint, &[PathBuf::from(image)]);
     let first = args.image.as_deref().map(read).transpose()?;
     let model = checkpoint.load(args.dtype.into(), &device)?;
-    let style = style(&checkpoint);
     let start = |pixels| {
         let features = Option::map(pixels, |pixels| model.encode(Tensor::from_data(pixels, &device)));
         Conversation::new(&checkpoint, &model, style.clone(), args.system.as_deref(), features)
@@ -45,8 +47,11 @@ pub fn chat(args: Chat) -> Result<()> {
     let mut input = Input::new()?;
     let terminal = matches!(input, Input::Terminal(_));
     if terminal {
-        let written =
-            if checkpoint.template.is_some() { "its chat template" } else { "vicuna_v1 (it has no chat template)" };
+        let written = match (args.style, &checkpoint.template) {
+            (Some(style), _) => style.name(),
+            (None, Some(_)) => "its chat template",
+            (None, None) => "vicuna_v1 (it has no chat template)",
+        };
         eprintln!("{}, by {written}; /help lists the commands", args.checkpoint.display());
     }
     let mut turn = 0;
@@ -81,9 +86,13 @@ pub fn chat(args: Chat) -> Result<()> {
     Ok(())
 }
 
-/// How turns are written: the checkpoint's chat template, or LLaVA's own style where it has none.
-fn style(checkpoint: &Checkpoint) -> Style {
-    checkpoint.template.clone().map_or(Style::VicunaV1, Style::from)
+/// How turns are written: in the style asked for, by the checkpoint's chat template, or in LLaVA's own style.
+fn style(checkpoint: &Checkpoint, asked: Option<&'static ConversationStyle>) -> Style {
+    match (asked, &checkpoint.template) {
+        (Some(style), _) => style.into(),
+        (None, Some(template)) => template.clone().into(),
+        (None, None) => Style::vicuna_v1(),
+    }
 }
 
 /// The settings of a turn: each draws anew.

@@ -18,7 +18,8 @@ use crate::output::print_json;
 /// Answers one prompt.
 pub fn generate(args: Generate) -> Result<()> {
     let device = open_device(&args.device, args.dtype)?;
-    let checkpoint = open(&args.checkpoint, &device)?;
+    let mut checkpoint = open(&args.checkpoint, &device)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let (config, stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens)?;
     let text = args.prompt.replace("\\n", "\n");
     let count = args.image.len();

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use basic_models::checkpoint::resolve;
-use basic_models::processor::{ImageProcessor, open_image};
+use basic_models::processor::ImageProcessor;
 use basic_models::{Batch, Checkpoint};
 use basic_train::inspect::{inspect, read_samples, write_named};
 use burn::tensor::{DType, Device};
@@ -57,8 +57,8 @@ pub fn losses(args: Losses) -> Result<()> {
 
 /// `basic preprocess`.
 pub fn preprocess(args: Preprocess) -> Result<()> {
-    let processor = ImageProcessor::load(&resolve(&args.checkpoint)?)?;
-    let pixels = processor.process(&open_image(&args.image)?)?;
+    let processor = ImageProcessor::load(&resolve(&args.checkpoint)?)?.with_max_pixels(args.max_pixels);
+    let pixels = processor.open(&args.image)?;
     let tensor = ("pixel_values".to_string(), vec![3, pixels.height, pixels.width], pixels.data);
     write_named(&args.out, &[tensor])?;
     Ok(())

@@ -40,9 +40,7 @@ pub use write::{SaveOptions, parse_size, write_tensors};
 
 use crate::config::{Family, LlavaConfig, VisionFamily};
 use crate::nn::{InitScheme, Llava, seeded_init};
-use crate::processor::{
-    ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, Tokenizer, copy_tokenizer_files, open_image,
-};
+use crate::processor::{ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, Tokenizer, copy_tokenizer_files};
 use vocabulary::TokenizerFiles;
 use write::{gather, write_outgoing};
 
@@ -120,7 +118,7 @@ impl Checkpoint {
     ///
     /// Names the file.
     pub fn pixels(&self, path: &Path) -> Result<PixelValues, CheckpointError> {
-        Ok(self.images.process(&open_image(path)?)?)
+        Ok(self.images.open(path)?)
     }
 
     /// The padding id for batches; where the checkpoint has none, 0, which no loss and no attention sees.

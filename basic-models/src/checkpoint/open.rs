@@ -106,6 +106,12 @@ impl Checkpoint {
             Some(vision) => ImageProcessor::load(vision)?,
             None => ImageProcessor::new(ImageProcessorConfig::clip(config.vision_config.image_size as u32)),
         };
+        let images = match &opened.image_aspect_ratio {
+            Some(ratio) => {
+                ImageProcessor::new(images.config().clone().with_aspect_ratio(ratio, &dir.join("config.json"))?)
+            }
+            None => images,
+        };
         let (vision, side) = (vision.as_deref().unwrap_or(&dir), config.vision_config.image_size);
         if let Some(size) = images.output_size()
             && size != (side, side)
@@ -206,11 +212,11 @@ mod tests {
         let template = Style::from(ChatTemplate::new(VICUNA, "vicuna_v1").unwrap());
         for conversation in [&conversation[..], &conversation[..2]] {
             let pieces = |style: &Style| render(style, conversation, &specials).unwrap();
-            assert_eq!(pieces(&template), pieces(&Style::VicunaV1));
+            assert_eq!(pieces(&template), pieces(&Style::vicuna_v1()));
         }
         let mut system = conversation.to_vec();
         system.insert(0, Message::new(Role::System, "Be brief."));
         let pieces = |style: &Style| render(style, &system, &specials).unwrap();
-        assert_eq!(pieces(&template), pieces(&Style::VicunaV1));
+        assert_eq!(pieces(&template), pieces(&Style::vicuna_v1()));
     }
 }

@@ -32,7 +32,7 @@ impl<'a> Conversation<'a> {
         features: Option<Tensor<2>>,
     ) -> Self {
         let rows = features.as_ref().map_or(0, |features| features.dims()[0]);
-        let images = rows / checkpoint.visual_tokens().max(1);
+        let images = rows / checkpoint.config.features().max(1);
         let messages: Vec<Message> = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
         let instructed = !messages.is_empty();
         Self { checkpoint, style, session: Session::new(model, features), images, messages, instructed }

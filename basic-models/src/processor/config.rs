@@ -17,6 +17,8 @@ pub enum ImageKind {
     Clip,
     /// `SiglipImageProcessor`: resize to a square, no crop, mean and standard deviation 0.5.
     Siglip,
+    /// `LlavaImageProcessor`: CLIP's steps, and padding to a square before them.
+    Llava,
 }
 
 /// The size that an image is resized to.
@@ -47,6 +49,9 @@ pub enum Resample {
 pub struct ImageProcessorConfig {
     /// Which class of transformers this is.
     pub kind: ImageKind,
+    /// The colour that fills an image up to a square before it is resized (LLaVA's `image_aspect_ratio = "pad"`,
+    /// `do_pad` of `LlavaImageProcessor`); `None` for no padding.
+    pub pad: Option<[u8; 3]>,
     /// The size to resize to; `None` where `do_resize` is false.
     pub size: Option<Size>,
     /// The filter of that resize.
@@ -64,6 +69,7 @@ impl ImageProcessorConfig {
     pub fn clip(size: u32) -> Self {
         Self {
             kind: ImageKind::Clip,
+            pad: None,
             size: Some(Size::ShortestEdge(size)),
             resample: Resample::Bicubic,
             crop: Some((size, size)),
@@ -80,6 +86,32 @@ impl ImageProcessorConfig {
             crop: None,
             normalize: Some(([0.5; 3], [0.5; 3])),
             ..Self::clip(size)
+        }
+    }
+
+    /// The same settings with LLaVA's padding: a square in the mean colour, int(mean * 255), with the image in its
+    /// middle. Without normalization the colour is that of CLIP's mean.
+    #[must_use]
+    pub fn with_pad(self) -> Self {
+        let mean = self.normalize.or(Self::clip(224).normalize).map_or([0.0; 3], |(mean, _)| mean);
+        Self { pad: Some(pad_color(mean.map(shortest))), ..self }
+    }
+
+    /// The settings under LLaVA's own key `image_aspect_ratio`, which its config.json has (transformers' don't):
+    /// `"pad"` pads as [`ImageProcessorConfig::with_pad`] does, `"square"` leaves the settings as they are.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Unsupported`] for other values, such as `"anyres"`; `path` is the file that it names.
+    pub fn with_aspect_ratio(self, value: &str, path: &Path) -> Result<Self> {
+        match value {
+            "pad" => Ok(self.with_pad()),
+            "square" => Ok(self),
+            other => Err(ProcessorError::Unsupported {
+                path: path.into(),
+                key: "image_aspect_ratio".into(),
+                value: other.into(),
+                supported: "pad, square",
+            }),
         }
     }
 
@@ -121,11 +153,14 @@ impl ImageProcessorConfig {
                 "CLIPImageProcessor" | "CLIPImageProcessorFast" | "CLIPImageProcessorPil" | "CLIPFeatureExtractor",
             ) => Self::clip(224),
             Some("SiglipImageProcessor" | "SiglipImageProcessorFast" | "SiglipImageProcessorPil") => Self::siglip(224),
+            Some("LlavaImageProcessor" | "LlavaImageProcessorFast" | "LlavaImageProcessorPil") => {
+                Self { kind: ImageKind::Llava, ..Self::clip(224) }
+            }
             Some(other) => {
                 return Err(unsupported(
                     "image_processor_type",
                     other.into(),
-                    "CLIPImageProcessor, SiglipImageProcessor",
+                    "CLIPImageProcessor, SiglipImageProcessor, LlavaImageProcessor",
                 ));
             }
         };
@@ -166,13 +201,18 @@ impl ImageProcessorConfig {
         if std.contains(&0.0) {
             return Err(unsupported("image_std", format!("{std:?}"), "numbers other than 0"));
         }
-        if raw.do_pad == Some(true) {
-            return Err(unsupported("do_pad", "true".into(), "false"));
+        match (raw.do_pad == Some(true), config.kind) {
+            (true, ImageKind::Llava) => config.pad = Some(pad_color(exact_mean(&raw.image_mean, mean))),
+            (true, _) => {
+                let supported = "false, or true in a LlavaImageProcessor";
+                return Err(unsupported("do_pad", "true".into(), supported));
+            }
+            (false, _) => {}
         }
         if raw.do_convert_rgb == Some(false) {
             return Err(unsupported("do_convert_rgb", "false".into(), "true: images are always three channels"));
         }
-        let crops = raw.do_center_crop.unwrap_or(config.kind == ImageKind::Clip);
+        let crops = raw.do_center_crop.unwrap_or(config.kind != ImageKind::Siglip);
         config.crop = config.crop.filter(|_| crops);
         config.size = config.size.filter(|_| raw.do_resize != Some(false));
         let factor = raw.rescale_factor.or(config.rescale_factor);
@@ -181,14 +221,17 @@ impl ImageProcessorConfig {
         Ok(config)
     }
 
-    /// Writes preprocessor_config.json so that transformers 4 and 5 read the same settings back.
+    /// Writes preprocessor_config.json so that transformers 4 and 5 read the same settings back. Settings that pad are
+    /// written as a `LlavaImageProcessor`'s, the class that can.
     ///
     /// # Errors
     /// [`ProcessorError::Write`].
     pub fn save(&self, dir: &Path) -> Result<()> {
         let class = match self.kind {
+            _ if self.pad.is_some() => "LlavaImageProcessor",
             ImageKind::Clip => "CLIPImageProcessor",
             ImageKind::Siglip => "SiglipImageProcessor",
+            ImageKind::Llava => "LlavaImageProcessor",
         };
         let mut out = json!({
             "image_processor_type": class,
@@ -199,6 +242,9 @@ impl ImageProcessorConfig {
             "do_normalize": self.normalize.is_some(),
             "do_convert_rgb": true,
         });
+        if self.pad.is_some() || self.kind == ImageKind::Llava {
+            out["do_pad"] = json!(self.pad.is_some());
+        }
         if let Some(size) = self.size {
             out["size"] = match size {
                 Size::ShortestEdge(edge) => json!({ "shortest_edge": edge }),
@@ -212,8 +258,14 @@ impl ImageProcessorConfig {
             out["rescale_factor"] = json!(factor);
         }
         if let Some((mean, std)) = self.normalize {
-            out["image_mean"] = json!(mean);
-            out["image_std"] = json!(std);
+            out["image_mean"] = json!(mean.map(shortest));
+            out["image_std"] = json!(std.map(shortest));
+        }
+        if let Some(color) = self.pad
+            && self.normalize.is_none()
+        {
+            // transformers takes the colour from the mean, also where it doesn't normalize.
+            out["image_mean"] = json!(color.map(|value| (f64::from(value) + 0.5) / 255.0));
         }
         write_json(&dir.join(IMAGE_FILE), &out)
     }
@@ -253,6 +305,23 @@ fn read_size(value: &Value, square: bool) -> Option<Size> {
         (None, None, Some(height), Some(width)) => Some(Size::Exact { height: length(height)?, width: length(width)? }),
         _ => None,
     }
+}
+
+/// transformers' colour of the padding: int(mean * 255).
+fn pad_color(mean: [f64; 3]) -> [u8; 3] {
+    mean.map(|value| (value * 255.0) as u8)
+}
+
+/// The means as the file writes them, before they are rounded to 32 bits.
+fn exact_mean(found: &Option<Value>, mean: [f32; 3]) -> [f64; 3] {
+    let list = found.as_ref().and_then(Value::as_array);
+    let exact = |i: usize| list.map_or(found.as_ref(), |list| list.get(i)).and_then(Value::as_f64);
+    [0, 1, 2].map(|i| exact(i).unwrap_or_else(|| shortest(mean[i])))
+}
+
+/// The number of fewest digits that rounds to `value` in 32 bits: what was written where it was read from.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 fn read_channels(value: &Value) -> Option<[f32; 3]> {

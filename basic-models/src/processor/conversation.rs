@@ -84,11 +84,12 @@ pub fn from_llava(value: &Value) -> Result<Vec<Message>> {
         messages.push(Message { role, content: image_first(text("value")?) });
     }
     check_order(&messages)?;
+    check_filled(&messages, &[Role::System, Role::User, Role::Assistant])?;
     check_answered(&messages)?;
     Ok(messages)
 }
 
-/// Checks that an optional system turn is followed by user and assistant in turns, and that none is empty.
+/// Checks that an optional system turn is followed by user and assistant in turns.
 pub(super) fn check_order(messages: &[Message]) -> Result<()> {
     if messages.iter().all(|message| message.role == Role::System) {
         return Err(ProcessorError::NoMessages);
@@ -103,11 +104,17 @@ pub(super) fn check_order(messages: &[Message]) -> Result<()> {
         if message.role != expected {
             return Err(ProcessorError::RoleOrder { turn, found: message.role.name(), expected: name });
         }
-        if message.content.trim().is_empty() {
-            return Err(ProcessorError::EmptyMessage { turn, role: message.role.name() });
-        }
     }
     Ok(())
+}
+
+/// Checks that each turn of the given roles says something.
+pub(super) fn check_filled(messages: &[Message], roles: &[Role]) -> Result<()> {
+    let empty = |message: &Message| roles.contains(&message.role) && message.content.trim().is_empty();
+    match messages.iter().position(empty) {
+        Some(turn) => Err(ProcessorError::EmptyMessage { turn, role: messages[turn].role.name() }),
+        None => Ok(()),
+    }
 }
 
 /// Checks that the last turn is an answer.

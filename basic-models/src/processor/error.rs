@@ -64,6 +64,16 @@ pub enum ProcessorError {
         /// The file.
         path: PathBuf,
     },
+    /// An image file is larger than an image within the limit of pixels can be.
+    #[error("the image {path} has more than {limit} bytes, more than any image within the limit of {max_pixels} pixels needs; replace the file or raise the limit", path = path.display())]
+    ImageFileTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The bytes that are read at most.
+        limit: u64,
+        /// The limit of pixels.
+        max_pixels: u64,
+    },
     /// An image has more pixels than the limit against decompression bombs allows.
     #[error("the image {path} has {width} x {height} pixels, more than the limit of {max_pixels}; scale it down or raise the limit", path = path.display())]
     TooManyPixels {
@@ -175,6 +185,14 @@ pub enum ProcessorError {
     /// The conversation has no messages.
     #[error("the conversation is empty; a sample needs a question and an answer")]
     NoMessages,
+    /// There is no conversation style of that name.
+    #[error("there is no conversation style {name:?}; the styles are {known}")]
+    UnknownStyle {
+        /// The name asked for.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
     /// No token of the sample bears a loss.
     #[error(
         "no token of the sample is supervised (of {tokens} tokens); the answers hold no text that the tokenizer keeps"

@@ -1,10 +1,12 @@
-//! Image processing as transformers' image processors do it: resize, centre crop, rescale, normalize.
+//! Image processing as transformers' image processors do it: pad, resize, centre crop, rescale, normalize.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use image::RgbImage;
+use image::{Rgb, RgbImage};
 
-use super::{DEFAULT_MAX_PIXELS, ImageProcessorConfig, ProcessorError, Result, Size, resample};
+use super::resample::{self, Part};
+use super::{DEFAULT_MAX_PIXELS, ImageProcessorConfig, ProcessorError, Result, Size, open_image_within};
 
 /// What the vision encoder takes: one image, channels first.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,11 +19,12 @@ pub struct PixelValues {
     pub width: usize,
 }
 
-/// Turns decoded images into [`PixelValues`], as transformers' `CLIPImageProcessor` (or `SiglipImageProcessor`) does
-/// with its Pillow backend, bit for bit in the resampling.
+/// Turns decoded images into [`PixelValues`], as transformers' `CLIPImageProcessor`, `SiglipImageProcessor` or
+/// `LlavaImageProcessor` does with its Pillow backend, bit for bit in the resampling.
 #[derive(Debug, Clone)]
 pub struct ImageProcessor {
     config: ImageProcessorConfig,
+    max_pixels: u64,
     /// Rescaling and normalization of every 8-bit value, per channel: all that those steps can see.
     table: Box<[[f32; 256]; 3]>,
 }
@@ -37,7 +40,7 @@ impl ImageProcessor {
                 *out = config.normalize.map_or(x, |(mean, std)| (x - mean[channel]) / std[channel]);
             }
         }
-        Self { config, table }
+        Self { config, max_pixels: DEFAULT_MAX_PIXELS, table }
     }
 
     /// Reads a checkpoint's settings; see [`ImageProcessorConfig::load`].
@@ -46,6 +49,13 @@ impl ImageProcessor {
     /// Those of [`ImageProcessorConfig::load`].
     pub fn load(dir: &Path) -> Result<Self> {
         ImageProcessorConfig::load(dir).map(Self::new)
+    }
+
+    /// The same processor with another limit of pixels: of an image's own, and of what it is padded or resized to on the
+    /// way. [`DEFAULT_MAX_PIXELS`] where it isn't set.
+    #[must_use]
+    pub fn with_max_pixels(self, max_pixels: u64) -> Self {
+        Self { max_pixels, ..self }
     }
 
     /// Writes preprocessor_config.json; see [`ImageProcessorConfig::save`].
@@ -71,78 +81,118 @@ impl ImageProcessor {
         }
     }
 
+    /// Decodes an image file within the limit of pixels and processes it.
+    ///
+    /// # Errors
+    /// Those of [`open_image_within`] and of [`ImageProcessor::process`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<PixelValues> {
+        self.process(&open_image_within(path, self.max_pixels)?)
+    }
+
     /// Processes one image.
     ///
     /// # Errors
-    /// [`ProcessorError::Resize`] for an image without pixels, or one so narrow that its longer edge would grow
-    /// beyond [`DEFAULT_MAX_PIXELS`].
+    /// [`ProcessorError::Resize`] for an image without pixels, or one whose aspect ratio is so extreme that more
+    /// pixels than the limit had to be made of it.
     pub fn process(&self, image: &RgbImage) -> Result<PixelValues> {
-        let resized = self.resize(image)?;
-        let image = resized.as_ref().unwrap_or(image);
-        let (height, width) = self.config.crop.unwrap_or((image.height(), image.width()));
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(fail(image, (width.into(), height.into()), "it has no pixels".into()));
+        }
+        let image = self.pad(image)?;
+        let size = self.resized(&image)?;
+        let (rows, columns) = self.config.crop.unwrap_or((size.1, size.0));
         // As transformers' center_crop: where the image is smaller, black goes around it, an odd row on top.
-        let top = offset(image.height(), height);
-        let left = offset(image.width(), width);
-        let (rows, columns) = (height as usize, width as usize);
-        let black = [self.table[0][0], self.table[1][0], self.table[2][0]];
-        let mut data = Vec::with_capacity(3 * rows * columns);
-        for channel in black {
-            data.resize(data.len() + rows * columns, channel);
+        let (y, to_y) = crop(size.1, rows);
+        let (x, to_x) = crop(size.0, columns);
+        let pixels = u64::from(rows) * u64::from(columns);
+        // The size that the settings fix is theirs to choose; only what depends on the image is limited.
+        let limit = self.output_size().map_or(self.max_pixels, |_| self.max_pixels.max(4 * pixels));
+        let too_many = |pixels: u64| {
+            let reason = format!(
+                "it would take {pixels} pixels, more than the limit of {}; crop it to a less extreme aspect ratio",
+                self.max_pixels
+            );
+            fail(&image, (size.0.into(), size.1.into()), reason)
+        };
+        if pixels > limit {
+            return Err(too_many(pixels));
         }
-        let plane = rows * columns;
-        let inside = |i: i64, length: u32| u32::try_from(i).ok().filter(|&i| i < length);
-        for y in 0..height {
-            let Some(from_y) = inside(i64::from(y) + top, image.height()) else {
-                continue;
-            };
-            for x in 0..width {
-                let Some(from_x) = inside(i64::from(x) + left, image.width()) else {
-                    continue;
-                };
-                let pixel = image.get_pixel(from_x, from_y).0;
-                let at = y as usize * columns + x as usize;
-                for (channel, value) in pixel.into_iter().enumerate() {
-                    data[channel * plane + at] = self.table[channel][usize::from(value)];
-                }
-            }
-        }
-        Ok(PixelValues { data, height: rows, width: columns })
+        let part = Part { x, y };
+        let part = if size == image.dimensions() {
+            image::imageops::crop_imm(&*image, part.x.start, part.y.start, part.x.len() as u32, part.y.len() as u32)
+                .to_image()
+        } else {
+            resample::resize(&image, size, part, self.config.resample, limit).map_err(too_many)?
+        };
+        Ok(self.values(&part, (to_x, to_y), (rows as usize, columns as usize)))
     }
 
-    /// The resized image, or `None` where it has that size already.
-    fn resize(&self, image: &RgbImage) -> Result<Option<RgbImage>> {
+    /// `part` at column and row `at` of an otherwise black image of the given rows and columns, as numbers.
+    fn values(&self, part: &RgbImage, at: (u32, u32), (rows, columns): (usize, usize)) -> PixelValues {
+        let plane = rows * columns;
+        let mut data = Vec::with_capacity(3 * plane);
+        for table in self.table.iter() {
+            data.resize(data.len() + plane, table[0]);
+        }
+        for (x, y, pixel) in part.enumerate_pixels() {
+            let at = (y + at.1) as usize * columns + (x + at.0) as usize;
+            for (channel, value) in pixel.0.into_iter().enumerate() {
+                data[channel * plane + at] = self.table[channel][usize::from(value)];
+            }
+        }
+        PixelValues { data, height: rows, width: columns }
+    }
+
+    /// The image in the middle of a square, where the settings say so; an odd row or column more goes below or right.
+    fn pad<'a>(&self, image: &'a RgbImage) -> Result<Cow<'a, RgbImage>> {
         let (width, height) = image.dimensions();
-        let Some(size) = self.config.size else {
-            return Ok(None);
+        let Some(color) = self.config.pad.filter(|_| width != height) else {
+            return Ok(Cow::Borrowed(image));
         };
-        let (new_width, new_height) = match size {
-            Size::Exact { height, width } => (u64::from(width), u64::from(height)),
-            Size::ShortestEdge(edge) => {
+        let side = width.max(height);
+        let pixels = u64::from(side) * u64::from(side);
+        if pixels > self.max_pixels {
+            let reason = format!(
+                "the square that it is padded to has more pixels than the limit of {}; crop it to a less extreme \
+                 aspect ratio, scale it down or raise the limit",
+                self.max_pixels
+            );
+            return Err(fail(image, (side.into(), side.into()), reason));
+        }
+        let mut square = RgbImage::from_pixel(side, side, Rgb(color));
+        let (left, top) = ((side - width) / 2, (side - height) / 2);
+        image::imageops::replace(&mut square, image, left.into(), top.into());
+        Ok(Cow::Owned(square))
+    }
+
+    /// `(width, height)` that the image is resized to.
+    fn resized(&self, image: &RgbImage) -> Result<(u32, u32)> {
+        let (width, height) = image.dimensions();
+        match self.config.size {
+            None => Ok((width, height)),
+            Some(Size::Exact { height, width }) => Ok((width, height)),
+            Some(Size::ShortestEdge(edge)) => {
                 let (short, long) = (width.min(height), width.max(height));
                 // int(edge * long / short); whole numbers round down the same way.
-                let grown = (u64::from(edge) * u64::from(long)).checked_div(u64::from(short)).unwrap_or(0);
-                if width <= height { (u64::from(edge), grown) } else { (grown, u64::from(edge)) }
+                let grown = u64::from(edge) * u64::from(long) / u64::from(short);
+                let long = u32::try_from(grown).map_err(|_| {
+                    let size = if width <= height { (edge.into(), grown) } else { (grown, edge.into()) };
+                    fail(image, size, "crop it to a less extreme aspect ratio".into())
+                })?;
+                Ok(if width <= height { (edge, long) } else { (long, edge) })
             }
-        };
-        let fail = |reason: String| ProcessorError::Resize { width, height, new_width, new_height, reason };
-        if width == 0 || height == 0 {
-            return Err(fail("it has no pixels".into()));
         }
-        // Between the two passes, the image may have one old and one new length.
-        if new_width.saturating_mul(new_height.max(u64::from(height))) > DEFAULT_MAX_PIXELS {
-            return Err(fail(format!(
-                "more than {DEFAULT_MAX_PIXELS} pixels; crop the image to a less extreme aspect ratio"
-            )));
-        }
-        let (new_width, new_height) = (new_width as u32, new_height as u32); // both under the limit just checked
-        if (new_width, new_height) == (width, height) {
-            return Ok(None);
-        }
-        Ok(Some(resample::resize(image, new_width, new_height, self.config.resample)))
     }
 }
 
-/// Where the crop begins in the image; negative where the image is padded.
-fn offset(length: u32, crop: u32) -> i64 {
-    (i64::from(length) - i64::from(crop)).div_euclid(2)
+fn fail(image: &RgbImage, (new_width, new_height): (u64, u64), reason: String) -> ProcessorError {
+    ProcessorError::Resize { width: image.width(), height: image.height(), new_width, new_height, reason }
+}
+
+/// Which samples of a length a centre crop keeps, and where in the crop they begin.
+fn crop(length: u32, crop: u32) -> (std::ops::Range<u32>, u32) {
+    let start = (i64::from(length) - i64::from(crop)).div_euclid(2); // negative where the crop is longer
+    let end = (start + i64::from(crop)).min(i64::from(length));
+    (start.max(0) as u32..end.max(0) as u32, (-start).max(0) as u32)
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::placeholders::count_placeholders;
+use super::piece::overlaps;
 use super::{Encoded, Piece, ProcessorError, Result, Tokenizer, expand_images};
 
 /// The label of a token that bears no loss.
@@ -31,7 +31,8 @@ pub struct Prompt {
 /// Tokenizes the concatenated pieces once and labels the tokens by the pieces that they overlap.
 ///
 /// A token that straddles a prompt and an answer belongs to the answer: the model has to generate it. Tokens that the
-/// post-processor adds bear no loss, nor do image tokens. Where the text begins with the beginning-of-sequence token
+/// post-processor adds bear no loss, nor do image tokens. Special tokens in what users wrote ([`Piece::literal`]) are
+/// text. Where the text begins with the beginning-of-sequence token
 /// (chat templates write it), none is added, as in transformers' processors.
 ///
 /// # Errors
@@ -44,23 +45,23 @@ pub fn tokenize(
     num_images: usize,
 ) -> Result<Example> {
     let token = &tokenizer.specials().image;
-    let placeholders = pieces.iter().map(|piece| count_placeholders(&piece.text, token)).sum();
+    let placeholders = pieces.iter().map(|piece| piece.images(token).len()).sum();
     if placeholders != num_images {
         return Err(ProcessorError::PlaceholderCount { placeholders, images: num_images, token: token.clone() });
     }
-    let mut text = String::new();
+    let mut whole = Piece::default();
     let mut answers: Vec<Range<usize>> = Vec::new();
     for piece in pieces {
-        let start = text.len();
-        let images = count_placeholders(&piece.text, token);
-        text += &expand_images(&piece.text, token, &vec![image_tokens_per_image; images])?;
+        let start = whole.text.len();
+        let images = piece.images(token).len();
+        whole.append(&piece.expanded(token, &vec![image_tokens_per_image; images])?);
         match answers.last_mut() {
             _ if !piece.supervised => {}
-            Some(last) if last.end == start => last.end = text.len(),
-            _ => answers.push(start..text.len()),
+            Some(last) if last.end == start => last.end = whole.text.len(),
+            _ => answers.push(start..whole.text.len()),
         }
     }
-    let encoded = tokenizer.encode_with_offsets(&text, adds_specials(tokenizer, &text))?;
+    let encoded = encode(tokenizer, &whole)?;
     let image_positions = find_images(tokenizer, &encoded.ids, image_tokens_per_image, num_images)?;
     let mut labels = labels(&encoded, &answers);
     image_positions.iter().for_each(|places| labels[places.clone()].fill(IGNORE));
@@ -70,18 +71,20 @@ pub fn tokenize(
     Ok(Example { ids: encoded.ids, labels, image_positions })
 }
 
-/// Tokenizes a prompt to generate from, its image tokens expanded.
+/// Tokenizes a prompt to generate from, its image tokens expanded: one that [`render_prompt`](super::render_prompt)
+/// made, or a text as it was typed, whose special tokens are special.
 ///
 /// # Errors
 /// Those of [`tokenize`], except `NothingSupervised`.
 pub fn tokenize_prompt(
     tokenizer: &Tokenizer,
-    text: &str,
+    prompt: impl Into<Piece>,
     image_tokens_per_image: usize,
     num_images: usize,
 ) -> Result<Prompt> {
-    let text = expand_images(text, &tokenizer.specials().image, &vec![image_tokens_per_image; num_images])?;
-    let ids = tokenizer.encode(&text, adds_specials(tokenizer, &text))?;
+    let counts = vec![image_tokens_per_image; num_images];
+    let prompt = prompt.into().expanded(&tokenizer.specials().image, &counts)?;
+    let ids = encode(tokenizer, &prompt)?.ids;
     let image_positions = find_images(tokenizer, &ids, image_tokens_per_image, num_images)?;
     Ok(Prompt { ids, image_positions })
 }
@@ -110,9 +113,11 @@ pub fn tokenize_apart(
     Ok(Example { ids, labels, image_positions })
 }
 
-fn adds_specials(tokenizer: &Tokenizer, text: &str) -> bool {
+/// Tokenizes a whole sample or prompt. Where the template wrote the beginning-of-sequence token, none is added.
+fn encode(tokenizer: &Tokenizer, piece: &Piece) -> Result<Encoded> {
     let bos = tokenizer.specials().bos.as_deref().filter(|bos| !bos.is_empty());
-    !bos.is_some_and(|bos| text.starts_with(bos))
+    let begins = bos.is_some_and(|bos| piece.text.starts_with(bos) && !overlaps(&piece.literal, &(0..bos.len())));
+    tokenizer.encode_with_literals(&piece.text, &piece.literal, !begins)
 }
 
 /// Per token its id where it overlaps an answer. `answers` are ascending and apart.

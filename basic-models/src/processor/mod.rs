@@ -7,20 +7,22 @@
 //!
 //! The labels are right by construction: every piece of a conversation carries its role through *one* tokenization
 //! and the token offsets say which tokens an answer covers. Nothing is tokenized twice to find out where an answer
-//! begins, which is how masks drift in code that does.
+//! begins, which is how masks drift in code that does. In the same way each piece knows which of its bytes a user or a
+//! data set wrote: a `</s>` or `<|im_start|>` there is text, whatever the tokenizer would make of it elsewhere.
 //!
 //! # Example
 //!
 //! ```
-//! use basic_models::processor::{Message, Role, SpecialTokens, Style, render, render_prompt};
+//! use basic_models::processor::{ConversationStyle, Message, Role, SpecialTokens, Style, render, render_prompt};
 //!
 //! # fn main() -> Result<(), basic_models::processor::ProcessorError> {
 //! let specials = SpecialTokens { eos: Some("</s>".into()), ..SpecialTokens::default() };
 //! let question = Message::new(Role::User, "<image>\nWhat is it?");
-//! let prompt = render_prompt(&Style::VicunaV1, &[question.clone()], &specials)?;
-//! assert!(prompt.ends_with("USER: <image>\nWhat is it? ASSISTANT:"));
+//! let style = Style::from(ConversationStyle::by_name("vicuna_v1")?);
+//! let prompt = render_prompt(&style, &[question.clone()], &specials)?;
+//! assert!(prompt.text.ends_with("USER: <image>\nWhat is it? ASSISTANT:"));
 //!
-//! let pieces = render(&Style::VicunaV1, &[question, Message::new(Role::Assistant, "A dog.")], &specials)?;
+//! let pieces = render(&style, &[question, Message::new(Role::Assistant, "A dog.")], &specials)?;
 //! assert_eq!(pieces[1].text, " A dog.</s>");
 //! assert!(pieces[1].supervised);
 //! # Ok(())
@@ -32,12 +34,19 @@ mod conversation;
 mod error;
 mod image;
 mod labels;
+mod literal;
+mod marks;
 mod open;
+mod piece;
 mod placeholders;
 mod render;
 mod resample;
+mod sentencepiece;
+mod specials;
+mod styles;
 mod template;
 mod tokenizer;
+mod tokenizer_files;
 
 #[cfg(test)]
 mod tests;
@@ -48,10 +57,14 @@ pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};
 pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
 pub use open::{DEFAULT_MAX_PIXELS, open_image, open_image_within};
+pub use piece::Piece;
 pub use placeholders::{FeatureSelect, PLACEHOLDER, ProcessorConfig, expand_images};
-pub use render::{Piece, Style, render, render_prompt};
+pub use render::{Style, render, render_prompt};
+pub use specials::{SpecialTokens, TokenIds};
+pub use styles::ConversationStyle;
 pub use template::ChatTemplate;
-pub use tokenizer::{Encoded, SpecialTokens, TokenIds, Tokenizer, copy_tokenizer_files};
+pub use tokenizer::{Encoded, Tokenizer};
+pub use tokenizer_files::copy_tokenizer_files;
 
 /// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, ProcessorError>;

@@ -1,14 +1,17 @@
-//! Image files, decoded as Pillow's `Image.open(path).convert("RGB")` does, within limits.
+//! Image files, decoded as transformers' `load_image` does (Pillow: `exif_transpose`, then `convert("RGB")`), within
+//! limits.
 
-use std::io::{BufReader, Cursor};
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, Rgb, RgbImage};
 
 use super::{ProcessorError, Result};
 
-/// The default limit of an image's pixels, the number above which Pillow warns of a decompression bomb.
-pub const DEFAULT_MAX_PIXELS: u64 = 89_478_485;
+/// The default limit of an image's pixels, the number above which Pillow refuses an image as a decompression bomb.
+pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 
 /// [`open_image_within`] the [`DEFAULT_MAX_PIXELS`].
 ///
@@ -20,51 +23,90 @@ pub fn open_image(path: impl AsRef<Path>) -> Result<RgbImage> {
 
 /// Decodes an image file of any supported format, told by its content, into RGB.
 ///
-/// As in Pillow, transparency is dropped (not blended), greys are repeated, palettes looked up, animations give their
-/// first frame and EXIF rotation is ignored. Samples of 16 bits keep their upper byte; Pillow does the same except
-/// for 16-bit greys, which it clips to white.
+/// The orientation that a camera noted (EXIF, else XMP) is applied, as in transformers' `load_image`; a bare
+/// `Image.open(path).convert("RGB")` would ignore it. All else is as in Pillow: transparency is dropped (not blended),
+/// greys are repeated, palettes looked up, animations give their first frame, CMYK is multiplied out. Samples of 16 bits keep
+/// their upper byte, except those of an image in 16-bit grey without alpha, which Pillow clips at 255.
 ///
 /// # Errors
-/// `Read`, `Decode`, `TruncatedImage`, or `TooManyPixels`, which is found before anything is decoded.
+/// `Read`, `Decode`, `TruncatedImage`, `ImageFileTooLarge`, or `TooManyPixels`, which is found before anything is
+/// decoded.
 pub fn open_image_within(path: impl AsRef<Path>, max_pixels: u64) -> Result<RgbImage> {
     let path = path.as_ref();
-    let read = |source| ProcessorError::Read { path: path.into(), source };
     let decode = |source| ProcessorError::Decode { path: path.into(), source };
-    let bytes = std::fs::read(path).map_err(read)?;
-    let mut reader = ImageReader::new(BufReader::new(Cursor::new(&bytes))).with_guessed_format().map_err(read)?;
+    let (bytes, format) = read(path, max_pixels)?;
     // The decoder is lenient: it would paint what is missing grey.
-    let jpeg = reader.format() == Some(ImageFormat::Jpeg);
-    if jpeg && !jpeg_is_complete(&bytes) {
+    if format == ImageFormat::Jpeg && !jpeg_is_complete(&bytes) {
         return Err(ProcessorError::TruncatedImage { path: path.into() });
     }
+    let mut reader = ImageReader::with_format(Cursor::new(&bytes), format);
     let mut limits = Limits::default();
     // Up to 8 bytes a pixel, a second copy while converting, and the decoders' own buffers.
     limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 24));
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(decode)?;
+    let mut decoder = reader.into_decoder().map_err(decode)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > max_pixels {
         return Err(ProcessorError::TooManyPixels { path: path.into(), width, height, max_pixels });
     }
-    Ok(to_rgb(DynamicImage::from_decoder(decoder).map_err(decode)?))
+    let orientation = orientation(&mut decoder);
+    let mut image = DynamicImage::ImageRgb8(to_rgb(DynamicImage::from_decoder(decoder).map_err(decode)?));
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+/// The file's bytes, as far as an image within the limit can need them, and its format.
+fn read(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, ImageFormat)> {
+    let read = |source| ProcessorError::Read { path: path.into(), source };
+    let mut file = File::open(path).map_err(read)?;
+    let mut bytes = Vec::new();
+    // A file of another kind, however large, is told by its first bytes.
+    file.by_ref().take(64).read_to_end(&mut bytes).map_err(read)?;
+    let format = image::guess_format(&bytes).map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
+    let limit = max_pixels.saturating_mul(8).saturating_add(1 << 26);
+    file.take(limit).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > limit {
+        return Err(ProcessorError::ImageFileTooLarge { path: path.into(), limit, max_pixels });
+    }
+    Ok((bytes, format))
+}
+
+/// The orientation in EXIF, else in XMP; damaged metadata means none.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    let exif = decoder.exif_metadata().ok().flatten();
+    exif.and_then(|chunk| Orientation::from_exif_chunk(&chunk))
+        .or_else(|| {
+            let xmp = decoder.xmp_metadata().ok().flatten()?;
+            Orientation::from_exif(xmp_orientation(&xmp)?)
+        })
+        .unwrap_or(Orientation::NoTransforms)
+}
+
+/// The digit of the first `tiff:Orientation="6"` or `<tiff:Orientation>6`.
+fn xmp_orientation(xmp: &[u8]) -> Option<u8> {
+    let key = b"tiff:Orientation";
+    let values = (0..xmp.len()).filter_map(|at| xmp[at..].strip_prefix(key));
+    let mut digits = values.filter_map(|rest| {
+        let rest = rest.strip_prefix(b"=\"").or_else(|| rest.strip_prefix(b">"))?;
+        rest.first().filter(|digit| digit.is_ascii_digit()).map(|digit| digit - b'0')
+    });
+    digits.next()
 }
 
 fn to_rgb(image: DynamicImage) -> RgbImage {
     let high = |sample: u16| (sample >> 8) as u8;
+    let clip = |sample: u16| sample.min(255) as u8;
+    fn map<P: image::Pixel<Subpixel = u16> + 'static>(
+        image: &ImageBuffer<P, Vec<u16>>,
+        rgb: impl Fn(&P) -> [u8; 3],
+    ) -> RgbImage {
+        RgbImage::from_fn(image.width(), image.height(), |x, y| Rgb(rgb(image.get_pixel(x, y))))
+    }
     match image {
-        DynamicImage::ImageLuma16(i) => {
-            RgbImage::from_fn(i.width(), i.height(), |x, y| image::Rgb([high(i[(x, y)].0[0]); 3]))
-        }
-        DynamicImage::ImageLumaA16(i) => {
-            RgbImage::from_fn(i.width(), i.height(), |x, y| image::Rgb([high(i[(x, y)].0[0]); 3]))
-        }
-        DynamicImage::ImageRgb16(i) => {
-            RgbImage::from_fn(i.width(), i.height(), |x, y| image::Rgb(i[(x, y)].0.map(high)))
-        }
-        DynamicImage::ImageRgba16(i) => RgbImage::from_fn(i.width(), i.height(), |x, y| {
-            let [r, g, b, _] = i[(x, y)].0;
-            image::Rgb([r, g, b].map(high))
-        }),
+        DynamicImage::ImageLuma16(i) => map(&i, |Luma([grey])| [clip(*grey); 3]),
+        DynamicImage::ImageLumaA16(i) => map(&i, |p| [high(p.0[0]); 3]),
+        DynamicImage::ImageRgb16(i) => map(&i, |p| p.0.map(high)),
+        DynamicImage::ImageRgba16(i) => map(&i, |p| [p.0[0], p.0[1], p.0[2]].map(high)),
         other => other.into_rgb8(),
     }
 }

@@ -7,6 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::json;
 
 use super::config::read_json_if_exists;
+use super::marks::Marks;
 use super::placeholders::count_placeholders;
 use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
 
@@ -87,22 +88,24 @@ impl ChatTemplate {
 
     /// The conversation, its answers supervised: what message i appends to the prompt that ends before it.
     pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
-        let content = self.content_for(messages, false, specials)?;
+        let (marks, messages) = Marks::new(messages, specials)?;
+        let content = self.content_for(&messages, false, specials)?;
         let mut pieces = Vec::new();
         let mut done = String::new();
         for (turn, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
             let prompt = self.render(&messages[..turn], content, true, specials)?;
-            pieces.push(Piece::prompt(self.appended(&done, &prompt, turn)?));
+            pieces.push(marks.piece(self.appended(&done, &prompt, turn)?, false));
             done = self.render(&messages[..=turn], content, false, specials)?;
-            pieces.push(Piece::answer(self.appended(&prompt, &done, turn)?));
+            pieces.push(marks.piece(self.appended(&prompt, &done, turn)?, true));
         }
         Ok(pieces)
     }
 
     /// The conversation up to where the assistant's answer begins.
-    pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<String> {
-        let content = self.content_for(messages, true, specials)?;
-        self.render(messages, content, true, specials)
+    pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Piece> {
+        let (marks, messages) = Marks::new(messages, specials)?;
+        let content = self.content_for(&messages, true, specials)?;
+        Ok(marks.piece(&self.render(&messages, content, true, specials)?, false))
     }
 
     /// What `whole` has after `prefix`.

@@ -1,61 +1,17 @@
 //! The tokenizer of a checkpoint, with the special tokens that its files name.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use serde_json::Value;
-use tokenizers::{AddedToken, ModelWrapper};
+use serde_json::{Value, json};
+use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
 
 use super::config::read_json_if_exists;
-use super::{PLACEHOLDER, ProcessorError, Result};
-
-const TOKENIZER_FILE: &str = "tokenizer.json";
-const TOKENIZER_FILES: [&str; 8] = [
-    TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
-
-/// The texts of the special tokens that prompts and templates need.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpecialTokens {
-    /// Begins a sequence.
-    pub bos: Option<String>,
-    /// Ends a sequence or an answer.
-    pub eos: Option<String>,
-    /// Fills up a batch.
-    pub pad: Option<String>,
-    /// Stands for what the vocabulary lacks.
-    pub unk: Option<String>,
-    /// Stands for visual embeddings.
-    pub image: String,
-}
-
-impl Default for SpecialTokens {
-    /// No special tokens but the image token, [`PLACEHOLDER`].
-    fn default() -> Self {
-        Self { bos: None, eos: None, pad: None, unk: None, image: PLACEHOLDER.into() }
-    }
-}
-
-/// Token ids that the model's config.json names (`bos_token_id`, ..., `image_token_index`). Those that the
-/// tokenizer's own files name win, except for the image token: the model looks for the id in its configuration.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TokenIds {
-    /// `bos_token_id`.
-    pub bos: Option<u32>,
-    /// `eos_token_id`.
-    pub eos: Option<u32>,
-    /// `pad_token_id`.
-    pub pad: Option<u32>,
-    /// `image_token_index` or `image_token_id`.
-    pub image: Option<u32>,
-}
+use super::literal::AddedTokens;
+use super::piece::overlaps;
+use super::tokenizer_files::read_tokenizer;
+use super::{PLACEHOLDER, ProcessorError, Result, SpecialTokens, TokenIds};
 
 /// A text's tokens and the bytes of the text that each covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,27 +31,27 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     specials: SpecialTokens,
     ids: TokenIds,
+    /// The ids of all special tokens, ascending.
+    special_ids: Vec<u32>,
     clean_up: bool,
 }
 
 impl Tokenizer {
     /// Reads tokenizer.json, tokenizer_config.json and special_tokens_map.json (the latter two where they exist) of a
-    /// checkpoint. `config` holds what the model's config.json says.
+    /// checkpoint; without tokenizer.json, SentencePiece's tokenizer.model as transformers' `LlamaTokenizer` does.
+    /// `config` holds what the model's config.json says.
     ///
-    /// Which special tokens `encode` adds is what tokenizer.json's post-processor says; `add_bos_token` and the like
-    /// in tokenizer_config.json are not consulted.
+    /// Which special tokens `encode` adds is what tokenizer.json's post-processor says, unless tokenizer_config.json has
+    /// `add_bos_token` or `add_eos_token`: as in transformers 5, these replace it.
     ///
     /// # Errors
-    /// `MissingFile`, `Read`, `Json` or `LoadTokenizer`, naming the file.
+    /// `MissingFile`, `Read`, `Json`, `LoadTokenizer` or `Unsupported`, naming the file.
     pub fn load(dir: &Path, config: &TokenIds) -> Result<Self> {
-        let path = dir.join(TOKENIZER_FILE);
-        let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => ProcessorError::MissingFile { dir: dir.into(), names: TOKENIZER_FILE },
-            _ => ProcessorError::Read { path: path.clone(), source },
-        })?;
-        let load = |e: tokenizers::Error| ProcessorError::LoadTokenizer { path: path.clone(), message: e.to_string() };
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(load)?;
         let tokenizer_config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let (path, bytes) = read_tokenizer(dir, &tokenizer_config)?;
+        let load = |e: tokenizers::Error| ProcessorError::LoadTokenizer { path: path.clone(), message: e.to_string() };
+        let mut inner = checked(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(load)?;
+        drop(bytes);
         let map = read_json_if_exists(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
         let processor = read_json_if_exists(&dir.join("processor_config.json"))?.unwrap_or_default();
         let named = |key: &str| token_text(&tokenizer_config[key]).or_else(|| token_text(&map[key]));
@@ -110,17 +66,19 @@ impl Tokenizer {
             pad: named("pad_token").or_else(|| by_id(config.pad)),
             unk: named("unk_token"),
             image: by_id(config.image).unwrap_or(image),
+            others: Vec::new(),
         };
+        adapt_post_processor(&mut inner, &tokenizer_config, &specials).map_err(load)?;
         let clean_up = tokenizer_config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
-        Ok(Self { clean_up, ..Self::new(inner, specials).map_err(load)? })
+        Ok(Self { clean_up, ..checked(|| Self::new(inner, specials)).map_err(load)? })
     }
 
-    /// A tokenizer with these special tokens. Those that its vocabulary holds without marking them are marked, so that
+    /// A tokenizer with these special tokens; the others are the tokenizer's own. Those that its vocabulary holds without marking them are marked, so that
     /// they are one token wherever they stand in a text, as in transformers.
     ///
     /// # Errors
     /// The tokenizers library's, where it refuses.
-    pub fn new(mut inner: tokenizers::Tokenizer, specials: SpecialTokens) -> tokenizers::Result<Self> {
+    pub fn new(mut inner: tokenizers::Tokenizer, mut specials: SpecialTokens) -> tokenizers::Result<Self> {
         // A saved tokenizer may cut or fill up texts; transformers' don't unless told to.
         inner.with_truncation(None)?;
         inner.with_padding(None);
@@ -139,7 +97,13 @@ impl Tokenizer {
             pad: id(&specials.pad),
             image: inner.token_to_id(&specials.image),
         };
-        Ok(Self { inner, specials, ids, clean_up: false })
+        let added = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
+        let mut special: Vec<(u32, String)> = added.map(|(id, token)| (id, token.content)).collect();
+        special.sort_unstable();
+        let (special_ids, contents): (Vec<u32>, Vec<String>) = special.into_iter().unzip();
+        let named: Vec<String> = specials.all().map(str::to_owned).collect();
+        specials.others.extend(contents.into_iter().filter(|content| !named.contains(content)));
+        Ok(Self { inner, specials, ids, special_ids, clean_up: false })
     }
 
     /// The special tokens' texts.
@@ -203,12 +167,23 @@ impl Tokenizer {
     /// # Errors
     /// [`ProcessorError::Tokenize`].
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Encoded> {
-        let encoding = self.encode_inner(text, add_special)?;
-        Ok(Encoded {
-            ids: encoding.get_ids().to_vec(),
-            spans: encoding.get_offsets().iter().map(|&(start, end)| start..end).collect(),
-            added: encoding.get_special_tokens_mask().iter().map(|&mask| mask == 1).collect(),
-        })
+        self.encode_inner(text, add_special).map(|encoding| encoded(&encoding))
+    }
+
+    /// As [`Tokenizer::encode_with_offsets`], except that the text's stretches in `literal` (bytes, ascending and apart)
+    /// hold no special tokens: what looks like one is text, as with transformers' `split_special_tokens=True`.
+    ///
+    /// # Errors
+    /// [`ProcessorError::Tokenize`].
+    pub fn encode_with_literals(&self, text: &str, literal: &[Range<usize>], add_special: bool) -> Result<Encoded> {
+        let usual = self.encode_with_offsets(text, add_special)?;
+        let special = |i: usize| !usual.added[i] && self.special_ids.binary_search(&usual.ids[i]).is_ok();
+        if !(0..usual.ids.len()).any(|i| special(i) && overlaps(literal, &usual.spans[i])) {
+            return Ok(usual);
+        }
+        checked(|| AddedTokens::of(&self.inner)?.encode(&self.inner, text, literal, add_special))
+            .map(|encoding| encoded(&encoding))
+            .map_err(|e| tokenize_error(text, &e))
     }
 
     /// The text of ids; with `skip_special`, without special tokens.
@@ -217,7 +192,7 @@ impl Tokenizer {
     /// [`ProcessorError::Tokenize`].
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let fail = |e: tokenizers::Error| ProcessorError::Tokenize { text: format!("{ids:?}"), message: e.to_string() };
-        let text = self.inner.decode(ids, skip_special).map_err(fail)?;
+        let text = checked(|| self.inner.decode(ids, skip_special)).map_err(fail)?;
         // transformers 5 ignores the setting for BPE, whose texts the clean-up would damage.
         let clean_up = self.clean_up && !matches!(self.inner.get_model(), ModelWrapper::BPE(_));
         Ok(if clean_up { clean_up_spaces(text) } else { text })
@@ -225,30 +200,56 @@ impl Tokenizer {
 
     // `encode` counts offsets in bytes of the text (`encode_char_offsets` in characters).
     fn encode_inner(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
-        self.inner.encode(text, add_special).map_err(|e| {
-            let text = text.chars().take(80).collect();
-            ProcessorError::Tokenize { text, message: e.to_string() }
-        })
+        checked(|| self.inner.encode(text, add_special)).map_err(|e| tokenize_error(text, &e))
     }
 }
 
-/// Copies the tokenizer's files and the chat template of one checkpoint to another; those that exist.
-///
-/// # Errors
-/// `Read` or `Write`, naming the file.
-pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
-    for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
-        let path = from.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let path = to.join(name);
-                std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ProcessorError::Read { path, source }),
-        }
+/// What `work` returns. The tokenizers library asserts some of what a tokenizer.json should hold instead of checking it: a
+/// damaged file may make it panic, while it is read or when it is used, which is an error like its others here.
+fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    let damaged = || "the tokenizers library gave up; tokenizer.json is damaged".into();
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged()))
+}
+
+/// transformers 5: `add_bos_token` and `add_eos_token` replace the post-processor where tokenizer_config.json has one.
+fn adapt_post_processor(
+    inner: &mut tokenizers::Tokenizer,
+    config: &Value,
+    specials: &SpecialTokens,
+) -> tokenizers::Result<()> {
+    let keys = ["add_bos_token", "add_eos_token"];
+    if keys.iter().all(|key| config.get(key).is_none()) {
+        return Ok(());
     }
+    let wanted = |key: &str, token: &Option<String>| {
+        let token = token.as_ref().filter(|_| config[key].as_bool() == Some(true))?;
+        Some((token.clone(), inner.token_to_id(token)?))
+    };
+    let (bos, eos) = (wanted(keys[0], &specials.bos), wanted(keys[1], &specials.eos));
+    let piece = |(token, _): &(String, u32)| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let single: Vec<Value> = bos.iter().map(piece).chain([text]).chain(eos.iter().map(piece)).collect();
+    let tokens: serde_json::Map<String, Value> = [&bos, &eos]
+        .into_iter()
+        .flatten()
+        .map(|(token, id)| (token.clone(), json!({ "id": token, "ids": [id], "tokens": [token] })))
+        .collect();
+    let pair = json!([{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }]);
+    let processor = json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens });
+    inner.with_post_processor(Some(serde_json::from_value::<PostProcessorWrapper>(processor)?));
     Ok(())
+}
+
+fn encoded(encoding: &tokenizers::Encoding) -> Encoded {
+    Encoded {
+        ids: encoding.get_ids().to_vec(),
+        spans: encoding.get_offsets().iter().map(|&(start, end)| start..end).collect(),
+        added: encoding.get_special_tokens_mask().iter().map(|&mask| mask == 1).collect(),
+    }
+}
+
+fn tokenize_error(text: &str, source: &tokenizers::Error) -> ProcessorError {
+    ProcessorError::Tokenize { text: text.chars().take(80).collect(), message: source.to_string() }
 }
 
 /// A token in tokenizer_config.json: a string or `{"content": string, ..}`.

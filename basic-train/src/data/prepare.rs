@@ -2,26 +2,47 @@
 
 use std::path::PathBuf;
 
-use basic_models::processor::{ProcessorError, Style, render, tokenize};
+use basic_models::processor::{self, ProcessorError, Style, render, tokenize};
 use basic_models::{Checkpoint, ImageTokens};
 use serde::{Deserialize, Serialize};
 
 use super::{DataError, LlavaData};
 
-/// How conversations become text.
+/// How conversations become text: in a recipe `"auto"`, `"template"`, or the name of one of LLaVA's styles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "String")]
 pub enum ConversationStyle {
     /// LLaVA's own: `plain` in the pretrain stage; in the finetune stage and in evaluation the checkpoint's chat
     /// template, or `vicuna_v1` where it has none.
     #[default]
     Auto,
-    /// Image, caption, line break; no question.
-    Plain,
-    /// `USER: … ASSISTANT: …</s>` with Vicuna's system prompt.
-    VicunaV1,
     /// The checkpoint's chat template.
     Template,
+    /// One of [`processor::ConversationStyle::names`]: `plain`, `vicuna_v1`, `llama_2`, ..
+    Named(&'static processor::ConversationStyle),
+}
+
+impl TryFrom<String> for ConversationStyle {
+    type Error = ProcessorError;
+
+    fn try_from(name: String) -> Result<Self, ProcessorError> {
+        match name.as_str() {
+            "auto" => Ok(Self::Auto),
+            "template" => Ok(Self::Template),
+            name => processor::ConversationStyle::by_name(name).map(Self::Named),
+        }
+    }
+}
+
+impl From<ConversationStyle> for String {
+    fn from(style: ConversationStyle) -> Self {
+        match style {
+            ConversationStyle::Auto => "auto",
+            ConversationStyle::Template => "template",
+            ConversationStyle::Named(style) => style.name(),
+        }
+        .into()
+    }
 }
 
 impl ConversationStyle {
@@ -33,10 +54,9 @@ impl ConversationStyle {
     pub fn resolve(self, checkpoint: &Checkpoint, captions: bool) -> Result<Style, ProcessorError> {
         let template = || checkpoint.template.clone().map(Style::from);
         match self {
-            Self::Plain => Ok(Style::Plain),
-            Self::VicunaV1 => Ok(Style::VicunaV1),
-            Self::Auto if captions => Ok(Style::Plain),
-            Self::Auto => Ok(template().unwrap_or(Style::VicunaV1)),
+            Self::Named(style) => Ok(style.into()),
+            Self::Auto if captions => Ok(Style::plain()),
+            Self::Auto => Ok(template().unwrap_or(Style::vicuna_v1())),
             Self::Template => template().ok_or_else(|| ProcessorError::MissingFile {
                 dir: checkpoint.dir.clone(),
                 names: "chat_template.jinja",

@@ -183,7 +183,7 @@ impl Bench {
         for chunk in indices.chunks(25) {
             let (mut tokens, mut images) = (Vec::new(), Vec::new());
             for index in chunk {
-                let prepared = prepare(&self.captions, *index, checkpoint, &Style::Plain)?;
+                let prepared = prepare(&self.captions, *index, checkpoint, &Style::plain())?;
                 tokens.push(prepared.tokens);
                 images.extend(prepared.images);
             }

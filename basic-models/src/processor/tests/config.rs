@@ -46,7 +46,12 @@ fn saved_settings_are_read_back_the_same() {
         ..ImageProcessorConfig::clip(28)
     };
     let bare = ImageProcessorConfig { size: None, rescale_factor: None, ..ImageProcessorConfig::siglip(28) };
-    for config in [ImageProcessorConfig::clip(336), ImageProcessorConfig::siglip(384), bilinear, bare] {
+    let llava = ImageProcessorConfig { kind: ImageKind::Llava, ..ImageProcessorConfig::clip(336) };
+    let dark = ImageProcessorConfig { pad: Some([9, 0, 255]), normalize: None, ..llava.clone() };
+    let padded = [llava.clone(), llava.with_pad(), dark];
+    for config in
+        padded.into_iter().chain([ImageProcessorConfig::clip(336), ImageProcessorConfig::siglip(384), bilinear, bare])
+    {
         let dir = tempfile::tempdir().unwrap();
         config.save(dir.path()).unwrap();
         ProcessorConfig::clip(14).save(dir.path()).unwrap();
@@ -92,4 +97,23 @@ fn a_zero_patch_size_or_an_unknown_strategy_is_an_error() {
         std::fs::write(dir.path().join("processor_config.json"), text).unwrap();
         assert!(ProcessorConfig::load(dir.path(), ProcessorConfig::clip(7)).is_err(), "{text}");
     }
+}
+
+#[test]
+fn padding_is_asked_for_by_the_image_processor_or_by_llavas_own_key() {
+    // int(mean * 255) of CLIP's mean, as LLaVA computes it.
+    let llava = parse(json!({ "image_processor_type": "LlavaImageProcessor", "do_pad": true })).unwrap();
+    assert_eq!(llava.pad, Some([122, 116, 104]));
+    let path = Path::new("config.json");
+    let square = ImageProcessorConfig::clip(336).with_aspect_ratio("square", path).unwrap();
+    assert_eq!(square, ImageProcessorConfig::clip(336));
+    let padded = ImageProcessorConfig::siglip(384).with_aspect_ratio("pad", path).unwrap();
+    assert_eq!(padded.pad, Some([127; 3]));
+    let error = ImageProcessorConfig::clip(336).with_aspect_ratio("anyres", path).unwrap_err().to_string();
+    assert!(error.contains("image_aspect_ratio") && error.contains("anyres"), "{error}");
+    // What is saved pads alike, whichever class it came from.
+    let dir = tempfile::tempdir().unwrap();
+    padded.save(dir.path()).unwrap();
+    let back = ImageProcessorConfig::load(dir.path()).unwrap();
+    assert_eq!(back, ImageProcessorConfig { kind: ImageKind::Llava, ..padded });
 }

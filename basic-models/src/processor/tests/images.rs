@@ -64,24 +64,14 @@ fn a_jpeg_decodes_nearly_as_in_pillow() {
 }
 
 #[test]
-fn sixteen_bit_samples_keep_their_upper_byte_and_alpha_is_dropped() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("deep.png");
-    let deep = ::image::ImageBuffer::from_pixel(2, 2, ::image::Rgba([0xABFFu16, 0x0100, 0x00FF, 7]));
-    deep.save(&path).unwrap();
-    assert_eq!(open_image(&path).unwrap().get_pixel(0, 0).0, [0xAB, 1, 0]);
-    ::image::ImageBuffer::from_pixel(2, 2, ::image::Luma([0x80FFu16])).save(&path).unwrap();
-    assert_eq!(open_image(&path).unwrap().get_pixel(1, 1).0, [0x80; 3]);
-}
-
-#[test]
 fn a_missing_a_truncated_or_a_foreign_file_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("gone.png");
     assert!(open_image(&missing).unwrap_err().to_string().contains("gone.png"));
-    for name in ["odd.png", "photo.jpg", "palette.gif"] {
+    for name in ["odd.png", "photo.jpg", "palette.gif", "../decode/rgb.bmp", "../decode/alpha.webp"] {
         let whole = std::fs::read(fixtures().join("images").join(name)).unwrap();
         for part in [1, 20, whole.len() / 2, whole.len() * 9 / 10] {
+            let name = name.trim_start_matches("../decode/");
             let path = dir.path().join(name);
             std::fs::write(&path, &whole[..part]).unwrap();
             let error = open_image(&path).expect_err(&format!("{part} bytes of {name}")).to_string();
@@ -102,11 +92,26 @@ fn an_image_beyond_the_pixel_limit_is_refused_before_it_is_decoded() {
 }
 
 #[test]
-fn an_image_that_would_grow_beyond_memory_is_refused() {
-    let line = RgbImage::new(1, 500_000);
-    let error = ImageProcessor::new(ImageProcessorConfig::clip(224)).process(&line).unwrap_err();
+fn a_line_of_pixels_is_processed_without_the_millions_of_rows_that_it_would_grow_to() {
+    let line = RgbImage::from_fn(1, 500_000, |_, y| Rgb([(y / 1961) as u8; 3]));
+    let processor = ImageProcessor::new(ImageProcessorConfig { normalize: None, ..ImageProcessorConfig::clip(224) });
+    let values = processor.process(&line).unwrap(); // of an image of 224 x 112,000,000
+    assert!(values.data.iter().all(|value| (value * 255.0).round() == 127.0));
+    let uncropped = ImageProcessorConfig { crop: None, ..ImageProcessorConfig::clip(224) };
+    let error = ImageProcessor::new(uncropped).process(&line).unwrap_err();
     assert!(matches!(error, ProcessorError::Resize { new_height: 112_000_000, .. }), "{error}");
+    assert!(error.to_string().contains("aspect ratio"), "{error}");
     assert!(ImageProcessor::new(ImageProcessorConfig::clip(224)).process(&RgbImage::new(0, 3)).is_err());
+}
+
+#[test]
+fn padding_a_line_to_a_square_beyond_the_limit_is_refused() {
+    let processor = ImageProcessor::new(ImageProcessorConfig::clip(28).with_pad());
+    let error = processor.process(&RgbImage::new(1, 500_000)).unwrap_err();
+    assert!(matches!(error, ProcessorError::Resize { new_width: 500_000, new_height: 500_000, .. }), "{error}");
+    let processor = processor.with_max_pixels(99);
+    assert!(processor.process(&RgbImage::new(1, 10)).is_err());
+    assert!(processor.with_max_pixels(100).process(&RgbImage::new(1, 10)).is_ok());
 }
 
 #[test]
@@ -115,4 +120,101 @@ fn the_format_is_told_by_the_content_not_the_name() {
     let path = dir.path().join("really_a.jpg");
     RgbImage::from_pixel(3, 2, Rgb([9, 8, 7])).save_with_format(&path, ImageFormat::Png).unwrap();
     assert_eq!(open_image(&path).unwrap().get_pixel(2, 1).0, [9, 8, 7]);
+}
+
+/// The image that tests/reference/image_fixtures.py draws.
+fn drawn(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|c| ((x * 7 + y * 13 + c * 29) ^ ((x * y) >> 5)) as u8)))
+}
+
+fn fnv(values: &[u8]) -> String {
+    let hash = values
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &value| (hash ^ u64::from(value)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+#[test]
+fn images_of_all_sizes_are_processed_bit_for_bit_as_by_transformers() {
+    let fixture = super::json("sizes.json");
+    let cases = fixture["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 86);
+    for case in cases {
+        let name = case["processor"].as_str().unwrap();
+        let config = ImageProcessorConfig::from_json(&fixture["processors"][name], std::path::Path::new(name)).unwrap();
+        let size = |key: &str| case[key].as_u64().unwrap() as u32;
+        let values = ImageProcessor::new(config).process(&drawn(size("width"), size("height"))).unwrap();
+        assert_eq!([3, values.height, values.width].to_vec(), super::numbers::<usize>(&case["shape"]));
+        let bytes: Vec<u8> = values.data.iter().map(|&value| value as u8).collect();
+        let case_name = format!("{name} of {} x {}", size("width"), size("height"));
+        let samples: Vec<u8> = bytes.iter().copied().step_by((bytes.len() / 24).max(1)).collect();
+        assert_eq!(samples, super::numbers::<u8>(&case["samples"]), "{case_name}");
+        assert_eq!(fnv(&bytes), case["hash"].as_str().unwrap(), "{case_name}");
+    }
+}
+
+/// The largest difference from the pixels that transformers' `load_image` gave, and whether the size is the same.
+fn difference(name: &str, expected: &serde_json::Value) -> (u8, bool) {
+    let image = open_image(fixtures().join("decode").join(name)).unwrap();
+    let hex = expected["rgb"].as_str().unwrap();
+    let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap());
+    let size = [&expected["width"], &expected["height"]].map(|value| value.as_u64().unwrap() as u32);
+    let worst = image.as_raw().iter().zip(bytes).map(|(a, b)| a.abs_diff(b)).max().unwrap();
+    (worst, size == [image.width(), image.height()])
+}
+
+#[test]
+fn files_of_every_kind_and_orientation_decode_as_in_transformers() {
+    let fixture = super::json("decoded.json");
+    let mut wrong = Vec::new();
+    for (name, expected) in fixture.as_object().unwrap() {
+        let (worst, same_size) = difference(name, expected);
+        // Decoders of lossy files round their transforms and upsampling differently.
+        let lossy = name.ends_with(".jpg") || name == "lossy.webp";
+        if lossy {
+            println!("{name}: at most {worst}/255");
+        }
+        if !same_size || worst > if lossy { 4 } else { 0 } {
+            wrong.push(format!("{name}: {worst}/255, same size: {same_size}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(fixture.as_object().unwrap().len(), 37);
+}
+
+#[test]
+fn an_image_of_50_000_by_50_000_pixels_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb.png");
+    // A header alone: with the pixels, the file has 2.4 MB.
+    let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    for length in [50_000u32, 50_000] {
+        bytes.extend(length.to_be_bytes());
+    }
+    bytes.extend([1, 0, 0, 0, 0]);
+    let crc = bytes[12..].iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xEDB8_8320 } else { c >> 1 })
+    });
+    bytes.extend((!crc).to_be_bytes());
+    bytes.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
+    std::fs::write(&path, &bytes).unwrap();
+    let error = open_image(&path).unwrap_err();
+    assert!(
+        matches!(error, ProcessorError::TooManyPixels { width: 50_000, height: 50_000, .. })
+            && error.to_string().contains("bomb.png"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_without_end_is_not_read_to_its_end() {
+    // Nothing tells how long a device is.
+    assert!(matches!(open_image("/dev/zero"), Err(ProcessorError::Decode { .. })));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("long.png");
+    let mut bytes = std::fs::read(fixtures().join("images/odd.png")).unwrap();
+    bytes.resize((1 << 26) + 8001, 0);
+    std::fs::write(&path, bytes).unwrap();
+    let error = open_image_within(&path, 1000).unwrap_err();
+    assert!(matches!(error, ProcessorError::ImageFileTooLarge { max_pixels: 1000, .. }), "{error}");
 }

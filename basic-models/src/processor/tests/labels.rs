@@ -11,7 +11,7 @@ fn supervised(tokenizer: &Tokenizer, example: &Example) -> String {
 }
 
 fn vicuna(tokenizer: &Tokenizer, turns: &[&str], images: usize) -> Result<Example> {
-    let pieces = render(&Style::VicunaV1, &dialogue(turns), tokenizer.specials())?;
+    let pieces = render(&Style::vicuna_v1(), &dialogue(turns), tokenizer.specials())?;
     tokenize(tokenizer, &pieces, 4, images)
 }
 
@@ -20,7 +20,7 @@ fn masks_for_one_to_three_turns_are_those_of_llavas_rule_on_llama() {
     let tokenizer = tokenizer("llama");
     for case in json("llama.json")["masks"].as_array().unwrap() {
         let turns: Vec<String> = numbers(&case["turns"]);
-        let pieces = render(&Style::VicunaV1, &dialogue(&turns), tokenizer.specials()).unwrap();
+        let pieces = render(&Style::vicuna_v1(), &dialogue(&turns), tokenizer.specials()).unwrap();
         assert_eq!(pieces.iter().map(|piece| piece.text.as_str()).collect::<String>(), case["text"].as_str().unwrap());
         let example = tokenize(&tokenizer, &pieces, 1, 1).unwrap();
         assert_eq!(example.ids, numbers::<u32>(&case["ids"]));
@@ -102,7 +102,7 @@ fn tokens_that_the_post_processor_adds_bear_no_loss() {
 #[test]
 fn a_plain_caption_is_supervised_with_its_line_break_and_images_never_are() {
     let tokenizer = tokenizer("bytelevel");
-    let pieces = render(&Style::Plain, &dialogue(&["<image>", "a red circle"]), tokenizer.specials()).unwrap();
+    let pieces = render(&Style::plain(), &dialogue(&["<image>", "a red circle"]), tokenizer.specials()).unwrap();
     let example = tokenize(&tokenizer, &pieces, 16, 1).unwrap();
     assert_eq!(supervised(&tokenizer, &example), "a red circle\n");
     assert_eq!(example.image_positions, [Some(0..16)].into_iter().flatten().collect::<Vec<_>>());

@@ -20,7 +20,7 @@ fn templates_render_as_in_transformers_with_lists_and_with_texts() {
             let (before, after) = if case["name"] == "llava" { (" ", " ") } else { ("", "<|im_end|>\n") };
             assert_eq!(piece.text, format!("{before}{answer}{after}"));
         }
-        let prompt = render_prompt(&style, &messages[..turns.len() - 1], &specials).unwrap();
+        let prompt = render_prompt(&style, &messages[..turns.len() - 1], &specials).unwrap().text;
         assert_eq!(prompt, case["prompt"].as_str().unwrap());
     }
 }
@@ -47,11 +47,11 @@ fn a_template_that_trims_the_generation_prompt_is_an_error() {
 fn a_template_that_mentions_types_but_takes_texts_gets_texts() {
     let source = r#"{% for m in messages %}{{ m['content'] | trim }}{{ '{"type": "x"}' if false }};{% endfor %}{% if add_generation_prompt %}A:{% endif %}"#;
     let style = Style::from(ChatTemplate::new(source, "t").unwrap());
-    let prompt = render_prompt(&style, &dialogue(&["<image>\nq "]), &SpecialTokens::default()).unwrap();
+    let prompt = render_prompt(&style, &dialogue(&["<image>\nq "]), &SpecialTokens::default()).unwrap().text;
     assert_eq!(prompt, "<image>\nq;A:");
     let printed = r#"{% for m in messages %}{{ m['content'] }}{# 'type' #}{% endfor %}"#;
     let style = Style::from(ChatTemplate::new(printed, "t").unwrap());
-    assert_eq!(render_prompt(&style, &dialogue(&["q"]), &SpecialTokens::default()).unwrap(), "q");
+    assert_eq!(render_prompt(&style, &dialogue(&["q"]), &SpecialTokens::default()).unwrap().text, "q");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn pythons_methods_special_tokens_and_json_work_in_templates() {
                   {{ 'now' if strftime_now is defined else 'no clock' }}";
     let style = Style::from(ChatTemplate::new(source, "t").unwrap());
     let specials = SpecialTokens { bos: Some("<s>".into()), ..SpecialTokens::default() };
-    let text = render_prompt(&style, &dialogue(&[" hi there "]), &specials).unwrap();
+    let text = render_prompt(&style, &dialogue(&[" hi there "]), &specials).unwrap().text;
     // json.dumps({"a": ["<", 1], "b": None})
     assert_eq!(text, r#"<s>HI{"a": ["<", 1], "b": null}no clock"#);
 }
@@ -80,7 +80,7 @@ fn the_template_is_found_in_each_of_its_files_in_transformers_order() {
     let dir = tempfile::tempdir().unwrap();
     let found = || {
         let template = ChatTemplate::load(dir.path()).unwrap()?;
-        Some(render_prompt(&Style::from(template), &dialogue(&["q"]), &SpecialTokens::default()).unwrap())
+        Some(render_prompt(&Style::from(template), &dialogue(&["q"]), &SpecialTokens::default()).unwrap().text)
     };
     assert_eq!(found(), None);
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();

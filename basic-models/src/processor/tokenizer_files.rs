@@ -1,0 +1,61 @@
+//! The files of a tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::config::read_json_if_exists;
+use super::{ProcessorError, Result, sentencepiece};
+
+const TOKENIZER_FILE: &str = "tokenizer.json";
+const TOKENIZER_FILES: [&str; 8] = [
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// The bytes of tokenizer.json, or of the one that tokenizer.model stands for, and the file that they come from.
+pub(super) fn read_tokenizer(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<u8>)> {
+    let path = dir.join(TOKENIZER_FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => return Ok((path, bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(ProcessorError::Read { path, source }),
+    }
+    let names = "tokenizer.json, tokenizer.model";
+    let json = sentencepiece::tokenizer_json(dir, config)?;
+    let json = json.ok_or_else(|| ProcessorError::MissingFile { dir: dir.into(), names })?;
+    Ok((dir.join(sentencepiece::MODEL_FILE), json.to_string().into_bytes()))
+}
+
+/// Copies the tokenizer's files and the chat template of one checkpoint to another; those that exist. Where there is a
+/// tokenizer.model alone, a tokenizer.json is written beside it: without one, transformers takes a LLaVA checkpoint's
+/// tokenizer.model for another kind of tokenizer.
+///
+/// # Errors
+/// `Read` or `Write`, naming the file; those of [`Tokenizer::load`](super::Tokenizer::load) for a tokenizer.model.
+pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
+    for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
+        let path = from.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let path = to.join(name);
+                std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(ProcessorError::Read { path, source }),
+        }
+    }
+    if !from.join(TOKENIZER_FILE).exists() && from.join(sentencepiece::MODEL_FILE).exists() {
+        let config = read_json_if_exists(&from.join("tokenizer_config.json"))?.unwrap_or_default();
+        let (_, bytes) = read_tokenizer(from, &config)?;
+        let path = to.join(TOKENIZER_FILE);
+        std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;
+    }
+    Ok(())
+}
