@@ -44,10 +44,11 @@ fn losses(dir: &Path, expected: &Value, device: &str) -> Result<f64, String> {
     let line = args!["losses", dir, fixture("samples.jsonl"), "--device", device, "--json"];
     let ours = basic(line).json();
     let mut worst = 0f64;
-    for (key, within) in [("lm", LM), ("das", LOSS), ("sds", LOSS)] {
+    for (key, bound) in [("lm", LM), ("das", LOSS), ("sds", LOSS)] {
         let off = relative(number(&ours[key]), number(&expected[key]));
         // `<=` is false for NaN too.
-        if !(off <= within) {
+        let within = off <= bound;
+        if !within {
             return Err(format!("{key} is {} and not {}", ours[key], expected[key]));
         }
         worst = worst.max(off);
