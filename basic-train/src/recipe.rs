@@ -77,6 +77,9 @@ pub struct ModelConfig {
     /// A decoder's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<PathBuf>,
+    /// The fresh projector between them; `mlp2x_gelu` where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projector: Option<String>,
 }
 
 /// The data of a run.
@@ -194,6 +197,9 @@ impl Recipe {
         match (&model.checkpoint, &model.vision, &model.llm) {
             (Some(_), None, None) | (None, Some(_), Some(_)) => {}
             _ => return invalid("[model] needs either `checkpoint`, or `vision` and `llm`"),
+        }
+        if model.checkpoint.is_some() && model.projector.is_some() {
+            return invalid("[model] has a `checkpoint`, which brings its projector: leave `projector` out");
         }
         if self.train.batch_size == 0 {
             return invalid("train.batch_size must be at least 1");

@@ -287,3 +287,56 @@ fn parts_that_do_not_fit_are_refused_and_leave_nothing() {
     basic(far.line(&out, &[])).refused(1, &["tokenizer.json", "4000000000"]);
     assert!(!out.exists());
 }
+
+#[test]
+fn every_projector_trains_under_both_losses_and_comes_back() {
+    let parts = Parts::new();
+    let dir = parts.dir.path();
+    let turns = json!([{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "a red circle"}]);
+    let sample = |image: &str| json!({"id": image, "image": image, "conversations": turns});
+    fs::write(dir.join("data.json"), json!([sample("a.png"), sample("b.png")]).to_string()).unwrap();
+    for (projector, native, visual) in [
+        ("mlp2x_gelu", true, 16),
+        ("linear", false, 16),
+        ("mlp3x_gelu", false, 16),
+        ("pixel_shuffle2_mlp2x_gelu", false, 4),
+    ] {
+        let start = parts.assembled(projector, &["--projector", projector]);
+        let config = read_json(&start.join("config.json"));
+        assert_eq!(config["model_type"], if native { "llava" } else { "basic_llava" });
+        assert_eq!(config["projector_type"], if native { Value::Null } else { json!(projector) });
+        let losses = basic(args!["losses", start, fixture("samples.jsonl"), "--device", "cpu", "--json"]).json();
+        // The fourth sample has one image; the reference counted its tokens with 16 for it.
+        let reference = read_json(&fixture("expected/plain-default.json"));
+        let tokens = |value: &Value| value["tokens"][3].as_u64().unwrap();
+        assert_eq!(tokens(&losses), tokens(&reference) - 16 + visual, "{projector}");
+        let recipe = format!(
+            "stage = \"pretrain\"\nseed = 3\n[model]\nvision = \"{}\"\nllm = \"{}\"\nprojector = \"{projector}\"\n\
+             [data]\npath = \"{}\"\nimages = \"{}\"\nconversation = \"vicuna_v1\"\n[optimizer]\nlr = 1e-3\n\
+             [train]\nbatch_size = 2\nsteps = 2\n",
+            parts.vision().display(),
+            parts.llm().display(),
+            dir.join("data.json").display(),
+            fixture("images").display(),
+        );
+        fs::write(dir.join("recipe.toml"), recipe).unwrap();
+        let out = dir.join(format!("{projector}-trained"));
+        basic(args!["train", dir.join("recipe.toml"), "--out", out]).succeeded();
+        let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+        for loss in ["lm", "das", "sds"] {
+            assert!(first[loss].as_f64().is_some_and(|x| x > 0.0 && x.is_finite()), "{projector}: {first}");
+        }
+        let (before, after) = (weights(&start), weights(&out));
+        let projector_names = |all: &Tensors| -> BTreeSet<String> {
+            all.keys().filter(|name| name.starts_with("multi_modal_projector.")).cloned().collect()
+        };
+        assert_eq!(projector_names(&before), projector_names(&after));
+        // Another seed and two steps: all of the projector is another. The rest is as it was.
+        for (name, tensor) in &after {
+            assert_eq!(*tensor != before[name], name.starts_with("multi_modal_projector."), "{projector}: {name}");
+        }
+        let line = args!["generate", out, "--image", fixture("images/a.png"), "--prompt", "<image> it is", "--json"];
+        assert_eq!(basic(line).json()["top5"].as_array().map(Vec::len), Some(5));
+    }
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
-use basic_models::checkpoint::StagedDir;
+use basic_models::checkpoint::{AssembleOptions, StagedDir};
 use basic_models::{Checkpoint, CheckpointError};
 use burn::tensor::DType;
 use serde::Serialize;
@@ -138,7 +138,13 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
 pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
     match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
         (Some(dir), _, _) => Checkpoint::open(dir),
-        (None, Some(vision), Some(llm)) => Checkpoint::assemble(vision, llm, recipe.seed),
+        (None, Some(vision), Some(llm)) => {
+            let mut options = AssembleOptions { seed: recipe.seed, ..AssembleOptions::default() };
+            if let Some(projector) = &recipe.model.projector {
+                options.projector = projector.clone();
+            }
+            Checkpoint::assemble_with(vision, llm, &options)
+        }
         // `Recipe::open` has checked it; a recipe built in code may not have been.
         _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
     }
