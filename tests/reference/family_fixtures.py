@@ -5,8 +5,8 @@
 
 A tiny random LLaVA checkpoint for every decoder family with CLIP and with SigLIP, with the settings that change the
 computation spread over them (windows, biases, rotary types, tied heads, several feature layers, shards, f16 and bf16
-files, configurations without defaults), and DINOv2 towers. Beside each: the reference's losses (reference.json), the
-logits of every position of one prompt (logits.safetensors) and 32 greedy ids. Needs torch, transformers, safetensors.
+files, configurations without defaults), and DINOv2 towers. Beside each: the reference's losses (reference.json) and
+their gradients (grads.safetensors), the logits of every position of one prompt (logits.safetensors) and 32 greedy ids. Needs torch, transformers, safetensors.
 """
 import contextlib
 import importlib.util
@@ -117,7 +117,7 @@ def call(*args):
 def expected(name):
     path = out / name
     samples, image = out.parent / "samples.jsonl", out.parent / "images" / "b.png"
-    losses = call("losses", path, samples)
+    losses = call("losses", path, samples, "--grads", path / "grads.safetensors")
     model, proc = reference.load(path)
     from PIL import Image
     batch = proc(images=Image.open(image).convert("RGB"), text=PROMPT, return_tensors="pt")

@@ -1,4 +1,4 @@
-//! Every decoder family with CLIP and SigLIP, and DINOv2 towers, against transformers: losses, the logits of every
+//! Every decoder family with CLIP and SigLIP, and DINOv2 towers, against transformers: losses and their gradients, the logits of every
 //! position, greedy ids. tests/fixtures/families and what each checkpoint varies: tests/reference/family_fixtures.py.
 //!
 //! `cargo test -p tests --test families -- --nocapture` prints the table.
@@ -12,11 +12,12 @@ use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::DType;
 use serde_json::Value;
 use tests::fixtures::{fixture, number, numbers, read_json, text};
-use tests::tensors::{read, relative};
+use tests::tensors::{read, relative, relative_l2};
 use tests::{Ran, args, run};
 
-/// lm, relative; das and sds, relative; attention and logits, absolute.
+/// lm, relative; das and sds, relative; gradients, relative L2; attention and logits, absolute.
 const LM: f64 = 1e-4;
+const GRADIENT: f64 = 1e-3;
 const LOSS: f64 = 1e-3;
 const ATTENTION: f64 = 1e-5;
 const LOGITS: f64 = 1e-3;
@@ -41,8 +42,21 @@ fn families() -> Vec<(String, PathBuf)> {
 
 /// The largest of the losses' deviations; `Err` names what is beyond its bound.
 fn losses(dir: &Path, expected: &Value, device: &str) -> Result<f64, String> {
-    let line = args!["losses", dir, fixture("samples.jsonl"), "--device", device, "--json"];
+    let out = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let grads = out.path().join("grads.safetensors");
+    let line = args!["losses", dir, fixture("samples.jsonl"), "--device", device, "--grads", grads, "--json"];
     let ours = basic(line).json();
+    let (found, wanted) = (read(&grads), read(&dir.join("grads.safetensors")));
+    if !found.keys().eq(wanted.keys()) {
+        return Err(format!("gradients of {:?} and not of {:?}", found.keys(), wanted.keys()));
+    }
+    for (name, wanted) in &wanted {
+        let off = relative_l2(&found[name], wanted);
+        let within = found[name].shape == wanted.shape && off <= GRADIENT;
+        if !within {
+            return Err(format!("the gradient {name} is off by {off:.2e}"));
+        }
+    }
     let mut worst = 0f64;
     for (key, bound) in [("lm", LM), ("das", LOSS), ("sds", LOSS)] {
         let off = relative(number(&ours[key]), number(&expected[key]));
