@@ -2,6 +2,7 @@
 
 mod activation;
 mod decoder;
+mod family;
 mod llava;
 mod projector;
 mod rope;
@@ -13,7 +14,8 @@ mod vision;
 use thiserror::Error;
 
 pub use activation::Activation;
-pub use decoder::{DecoderConfig, Family, TokenIds};
+pub use decoder::{DecoderConfig, TokenIds};
+pub use family::Family;
 pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
 pub use projector::ProjectorKind;
 pub use rope::{Rope, RopeKind};
