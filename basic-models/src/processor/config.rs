@@ -152,6 +152,8 @@ impl ImageProcessorConfig {
             | Some(
                 "CLIPImageProcessor" | "CLIPImageProcessorFast" | "CLIPImageProcessorPil" | "CLIPFeatureExtractor",
             ) => Self::clip(224),
+            // DINOv2's: the same steps with the same defaults.
+            Some("BitImageProcessor" | "BitImageProcessorFast" | "BitImageProcessorPil") => Self::clip(224),
             Some("SiglipImageProcessor" | "SiglipImageProcessorFast" | "SiglipImageProcessorPil") => Self::siglip(224),
             Some("LlavaImageProcessor" | "LlavaImageProcessorFast" | "LlavaImageProcessorPil") => {
                 Self { kind: ImageKind::Llava, ..Self::clip(224) }
@@ -160,7 +162,7 @@ impl ImageProcessorConfig {
                 return Err(unsupported(
                     "image_processor_type",
                     other.into(),
-                    "CLIPImageProcessor, SiglipImageProcessor, LlavaImageProcessor",
+                    "CLIPImageProcessor, SiglipImageProcessor, BitImageProcessor, LlavaImageProcessor",
                 ));
             }
         };

@@ -16,6 +16,10 @@ fn an_empty_file_means_clips_defaults() {
 fn old_files_with_plain_lengths_are_read() {
     let old = json!({ "feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336 });
     assert_eq!(parse(old).unwrap(), ImageProcessorConfig::clip(336));
+    // facebook/dinov2-base: a class of its own with CLIP's steps.
+    let dino = json!({ "image_processor_type": "BitImageProcessor", "size": { "shortest_edge": 256 } });
+    let expected = ImageProcessorConfig { size: Some(Size::ShortestEdge(256)), ..ImageProcessorConfig::clip(224) };
+    assert_eq!(parse(dino).unwrap(), expected);
 }
 
 #[test]
