@@ -59,7 +59,7 @@ pub fn grounding(
     let token_norm = f64::from(lengths.clone().mean().try_into_scalar::<f32>()?);
     let directions = (table / lengths.clamp_min(1e-12)).transpose(); // [d, V]
     let vision = &checkpoint.config.vision_config;
-    let side = vision.image_size / vision.patch_size;
+    let side = vision.grid();
     let mut nearest: Vec<String> = Vec::new();
     let mut truths: Vec<[&'static str; 3]> = Vec::new();
     let (mut norms, mut rows) = (0.0, 0usize);

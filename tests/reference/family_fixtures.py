@@ -60,8 +60,9 @@ CASES = {
     "phi3-siglip": ("phi3", "siglip", dict(sliding_window=19), {}, {}, "bfloat16", dict(minimal=True, shard="60KB")),
     "gemma-clip": ("gemma", "clip", dict(head_dim=12), {}, {}, "bfloat16", {}),
     "gemma-siglip": ("gemma", "siglip", dict(head_dim=8, num_key_value_heads=1), {}, {}, "float16", dict(minimal=True)),
-    "llama-dinov2": ("llama", "dinov2", {}, dict(layerscale_value=0.7), {}, "float16", {}),
-    "llama-registers": ("llama", "registers", {}, dict(num_register_tokens=3, use_swiglu_ffn=False), {}, "bfloat16", {}),
+    # Images of 4 x 4 patches where the positions are for 5 x 5 and 6 x 6: interpolated.
+    "llama-dinov2": ("llama", "dinov2", {}, dict(layerscale_value=0.7, image_size=35), {}, "float16", {}),
+    "llama-registers": ("llama", "registers", {}, dict(num_register_tokens=3, use_swiglu_ffn=False, image_size=42), {}, "bfloat16", {}),
 }
 PROMPT = "USER: <image>\nwhat is in the picture? ASSISTANT:"
 

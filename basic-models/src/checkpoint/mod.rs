@@ -104,7 +104,7 @@ impl Checkpoint {
     /// The side lengths that a batch's pixel values have: channels, height, width.
     pub fn image_shape(&self) -> [usize; 3] {
         let vision = &self.config.vision_config;
-        [vision.num_channels, vision.image_size, vision.image_size]
+        [vision.num_channels, vision.side(), vision.side()]
     }
 
     /// Visual embeddings of an image (m).

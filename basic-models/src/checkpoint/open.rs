@@ -10,7 +10,7 @@ use super::original::{self, Original};
 use super::read::TensorFiles;
 use super::vocabulary::TokenizerFiles;
 use super::{Checkpoint, CheckpointError, Layout, read_config, read_text};
-use crate::config::{DecoderConfig, LlavaConfig};
+use crate::config::{DecoderConfig, LlavaConfig, VisionFamily};
 use crate::processor::{
     ChatTemplate, FeatureSelect, ImageProcessor, ImageProcessorConfig, ProcessorConfig, TokenIds, Tokenizer,
 };
@@ -89,7 +89,7 @@ impl Checkpoint {
     }
 
     pub(super) fn with(opened: Opened) -> Result<Self, CheckpointError> {
-        let Opened { dir, vision, config, files, tokenizer_files, .. } = opened;
+        let Opened { dir, vision, mut config, files, tokenizer_files, .. } = opened;
         let mismatch = |what: String| CheckpointError::Mismatch(format!("{}: {what}", dir.display()));
         let layers = layers(&config);
         if layers > files.len() {
@@ -113,7 +113,15 @@ impl Checkpoint {
             None => images,
         };
         let (vision, side) = (vision.as_deref().unwrap_or(&dir), config.vision_config.image_size);
-        if let Some(size) = images.output_size()
+        let interpolates = config.vision_config.family == VisionFamily::Dinov2;
+        if let Some((height, width)) = images.output_size()
+            && height == width
+            && height != side
+            && interpolates
+        {
+            config.vision_config.input_size = Some(height);
+            config.validate().map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
+        } else if let Some(size) = images.output_size()
             && size != (side, side)
         {
             return Err(CheckpointError::Mismatch(format!(

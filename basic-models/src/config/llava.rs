@@ -244,7 +244,7 @@ impl LlavaConfig {
                 "vision_feature_select_strategy default drops the only patch".into(),
             ));
         }
-        let side = self.vision_config.image_size / self.vision_config.patch_size;
+        let side = self.vision_config.grid();
         let (name, factor) = (self.projector.name(), self.projector.shuffle());
         if factor > 1 && (self.features() != side * side || !side.is_multiple_of(factor)) {
             return Err(ConfigError::Inconsistent(format!(

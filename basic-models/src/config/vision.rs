@@ -31,8 +31,11 @@ pub struct VisionConfig {
     pub num_attention_heads: usize,
     /// Colour channels.
     pub num_channels: usize,
-    /// Side of the (square) image, in pixels.
+    /// Side of the (square) image that the position embeddings are for, in pixels.
     pub image_size: usize,
+    /// DINOv2: side of the images that come in, where it is another; the position embeddings are interpolated. No key of
+    /// config.json: the image processor decides.
+    pub input_size: Option<usize>,
     /// Side of a (square) patch, in pixels.
     pub patch_size: usize,
     /// The MLP's activation.
@@ -62,6 +65,7 @@ impl Default for VisionConfig {
             num_attention_heads: 12,
             num_channels: 3,
             image_size: 224,
+            input_size: None,
             patch_size: 32,
             hidden_act: Activation::QuickGelu,
             layer_norm_eps: 1e-5,
@@ -200,6 +204,7 @@ impl VisionConfig {
             num_attention_heads: raw.num_attention_heads,
             num_channels: raw.num_channels,
             image_size: raw.image_size.square("image_size")?,
+            input_size: None,
             patch_size: raw.patch_size.square("patch_size")?,
             hidden_act: Activation::parse("vision_config.hidden_act", &raw.hidden_act)?,
             layer_norm_eps: raw.layer_norm_eps,
@@ -254,8 +259,17 @@ impl VisionConfig {
 
     /// Patches of an image.
     pub fn num_patches(&self) -> usize {
-        let side = self.image_size / self.patch_size;
-        side * side
+        self.grid() * self.grid()
+    }
+
+    /// Patches along a side of an image.
+    pub fn grid(&self) -> usize {
+        self.side() / self.patch_size
+    }
+
+    /// Side of the images that come in, in pixels.
+    pub fn side(&self) -> usize {
+        self.input_size.unwrap_or(self.image_size)
     }
 
     /// Positions before the patches: CLS and registers.
@@ -280,14 +294,16 @@ impl VisionConfig {
             ("num_channels", self.num_channels),
             ("patch_size", self.patch_size),
             ("image_size", self.image_size),
+            ("image_size", self.side()),
         ];
         positive("vision_config", &sizes)?;
         above_zero("vision_config.layer_norm_eps", self.layer_norm_eps)?;
         divides("vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)?;
-        if self.patch_size > self.image_size {
+        if self.patch_size > self.image_size.min(self.side()) {
             return Err(ConfigError::Inconsistent(format!(
                 "vision_config.patch_size {} is larger than image_size {}",
-                self.patch_size, self.image_size
+                self.patch_size,
+                self.image_size.min(self.side())
             )));
         }
         Ok(())

@@ -6,6 +6,7 @@ mod cache;
 mod decoder;
 mod init;
 mod llava;
+mod positions;
 mod projector;
 mod rope;
 mod vision;

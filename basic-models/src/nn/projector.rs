@@ -41,7 +41,7 @@ impl Projector {
             linear_1: (layers > 0).then(|| layer(0)),
             linear_2: (layers > 1).then(|| layer(1)),
             linear: (2..layers).map(layer).collect(),
-            side: config.vision_config.image_size / config.vision_config.patch_size,
+            side: config.vision_config.grid(),
             kind,
             activation: config.projector_hidden_act,
         }

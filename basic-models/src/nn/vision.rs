@@ -7,6 +7,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor};
 
 use super::activate;
+use super::positions::interpolated;
 use crate::config::{Activation, VisionConfig, VisionFamily};
 
 /// A pre-norm vision transformer. Field names are those of CLIP's tensors on disk; DINOv2's are mapped to them.
@@ -33,6 +34,8 @@ struct PatchEmbeddings {
     mask_token: Option<Param<Tensor<2>>>,
     position_embeddings: Option<Param<Tensor<3>>>,
     register_tokens: Option<Param<Tensor<3>>>,
+    // Patches along a side: of the images that come in, and of those that the positions are for.
+    grid: [usize; 2],
 }
 
 #[derive(Module, Debug)]
@@ -116,7 +119,8 @@ impl VisionConfig {
     }
 
     fn patch_embeddings(&self, device: &Device) -> PatchEmbeddings {
-        let (d, patches) = (self.hidden_size, self.num_patches());
+        let (d, trained) = (self.hidden_size, self.image_size / self.patch_size);
+        let patches = trained * trained;
         let normal = Initializer::Normal { mean: 0.0, std: 1.0 };
         let dino = self.family == VisionFamily::Dinov2;
         let clip = self.family == VisionFamily::Clip;
@@ -132,6 +136,7 @@ impl VisionConfig {
             mask_token: self.mask_token.then(|| normal.init([1, d], device)),
             position_embeddings: dino.then(|| normal.init([1, patches + 1, d], device)),
             register_tokens: (self.registers > 0).then(|| normal.init([1, self.registers, d], device)),
+            grid: [self.grid(), trained],
         }
     }
 
@@ -200,7 +205,7 @@ impl PatchEmbeddings {
             x = x + table.weight.val().unsqueeze::<3>();
         }
         if let Some(positions) = &self.position_embeddings {
-            x = x + positions.val();
+            x = x + self.fitted(positions.val());
         }
         if let Some(registers) = &self.register_tokens {
             let [_, count, _] = registers.dims();
@@ -209,6 +214,24 @@ impl PatchEmbeddings {
             x = Tensor::cat(vec![class, registers.val().expand([n, count, d]), patches], 1);
         }
         x
+    }
+}
+
+impl PatchEmbeddings {
+    /// Position embeddings for the grid that comes in.
+    ///
+    /// # Shapes
+    /// - positions: `[1, 1 + trained patches, hidden]`
+    /// - output: `[1, 1 + patches, hidden]`
+    fn fitted(&self, positions: Tensor<3>) -> Tensor<3> {
+        let [new, old] = self.grid;
+        if new == old {
+            return positions;
+        }
+        let class = positions.clone().narrow(1, 0, 1);
+        let patches = positions.narrow(1, 1, old * old).squeeze_dim::<2>(0);
+        let patches = interpolated(patches, old, new, self.register_tokens.is_some());
+        Tensor::cat(vec![class, patches.unsqueeze::<3>()], 1)
     }
 }
 
