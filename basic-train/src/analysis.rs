@@ -1,7 +1,7 @@
 //! What the projector says: which tokens its visual embeddings are nearest to, how long they are, and how strongly each
 //! loss pulls at it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, CheckpointError};
@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::data::VisionCache;
+use crate::data::{ImageSource, VisionCache};
 use crate::shapes::{SceneRecord, patch_truth, true_words};
 
 /// Why an analysis failed.
@@ -64,7 +64,7 @@ pub fn grounding(
     let mut truths: Vec<[&'static str; 3]> = Vec::new();
     let (mut norms, mut rows) = (0.0, 0usize);
     for chunk in scenes.chunks(32) {
-        let files: Vec<PathBuf> = chunk.iter().map(|s| root.join(&s.image)).collect();
+        let files: Vec<ImageSource> = chunk.iter().map(|s| root.join(&s.image).into()).collect();
         let Some(features) = cache.features(model, checkpoint, &files)? else { continue };
         let v: Tensor<2> = model.multi_modal_projector.forward(features).without_autodiff().cast(DType::F32);
         let lengths = v.clone().square().sum_dim(1).sqrt();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::data::{ConversationStyle, VisionCache};
+use crate::data::{ConversationStyle, ImageSource, VisionCache};
 use crate::files::write_atomically;
 
 /// A question of LLaVA's evaluation files, with its answer.
@@ -198,8 +198,8 @@ pub fn answer(
     let mut done = 0;
     for chunk in order.chunks(options.batch_size.max(1)) {
         let batch: Vec<ImageTokens> = chunk.iter().map(|i| prompts[*i].clone()).collect();
-        let files: Vec<PathBuf> =
-            chunk.iter().filter_map(|i| questions[*i].image.as_ref()).map(|f| root.join(f)).collect();
+        let files: Vec<ImageSource> =
+            chunk.iter().filter_map(|i| questions[*i].image.as_ref()).map(|f| root.join(f).into()).collect();
         let features = cache.features(model, checkpoint, &files)?;
         for (index, generated) in chunk.iter().zip(generate(model, &batch, features, &settings)?) {
             let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !eos.contains(id)).collect();

@@ -6,7 +6,9 @@ use std::path::Path;
 use image::{Rgb, RgbImage};
 
 use super::resample::{self, Part};
-use super::{DEFAULT_MAX_PIXELS, ImageProcessorConfig, ProcessorError, Result, Size, open_image_within};
+use super::{
+    DEFAULT_MAX_PIXELS, ImageProcessorConfig, ProcessorError, Result, Size, decode_image_within, open_image_within,
+};
 
 /// What the vision encoder takes: one image, channels first.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +89,14 @@ impl ImageProcessor {
     /// Those of [`open_image_within`] and of [`ImageProcessor::process`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<PixelValues> {
         self.process(&open_image_within(path, self.max_pixels)?)
+    }
+
+    /// Decodes an image held in memory and processes it; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// Those of [`decode_image_within`] and of [`ImageProcessor::process`].
+    pub fn decode(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<PixelValues> {
+        self.process(&decode_image_within(name, bytes, self.max_pixels)?)
     }
 
     /// Processes one image.

@@ -56,7 +56,7 @@ pub use conversation::{Message, Role, from_llava};
 pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};
 pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
-pub use open::{DEFAULT_MAX_PIXELS, open_image, open_image_within};
+pub use open::{DEFAULT_MAX_PIXELS, decode_image_within, open_image, open_image_within};
 pub use piece::Piece;
 pub use placeholders::{FeatureSelect, PLACEHOLDER, ProcessorConfig, expand_images};
 pub use render::{Style, render, render_prompt};

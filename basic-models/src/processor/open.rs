@@ -33,13 +33,27 @@ pub fn open_image(path: impl AsRef<Path>) -> Result<RgbImage> {
 /// decoded.
 pub fn open_image_within(path: impl AsRef<Path>, max_pixels: u64) -> Result<RgbImage> {
     let path = path.as_ref();
-    let decode = |source| ProcessorError::Decode { path: path.into(), source };
     let (bytes, format) = read(path, max_pixels)?;
+    decode(path, &bytes, format, max_pixels)
+}
+
+/// [`open_image_within`] for an image held in memory; `name` is what messages call it.
+///
+/// # Errors
+/// Those of [`open_image_within`], but for `Read` and `ImageFileTooLarge`.
+pub fn decode_image_within(name: impl AsRef<Path>, bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {
+    let path = name.as_ref();
+    let format = image::guess_format(bytes).map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
+    decode(path, bytes, format, max_pixels)
+}
+
+fn decode(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<RgbImage> {
+    let decode = |source| ProcessorError::Decode { path: path.into(), source };
     // The decoder is lenient: it would paint what is missing grey.
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(&bytes) {
+    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
         return Err(ProcessorError::TruncatedImage { path: path.into() });
     }
-    let mut reader = ImageReader::with_format(Cursor::new(&bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     // Up to 8 bytes a pixel, a second copy while converting, and the decoders' own buffers.
     limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 24));

@@ -1,12 +1,12 @@
 //! LLaVA's JSON: an array of samples, or one a line.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use basic_models::CheckpointError;
-use basic_models::processor::{Message, PLACEHOLDER, from_llava};
+use basic_models::processor::{PLACEHOLDER, from_llava};
 use serde_json::Value;
 
-use super::DataError;
+use super::{DataError, ImageSource, Sample, Samples};
 
 /// A data set in LLaVA's format, checked as a whole before the first step.
 #[derive(Debug, Clone)]
@@ -17,17 +17,6 @@ pub struct LlavaData {
     pub root: PathBuf,
     /// The samples, in the file's order.
     pub samples: Vec<Sample>,
-}
-
-/// One conversation with its images.
-#[derive(Debug, Clone)]
-pub struct Sample {
-    /// Index in the file, and the id where it has one: for messages.
-    pub place: String,
-    /// The images' files.
-    pub images: Vec<PathBuf>,
-    /// The turns.
-    pub messages: Vec<Message>,
 }
 
 impl LlavaData {
@@ -54,27 +43,30 @@ impl LlavaData {
             Some(root) => root.to_path_buf(),
             None => path.parent().unwrap_or(Path::new("")).to_path_buf(),
         };
+        let file: Arc<Path> = path.into();
         let samples: Result<Vec<_>, _> =
-            values.iter().enumerate().map(|(index, value)| sample(path, &root, index, value)).collect();
+            values.iter().enumerate().map(|(index, value)| sample(&file, &root, index, value)).collect();
         Ok(Self { path: path.into(), root, samples: samples? })
     }
 }
 
-impl LlavaData {
-    /// An image's error with the sample that holds it.
-    pub fn image_error(&self, index: usize, source: CheckpointError) -> DataError {
-        let place = self.samples.get(index).map_or_else(|| index.to_string(), |sample| sample.place.clone());
-        DataError::Image { path: self.path.clone(), place, source }
+impl Samples for LlavaData {
+    fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        Ok(self.samples[index].clone())
     }
 }
 
-fn sample(path: &Path, root: &Path, index: usize, value: &Value) -> Result<Sample, DataError> {
+fn sample(path: &Arc<Path>, root: &Path, index: usize, value: &Value) -> Result<Sample, DataError> {
     let place = match &value["id"] {
         Value::Null => format!("{index}"),
         Value::String(id) => format!("{index} (id {id})"),
         id => format!("{index} (id {id})"),
     };
-    let wrong = |reason: String| DataError::Sample { path: path.into(), place: place.clone(), reason };
+    let wrong = |reason: String| DataError::Sample { path: path.to_path_buf(), place: place.clone(), reason };
     let files: Vec<&str> = match &value["image"] {
         Value::Null => Vec::new(),
         Value::String(file) => vec![file],
@@ -90,7 +82,7 @@ fn sample(path: &Path, root: &Path, index: usize, value: &Value) -> Result<Sampl
         return Err(wrong(format!("image {} does not exist: {hint}", missing.display())));
     }
     let messages = from_llava(value).map_err(|source| DataError::Conversation {
-        path: path.into(),
+        path: path.to_path_buf(),
         place: place.clone(),
         source,
     })?;
@@ -101,5 +93,5 @@ fn sample(path: &Path, root: &Path, index: usize, value: &Value) -> Result<Sampl
             images.len()
         )));
     }
-    Ok(Sample { place, images, messages })
+    Ok(Sample { file: path.clone(), place, images: images.into_iter().map(ImageSource::File).collect(), messages })
 }

@@ -4,10 +4,12 @@ mod error;
 mod llava;
 mod order;
 mod prepare;
+mod sample;
 mod vision;
 
 pub use error::DataError;
-pub use llava::{LlavaData, Sample};
+pub use llava::LlavaData;
 pub use order::Order;
 pub use prepare::{ConversationStyle, Prepared, prepare};
+pub use sample::{ImageSource, Sample, Samples};
 pub use vision::VisionCache;

@@ -1,12 +1,10 @@
 //! From a sample to token ids, labels and image positions.
 
-use std::path::PathBuf;
-
 use basic_models::processor::{self, ProcessorError, Style, render, tokenize};
 use basic_models::{Checkpoint, ImageTokens};
 use serde::{Deserialize, Serialize};
 
-use super::{DataError, LlavaData};
+use super::{DataError, ImageSource, Sample};
 
 /// How conversations become text: in a recipe `"auto"`, `"template"`, or the name of one of LLaVA's styles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -70,26 +68,25 @@ impl ConversationStyle {
 pub struct Prepared {
     /// Ids, labels, image positions; no pixels.
     pub tokens: ImageTokens,
-    /// The images' files.
-    pub images: Vec<PathBuf>,
+    /// The images.
+    pub images: Vec<ImageSource>,
 }
 
-/// Renders and tokenizes sample `index`.
+/// Renders and tokenizes a sample.
 ///
 /// # Errors
 ///
 /// [`DataError`] that names the file and the sample: no target, a context that is too short, a template's failure.
-pub fn prepare(data: &LlavaData, index: usize, checkpoint: &Checkpoint, style: &Style) -> Result<Prepared, DataError> {
-    let sample = &data.samples[index];
+pub fn prepare(sample: &Sample, checkpoint: &Checkpoint, style: &Style) -> Result<Prepared, DataError> {
     let conversation =
-        |source| DataError::Conversation { path: data.path.clone(), place: sample.place.clone(), source };
+        |source| DataError::Conversation { path: sample.file.to_path_buf(), place: sample.place.clone(), source };
     let pieces = render(style, &sample.messages, checkpoint.tokenizer.specials()).map_err(conversation)?;
     let example = tokenize(&checkpoint.tokenizer, &pieces, checkpoint.visual_tokens(), sample.images.len())
         .map_err(conversation)?;
     let context = checkpoint.config.text_config.context();
     if example.ids.len() > context {
         return Err(DataError::Sample {
-            path: data.path.clone(),
+            path: sample.file.to_path_buf(),
             place: sample.place.clone(),
             reason: format!(
                 "is {} tokens long, the model's context is {context}: shorten or leave it out",

@@ -8,6 +8,8 @@ use basic_models::{Checkpoint, CheckpointError};
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::ImageSource;
+
 /// Images encoded together.
 const CHUNK: usize = 32;
 
@@ -37,28 +39,28 @@ impl VisionCache {
         &mut self,
         model: &Llava,
         checkpoint: &Checkpoint,
-        images: &[PathBuf],
+        images: &[ImageSource],
     ) -> Result<Option<Tensor<2>>, CheckpointError> {
         if images.is_empty() {
             return Ok(None);
         }
-        let mut new: Vec<&Path> = images.iter().map(PathBuf::as_path).filter(|i| !self.held.contains_key(*i)).collect();
+        let mut new: Vec<&ImageSource> = images.iter().filter(|i| !self.held.contains_key(i.name())).collect();
         new.sort_unstable();
         new.dedup();
         let mut fresh: HashMap<&Path, Tensor<2>> = HashMap::new();
         let [c, h, w] = checkpoint.image_shape();
         for chunk in new.chunks(CHUNK) {
-            let pixels: Result<Vec<_>, _> = chunk.par_iter().map(|path| checkpoint.pixels(path)).collect();
+            let pixels: Result<Vec<_>, _> = chunk.par_iter().map(|image| image.pixels(checkpoint)).collect();
             let flat: Vec<f32> = pixels?.into_iter().flat_map(|p| p.data).collect();
             let device = model.device().without_autodiff();
             let pixels = Tensor::<4>::from_data(TensorData::new(flat, [chunk.len(), c, h, w]), &device);
             let features = model.encode(pixels).without_autodiff();
             let rows = features.dims()[0] / chunk.len();
-            for (index, path) in chunk.iter().enumerate() {
-                fresh.insert(path, features.clone().narrow(0, index * rows, rows));
+            for (index, image) in chunk.iter().enumerate() {
+                fresh.insert(image.name(), features.clone().narrow(0, index * rows, rows));
             }
         }
-        let found = images.iter().filter_map(|path| self.held.get(path).or_else(|| fresh.get(path.as_path())).cloned());
+        let found = images.iter().filter_map(|i| self.held.get(i.name()).or_else(|| fresh.get(i.name())).cloned());
         let all = Tensor::cat(found.collect(), 0);
         for (path, features) in fresh {
             let bytes = features.dims().iter().product::<usize>() * 4;

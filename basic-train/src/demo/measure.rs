@@ -13,7 +13,7 @@ use super::plan::Paths;
 use super::summary::{CurvePoint, SampleAnswer, Stage};
 use super::{DemoError, Event, Observer, norms};
 use crate::analysis::{grounding, mean_loss};
-use crate::data::{LlavaData, Sample, VisionCache, prepare};
+use crate::data::{Sample, VisionCache, prepare};
 use crate::evaluate::{EvalOptions, Question, answer, read_questions, score};
 use crate::inspect::inspect;
 use crate::recipe::Recipe;
@@ -33,7 +33,7 @@ pub struct Bench {
     pub eval: Vec<Question>,
     validation: Vec<Question>,
     scenes: Vec<SceneRecord>,
-    captions: LlavaData,
+    captions: Vec<Sample>,
     device: Device,
 }
 
@@ -62,20 +62,20 @@ impl Bench {
             let value: serde_json::Value =
                 serde_json::from_str(line).map_err(|e| DemoError::Io { path: path.clone(), source: e.into() })?;
             let image = paths.data.join(value["image"].as_str().unwrap_or_default());
-            if samples.last().is_some_and(|s| s.images[0] == image) {
+            if samples.last().is_some_and(|s| s.images[0].name() == image) {
                 continue;
             }
             let caption = value["caption"].as_str().unwrap_or_default();
             samples.push(Sample {
+                file: path.as_path().into(),
                 place: samples.len().to_string(),
-                images: vec![image],
+                images: vec![image.into()],
                 messages: vec![Message::new(Role::User, "<image>"), Message::new(Role::Assistant, caption)],
             });
         }
         samples.truncate(IMAGES);
-        let captions = LlavaData { path, root: paths.data.clone(), samples };
         let device = device.clone().without_autodiff();
-        Ok(Self { root: paths.data.clone(), eval, validation, scenes, captions, device })
+        Ok(Self { root: paths.data.clone(), eval, validation, scenes, captions: samples, device })
     }
 
     /// The score of always giving a kind's most frequent answer; `overall` too.
@@ -178,12 +178,11 @@ impl Bench {
         checkpoint: &Checkpoint,
         cache: &mut VisionCache,
     ) -> Result<Vec<Batch>, DemoError> {
-        let indices: Vec<usize> = (0..self.captions.samples.len()).collect();
         let mut batches = Vec::new();
-        for chunk in indices.chunks(25) {
+        for chunk in self.captions.chunks(25) {
             let (mut tokens, mut images) = (Vec::new(), Vec::new());
-            for index in chunk {
-                let prepared = prepare(&self.captions, *index, checkpoint, &Style::plain())?;
+            for sample in chunk {
+                let prepared = prepare(sample, checkpoint, &Style::plain())?;
                 tokens.push(prepared.tokens);
                 images.extend(prepared.images);
             }

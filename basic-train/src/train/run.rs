@@ -77,8 +77,8 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
     // Every sample is tokenized once before the first step, so that a bad one costs seconds and not hours.
     let captions = recipe.stage == Stage::Pretrain;
     let style = recipe.data.conversation.resolve(&checkpoint, captions)?;
-    for index in 0..data.samples.len() {
-        prepare(&data, index, &checkpoint, &style)?;
+    for sample in &data.samples {
+        prepare(sample, &checkpoint, &style)?;
     }
     let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));

@@ -10,7 +10,7 @@ use burn::module::Module;
 use serde::Serialize;
 
 use super::TrainError;
-use crate::data::{LlavaData, Order, VisionCache, prepare};
+use crate::data::{Order, Sample, Samples, VisionCache, prepare};
 use crate::optim::Optimizer;
 use crate::recipe::{Part, Recipe};
 
@@ -44,7 +44,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(&StepMetrics, usize);
 pub struct Trainer<'a> {
     recipe: &'a Recipe,
     checkpoint: &'a Checkpoint,
-    data: &'a LlavaData,
+    data: &'a dyn Samples,
     style: Style,
     order: Order,
     optimizer: Optimizer,
@@ -75,7 +75,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     ///
     /// A style that the checkpoint cannot give.
-    pub fn new(recipe: &'a Recipe, checkpoint: &'a Checkpoint, data: &'a LlavaData) -> Result<Self, TrainError> {
+    pub fn new(recipe: &'a Recipe, checkpoint: &'a Checkpoint, data: &'a dyn Samples) -> Result<Self, TrainError> {
         let captions = recipe.stage == crate::recipe::Stage::Pretrain;
         let frozen_vision = !recipe.trainable().contains(&Part::Vision);
         Ok(Self {
@@ -83,10 +83,10 @@ impl<'a> Trainer<'a> {
             checkpoint,
             data,
             style: recipe.data.conversation.resolve(checkpoint, captions)?,
-            order: Order::new(data.samples.len(), recipe.seed),
+            order: Order::new(data.len(), recipe.seed),
             optimizer: Optimizer::new(&recipe.optimizer),
             cache: frozen_vision.then(|| VisionCache::new(recipe.train.vision_cache_mib)),
-            steps: recipe.steps(data.samples.len()),
+            steps: recipe.steps(data.len()),
             done: 0,
         })
     }
@@ -133,32 +133,30 @@ impl<'a> Trainer<'a> {
 
     /// The batch of `step` on the model's device.
     fn batch(&mut self, model: &Llava, step: usize) -> Result<Batch, TrainError> {
-        let mut samples: Vec<ImageTokens> = Vec::new();
+        let mut tokens: Vec<ImageTokens> = Vec::new();
         let mut images = Vec::new();
         let indices = self.order.batch(step, self.recipe.train.batch_size);
-        for index in indices.iter().copied() {
-            let prepared = prepare(self.data, index, self.checkpoint, &self.style)?;
-            let mut tokens = prepared.tokens;
+        let samples: Result<Vec<_>, _> = indices.iter().map(|index| self.data.sample(*index)).collect();
+        let samples = samples?;
+        for sample in &samples {
+            let mut prepared = prepare(sample, self.checkpoint, &self.style)?;
             if self.cache.is_none() {
                 for image in &prepared.images {
-                    let pixels = self.checkpoint.pixels(image).map_err(|e| self.data.image_error(index, e))?;
-                    tokens.pixels.push(pixels.data);
+                    let pixels = image.pixels(self.checkpoint).map_err(|e| sample.image_error(e))?;
+                    prepared.tokens.pixels.push(pixels.data);
                 }
             }
             images.extend(prepared.images);
-            samples.push(tokens);
+            tokens.push(prepared.tokens);
         }
         let shape = self.checkpoint.image_shape();
-        let mut batch = Batch::collate(&samples, self.checkpoint.pad_id(), shape, &model.device());
+        let mut batch = Batch::collate(&tokens, self.checkpoint.pad_id(), shape, &model.device());
         if let Some(cache) = &mut self.cache {
             batch.features = cache.features(model, self.checkpoint, &images).map_err(|error| {
                 // The error names the image; the sample that holds it is found by the name.
                 let text = error.to_string();
-                let holds = |index: &&usize| {
-                    let mut files = self.data.samples[**index].images.iter();
-                    files.any(|file| text.contains(&file.display().to_string()))
-                };
-                self.data.image_error(indices.iter().find(holds).copied().unwrap_or_default(), error)
+                let holds = |sample: &&Sample| sample.images.iter().any(|image| text.contains(&image.to_string()));
+                samples.iter().find(holds).unwrap_or(&samples[0]).image_error(error)
             })?;
         }
         Ok(batch)

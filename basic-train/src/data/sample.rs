@@ -1,0 +1,96 @@
+//! A sample as every reader gives it: turns, and images as files or bytes.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use basic_models::processor::{Message, PixelValues};
+use basic_models::{Checkpoint, CheckpointError};
+
+use super::DataError;
+
+/// Where an image's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ImageSource {
+    /// A file.
+    File(PathBuf),
+    /// A member of an archive or a cell of a table.
+    Bytes {
+        /// The archive and the member, for messages; no two images of a data set have the same.
+        name: PathBuf,
+        /// The encoded image.
+        bytes: Arc<[u8]>,
+    },
+}
+
+impl ImageSource {
+    /// What names the image in messages, and tells it from others.
+    pub fn name(&self) -> &Path {
+        match self {
+            Self::File(path) => path,
+            Self::Bytes { name, .. } => name,
+        }
+    }
+
+    /// Decodes and processes the image as `checkpoint` does.
+    ///
+    /// # Errors
+    ///
+    /// Names the image.
+    pub fn pixels(&self, checkpoint: &Checkpoint) -> Result<PixelValues, CheckpointError> {
+        Ok(match self {
+            Self::File(path) => checkpoint.images.open(path)?,
+            Self::Bytes { name, bytes } => checkpoint.images.decode(name, bytes)?,
+        })
+    }
+}
+
+impl From<PathBuf> for ImageSource {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name().display().fmt(f)
+    }
+}
+
+/// One conversation with its images.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The data file that it is from: for messages.
+    pub file: Arc<Path>,
+    /// Index in the file, and the id where it has one: for messages.
+    pub place: String,
+    /// The images.
+    pub images: Vec<ImageSource>,
+    /// The turns.
+    pub messages: Vec<Message>,
+}
+
+impl Sample {
+    /// An image's error with this sample's place.
+    pub fn image_error(&self, source: CheckpointError) -> DataError {
+        DataError::Image { path: self.file.to_path_buf(), place: self.place.clone(), source }
+    }
+}
+
+/// A data set: samples by index.
+pub trait Samples: fmt::Debug + Send + Sync {
+    /// How many.
+    fn len(&self) -> usize;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads sample `index`, the same one every time.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the file and the sample.
+    fn sample(&self, index: usize) -> Result<Sample, DataError>;
+}
