@@ -160,6 +160,9 @@ pub struct Eval {
     /// At most this many tokens an answer.
     #[arg(long, default_value_t = 16)]
     pub max_new_tokens: usize,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// Print one JSON object.
@@ -178,6 +181,9 @@ pub struct Losses {
     /// Write the gradients of lm, das and sds with respect to v and the projector.
     #[arg(long, value_name = "OUT.safetensors")]
     pub grads: Option<PathBuf>,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.

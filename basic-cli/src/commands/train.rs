@@ -75,7 +75,8 @@ pub fn losses(step: &StepMetrics) -> String {
 /// `basic eval`.
 pub fn eval(args: Eval) -> Result<()> {
     let questions = read_questions(&args.data)?;
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let mut checkpoint = Checkpoint::open(&args.checkpoint)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let device = args.device.device.open()?;
     let model = checkpoint.load(DType::F32, &device)?;
     let root = args.images.as_deref().or(args.data.parent()).unwrap_or(std::path::Path::new("."));
