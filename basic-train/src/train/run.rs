@@ -12,7 +12,7 @@ use burn::tensor::DType;
 use serde::Serialize;
 
 use super::{Progress, TrainError, Trainer, set_trainable};
-use crate::data::{LlavaData, prepare};
+use crate::data::{DataSet, Samples, prepare};
 use crate::files::write_atomically;
 use crate::recipe::{Recipe, Stage};
 
@@ -73,12 +73,12 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
-    let data = LlavaData::open(&recipe.data.path, recipe.data.images.as_deref(), recipe.data.limit)?;
+    let data = DataSet::open(&recipe.data, recipe.seed)?;
     // Every sample is tokenized once before the first step, so that a bad one costs seconds and not hours.
     let captions = recipe.stage == Stage::Pretrain;
     let style = recipe.data.conversation.resolve(&checkpoint, captions)?;
-    for sample in &data.samples {
-        prepare(sample, &checkpoint, &style)?;
+    for index in 0..data.len() {
+        prepare(&data.sample(index)?, &checkpoint, &style)?;
     }
     let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
@@ -92,8 +92,8 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
     let info = |status, seconds| RunInfo {
         status,
         recipe: recipe.clone(),
-        steps: recipe.steps(data.samples.len()),
-        samples: data.samples.len(),
+        steps: recipe.steps(data.len()),
+        samples: data.len(),
         version: env!("CARGO_PKG_VERSION"),
         burn: "0.22.1",
         revision: options.revision.clone(),
