@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
-use crate::data::ConversationStyle;
+pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
 
 pub use parts::{Mode, Part, PartConfig, Parts};
@@ -79,23 +79,6 @@ pub struct ModelConfig {
     /// The fresh projector between them; `mlp2x_gelu` where it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<String>,
-}
-
-/// The data of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// LLaVA's JSON or JSONL.
-    pub path: PathBuf,
-    /// What image paths are relative to; by default the file's folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub images: Option<PathBuf>,
-    /// How conversations become text.
-    #[serde(default)]
-    pub conversation: ConversationStyle,
-    /// Use the first samples only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
 }
 
 /// Batches and steps.
@@ -271,6 +254,9 @@ impl Recipe {
         }
         if model.checkpoint.is_some() && model.projector.is_some() {
             return invalid("[model] has a `checkpoint`, which brings its projector: leave `projector` out");
+        }
+        if let Some(reason) = self.data.contradiction() {
+            return invalid(&reason);
         }
         if self.train.batch_size == 0 {
             return invalid("train.batch_size must be at least 1");
