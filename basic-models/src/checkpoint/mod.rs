@@ -13,6 +13,7 @@ mod load;
 mod names;
 mod open;
 mod original;
+mod peft;
 mod read;
 mod source;
 mod staged;
@@ -33,7 +34,9 @@ pub use describe::{Description, FileReport, Kind, Parameters, TypeReport, descri
 pub use error::CheckpointError;
 pub use floats::FloatType;
 pub use hub::resolve;
+pub(crate) use names::{LORA_A, LORA_B};
 pub use names::{Layout, ParamPath, Slot, slots};
+pub use peft::save_adapters;
 pub use read::TensorFiles;
 pub use staged::StagedDir;
 pub use write::{SaveOptions, parse_size, write_tensors};
