@@ -277,29 +277,36 @@ impl ModuleVisitor for Gather<'_> {
         let to = self.to;
         let write = {
             let slot = slot.clone();
-            move |sink: &mut Sink| {
-                let unread = |error: String| {
-                    CheckpointError::Mismatch(format!("{}: could not be read from the device: {error}", slot.name))
-                };
-                let tensor = match &adapter {
-                    Some(adapter) => merged(tensor.clone(), adapter),
-                    None => dense(tensor.clone()),
-                };
-                let data = tensor.try_into_data().map_err(|e| unread(e.to_string()))?;
-                let written = match data.dtype() {
-                    DType::F16 => data.as_slice::<f16>().map(|values| put(values, &slot, to, sink)),
-                    DType::BF16 => data.as_slice::<bf16>().map(|values| put(values, &slot, to, sink)),
-                    DType::F32 => data.as_slice::<f32>().map(|values| put(values, &slot, to, sink)),
-                    _ => {
-                        let data: TensorData = data.convert_dtype(DType::F32);
-                        data.as_slice::<f32>().map(|values| put(values, &slot, to, sink))
-                    }
-                };
-                written.map_err(|e| unread(e.to_string()))?
+            move |sink: &mut Sink| match &adapter {
+                Some(adapter) => write_tensor(merged(tensor.clone(), adapter), &slot, to, sink),
+                None => write_tensor(dense(tensor.clone()), &slot, to, sink),
             }
         };
         self.tensors.push(Outgoing::new(&slot, write));
     }
+}
+
+/// Fetches a tensor from its device and writes it.
+pub(super) fn write_tensor<const D: usize>(
+    tensor: Tensor<D>,
+    slot: &Slot,
+    to: FloatType,
+    sink: &mut Sink,
+) -> Result<(), CheckpointError> {
+    let unread = |error: String| {
+        CheckpointError::Mismatch(format!("{}: could not be read from the device: {error}", slot.name))
+    };
+    let data = tensor.try_into_data().map_err(|e| unread(e.to_string()))?;
+    let written = match data.dtype() {
+        DType::F16 => data.as_slice::<f16>().map(|values| put(values, slot, to, sink)),
+        DType::BF16 => data.as_slice::<bf16>().map(|values| put(values, slot, to, sink)),
+        DType::F32 => data.as_slice::<f32>().map(|values| put(values, slot, to, sink)),
+        _ => {
+            let data: TensorData = data.convert_dtype(DType::F32);
+            data.as_slice::<f32>().map(|values| put(values, slot, to, sink))
+        }
+    };
+    written.map_err(|e| unread(e.to_string()))?
 }
 
 fn put<T: Float>(values: &[T], slot: &Slot, to: FloatType, sink: &mut Sink) -> Result<(), CheckpointError> {

@@ -8,15 +8,10 @@ use super::super::names::{LORA_A, Layout, Slot, slots};
 use super::super::write::{SaveOptions, gather_apart, write_single};
 use super::super::{CheckpointError, FloatType, StagedDir};
 use super::config::{Adapted, document};
+use super::{CONFIG, TENSORS};
 use crate::adapters::adapters;
 use crate::config::{Family, VisionFamily};
 use crate::nn::Llava;
-
-/// The file of tensors.
-pub(super) const TENSORS: &str = "adapter_model.safetensors";
-
-/// The file that says what they are.
-pub(super) const CONFIG: &str = "adapter_config.json";
 
 /// Writes a model's adapters as `peft` does, so that `PeftModel.from_pretrained(base, dir)` loads them onto
 /// transformers' `LlavaForConditionalGeneration`; the caller commits the directory.
