@@ -11,6 +11,8 @@ pub mod evaluate;
 pub mod files;
 pub mod inspect;
 pub mod optim;
+pub mod parallel;
 pub mod recipe;
 pub mod shapes;
 pub mod train;
+pub mod watch;
