@@ -69,7 +69,8 @@ fn an_unknown_target_is_an_error_that_lists_what_there_is() {
 #[test]
 fn factors_are_named_as_peft_names_them() {
     let device = DeviceSpec::Cpu.open().unwrap();
-    let part = attach(model(&device).language_model, "language_model", &lora(4, &["down_proj"]), 1, DType::F32).unwrap();
+    let part =
+        attach(model(&device).language_model, "language_model", &lora(4, &["down_proj"]), 1, DType::F32).unwrap();
     let slots = slots(&part, "language_model");
     let shape = |name: &str| slots.iter().find(|slot| slot.name == name).map(|slot| slot.shape.clone());
     assert_eq!(shape("language_model.layers.1.mlp.down_proj.weight"), Some(vec![48, 96]));
