@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder};
+use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder, packed_positions};
 use crate::config::LlavaConfig;
 use crate::input::Batch;
 
@@ -134,9 +134,12 @@ impl Llava {
         let mut supervision = Supervision::new(objective, layers, &batch.layout, &device)?;
         let embeddings = self.splice(batch, v.clone());
         let t = batch.layout.sequence;
-        // Padding stands on the right: real positions never see it under the causal mask.
-        let masks = Masks::new(&self.config.text_config, 0, t, &[0], &device);
-        let rope = self.rope(&[(0..t).collect()]);
+        let text = &self.config.text_config;
+        let (masks, rope) = match batch.packing() {
+            Some(rows) => (Masks::packed(text, &rows, t, &device), self.rope(&packed_positions(&rows, t))),
+            // Padding stands on the right: real positions never see it under the causal mask.
+            None => (Masks::new(text, 0, t, &[0], &device), self.rope(&[(0..t).collect()])),
+        };
         let hidden = self.language_model.forward(embeddings, &rope, &masks, supervision.as_mut(), None);
         Ok(Forward { hidden, v, targets: supervision.and_then(Supervision::finish) })
     }
