@@ -50,7 +50,9 @@ impl MicroBatch {
     }
 
     fn text(&self, preparer: &Preparer, device: &Device) -> Batch {
-        let row = |row: &Vec<Loaded>| row.iter().map(|sample| &sample.tokens).collect();
+        fn row(samples: &Vec<Loaded>) -> Vec<&ImageTokens> {
+            samples.iter().map(|sample| &sample.tokens).collect()
+        }
         let rows: Vec<Vec<&ImageTokens>> = self.rows.iter().map(row).collect();
         Batch::pack(&rows, preparer.pad(), preparer.image_shape(), device)
     }
