@@ -123,10 +123,14 @@ fn lambda_pair(text: &str) -> Result<(f64, f64), String> {
 #[derive(Debug, ClapArgs)]
 pub struct Train {
     /// The recipe, a TOML file.
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "resume")]
+    pub recipe: Option<PathBuf>,
     /// Change a key of the recipe: --set optimizer.lr=1e-4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Go on with the run in this directory, by its own recipe, from its latest state.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "sets", "out", "overwrite"])]
+    pub resume: Option<PathBuf>,
     /// Where to compute, instead of the recipe's device.
     #[arg(long)]
     pub device: Option<DeviceSpec>,

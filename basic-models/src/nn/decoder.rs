@@ -126,7 +126,20 @@ impl Decoder {
         if let Some(cache) = cache {
             cache.advance(t);
         }
-        normalized(&self.norm, x, self.one_plus).reshape([b, t, d])
+        self.finish(x).reshape([b, t, d])
+    }
+
+    /// The layers, first to last: for those who run them one by one.
+    pub fn layers(&self) -> &[DecoderLayer] {
+        &self.layers
+    }
+
+    /// The final norm.
+    ///
+    /// # Shapes
+    /// - x and output: `[N, d]`
+    pub fn finish(&self, x: Tensor<2>) -> Tensor<2> {
+        normalized(&self.norm, x, self.one_plus)
     }
 }
 
@@ -146,7 +159,7 @@ impl DecoderLayer {
     ///
     /// # Shapes
     /// - x and output: `[B * T, d]`
-    fn forward(
+    pub fn forward(
         &self,
         x: Tensor<2>,
         batch: usize,

@@ -74,6 +74,16 @@ pub enum DataError {
     },
 }
 
+impl DataError {
+    /// Whether one sample is wrong and the others may be right: what `on_error = "skip"` leaves out.
+    pub fn is_sample(&self) -> bool {
+        matches!(
+            self,
+            Self::Sample { .. } | Self::Conversation { .. } | Self::Image { .. } | Self::TooLong { .. }
+        )
+    }
+}
+
 fn longest(max_length: usize, context: usize) -> String {
     match max_length == context {
         true => format!("the model's context is {context}"),

@@ -1,8 +1,11 @@
 //! Batches made ready ahead of the training loop.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use basic_models::nn::Counts;
 
 use super::loader_queue::{Failure, Job, Loaded, Pool, Task};
 use super::pack::pack;
@@ -42,7 +45,7 @@ struct Drawn {
 pub struct StepSamples {
     /// The step, from 0.
     pub step: usize,
-    /// The forward passes of all replicas. Empty where every sample was left out: such a step changes nothing.
+    /// The forward passes of all replicas. Empty where every sample was left out: such a step trains nothing.
     pub micro: Vec<MicroBatch>,
     /// What was left out, in the order in which it was drawn.
     pub skipped: Vec<Skipped>,
@@ -57,11 +60,9 @@ pub struct MicroBatch {
     pub replica: usize,
     /// The samples of each row: one, or several where they are packed.
     pub rows: Vec<Vec<Loaded>>,
-    /// Tokens that bear a loss, as [`Batch::label_count`](basic_models::Batch::label_count) counts them.
-    pub targets: usize,
-    /// Samples that count in `das` and `sds`: those with an image and text after it.
-    pub image_samples: usize,
-    /// Tokens without padding.
+    /// What it adds to the counts that the losses divide by: those of its [`Batch`](basic_models::Batch).
+    pub counts: Counts,
+    /// Tokens without padding, targets or not.
     pub tokens: usize,
 }
 
@@ -72,6 +73,9 @@ pub struct Skipped {
     pub index: usize,
     /// Its file and place, and what is wrong with it.
     pub reason: String,
+    /// Whether it is too long, and `too_long = "skip"` leaves such samples out: these are not counted in
+    /// [`Loader::skipped`].
+    pub too_long: bool,
 }
 
 impl StepSamples {
@@ -85,14 +89,9 @@ impl StepSamples {
         self.micro.iter().map(MicroBatch::samples).sum()
     }
 
-    /// Tokens that bear a loss, over all replicas: what the language-model loss divides by.
-    pub fn targets(&self) -> usize {
-        self.micro.iter().map(|micro| micro.targets).sum()
-    }
-
-    /// Samples that `das` and `sds` divide by, over all replicas.
-    pub fn image_samples(&self) -> usize {
-        self.micro.iter().map(|micro| micro.image_samples).sum()
+    /// What the losses divide by: over all replicas.
+    pub fn counts(&self) -> Counts {
+        self.micro.iter().map(|micro| micro.counts).fold(Counts::default(), Counts::add)
     }
 
     /// Tokens without padding, over all replicas.
@@ -104,13 +103,11 @@ impl StepSamples {
 impl MicroBatch {
     fn new(replica: usize, rows: Vec<Vec<Loaded>>) -> Self {
         let samples = || rows.iter().flatten();
-        Self {
-            replica,
-            targets: samples().map(|sample| sample.tokens.targets()).sum(),
+        let counts = Counts {
+            tokens: samples().map(|sample| sample.tokens.targets()).sum(),
             image_samples: samples().filter(|sample| sample.tokens.supervises()).count(),
-            tokens: samples().map(|sample| sample.tokens.ids.len()).sum(),
-            rows,
-        }
+        };
+        Self { replica, counts, tokens: samples().map(|sample| sample.tokens.ids.len()).sum(), rows }
     }
 
     /// How many samples it has.
@@ -177,7 +174,7 @@ impl Loader {
         Ok(Some(step))
     }
 
-    /// The samples left out so far, and before the run resumed.
+    /// The broken samples left out so far, and before the run resumed: the same sample counts once.
     pub fn skipped(&self) -> &BTreeSet<usize> {
         &self.plan.skipped
     }
@@ -212,22 +209,20 @@ impl Loader {
             Failure::Panicked(message) => return Err(LoaderError::Panicked { index, message }),
             Failure::Data(error) => error,
         };
-        let may = match &error {
-            DataError::TooLong { .. } => self.plan.skip_broken || self.preparer.too_long() == TooLong::Skip,
-            DataError::Sample { .. } | DataError::Conversation { .. } | DataError::Image { .. } => self.plan.skip_broken,
-            // A file of the data is gone or damaged: more than one sample is concerned.
-            _ => false,
-        };
-        if !may {
+        let reason = error.to_string();
+        if matches!(error, DataError::TooLong { .. }) && self.preparer.too_long() == TooLong::Skip {
+            // Asked for: not counted among the broken ones.
+            return Ok(Skipped { index, reason, too_long: true });
+        }
+        if !self.plan.skip_broken || !error.is_sample() {
             return Err(error.into());
         }
-        let reason = error.to_string();
         self.plan.skipped.insert(index);
-        if self.plan.skipped.len() > self.plan.max_skipped {
-            let (skipped, limit) = (self.plan.skipped.len(), self.plan.max_skipped);
-            return Err(LoaderError::TooManySkipped { skipped, limit, last: reason });
+        let (skipped, limit) = (self.plan.skipped.len(), self.plan.max_skipped);
+        match skipped > limit {
+            true => Err(LoaderError::TooManySkipped { skipped, limit, last: reason }),
+            false => Ok(Skipped { index, reason, too_long: false }),
         }
-        Ok(Skipped { index, reason })
     }
 
     /// The forward passes over a step's parts; part p is replica `p % replicas`'s.

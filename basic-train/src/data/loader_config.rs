@@ -29,7 +29,7 @@ pub enum TooLong {
     Error,
     /// It is cut from the right, never inside an image.
     Truncate,
-    /// It is left out and counted.
+    /// It is left out and reported.
     Skip,
 }
 
@@ -86,7 +86,7 @@ pub struct Plan {
     pub replicas: usize,
     /// Leave broken samples out, instead of ending the run.
     pub skip_broken: bool,
-    /// How many samples of the data may be left out before the run ends.
+    /// How many different samples may be left out as broken before the run ends.
     pub max_skipped: usize,
     /// The indices of those left out before, where a run resumes ([`Loader::skipped`](super::Loader::skipped)).
     pub skipped: BTreeSet<usize>,

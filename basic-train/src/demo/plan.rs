@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::ConversationStyle;
 use crate::optim::{OptimizerConfig, Schedule};
-use crate::recipe::{DataConfig, ModelConfig, Recipe, Stage, TrainConfig};
+use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig};
 
 /// One data setting. The pretrain stage's learning rate (for the baseline) and the lambdas were chosen on the validation
 /// split (docs/demo.md tells how); nothing was chosen on the eval split.
@@ -103,13 +103,9 @@ impl Plan {
             objective: self.objective(arm),
             optimizer: OptimizerConfig { lr: Some(lr), ..OptimizerConfig::default() },
             schedule: Schedule::default(),
-            train: TrainConfig {
-                batch_size: self.batch_size,
-                steps: Some(steps),
-                epochs: None,
-                trainable: None,
-                vision_cache_mib: 256,
-            },
+            train: TrainConfig { batch_size: self.batch_size, steps: Some(steps), ..TrainConfig::default() },
+            parts: Parts::default(),
+            checkpoint: SaveConfig::default(),
         }
     }
 }
