@@ -1,5 +1,6 @@
 //! The command line.
 
+mod data;
 mod generate;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
 pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -42,7 +44,7 @@ pub enum Command {
     Preprocess(Preprocess),
     /// Time training steps of a preset size on random data.
     Bench(Bench),
-    /// Make data sets.
+    /// Make, check, show and convert data sets.
     Data {
         #[command(subcommand)]
         command: Data,
@@ -359,35 +361,6 @@ pub struct Bench {
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print one JSON object, with the reference script's keys.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Data sets that can be made.
-#[derive(Debug, Subcommand)]
-pub enum Data {
-    /// The embedded world: images, captions and questions in LLaVA's format.
-    Shapes(Shapes),
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Shapes {
-    /// An empty or absent directory.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Scenes to train on.
-    #[arg(long)]
-    pub train: usize,
-    /// Scenes to choose settings on.
-    #[arg(long, default_value_t = 100)]
-    pub validation: usize,
-    /// Scenes to evaluate on.
-    #[arg(long)]
-    pub eval: usize,
-    /// Same seed, same bytes.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }
