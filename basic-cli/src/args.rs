@@ -38,6 +38,8 @@ pub enum Command {
     Assemble(Assemble),
     /// Write a checkpoint anew, in another type or other shards.
     Convert(Convert),
+    /// Fold adapters into the checkpoint below them.
+    Merge(Merge),
     /// Say what a directory holds and whether it would load.
     Inspect(Inspect),
     /// Process one image as the checkpoint's image processor does.
@@ -302,8 +304,20 @@ pub struct Convert {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct Merge {
+    /// The LLaVA checkpoint below: a directory or a hub name.
+    pub base: PathBuf,
+    /// The adapters, as PEFT's or this program's: a directory or a hub name.
+    pub adapter: PathBuf,
+    /// Where the new checkpoint is written.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A directory or a hub name: a LLaVA checkpoint, a vision tower or a decoder, whole or broken.
+    /// A directory or a hub name: a LLaVA checkpoint, adapters, a vision tower or a decoder, whole or broken.
     pub checkpoint: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
