@@ -123,10 +123,14 @@ fn lambda_pair(text: &str) -> Result<(f64, f64), String> {
 #[derive(Debug, ClapArgs)]
 pub struct Train {
     /// The recipe, a TOML file.
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "resume")]
+    pub recipe: Option<PathBuf>,
     /// Change a key of the recipe: --set optimizer.lr=1e-4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Go on with the run in this directory, by its own recipe, from its latest state.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "sets", "out", "overwrite"])]
+    pub resume: Option<PathBuf>,
     /// Where to compute, instead of the recipe's device.
     #[arg(long)]
     pub device: Option<DeviceSpec>,
@@ -156,6 +160,9 @@ pub struct Eval {
     /// At most this many tokens an answer.
     #[arg(long, default_value_t = 16)]
     pub max_new_tokens: usize,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// Print one JSON object.
@@ -174,6 +181,9 @@ pub struct Losses {
     /// Write the gradients of lm, das and sds with respect to v and the projector.
     #[arg(long, value_name = "OUT.safetensors")]
     pub grads: Option<PathBuf>,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.

@@ -1,11 +1,14 @@
 //! Training and evaluation.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use basic_models::Checkpoint;
 use basic_train::data::VisionCache;
 use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
 use basic_train::recipe::Recipe;
-use basic_train::train::{RunOptions, StepMetrics, run};
+use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
 use burn::tensor::DType;
 
 use crate::args::{Eval, Train};
@@ -13,17 +16,53 @@ use crate::output::{bar, print_json};
 
 /// `basic train`.
 pub fn train(args: Train) -> Result<()> {
-    let recipe = Recipe::open(&args.recipe, &args.sets)?;
-    let options =
-        RunOptions { device: args.device, out: args.out, overwrite: args.overwrite, revision: crate::revision() };
+    let recipe = match (&args.recipe, &args.resume) {
+        (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
+        (None, Some(run)) => {
+            let info = RunInfo::open(run)?;
+            if info.status == Status::Done {
+                println!("checkpoint: {} (the run was done already)", run.display());
+                return Ok(());
+            }
+            info.recipe
+        }
+        // The parser asks for one of the two.
+        (None, None) => anyhow::bail!("give a recipe, or --resume and the directory of a run"),
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    ctrlc::set_handler(move || {
+        // A second signal does not wait for the step to end.
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("finishing the step and saving; once more ends at once");
+    })?;
+    let options = RunOptions {
+        device: args.device,
+        out: args.resume.clone().or(args.out),
+        overwrite: args.overwrite,
+        resume: args.resume.is_some(),
+        stop: Some(stop),
+        revision: crate::revision(),
+    };
     let progress = bar("train", 0);
-    let out = run(&recipe, &options, &mut |step, steps| {
+    let outcome = run(&recipe, &options, &mut |text| eprintln!("warning: {text}"), &mut |step, steps| {
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
     })?;
-    progress.finish();
-    println!("checkpoint: {}", out.display());
+    match outcome {
+        Outcome::Done(out) => {
+            progress.finish();
+            println!("checkpoint: {}", out.display());
+        }
+        Outcome::Stopped { out, step, steps } => {
+            progress.abandon();
+            let out = out.display();
+            println!("stopped after step {step} of {steps}: `basic train --resume {out}` goes on");
+        }
+    }
     Ok(())
 }
 
@@ -36,7 +75,8 @@ pub fn losses(step: &StepMetrics) -> String {
 /// `basic eval`.
 pub fn eval(args: Eval) -> Result<()> {
     let questions = read_questions(&args.data)?;
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let mut checkpoint = Checkpoint::open(&args.checkpoint)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let device = args.device.device.open()?;
     let model = checkpoint.load(DType::F32, &device)?;
     let root = args.images.as_deref().or(args.data.parent()).unwrap_or(std::path::Path::new("."));

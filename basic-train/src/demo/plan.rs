@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use basic_core::{DeviceSpec, Objective};
 use serde::{Deserialize, Serialize};
 
-use crate::data::ConversationStyle;
 use crate::optim::{OptimizerConfig, Schedule};
-use crate::recipe::{DataConfig, ModelConfig, Recipe, Stage, TrainConfig};
+use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig};
 
 /// One data setting. The pretrain stage's learning rate (for the baseline) and the lambdas were chosen on the validation
 /// split (docs/demo.md tells how); nothing was chosen on the eval split.
@@ -94,22 +93,13 @@ impl Plan {
             device,
             output: Some(paths.run(&self.name, arm, seed, if pretrain { "pretrain" } else { "finetune" })),
             model,
-            data: DataConfig {
-                path: paths.data.join(file),
-                images: None,
-                conversation: ConversationStyle::Auto,
-                limit: Some(limit),
-            },
+            data: DataConfig { limit: Some(limit), ..DataConfig::new(paths.data.join(file)) },
             objective: self.objective(arm),
             optimizer: OptimizerConfig { lr: Some(lr), ..OptimizerConfig::default() },
             schedule: Schedule::default(),
-            train: TrainConfig {
-                batch_size: self.batch_size,
-                steps: Some(steps),
-                epochs: None,
-                trainable: None,
-                vision_cache_mib: 256,
-            },
+            train: TrainConfig { batch_size: self.batch_size, steps: Some(steps), ..TrainConfig::default() },
+            parts: Parts::default(),
+            checkpoint: SaveConfig::default(),
         }
     }
 }

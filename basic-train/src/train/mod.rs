@@ -1,9 +1,15 @@
 //! Training: the steps of a stage, and a whole run with its files.
 
+mod backward;
+mod output;
 mod run;
+mod state;
+mod tensor_file;
 mod trainer;
 
-pub use run::{RunInfo, RunOptions, run};
+pub use backward::{Backward, backward};
+pub use run::{Outcome, RunInfo, RunOptions, Status, run};
+pub use state::{Checksum, Position};
 pub use trainer::{Progress, StepMetrics, Trainer, set_trainable};
 
 use std::path::PathBuf;
@@ -41,9 +47,9 @@ pub enum TrainError {
     /// The device failed.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
-    /// The loss or its gradients are not finite; the parameters are those of the step before.
+    /// The loss or its gradients are not finite, in more steps in a row than the recipe allows, or in the last one.
     #[error(
-        "step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite: lower optimizer.lr or the lambdas"
+        "step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite, the {in_a_row}. time in a row: lower optimizer.lr or the lambdas"
     )]
     NotFinite {
         /// The step, from 1.
@@ -52,6 +58,16 @@ pub enum TrainError {
         loss: f32,
         /// The gradient norm.
         norm: f32,
+        /// How many steps in a row were not, this one included.
+        in_a_row: usize,
+    },
+    /// A run cannot go on.
+    #[error("{path}: {reason}", path = path.display())]
+    Resume {
+        /// The run, or the file in it.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
     },
     /// No gradient reaches what is trained.
     #[error(

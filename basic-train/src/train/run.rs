@@ -1,20 +1,26 @@
 //! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::{AssembleOptions, StagedDir};
-use basic_models::{Checkpoint, CheckpointError};
-use burn::tensor::DType;
-use serde::Serialize;
+use basic_models::{Checkpoint, CheckpointError, Llava};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::{Progress, TrainError, Trainer, set_trainable};
-use crate::data::{LlavaData, prepare};
+use super::output::{self, Replaced};
+use super::{Progress, TrainError, Trainer, set_trainable, state};
+use crate::data::{DataSet, Samples, prepare};
 use crate::files::write_atomically;
 use crate::recipe::{Recipe, Stage};
+
+/// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
+const CHECKED: usize = 20_000;
 
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
@@ -25,15 +31,49 @@ pub struct RunOptions {
     pub out: Option<PathBuf>,
     /// Replace a run that is there.
     pub overwrite: bool,
+    /// Go on from the latest state in the output directory.
+    pub resume: bool,
+    /// Once it is set, the run finishes its step, saves its state and ends.
+    pub stop: Option<Arc<AtomicBool>>,
     /// The source's git revision, where known.
     pub revision: Option<String>,
 }
 
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done; the output directory is a checkpoint.
+    Done(PathBuf),
+    /// It was asked to stop and saved its state.
+    Stopped {
+        /// The output directory.
+        out: PathBuf,
+        /// Steps done.
+        step: usize,
+        /// Steps of the whole run.
+        steps: usize,
+    },
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It runs, or was killed.
+    Running,
+    /// It was asked to stop and can be resumed.
+    Stopped,
+    /// The checkpoint is whole.
+    Done,
+    /// It ended with an error.
+    Failed,
+}
+
 /// How a run was made: `run.json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// `running`, `done` or `failed`.
-    pub status: &'static str,
+    /// Where it stands.
+    pub status: Status,
     /// The resolved recipe: every default written out.
     pub recipe: Recipe,
     /// Steps of the run.
@@ -41,25 +81,43 @@ pub struct RunInfo {
     /// Samples in the data.
     pub samples: usize,
     /// basic's version.
-    pub version: &'static str,
+    pub version: String,
     /// Burn's version.
-    pub burn: &'static str,
+    pub burn: String,
     /// The source's git revision, where known.
     pub revision: Option<String>,
-    /// Seconds so far.
+    /// Seconds so far, of the last start.
     pub seconds: f64,
 }
 
-/// The records of a run.
-const RUN_FILES: [&str; 2] = ["run.json", "metrics.jsonl"];
+impl RunInfo {
+    /// Reads a run's record.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Resume`] where the directory holds none, or one that cannot be read.
+    pub fn open(run: &Path) -> Result<Self, TrainError> {
+        let path = run.join("run.json");
+        let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| wrong(format!("{e}: --resume takes the output directory of a run")))?;
+        serde_json::from_str(&text).map_err(|e| wrong(format!("is not the record of a run: {e}")))
+    }
+}
 
 /// Runs a recipe. `metrics.jsonl` and `run.json` grow in the output directory; the checkpoint's files get their names
-/// when all of them are on disk.
+/// when all of them are on disk. `warn` hears of what is not as it should be and does not end the run.
 ///
 /// # Errors
 ///
-/// [`TrainError`]; the output directory then holds the metrics up to the failure and no checkpoint.
-pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<PathBuf, TrainError> {
+/// [`TrainError`]; the output directory then holds the metrics up to the failure, the states that were saved, and no
+/// checkpoint.
+pub fn run(
+    recipe: &Recipe,
+    options: &RunOptions,
+    warn: &mut dyn FnMut(&str),
+    progress: Progress,
+) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let mut recipe = recipe.clone();
     if let Some(device) = options.device {
@@ -68,66 +126,61 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
     recipe.optimizer.lr = Some(recipe.lr());
-    recipe.train.trainable = Some(recipe.trainable());
+    recipe.resolve_parts();
     let device = recipe.device.open()?.autodiff();
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
-    let data = LlavaData::open(&recipe.data.path, recipe.data.images.as_deref(), recipe.data.limit)?;
-    // Every sample is tokenized once before the first step, so that a bad one costs seconds and not hours.
-    let captions = recipe.stage == Stage::Pretrain;
-    let style = recipe.data.conversation.resolve(&checkpoint, captions)?;
-    for sample in &data.samples {
-        prepare(sample, &checkpoint, &style)?;
-    }
+    let data = DataSet::open(&recipe.data, recipe.seed)?;
+    check(&recipe, &checkpoint, &data)?;
     let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
     if recipe.model.checkpoint.iter().any(same) {
         let reason = "is the model to start from: choose another output directory";
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
     }
-    let mut model = set_trainable(checkpoint.load(DType::F32, &device)?, &recipe.trainable());
-    let replaced = prepare_output(&out, options.overwrite)?;
-    let io = |path: PathBuf| move |source| TrainError::Io { path, source };
-    let info = |status, seconds| RunInfo {
-        status,
-        recipe: recipe.clone(),
-        steps: recipe.steps(data.samples.len()),
-        samples: data.samples.len(),
-        version: env!("CARGO_PKG_VERSION"),
-        burn: "0.22.1",
-        revision: options.revision.clone(),
-        seconds,
-    };
-    let steps = trainer.steps();
-    let trained = (|| {
-        write_info(&out, &info("running", 0.0))?;
-        let metrics_path = out.join("metrics.jsonl");
-        let mut metrics = BufWriter::new(File::create(&metrics_path).map_err(io(metrics_path.clone()))?);
-        while trainer.done() < steps {
-            let step;
-            (model, step) = trainer.step(model.clone())?;
-            let line = serde_json::to_string(&step).map_err(|e| std::io::Error::other(e.to_string()));
-            line.and_then(|line| writeln!(metrics, "{line}").and_then(|()| metrics.flush()))
-                .map_err(io(metrics_path.clone()))?;
-            progress(&step, steps);
+    let from = match options.resume {
+        true => {
+            state::sweep(&out);
+            state::latest(&out, warn)?
         }
-        save(&checkpoint, &model, &out)
-    })();
-    let seconds = start.elapsed().as_secs_f64();
-    match trained {
-        Ok(()) => {
-            write_info(&out, &info("done", seconds))?;
+        false => None,
+    };
+    if options.resume && from.is_none() {
+        warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
+    }
+    let mut model = set_trainable(checkpoint.load(recipe.train.dtype.dtype(), &device)?, &recipe.trainable());
+    if let Some((path, position)) = from {
+        model = trainer.restore(model, &path, position)?;
+    }
+    let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
+    let record = Record { out: &out, recipe: &recipe, options, samples: data.len(), start };
+    match record.train(&checkpoint, &mut trainer, model, progress) {
+        Ok(Some(step)) => {
+            record.write(Status::Stopped)?;
+            Ok(Outcome::Stopped { out, step, steps: trainer.steps() })
+        }
+        Ok(None) => {
+            record.write(Status::Done)?;
             replaced.discard()?;
+            Ok(Outcome::Done(out))
         }
         Err(error) => {
             // The failure itself is what the caller must hear of, not a full disk on top of it.
-            let _ = write_info(&out, &info("failed", seconds));
-            let _ = replaced.restore();
-            return Err(error);
+            let _ = record.write(Status::Failed);
+            let _ = Replaced::restore(replaced);
+            Err(error)
         }
     }
-    Ok(out)
+}
+
+/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours.
+fn check(recipe: &Recipe, checkpoint: &Checkpoint, data: &dyn Samples) -> Result<(), TrainError> {
+    let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
+    let looked = |index: usize| prepare(&data.sample(index)?, checkpoint, &style).map(drop);
+    let results: Vec<_> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
+    // The first one in the file's order, whichever thread was first.
+    Ok(results.into_iter().collect::<Result<(), _>>()?)
 }
 
 /// Opens the model that a recipe starts from.
@@ -150,90 +203,94 @@ pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError>
     }
 }
 
-fn write_info(out: &Path, info: &RunInfo) -> Result<(), TrainError> {
-    let path = out.join("run.json");
-    let text = serde_json::to_string_pretty(info).map_err(|e| std::io::Error::other(e.to_string()));
-    text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
-        .map_err(|source| TrainError::Io { path, source })
+/// What a run writes while it runs.
+struct Record<'a> {
+    out: &'a Path,
+    recipe: &'a Recipe,
+    options: &'a RunOptions,
+    samples: usize,
+    start: Instant,
 }
 
-/// An earlier run that is being replaced: put aside until the new one has succeeded.
-struct Replaced {
-    out: PathBuf,
-    aside: Option<PathBuf>,
-}
-
-/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced.
-fn prepare_output(out: &Path, overwrite: bool) -> Result<Replaced, TrainError> {
-    let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
-        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
-    };
-    if !entries.is_empty() && !overwrite {
-        return Err(CheckpointError::Exists(out.into()).into());
-    }
-    std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
-    if entries.is_empty() {
-        return Ok(Replaced { out: out.into(), aside: None });
-    }
-    let aside = out.join(".replaced");
-    if !aside.is_dir() {
-        move_all(entries.iter().filter(|path| **path != aside), &aside)?;
-    }
-    // Where there is one already, a run that was killed left it: it holds the last whole checkpoint.
-    Ok(Replaced { out: out.into(), aside: Some(aside) })
-}
-
-impl Replaced {
-    /// The new run is whole: the earlier one goes.
-    fn discard(self) -> Result<(), TrainError> {
-        let Some(aside) = self.aside else { return Ok(()) };
-        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside, source })
-    }
-
-    /// The new run has failed: the earlier one comes back, the failed one's records stay as `failed-*`.
-    fn restore(self) -> Result<(), TrainError> {
-        let Some(aside) = self.aside else { return Ok(()) };
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| TrainError::Io { path, source }
-        };
-        for name in RUN_FILES {
-            let path = self.out.join(name);
-            if path.is_file() {
-                std::fs::rename(&path, self.out.join(format!("failed-{name}"))).map_err(io(&path))?;
+impl Record<'_> {
+    /// Does all steps and writes the checkpoint; or gives the step at which the run was asked to stop.
+    fn train(
+        &self,
+        checkpoint: &Checkpoint,
+        trainer: &mut Trainer,
+        mut model: Llava,
+        progress: Progress,
+    ) -> Result<Option<usize>, TrainError> {
+        let path = self.out.join("metrics.jsonl");
+        let io = |source| TrainError::Io { path: path.clone(), source };
+        self.write(Status::Running)?;
+        output::truncate_metrics(&path, trainer.done())?;
+        let mut metrics = BufWriter::new(OpenOptions::new().append(true).open(&path).map_err(io)?);
+        let steps = trainer.steps();
+        while trainer.done() < steps {
+            if self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)) {
+                self.save(checkpoint, trainer, &model)?;
+                return Ok(Some(trainer.done()));
+            }
+            let step;
+            (model, step) = trainer.step(model)?;
+            let line = serde_json::to_string(&step).map_err(|e| io(e.into()))?;
+            writeln!(metrics, "{line}").and_then(|()| metrics.flush()).map_err(io)?;
+            progress(&step, steps);
+            let due = self.recipe.checkpoint.every.is_some_and(|every| trainer.done() % every == 0);
+            if due && trainer.done() < steps {
+                self.save(checkpoint, trainer, &model)?;
             }
         }
-        let held = std::fs::read_dir(&aside).map_err(io(&aside))?;
-        let held: Vec<PathBuf> = held.flatten().map(|e| e.path()).collect();
-        move_all(held.iter(), &self.out)?;
-        std::fs::remove_dir(&aside).map_err(io(&aside))
+        // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+        if self.recipe.checkpoint.every.is_some() {
+            self.save(checkpoint, trainer, &model)?;
+        }
+        output::save(checkpoint, &model, self.out, self.recipe.train.dtype.dtype())?;
+        Ok(None)
     }
-}
 
-fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Result<(), TrainError> {
-    std::fs::create_dir_all(target).map_err(|source| TrainError::Io { path: target.into(), source })?;
-    for path in paths {
-        let to = target.join(path.file_name().unwrap_or_default());
-        std::fs::rename(path, &to).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+    /// Saves the run's state.
+    fn save(&self, checkpoint: &Checkpoint, trainer: &Trainer, model: &Llava) -> Result<(), TrainError> {
+        let vanished = !self.out.join("run.json").is_file();
+        if vanished {
+            self.write(Status::Failed)?;
+        }
+        let dtype = self.recipe.train.dtype.dtype();
+        let full = |dir: &Path| {
+            if !self.recipe.checkpoint.full {
+                return Ok(());
+            }
+            let staged = StagedDir::new(&dir.join("model"), false)?;
+            checkpoint.save_into(model, &staged, dtype)?;
+            Ok(staged.commit()?)
+        };
+        let saved = state::save(self.out, model, trainer.optimizer(), trainer.position().clone(), full)?;
+        if vanished {
+            let reason = format!(
+                "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
+                saved.display(),
+                self.out.display()
+            );
+            return Err(TrainError::Resume { path: self.out.into(), reason });
+        }
+        state::prune(self.out, self.recipe.checkpoint.keep_last)
     }
-    Ok(())
-}
 
-/// Writes the checkpoint into a folder inside `out`, then moves its files up, `config.json` last: a directory without
-/// it is not taken for a checkpoint.
-fn save(checkpoint: &Checkpoint, model: &basic_models::Llava, out: &Path) -> Result<(), TrainError> {
-    let staged = StagedDir::new(&out.join("checkpoint"), true)?;
-    checkpoint.save_into(model, &staged, DType::F32)?;
-    staged.sync()?;
-    let io = |path: PathBuf| move |source| TrainError::Io { path, source };
-    let listing = std::fs::read_dir(staged.path()).map_err(io(out.into()))?;
-    let mut files: Vec<PathBuf> = listing.flatten().map(|e| e.path()).collect();
-    files.sort_by_key(|path| path.ends_with("config.json"));
-    for file in files {
-        let target = out.join(file.file_name().unwrap_or_default());
-        std::fs::rename(&file, &target).map_err(io(target))?;
+    fn write(&self, status: Status) -> Result<(), TrainError> {
+        let info = RunInfo {
+            status,
+            recipe: self.recipe.clone(),
+            steps: self.recipe.steps(self.samples),
+            samples: self.samples,
+            version: env!("CARGO_PKG_VERSION").into(),
+            burn: "0.22.1".into(),
+            revision: self.options.revision.clone(),
+            seconds: self.start.elapsed().as_secs_f64(),
+        };
+        let path = self.out.join("run.json");
+        let text = serde_json::to_string_pretty(&info).map_err(|e| std::io::Error::other(e.to_string()));
+        text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
+            .map_err(|source| TrainError::Io { path, source })
     }
-    Ok(())
 }
