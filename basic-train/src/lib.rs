@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod files;
 pub mod inspect;
 pub mod optim;
+pub mod plan;
 pub mod recipe;
 pub mod shapes;
 pub mod train;
