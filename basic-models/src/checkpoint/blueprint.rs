@@ -105,7 +105,8 @@ mod tests {
         let config = LlavaConfig::of_parts(&vision, &llm, "mlp2x_gelu").unwrap();
         assert_eq!((config.visual_tokens(), config.text_config.vocab_size), (576, 32001));
         assert_eq!(config.image_token_index, 32000);
-        let whole = write(dir.path(), "llava", json!({ "model_type": "llava", "text_config": { "vocab_size": 32064 } }));
+        let whole =
+            write(dir.path(), "llava", json!({ "model_type": "llava", "text_config": { "vocab_size": 32064 } }));
         assert_eq!(LlavaConfig::open(&whole).unwrap().visual_tokens(), 576);
         let error = LlavaConfig::open(dir.path().join("gone")).unwrap_err().to_string();
         assert!(error.contains("gone/config.json"), "{error}");

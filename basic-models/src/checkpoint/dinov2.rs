@@ -55,6 +55,11 @@ pub fn disk(name: &str) -> String {
     }
 }
 
+/// The name of a tensor of our name in transformers 5's modules.
+pub fn module(name: &str) -> String {
+    disk(&MODULES.iter().fold(name.to_string(), |name, (module, ours)| name.replacen(ours, module, 1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -129,7 +129,7 @@ impl TensorFiles {
     fn home(&self, name: &str) -> Option<&(PathBuf, Layout)> {
         let vision = name.starts_with("vision_tower.");
         let fits = |layout: Layout| match layout {
-            Layout::Llava => true,
+            Layout::Llava | Layout::Adapters => true,
             Layout::Vision => vision,
             Layout::Decoder => !vision,
         };

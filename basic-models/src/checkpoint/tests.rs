@@ -247,7 +247,9 @@ fn tensors_that_dinov2_lacks_are_named_as_its_files_name_them() {
     config.vision_config.family = VisionFamily::Dinov2;
     config.vision_config.num_hidden_layers = 2;
     let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
-    for name in ["embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1", "layer.1.attention.attention.query.bias"] {
+    for name in
+        ["embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1", "layer.1.attention.attention.query.bias"]
+    {
         assert!(error.contains(name), "{error}");
     }
     assert!(!error.contains("self_attn"), "{error}");

@@ -59,3 +59,10 @@ pub enum DataError {
         source: CheckpointError,
     },
 }
+
+impl DataError {
+    /// Whether one sample is wrong and the others may be right: what `on_error = "skip"` leaves out.
+    pub fn is_sample(&self) -> bool {
+        matches!(self, Self::Sample { .. } | Self::Conversation { .. } | Self::Image { .. })
+    }
+}

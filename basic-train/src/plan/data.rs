@@ -6,7 +6,7 @@ use basic_models::LlavaConfig;
 use basic_models::processor::{PLACEHOLDER, TokenIds, Tokenizer};
 use serde::Serialize;
 
-use crate::data::{DataError, LlavaData, Sample, Samples};
+use crate::data::{DataError, DataSet, Sample, Samples};
 use crate::recipe::{Recipe, Stage};
 
 /// Samples and their lengths in tokens, visual ones included.
@@ -53,7 +53,7 @@ impl Lengths {
     ///
     /// [`DataError`] where it cannot be read.
     pub fn measure(recipe: &Recipe, config: &LlavaConfig) -> Result<Self, DataError> {
-        let data = LlavaData::open(&recipe.data.path, recipe.data.images.as_deref(), recipe.data.limit)?;
+        let data = DataSet::open(&recipe.data, recipe.seed)?;
         let tokenizer = tokenizer(recipe);
         let count = data.len().min(LOOKED_AT);
         let (mut sum, mut longest, mut images) = (0u64, 0u64, 0u64);

@@ -130,7 +130,7 @@ fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> u64 {
         kept += q + kv; // what comes before the norms of queries and keys
     }
     kept += match config.hidden_act {
-        Activation::Silu => 0,          // SwiGLU is one operation
+        Activation::Silu => 0,             // SwiGLU is one operation
         Activation::GeluTanh => 3 * inner, // composed of a cubic and a sigmoid
         _ => inner,
     };

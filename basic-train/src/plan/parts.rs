@@ -1,6 +1,7 @@
 //! Parameters by part, and what is trained of each, from the network's shapes: no weight is made.
 
 use basic_models::LlavaConfig;
+use basic_models::adapters::{LoraConfig, Quantization};
 use basic_models::checkpoint::{Slot, slots};
 use burn::tensor::Device;
 use serde::Serialize;
@@ -42,12 +43,6 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// LLaVA's `finetune_lora.sh`.
-const DEFAULT_RANK: usize = 128;
-/// Of quantized matrices: bits of an element, and how many share an f32 scale.
-const DEFAULT_BITS: u8 = 4;
-const BLOCK: u64 = 64;
-
 /// The parts of the model that a recipe trains or not, in the model's order.
 pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, device: &Device) -> [Counts; 3] {
     // The weights of `init` are lazy: nothing is allocated.
@@ -66,7 +61,7 @@ impl Counts {
     fn new(part: Part, mode: Mode, slots: &[&Slot], config: &PartConfig) -> Self {
         let parameters = slots.iter().map(|slot| size(slot)).sum();
         let adapts = matches!(mode, Mode::Lora | Mode::Qlora);
-        let rank = config.rank.unwrap_or(DEFAULT_RANK);
+        let rank = config.rank.unwrap_or(LoraConfig::default().rank);
         let mut this = Self {
             part,
             mode,
@@ -76,7 +71,7 @@ impl Counts {
             rank: adapts.then_some(rank),
             adapted: 0,
             widest: 0,
-            bits: (mode == Mode::Qlora).then(|| config.bits.unwrap_or(DEFAULT_BITS)),
+            bits: (mode == Mode::Qlora).then(|| config.bits.unwrap_or(Quantization::default().bits)),
             inputs: [mode == Mode::Full; 3],
         };
         for slot in slots.iter().filter(|slot| adapts && adapted(slot, config.targets.as_deref())) {
@@ -94,7 +89,9 @@ impl Counts {
     pub fn weights(&self, element: u64) -> u64 {
         let quantized = self.bits.map_or(0, |_| self.adapted);
         let adapters = if self.rank.is_some() { self.trained } else { 0 };
-        let packed = quantized * u64::from(self.bits.unwrap_or(0)) / 8 + quantized / BLOCK * 4;
+        // With an f32 scale a block.
+        let scales = quantized / u64::from(Quantization::default().block) * 4;
+        let packed = quantized * u64::from(self.bits.unwrap_or(0)) / 8 + scales;
         (self.parameters - quantized + adapters) * element + packed
     }
 }

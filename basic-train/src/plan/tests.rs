@@ -203,13 +203,12 @@ fn every_recipe_of_the_papers_runs_has_a_plan_with_its_hyperparameters() {
 fn lengths_are_measured_where_the_data_is() {
     let dir = tempfile::tempdir().unwrap();
     let answer = "x".repeat(400);
-    let sample = |answer: &str| {
-        json!({ "conversations": [{ "from": "human", "value": "What?" }, { "from": "gpt", "value": answer }] })
-    };
+    let turn = |from: &str, value: &str| json!({ "from": from, "value": value });
+    let sample = |answer: &str| json!({ "conversations": [turn("human", "What?"), turn("gpt", answer)] });
     let data = dir.path().join("data.json");
     fs::write(&data, json!([sample("yes"), sample(&answer)]).to_string()).unwrap();
     let mut recipe = recipe("stage = \"finetune\"\ntrain = { batch_size = 2, epochs = 3.0 }");
-    recipe.data.path = data;
+    recipe.data.path = Some(data);
     let lengths = Lengths::measure(&recipe, &vicuna(2, 64, 64, 2)).unwrap();
     // No tokenizer: four bytes a token, six around each turn.
     assert_eq!((lengths.samples, lengths.longest, lengths.measured), (Some(2), 2 + 100 + 12, 2));

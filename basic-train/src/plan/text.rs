@@ -25,7 +25,13 @@ impl fmt::Display for Plan {
         let load = &self.load;
         writeln!(f, "samples    {}", number(self.data.samples))?;
         let each = if self.devices > 1 { format!(" on each of {} devices", self.devices) } else { String::new() };
-        writeln!(f, "steps      {} of {} samples, {} at once{each}", number(self.steps), self.batch_size, load.samples)?;
+        writeln!(
+            f,
+            "steps      {} of {} samples, {} at once{each}",
+            number(self.steps),
+            self.batch_size,
+            load.samples
+        )?;
         let how = match self.data.measured {
             0 => "assumed".to_string(),
             count => format!("by {count} samples"),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
-use crate::data::ConversationStyle;
+pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
 
 pub use parts::{Mode, Part, PartConfig, Parts};
@@ -86,23 +86,6 @@ pub struct ModelConfig {
     /// Images of more pixels are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_pixels: Option<u64>,
-}
-
-/// The data of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// LLaVA's JSON or JSONL.
-    pub path: PathBuf,
-    /// What image paths are relative to; by default the file's folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub images: Option<PathBuf>,
-    /// How conversations become text.
-    #[serde(default)]
-    pub conversation: ConversationStyle,
-    /// Use the first samples only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
 }
 
 /// Batches and steps.
@@ -281,6 +264,9 @@ impl Recipe {
         }
         if model.image_aspect_ratio.as_deref().is_some_and(|ratio| !["pad", "square"].contains(&ratio)) {
             return invalid("model.image_aspect_ratio must be \"pad\" or \"square\"");
+        }
+        if let Some(reason) = self.data.contradiction() {
+            return invalid(&reason);
         }
         if self.train.batch_size == 0 {
             return invalid("train.batch_size must be at least 1");

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::output::{self, Replaced};
 use super::{Progress, TrainError, Trainer, set_trainable, state};
-use crate::data::{LlavaData, Samples, prepare};
+use crate::data::{DataSet, Samples, prepare};
 use crate::files::write_atomically;
 use crate::recipe::{Recipe, Stage};
 
@@ -131,7 +131,7 @@ pub fn run(
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
-    let data = LlavaData::open(&recipe.data.path, recipe.data.images.as_deref(), recipe.data.limit)?;
+    let data = DataSet::open(&recipe.data, recipe.seed)?;
     check(&recipe, &checkpoint, &data)?;
     let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
