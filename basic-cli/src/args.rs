@@ -134,6 +134,9 @@ pub struct Train {
     /// Where to compute, instead of the recipe's device.
     #[arg(long)]
     pub device: Option<DeviceSpec>,
+    /// Train on several devices, a replica on each: --devices cuda:0,cuda:1
+    #[arg(long, value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<DeviceSpec>,
     /// Where to write, instead of the recipe's output.
     #[arg(long)]
     pub out: Option<PathBuf>,

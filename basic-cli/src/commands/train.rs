@@ -45,6 +45,7 @@ pub fn train(args: Train) -> Result<()> {
     })?;
     let options = RunOptions {
         device: args.device,
+        devices: args.devices,
         out: args.resume.clone().or(args.out),
         overwrite: args.overwrite,
         resume: args.resume.is_some(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use half::{bf16, f16};
 
 use super::CheckpointError;
@@ -204,7 +204,7 @@ impl Fill<'_> {
         if let Some(placed) = self.placed.remove(&slot.name) {
             let plain = self.device.clone().without_autodiff();
             let folded = self.source.folded(taken, slot, &placed, &plain)?.cast(self.dtype);
-            let folded = folded.reshape([slot.shape[1], slot.shape[0]]);
+            let folded: Tensor<D> = folded.reshape(Shape::from(vec![slot.shape[1], slot.shape[0]]));
             return Ok(if self.device.is_autodiff() { Tensor::from_inner(folded) } else { folded });
         }
         let shape = match slot.transposed {

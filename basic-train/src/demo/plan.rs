@@ -98,6 +98,7 @@ impl Plan {
             optimizer: OptimizerConfig { lr: Some(lr), ..OptimizerConfig::default() },
             schedule: Schedule::default(),
             train: TrainConfig { batch_size: self.batch_size, steps: Some(steps), ..TrainConfig::default() },
+            loader: LoaderConfig::default(),
             parts: Parts::default(),
             checkpoint: SaveConfig::default(),
         }

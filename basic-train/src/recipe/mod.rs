@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
+use crate::data::LoaderConfig;
 pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
 
@@ -53,6 +54,9 @@ pub struct Recipe {
     /// The learning rate over the steps.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Order, length and preparation of batches.
+    #[serde(default)]
+    pub loader: LoaderConfig,
     /// What is done with each part of the model.
     #[serde(default)]
     pub parts: Parts,
