@@ -147,6 +147,18 @@ pub struct Train {
     /// Replace a run that is there.
     #[arg(long)]
     pub overwrite: bool,
+    /// Don't train: say what would be trained, in how many steps, and what memory it takes. No weights are read.
+    #[arg(long)]
+    pub plan: bool,
+    /// The plan as one JSON object.
+    #[arg(long, requires = "plan")]
+    pub json: bool,
+    /// What memory a device has, such as 80GB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "plan")]
+    pub memory: Option<u64>,
+    /// How many samples the data has, where it is not here.
+    #[arg(long, value_name = "N", requires = "plan")]
+    pub samples: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -7,10 +7,12 @@ use anyhow::Result;
 use basic_models::Checkpoint;
 use basic_train::data::VisionCache;
 use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
+use basic_train::plan::{Plan, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
 use burn::tensor::DType;
 
+use super::checkpoint::host;
 use crate::args::{Eval, Train};
 use crate::output::{bar, print_json};
 
@@ -29,6 +31,9 @@ pub fn train(args: Train) -> Result<()> {
         // The parser asks for one of the two.
         (None, None) => anyhow::bail!("give a recipe, or --resume and the directory of a run"),
     };
+    if args.plan {
+        return plan(recipe, &args);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {
@@ -64,6 +69,18 @@ pub fn train(args: Train) -> Result<()> {
             println!("stopped after step {step} of {steps}: `basic train --resume {out}` goes on");
         }
     }
+    Ok(())
+}
+
+/// `basic train --plan`.
+fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
+    recipe.device = args.device.unwrap_or(recipe.device);
+    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: 1 };
+    let plan = Plan::new(&recipe, &options, &host()?)?;
+    if args.json {
+        return print_json(&plan);
+    }
+    print!("{plan}");
     Ok(())
 }
 

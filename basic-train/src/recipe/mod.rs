@@ -83,6 +83,13 @@ pub struct ModelConfig {
     /// The fresh projector between them; `mlp2x_gelu` where it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<String>,
+    /// `pad` fills images up to a square before they are resized, as LLaVA-1.5's second stage does; by default the
+    /// model's own image processor decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_aspect_ratio: Option<String>,
+    /// Images of more pixels are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<u64>,
 }
 
 /// Batches and steps.
@@ -258,6 +265,9 @@ impl Recipe {
         }
         if model.checkpoint.is_some() && model.projector.is_some() {
             return invalid("[model] has a `checkpoint`, which brings its projector: leave `projector` out");
+        }
+        if model.image_aspect_ratio.as_deref().is_some_and(|ratio| !["pad", "square"].contains(&ratio)) {
+            return invalid("model.image_aspect_ratio must be \"pad\" or \"square\"");
         }
         if let Some(reason) = self.data.contradiction() {
             return invalid(&reason);

@@ -244,6 +244,11 @@ fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
 ///
 /// [`CheckpointError`] that names the file.
 pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = open_parts(recipe)?;
+    checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
+}
+
+fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
     match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
         (Some(dir), _, _) => Checkpoint::open(dir),
         (None, Some(vision), Some(llm)) => {
