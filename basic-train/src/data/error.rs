@@ -77,10 +77,7 @@ pub enum DataError {
 impl DataError {
     /// Whether one sample is wrong and the others may be right: what `on_error = "skip"` leaves out.
     pub fn is_sample(&self) -> bool {
-        matches!(
-            self,
-            Self::Sample { .. } | Self::Conversation { .. } | Self::Image { .. } | Self::TooLong { .. }
-        )
+        matches!(self, Self::Sample { .. } | Self::Conversation { .. } | Self::Image { .. } | Self::TooLong { .. })
     }
 }
 

@@ -158,7 +158,8 @@ impl Loader {
         let start = Instant::now();
         self.draw(self.prefetch + 1);
         let Some(drawn) = self.ahead.pop_front().filter(|_| !self.failed) else { return Ok(None) };
-        let mut step = StepSamples { step: drawn.step, micro: Vec::new(), skipped: Vec::new(), waited: start.elapsed() };
+        let mut step =
+            StepSamples { step: drawn.step, micro: Vec::new(), skipped: Vec::new(), waited: start.elapsed() };
         let parts = drawn.slots.last().map_or(0, |(_, part)| part + 1);
         let mut loaded: Vec<Vec<Loaded>> = (0..parts).map(|_| Vec::new()).collect();
         for (index, part) in drawn.slots {

@@ -137,8 +137,7 @@ impl Shared {
 
 impl Pool {
     pub fn start(task: Task, threads: usize) -> Result<Self, LoaderError> {
-        let shared =
-            Shared { task, state: Mutex::default(), work: Condvar::new(), ready: Condvar::new() };
+        let shared = Shared { task, state: Mutex::default(), work: Condvar::new(), ready: Condvar::new() };
         let mut pool = Self { shared: Arc::new(shared), threads: Vec::with_capacity(threads) };
         for number in 0..threads {
             let shared = pool.shared.clone();

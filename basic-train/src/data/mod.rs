@@ -14,6 +14,11 @@ mod sample;
 mod sampler;
 mod vision;
 
+#[cfg(test)]
+mod loader_tests;
+#[cfg(test)]
+mod sampler_tests;
+
 pub use error::DataError;
 pub use llava::LlavaData;
 pub use loader::{Loader, MicroBatch, Skipped, StepSamples};
