@@ -86,7 +86,8 @@ fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
 
 /// The losses and speed of a step, for a progress bar.
 pub fn losses(step: &StepMetrics) -> String {
-    let StepMetrics { lm, das, sds, samples_per_s, .. } = step;
+    let StepMetrics { lm, das, sds, speed, .. } = step;
+    let samples_per_s = speed.samples_per_s;
     format!("lm {lm:.3} das {das:.4} sds {sds:.4} {samples_per_s:.0} samples/s")
 }
 

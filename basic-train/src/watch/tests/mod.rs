@@ -26,7 +26,7 @@ fn metrics(step: usize) -> StepMetrics {
         total: 1.5,
         lr: 1e-3,
         grad_norm: 2.0,
-        samples_per_s: 10.0,
+        speed: Speed { samples_per_s: 10.0, ..Speed::default() },
         seconds: 0.5,
         ..StepMetrics::default()
     }
