@@ -78,7 +78,7 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
     let captions = recipe.stage == Stage::Pretrain;
     let style = recipe.data.conversation.resolve(&checkpoint, captions)?;
     for index in 0..data.len() {
-        prepare(&data.sample(index)?, &checkpoint, &style)?;
+        prepare(&data.outline(index)?, &checkpoint, &style)?;
     }
     let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
