@@ -230,7 +230,7 @@ fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
         return Ok(());
     }
     let skip = recipe.loader.too_long == TooLong::Skip;
-    let looked = |index: usize| match source.preparer().prepare(&data.sample(index)?) {
+    let looked = |index: usize| match source.preparer().prepare(&data.outline(index)?) {
         Err(DataError::TooLong { .. }) if skip => Ok(()),
         other => other.map(drop),
     };
