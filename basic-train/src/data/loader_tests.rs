@@ -31,7 +31,7 @@ enum Fault {
     NoAnswer,
     Long,
     Panic,
-    /// Not of one sample: the whole file is gone.
+    // Not of one sample: the whole file is gone.
     File,
 }
 
@@ -335,13 +335,13 @@ fn replicas_share_a_step_and_know_the_counts_of_all() {
 
 #[test]
 fn packed_rows_are_within_the_length_and_count_as_their_batch_does() {
-    let config = LoaderConfig { packing: true, max_length: Some(120), ..config(1) };
+    let config = LoaderConfig { packing: true, max_length: Some(420), ..config(1) };
     let steps = all(&mut start(Data::new(24, &[]), 12, &config, Plan::new(2, 3), 0));
     let preparer = preparer(&config);
     let device = DeviceSpec::Cpu.open().unwrap();
     for step in &steps {
         let rows = step.micro.iter().flat_map(|micro| &micro.rows);
-        assert!(rows.clone().all(|row| row.iter().map(|sample| sample.tokens.ids.len()).sum::<usize>() <= 120));
+        assert!(rows.clone().all(|row| row.iter().map(|sample| sample.tokens.ids.len()).sum::<usize>() <= 420));
         assert!(rows.count() < 12, "something is packed");
         assert_eq!(step.samples(), 12);
         for micro in &step.micro {
