@@ -1,5 +1,6 @@
 //! The command line.
 
+mod data;
 mod generate;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
 pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -36,13 +38,15 @@ pub enum Command {
     Assemble(Assemble),
     /// Write a checkpoint anew, in another type or other shards.
     Convert(Convert),
+    /// Fold adapters into the checkpoint below them.
+    Merge(Merge),
     /// Say what a directory holds and whether it would load.
     Inspect(Inspect),
     /// Process one image as the checkpoint's image processor does.
     Preprocess(Preprocess),
     /// Time training steps of a preset size on random data.
     Bench(Bench),
-    /// Make data sets.
+    /// Make, check, show and convert data sets.
     Data {
         #[command(subcommand)]
         command: Data,
@@ -312,8 +316,20 @@ pub struct Convert {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct Merge {
+    /// The LLaVA checkpoint below: a directory or a hub name.
+    pub base: PathBuf,
+    /// The adapters, as PEFT's or this program's: a directory or a hub name.
+    pub adapter: PathBuf,
+    /// Where the new checkpoint is written.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A directory or a hub name: a LLaVA checkpoint, a vision tower or a decoder, whole or broken.
+    /// A directory or a hub name: a LLaVA checkpoint, adapters, a vision tower or a decoder, whole or broken.
     pub checkpoint: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
@@ -371,35 +387,6 @@ pub struct Bench {
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print one JSON object, with the reference script's keys.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Data sets that can be made.
-#[derive(Debug, Subcommand)]
-pub enum Data {
-    /// The embedded world: images, captions and questions in LLaVA's format.
-    Shapes(Shapes),
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Shapes {
-    /// An empty or absent directory.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Scenes to train on.
-    #[arg(long)]
-    pub train: usize,
-    /// Scenes to choose settings on.
-    #[arg(long, default_value_t = 100)]
-    pub validation: usize,
-    /// Scenes to evaluate on.
-    #[arg(long)]
-    pub eval: usize,
-    /// Same seed, same bytes.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }

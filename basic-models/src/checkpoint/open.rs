@@ -48,7 +48,7 @@ impl Checkpoint {
         let dir = resolve(dir)?;
         if AdapterFiles::is_at(&dir) {
             let adapters = AdapterFiles::open(&dir)?;
-            return Ok(Self::open(adapters.base_dir()?)?.with_adapters(adapters));
+            return Self::open(adapters.base_dir()?)?.with_adapters(adapters);
         }
         let value = read_config(&dir)?;
         if original::is_original(&value) {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::output::{self, Replaced};
 use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
-use crate::data::{DataError, DataSet, Samples, TooLong, VisionCache};
+use crate::data::{DataError, DataSet, TooLong, VisionCache};
 use crate::files::write_atomically;
 use crate::parallel::{Replicas, Solo};
 use crate::recipe::Recipe;

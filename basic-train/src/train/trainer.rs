@@ -65,7 +65,7 @@ pub struct StepMetrics {
 }
 
 /// Sees every step as it is done.
-pub type Progress<'a> = &'a mut dyn FnMut(&StepMetrics, usize);
+pub type Progress<'a> = &'a mut (dyn FnMut(&StepMetrics, usize) + Send);
 
 /// A stage in progress, or one replica of it.
 pub struct Trainer<'a> {
