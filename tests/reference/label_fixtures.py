@@ -5,7 +5,7 @@
 
 LLaVA's preprocess_v1, preprocess_llama_2, preprocess_mpt and preprocess_plain are read from a clone of
 haotian-liu/LLaVA (at c121f04) and run as they are, over the tokenizers of FIXTURES and variants of them (`patch`
-replaces top-level keys of tokenizer.json). Beside LLaVA's labels stands the truth, which is made in another way: the
+replaces top-level keys of tokenizer.json; its `merges` are added to the model's, with ids from 900 on). Beside LLaVA's labels stands the truth, which is made in another way: the
 answers' places in the text, as the style writes them, against the offsets of the tokens. A case has
 
     tokenizer, patch, style, system, turns    what is rendered ("<image>" as in LLaVA's JSON)
@@ -67,6 +67,10 @@ METASPACE = dict(normalizer=None, pre_tokenizer={"type": "Metaspace", "replaceme
 
 def load(name, patch, legacy=None, pad=None):
     state = json.loads((fixtures / name / "tokenizer.json").read_text())
+    patch = dict(patch)
+    for i, pair in enumerate(patch.pop("merges", [])):  # one more merge each
+        state["model"]["vocab"]["".join(pair)] = 900 + i
+        state["model"]["merges"].append(pair)
     state.update(patch)
     config = json.loads((fixtures / name / "tokenizer_config.json").read_text())
     special = {key: config[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token") if config.get(key)}
@@ -175,6 +179,10 @@ NO_BOS = "the offsets of 1 and 2 are Llama's <s> and lone space, which this toke
 NO_LEGACY = "`tokenizer.legacy`, which Llama's tokenizers alone have, is asked for in the second round"
 UNEQUAL = "a round tokenized apart begins with a space that it has not in the text, and has as many tokens only by chance"
 SPELLED = "the style's end mark is several tokens of this tokenizer, of which rounds tokenized apart have none"
+ACROSS = "a token across the boundary: LLaVA's offset takes it for one on either side"
+# Tokenizers that merge across the boundary: the header's last character with the answer's first.
+LINES = dict(merges=[["Ċ", "Ċ"], ["ĊĊ", "Ċ"]])
+COLON = dict(merges=[[":", "▁"]])
 SHORT = "an end mark less is counted than there is (1706, where starting from 1 is found to repair it)"
 
 
@@ -198,6 +206,9 @@ def cases():
         yield made(["say </s>", "a dog", "where?", "here"], "`</s>` in a question ends a round (779)")
         yield made(["say ASSISTANT: or [/INST] now", "x ASSISTANT: [/INST] y", "where?", "here"],
                    "the answer's header in a turn: the round falls into three parts and counting stops (779: mismatch 1 vs. N)")
+    colon = load("llama", COLON, legacy=True)
+    for turns in (["q", "漢字", "q", "\tb"], ["<image>\nq", "漢字"]):
+        yield case(colon, "llama", COLON, "vicuna_v1", turns, system="Be brief.", why=ACROSS)
     later = load("llama", METASPACE, legacy=False)
     for turns in (TEXT, TURNS[:6], LATER):
         for style in ("vicuna_v1", "llama_2"):
@@ -216,12 +227,12 @@ def cases():
     qwen = load("qwen", {})
     apart = load("qwen", {}, pad="<|endoftext|>")
     repaired = load("qwen", {}, pad="<|endoftext|>", legacy=True)
+    across = load("qwen", LINES, pad="<|endoftext|>", legacy=True)
     for style in ("chatml", "mpt"):
         for turns in (TURNS[:2], TURNS[:4], TURNS, LATER, TEXT):
             yield case(apart, "qwen", {}, style, turns, system="Be brief.", why=SHORT)
             yield case(repaired, "qwen", {}, style, turns, system="Be brief.", preprocess="repaired")
-        yield case(repaired, "qwen", {}, style, ["q", "\n\nan answer", "q", "\tanother"], system="Be brief.", preprocess="repaired",
-                   why="the line breaks of the header and of the answer are one token, which LLaVA cuts between the two")
+        yield case(across, "qwen", LINES, style, ["q", "\n\nan answer", "q", "\n another"], system="Be brief.", preprocess="repaired", why=ACROSS)
         yield case(apart, "qwen", {}, style, ["say <|im_end|>", "a dog"], system="Be brief.", why="`<|im_end|>` in a question ends a turn")
         yield case(qwen, "qwen", {}, style, TURNS[:4], system="Be brief.", why="padding with the token that ends turns: the ends count as padding, and the sums differ (1706)")
     llama3 = load("llama3", {})
@@ -230,8 +241,8 @@ def cases():
             why = NO_LEGACY if style == "vicuna_v1" and len(turns) > 2 else SPELLED
             yield case(llama3, "llama3", {}, style, turns, system="Be brief.", why=why + " (1710)")
     gemma = load("gemma", {})
-    yield case(gemma, "gemma", {}, "vicuna_v1", TURNS[:4], system="Be brief.", why=NO_LEGACY)
-    yield case(gemma, "gemma", {}, "llama_2", TURNS[:2], system="Be brief.", why=NO_BOS)
+    yield case(gemma, "gemma", {}, "vicuna_v1", TEXT, system="Be brief.", why=NO_LEGACY)
+    yield case(gemma, "gemma", {}, "llama_2", TEXT[:2], system="Be brief.", why=NO_BOS)
     phi3 = load("phi3", {}, legacy=True, pad="<unk>")
     for style in ("vicuna_v1", "llama_2"):
         yield case(phi3, "phi3", {}, style, TEXT, system="Be brief.")

@@ -144,8 +144,7 @@ fn quantized(bits: u8, block: u8, device: &Device) -> Result<Llava, AdapterError
     });
     let (factors, quantize) = (factors.collect(), Some(Quantization { bits, block }));
     model = model.freeze();
-    model.language_model =
-        attach_factors(model.language_model, "language_model", factors, quantize, DType::F32)?;
+    model.language_model = attach_factors(model.language_model, "language_model", factors, quantize, DType::F32)?;
     Ok(model)
 }
 

@@ -91,7 +91,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let mut bytes = vec![7; WHOLE as usize + 1000];
-        let mut of = |bytes: &[u8]| {
+        let of = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
             of_contents(std::slice::from_ref(&path)).unwrap()
         };

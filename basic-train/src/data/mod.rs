@@ -31,6 +31,11 @@ mod source;
 mod vision;
 mod webdataset;
 
+#[cfg(test)]
+mod loader_tests;
+#[cfg(test)]
+mod sampler_tests;
+
 pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
 pub use config::{DataConfig, Format, OnError, SetConfig};
 pub use dataset::{DataSet, OneSet};

@@ -22,7 +22,7 @@ use crate::parallel::{Collective, Solo};
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What a step did: one line of `metrics.jsonl`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct StepMetrics {
     /// The step, from 1.
     pub step: usize,

@@ -18,7 +18,8 @@
 //! Not counted, as is usual: norms, activations, rotary positions, the optimizer, adapters, padding, what activation
 //! recompute runs twice, and the supervision's own losses, so that both arms are measured by the same rule.
 
-use basic_models::{LlavaConfig, ProjectorKind};
+use basic_models::LlavaConfig;
+use basic_models::config::ProjectorKind;
 
 use crate::recipe::Part;
 

@@ -28,6 +28,7 @@ fn metrics(step: usize) -> StepMetrics {
         grad_norm: 2.0,
         samples_per_s: 10.0,
         seconds: 0.5,
+        ..StepMetrics::default()
     }
 }
 
@@ -109,7 +110,7 @@ fn alignment_is_the_attention_mass_per_image_and_the_mean_cosine() {
     let read = read.try_into_vec_as::<f32>().unwrap();
     // Cosines by hand: 1, -1, 0 for the zero vector, (2 + 2 - 4) / 9 = 0.
     assert!((read[0] - 0.35).abs() < 1e-6 && read[1].abs() < 1e-6, "{read:?}");
-    let image = |positions: Vec<usize>, text_rows: Vec<usize>| ImageSpan { sample: 0, positions, text_rows };
+    let image = |positions: Vec<usize>, text_rows: Vec<usize>| ImageSpan { sample: 0, row: 0, positions, text_rows };
     let images = vec![image(vec![0, 1, 2], vec![4]), image(vec![3], vec![])];
     let found = Alignment::new([read[0], 2.0], &SupervisionLayout { batch: 1, sequence: 5, images });
     // The second image has no text after it: no mass is asked of it.
