@@ -74,8 +74,8 @@ pub fn train(args: Train) -> Result<()> {
 
 /// `basic train --plan`.
 fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
-    recipe.device = args.device.unwrap_or(recipe.device);
-    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: 1 };
+    recipe.device = args.device.or(args.devices.first().copied()).unwrap_or(recipe.device);
+    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: args.devices.len() };
     let plan = Plan::new(&recipe, &options, &host()?)?;
     if args.json {
         return print_json(&plan);
