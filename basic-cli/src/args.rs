@@ -1,5 +1,6 @@
 //! The command line.
 
+mod data;
 mod generate;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
 pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -44,7 +46,7 @@ pub enum Command {
     Preprocess(Preprocess),
     /// Time training steps of a preset size on random data.
     Bench(Bench),
-    /// Make data sets.
+    /// Make, check, show and convert data sets.
     Data {
         #[command(subcommand)]
         command: Data,
@@ -136,12 +138,27 @@ pub struct Train {
     /// Where to compute, instead of the recipe's device.
     #[arg(long)]
     pub device: Option<DeviceSpec>,
+    /// Train on several devices, a replica on each: --devices cuda:0,cuda:1
+    #[arg(long, value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<DeviceSpec>,
     /// Where to write, instead of the recipe's output.
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Replace a run that is there.
     #[arg(long)]
     pub overwrite: bool,
+    /// Don't train: say what would be trained, in how many steps, and what memory it takes. No weights are read.
+    #[arg(long)]
+    pub plan: bool,
+    /// The plan as one JSON object.
+    #[arg(long, requires = "plan")]
+    pub json: bool,
+    /// What memory a device has, such as 80GB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "plan")]
+    pub memory: Option<u64>,
+    /// How many samples the data has, where it is not here.
+    #[arg(long, value_name = "N", requires = "plan")]
+    pub samples: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -162,6 +179,9 @@ pub struct Eval {
     /// At most this many tokens an answer.
     #[arg(long, default_value_t = 16)]
     pub max_new_tokens: usize,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// Print one JSON object.
@@ -180,6 +200,9 @@ pub struct Losses {
     /// Write the gradients of lm, das and sds with respect to v and the projector.
     #[arg(long, value_name = "OUT.safetensors")]
     pub grads: Option<PathBuf>,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.
@@ -364,35 +387,6 @@ pub struct Bench {
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print one JSON object, with the reference script's keys.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Data sets that can be made.
-#[derive(Debug, Subcommand)]
-pub enum Data {
-    /// The embedded world: images, captions and questions in LLaVA's format.
-    Shapes(Shapes),
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Shapes {
-    /// An empty or absent directory.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Scenes to train on.
-    #[arg(long)]
-    pub train: usize,
-    /// Scenes to choose settings on.
-    #[arg(long, default_value_t = 100)]
-    pub validation: usize,
-    /// Scenes to evaluate on.
-    #[arg(long)]
-    pub eval: usize,
-    /// Same seed, same bytes.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }

@@ -111,7 +111,8 @@ fn commands_take_a_directory_of_adapters_as_the_model() {
     for name in ADAPTERS {
         let (dir, expected) = (fixture(name), read_json(&fixture(name).join("expected.json")));
         for device in ["cpu", "ndarray"] {
-            let line = args!["losses", dir, fixture("samples.jsonl"), "--device", device, "--lambda-sds", "0.1", "--json"];
+            let line =
+                args!["losses", dir, fixture("samples.jsonl"), "--device", device, "--lambda-sds", "0.1", "--json"];
             let ours = basic(line).json();
             for (key, bound) in [("lm", 1e-4), ("das", 1e-3), ("sds", 1e-3)] {
                 let off = relative(number(&ours[key]), number(&expected[key]));
@@ -121,7 +122,8 @@ fn commands_take_a_directory_of_adapters_as_the_model() {
         let inspected = basic(args!["inspect", dir, "--json"]).json();
         assert_eq!(inspected["kind"], "adapters");
         assert_eq!(inspected["loads"], true, "{inspected}");
-        let line = args!["generate", dir, "--image", fixture("images/b.png"), "--prompt", "USER: <image>\nhi ASSISTANT:"];
+        let line =
+            args!["generate", dir, "--image", fixture("images/b.png"), "--prompt", "USER: <image>\nhi ASSISTANT:"];
         let line = [line, args!["--max-new-tokens", "4", "--greedy", "--device", "cpu", "--json"]].concat();
         assert_eq!(numbers(&basic(line).json()["ids"]).len(), 4);
     }
@@ -258,7 +260,8 @@ fn changed(dir: &Path, change: impl Fn(&mut Value)) {
 fn what_is_wrong_with_adapters_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("adapters");
-    let refused = |mentions: &[&str]| basic(args!["losses", at, fixture("samples.jsonl"), "--json"]).refused(1, mentions);
+    let refused =
+        |mentions: &[&str]| basic(args!["losses", at, fixture("samples.jsonl"), "--json"]).refused(1, mentions);
     for (key, value, mention) in [
         ("base_model_name_or_path", json!("gone/away"), "gone"),
         ("base_model_name_or_path", Value::Null, "is not set"),
@@ -317,6 +320,7 @@ fn what_is_wrong_with_adapters_is_said() {
     // A merge says the same, and leaves nothing behind.
     let out = dir.path().join("out");
     basic(args!["merge", fixture("plain"), at, out]).refused(1, &["adapter_model.safetensors"]);
-    basic(args!["merge", fixture(ADAPTERS[0]), fixture(ADAPTERS[1]), out]).refused(1, &["has adapters over it already"]);
+    basic(args!["merge", fixture(ADAPTERS[0]), fixture(ADAPTERS[1]), out])
+        .refused(1, &["has adapters over it already"]);
     assert!(!out.exists());
 }

@@ -232,6 +232,25 @@ fn a_missing_image_is_named() {
 }
 
 #[test]
+fn an_image_beyond_the_limit_on_pixels_is_named_and_the_limit_can_be_set() {
+    let question = json!({ "image": "images/a.png", "text": "what is it?", "answer": "red", "category": "color" });
+    let (_dir, questions) = samples(&question.to_string());
+    // 28 x 28 pixels.
+    for (limit, fits) in [("783", false), ("784", true)] {
+        let out = questions.with_extension("out");
+        let eval = args!["eval", fixture("plain"), questions, "--out", out, "--json", "--max-pixels", limit];
+        let losses = args!["losses", fixture("plain"), fixture("samples.jsonl"), "--json", "--max-pixels", limit];
+        for line in [eval, losses] {
+            let ran = basic(line);
+            match fits {
+                true => drop(ran.succeeded()),
+                false => drop(ran.refused(1, &["a.png", "28 x 28", "783"])),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_truncated_image_is_named() {
     let (dir, path) = samples(r#"{"image": "images/a.png", "prompt": "<image>", "answer": "x"}"#);
     let image = dir.path().join("images/a.png");

@@ -12,7 +12,7 @@ use crate::args::{Assemble, Convert, Inspect, Merge, Output};
 use crate::output::print_json;
 
 /// A device to lay out networks without weights on: the host, where this build can.
-fn host() -> Result<Device> {
+pub(super) fn host() -> Result<Device> {
     let cpu = [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().find_map(|spec| spec.open().ok());
     match cpu {
         Some(device) => Ok(device),

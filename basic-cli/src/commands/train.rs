@@ -7,10 +7,12 @@ use anyhow::Result;
 use basic_models::Checkpoint;
 use basic_train::data::VisionCache;
 use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
+use basic_train::plan::{Plan, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
 use burn::tensor::DType;
 
+use super::checkpoint::host;
 use crate::args::{Eval, Train};
 use crate::output::{bar, print_json};
 
@@ -29,6 +31,9 @@ pub fn train(args: Train) -> Result<()> {
         // The parser asks for one of the two.
         (None, None) => anyhow::bail!("give a recipe, or --resume and the directory of a run"),
     };
+    if args.plan {
+        return plan(recipe, &args);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {
@@ -40,6 +45,7 @@ pub fn train(args: Train) -> Result<()> {
     })?;
     let options = RunOptions {
         device: args.device,
+        devices: args.devices,
         out: args.resume.clone().or(args.out),
         overwrite: args.overwrite,
         resume: args.resume.is_some(),
@@ -66,6 +72,18 @@ pub fn train(args: Train) -> Result<()> {
     Ok(())
 }
 
+/// `basic train --plan`.
+fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
+    recipe.device = args.device.unwrap_or(recipe.device);
+    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: 1 };
+    let plan = Plan::new(&recipe, &options, &host()?)?;
+    if args.json {
+        return print_json(&plan);
+    }
+    print!("{plan}");
+    Ok(())
+}
+
 /// The losses and speed of a step, for a progress bar.
 pub fn losses(step: &StepMetrics) -> String {
     let StepMetrics { lm, das, sds, samples_per_s, .. } = step;
@@ -75,7 +93,8 @@ pub fn losses(step: &StepMetrics) -> String {
 /// `basic eval`.
 pub fn eval(args: Eval) -> Result<()> {
     let questions = read_questions(&args.data)?;
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let mut checkpoint = Checkpoint::open(&args.checkpoint)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let device = args.device.device.open()?;
     let model = checkpoint.load(DType::F32, &device)?;
     let root = args.images.as_deref().or(args.data.parent()).unwrap_or(std::path::Path::new("."));

@@ -76,7 +76,8 @@ pub fn attach<M: Module>(
             return Err(AdapterError::UnknownTarget { prefix, target, known: targets(&part) });
         }
     }
-    let chosen = sites.into_iter().filter(|s| config.targets.is_empty() || config.targets.iter().any(|t| t == s.leaf()));
+    let chosen =
+        sites.into_iter().filter(|s| config.targets.is_empty() || config.targets.iter().any(|t| t == s.leaf()));
     let chosen = chosen.map(|site| {
         let factors = fresh(&format!("{prefix}.{}", site.path), &site, config, seed);
         (site.path, factors)
@@ -121,9 +122,9 @@ fn sites<M: Module>(part: &M) -> Vec<Site> {
 
 fn fresh(name: &str, site: &Site, config: &LoraConfig, seed: u64) -> Factors {
     // FNV-1a: specified, so that a seed means the same adapters in every release.
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..16].copy_from_slice(&hash.to_le_bytes());

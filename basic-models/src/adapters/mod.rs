@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::checkpoint::{AdapterFiles, save_adapters};
-pub use attach::{attach, targets};
 pub(crate) use attach::{Factors, attach_factors};
+pub use attach::{attach, targets};
 pub(crate) use collect::{Adapter, adapters, dense, merged};
 
 /// The adapters of a part.
@@ -105,9 +105,8 @@ impl LoraConfig {
     ///
     /// [`AdapterError::Invalid`] that names the key.
     pub fn validate(&self) -> Result<(), AdapterError> {
-        let invalid = |key, value: String, reason: &str| {
-            Err(AdapterError::Invalid { key, value, reason: reason.to_string() })
-        };
+        let invalid =
+            |key, value: String, reason: &str| Err(AdapterError::Invalid { key, value, reason: reason.to_string() });
         if self.rank == 0 {
             return invalid("rank", "0".into(), "must be at least 1");
         }

@@ -70,7 +70,8 @@ fn an_unknown_target_is_an_error_that_lists_what_there_is() {
 #[test]
 fn factors_are_named_as_peft_names_them() {
     let device = DeviceSpec::Cpu.open().unwrap();
-    let part = attach(model(&device).language_model, "language_model", &lora(4, &["down_proj"]), 1, DType::F32).unwrap();
+    let part =
+        attach(model(&device).language_model, "language_model", &lora(4, &["down_proj"]), 1, DType::F32).unwrap();
     let slots = slots(&part, "language_model");
     let shape = |name: &str| slots.iter().find(|slot| slot.name == name).map(|slot| slot.shape.clone());
     assert_eq!(shape("language_model.layers.1.mlp.down_proj.weight"), Some(vec![48, 96]));
@@ -143,8 +144,7 @@ fn quantized(bits: u8, block: u8, device: &Device) -> Result<Llava, AdapterError
     });
     let (factors, quantize) = (factors.collect(), Some(Quantization { bits, block }));
     model = model.freeze();
-    model.language_model =
-        attach_factors(model.language_model, "language_model", factors, quantize, DType::F32)?;
+    model.language_model = attach_factors(model.language_model, "language_model", factors, quantize, DType::F32)?;
     Ok(model)
 }
 

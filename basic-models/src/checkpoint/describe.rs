@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::dinov2;
 use super::hub::resolve;
 use super::names::{Slot, slots};
 use super::open::layers;
@@ -269,7 +270,8 @@ impl Description {
         let model = config.init(device);
         let wanted: Vec<Slot> = slots(&model, "").into_iter().filter(|slot| mine(slot)).collect();
         let survey = files.survey(&wanted);
-        self.missing = survey.missing.iter().map(|name| files.disk_name(name)).collect();
+        let dinov2 = dinov2::wanted(&wanted);
+        self.missing = survey.missing.iter().map(|name| files.disk_name(name, dinov2)).collect();
         self.wrong_shapes = survey.shapes;
         self.unexpected = files.unexpected(&model, "");
         let counts = [("missing", self.missing.len()), ("of the wrong shape", self.wrong_shapes.len())];

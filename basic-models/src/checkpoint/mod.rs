@@ -1,6 +1,7 @@
 //! Hugging Face checkpoints: LLaVA directories, and a vision tower and a decoder put together into a new model.
 
 mod assemble;
+mod blueprint;
 mod describe;
 mod diagnose;
 mod dinov2;

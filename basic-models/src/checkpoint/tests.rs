@@ -238,6 +238,28 @@ fn what_an_index_promises_must_be_there_once() {
 }
 
 #[test]
+fn tensors_that_dinov2_lacks_are_named_as_its_files_name_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = device();
+    write(&model(&device), dir.path(), &SaveOptions::new(DType::F32));
+    let files = TensorFiles::open(dir.path(), Layout::Llava).unwrap();
+    let mut config = config();
+    config.vision_config.family = VisionFamily::Dinov2;
+    config.vision_config.num_hidden_layers = 2;
+    let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
+    for name in
+        ["embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1", "layer.1.attention.attention.query.bias"]
+    {
+        assert!(error.contains(name), "{error}");
+    }
+    assert!(!error.contains("self_attn"), "{error}");
+    // CLIP's own names where the encoder is CLIP's.
+    config.vision_config.family = VisionFamily::Clip;
+    let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
+    assert!(error.contains("encoder.layers.1.self_attn.q_proj.bias"), "{error}");
+}
+
+#[test]
 fn types_that_are_not_weights_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let device = device();

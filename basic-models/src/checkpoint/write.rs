@@ -293,9 +293,8 @@ pub(super) fn write_tensor<const D: usize>(
     to: FloatType,
     sink: &mut Sink,
 ) -> Result<(), CheckpointError> {
-    let unread = |error: String| {
-        CheckpointError::Mismatch(format!("{}: could not be read from the device: {error}", slot.name))
-    };
+    let unread =
+        |error: String| CheckpointError::Mismatch(format!("{}: could not be read from the device: {error}", slot.name));
     let data = tensor.try_into_data().map_err(|e| unread(e.to_string()))?;
     let written = match data.dtype() {
         DType::F16 => data.as_slice::<f16>().map(|values| put(values, slot, to, sink)),

@@ -23,7 +23,7 @@ pub use plan::{Paths, Plan};
 pub use sweep::{SweepRow, sweep};
 
 use crate::analysis::AnalysisError;
-use crate::data::{DataError, LlavaData, VisionCache};
+use crate::data::{DataError, DataSet, VisionCache};
 use crate::evaluate::EvalError;
 use crate::files::write_atomically;
 use crate::inspect::InspectError;
@@ -233,8 +233,8 @@ fn train(
     observer: Observer,
     mut after: impl FnMut(usize, &Llava) -> Result<(), DemoError>,
 ) -> Result<Trained, DemoError> {
-    let data = LlavaData::open(&recipe.data.path, recipe.data.images.as_deref(), recipe.data.limit)?;
-    let mut trainer = Trainer::new(recipe, checkpoint, &data)?;
+    let data = DataSet::open(&recipe.data, recipe.seed)?;
+    let mut trainer = Trainer::new(recipe, checkpoint, std::sync::Arc::new(data))?;
     let steps = trainer.steps();
     observer(Event::Stage(label, steps));
     let mut model = set_trainable(model, &recipe.trainable());

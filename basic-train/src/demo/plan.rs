@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use basic_core::{DeviceSpec, Objective};
 use serde::{Deserialize, Serialize};
 
-use crate::data::ConversationStyle;
+use crate::data::LoaderConfig;
 use crate::optim::{OptimizerConfig, Schedule};
 use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig};
 
@@ -94,16 +94,12 @@ impl Plan {
             device,
             output: Some(paths.run(&self.name, arm, seed, if pretrain { "pretrain" } else { "finetune" })),
             model,
-            data: DataConfig {
-                path: paths.data.join(file),
-                images: None,
-                conversation: ConversationStyle::Auto,
-                limit: Some(limit),
-            },
+            data: DataConfig { limit: Some(limit), ..DataConfig::new(paths.data.join(file)) },
             objective: self.objective(arm),
             optimizer: OptimizerConfig { lr: Some(lr), ..OptimizerConfig::default() },
             schedule: Schedule::default(),
             train: TrainConfig { batch_size: self.batch_size, steps: Some(steps), ..TrainConfig::default() },
+            loader: LoaderConfig::default(),
             parts: Parts::default(),
             checkpoint: SaveConfig::default(),
         }

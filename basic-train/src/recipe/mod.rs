@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
-use crate::data::ConversationStyle;
+use crate::data::LoaderConfig;
+pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
 
 pub use parts::{Mode, Part, PartConfig, Parts};
@@ -53,6 +54,9 @@ pub struct Recipe {
     /// The learning rate over the steps.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Order, length and preparation of batches.
+    #[serde(default)]
+    pub loader: LoaderConfig,
     /// What is done with each part of the model.
     #[serde(default)]
     pub parts: Parts,
@@ -79,23 +83,13 @@ pub struct ModelConfig {
     /// The fresh projector between them; `mlp2x_gelu` where it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<String>,
-}
-
-/// The data of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// LLaVA's JSON or JSONL.
-    pub path: PathBuf,
-    /// What image paths are relative to; by default the file's folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub images: Option<PathBuf>,
-    /// How conversations become text.
-    #[serde(default)]
-    pub conversation: ConversationStyle,
-    /// Use the first samples only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    /// `pad` fills images up to a square before they are resized, as LLaVA-1.5's second stage does; by default the
+    /// model's own image processor decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_aspect_ratio: Option<String>,
+    /// Images of more pixels are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<u64>,
 }
 
 /// Batches and steps.
@@ -271,6 +265,12 @@ impl Recipe {
         }
         if model.checkpoint.is_some() && model.projector.is_some() {
             return invalid("[model] has a `checkpoint`, which brings its projector: leave `projector` out");
+        }
+        if model.image_aspect_ratio.as_deref().is_some_and(|ratio| !["pad", "square"].contains(&ratio)) {
+            return invalid("model.image_aspect_ratio must be \"pad\" or \"square\"");
+        }
+        if let Some(reason) = self.data.contradiction() {
+            return invalid(&reason);
         }
         if self.train.batch_size == 0 {
             return invalid("train.batch_size must be at least 1");

@@ -3,21 +3,24 @@
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::{AssembleOptions, StagedDir};
 use basic_models::{Checkpoint, CheckpointError, Llava};
+use burn::module::Module;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::output::{self, Replaced};
-use super::{Progress, TrainError, Trainer, set_trainable, state};
-use crate::data::{LlavaData, Samples, prepare};
+use super::state::{self, Position};
+use super::{Progress, Source, TrainError, Trainer, prepare_model};
+use crate::data::{DataError, DataSet, TooLong, VisionCache};
 use crate::files::write_atomically;
-use crate::recipe::{Recipe, Stage};
+use crate::parallel::{Replicas, Solo};
+use crate::recipe::Recipe;
 
 /// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
 const CHECKED: usize = 20_000;
@@ -27,6 +30,8 @@ const CHECKED: usize = 20_000;
 pub struct RunOptions {
     /// Overrides the recipe's device.
     pub device: Option<DeviceSpec>,
+    /// Several devices, a replica on each, instead of one.
+    pub devices: Vec<DeviceSpec>,
     /// Overrides the recipe's output.
     pub out: Option<PathBuf>,
     /// Replace a run that is there.
@@ -76,6 +81,9 @@ pub struct RunInfo {
     pub status: Status,
     /// The resolved recipe: every default written out.
     pub recipe: Recipe,
+    /// The devices, where they are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
     /// Steps of the run.
     pub steps: usize,
     /// Samples in the data.
@@ -127,13 +135,16 @@ pub fn run(
     recipe.output = Some(out.clone());
     recipe.optimizer.lr = Some(recipe.lr());
     recipe.resolve_parts();
-    let device = recipe.device.open()?.autodiff();
+    let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
+    let replicas = Replicas::open(&specs)?;
+    let device = replicas.devices()[0].clone();
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
-    let data = LlavaData::open(&recipe.data.path, recipe.data.images.as_deref(), recipe.data.limit)?;
-    check(&recipe, &checkpoint, &data)?;
-    let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
+    let data = DataSet::open(&recipe.data, recipe.seed)?;
+    let fingerprint = data.fingerprint()?;
+    let source = Arc::new(Source::new(&recipe, &checkpoint, Arc::new(data))?);
+    check(&recipe, &source)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
     if recipe.model.checkpoint.iter().any(same) {
         let reason = "is the model to start from: choose another output directory";
@@ -149,16 +160,48 @@ pub fn run(
     if options.resume && from.is_none() {
         warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
     }
-    let mut model = set_trainable(checkpoint.load(recipe.train.dtype.dtype(), &device)?, &recipe.trainable());
+    let mut model = prepare_model(&recipe, checkpoint.load(recipe.train.dtype.dtype(), &device)?)?;
+    let caches: Vec<_> = replicas.devices().iter().map(|_| Trainer::cache(&recipe)).collect();
+    let held = caches.iter().map(|cache| cache.as_ref().map(VisionCache::keys).unwrap_or_default()).collect();
+    // The state of all replicas is that of the first.
+    let mut first = Trainer::replica(&recipe, source.clone(), Arc::new(Solo), None);
     if let Some((path, position)) = from {
-        model = trainer.restore(model, &path, position)?;
+        if position.data != fingerprint {
+            let reason =
+                "the data files are not what they were when this state was saved: put them back, or start anew";
+            return Err(TrainError::Resume { path, reason: reason.into() });
+        }
+        model = first.restore(model, &path, position)?;
     }
+    source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
     let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
-    let record = Record { out: &out, recipe: &recipe, options, samples: data.len(), start };
-    match record.train(&checkpoint, &mut trainer, model, progress) {
+    let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, start };
+    record.write(Status::Running)?;
+
+    let (caches, model, first) = (Mutex::new(caches), Mutex::new(Some(model)), &first);
+    let progress = Mutex::new(progress);
+    let world = replicas.world();
+    let results = replicas.run(|collective, device| {
+        let rank = collective.rank();
+        let cache = lock(&caches)[rank].take();
+        let model = {
+            let mut held = lock(&model);
+            // Every replica has leaves of its own; the only one takes the model itself, which its updates change in place.
+            let model = if world == 1 { held.take() } else { held.clone().map(|model| model.fork(device)) };
+            model.ok_or(TrainError::NoOutput)?
+        };
+        let mut trainer = Trainer::replica(&recipe, source.clone(), collective, cache);
+        trainer.follow(first, &device.clone().without_autodiff());
+        record.train(&checkpoint, &mut trainer, model, &mut |step, steps| {
+            if rank == 0 {
+                (lock(&progress))(step, steps);
+            }
+        })
+    });
+    match results.map(|steps| steps.into_iter().flatten().next()) {
         Ok(Some(step)) => {
             record.write(Status::Stopped)?;
-            Ok(Outcome::Stopped { out, step, steps: trainer.steps() })
+            Ok(Outcome::Stopped { out, step, steps: source.steps() })
         }
         Ok(None) => {
             record.write(Status::Done)?;
@@ -174,11 +217,23 @@ pub fn run(
     }
 }
 
-/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours.
-fn check(recipe: &Recipe, checkpoint: &Checkpoint, data: &dyn Samples) -> Result<(), TrainError> {
-    let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
-    let looked = |index: usize| prepare(&data.sample(index)?, checkpoint, &style).map(drop);
-    let results: Vec<_> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours. Where bad ones
+/// are left out, the steps that draw them do that.
+fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
+    let data = source.data();
+    if recipe.data.skip_limit(data.len()) > 0 {
+        return Ok(());
+    }
+    let skip = recipe.loader.too_long == TooLong::Skip;
+    let looked = |index: usize| match source.preparer().prepare(&data.sample(index)?) {
+        Err(DataError::TooLong { .. }) if skip => Ok(()),
+        other => other.map(drop),
+    };
+    let results: Vec<Result<(), DataError>> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
     // The first one in the file's order, whichever thread was first.
     Ok(results.into_iter().collect::<Result<(), _>>()?)
 }
@@ -189,6 +244,11 @@ fn check(recipe: &Recipe, checkpoint: &Checkpoint, data: &dyn Samples) -> Result
 ///
 /// [`CheckpointError`] that names the file.
 pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = open_parts(recipe)?;
+    checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
+}
+
+fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
     match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
         (Some(dir), _, _) => Checkpoint::open(dir),
         (None, Some(vision), Some(llm)) => {
@@ -208,12 +268,14 @@ struct Record<'a> {
     out: &'a Path,
     recipe: &'a Recipe,
     options: &'a RunOptions,
-    samples: usize,
+    source: &'a Source,
+    fingerprint: String,
     start: Instant,
 }
 
 impl Record<'_> {
-    /// Does all steps and writes the checkpoint; or gives the step at which the run was asked to stop.
+    /// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
+    /// stop.
     fn train(
         &self,
         checkpoint: &Checkpoint,
@@ -223,30 +285,39 @@ impl Record<'_> {
     ) -> Result<Option<usize>, TrainError> {
         let path = self.out.join("metrics.jsonl");
         let io = |source| TrainError::Io { path: path.clone(), source };
-        self.write(Status::Running)?;
-        output::truncate_metrics(&path, trainer.done())?;
-        let mut metrics = BufWriter::new(OpenOptions::new().append(true).open(&path).map_err(io)?);
+        let writes = trainer.rank() == 0;
+        let mut metrics = None;
+        if writes {
+            output::truncate_metrics(&path, trainer.done())?;
+            metrics = Some(BufWriter::new(OpenOptions::new().append(true).open(&path).map_err(io)?));
+        }
         let steps = trainer.steps();
         while trainer.done() < steps {
-            if self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)) {
-                self.save(checkpoint, trainer, &model)?;
+            if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
+                if writes {
+                    self.save(checkpoint, trainer, &model)?;
+                }
                 return Ok(Some(trainer.done()));
             }
             let step;
             (model, step) = trainer.step(model)?;
-            let line = serde_json::to_string(&step).map_err(|e| io(e.into()))?;
-            writeln!(metrics, "{line}").and_then(|()| metrics.flush()).map_err(io)?;
+            if let Some(metrics) = &mut metrics {
+                let line = serde_json::to_string(&step).map_err(|e| io(e.into()))?;
+                writeln!(metrics, "{line}").and_then(|()| metrics.flush()).map_err(io)?;
+            }
             progress(&step, steps);
             let due = self.recipe.checkpoint.every.is_some_and(|every| trainer.done() % every == 0);
-            if due && trainer.done() < steps {
+            if writes && due && trainer.done() < steps {
                 self.save(checkpoint, trainer, &model)?;
             }
         }
-        // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
-        if self.recipe.checkpoint.every.is_some() {
-            self.save(checkpoint, trainer, &model)?;
+        if writes {
+            // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+            if self.recipe.checkpoint.every.is_some() {
+                self.save(checkpoint, trainer, &model)?;
+            }
+            output::save(checkpoint, &model, self.out, self.recipe)?;
         }
-        output::save(checkpoint, &model, self.out, self.recipe.train.dtype.dtype())?;
         Ok(None)
     }
 
@@ -256,16 +327,16 @@ impl Record<'_> {
         if vanished {
             self.write(Status::Failed)?;
         }
-        let dtype = self.recipe.train.dtype.dtype();
         let full = |dir: &Path| {
             if !self.recipe.checkpoint.full {
                 return Ok(());
             }
             let staged = StagedDir::new(&dir.join("model"), false)?;
-            checkpoint.save_into(model, &staged, dtype)?;
+            checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
             Ok(staged.commit()?)
         };
-        let saved = state::save(self.out, model, trainer.optimizer(), trainer.position().clone(), full)?;
+        let position = Position { data: self.fingerprint.clone(), ..trainer.position().clone() };
+        let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
         if vanished {
             let reason = format!(
                 "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
@@ -281,8 +352,9 @@ impl Record<'_> {
         let info = RunInfo {
             status,
             recipe: self.recipe.clone(),
-            steps: self.recipe.steps(self.samples),
-            samples: self.samples,
+            devices: self.options.devices.clone(),
+            steps: self.source.steps(),
+            samples: self.source.data().len(),
             version: env!("CARGO_PKG_VERSION").into(),
             burn: "0.22.1".into(),
             revision: self.options.revision.clone(),

@@ -95,11 +95,7 @@ fn most<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
 
 /// A regular expression for exactly the layers with adapters, where those are all layers of the same last names in
 /// their parts. PEFT's list of last names would not do: the vision encoder has a q_proj as the decoder has.
-fn expression(
-    all: &[Slot],
-    found: &BTreeMap<String, Adapted>,
-    module: &dyn Fn(&str) -> String,
-) -> Option<String> {
+fn expression(all: &[Slot], found: &BTreeMap<String, Adapted>, module: &dyn Fn(&str) -> String) -> Option<String> {
     let mut parts = Vec::new();
     for (prefix, place) in PARTS {
         let leaf = |layer: &str| module(layer).rsplit('.').next().map(str::to_string);

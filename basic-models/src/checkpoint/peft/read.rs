@@ -106,7 +106,9 @@ impl AdapterFiles {
             return Err(wrong(format!("{} holds adapters itself: merge them first", dir.display())));
         }
         if !dir.is_dir() {
-            return Err(wrong(format!("{base} is not there: merge with `basic merge BASE ADAPTER OUT` to say where it is")));
+            return Err(wrong(format!(
+                "{base} is not there: merge with `basic merge BASE ADAPTER OUT` to say where it is"
+            )));
         }
         Ok(dir)
     }

@@ -36,9 +36,11 @@ pub fn save_adapters(
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", staged.named(CONFIG).display())));
     }
     let dinov2 = config.vision_config.family == VisionFamily::Dinov2;
-    let belongs = |name: &str| whole.iter().any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')));
+    let belongs =
+        |name: &str| whole.iter().any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')));
     let mut found = BTreeMap::new();
-    let scales: BTreeMap<String, f64> = adapters(model, "").into_iter().map(|(n, adapter)| (n, adapter.scale)).collect();
+    let scales: BTreeMap<String, f64> =
+        adapters(model, "").into_iter().map(|(n, adapter)| (n, adapter.scale)).collect();
     let all = slots(model, "");
     for slot in all.iter().filter(|slot| slot.name.ends_with(LORA_A)) {
         let Some(layer) = slot.name.strip_suffix(LORA_A) else { continue };

@@ -41,14 +41,10 @@ impl AdapterConfig {
     ///
     /// [`CheckpointError::AdapterConfig`] that names the key.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let wrong = |key: &str, reason: String| CheckpointError::AdapterConfig {
-            path: path.into(),
-            key: key.into(),
-            reason,
-        };
+        let wrong =
+            |key: &str, reason: String| CheckpointError::AdapterConfig { path: path.into(), key: key.into(), reason };
         let text = read_text(path)?;
-        let value: Value =
-            serde_json::from_str(&text).map_err(|error| wrong("not JSON", error.to_string()))?;
+        let value: Value = serde_json::from_str(&text).map_err(|error| wrong("not JSON", error.to_string()))?;
         let Value::Object(object) = value else { return Err(wrong("not an object", "save the adapters again".into())) };
         match object.get("peft_type").and_then(Value::as_str) {
             Some("LORA") => {}

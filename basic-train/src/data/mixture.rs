@@ -1,0 +1,115 @@
+//! Several sets as one: which sample of which set an epoch takes.
+//!
+//! A set of `n` samples and weight `w` is taken `floor(w)` times whole, and once more in part: `round((w - floor(w)) n)`
+//! samples, chosen by the seed and the set's place in the list, in the set's order. The parts follow one another in the
+//! list's order. So an epoch is a function of the sets, their weights and the seed; nothing depends on workers, and the
+//! same samples make up every epoch.
+
+use rand::SeedableRng;
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
+
+/// Where each index of an epoch points.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Mixture {
+    parts: Vec<Part>,
+    len: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Part {
+    /// Samples of the set.
+    samples: usize,
+    /// The index at which it begins.
+    start: usize,
+    /// The samples of all its whole turns.
+    whole: usize,
+    /// The samples of the last turn, ascending.
+    partial: Vec<u32>,
+}
+
+impl Mixture {
+    /// The mixture of sets of `(samples, weight)`.
+    pub fn new(sets: &[(usize, f64)], seed: u64) -> Self {
+        let mut start = 0;
+        let mut parts = Vec::with_capacity(sets.len());
+        for (place, &(samples, weight)) in sets.iter().enumerate() {
+            let whole = samples.saturating_mul(weight.floor().max(0.0) as usize);
+            let rest = ((weight - weight.floor()) * samples as f64).round() as usize;
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            // Apart from the streams of the order of samples, which count up from 0.
+            rng.set_stream(u64::MAX - place as u64);
+            let mut partial: Vec<u32> =
+                sample(&mut rng, samples, rest.min(samples)).into_iter().map(|i| i as u32).collect();
+            partial.sort_unstable();
+            let taken = whole + partial.len();
+            parts.push(Part { samples, start, whole, partial });
+            start += taken;
+        }
+        Self { parts, len: start }
+    }
+
+    /// Samples of an epoch.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The set and the sample in it that `index` stands for.
+    pub fn at(&self, index: usize) -> Option<(usize, usize)> {
+        let place = self.parts.partition_point(|part| part.start <= index).checked_sub(1)?;
+        // Of parts that begin at the same index, all but the last are empty.
+        let part = &self.parts[place];
+        let offset = index - part.start;
+        if offset < part.whole {
+            return Some((place, offset % part.samples));
+        }
+        part.partial.get(offset - part.whole).map(|&sample| (place, sample as usize))
+    }
+
+    /// How many of an epoch's samples each set gives.
+    pub fn taken(&self) -> Vec<usize> {
+        self.parts.iter().map(|part| part.whole + part.partial.len()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Mixture;
+
+    fn all(mixture: &Mixture) -> Vec<(usize, usize)> {
+        (0..mixture.len()).map(|index| mixture.at(index).unwrap()).collect()
+    }
+
+    #[test]
+    fn one_set_of_weight_one_is_itself() {
+        let mixture = Mixture::new(&[(4, 1.0)], 9);
+        assert_eq!(all(&mixture), [(0, 0), (0, 1), (0, 2), (0, 3)]);
+        assert_eq!(mixture.at(4), None);
+    }
+
+    #[test]
+    fn a_weight_takes_the_set_that_many_times() {
+        let mixture = Mixture::new(&[(4, 2.5), (10, 0.3), (3, 0.01), (2, 1.0)], 1);
+        assert_eq!(mixture.taken(), [10, 3, 0, 2]);
+        assert_eq!(mixture.len(), 15);
+        let drawn = all(&mixture);
+        for sample in 0..4 {
+            let times = drawn.iter().filter(|at| **at == (0, sample)).count();
+            assert!(times == 2 || times == 3, "{drawn:?}");
+        }
+        let mut of_second: Vec<_> = drawn.iter().filter(|(set, _)| *set == 1).collect();
+        of_second.dedup();
+        assert_eq!(of_second.len(), 3, "no sample twice in a part of a turn: {drawn:?}");
+        assert_eq!(drawn[13..], [(3, 0), (3, 1)]);
+    }
+
+    #[test]
+    fn the_seed_alone_chooses_the_part() {
+        let of = |seed| all(&Mixture::new(&[(1000, 0.5), (1000, 0.5)], seed));
+        assert_eq!(of(1), of(1));
+        assert_ne!(of(1), of(2));
+        let drawn = of(1);
+        let samples = |set| drawn.iter().filter(|at| at.0 == set).map(|at| at.1).collect::<Vec<_>>();
+        assert_ne!(samples(0), samples(1), "the sets' parts are chosen apart");
+    }
+}

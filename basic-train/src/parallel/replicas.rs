@@ -1,0 +1,148 @@
+//! One thread a device.
+
+use std::any::Any;
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::Builder;
+
+use basic_core::{DeviceError, DeviceSpec};
+use burn::tensor::Device;
+use thiserror::Error;
+
+use super::exchange::Exchange;
+use super::{Collective, CollectiveError, Nccl, Solo, Threads};
+
+/// Bytes of a replica's stack, as much as the main thread usually has.
+const STACK: usize = 8 << 20;
+
+/// Devices that cannot train together.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ReplicasError {
+    /// A device could not be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// No device at all.
+    #[error("no device is given: write --devices cuda:0,cuda:1")]
+    None,
+    /// Different kinds of devices, or ones that were not named.
+    #[error("devices {0} cannot train together: name devices of one kind, such as cuda:0,cuda:1 or cpu,cpu")]
+    Mixed(String),
+    /// A GPU twice.
+    #[error("device {0} is named twice: a GPU holds one replica")]
+    Twice(String),
+}
+
+/// The devices of a run, one replica on each.
+#[derive(Debug, Clone)]
+pub struct Replicas {
+    devices: Vec<Device>,
+    nccl: bool,
+}
+
+impl Replicas {
+    /// Opens devices, with autodiff. CUDA devices sum by NCCL, all others by copies. The CPU may be named several times,
+    /// for checks: its replicas share its cores.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicasError`]
+    pub fn open(specs: &[DeviceSpec]) -> Result<Self, ReplicasError> {
+        let names = || specs.iter().map(DeviceSpec::to_string).collect::<Vec<_>>().join(",");
+        let first = specs.first().ok_or(ReplicasError::None)?;
+        let alike = |spec: &DeviceSpec| std::mem::discriminant(spec) == std::mem::discriminant(first);
+        if specs.len() > 1 && (*first == DeviceSpec::Auto || !specs.iter().all(alike)) {
+            return Err(ReplicasError::Mixed(names()));
+        }
+        let gpu = matches!(first, DeviceSpec::Cuda(_) | DeviceSpec::Wgpu(_));
+        if let Some((_, twice)) = specs.iter().enumerate().find(|(i, spec)| gpu && specs[..*i].contains(spec)) {
+            return Err(ReplicasError::Twice(twice.to_string()));
+        }
+        let devices: Result<Vec<Device>, DeviceError> =
+            specs.iter().map(|spec| spec.open().map(Device::autodiff)).collect();
+        Ok(Self { devices: devices?, nccl: matches!(first, DeviceSpec::Cuda(_)) })
+    }
+
+    /// The devices, by rank.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// How many.
+    pub fn world(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Runs `body` once a device, at the same time, and gives what each returned, by rank. One device runs on the calling
+    /// thread.
+    ///
+    /// A replica needs leaves of its own: Burn joins autodiff graphs that share a leaf, and one backward would consume the
+    /// other's ("graph tape has already been consumed"). `model.clone().fork(device)` gives them and keeps the parameters'
+    /// ids; frozen parameters stay shared on one device.
+    ///
+    /// # Errors
+    ///
+    /// That of the replica that failed first; the others stop at their next collective. A panic counts as a failure.
+    pub fn run<T, E>(&self, body: impl Fn(Arc<dyn Collective>, &Device) -> Result<T, E> + Sync) -> Result<Vec<T>, E>
+    where
+        T: Send,
+        E: From<CollectiveError> + Display + Send,
+    {
+        if let [device] = &self.devices[..] {
+            return Ok(vec![body(Arc::new(Solo), device)?]);
+        }
+        let exchange = Arc::new(Exchange::new(self.world()));
+        let replica = |rank: usize, collective: Arc<dyn Collective>| {
+            let result = catch_unwind(AssertUnwindSafe(|| body(collective, &self.devices[rank])));
+            let result = result.unwrap_or_else(|panic| {
+                let message = format!("panicked: {}", text(&*panic));
+                Err(E::from(CollectiveError::Replica { rank, message }))
+            });
+            match &result {
+                Ok(_) => exchange.end(rank),
+                Err(error) => exchange.fail(rank, error.to_string()),
+            }
+            result
+        };
+        let replica = &replica;
+        let mut results: Vec<Result<T, E>> = std::thread::scope(|scope| {
+            let mut threads = Vec::with_capacity(self.world());
+            for (rank, collective) in self.collectives(&exchange).into_iter().enumerate() {
+                let named = Builder::new().name(format!("replica {rank}")).stack_size(STACK);
+                let thread = named.spawn_scoped(scope, move || replica(rank, collective));
+                if let Err(error) = &thread {
+                    exchange.fail(rank, error.to_string());
+                }
+                threads.push(thread);
+            }
+            let join = |(rank, thread): (usize, std::io::Result<std::thread::ScopedJoinHandle<'_, Result<T, E>>>)| {
+                let failed = |message: String| E::from(CollectiveError::Thread { rank, message });
+                match thread.map(std::thread::ScopedJoinHandle::join) {
+                    Ok(Ok(result)) => result,
+                    // Panics are caught inside the thread.
+                    Ok(Err(panic)) => Err(failed(text(&*panic))),
+                    Err(error) => Err(failed(error.to_string())),
+                }
+            };
+            threads.into_iter().enumerate().map(join).collect()
+        });
+        if let Some(CollectiveError::Replica { rank, .. }) = exchange.failed() {
+            // The first failure is the cause; what the others say follows from it.
+            results = vec![results.swap_remove(rank)];
+        }
+        results.into_iter().collect()
+    }
+
+    fn collectives(&self, exchange: &Arc<Exchange>) -> Vec<Arc<dyn Collective>> {
+        match self.nccl {
+            true => Nccl::over(exchange, &self.devices).into_iter().map(|c| Arc::new(c) as _).collect(),
+            false => Threads::over(exchange).into_iter().map(|c| Arc::new(c) as _).collect(),
+        }
+    }
+}
+
+/// What a panic said.
+fn text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref().cloned());
+    text.unwrap_or_else(|| "without a message".into())
+}
