@@ -21,7 +21,9 @@ use burn::tensor::TensorReadError;
 use thiserror::Error;
 
 use crate::data::DataError;
+use crate::parallel::{CollectiveError, ReplicasError};
 use crate::recipe::RecipeError;
+use crate::watch::WatchError;
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -85,6 +87,15 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
+    /// The replicas of a run on several devices.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Devices that cannot train together.
+    #[error(transparent)]
+    Replicas(#[from] ReplicasError),
+    /// The records of a run.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     /// No place to write to.
     #[error("the run has no output directory: set `output` in the recipe or pass --out")]
     NoOutput,

@@ -1,15 +1,16 @@
 //! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
 
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::{AssembleOptions, StagedDir};
 use basic_models::{Checkpoint, CheckpointError, Llava};
+use burn::module::Module;
+use burn::tensor::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,9 @@ use super::output::{self, Replaced};
 use super::{Progress, TrainError, Trainer, set_trainable, state};
 use crate::data::{DataSet, Samples, prepare};
 use crate::files::write_atomically;
+use crate::parallel::{Collective, Replicas, ReplicasError};
 use crate::recipe::{Recipe, Stage};
+use crate::watch::{Jsonl, TensorBoard, Watcher, Watchers};
 
 /// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
 const CHECKED: usize = 20_000;
@@ -25,8 +28,8 @@ const CHECKED: usize = 20_000;
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Overrides the recipe's device.
-    pub device: Option<DeviceSpec>,
+    /// Overrides the recipe's device: one, or several that share each batch.
+    pub devices: Vec<DeviceSpec>,
     /// Overrides the recipe's output.
     pub out: Option<PathBuf>,
     /// Replace a run that is there.
@@ -120,14 +123,20 @@ pub fn run(
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let mut recipe = recipe.clone();
-    if let Some(device) = options.device {
-        recipe.device = device;
+    if let Some(device) = options.devices.first() {
+        recipe.device = *device;
     }
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
     recipe.optimizer.lr = Some(recipe.lr());
     recipe.resolve_parts();
-    let device = recipe.device.open()?.autodiff();
+    let replicas =
+        Replicas::open(if options.devices.is_empty() { from_ref(&recipe.device) } else { &options.devices })?;
+    let (world, batch) = (replicas.world(), recipe.train.batch_size);
+    if batch % world != 0 {
+        return Err(ReplicasError::Shares { batch, world }.into());
+    }
+    let device = replicas.devices()[0].clone();
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
@@ -150,15 +159,35 @@ pub fn run(
         warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
     }
     let mut model = set_trainable(checkpoint.load(recipe.train.dtype.dtype(), &device)?, &recipe.trainable());
-    if let Some((path, position)) = from {
-        model = trainer.restore(model, &path, position)?;
+    let forks = replicas.devices()[1..].iter().map(|device| Mutex::new(Some(model.clone().fork(device))));
+    let forks: Vec<Mutex<Option<Llava>>> = forks.collect();
+    if let Some((path, position)) = &from {
+        model = trainer.restore(model, path, position.clone())?;
     }
     let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
     let record = Record { out: &out, recipe: &recipe, options, samples: data.len(), start };
-    match record.train(&checkpoint, &mut trainer, model, progress) {
+    let steps = trainer.steps();
+    let lead = |collective: Arc<dyn Collective>, _: &Device| {
+        let mut trainer = trainer.with_collective(collective.clone());
+        record.train(&checkpoint, &mut trainer, &*collective, model, progress)
+    };
+    // The other replicas do the same steps and write nothing.
+    let follow = |collective: Arc<dyn Collective>, _: &Device| -> Result<(), TrainError> {
+        let fork = &forks[collective.rank() - 1];
+        let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?.with_collective(collective.clone());
+        let Some(mut model) = fork.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        if let Some((path, position)) = &from {
+            model = trainer.restore(model, path, position.clone())?;
+        }
+        while trainer.done() < steps && !collective.any(false)? {
+            (model, _) = trainer.step(model)?;
+        }
+        Ok(())
+    };
+    match replicas.lead(lead, follow) {
         Ok(Some(step)) => {
             record.write(Status::Stopped)?;
-            Ok(Outcome::Stopped { out, step, steps: trainer.steps() })
+            Ok(Outcome::Stopped { out, step, steps })
         }
         Ok(None) => {
             record.write(Status::Done)?;
@@ -218,24 +247,21 @@ impl Record<'_> {
         &self,
         checkpoint: &Checkpoint,
         trainer: &mut Trainer,
+        collective: &dyn Collective,
         mut model: Llava,
         progress: Progress,
     ) -> Result<Option<usize>, TrainError> {
-        let path = self.out.join("metrics.jsonl");
-        let io = |source| TrainError::Io { path: path.clone(), source };
         self.write(Status::Running)?;
-        output::truncate_metrics(&path, trainer.done())?;
-        let mut metrics = BufWriter::new(OpenOptions::new().append(true).open(&path).map_err(io)?);
+        let mut watchers = self.watchers(trainer.done())?;
         let steps = trainer.steps();
         while trainer.done() < steps {
-            if self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)) {
+            if collective.any(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
                 self.save(checkpoint, trainer, &model)?;
                 return Ok(Some(trainer.done()));
             }
             let step;
             (model, step) = trainer.step(model)?;
-            let line = serde_json::to_string(&step).map_err(|e| io(e.into()))?;
-            writeln!(metrics, "{line}").and_then(|()| metrics.flush()).map_err(io)?;
+            watchers.step(&step)?;
             progress(&step, steps);
             let due = self.recipe.checkpoint.every.is_some_and(|every| trainer.done() % every == 0);
             if due && trainer.done() < steps {
@@ -248,6 +274,13 @@ impl Record<'_> {
         }
         output::save(checkpoint, &model, self.out, self.recipe.train.dtype.dtype())?;
         Ok(None)
+    }
+
+    /// Where the steps go.
+    fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
+        let jsonl = if self.options.resume { Jsonl::resume(self.out, done) } else { Jsonl::create(self.out) };
+        let board = TensorBoard::create(&self.out.join("tensorboard"), done)?;
+        Ok(Watchers(vec![Box::new(jsonl?), Box::new(board)]))
     }
 
     /// Saves the run's state.

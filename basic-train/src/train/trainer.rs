@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Add;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::LossParts;
@@ -18,6 +19,7 @@ use super::backward::{Backward, backward};
 use super::state::{self, Position};
 use crate::data::{ImageSource, Order, Sample, Samples, VisionCache, prepare};
 use crate::optim::{Optimizer, add_gradients, read_out};
+use crate::parallel::{Collective, Solo};
 use crate::recipe::{Part, Recipe};
 
 /// What a step did: one line of `metrics.jsonl`.
@@ -68,6 +70,7 @@ pub struct Trainer<'a> {
     cache: Option<VisionCache>,
     steps: usize,
     position: Position,
+    collective: Arc<dyn Collective>,
 }
 
 /// Marks the parameters that a run trains; all others are frozen.
@@ -105,7 +108,13 @@ impl<'a> Trainer<'a> {
             cache: frozen_vision.then(|| VisionCache::new(recipe.train.vision_cache_mib)),
             steps: recipe.steps(data.len()),
             position: Position::default(),
+            collective: Arc::new(Solo),
         })
+    }
+
+    /// As one of several replicas: takes its share of each batch, and sums over all of them.
+    pub fn with_collective(self, collective: Arc<dyn Collective>) -> Self {
+        Self { collective, ..self }
     }
 
     /// Goes on from a saved state, whose parameters it puts into `model`.
@@ -150,7 +159,12 @@ impl<'a> Trainer<'a> {
         let step = self.position.step;
         let recipe = self.recipe;
         let parts = self.batches(step)?;
-        let counts = parts.iter().map(|part| count(&part.tokens)).fold(Counts::default(), Counts::add);
+        let Counts { tokens, image_samples } =
+            parts.iter().map(|part| count(&part.tokens)).fold(Counts::default(), Counts::add);
+        // What the losses divide by is counted over the whole batch, on whichever device its samples are.
+        let mut all = [tokens as f64, image_samples as f64];
+        self.collective.sum_f64(&mut all)?;
+        let counts = Counts { tokens: all[0] as usize, image_samples: all[1] as usize };
         let mut sums: Option<LossParts> = None;
         let mut gradients: Option<GradientsParams> = None;
         for part in parts {
@@ -171,10 +185,14 @@ impl<'a> Trainer<'a> {
                 (a, b) => a.or(b),
             };
         }
-        let (Some(LossParts { lm, das, sds, total }), Some(gradients)) = (sums, gradients) else {
+        let gradients = self.collective.sum_gradients(&model, gradients.unwrap_or_default())?;
+        let (Some(LossParts { lm, das, sds, total }), false) = (sums, gradients.is_empty()) else {
             return Err(TrainError::NothingTrained { step: step + 1 });
         };
-        let readout = read_out(&model, &gradients, vec![lm, das, sds, total])?;
+        let mut readout = read_out(&model, &gradients, vec![lm, das, sds, total])?;
+        let mut losses: Vec<f64> = readout.values.iter().copied().map(f64::from).collect();
+        self.collective.sum_f64(&mut losses)?;
+        readout.values = losses.into_iter().map(|loss| loss as f32).collect();
         let [lm, das, sds, total] = readout.values[..] else {
             return Err(TrainError::NothingTrained { step: step + 1 });
         };
@@ -217,6 +235,8 @@ impl<'a> Trainer<'a> {
     fn batches(&mut self, step: usize) -> Result<Vec<MicroBatch>, TrainError> {
         let train = &self.recipe.train;
         let indices = self.order.batch(step, train.batch_size);
+        let share = indices.len() / self.collective.world();
+        let indices = &indices[self.collective.rank() * share..][..share];
         let mut parts = Vec::new();
         for indices in indices.chunks(train.micro_batch.unwrap_or(train.batch_size)) {
             let mut part = MicroBatch::default();
