@@ -18,7 +18,7 @@ use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
 use crate::data::{DataConfig, DataError, DataSet, TooLong, VisionCache};
 use crate::files::write_atomically;
-use crate::parallel::{Replicas, Solo};
+use crate::parallel::{Replicas, ReplicasError, Solo};
 use crate::recipe::{EvalConfig, Recipe, Stage};
 use crate::watch::{Evaluation, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
 
@@ -28,9 +28,7 @@ const CHECKED: usize = 20_000;
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Overrides the recipe's device.
-    pub device: Option<DeviceSpec>,
-    /// Several devices, a replica on each, instead of one.
+    /// Overrides the recipe's device: one, or several that share each batch.
     pub devices: Vec<DeviceSpec>,
     /// Overrides the recipe's output.
     pub out: Option<PathBuf>,
@@ -128,8 +126,8 @@ pub fn run(
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let mut recipe = recipe.clone();
-    if let Some(device) = options.device {
-        recipe.device = device;
+    if let Some(device) = options.devices.first() {
+        recipe.device = *device;
     }
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
@@ -137,6 +135,10 @@ pub fn run(
     recipe.resolve_parts();
     let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
     let replicas = Replicas::open(&specs)?;
+    let (world, batch) = (replicas.world(), recipe.train.batch_size);
+    if !batch.is_multiple_of(world) {
+        return Err(ReplicasError::Shares { batch, world }.into());
+    }
     let device = replicas.devices()[0].clone();
 
     let checkpoint = open_model(&recipe)?;
@@ -181,7 +183,6 @@ pub fn run(
 
     let (caches, model, first) = (Mutex::new(caches), Mutex::new(Some(model)), &first);
     let progress = Mutex::new(progress);
-    let world = replicas.world();
     let results = replicas.run(|collective, device| {
         let rank = collective.rank();
         let cache = lock(&caches)[rank].take();

@@ -198,9 +198,7 @@ impl<'a> Trainer<'a> {
     ///
     /// Where another replica has failed.
     pub fn agree(&self, own: bool) -> Result<bool, TrainError> {
-        let mut votes = [f64::from(u8::from(own))];
-        self.collective.sum_f64(&mut votes)?;
-        Ok(votes[0] > 0.0)
+        Ok(self.collective.any(own)?)
     }
 
     /// Steps done.
@@ -327,7 +325,7 @@ impl<'a> Trainer<'a> {
         let images = || samples().flat_map(|sample| &sample.images);
         let held = self.cache.as_ref().map(VisionCache::keys);
         let fresh = |image: &&LoadedImage| !held.as_ref().is_some_and(|held| held.contains(image.source.name()));
-        let counts = flops::Counts {
+        let counts = flops::Workload {
             lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
             labels: part.counts.tokens,
             images: images().count(),
