@@ -38,6 +38,8 @@ pub enum Command {
     Assemble(Assemble),
     /// Write a checkpoint anew, in another type or other shards.
     Convert(Convert),
+    /// Fold adapters into the checkpoint below them.
+    Merge(Merge),
     /// Say what a directory holds and whether it would load.
     Inspect(Inspect),
     /// Process one image as the checkpoint's image processor does.
@@ -61,6 +63,15 @@ pub struct DeviceArg {
     /// auto, cpu, ndarray, wgpu[:i] or cuda[:i].
     #[arg(long, default_value = "auto")]
     pub device: DeviceSpec,
+}
+
+/// How a run shows its progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ui {
+    /// A bar on standard error.
+    Bar,
+    /// Lines on standard output.
+    Plain,
 }
 
 /// The parameters' type.
@@ -125,19 +136,45 @@ fn lambda_pair(text: &str) -> Result<(f64, f64), String> {
 #[derive(Debug, ClapArgs)]
 pub struct Train {
     /// The recipe, a TOML file.
-    pub recipe: PathBuf,
+    #[arg(required_unless_present = "resume")]
+    pub recipe: Option<PathBuf>,
     /// Change a key of the recipe: --set optimizer.lr=1e-4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Go on with the run in this directory, by its own recipe, from its latest state.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "sets", "out", "overwrite"])]
+    pub resume: Option<PathBuf>,
     /// Where to compute, instead of the recipe's device.
     #[arg(long)]
     pub device: Option<DeviceSpec>,
+    /// Train on several devices, each with its share of every batch: --devices cuda:0,cuda:1
+    #[arg(long, value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Vec<DeviceSpec>,
+    /// Show progress as a bar on standard error or as lines on standard output; by default a bar on a terminal, else
+    /// lines.
+    #[arg(long)]
+    pub ui: Option<Ui>,
+    /// With lines: one every so many steps, besides the first and the last.
+    #[arg(long, value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub log_every: u64,
     /// Where to write, instead of the recipe's output.
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Replace a run that is there.
     #[arg(long)]
     pub overwrite: bool,
+    /// Don't train: say what would be trained, in how many steps, and what memory it takes. No weights are read.
+    #[arg(long)]
+    pub plan: bool,
+    /// The plan as one JSON object.
+    #[arg(long, requires = "plan")]
+    pub json: bool,
+    /// What memory a device has, such as 80GB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "plan")]
+    pub memory: Option<u64>,
+    /// How many samples the data has, where it is not here.
+    #[arg(long, value_name = "N", requires = "plan")]
+    pub samples: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -158,6 +195,9 @@ pub struct Eval {
     /// At most this many tokens an answer.
     #[arg(long, default_value_t = 16)]
     pub max_new_tokens: usize,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// Print one JSON object.
@@ -176,6 +216,9 @@ pub struct Losses {
     /// Write the gradients of lm, das and sds with respect to v and the projector.
     #[arg(long, value_name = "OUT.safetensors")]
     pub grads: Option<PathBuf>,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.
@@ -289,8 +332,20 @@ pub struct Convert {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct Merge {
+    /// The LLaVA checkpoint below: a directory or a hub name.
+    pub base: PathBuf,
+    /// The adapters, as PEFT's or this program's: a directory or a hub name.
+    pub adapter: PathBuf,
+    /// Where the new checkpoint is written.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A directory or a hub name: a LLaVA checkpoint, a vision tower or a decoder, whole or broken.
+    /// A directory or a hub name: a LLaVA checkpoint, adapters, a vision tower or a decoder, whole or broken.
     pub checkpoint: PathBuf,
     /// Print one JSON object.
     #[arg(long)]

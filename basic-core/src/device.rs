@@ -143,6 +143,11 @@ pub fn available_devices() -> Vec<DeviceInfo> {
     cuda.chain(wgpu).chain(cpu).chain(ndarray).collect()
 }
 
+/// Whether a device holds weights as symmetric integers of so many bits: 8 all of them, 4 all but NdArray.
+pub fn quantizes(device: &Device, bits: u8) -> bool {
+    bits == 8 || (bits == 4 && !format!("{device:?}").contains("NdArray"))
+}
+
 #[allow(dead_code)]
 fn not_compiled(spec: &DeviceSpec, feature: &'static str) -> DeviceError {
     DeviceError::NotCompiled { device: spec.to_string(), feature }

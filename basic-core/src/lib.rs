@@ -28,7 +28,7 @@ mod objective;
 pub mod ops;
 mod supervision;
 
-pub use device::{DeviceError, DeviceInfo, DeviceSpec, available_devices};
+pub use device::{DeviceError, DeviceInfo, DeviceSpec, available_devices, quantizes};
 pub use objective::{LayerWeights, LossParts, Objective, ObjectiveError, PatchWeights};
 pub use ops::{directional_alignment, semantic_distribution};
 pub use supervision::{ImageSpan, Seen, Supervision, SupervisionLayout, Targets};

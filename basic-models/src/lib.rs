@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod adapters;
 pub mod checkpoint;
 pub mod config;
 pub mod generate;

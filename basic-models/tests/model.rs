@@ -3,7 +3,8 @@
 use basic_core::{DeviceSpec, Objective};
 use basic_models::generate::{GenerateError, GenerationConfig, generate};
 use basic_models::nn::{InitScheme, Llava, seeded_init};
-use basic_models::{Batch, ImageTokens, LlavaConfig};
+use basic_models::{Batch, DecoderConfig, ImageTokens, LlavaConfig};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
 const IMAGE: u32 = 39;
@@ -113,5 +114,30 @@ fn weights_from_one_seed_are_the_same_on_every_backend() {
     assert!(first.iter().any(|x| *x != first[0]));
     if DeviceSpec::NdArray.open().is_ok() {
         assert_eq!(first, read(DeviceSpec::NdArray));
+    }
+}
+
+#[test]
+fn norms_from_a_seed_scale_by_one_in_every_family() {
+    let device = DeviceSpec::Cpu.open().unwrap();
+    for (family, weight) in [("llama", 1.0), ("gemma", 0.0)] {
+        let text = format!(
+            r#"{{"model_type": "{family}", "vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "head_dim": 6,
+                "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}}"#
+        );
+        let config = DecoderConfig::from_value(&serde_json::from_str(&text).unwrap()).unwrap();
+        let decoder = seeded_init(config.init(&device), InitScheme::Normal { std: 0.3 }, 5, &device);
+        struct Norms(Vec<f32>);
+        impl ModuleVisitor for Norms {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if D == 1 {
+                    self.0.extend(param.val().into_data().try_to_vec::<f32>().unwrap());
+                }
+            }
+        }
+        let mut norms = Norms(Vec::new());
+        decoder.visit(&mut norms);
+        // Two a layer and the last one, 24 wide; Gemma's scale is 1 + weight.
+        assert_eq!(norms.0, vec![weight; 5 * 24], "{family}");
     }
 }

@@ -63,6 +63,8 @@ CASES = {
     # Images of 4 x 4 patches where the positions are for 5 x 5 and 6 x 6: interpolated.
     "llama-dinov2": ("llama", "dinov2", {}, dict(layerscale_value=0.7, image_size=35), {}, "float16", {}),
     "llama-registers": ("llama", "registers", {}, dict(num_register_tokens=3, use_swiglu_ffn=False, image_size=42), {}, "bfloat16", {}),
+    # The gated feed-forward block of the giant ones.
+    "llama-dinov2-swiglu": ("llama", "dinov2", {}, dict(layerscale_value=0.7, use_swiglu_ffn=True, mlp_ratio=3), {}, "bfloat16", {}),
 }
 PROMPT = "USER: <image>\nwhat is in the picture? ASSISTANT:"
 

@@ -4,6 +4,7 @@
 
 pub mod binary;
 pub mod fixtures;
+pub mod project;
 pub mod tensors;
 
 pub use binary::{Ran, run, run_in_shell};

@@ -232,6 +232,25 @@ fn a_missing_image_is_named() {
 }
 
 #[test]
+fn an_image_beyond_the_limit_on_pixels_is_named_and_the_limit_can_be_set() {
+    let question = json!({ "image": "images/a.png", "text": "what is it?", "answer": "red", "category": "color" });
+    let (_dir, questions) = samples(&question.to_string());
+    // 28 x 28 pixels.
+    for (limit, fits) in [("783", false), ("784", true)] {
+        let out = questions.with_extension("out");
+        let eval = args!["eval", fixture("plain"), questions, "--out", out, "--json", "--max-pixels", limit];
+        let losses = args!["losses", fixture("plain"), fixture("samples.jsonl"), "--json", "--max-pixels", limit];
+        for line in [eval, losses] {
+            let ran = basic(line);
+            match fits {
+                true => drop(ran.succeeded()),
+                false => drop(ran.refused(1, &["a.png", "28 x 28", "783"])),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_truncated_image_is_named() {
     let (dir, path) = samples(r#"{"image": "images/a.png", "prompt": "<image>", "answer": "x"}"#);
     let image = dir.path().join("images/a.png");
@@ -565,7 +584,8 @@ fn a_folder_of_other_files_is_not_taken_for_an_output() {
 #[test]
 fn a_run_whose_loss_is_no_number_stops_at_that_step_without_a_checkpoint() {
     let run = Run::new(&[good_sample()]);
-    run.train(&["--set", "optimizer.lr=1e30", "--set", "train.steps=8"]).refused(1, &["step ", "not finite"]);
+    run.train(&["--ui", "bar", "--set", "optimizer.lr=1e30", "--set", "train.steps=8"])
+        .refused(1, &["step ", "not finite"]);
     assert_no_checkpoint(&run.out());
 }
 

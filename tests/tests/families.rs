@@ -36,7 +36,7 @@ fn families() -> Vec<(String, PathBuf)> {
         .map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path))
         .collect();
     found.sort();
-    assert_eq!(found.len(), 15, "two for each of five families, and five of Llama's");
+    assert_eq!(found.len(), 16, "two for each of five families, and six of Llama's");
     found
 }
 

@@ -4,82 +4,21 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use basic_models::checkpoint::Layout;
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 use tests::fixtures::{fixture, names, number, read_json, read_jsonl, text, tree};
+use tests::project::{LOSSES, Project, losses};
 use tests::tensors::{self, Tensor};
 use tests::{Ran, args, run};
 
 /// Losses of one run on two backends may differ by this (issue 2, "Done when"), as a part of the larger ones.
 const BACKENDS: f64 = 1e-3;
-/// The losses that a step reports.
-const LOSSES: [&str; 4] = ["lm", "das", "sds", "total"];
+const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
 fn basic(args: Vec<OsString>) -> Ran {
-    run(env!("CARGO_BIN_EXE_basic-under-test"), args)
-}
-
-/// Eight LLaVA samples: captions, a conversation of several turns, two images in one sample, text alone.
-fn llava() -> Value {
-    let turns = |texts: &[&str]| -> Value {
-        let turn = |(i, text): (usize, &&str)| json!({"from": (["human", "gpt"][i % 2]), "value": text});
-        texts.iter().enumerate().map(turn).collect()
-    };
-    json!([
-        {"id": "0", "image": "a.png", "conversations": turns(&["<image>\nwhat is in the picture?", "a small red circle"])},
-        {"id": "1", "image": "b.png", "conversations": turns(&["describe the picture.\n<image>", "a large blue square"])},
-        {"id": "2", "image": "c.png", "conversations": turns(&[
-            "<image>\nwhat is it?", "two green triangles", "how many are there?", "two", "and the star?", "it is yellow"])},
-        {"id": "3", "conversations": turns(&["is the grass green?", "it is", "and the dog?", "the dog sits on the grass."])},
-        {"id": "4", "image": ["a.png", "d.png"], "conversations": turns(&["<image> and <image>: which is larger?", "the first"])},
-        {"id": "5", "image": "d.png", "conversations": turns(&["<image>\nwhere is the star?", "left of a large blue square."])},
-        {"id": "6", "image": "b.png", "conversations": turns(&["what is <image>", "grass"])},
-        {"id": "7", "image": "c.png", "conversations": turns(&["<image>\ncolour?", "red"])},
-    ])
-}
-
-/// A folder with the data and a recipe over it.
-///
-/// The learning rate: the fixture's random weights are rough (gradient norms of 9 to 15), so that at LLaVA's 1e-3
-/// two runs that begin 1e-7 apart are 2e-3 apart after 15 steps, on any two backends; at 1e-4 they stay near.
-struct Project {
-    dir: TempDir,
-}
-
-impl Project {
-    fn new(stage: &str, steps: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("data.json"), llava().to_string()).unwrap();
-        let (checkpoint, images, data) = (fixture("plain"), fixture("images"), dir.path().join("data.json"));
-        let recipe = format!(
-            "stage = \"{stage}\"\nseed = 5\ndevice = \"cpu\"\n\n[model]\ncheckpoint = \"{}\"\n\n[data]\npath = \"{}\"\n\
-             images = \"{}\"\nconversation = \"vicuna_v1\"\n\n[objective]\nlambda_das = 0.5\nlambda_sds = 0.1\n\n\
-             [optimizer]\nlr = 1e-4\n\n[train]\nbatch_size = 3\nsteps = {steps}\n",
-            checkpoint.display(),
-            data.display(),
-            images.display(),
-        );
-        fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
-        Self { dir }
-    }
-
-    /// Trains into `out` in the project's folder.
-    fn train(&self, out: &str, more: &[&str]) -> PathBuf {
-        let target = self.dir.path().join(out);
-        let mut line = args!["train", self.dir.path().join("recipe.toml"), "--out", target];
-        line.extend(more.iter().map(OsString::from));
-        let ran = basic(line).succeeded();
-        assert!(ran.stdout.contains(&target.display().to_string()), "{}", ran.stdout);
-        target
-    }
-}
-
-fn losses(out: &Path) -> Vec<Vec<f64>> {
-    let steps = read_jsonl(&out.join("metrics.jsonl"));
-    steps.iter().map(|step| LOSSES.iter().map(|key| number(&step[key])).collect()).collect()
+    run(BINARY, args)
 }
 
 /// The weights by one name, whichever layout a directory has.
@@ -107,7 +46,7 @@ fn changed_parts(dir: &Path) -> Vec<&'static str> {
 #[test]
 fn the_first_20_losses_are_the_same_on_cpu_and_ndarray() {
     for stage in ["pretrain", "finetune"] {
-        let project = Project::new(stage, 20);
+        let project = Project::new(BINARY, stage, 20);
         let cpu = losses(&project.train("cpu", &[]));
         let ndarray = losses(&project.train("ndarray", &["--device", "ndarray"]));
         assert_eq!((cpu.len(), ndarray.len()), (20, 20));
@@ -126,7 +65,7 @@ fn the_first_20_losses_are_the_same_on_cpu_and_ndarray() {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes_and_another_seed_other_ones() {
-    let project = Project::new("finetune", 6);
+    let project = Project::new(BINARY, "finetune", 6);
     // Up to the learning rate, before the gradient norm and the times.
     let written = |out: &Path| -> Vec<String> {
         let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
@@ -144,7 +83,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_other_ones() {
 
 #[test]
 fn every_step_and_the_run_itself_are_on_record() {
-    let project = Project::new("finetune", 4);
+    let project = Project::new(BINARY, "finetune", 4);
     let out = project.train("out", &[]);
     let steps = read_jsonl(&out.join("metrics.jsonl"));
     for (index, step) in steps.iter().enumerate() {
@@ -165,14 +104,14 @@ fn every_step_and_the_run_itself_are_on_record() {
 
 #[test]
 fn pretraining_changes_the_projector_alone() {
-    let project = Project::new("pretrain", 3);
+    let project = Project::new(BINARY, "pretrain", 3);
     let out = project.train("out", &[]);
     assert_eq!(changed_parts(&out), ["multi_modal_projector"]);
 }
 
 #[test]
 fn finetuning_changes_the_projector_and_the_decoder_but_not_the_vision_tower() {
-    let project = Project::new("finetune", 3);
+    let project = Project::new(BINARY, "finetune", 3);
     let out = project.train("out", &[]);
     // The embedding rows of absent tokens get no gradient, but the tensor as a whole moves.
     assert_eq!(changed_parts(&out), ["multi_modal_projector", "language_model", "lm_head"]);
@@ -180,7 +119,7 @@ fn finetuning_changes_the_projector_and_the_decoder_but_not_the_vision_tower() {
 
 #[test]
 fn the_output_is_a_hugging_face_llava_directory_that_generate_reads() {
-    let project = Project::new("finetune", 2);
+    let project = Project::new(BINARY, "finetune", 2);
     let out = project.train("out", &[]);
     let expected = [
         "config.json",
@@ -190,6 +129,7 @@ fn the_output_is_a_hugging_face_llava_directory_that_generate_reads() {
         "preprocessor_config.json",
         "processor_config.json",
         "run.json",
+        "tensorboard",
         "tokenizer.json",
         "tokenizer_config.json",
     ];
@@ -205,7 +145,7 @@ fn the_output_is_a_hugging_face_llava_directory_that_generate_reads() {
 
 #[test]
 fn a_run_can_start_from_what_another_one_wrote() {
-    let project = Project::new("pretrain", 3);
+    let project = Project::new(BINARY, "pretrain", 3);
     let first = project.train("first", &[]);
     let checkpoint = format!("model.checkpoint={:?}", first.display().to_string());
     let second = project.train("second", &["--set", &checkpoint, "--set", "stage=finetune"]);

@@ -25,6 +25,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Losses(args) => model::losses(args),
         Command::Assemble(args) => checkpoint::assemble(args),
         Command::Convert(args) => checkpoint::convert(args),
+        Command::Merge(args) => checkpoint::merge(args),
         Command::Inspect(args) => checkpoint::inspect(args),
         Command::Preprocess(args) => model::preprocess(args),
         Command::Bench(args) => bench::bench(args),

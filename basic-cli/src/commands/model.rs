@@ -33,7 +33,8 @@ pub(super) fn open_device(arg: &DeviceArg, dtype: Dtype) -> Result<Device> {
 /// `basic losses`.
 pub fn losses(args: Losses) -> Result<()> {
     let device = open_device(&args.device, args.dtype)?.autodiff();
-    let checkpoint = open(&args.checkpoint, &device)?;
+    let mut checkpoint = open(&args.checkpoint, &device)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let objective = args.knobs.objective();
     objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?;
     let samples = read_samples(&checkpoint, &args.samples)?;

@@ -1,42 +1,120 @@
 //! Training and evaluation.
 
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use std::time::Duration;
+
 use anyhow::Result;
 use basic_models::Checkpoint;
 use basic_train::data::VisionCache;
 use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
+use basic_train::plan::{Plan, PlanOptions};
 use basic_train::recipe::Recipe;
-use basic_train::train::{RunOptions, StepMetrics, run};
+use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
 use burn::tensor::DType;
+use indicatif::ProgressBar;
 
-use crate::args::{Eval, Train};
+use super::checkpoint::host;
+use crate::args::{Eval, Train, Ui};
 use crate::output::{bar, print_json};
 
 /// `basic train`.
 pub fn train(args: Train) -> Result<()> {
-    let recipe = Recipe::open(&args.recipe, &args.sets)?;
-    let options =
-        RunOptions { device: args.device, out: args.out, overwrite: args.overwrite, revision: crate::revision() };
-    let progress = bar("train", 0);
-    let out = run(&recipe, &options, &mut |step, steps| {
+    let recipe = match (&args.recipe, &args.resume) {
+        (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
+        (None, Some(run)) => {
+            let info = RunInfo::open(run)?;
+            if info.status == Status::Done {
+                println!("checkpoint: {} (the run was done already)", run.display());
+                return Ok(());
+            }
+            info.recipe
+        }
+        // The parser asks for one of the two.
+        (None, None) => anyhow::bail!("give a recipe, or --resume and the directory of a run"),
+    };
+    if args.plan {
+        return plan(recipe, &args);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    ctrlc::set_handler(move || {
+        // A second signal does not wait for the step to end.
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("finishing the step and saving; once more ends at once");
+    })?;
+    let options = RunOptions {
+        devices: args.device.map_or(args.devices, |device| vec![device]),
+        out: args.resume.clone().or(args.out),
+        overwrite: args.overwrite,
+        resume: args.resume.is_some(),
+        stop: Some(stop),
+        revision: crate::revision(),
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let plain = args.ui.map_or(!terminal, |ui| ui == Ui::Plain);
+    let progress = if plain { ProgressBar::hidden() } else { bar("train", 0) };
+    let outcome = run(&recipe, &options, &mut |text| eprintln!("warning: {text}"), &mut |step, steps| {
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
+        let shown = step.step == 1 || step.step == steps || step.step as u64 % args.log_every == 0;
+        if plain && shown {
+            // A closed pipe is no reason to end a run of days.
+            let _ = writeln!(std::io::stdout(), "{}", line(step, steps));
+        }
     })?;
-    progress.finish();
-    println!("checkpoint: {}", out.display());
+    match outcome {
+        Outcome::Done(out) => {
+            progress.finish();
+            println!("checkpoint: {}", out.display());
+        }
+        Outcome::Stopped { out, step, steps } => {
+            progress.abandon();
+            let out = out.display();
+            println!("stopped after step {step} of {steps}: `basic train --resume {out}` goes on");
+        }
+    }
+    Ok(())
+}
+
+/// `basic train --plan`.
+fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
+    recipe.device = args.device.or(args.devices.first().copied()).unwrap_or(recipe.device);
+    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: args.devices.len() };
+    let plan = Plan::new(&recipe, &options, &host()?)?;
+    if args.json {
+        return print_json(&plan);
+    }
+    print!("{plan}");
     Ok(())
 }
 
 /// The losses and speed of a step, for a progress bar.
 pub fn losses(step: &StepMetrics) -> String {
-    let StepMetrics { lm, das, sds, samples_per_s, .. } = step;
+    let StepMetrics { lm, das, sds, speed, .. } = step;
+    let samples_per_s = speed.samples_per_s;
     format!("lm {lm:.3} das {das:.4} sds {sds:.4} {samples_per_s:.0} samples/s")
+}
+
+/// A step as a line of a log.
+fn line(step: &StepMetrics, steps: usize) -> String {
+    let StepMetrics { lr, grad_norm, seconds, .. } = step;
+    let skipped = if step.skipped { " skipped: not finite" } else { "" };
+    let left = Duration::from_secs_f64((seconds * steps.saturating_sub(step.step) as f64).min(1e9));
+    let left = indicatif::HumanDuration(left);
+    format!("step {}/{steps} {} lr {lr:.2e} grad {grad_norm:.2} left {left}{skipped}", step.step, losses(step))
 }
 
 /// `basic eval`.
 pub fn eval(args: Eval) -> Result<()> {
     let questions = read_questions(&args.data)?;
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let mut checkpoint = Checkpoint::open(&args.checkpoint)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let device = args.device.device.open()?;
     let model = checkpoint.load(DType::F32, &device)?;
     let root = args.images.as_deref().or(args.data.parent()).unwrap_or(std::path::Path::new("."));

@@ -8,9 +8,11 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::dinov2;
 use super::hub::resolve;
 use super::names::{Slot, slots};
 use super::open::layers;
+use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::source::{Entry, SourceFile};
 use super::{Checkpoint, CheckpointError, Layout, PROJECTOR, original, part, read_config};
@@ -28,6 +30,8 @@ pub enum Kind {
     Vision,
     /// A decoder.
     Decoder,
+    /// Adapters of a LLaVA checkpoint.
+    Adapters,
 }
 
 /// A directory's description.
@@ -51,7 +55,8 @@ pub struct Description {
     pub unexpected: Vec<String>,
     /// Tensors of the wrong shape, with both shapes.
     pub wrong_shapes: Vec<String>,
-    /// Whether it would load: a LLaVA checkpoint as it is, another as a part of one.
+    /// Whether it would load: a LLaVA checkpoint as it is, adapters over the model that they name, another as a part of
+    /// one.
     pub loads: bool,
     /// Why it would not.
     pub problems: Vec<String>,
@@ -118,16 +123,20 @@ pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, C
         loads: false,
         problems: Vec::new(),
     };
+    let adapters = AdapterFiles::is_at(&dir);
     match read_config(&dir) {
+        _ if adapters => this.kind = Some(Kind::Adapters),
         Ok(config) => this.kind = Some(kind(&config)),
         Err(error) => this.problem(&error),
     }
     let layout = match this.kind {
         Some(Kind::Vision) => Layout::Vision,
         Some(Kind::Decoder) => Layout::Decoder,
+        Some(Kind::Adapters) => Layout::Adapters,
         _ => Layout::Llava,
     };
-    match TensorFiles::open(&dir, layout) {
+    let found = if adapters { AdapterFiles::tensors(&dir) } else { TensorFiles::open(&dir, layout) };
+    match found {
         Ok(files) => {
             this.count(files.list());
             for (number, path) in files.paths().enumerate() {
@@ -236,6 +245,15 @@ impl Description {
                 Ok(config) => self.compare(&config, files, &decoder, device),
                 Err(error) => self.problem(&error),
             },
+            Some(Kind::Adapters) => {
+                let opened = Checkpoint::open(dir).and_then(|checkpoint| {
+                    self.architecture = architecture(&checkpoint.config, Some(Kind::Llava));
+                    checkpoint.check_adapters(&checkpoint.config.init(device))
+                });
+                if let Err(error) = opened {
+                    self.problem(&error);
+                }
+            }
             None => {}
         }
     }
@@ -252,7 +270,8 @@ impl Description {
         let model = config.init(device);
         let wanted: Vec<Slot> = slots(&model, "").into_iter().filter(|slot| mine(slot)).collect();
         let survey = files.survey(&wanted);
-        self.missing = survey.missing.iter().map(|name| files.disk_name(name)).collect();
+        let dinov2 = dinov2::wanted(&wanted);
+        self.missing = survey.missing.iter().map(|name| files.disk_name(name, dinov2)).collect();
         self.wrong_shapes = survey.shapes;
         self.unexpected = files.unexpected(&model, "");
         let counts = [("missing", self.missing.len()), ("of the wrong shape", self.wrong_shapes.len())];

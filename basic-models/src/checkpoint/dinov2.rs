@@ -1,7 +1,9 @@
 //! DINOv2's tensor names, which differ from CLIP's and SigLIP's, as whose our network is written.
 
+use super::names::Slot;
+
 /// On disk, and ours. Checkpoints have the first; transformers 5's modules are named by the second column of [`MODULES`].
-const PARTS: [(&str, &str); 8] = [
+const PARTS: [(&str, &str); 9] = [
     ("embeddings.patch_embeddings.projection.", "embeddings.patch_embedding."),
     (".norm1.", ".layer_norm1."),
     (".norm2.", ".layer_norm2."),
@@ -9,6 +11,7 @@ const PARTS: [(&str, &str); 8] = [
     (".attention.attention.key.", ".self_attn.k_proj."),
     (".attention.attention.value.", ".self_attn.v_proj."),
     (".attention.output.dense.", ".self_attn.out_proj."),
+    (".mlp.weights_", ".swiglu.weights_"),
     ("encoder.layer.", "encoder.layers."),
 ];
 
@@ -35,6 +38,11 @@ pub fn canonical(name: &str) -> String {
     renamed.strip_suffix(".lambda1").map(str::to_string).unwrap_or(renamed)
 }
 
+/// Whether parameters are those of a DINOv2 encoder, or of a model that has one.
+pub fn wanted(slots: &[Slot]) -> bool {
+    slots.iter().any(|slot| slot.name == "vision_tower.embeddings.cls_token")
+}
+
 /// The name on disk of a tensor of our name.
 pub fn disk(name: &str) -> String {
     if let Some(rest) = name.strip_prefix("post_layernorm.") {
@@ -45,6 +53,11 @@ pub fn disk(name: &str) -> String {
         true => format!("{renamed}.lambda1"),
         false => renamed,
     }
+}
+
+/// The name of a tensor of our name in transformers 5's modules.
+pub fn module(name: &str) -> String {
+    disk(&MODULES.iter().fold(name.to_string(), |name, (module, ours)| name.replacen(ours, module, 1)))
 }
 
 #[cfg(test)]
@@ -60,6 +73,8 @@ mod tests {
             ("encoder.layer.0.norm2.weight", "encoder.layers.0.layer_norm2.weight"),
             ("encoder.layer.0.layer_scale1.lambda1", "encoder.layers.0.layer_scale1"),
             ("encoder.layer.0.mlp.fc1.weight", "encoder.layers.0.mlp.fc1.weight"),
+            ("encoder.layer.0.mlp.weights_in.bias", "encoder.layers.0.swiglu.weights_in.bias"),
+            ("encoder.layer.0.mlp.weights_out.weight", "encoder.layers.0.swiglu.weights_out.weight"),
             ("layernorm.bias", "post_layernorm.bias"),
             ("embeddings.cls_token", "embeddings.cls_token"),
         ] {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::adapters::AdapterError;
 use crate::config::ConfigError;
 use crate::processor::ProcessorError;
 
@@ -104,6 +105,19 @@ pub enum CheckpointError {
     /// Tokenizer, image processor or chat template.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
+    /// Adapters that the model has no place for.
+    #[error(transparent)]
+    Adapters(#[from] AdapterError),
+    /// An `adapter_config.json` that asks for what is not built.
+    #[error("{path}: {key}: {reason}", path = path.display())]
+    AdapterConfig {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
     /// The directory to write exists.
     #[error("{path}: exists already: choose another directory or pass --overwrite", path = .0.display())]
     Exists(PathBuf),

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use half::{bf16, f16};
 
 use super::CheckpointError;
 use super::floats::{Float, FloatType, decode, decode_transposed, encode};
 use super::names::{ParamPath, Slot, slots};
+use super::peft::Placed;
 use super::read::TensorFiles;
 use super::source::Entry;
 use super::take::Taken;
-use super::write::{Outgoing, Sink};
+use super::write::{Outgoing, Sink, write_tensor};
+use crate::adapters::{Adapter, Factors, merged};
 
 impl TensorFiles {
     /// Fills `module`, whose parameters are named below `prefix`, converting each tensor to `dtype`. All names and
@@ -28,9 +30,34 @@ impl TensorFiles {
         dtype: DType,
         device: &Device,
     ) -> Result<M, CheckpointError> {
-        let taken = self.take(&slots(&module, prefix))?;
+        let wanted = slots(&module, prefix);
+        self.fill(module, prefix, &wanted, dtype, device)
+    }
+
+    /// [`TensorFiles::load`] of the parameters that are here; the others stay as they are.
+    pub(super) fn load_held<M: Module>(
+        &self,
+        module: M,
+        prefix: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<M, CheckpointError> {
+        let mut wanted = slots(&module, prefix);
+        wanted.retain(|slot| self.contains(&slot.name));
+        self.fill(module, prefix, &wanted, dtype, device)
+    }
+
+    fn fill<M: Module>(
+        &self,
+        module: M,
+        prefix: &str,
+        wanted: &[Slot],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<M, CheckpointError> {
+        let (taken, placed) = (self.take(wanted)?, self.placed(wanted)?);
         let path = ParamPath::new(prefix);
-        let mut fill = Fill { source: self, taken, path, dtype, device: device.clone(), failed: None };
+        let mut fill = Fill { source: self, taken, placed, path, dtype, device: device.clone(), failed: None };
         let module = module.map(&mut fill);
         match fill.failed {
             Some(error) => Err(error),
@@ -38,8 +65,29 @@ impl TensorFiles {
         }
     }
 
+    /// The adapters of the wanted weights.
+    fn placed(&self, wanted: &[Slot]) -> Result<BTreeMap<String, Placed>, CheckpointError> {
+        self.adapters.as_ref().map_or_else(|| Ok(BTreeMap::new()), |adapters| adapters.place(wanted))
+    }
+
+    /// A weight with its adapter folded in, in f32, as Burn has it.
+    fn folded(
+        &self,
+        taken: &Taken,
+        slot: &Slot,
+        placed: &Placed,
+        device: &Device,
+    ) -> Result<Tensor<2>, CheckpointError> {
+        let (outputs, inputs) = (slot.shape[0], slot.shape[1]);
+        let base = self.values::<f32>(taken, slot)?;
+        let Some(adapters) = &self.adapters else { return Ok(matrix(base, [inputs, outputs], device)) };
+        let Factors { a, b, rank, scale } = adapters.factors(placed)?;
+        let (a, b) = (matrix(a, [inputs, rank], device), matrix(b, [rank, outputs], device));
+        Ok(merged(matrix(base, [inputs, outputs], device), &Adapter { a, b, scale }))
+    }
+
     /// The values of a parameter, row-major, transposed where Burn has it so.
-    fn values<T: Float>(&self, taken: &Taken, slot: &Slot) -> Result<Vec<T>, CheckpointError> {
+    pub(super) fn values<T: Float>(&self, taken: &Taken, slot: &Slot) -> Result<Vec<T>, CheckpointError> {
         let Taken { entry, float, added } = taken;
         let mut out = vec![T::default(); slot.shape.iter().product()];
         if out.is_empty() {
@@ -96,10 +144,22 @@ impl TensorFiles {
     }
 
     /// Tensors that stream from here into other files.
-    pub(super) fn outgoing(&self, wanted: &[Slot], to: FloatType) -> Result<Vec<Outgoing<'_>>, CheckpointError> {
-        let mut taken = self.take(wanted)?;
+    /// Those with adapters are folded one by one on `device`.
+    pub(super) fn outgoing(
+        &self,
+        wanted: &[Slot],
+        to: FloatType,
+        device: &Device,
+    ) -> Result<Vec<Outgoing<'_>>, CheckpointError> {
+        let (mut taken, mut placed) = (self.take(wanted)?, self.placed(wanted)?);
         let stream = |slot: &Slot| {
             let taken = taken.remove(&slot.name)?;
+            if let Some(placed) = placed.remove(&slot.name) {
+                let (slot, device) = (slot.clone(), device.clone());
+                return Some(Outgoing::new(&slot.clone(), move |sink| {
+                    write_tensor(self.folded(&taken, &slot, &placed, &device)?, &slot, to, sink)
+                }));
+            }
             let columns: usize = slot.shape.iter().skip(1).product();
             Some(Outgoing::new(slot, move |sink| self.stream(&taken, columns, to, sink)))
         };
@@ -125,9 +185,14 @@ impl TensorFiles {
     }
 }
 
+fn matrix(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
 struct Fill<'a> {
     source: &'a TensorFiles,
     taken: BTreeMap<String, Taken>,
+    placed: BTreeMap<String, Placed>,
     path: ParamPath,
     dtype: DType,
     device: Device,
@@ -135,13 +200,25 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    fn data(&self, taken: &Taken, slot: &Slot, shape: &[usize]) -> Result<TensorData, CheckpointError> {
-        let shape = shape.to_vec();
-        Ok(match FloatType::of(self.dtype) {
+    fn tensor<const D: usize>(&mut self, taken: &Taken, slot: &Slot) -> Result<Tensor<D>, CheckpointError> {
+        if let Some(placed) = self.placed.remove(&slot.name) {
+            let plain = self.device.clone().without_autodiff();
+            let folded = self.source.folded(taken, slot, &placed, &plain)?.cast(self.dtype);
+            let folded: Tensor<D> = folded.reshape(Shape::from(vec![slot.shape[1], slot.shape[0]]));
+            return Ok(if self.device.is_autodiff() { Tensor::from_inner(folded) } else { folded });
+        }
+        let shape = match slot.transposed {
+            true => vec![slot.shape[1], slot.shape[0]],
+            false => slot.shape.clone(),
+        };
+        let data = match FloatType::of(self.dtype) {
             FloatType::F32 => TensorData::new(self.source.values::<f32>(taken, slot)?, shape),
             FloatType::F16 => TensorData::new(self.source.values::<f16>(taken, slot)?, shape),
             FloatType::BF16 => TensorData::new(self.source.values::<bf16>(taken, slot)?, shape),
-        })
+        };
+        let held = FloatType::of(self.dtype).dtype();
+        let tensor = Tensor::from_data(data, (&self.device, held));
+        Ok(if held == self.dtype { tensor } else { tensor.cast(self.dtype) })
     }
 }
 
@@ -159,16 +236,9 @@ impl ModuleMapper for Fill<'_> {
         let slot = self.path.slot(&shape);
         // `take` has found a tensor for every slot.
         let Some(taken) = self.taken.remove(&slot.name).filter(|_| self.failed.is_none()) else { return param };
-        match self.data(&taken, &slot, &shape) {
-            Ok(data) => {
-                let held = FloatType::of(self.dtype).dtype();
-                let mut tensor = Tensor::<D>::from_data(data, (&self.device, held));
-                if held != self.dtype {
-                    tensor = tensor.cast(self.dtype);
-                }
-                // On a device without autodiff this only notes that the parameter can be trained.
-                Param::initialized(ParamId::new(), tensor).set_require_grad(true)
-            }
+        match self.tensor(&taken, &slot) {
+            // On a device without autodiff this only notes that the parameter can be trained.
+            Ok(tensor) => Param::initialized(ParamId::new(), tensor).set_require_grad(true),
             Err(error) => {
                 self.failed = Some(error);
                 param

@@ -1,6 +1,7 @@
 //! Hugging Face checkpoints: LLaVA directories, and a vision tower and a decoder put together into a new model.
 
 mod assemble;
+mod blueprint;
 mod describe;
 mod diagnose;
 mod dinov2;
@@ -13,6 +14,7 @@ mod load;
 mod names;
 mod open;
 mod original;
+mod peft;
 mod read;
 mod source;
 mod staged;
@@ -33,7 +35,9 @@ pub use describe::{Description, FileReport, Kind, Parameters, TypeReport, descri
 pub use error::CheckpointError;
 pub use floats::FloatType;
 pub use hub::resolve;
+pub(crate) use names::{LORA_A, LORA_B};
 pub use names::{Layout, ParamPath, Slot, slots};
+pub use peft::{AdapterFiles, save_adapters};
 pub use read::TensorFiles;
 pub use staged::StagedDir;
 pub use write::{SaveOptions, parse_size, write_tensors};
@@ -72,13 +76,14 @@ pub struct Checkpoint {
 const PROJECTOR: &str = "multi_modal_projector";
 
 impl Checkpoint {
-    /// Reads the weights onto a device, in `dtype`.
+    /// Reads the weights onto a device, in `dtype`. Where adapters lie over the checkpoint, they are folded in.
     ///
     /// # Errors
     ///
     /// [`CheckpointError`] that lists missing tensors or wrong shapes.
     pub fn load(&self, dtype: DType, device: &Device) -> Result<Llava, CheckpointError> {
         let mut model = self.config.init(device);
+        self.check_adapters(&model)?;
         let Some(seed) = self.projector_seed else { return self.files.load(model, "", dtype, device) };
         // Part by part: the projector is in no file.
         model.vision_tower = self.files.load(model.vision_tower, "vision_tower", dtype, device)?;
@@ -173,12 +178,13 @@ impl Checkpoint {
     ) -> Result<(), CheckpointError> {
         let to = FloatType::of(options.dtype);
         let model = self.config.init(device);
+        self.check_adapters(&model)?;
         let mut wanted = slots(&model, "");
         if self.projector_seed.is_some() {
             wanted.retain(|slot| !slot.name.starts_with(PROJECTOR));
         }
         // Before anything is written: a checkpoint that does not fit leaves nothing behind.
-        let mut tensors = self.files.outgoing(&wanted, to)?;
+        let mut tensors = self.files.outgoing(&wanted, to, device)?;
         if let Some(seed) = self.projector_seed {
             let projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
             tensors.extend(gather(&projector, PROJECTOR, to));
@@ -187,6 +193,25 @@ impl Checkpoint {
         self.save_side_files(&staged, to)?;
         write_outgoing(&staged, tensors, Layout::Llava, &self.fitting(*options))?;
         staged.commit()
+    }
+
+    /// Lays adapters over the checkpoint: it loads and converts merged with them.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Mismatch`] where it has some already.
+    pub fn with_adapters(mut self, adapters: AdapterFiles) -> Result<Self, CheckpointError> {
+        if self.files.adapters.is_some() {
+            let reason = "has adapters over it already: merge them first";
+            return Err(CheckpointError::Mismatch(format!("{}: {reason}", self.dir.display())));
+        }
+        self.files = self.files.with_adapters(adapters);
+        Ok(self)
+    }
+
+    /// Checks that all adapters have their place.
+    pub(super) fn check_adapters(&self, model: &Llava) -> Result<(), CheckpointError> {
+        self.files.adapters.as_ref().map_or(Ok(()), |adapters| adapters.fits(model))
     }
 
     /// The options with the tensors of this model's families.

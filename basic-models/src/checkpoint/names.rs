@@ -14,7 +14,12 @@ pub enum Layout {
     Vision,
     /// A decoder alone (`LlamaForCausalLM`).
     Decoder,
+    /// What `peft` saves of a `LlavaForConditionalGeneration`.
+    Adapters,
 }
+
+/// What stands before the names of the model's own modules in a file of adapters.
+const ADAPTERS: &str = "base_model.model.";
 
 impl Layout {
     /// Our name for a tensor on disk; `None` for buffers that carry no weights.
@@ -61,11 +66,19 @@ impl Layout {
                 Some(rest) => format!("language_model.{rest}"),
                 None => disk.to_string(),
             },
+            Self::Adapters => Self::Llava.canonical(&strip(disk, ADAPTERS))?,
         })
     }
 
     /// The name on disk that both transformers 4 and 5 read; `dinov2` where the vision encoder is one.
     pub fn disk(self, canonical: &str, dinov2: bool) -> String {
+        if self == Self::Adapters {
+            return match canonical.strip_prefix("vision_tower.") {
+                Some(rest) if dinov2 => format!("{ADAPTERS}model.vision_tower.{}", dinov2::module(rest)),
+                _ if canonical.starts_with("lm_head.") => format!("{ADAPTERS}{canonical}"),
+                _ => format!("{ADAPTERS}model.{canonical}"),
+            };
+        }
         if dinov2 && let Some(rest) = canonical.strip_prefix("vision_tower.") {
             let name = dinov2::disk(rest);
             return if self == Self::Vision { name } else { format!("vision_tower.{name}") };
@@ -84,6 +97,7 @@ impl Layout {
             }
             Self::Vision => canonical.replacen("vision_tower.", "vision_model.", 1),
             Self::Decoder => canonical.replacen("language_model.", "model.", 1),
+            Self::Adapters => canonical.to_string(),
         }
     }
 }
@@ -111,6 +125,17 @@ pub struct Slot {
     /// Whether a Burn linear weight `[in, out]` stands for Hugging Face's `[out, in]`.
     pub transposed: bool,
 }
+
+impl Slot {
+    /// Whether it is a factor of an adapter: they are named as PEFT does, `LAYER.lora_A.weight`, `LAYER.lora_B.weight`.
+    pub fn is_adapter(&self) -> bool {
+        self.name.ends_with(LORA_A) || self.name.ends_with(LORA_B)
+    }
+}
+
+/// PEFT's names of an adapter's factors, behind the layer's.
+pub(crate) const LORA_A: &str = ".lora_A.weight";
+pub(crate) const LORA_B: &str = ".lora_B.weight";
 
 /// The path of the parameter that a visitor or mapper stands at.
 #[derive(Debug, Default, Clone)]
@@ -143,6 +168,9 @@ impl ParamPath {
 
     /// The parameter here.
     pub fn slot(&self, shape: &[usize]) -> Slot {
+        if let Some(slot) = self.adapter(shape) {
+            return slot;
+        }
         let linear = self.owners.last().is_some_and(|owner| owner == "Struct:Linear");
         let mut names = self.names.clone();
         if let Some(last) = names.last_mut() {
@@ -155,6 +183,17 @@ impl ParamPath {
         let transposed = linear && shape.len() == 2;
         let shape = if transposed { vec![shape[1], shape[0]] } else { shape.to_vec() };
         Slot { name: names.join("."), shape, transposed }
+    }
+
+    /// The factor here: Burn shows it as `LAYER.weight.lora.a`, `[inputs, rank]`, and `b`, `[rank, outputs]`.
+    fn adapter(&self, shape: &[usize]) -> Option<Slot> {
+        let [layer @ .., weight, lora, factor] = &self.names[..] else { return None };
+        let attached = self.owners.get(self.names.len() - 2).is_some_and(|owner| owner == "Reparameterization");
+        if !attached || weight != "weight" || lora != "lora" || shape.len() != 2 {
+            return None;
+        }
+        let name = format!("{}{}", layer.join("."), if factor == "a" { LORA_A } else { LORA_B });
+        Some(Slot { name, shape: vec![shape[1], shape[0]], transposed: true })
     }
 }
 

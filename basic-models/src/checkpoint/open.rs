@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::assemble::room_for;
 use super::hub::resolve;
 use super::original::{self, Original};
+use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::vocabulary::TokenizerFiles;
 use super::{Checkpoint, CheckpointError, Layout, read_config, read_text};
@@ -37,13 +38,18 @@ pub(super) struct Opened {
 
 impl Checkpoint {
     /// Opens a LLaVA checkpoint: a directory, or a hub name that the local Hugging Face cache has. It may be of Hugging
-    /// Face's layout, in either generation of names, or of LLaVA's own code.
+    /// Face's layout, in either generation of names, or of LLaVA's own code. A directory of adapters opens as the model
+    /// that they name, with them over it.
     ///
     /// # Errors
     ///
     /// [`CheckpointError`] that names the file, the key or the tensors.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = resolve(dir)?;
+        if AdapterFiles::is_at(&dir) {
+            let adapters = AdapterFiles::open(&dir)?;
+            return Self::open(adapters.base_dir()?)?.with_adapters(adapters);
+        }
         let value = read_config(&dir)?;
         if original::is_original(&value) {
             return Self::open_original(dir, &value);
@@ -86,6 +92,23 @@ impl Checkpoint {
             image_aspect_ratio,
             dir,
         })
+    }
+
+    /// The same checkpoint with another limit on images' pixels, or with LLaVA's `image_aspect_ratio` (`pad`, `square`).
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] for an aspect ratio that is neither.
+    pub fn with_images(mut self, ratio: Option<&str>, max_pixels: Option<u64>) -> Result<Self, CheckpointError> {
+        if let Some(ratio) = ratio {
+            let config = self.images.config().clone().with_aspect_ratio(ratio, &self.dir.join("config.json"))?;
+            self.images = ImageProcessor::new(config);
+            self.image_aspect_ratio = Some(ratio.into());
+        }
+        if let Some(most) = max_pixels {
+            self.images = self.images.with_max_pixels(most);
+        }
+        Ok(self)
     }
 
     pub(super) fn with(opened: Opened) -> Result<Self, CheckpointError> {

@@ -11,15 +11,18 @@ use super::files::{self, Found};
 use super::floats::FloatType;
 use super::fused::Part;
 use super::names::{Layout, slots};
+use super::peft::AdapterFiles;
 use super::source::{Entry, SourceFile, Stored};
 
 /// The tensors of a directory, or of several laid over each other, by our names.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct TensorFiles {
     pub(super) dirs: Vec<(PathBuf, Layout)>,
     pub(super) files: Vec<SourceFile>,
     pub(super) tensors: BTreeMap<String, Entry>,
     pub(super) grows: Option<(usize, usize)>,
+    /// Adapters that are folded into what is read.
+    pub(super) adapters: Option<Box<AdapterFiles>>,
 }
 
 /// The matrices with a row for each token.
@@ -34,8 +37,7 @@ impl TensorFiles {
     /// [`CheckpointError`] that names the file and the tensor.
     pub fn open(dir: &Path, layout: Layout) -> Result<Self, CheckpointError> {
         let Found { paths, index } = files::find(dir)?;
-        let mut this =
-            Self { dirs: vec![(dir.into(), layout)], files: Vec::new(), tensors: BTreeMap::new(), grows: None };
+        let mut this = Self { dirs: vec![(dir.into(), layout)], ..Self::default() };
         let mut held: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
         for path in paths {
             let names = this.add(path.clone(), layout)?;
@@ -89,12 +91,25 @@ impl TensorFiles {
             self.tensors.entry(name).or_insert(Entry { file: entry.file + shift, ..entry });
         }
         self.grows = self.grows.or(base.grows);
+        self.adapters = self.adapters.or(base.adapters);
         self
     }
 
+    /// These tensors with adapters over them; what the adapters' files hold whole replaces what is here.
+    pub(super) fn with_adapters(self, mut adapters: AdapterFiles) -> Self {
+        let mut files = std::mem::take(&mut adapters.whole).over(self);
+        files.adapters = Some(Box::new(adapters));
+        files
+    }
+
     /// The tensors whose names begin with `prefix` alone.
-    pub(super) fn only(mut self, prefix: &str) -> Self {
-        self.tensors.retain(|name, _| name.starts_with(prefix));
+    pub(super) fn only(self, prefix: &str) -> Self {
+        self.keep(&|name| name.starts_with(prefix))
+    }
+
+    /// The tensors whose names are `wanted` alone.
+    pub(super) fn keep(mut self, wanted: &dyn Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|name, _| wanted(name));
         self
     }
 
@@ -113,8 +128,20 @@ impl TensorFiles {
         known.extend(wanted.iter().filter_map(|slot| Some(Part::of(&slot.name)?.whole())));
         // A model without a head of its own takes the table: some files hold that twice.
         known.insert("lm_head.weight".into());
+        // What adapters bring and have no place for is an error where they are read.
+        known.extend(self.adapters.iter().flat_map(|adapters| adapters.whole_names()).map(String::from));
         let unknown = self.tensors.iter().filter(|(name, _)| !known.contains(*name));
         unknown.map(|(_, entry)| entry.disk.clone()).collect()
+    }
+
+    /// The tensor of our name.
+    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name)
+    }
+
+    /// The file that a tensor lies in.
+    pub(super) fn path(&self, entry: &Entry) -> &Path {
+        &self.files[entry.file].path
     }
 
     /// Whether a tensor of our name is there.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::CheckpointError;
+use super::dinov2;
 use super::floats::FloatType;
 use super::fused::Part;
 use super::names::{Layout, Slot};
@@ -42,7 +43,8 @@ impl TensorFiles {
         let Survey { taken, missing, shapes, dtypes } = self.survey(wanted);
         if !missing.is_empty() {
             let path = self.home(&missing[0]).map(|(dir, _)| dir.clone()).unwrap_or_default();
-            let names = missing.iter().map(|name| self.disk_name(name)).collect();
+            let dinov2 = dinov2::wanted(wanted);
+            let names = missing.iter().map(|name| self.disk_name(name, dinov2)).collect();
             return Err(CheckpointError::Missing { path, names });
         }
         if !shapes.is_empty() {
@@ -127,15 +129,15 @@ impl TensorFiles {
     fn home(&self, name: &str) -> Option<&(PathBuf, Layout)> {
         let vision = name.starts_with("vision_tower.");
         let fits = |layout: Layout| match layout {
-            Layout::Llava => true,
+            Layout::Llava | Layout::Adapters => true,
             Layout::Vision => vision,
             Layout::Decoder => !vision,
         };
         self.dirs.iter().rev().find(|(_, layout)| fits(*layout)).or(self.dirs.first())
     }
 
-    /// The name that a parameter of our name would have on disk.
-    pub(super) fn disk_name(&self, name: &str) -> String {
-        self.home(name).map_or_else(|| name.into(), |(_, layout)| layout.disk(name, false))
+    /// The name that a parameter of our name would have on disk; `dinov2` where the vision encoder is one.
+    pub(super) fn disk_name(&self, name: &str, dinov2: bool) -> String {
+        self.home(name).map_or_else(|| name.into(), |(_, layout)| layout.disk(name, dinov2))
     }
 }

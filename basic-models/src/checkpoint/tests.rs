@@ -238,6 +238,28 @@ fn what_an_index_promises_must_be_there_once() {
 }
 
 #[test]
+fn tensors_that_dinov2_lacks_are_named_as_its_files_name_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = device();
+    write(&model(&device), dir.path(), &SaveOptions::new(DType::F32));
+    let files = TensorFiles::open(dir.path(), Layout::Llava).unwrap();
+    let mut config = config();
+    config.vision_config.family = VisionFamily::Dinov2;
+    config.vision_config.num_hidden_layers = 2;
+    let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
+    for name in
+        ["embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1", "layer.1.attention.attention.query.bias"]
+    {
+        assert!(error.contains(name), "{error}");
+    }
+    assert!(!error.contains("self_attn"), "{error}");
+    // CLIP's own names where the encoder is CLIP's.
+    config.vision_config.family = VisionFamily::Clip;
+    let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
+    assert!(error.contains("encoder.layers.1.self_attn.q_proj.bias"), "{error}");
+}
+
+#[test]
 fn types_that_are_not_weights_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let device = device();
@@ -363,7 +385,7 @@ proptest! {
                 .list()
                 .map(|(name, entry)| Slot { name: name.into(), shape: entry.shape.clone(), transposed: false })
                 .collect();
-            if let Ok(tensors) = files.outgoing(&slots, FloatType::F32) {
+            if let Ok(tensors) = files.outgoing(&slots, FloatType::F32, &DeviceSpec::Cpu.open().unwrap()) {
                 let staged = StagedDir::new(&dir.path().join("out"), false).unwrap();
                 let written = write_outgoing(&staged, tensors, Layout::Llava, &SaveOptions::new(DType::F32));
                 prop_assert!(written.is_ok() || written.is_err_and(|error| error.to_string().contains("pytorch_model.bin")));

@@ -16,6 +16,7 @@ use super::floats::{Float, FloatType, encode, rows_of_transpose};
 use super::fused;
 use super::names::{Layout, ParamPath, Slot};
 use super::staged::StagedDir;
+use crate::adapters::{Adapter, adapters, dense, merged};
 
 /// Elements that are converted before they are written.
 const WINDOW: usize = 1 << 20;
@@ -126,11 +127,47 @@ pub fn write_tensors<M: Module>(
     write_outgoing(staged, gather(module, prefix, FloatType::of(dtype)), layout, &SaveOptions::new(dtype))
 }
 
-/// A module's parameters. They are fetched from their device one at a time, when they are written.
+/// A module's parameters, adapters folded into their weights. They are fetched from their device one at a time, when
+/// they are written.
 pub(super) fn gather<M: Module>(module: &M, prefix: &str, to: FloatType) -> Vec<Outgoing<'static>> {
-    let mut gather = Gather { path: ParamPath::new(prefix), to, tensors: Vec::new() };
+    let mut adapters = adapters(module, prefix);
+    gather_as(module, prefix, to, &mut |slot| match slot.is_adapter() {
+        true => None,
+        false => Some(adapters.remove(&slot.name)),
+    })
+}
+
+/// A module's parameters as they are, adapters apart from their weights, where `wanted`.
+pub(super) fn gather_apart<M: Module>(
+    module: &M,
+    to: FloatType,
+    wanted: &dyn Fn(&Slot) -> bool,
+) -> Vec<Outgoing<'static>> {
+    gather_as(module, "", to, &mut |slot| wanted(slot).then_some(None))
+}
+
+/// The parameters for which `choose` gives something: the adapter to fold into them, if any.
+fn gather_as<M: Module>(
+    module: &M,
+    prefix: &str,
+    to: FloatType,
+    choose: &mut dyn FnMut(&Slot) -> Option<Option<Adapter>>,
+) -> Vec<Outgoing<'static>> {
+    let mut gather = Gather { path: ParamPath::new(prefix), to, choose, tensors: Vec::new() };
     module.visit(&mut gather);
     gather.tensors
+}
+
+/// Writes tensors into one file of a staged directory.
+pub(super) fn write_single(
+    staged: &StagedDir,
+    name: &str,
+    tensors: Vec<Outgoing<'_>>,
+    layout: Layout,
+    options: &SaveOptions,
+) -> Result<(), CheckpointError> {
+    let shards = plan(tensors, layout, &SaveOptions { shard_size: None, ..*options });
+    shards.iter().try_for_each(|tensors| write_file(staged, name, tensors))
 }
 
 /// Writes tensors into a staged directory: `model.safetensors`, or shards and their index where one file would be
@@ -217,13 +254,14 @@ fn write_file(staged: &StagedDir, name: &str, tensors: &[Planned<'_>]) -> Result
     file.sync_all().map_err(CheckpointError::io(&named))
 }
 
-struct Gather {
+struct Gather<'a> {
     path: ParamPath,
     to: FloatType,
+    choose: &'a mut dyn FnMut(&Slot) -> Option<Option<Adapter>>,
     tensors: Vec<Outgoing<'static>>,
 }
 
-impl ModuleVisitor for Gather {
+impl ModuleVisitor for Gather<'_> {
     fn enter_module(&mut self, name: &str, owner: &str) {
         self.path.enter(name, owner);
     }
@@ -233,30 +271,41 @@ impl ModuleVisitor for Gather {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let slot = self.path.slot(&param.lazy_shape().to_vec());
+        let Some(adapter) = (self.choose)(&slot) else { return };
         let tensor = param.val();
-        let slot = self.path.slot(&tensor.dims());
         let to = self.to;
         let write = {
             let slot = slot.clone();
-            move |sink: &mut Sink| {
-                let unread = |error: String| {
-                    CheckpointError::Mismatch(format!("{}: could not be read from the device: {error}", slot.name))
-                };
-                let data = tensor.clone().try_into_data().map_err(|e| unread(e.to_string()))?;
-                let written = match data.dtype() {
-                    DType::F16 => data.as_slice::<f16>().map(|values| put(values, &slot, to, sink)),
-                    DType::BF16 => data.as_slice::<bf16>().map(|values| put(values, &slot, to, sink)),
-                    DType::F32 => data.as_slice::<f32>().map(|values| put(values, &slot, to, sink)),
-                    _ => {
-                        let data: TensorData = data.convert_dtype(DType::F32);
-                        data.as_slice::<f32>().map(|values| put(values, &slot, to, sink))
-                    }
-                };
-                written.map_err(|e| unread(e.to_string()))?
+            move |sink: &mut Sink| match &adapter {
+                Some(adapter) => write_tensor(merged(tensor.clone(), adapter), &slot, to, sink),
+                None => write_tensor(dense(tensor.clone()), &slot, to, sink),
             }
         };
         self.tensors.push(Outgoing::new(&slot, write));
     }
+}
+
+/// Fetches a tensor from its device and writes it.
+pub(super) fn write_tensor<const D: usize>(
+    tensor: Tensor<D>,
+    slot: &Slot,
+    to: FloatType,
+    sink: &mut Sink,
+) -> Result<(), CheckpointError> {
+    let unread =
+        |error: String| CheckpointError::Mismatch(format!("{}: could not be read from the device: {error}", slot.name));
+    let data = tensor.try_into_data().map_err(|e| unread(e.to_string()))?;
+    let written = match data.dtype() {
+        DType::F16 => data.as_slice::<f16>().map(|values| put(values, slot, to, sink)),
+        DType::BF16 => data.as_slice::<bf16>().map(|values| put(values, slot, to, sink)),
+        DType::F32 => data.as_slice::<f32>().map(|values| put(values, slot, to, sink)),
+        _ => {
+            let data: TensorData = data.convert_dtype(DType::F32);
+            data.as_slice::<f32>().map(|values| put(values, slot, to, sink))
+        }
+    };
+    written.map_err(|e| unread(e.to_string()))?
 }
 
 fn put<T: Float>(values: &[T], slot: &Slot, to: FloatType, sink: &mut Sink) -> Result<(), CheckpointError> {

@@ -118,9 +118,21 @@ fn what_changes_the_computation_and_is_not_built_is_an_error_that_names_the_key(
         assert!(error.contains(key), "{text}: {error}");
     }
     let vision = |value: Value| VisionConfig::from_value(&value).unwrap_err().to_string();
-    assert!(vision(json!({ "model_type": "dinov2", "use_swiglu_ffn": true })).contains("use_swiglu_ffn"));
+    assert!(vision(json!({ "model_type": "dinov2", "drop_path_rate": 0.1 })).contains("drop_path_rate"));
     assert!(vision(json!({ "image_size": [224, 192] })).contains("image_size"));
     assert!(vision(json!({ "model_type": "vit" })).contains("dinov2"));
+}
+
+#[test]
+fn a_gated_vision_block_is_two_thirds_as_wide_in_steps_of_8_and_keeps_its_key() {
+    // facebook/dinov2-giant: 1536 wide, mlp_ratio 4, and its weights_in has 8192 rows.
+    for (hidden, ratio, width) in [(1536, 4, 4096), (24, 2, 32), (24, 3, 48), (40, 4, 112)] {
+        let value = json!({ "model_type": "dinov2", "hidden_size": hidden, "num_attention_heads": 2,
+            "mlp_ratio": ratio, "use_swiglu_ffn": true });
+        let config = VisionConfig::from_value(&value).unwrap();
+        assert_eq!(config.swiglu_width(), width);
+        assert_eq!(VisionConfig::from_value(&config.to_value()).unwrap(), config);
+    }
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct VisionConfig {
     pub mask_token: bool,
     /// DINOv2: biases of queries, keys and values.
     pub qkv_bias: bool,
+    /// DINOv2: a gated feed-forward block (the giant one's), [`VisionConfig::swiglu_width`] wide.
+    pub swiglu: bool,
 }
 
 impl Default for VisionConfig {
@@ -74,6 +76,7 @@ impl Default for VisionConfig {
             registers: 0,
             mask_token: false,
             qkv_bias: true,
+            swiglu: false,
         }
     }
 }
@@ -101,6 +104,8 @@ struct Raw {
     #[serde(default)]
     use_mask_token: bool,
     qkv_bias: Option<bool>,
+    #[serde(default)]
+    use_swiglu_ffn: bool,
 }
 
 /// A side length, or height and width.
@@ -189,7 +194,6 @@ impl VisionConfig {
         for key in ["attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"] {
             section::must_be(SECTION, &merged, key, &[json!(0.0), json!(0)])?;
         }
-        section::must_be(SECTION, &merged, "use_swiglu_ffn", &[json!(false)])?;
         let raw: Raw = section::parse(SECTION, merged)?;
         let dino = family == VisionFamily::Dinov2;
         let intermediate_size = match dino {
@@ -213,6 +217,7 @@ impl VisionConfig {
             registers: raw.num_register_tokens,
             mask_token: raw.use_mask_token,
             qkv_bias: raw.qkv_bias.unwrap_or(true),
+            swiglu: raw.use_swiglu_ffn,
         };
         config.validate()?;
         Ok(config)
@@ -249,6 +254,7 @@ impl VisionConfig {
                 out["mlp_ratio"] = json!(self.intermediate_size / self.hidden_size.max(1));
                 out["qkv_bias"] = json!(self.qkv_bias);
                 out["use_mask_token"] = json!(self.mask_token);
+                out["use_swiglu_ffn"] = json!(self.swiglu);
                 if self.registers > 0 {
                     out["num_register_tokens"] = json!(self.registers);
                 }
@@ -265,6 +271,11 @@ impl VisionConfig {
     /// Patches along a side of an image.
     pub fn grid(&self) -> usize {
         self.side() / self.patch_size
+    }
+
+    /// Width of a gated feed-forward block: two thirds of the MLP's, rounded up to a multiple of 8.
+    pub fn swiglu_width(&self) -> usize {
+        (self.intermediate_size * 2 / 3).next_multiple_of(8)
     }
 
     /// Side of the images that come in, in pixels.

@@ -4,7 +4,7 @@
 use basic_core::ops::{rms_norm, swiglu};
 use basic_core::{Seen, Supervision};
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::{DecoderAttention, KvCache, Masks, RotaryTables, activate};
@@ -46,9 +46,15 @@ impl DecoderConfig {
     /// A decoder with lazily made weights: nothing is allocated until a weight is used or loaded.
     pub fn init(&self, device: &Device) -> Decoder {
         let d = self.hidden_size;
-        let norm = || RmsNormConfig::new(d).with_epsilon(self.rms_norm_eps).init(device);
-        let linear = |i, o| LinearConfig::new(i, o).with_bias(self.mlp_bias).init(device);
         let one_plus = self.family == Family::Gemma;
+        let norm = || {
+            let mut norm = RmsNormConfig::new(d).with_epsilon(self.rms_norm_eps).init(device);
+            if one_plus {
+                norm.gamma = Initializer::Zeros.init([d], device);
+            }
+            norm
+        };
+        let linear = |i, o| LinearConfig::new(i, o).with_bias(self.mlp_bias).init(device);
         let layer = |index| DecoderLayer {
             input_layernorm: norm(),
             self_attn: DecoderAttention::new(self, device),
@@ -126,7 +132,20 @@ impl Decoder {
         if let Some(cache) = cache {
             cache.advance(t);
         }
-        normalized(&self.norm, x, self.one_plus).reshape([b, t, d])
+        self.finish(x).reshape([b, t, d])
+    }
+
+    /// The layers, first to last: for those who run them one by one.
+    pub fn layers(&self) -> &[DecoderLayer] {
+        &self.layers
+    }
+
+    /// The final norm.
+    ///
+    /// # Shapes
+    /// - x and output: `[N, d]`
+    pub fn finish(&self, x: Tensor<2>) -> Tensor<2> {
+        normalized(&self.norm, x, self.one_plus)
     }
 }
 
@@ -146,7 +165,7 @@ impl DecoderLayer {
     ///
     /// # Shapes
     /// - x and output: `[B * T, d]`
-    fn forward(
+    pub fn forward(
         &self,
         x: Tensor<2>,
         batch: usize,

@@ -18,7 +18,8 @@ pub enum InitScheme {
     },
 }
 
-/// Replaces all parameters of `module` by fresh ones; norms start at scale 1 and shift 0.
+/// Replaces all parameters of `module` by fresh ones; norms start at what their module begins with (a scale of 1, which
+/// in Gemma is a weight of 0, and a shift of 0).
 ///
 /// Burn's own initializers draw on the device, so that each backend starts elsewhere; runs could not be compared.
 pub fn seeded_init<M: Module>(module: M, scheme: InitScheme, seed: u64, device: &Device) -> M {
@@ -51,14 +52,17 @@ impl ModuleMapper for Seeded {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape: Vec<usize> = param.lazy_shape().to_vec();
         let name = self.path.last().map(|(name, _)| name.as_str()).unwrap_or_default();
+        if matches!(name, "gamma" | "beta") {
+            let start = param.into_value().without_autodiff().into_data();
+            let tensor = Tensor::<D>::from_data(start, &self.device);
+            return Param::initialized(ParamId::new(), tensor).set_require_grad(true);
+        }
         let count = shape.iter().product();
         if name == "weight" {
             // A linear weight is [in, out] in Burn; a convolution's [out, in, h, w].
             self.fan_in = if D == 2 { shape[0] } else { shape[1..].iter().product() };
         }
         let values: Vec<f32> = match (name, self.scheme) {
-            ("gamma", _) => vec![1.0; count],
-            ("beta", _) => vec![0.0; count],
             (_, InitScheme::TorchLinear) => {
                 let bound = 1.0 / (self.fan_in as f32).sqrt();
                 (0..count).map(|_| (self.rng.random::<f32>() * 2.0 - 1.0) * bound).collect()

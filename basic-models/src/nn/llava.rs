@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder};
+use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder, packed_positions};
 use crate::config::LlavaConfig;
 use crate::input::Batch;
 
@@ -34,6 +34,36 @@ pub struct Forward {
     pub v: Option<Tensor<2>>,
     /// What the shallow layers say about v; `None` where nothing is supervised.
     pub targets: Option<Targets>,
+}
+
+/// What the losses of a batch are averaged over: its own, or where it is a part of a larger one, that one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Target tokens.
+    pub tokens: usize,
+    /// Samples that have an image with text after it.
+    pub image_samples: usize,
+}
+
+impl Counts {
+    /// A batch's own.
+    pub fn of(batch: &Batch) -> Self {
+        Self { tokens: batch.label_count(), image_samples: batch.layout.image_samples() }
+    }
+
+    /// Turns a mean over the batch's own target tokens into its share of the mean over all.
+    pub fn share(self, lm: Tensor<1>, batch: &Batch) -> Tensor<1> {
+        let own = batch.label_count();
+        if own == self.tokens { lm } else { lm.mul_scalar(own as f64 / self.tokens.max(1) as f64) }
+    }
+}
+
+impl std::ops::Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { tokens: self.tokens + other.tokens, image_samples: self.image_samples + other.image_samples }
+    }
 }
 
 impl LlavaConfig {
@@ -133,12 +163,19 @@ impl Llava {
         let layers = self.language_model.num_layers();
         let mut supervision = Supervision::new(objective, layers, &batch.layout, &device)?;
         let embeddings = self.splice(batch, v.clone());
-        let t = batch.layout.sequence;
-        // Padding stands on the right: real positions never see it under the causal mask.
-        let masks = Masks::new(&self.config.text_config, 0, t, &[0], &device);
-        let rope = self.rope(&[(0..t).collect()]);
+        let (masks, rope) = self.positions(batch);
         let hidden = self.language_model.forward(embeddings, &rope, &masks, supervision.as_mut(), None);
         Ok(Forward { hidden, v, targets: supervision.and_then(Supervision::finish) })
+    }
+
+    /// The masks and rotary tables of a training batch.
+    pub fn positions(&self, batch: &Batch) -> (Masks, RotaryTables) {
+        let (text, t, device) = (&self.config.text_config, batch.layout.sequence, self.device());
+        match batch.packing() {
+            Some(rows) => (Masks::packed(text, &rows, t, &device), self.rope(&packed_positions(&rows, t))),
+            // Padding stands on the right: real positions never see it under the causal mask.
+            None => (Masks::new(text, 0, t, &[0], &device), self.rope(&[(0..t).collect()])),
+        }
     }
 
     /// Runs new positions of a generation behind the cached ones.
@@ -190,13 +227,13 @@ impl Llava {
 
     /// The objective of a batch, from its forward pass.
     pub fn losses(&self, batch: &Batch, forward: Forward, objective: &Objective) -> LossParts {
-        let lm = self.lm_loss(batch, forward.hidden);
-        objective.combine(
-            lm,
-            forward.v,
-            forward.targets.as_ref(),
-            self.language_model.table(),
-            batch.layout.image_samples(),
-        )
+        self.losses_over(batch, forward, objective, Counts::of(batch))
+    }
+
+    /// This batch's share in the objective of a larger one: the shares of its parts add up to the whole.
+    pub fn losses_over(&self, batch: &Batch, forward: Forward, objective: &Objective, counts: Counts) -> LossParts {
+        let lm = counts.share(self.lm_loss(batch, forward.hidden), batch);
+        let table = self.language_model.table();
+        objective.combine(lm, forward.v, forward.targets.as_ref(), table, counts.image_samples)
     }
 }

@@ -12,11 +12,11 @@ mod rope;
 mod vision;
 
 pub use activation::activate;
-pub use attention::{DecoderAttention, Mask, Masks};
+pub use attention::{DecoderAttention, Mask, Masks, packed_positions};
 pub use cache::KvCache;
 pub use decoder::{Decoder, DecoderLayer, GatedMlp};
 pub use init::{InitScheme, seeded_init};
-pub use llava::{Forward, Llava};
+pub use llava::{Counts, Forward, Llava};
 pub use projector::Projector;
 pub use rope::RotaryTables;
 pub use vision::VisionEncoder;

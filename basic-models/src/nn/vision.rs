@@ -1,5 +1,6 @@
 //! Vision transformers: CLIP, SigLIP and DINOv2 (transformers' `CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model`).
 
+use basic_core::ops::swiglu;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -49,7 +50,9 @@ struct VisionLayer {
     self_attn: VisionAttention,
     layer_scale1: Option<Param<Tensor<1>>>,
     layer_norm2: LayerNorm,
-    mlp: VisionMlp,
+    // One of the two; giant DINOv2s have the gated one.
+    mlp: Option<VisionMlp>,
+    swiglu: Option<VisionSwiGlu>,
     layer_scale2: Option<Param<Tensor<1>>>,
 }
 
@@ -68,6 +71,13 @@ struct VisionMlp {
     fc2: Linear,
     #[module(skip)]
     activation: Activation,
+}
+
+/// `weights_out(silu(gate) * up)`, gate and up in one matrix (transformers' `Dinov2SwiGLUFFN`).
+#[derive(Module, Debug)]
+struct VisionSwiGlu {
+    weights_in: Linear,
+    weights_out: Linear,
 }
 
 #[derive(Module, Debug)]
@@ -97,7 +107,11 @@ impl VisionConfig {
             self_attn: self.attention(device),
             layer_scale1: scale(),
             layer_norm2: norm(),
-            mlp: self.mlp(device),
+            mlp: (!self.swiglu).then(|| self.mlp(device)),
+            swiglu: self.swiglu.then(|| VisionSwiGlu {
+                weights_in: LinearConfig::new(d, 2 * self.swiglu_width()).init(device),
+                weights_out: LinearConfig::new(self.swiglu_width(), d).init(device),
+            }),
             layer_scale2: scale(),
         };
         VisionEncoder {
@@ -242,7 +256,13 @@ impl VisionLayer {
             None => y,
         };
         let x = x.clone() + scaled(self.self_attn.forward(self.layer_norm1.forward(x)), &self.layer_scale1);
-        x.clone() + scaled(self.mlp.forward(self.layer_norm2.forward(x)), &self.layer_scale2)
+        let y = self.layer_norm2.forward(x.clone());
+        let y = match (&self.mlp, &self.swiglu) {
+            (Some(mlp), _) => mlp.forward(y),
+            (None, Some(mlp)) => mlp.forward(y),
+            (None, None) => y,
+        };
+        x + scaled(y, &self.layer_scale2)
     }
 }
 
@@ -265,5 +285,13 @@ impl VisionAttention {
 impl VisionMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.fc2.forward(activate(self.activation, self.fc1.forward(x)))
+    }
+}
+
+impl VisionSwiGlu {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let both = self.weights_in.forward(x); // [N, T, 2 * width]
+        let width = both.dims()[2] / 2;
+        self.weights_out.forward(swiglu(both.clone().narrow(2, 0, width), both.narrow(2, width, width)))
     }
 }

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::document::{Document, Kind, document, gaussian};
 use super::tokenizer::{CHAT_TEMPLATE, PAD, tokenizer_config, tokenizer_json, tokens};
 use super::{BackboneConfig, BackboneError, Progress};
-use crate::optim::{Optimizer, OptimizerConfig, Schedule, add_gradients};
+use crate::optim::{Optimizer, OptimizerConfig, Schedule, add_gradients, read_out};
 use crate::shapes::{Scene, Split, sample_scenes};
 
 const BATCH: usize = 24;
@@ -108,7 +108,8 @@ pub fn pretrain_language(
         let documents = draw(pool, BATCH, &tokenizer, &mut rng)?;
         let noise = rng.random::<u64>();
         let (grads, loss) = gradients(&model, &config, &documents, noise, &device)?;
-        model = optimizer.update(model, grads, PEAK_RATE * schedule.factor(step, steps))?;
+        let readout = read_out(&model, &grads, Vec::new())?;
+        model = optimizer.apply(model, grads, &readout, PEAK_RATE * schedule.factor(step, steps));
         recent.push(loss);
         progress("decoder", step + 1, steps, loss);
     }

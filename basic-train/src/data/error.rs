@@ -80,11 +80,39 @@ pub enum DataError {
         /// Names the image.
         source: CheckpointError,
     },
+    /// A sample with more tokens than it may have.
+    #[error("{path}: sample {place}: is {length} tokens long, {}: shorten it, leave it out, or set loader.too_long", longest(*max_length, *context), path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Which one: its index from 0 and its id.
+        place: String,
+        /// Its tokens.
+        length: usize,
+        /// How many it may have.
+        max_length: usize,
+        /// The model's context.
+        context: usize,
+    },
 }
 
 impl DataError {
     /// Whether one sample is wrong and the others may be right: what `on_error = "skip"` leaves out.
     pub fn is_sample(&self) -> bool {
-        matches!(self, Self::Sample { .. } | Self::ImageFile { .. } | Self::Conversation { .. } | Self::Image { .. })
+        matches!(
+            self,
+            Self::Sample { .. }
+                | Self::ImageFile { .. }
+                | Self::Conversation { .. }
+                | Self::Image { .. }
+                | Self::TooLong { .. }
+        )
+    }
+}
+
+fn longest(max_length: usize, context: usize) -> String {
+    match max_length == context {
+        true => format!("the model's context is {context}"),
+        false => format!("loader.max_length is {max_length}"),
     }
 }

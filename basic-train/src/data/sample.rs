@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use basic_models::processor::{
-    DEFAULT_MAX_PIXELS, Message, PixelValues, ProcessorError, decode_image_within, open_image,
+    DEFAULT_MAX_PIXELS, ImageProcessor, Message, PixelValues, ProcessorError, decode_image_within, open_image,
 };
 use basic_models::{Checkpoint, CheckpointError};
 use image::RgbImage;
@@ -69,10 +69,19 @@ impl ImageSource {
     ///
     /// Names the image.
     pub fn pixels(&self, checkpoint: &Checkpoint) -> Result<PixelValues, CheckpointError> {
-        Ok(match self {
-            Self::File(path) => checkpoint.images.open(path)?,
-            Self::Bytes { name, bytes } => checkpoint.images.decode(name, bytes)?,
-        })
+        Ok(self.process(&checkpoint.images)?)
+    }
+
+    /// Decodes and processes the image.
+    ///
+    /// # Errors
+    ///
+    /// Names the image.
+    pub fn process(&self, images: &ImageProcessor) -> Result<PixelValues, ProcessorError> {
+        match self {
+            Self::File(path) => images.open(path),
+            Self::Bytes { name, bytes } => images.decode(name, bytes),
+        }
     }
 }
 
@@ -113,6 +122,15 @@ impl Sample {
     }
 }
 
+/// What a sample's length is estimated from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hint {
+    /// Its images.
+    pub images: usize,
+    /// The characters of its turns.
+    pub characters: usize,
+}
+
 /// A data set: samples by index.
 pub trait Samples: fmt::Debug + Send + Sync {
     /// How many.
@@ -129,6 +147,17 @@ pub trait Samples: fmt::Debug + Send + Sync {
     ///
     /// [`DataError`] that names the file and the sample.
     fn sample(&self, index: usize) -> Result<Sample, DataError>;
+
+    /// What sample `index`'s length is estimated from; by default the sample is read.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the file and the sample.
+    fn hint(&self, index: usize) -> Result<Hint, DataError> {
+        let sample = self.outline(index)?;
+        let characters = sample.messages.iter().map(|message| message.content.chars().count()).sum();
+        Ok(Hint { images: sample.images.len(), characters })
+    }
 
     /// As [`Samples::sample`], but the images of archives and tables may come with their names alone, without bytes:
     /// all that tokenizing and counting need, for a fraction of the reading.

@@ -1,15 +1,16 @@
 //! One optimization step: backward, global-norm clipping, AdamW; and the learning-rate schedule.
 
 mod adamw;
-mod clip;
+mod gradients;
 mod schedule;
 
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Tensor, TensorReadError};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 
-pub use clip::{add_gradients, gradient_squares, scale_gradients};
+pub use adamw::{Group, ParameterState, States};
+pub use gradients::{GradientSquares, add_gradients, gradient_squares, scale_gradients};
 pub use schedule::{Schedule, ScheduleKind};
 
 /// AdamW's settings. The defaults are LLaVA's: no weight decay, PyTorch's betas and epsilon, clipping at 1.
@@ -19,7 +20,7 @@ pub struct OptimizerConfig {
     /// Peak learning rate; by default the stage's own (LLaVA's 1e-3 and 2e-5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Decoupled weight decay, on all trainable parameters.
+    /// Decoupled weight decay of matrices; biases and norms have none.
     pub weight_decay: f64,
     /// Decay of the first moment.
     pub beta1: f64,
@@ -37,10 +38,12 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// AdamW with its moments, and clipping by the global norm (Burn's own clips each parameter by itself).
+/// AdamW with its state, and clipping by the global norm (Burn's own clips each parameter by itself).
+#[derive(Debug, Clone)]
 pub struct Optimizer {
-    adamw: ModuleOptimizer,
-    max_grad_norm: f64,
+    config: OptimizerConfig,
+    groups: Vec<Group>,
+    states: States,
 }
 
 /// What a step read back from the device, in one transfer.
@@ -50,13 +53,53 @@ pub struct StepReadout {
     pub values: Vec<f32>,
     /// The global gradient norm before clipping.
     pub grad_norm: f32,
+    /// The norm of each parameter's gradient, by path, in the module's order.
+    pub norms: Vec<(String, f64)>,
+}
+
+impl StepReadout {
+    /// Whether the values and the gradients are all finite.
+    pub fn is_finite(&self) -> bool {
+        self.grad_norm.is_finite() && self.values.iter().all(|value| value.is_finite())
+    }
+
+    /// The norm over the parameters whose path begins with `prefix`; `None` where none of them has a gradient.
+    pub fn norm_below(&self, prefix: &str) -> Option<f64> {
+        let mut of_part = self.norms.iter().filter(|(name, _)| name.starts_with(prefix)).peekable();
+        of_part.peek()?;
+        Some(of_part.map(|(_, norm)| norm * norm).sum::<f64>().sqrt())
+    }
 }
 
 impl Optimizer {
-    /// An optimizer with empty moments.
+    /// An optimizer with empty moments, one rate and weight decay for all parameters.
     pub fn new(config: &OptimizerConfig) -> Self {
-        let adamw = ModuleOptimizer::from(adamw::AdamW::from(config));
-        Self { adamw, max_grad_norm: config.max_grad_norm }
+        Self { config: config.clone(), groups: Vec::new(), states: States::new() }
+    }
+
+    /// Sets rates and weight decays by path; the first group that fits a parameter counts.
+    pub fn with_groups(self, groups: Vec<Group>) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// The state, by the parameters' paths.
+    pub fn states(&self) -> &States {
+        &self.states
+    }
+
+    /// Puts a saved state in.
+    pub fn set_states(&mut self, states: States) {
+        self.states = states;
+    }
+
+    /// The same optimizer with its state on another device.
+    pub fn to_device(mut self, device: &Device) -> Self {
+        for state in self.states.values_mut() {
+            let moved = |tensor: &Tensor<1>| tensor.clone().to_device(device);
+            (state.first, state.second) = (moved(&state.first), moved(&state.second));
+            state.master = state.master.as_ref().map(moved);
+        }
+        self
     }
 
     /// Backward from `loss`, clip, update. `report` are further `[1]` tensors to read back. The parameters stay as they
@@ -73,45 +116,49 @@ impl Optimizer {
         lr: f64,
     ) -> Result<(M, StepReadout), TensorReadError> {
         let grads = GradientsParams::from_grads(loss.backward(), &module);
-        let squares = gradient_squares(&module, &grads);
-        let mut read: Vec<Tensor<1>> = report.iter().map(|t| t.clone().without_autodiff()).collect();
-        read.push(loss.clone().without_autodiff());
-        let shown = read.len();
-        read.extend(squares);
-        let mut values = Tensor::cat(read, 0).try_into_vec_as::<f32>()?;
-        // Summed on the host in the parameters' order: the same bits on every run.
-        let norm = values.drain(shown..).map(f64::from).sum::<f64>().sqrt();
-        let readout = StepReadout { grad_norm: norm as f32, values };
-        if !norm.is_finite() || !readout.values.iter().all(|v| v.is_finite()) {
-            return Ok((module, readout));
-        }
-        Ok((self.clip_and_step(module, grads, norm, lr), readout))
+        let mut report = report.to_vec();
+        report.push(loss.clone());
+        let readout = read_out(&module, &grads, report)?;
+        Ok((self.apply(module, grads, &readout, lr), readout))
     }
 
     /// Clips and updates from gradients that the caller has summed up. The parameters stay as they were where the
-    /// gradients are not finite.
-    ///
-    /// # Errors
-    ///
-    /// The device's, where the norm could not be read.
-    pub fn update<M: Module>(&mut self, module: M, grads: GradientsParams, lr: f64) -> Result<M, TensorReadError> {
-        let squares = gradient_squares(&module, &grads);
-        if squares.is_empty() {
-            return Ok(module);
+    /// readout is not finite.
+    pub fn apply<M: Module>(&mut self, module: M, grads: GradientsParams, readout: &StepReadout, lr: f64) -> M {
+        if !readout.is_finite() {
+            return module;
         }
-        let squares = Tensor::cat(squares, 0).try_into_vec_as::<f32>()?;
-        let norm = squares.into_iter().map(f64::from).sum::<f64>().sqrt();
-        if !norm.is_finite() {
-            return Ok(module);
-        }
-        Ok(self.clip_and_step(module, grads, norm, lr))
-    }
-
-    fn clip_and_step<M: Module>(&mut self, module: M, grads: GradientsParams, norm: f64, lr: f64) -> M {
-        let grads = match self.max_grad_norm > 0.0 && norm > self.max_grad_norm {
-            true => scale_gradients(&module, grads, self.max_grad_norm / (norm + 1e-6)),
+        let (norm, most) = (f64::from(readout.grad_norm), self.config.max_grad_norm);
+        let grads = match most > 0.0 && norm > most {
+            true => scale_gradients(&module, grads, most / (norm + 1e-6)),
             false => grads,
         };
-        self.adamw.step(lr, module, grads)
+        adamw::update(module, grads, &self.config, &self.groups, lr, &mut self.states)
     }
+}
+
+/// Reads `report`, each `[1]`, and the norms of all gradients.
+///
+/// # Errors
+///
+/// The device's, where the values could not be read.
+pub fn read_out<M: Module>(
+    module: &M,
+    grads: &GradientsParams,
+    report: Vec<Tensor<1>>,
+) -> Result<StepReadout, TensorReadError> {
+    let squares = gradient_squares(module, grads);
+    let mut read: Vec<Tensor<1>> = report.into_iter().map(|t| t.without_autodiff().cast(DType::F32)).collect();
+    let shown = read.len();
+    let (names, sums): (Vec<String>, Vec<Tensor<1>>) = squares.into_iter().map(|s| (s.name, s.sum)).unzip();
+    read.extend(sums);
+    if read.is_empty() {
+        return Ok(StepReadout { values: Vec::new(), grad_norm: 0.0, norms: Vec::new() });
+    }
+    let mut values = Tensor::cat(read, 0).try_into_vec_as::<f32>()?;
+    let squares: Vec<f64> = values.drain(shown..).map(f64::from).collect();
+    // Summed on the host in the parameters' order: the same bits on every run.
+    let grad_norm = squares.iter().sum::<f64>().sqrt() as f32;
+    let norms = names.into_iter().zip(squares).map(|(name, square)| (name, square.sqrt())).collect();
+    Ok(StepReadout { values, grad_norm, norms })
 }

@@ -1,21 +1,34 @@
 //! Training: the steps of a stage, and a whole run with its files.
 
+mod backward;
+mod output;
+mod parts;
 mod run;
+mod source;
+mod state;
+mod tensor_file;
 mod trainer;
 
-pub use run::{RunInfo, RunOptions, run};
-pub use trainer::{Progress, StepMetrics, Trainer, set_trainable};
+pub use backward::{Backward, backward};
+pub use parts::{adapters, prepare_model, set_trainable};
+pub use run::{Outcome, RunInfo, RunOptions, Status, run};
+pub use source::Source;
+pub use state::{Checksum, Position};
+pub use trainer::{Progress, StepMetrics, Trainer};
 
 use std::path::PathBuf;
 
 use basic_core::{DeviceError, ObjectiveError};
 use basic_models::CheckpointError;
+use basic_models::adapters::AdapterError;
 use basic_models::processor::ProcessorError;
 use burn::tensor::TensorReadError;
 use thiserror::Error;
 
-use crate::data::DataError;
+use crate::data::{DataError, LoaderError};
+use crate::parallel::{CollectiveError, ReplicasError};
 use crate::recipe::RecipeError;
+use crate::watch::{EvaluationError, WatchError};
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -26,6 +39,24 @@ pub enum TrainError {
     /// The data.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A batch that could not be made.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// Adapters that the model cannot have.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// Another replica, or the devices together.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Devices that cannot train together.
+    #[error(transparent)]
+    Replicas(#[from] ReplicasError),
+    /// A record could not be kept.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The held-out samples.
+    #[error("eval: {0}")]
+    Evaluation(#[from] EvaluationError),
     /// The checkpoint, read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -41,9 +72,9 @@ pub enum TrainError {
     /// The device failed.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
-    /// The loss or its gradients are not finite; the parameters are those of the step before.
+    /// The loss or its gradients are not finite, in more steps in a row than the recipe allows, or in the last one.
     #[error(
-        "step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite: lower optimizer.lr or the lambdas"
+        "step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite, the {in_a_row}. time in a row: lower optimizer.lr or the lambdas"
     )]
     NotFinite {
         /// The step, from 1.
@@ -52,6 +83,16 @@ pub enum TrainError {
         loss: f32,
         /// The gradient norm.
         norm: f32,
+        /// How many steps in a row were not, this one included.
+        in_a_row: usize,
+    },
+    /// A run cannot go on.
+    #[error("{path}: {reason}", path = path.display())]
+    Resume {
+        /// The run, or the file in it.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
     },
     /// No gradient reaches what is trained.
     #[error(

@@ -1,133 +1,243 @@
 //! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::{AssembleOptions, StagedDir};
-use basic_models::{Checkpoint, CheckpointError};
-use burn::tensor::DType;
-use serde::Serialize;
+use basic_models::processor::Style;
+use basic_models::{Checkpoint, CheckpointError, Llava};
+use burn::module::Module;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::{Progress, TrainError, Trainer, set_trainable};
-use crate::data::{DataSet, Samples, prepare};
+use super::output::{self, Replaced};
+use super::state::{self, Position};
+use super::{Progress, Source, TrainError, Trainer, prepare_model};
+use crate::data::{DataConfig, DataError, DataSet, TooLong, VisionCache};
 use crate::files::write_atomically;
-use crate::recipe::{Recipe, Stage};
+use crate::parallel::{Replicas, ReplicasError, Solo};
+use crate::recipe::{EvalConfig, Recipe, Stage};
+use crate::watch::{Evaluation, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
+
+/// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
+const CHECKED: usize = 20_000;
 
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Overrides the recipe's device.
-    pub device: Option<DeviceSpec>,
+    /// Overrides the recipe's device: one, or several that share each batch.
+    pub devices: Vec<DeviceSpec>,
     /// Overrides the recipe's output.
     pub out: Option<PathBuf>,
     /// Replace a run that is there.
     pub overwrite: bool,
+    /// Go on from the latest state in the output directory.
+    pub resume: bool,
+    /// Once it is set, the run finishes its step, saves its state and ends.
+    pub stop: Option<Arc<AtomicBool>>,
     /// The source's git revision, where known.
     pub revision: Option<String>,
 }
 
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done; the output directory is a checkpoint.
+    Done(PathBuf),
+    /// It was asked to stop and saved its state.
+    Stopped {
+        /// The output directory.
+        out: PathBuf,
+        /// Steps done.
+        step: usize,
+        /// Steps of the whole run.
+        steps: usize,
+    },
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It runs, or was killed.
+    Running,
+    /// It was asked to stop and can be resumed.
+    Stopped,
+    /// The checkpoint is whole.
+    Done,
+    /// It ended with an error.
+    Failed,
+}
+
 /// How a run was made: `run.json`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// `running`, `done` or `failed`.
-    pub status: &'static str,
+    /// Where it stands.
+    pub status: Status,
     /// The resolved recipe: every default written out.
     pub recipe: Recipe,
+    /// The devices, where they are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
     /// Steps of the run.
     pub steps: usize,
     /// Samples in the data.
     pub samples: usize,
     /// basic's version.
-    pub version: &'static str,
+    pub version: String,
     /// Burn's version.
-    pub burn: &'static str,
+    pub burn: String,
     /// The source's git revision, where known.
     pub revision: Option<String>,
-    /// Seconds so far.
+    /// Seconds so far, of the last start.
     pub seconds: f64,
 }
 
-/// The records of a run.
-const RUN_FILES: [&str; 2] = ["run.json", "metrics.jsonl"];
+impl RunInfo {
+    /// Reads a run's record.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Resume`] where the directory holds none, or one that cannot be read.
+    pub fn open(run: &Path) -> Result<Self, TrainError> {
+        let path = run.join("run.json");
+        let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| wrong(format!("{e}: --resume takes the output directory of a run")))?;
+        serde_json::from_str(&text).map_err(|e| wrong(format!("is not the record of a run: {e}")))
+    }
+}
 
 /// Runs a recipe. `metrics.jsonl` and `run.json` grow in the output directory; the checkpoint's files get their names
-/// when all of them are on disk.
+/// when all of them are on disk. `warn` hears of what is not as it should be and does not end the run.
 ///
 /// # Errors
 ///
-/// [`TrainError`]; the output directory then holds the metrics up to the failure and no checkpoint.
-pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<PathBuf, TrainError> {
+/// [`TrainError`]; the output directory then holds the metrics up to the failure, the states that were saved, and no
+/// checkpoint.
+pub fn run(
+    recipe: &Recipe,
+    options: &RunOptions,
+    warn: &mut dyn FnMut(&str),
+    progress: Progress,
+) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let mut recipe = recipe.clone();
-    if let Some(device) = options.device {
-        recipe.device = device;
+    if let Some(device) = options.devices.first() {
+        recipe.device = *device;
     }
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
     recipe.optimizer.lr = Some(recipe.lr());
-    recipe.train.trainable = Some(recipe.trainable());
-    let device = recipe.device.open()?.autodiff();
+    recipe.resolve_parts();
+    let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
+    let replicas = Replicas::open(&specs)?;
+    let (world, batch) = (replicas.world(), recipe.train.batch_size);
+    if !batch.is_multiple_of(world) {
+        return Err(ReplicasError::Shares { batch, world }.into());
+    }
+    let device = replicas.devices()[0].clone();
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
     let data = DataSet::open(&recipe.data, recipe.seed)?;
-    // Every sample is tokenized once before the first step, so that a bad one costs seconds and not hours.
-    let captions = recipe.stage == Stage::Pretrain;
-    let style = recipe.data.conversation.resolve(&checkpoint, captions)?;
-    for index in 0..data.len() {
-        prepare(&data.outline(index)?, &checkpoint, &style)?;
-    }
-    let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
+    let fingerprint = data.fingerprint()?;
+    let source = Arc::new(Source::new(&recipe, &checkpoint, Arc::new(data))?);
+    check(&recipe, &source)?;
+    let held_out = HeldOut::open(&recipe, &checkpoint)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
     if recipe.model.checkpoint.iter().any(same) {
         let reason = "is the model to start from: choose another output directory";
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
     }
-    let mut model = set_trainable(checkpoint.load(DType::F32, &device)?, &recipe.trainable());
-    let replaced = prepare_output(&out, options.overwrite)?;
-    let io = |path: PathBuf| move |source| TrainError::Io { path, source };
-    let info = |status, seconds| RunInfo {
-        status,
-        recipe: recipe.clone(),
-        steps: recipe.steps(data.len()),
-        samples: data.len(),
-        version: env!("CARGO_PKG_VERSION"),
-        burn: "0.22.1",
-        revision: options.revision.clone(),
-        seconds,
-    };
-    let steps = trainer.steps();
-    let trained = (|| {
-        write_info(&out, &info("running", 0.0))?;
-        let metrics_path = out.join("metrics.jsonl");
-        let mut metrics = BufWriter::new(File::create(&metrics_path).map_err(io(metrics_path.clone()))?);
-        while trainer.done() < steps {
-            let step;
-            (model, step) = trainer.step(model.clone())?;
-            let line = serde_json::to_string(&step).map_err(|e| std::io::Error::other(e.to_string()));
-            line.and_then(|line| writeln!(metrics, "{line}").and_then(|()| metrics.flush()))
-                .map_err(io(metrics_path.clone()))?;
-            progress(&step, steps);
+    let from = match options.resume {
+        true => {
+            state::sweep(&out);
+            state::latest(&out, warn)?
         }
-        save(&checkpoint, &model, &out)
-    })();
-    let seconds = start.elapsed().as_secs_f64();
-    match trained {
-        Ok(()) => {
-            write_info(&out, &info("done", seconds))?;
+        false => None,
+    };
+    if options.resume && from.is_none() {
+        warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
+    }
+    let mut model = prepare_model(&recipe, checkpoint.load(recipe.train.dtype.dtype(), &device)?)?;
+    let caches: Vec<_> = replicas.devices().iter().map(|_| Trainer::cache(&recipe)).collect();
+    let held = caches.iter().map(|cache| cache.as_ref().map(VisionCache::keys).unwrap_or_default()).collect();
+    // The state of all replicas is that of the first.
+    let mut first = Trainer::replica(&recipe, source.clone(), Arc::new(Solo), None);
+    if let Some((path, position)) = from {
+        if position.data != fingerprint {
+            let reason =
+                "the data files are not what they were when this state was saved: put them back, or start anew";
+            return Err(TrainError::Resume { path, reason: reason.into() });
+        }
+        model = first.restore(model, &path, position)?;
+    }
+    source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
+    let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
+    let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, held_out, start };
+    record.write(Status::Running)?;
+
+    let (caches, model, first) = (Mutex::new(caches), Mutex::new(Some(model)), &first);
+    let progress = Mutex::new(progress);
+    let results = replicas.run(|collective, device| {
+        let rank = collective.rank();
+        let cache = lock(&caches)[rank].take();
+        let model = {
+            let mut held = lock(&model);
+            // Every replica has leaves of its own; the only one takes the model itself, which its updates change in place.
+            let model = if world == 1 { held.take() } else { held.clone().map(|model| model.fork(device)) };
+            model.ok_or(TrainError::NoOutput)?
+        };
+        let mut trainer = Trainer::replica(&recipe, source.clone(), collective, cache);
+        trainer.follow(first, &device.clone().without_autodiff());
+        record.train(&checkpoint, &mut trainer, model, &mut |step, steps| {
+            if rank == 0 {
+                (lock(&progress))(step, steps);
+            }
+        })
+    });
+    match results.map(|steps| steps.into_iter().flatten().next()) {
+        Ok(Some(step)) => {
+            record.write(Status::Stopped)?;
+            Ok(Outcome::Stopped { out, step, steps: source.steps() })
+        }
+        Ok(None) => {
+            record.write(Status::Done)?;
             replaced.discard()?;
+            Ok(Outcome::Done(out))
         }
         Err(error) => {
             // The failure itself is what the caller must hear of, not a full disk on top of it.
-            let _ = write_info(&out, &info("failed", seconds));
-            let _ = replaced.restore();
-            return Err(error);
+            let _ = record.write(Status::Failed);
+            let _ = Replaced::restore(replaced);
+            Err(error)
         }
     }
-    Ok(out)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours. Where bad ones
+/// are left out, the steps that draw them do that.
+fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
+    let data = source.data();
+    if recipe.data.skip_limit(data.len()) > 0 {
+        return Ok(());
+    }
+    let skip = recipe.loader.too_long == TooLong::Skip;
+    let looked = |index: usize| match source.preparer().prepare(&data.outline(index)?) {
+        Err(DataError::TooLong { .. }) if skip => Ok(()),
+        other => other.map(drop),
+    };
+    let results: Vec<Result<(), DataError>> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
+    // The first one in the file's order, whichever thread was first.
+    Ok(results.into_iter().collect::<Result<(), _>>()?)
 }
 
 /// Opens the model that a recipe starts from.
@@ -136,6 +246,11 @@ pub fn run(recipe: &Recipe, options: &RunOptions, progress: Progress) -> Result<
 ///
 /// [`CheckpointError`] that names the file.
 pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = open_parts(recipe)?;
+    checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
+}
+
+fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
     match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
         (Some(dir), _, _) => Checkpoint::open(dir),
         (None, Some(vision), Some(llm)) => {
@@ -150,90 +265,160 @@ pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError>
     }
 }
 
-fn write_info(out: &Path, info: &RunInfo) -> Result<(), TrainError> {
-    let path = out.join("run.json");
-    let text = serde_json::to_string_pretty(info).map_err(|e| std::io::Error::other(e.to_string()));
-    text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
-        .map_err(|source| TrainError::Io { path, source })
+/// What a run writes while it runs.
+struct Record<'a> {
+    out: &'a Path,
+    recipe: &'a Recipe,
+    options: &'a RunOptions,
+    source: &'a Source,
+    fingerprint: String,
+    held_out: Option<HeldOut>,
+    start: Instant,
 }
 
-/// An earlier run that is being replaced: put aside until the new one has succeeded.
-struct Replaced {
-    out: PathBuf,
-    aside: Option<PathBuf>,
+/// The samples that are kept from training, to look at the model with.
+struct HeldOut {
+    data: DataSet,
+    style: Style,
+    every: usize,
+    options: EvaluationOptions,
 }
 
-/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced.
-fn prepare_output(out: &Path, overwrite: bool) -> Result<Replaced, TrainError> {
-    let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
-        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
-    };
-    if !entries.is_empty() && !overwrite {
-        return Err(CheckpointError::Exists(out.into()).into());
-    }
-    std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
-    if entries.is_empty() {
-        return Ok(Replaced { out: out.into(), aside: None });
-    }
-    let aside = out.join(".replaced");
-    if !aside.is_dir() {
-        move_all(entries.iter().filter(|path| **path != aside), &aside)?;
-    }
-    // Where there is one already, a run that was killed left it: it holds the last whole checkpoint.
-    Ok(Replaced { out: out.into(), aside: Some(aside) })
-}
-
-impl Replaced {
-    /// The new run is whole: the earlier one goes.
-    fn discard(self) -> Result<(), TrainError> {
-        let Some(aside) = self.aside else { return Ok(()) };
-        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside, source })
-    }
-
-    /// The new run has failed: the earlier one comes back, the failed one's records stay as `failed-*`.
-    fn restore(self) -> Result<(), TrainError> {
-        let Some(aside) = self.aside else { return Ok(()) };
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| TrainError::Io { path, source }
+impl HeldOut {
+    fn open(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Option<Self>, TrainError> {
+        let Some(config) = &recipe.eval else { return Ok(None) };
+        let EvalConfig { path, images, format, every, samples, predictions, max_new_tokens } = config.clone();
+        let data = DataConfig { images, format, limit: Some(samples), ..DataConfig::new(path) };
+        let options = EvaluationOptions {
+            samples,
+            batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
+            predictions,
+            max_new_tokens,
         };
-        for name in RUN_FILES {
-            let path = self.out.join(name);
-            if path.is_file() {
-                std::fs::rename(&path, self.out.join(format!("failed-{name}"))).map_err(io(&path))?;
+        let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
+        Ok(Some(Self { data: DataSet::open(&data, recipe.seed)?, style, every, options }))
+    }
+
+    fn evaluate(
+        &self,
+        step: usize,
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        recipe: &Recipe,
+    ) -> Result<Evaluation, TrainError> {
+        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &self.options)?)
+    }
+}
+
+impl Record<'_> {
+    /// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
+    /// stop.
+    fn train(
+        &self,
+        checkpoint: &Checkpoint,
+        trainer: &mut Trainer,
+        mut model: Llava,
+        progress: Progress,
+    ) -> Result<Option<usize>, TrainError> {
+        let writes = trainer.rank() == 0;
+        let mut watchers = if writes { self.watchers(trainer.done())? } else { Watchers::default() };
+        let mut evaluated = None;
+        let steps = trainer.steps();
+        while trainer.done() < steps {
+            if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
+                if writes {
+                    self.save(checkpoint, trainer, &model, evaluated)?;
+                }
+                return Ok(Some(trainer.done()));
+            }
+            let step;
+            (model, step) = trainer.step(model)?;
+            watchers.step(&step)?;
+            progress(&step, steps);
+            let done = trainer.done();
+            let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
+            if let (true, Some(held_out)) = (writes, &self.held_out)
+                && (due(Some(held_out.every)) || done == steps)
+            {
+                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
+                watchers.evaluation(&evaluation)?;
+                evaluated = Some((done, evaluation.total));
+            }
+            if writes && due(self.recipe.checkpoint.every) && done < steps {
+                self.save(checkpoint, trainer, &model, evaluated)?;
             }
         }
-        let held = std::fs::read_dir(&aside).map_err(io(&aside))?;
-        let held: Vec<PathBuf> = held.flatten().map(|e| e.path()).collect();
-        move_all(held.iter(), &self.out)?;
-        std::fs::remove_dir(&aside).map_err(io(&aside))
+        if writes {
+            // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+            if self.recipe.checkpoint.every.is_some() {
+                self.save(checkpoint, trainer, &model, evaluated)?;
+            }
+            output::save(checkpoint, &model, self.out, self.recipe)?;
+        }
+        Ok(None)
     }
-}
 
-fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Result<(), TrainError> {
-    std::fs::create_dir_all(target).map_err(|source| TrainError::Io { path: target.into(), source })?;
-    for path in paths {
-        let to = target.join(path.file_name().unwrap_or_default());
-        std::fs::rename(path, &to).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+    /// Who hears of the steps behind `done`.
+    fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
+        let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
+        let mut watchers = Watchers(vec![Box::new(lines)]);
+        if self.recipe.watch.tensorboard {
+            watchers.0.push(Box::new(TensorBoard::create(&self.out.join("tensorboard"), done)?));
+            let recipe = toml::to_string(self.recipe).unwrap_or_default();
+            watchers.text(done, "recipe", &format!("```toml\n{recipe}```"))?;
+        }
+        Ok(watchers)
     }
-    Ok(())
-}
 
-/// Writes the checkpoint into a folder inside `out`, then moves its files up, `config.json` last: a directory without
-/// it is not taken for a checkpoint.
-fn save(checkpoint: &Checkpoint, model: &basic_models::Llava, out: &Path) -> Result<(), TrainError> {
-    let staged = StagedDir::new(&out.join("checkpoint"), true)?;
-    checkpoint.save_into(model, &staged, DType::F32)?;
-    staged.sync()?;
-    let io = |path: PathBuf| move |source| TrainError::Io { path, source };
-    let listing = std::fs::read_dir(staged.path()).map_err(io(out.into()))?;
-    let mut files: Vec<PathBuf> = listing.flatten().map(|e| e.path()).collect();
-    files.sort_by_key(|path| path.ends_with("config.json"));
-    for file in files {
-        let target = out.join(file.file_name().unwrap_or_default());
-        std::fs::rename(&file, &target).map_err(io(target))?;
+    /// Saves the run's state; `evaluated` is the last step that was evaluated, and the objective there.
+    fn save(
+        &self,
+        checkpoint: &Checkpoint,
+        trainer: &Trainer,
+        model: &Llava,
+        evaluated: Option<(usize, f64)>,
+    ) -> Result<(), TrainError> {
+        let vanished = !self.out.join("run.json").is_file();
+        if vanished {
+            self.write(Status::Failed)?;
+        }
+        let full = |dir: &Path| {
+            if !self.recipe.checkpoint.full {
+                return Ok(());
+            }
+            let staged = StagedDir::new(&dir.join("model"), false)?;
+            checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
+            Ok(staged.commit()?)
+        };
+        let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
+        let position = Position { data: self.fingerprint.clone(), evaluation, ..trainer.position().clone() };
+        let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
+        if vanished {
+            let reason = format!(
+                "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
+                saved.display(),
+                self.out.display()
+            );
+            return Err(TrainError::Resume { path: self.out.into(), reason });
+        }
+        state::prune(self.out, self.recipe.checkpoint.keep_last)
     }
-    Ok(())
+
+    fn write(&self, status: Status) -> Result<(), TrainError> {
+        let info = RunInfo {
+            status,
+            recipe: self.recipe.clone(),
+            devices: self.options.devices.clone(),
+            steps: self.source.steps(),
+            samples: self.source.data().len(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            burn: "0.22.1".into(),
+            revision: self.options.revision.clone(),
+            seconds: self.start.elapsed().as_secs_f64(),
+        };
+        let path = self.out.join("run.json");
+        let text = serde_json::to_string_pretty(&info).map_err(|e| std::io::Error::other(e.to_string()));
+        text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
+            .map_err(|source| TrainError::Io { path, source })
+    }
 }

@@ -1,24 +1,42 @@
-//! Norms over all gradients of a module.
+//! Sums and norms over all gradients of a module.
 
 use basic_core::ops::sum_of_squares;
+use basic_models::checkpoint::ParamPath;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 
-/// The sum of squares of each gradient, `[1]` each, in the module's order.
-pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<Tensor<1>> {
+/// The sum of squares of a parameter's gradient.
+#[derive(Debug, Clone)]
+pub struct GradientSquares {
+    /// The parameter's path.
+    pub name: String,
+    /// `[1]`, f32.
+    pub sum: Tensor<1>,
+}
+
+/// The sum of squares of each gradient, in the module's order.
+pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<GradientSquares> {
     struct Squares<'a> {
+        path: ParamPath,
         grads: &'a GradientsParams,
-        found: Vec<Tensor<1>>,
+        found: Vec<GradientSquares>,
     }
     impl ModuleVisitor for Squares<'_> {
+        fn enter_module(&mut self, name: &str, owner: &str) {
+            self.path.enter(name, owner);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
-                self.found.push(sum_of_squares(grad).cast(DType::F32));
+                let name = self.path.slot(&grad.dims()).name;
+                self.found.push(GradientSquares { name, sum: sum_of_squares(grad).cast(DType::F32) });
             }
         }
     }
-    let mut squares = Squares { grads, found: Vec::new() };
+    let mut squares = Squares { path: ParamPath::new(""), grads, found: Vec::new() };
     module.visit(&mut squares);
     squares.found
 }
@@ -42,7 +60,7 @@ pub fn scale_gradients<M: Module>(module: &M, grads: GradientsParams, factor: f6
     scale.scaled
 }
 
-/// The sum of two sets of gradients of a module.
+/// The sum of two sets of gradients of a module; sums of 16-bit gradients are kept in f32.
 pub fn add_gradients<M: Module>(module: &M, first: GradientsParams, second: GradientsParams) -> GradientsParams {
     struct Add {
         first: GradientsParams,
@@ -51,8 +69,12 @@ pub fn add_gradients<M: Module>(module: &M, first: GradientsParams, second: Grad
     }
     impl ModuleVisitor for Add {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let wide = |x: Tensor<D>| match x.dtype() {
+                DType::BF16 | DType::F16 => x.cast(DType::F32),
+                _ => x,
+            };
             let sum = match (self.first.remove::<D>(param.id), self.second.remove::<D>(param.id)) {
-                (Some(a), Some(b)) => a + b,
+                (Some(a), Some(b)) => wide(a) + wide(b),
                 (Some(one), None) | (None, Some(one)) => one,
                 (None, None) => return,
             };

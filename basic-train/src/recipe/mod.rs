@@ -1,14 +1,22 @@
 //! A training run as a TOML file.
 
+mod parts;
+mod watch;
+
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
+use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
+use crate::data::LoaderConfig;
 pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
+
+pub use parts::{Mode, Part, PartConfig, Parts};
+pub use watch::{EvalConfig, WatchConfig};
 
 /// The two stages of LLaVA's recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,18 +26,6 @@ pub enum Stage {
     Pretrain,
     /// Visual instruction: projector and decoder learn from conversations.
     Finetune,
-}
-
-/// A part of the model that a run may train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// The vision encoder.
-    Vision,
-    /// The projector.
-    Projector,
-    /// The decoder with its output head.
-    Decoder,
 }
 
 /// A run: what `basic train` reads.
@@ -60,8 +56,23 @@ pub struct Recipe {
     /// The learning rate over the steps.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Order, length and preparation of batches.
+    #[serde(default)]
+    pub loader: LoaderConfig,
+    /// What is done with each part of the model.
+    #[serde(default)]
+    pub parts: Parts,
     /// Batches and steps.
     pub train: TrainConfig,
+    /// What a run keeps while it runs.
+    #[serde(default)]
+    pub checkpoint: SaveConfig,
+    /// How the model is looked at on the way; by default it isn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<EvalConfig>,
+    /// What is kept of the steps.
+    #[serde(default)]
+    pub watch: WatchConfig,
 }
 
 /// The model to start from: a LLaVA directory, or a vision tower and a decoder with a fresh projector.
@@ -80,6 +91,13 @@ pub struct ModelConfig {
     /// The fresh projector between them; `mlp2x_gelu` where it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<String>,
+    /// `pad` fills images up to a square before they are resized, as LLaVA-1.5's second stage does; by default the
+    /// model's own image processor decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_aspect_ratio: Option<String>,
+    /// Images of more pixels are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<u64>,
 }
 
 /// Batches and steps.
@@ -88,6 +106,9 @@ pub struct ModelConfig {
 pub struct TrainConfig {
     /// Samples a step.
     pub batch_size: usize,
+    /// Samples in memory together; by default the whole batch. The gradients of the parts add up to the batch's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// Steps; or give `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
@@ -100,10 +121,79 @@ pub struct TrainConfig {
     /// Memory for the features of a frozen vision encoder, which are then computed once an image.
     #[serde(default = "default_cache")]
     pub vision_cache_mib: usize,
+    /// The type that is computed in.
+    #[serde(default)]
+    pub dtype: Precision,
+    /// Compute the activations inside the decoder's layers again in the backward pass instead of keeping them.
+    #[serde(default)]
+    pub recompute: bool,
+    /// How many steps in a row may be skipped because their loss or gradients are not finite.
+    #[serde(default = "default_nonfinite")]
+    pub max_nonfinite: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            batch_size: 1,
+            micro_batch: None,
+            steps: None,
+            epochs: None,
+            trainable: None,
+            vision_cache_mib: default_cache(),
+            dtype: Precision::default(),
+            recompute: false,
+            max_nonfinite: default_nonfinite(),
+        }
+    }
 }
 
 fn default_cache() -> usize {
     256
+}
+
+fn default_nonfinite() -> usize {
+    5
+}
+
+/// The type that a run computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    Float32,
+    /// bfloat16 parameters and activations; what is trained has master weights in 32 bits.
+    Bfloat16,
+}
+
+impl Precision {
+    /// Burn's name.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Float32 => DType::F32,
+            Self::Bfloat16 => DType::BF16,
+        }
+    }
+}
+
+/// What a run keeps while it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SaveConfig {
+    /// Save every so many steps; by default only where a signal ends the run, and at its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<usize>,
+    /// How many of the saved states stay, the latest ones; the best by the periodic evaluation stays too.
+    pub keep_last: usize,
+    /// Write the whole checkpoint beside each state, as `model/`.
+    pub full: bool,
+}
+
+impl Default for SaveConfig {
+    fn default() -> Self {
+        Self { every: None, keep_last: 2, full: false }
+    }
 }
 
 /// A recipe that cannot be run.
@@ -184,6 +274,9 @@ impl Recipe {
         if model.checkpoint.is_some() && model.projector.is_some() {
             return invalid("[model] has a `checkpoint`, which brings its projector: leave `projector` out");
         }
+        if model.image_aspect_ratio.as_deref().is_some_and(|ratio| !["pad", "square"].contains(&ratio)) {
+            return invalid("model.image_aspect_ratio must be \"pad\" or \"square\"");
+        }
         if let Some(reason) = self.data.contradiction() {
             return invalid(&reason);
         }
@@ -209,6 +302,18 @@ impl Recipe {
         if ![optimizer.beta1, optimizer.beta2].iter().all(|beta| (0.0..1.0).contains(beta)) {
             return invalid("optimizer.beta1 and beta2 must be at least 0 and below 1");
         }
+        if self.train.micro_batch.is_some_and(|micro| micro == 0 || micro > self.train.batch_size) {
+            return invalid("train.micro_batch must be at least 1 and at most train.batch_size");
+        }
+        if self.checkpoint.every == Some(0) || self.checkpoint.keep_last == 0 {
+            return invalid("checkpoint.every and checkpoint.keep_last must be at least 1");
+        }
+        if self.eval.as_ref().is_some_and(|eval| eval.every == 0 || eval.samples == 0) {
+            return invalid("eval.every and eval.samples must be at least 1");
+        }
+        if let Some(reason) = self.parts_problem() {
+            return invalid(&reason);
+        }
         if self.trainable().is_empty() {
             return invalid("train.trainable is empty: nothing would be trained");
         }
@@ -220,14 +325,6 @@ impl Recipe {
         self.optimizer.lr.unwrap_or(match self.stage {
             Stage::Pretrain => 1e-3,
             Stage::Finetune => 2e-5,
-        })
-    }
-
-    /// What is trained.
-    pub fn trainable(&self) -> Vec<Part> {
-        self.train.trainable.clone().unwrap_or_else(|| match self.stage {
-            Stage::Pretrain => vec![Part::Projector],
-            Stage::Finetune => vec![Part::Projector, Part::Decoder],
         })
     }
 

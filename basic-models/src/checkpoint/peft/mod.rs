@@ -1,0 +1,16 @@
+//! Adapters on disk, as `peft` saves them: `adapter_config.json` and `adapter_model.safetensors`.
+
+mod config;
+mod read;
+mod save;
+mod scaling;
+
+pub use read::AdapterFiles;
+pub(super) use read::Placed;
+pub use save::save_adapters;
+
+/// The file of tensors.
+const TENSORS: &str = "adapter_model.safetensors";
+
+/// The file that says what they are.
+const CONFIG: &str = "adapter_config.json";

@@ -1,0 +1,266 @@
+//! Reading.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{DType, Device};
+
+use super::super::fused::Part;
+use super::super::hub::resolve;
+use super::super::names::{LORA_A, LORA_B, Layout, Slot, slots};
+use super::super::read::TensorFiles;
+use super::super::source::{Entry, Stored};
+use super::super::take::Taken;
+use super::super::{CheckpointError, FloatType};
+use super::scaling::AdapterConfig;
+use super::{CONFIG, TENSORS};
+use crate::adapters::{Factors, Quantization, attach_factors};
+use crate::nn::Llava;
+
+/// PyTorch's file of tensors, which older versions of `peft` wrote.
+const TORCH: &str = "adapter_model.bin";
+
+/// LLaVA's file of what it trained beside its adapters.
+const BESIDE: &str = "non_lora_trainables.bin";
+
+/// Opened adapters: no weight is in memory.
+#[derive(Debug)]
+pub struct AdapterFiles {
+    dir: PathBuf,
+    config: AdapterConfig,
+    lora: TensorFiles,
+    /// PEFT's `modules_to_save`.
+    pub(in super::super) whole: TensorFiles,
+    whole_names: Vec<(String, String)>,
+}
+
+/// The adapter that a weight takes.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Placed {
+    a: Taken,
+    b: Taken,
+    rank: usize,
+    scale: f64,
+}
+
+impl AdapterFiles {
+    /// Whether a directory holds adapters and no model of its own.
+    pub fn is_at(dir: &Path) -> bool {
+        dir.join(CONFIG).is_file() && !dir.join("config.json").is_file()
+    }
+
+    /// Opens a directory that `peft`, this crate or LLaVA's own code has saved adapters in.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that names the file and the key or the tensor.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let dir = resolve(dir)?;
+        let config = AdapterConfig::read(&dir.join(CONFIG))?;
+        let factor = |name: &str| name.ends_with(LORA_A) || name.ends_with(LORA_B);
+        let lora = Self::tensors(&dir)?.keep(&factor);
+        let mut whole = Self::tensors(&dir)?.keep(&|name| !factor(name));
+        let beside = dir.join(BESIDE);
+        if beside.is_file() {
+            whole = whole.over(TensorFiles::open(&beside, Layout::Adapters)?);
+        }
+        let whole_names = whole.list().map(|(name, entry)| (name.to_string(), entry.disk.clone())).collect();
+        Ok(Self { dir, config, lora, whole, whole_names })
+    }
+
+    /// All tensors of a directory of adapters.
+    pub(in super::super) fn tensors(dir: &Path) -> Result<TensorFiles, CheckpointError> {
+        let paths = [TENSORS, TORCH].map(|name| dir.join(name));
+        match paths.iter().find(|path| path.is_file()) {
+            Some(path) => TensorFiles::open(path, Layout::Adapters),
+            None => {
+                let reason = format!("is not there, nor is {TORCH}");
+                Err(CheckpointError::io(&paths[0])(std::io::Error::new(std::io::ErrorKind::NotFound, reason)))
+            }
+        }
+    }
+
+    /// The model below, as the adapters name it: a directory or a hub name.
+    pub fn base(&self) -> Option<&str> {
+        self.config.base.as_deref()
+    }
+
+    /// Where the model below lies: as named, or relative to the adapters, or in the Hugging Face cache.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that says how to name it.
+    pub fn base_dir(&self) -> Result<PathBuf, CheckpointError> {
+        let wrong = |reason: String| CheckpointError::AdapterConfig {
+            path: self.dir.join(CONFIG),
+            key: "base_model_name_or_path".into(),
+            reason,
+        };
+        let Some(base) = self.base() else {
+            return Err(wrong("is not set: name the model below, or merge with `basic merge BASE ADAPTER OUT`".into()));
+        };
+        let beside = self.dir.join(base);
+        let dir = if beside.is_dir() { beside } else { resolve(base).map_err(|error| wrong(error.to_string()))? };
+        if Self::is_at(&dir) {
+            return Err(wrong(format!("{} holds adapters itself: merge them first", dir.display())));
+        }
+        if !dir.is_dir() {
+            return Err(wrong(format!(
+                "{base} is not there: merge with `basic merge BASE ADAPTER OUT` to say where it is"
+            )));
+        }
+        Ok(dir)
+    }
+
+    /// Whether a part (`language_model`) has adapters here.
+    pub fn adapts(&self, prefix: &str) -> bool {
+        self.lora.contains_any(&format!("{prefix}."))
+    }
+
+    /// Whether a part was saved whole.
+    pub fn holds(&self, prefix: &str) -> bool {
+        self.whole.contains_any(&format!("{prefix}."))
+    }
+
+    /// Our names of the tensors that were saved whole.
+    pub(in super::super) fn whole_names(&self) -> impl Iterator<Item = &str> {
+        self.whole_names.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Puts what is here of a part onto it: the tensors that were saved whole replace the part's; where there are
+    /// adapters, the part is frozen and gets them, trainable, in the type `dtype` that the model computes in.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that lists the adapters which the part has no layer for, or the wrong shapes.
+    pub fn attach<M: Module>(
+        &self,
+        part: M,
+        prefix: &str,
+        quantize: Option<Quantization>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<M, CheckpointError> {
+        let inside = slots(&part, prefix);
+        let below = format!("{prefix}.");
+        self.check(&inside, &below)?;
+        let part = self.whole.load_held(part, prefix, dtype, device)?;
+        let mut factors = BTreeMap::new();
+        for (name, placed) in self.place(&inside)? {
+            let path = name.strip_prefix(&below).unwrap_or(&name).to_string();
+            factors.insert(path, self.factors(&placed)?);
+        }
+        if factors.is_empty() {
+            return Ok(part);
+        }
+        Ok(attach_factors(part, prefix, factors, quantize, dtype)?)
+    }
+
+    /// Checks that everything here has its place in a model.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that lists what has none, and the wrong shapes.
+    pub fn fits(&self, model: &Llava) -> Result<(), CheckpointError> {
+        let all = slots(model, "");
+        self.check(&all, "")?;
+        self.place(&all).map(|_| ())
+    }
+
+    /// Every tensor here whose name begins with `below` belongs to one of `slots`.
+    fn check(&self, slots: &[Slot], below: &str) -> Result<(), CheckpointError> {
+        let lost = |name: String| CheckpointError::Mismatch(format!("{}: {name}", self.dir.display()));
+        let mut known: BTreeSet<String> = slots.iter().map(|slot| slot.name.clone()).collect();
+        known.extend(slots.iter().filter_map(|slot| Some(Part::of(&slot.name)?.whole())));
+        let (mut strangers, mut halves) = (Vec::new(), Vec::new());
+        for (name, entry) in self.lora.list().filter(|(name, _)| name.starts_with(below)) {
+            let (layer, other) = match name.strip_suffix(LORA_A) {
+                Some(layer) => (layer, LORA_B),
+                None => (name.strip_suffix(LORA_B).unwrap_or(name), LORA_A),
+            };
+            if !known.contains(&format!("{layer}.weight")) {
+                strangers.push(entry.disk.clone());
+            } else if !self.lora.contains(&format!("{layer}{other}")) {
+                halves.push(entry.disk.clone());
+            }
+        }
+        let whole = self.whole_names.iter().filter(|(name, _)| name.starts_with(below) && !known.contains(name));
+        strangers.extend(whole.map(|(_, disk)| disk.clone()));
+        if !strangers.is_empty() {
+            return Err(lost(format!("the model has no place for these tensors: {}", strangers.join(", "))));
+        }
+        if !halves.is_empty() {
+            return Err(lost(format!("these factors lack their counterpart: {}", halves.join(", "))));
+        }
+        Ok(())
+    }
+
+    /// The adapters of the weights among `slots`, by their names.
+    pub(in super::super) fn place(&self, slots: &[Slot]) -> Result<BTreeMap<String, Placed>, CheckpointError> {
+        let rows: BTreeMap<&str, usize> =
+            slots.iter().map(|slot| (slot.name.as_str(), slot.shape.first().copied().unwrap_or(1))).collect();
+        let rows = |name: &str| rows.get(name).copied();
+        let (mut found, mut shapes) = (BTreeMap::new(), Vec::new());
+        for slot in slots.iter().filter(|slot| slot.transposed && !slot.is_adapter()) {
+            let Some((a, b)) = self.pair(slot, &rows) else { continue };
+            let rank = a.shape.first().copied().unwrap_or_default();
+            let wanted = [vec![rank, slot.shape[1]], vec![slot.shape[0], rank]];
+            for (entry, wanted) in [&a, &b].into_iter().zip(wanted) {
+                if entry.shape != wanted || rank == 0 {
+                    shapes.push(format!("{} is {:?}, not {wanted:?}", entry.disk, entry.shape));
+                }
+            }
+            let module = a.disk.strip_suffix(LORA_A).unwrap_or(&a.disk);
+            let scale = self.config.scale(module, rank);
+            let placed = Placed { a: self.taken(a)?, b: self.taken(b)?, rank, scale };
+            found.insert(slot.name.clone(), placed);
+        }
+        match shapes.is_empty() {
+            true => Ok(found),
+            false => Err(CheckpointError::Shapes { path: self.dir.clone(), shapes }),
+        }
+    }
+
+    /// A weight's factors: its own, or its rows of those of the fused matrix it is a part of (Phi-3).
+    fn pair(&self, slot: &Slot, rows: &dyn Fn(&str) -> Option<usize>) -> Option<(Entry, Entry)> {
+        let layer = slot.name.strip_suffix(".weight")?;
+        let of = |layer: &str| {
+            let factor = |suffix: &str| self.lora.entry(&format!("{layer}{suffix}")).cloned();
+            Some((factor(LORA_A)?, factor(LORA_B)?))
+        };
+        if let Some(pair) = of(layer) {
+            return Some(pair);
+        }
+        let part = Part::of(&slot.name)?;
+        let (a, b) = of(part.whole().strip_suffix(".weight")?)?;
+        let (first, all) = part.rows(rows)?;
+        // Of another height, it is left whole, to be told as of the wrong shape.
+        let b = if b.shape.first() == Some(&all) { b.rows(first, slot.shape[0]) } else { b };
+        Some((a, b))
+    }
+
+    fn taken(&self, entry: Entry) -> Result<Taken, CheckpointError> {
+        match &entry.dtype {
+            Stored::Float(float) => Ok(Taken { float: *float, added: 0, entry }),
+            Stored::Other(dtype) => {
+                let path = self.lora.path(&entry).to_path_buf();
+                Err(CheckpointError::Dtype { path, name: entry.disk.clone(), dtype: dtype.clone() })
+            }
+        }
+    }
+
+    /// The factors' values.
+    pub(in super::super) fn factors(&self, placed: &Placed) -> Result<Factors, CheckpointError> {
+        let read = |taken: &Taken| {
+            let slot = Slot { name: taken.entry.disk.clone(), shape: taken.entry.shape.clone(), transposed: true };
+            self.lora.values::<f32>(taken, &slot)
+        };
+        Ok(Factors { a: read(&placed.a)?, b: read(&placed.b)?, rank: placed.rank, scale: placed.scale })
+    }
+
+    /// The type that most of the tensors have.
+    pub fn stored_dtype(&self) -> DType {
+        FloatType::dtype(self.lora.stored())
+    }
+}

@@ -1,0 +1,60 @@
+//! Replicas as threads of one process on any devices: the CPU double of [`Nccl`](super::Nccl), and what wgpu uses.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use super::exchange::{Brought, Exchange};
+use super::{Collective, CollectiveError};
+
+/// A replica among threads. Sums are taken in rank order, so a run gives the same bits every time.
+#[derive(Debug, Clone)]
+pub struct Threads {
+    exchange: Arc<Exchange>,
+    rank: usize,
+}
+
+impl Threads {
+    /// The collectives of `world` replicas, by rank. A replica that stops before the others leaves them waiting unless
+    /// [`Replicas::run`](super::Replicas::run) runs it.
+    pub fn new(world: usize) -> Vec<Self> {
+        Self::over(&Arc::new(Exchange::new(world)))
+    }
+
+    pub(super) fn over(exchange: &Arc<Exchange>) -> Vec<Self> {
+        (0..exchange.world()).map(|rank| Self { exchange: exchange.clone(), rank }).collect()
+    }
+}
+
+impl Collective for Threads {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.exchange.world()
+    }
+
+    fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, CollectiveError> {
+        let world = self.world();
+        let Some(device) = tensors.first().map(Tensor::device) else {
+            self.exchange.meet(self.rank, Brought::Tensors(tensors))?;
+            return Ok(Vec::new());
+        };
+        let all = self.exchange.meet(self.rank, Brought::Tensors(tensors))?;
+        let count = all[0].tensors().len();
+        // Each replica adds up every world-th tensor for all: no sum is taken twice.
+        let sum = |i: usize| {
+            let parts = all.iter().map(|brought| brought.tensors()[i].clone().to_device(&device));
+            parts.reduce(|sum, part| sum + part)
+        };
+        let mine: Vec<Tensor<1>> = (self.rank..count).step_by(world).filter_map(sum).collect();
+        drop(all);
+        let shares = self.exchange.meet(self.rank, Brought::Shares(mine))?;
+        Ok((0..count).map(|i| shares[i % world].tensors()[i / world].clone().to_device(&device)).collect())
+    }
+
+    fn sum_f64(&self, values: &mut [f64]) -> Result<(), CollectiveError> {
+        self.exchange.sum_f64(self.rank, values)
+    }
+}

@@ -1,0 +1,202 @@
+//! What a run does with each part of the model.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::optim::Group;
+
+use super::{Recipe, Stage};
+
+/// A part of the model that a run may train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The vision encoder.
+    Vision,
+    /// The projector.
+    Projector,
+    /// The decoder with its output head.
+    Decoder,
+}
+
+impl Part {
+    /// All of them, in the model's order.
+    pub const ALL: [Self; 3] = [Self::Vision, Self::Projector, Self::Decoder];
+
+    /// As recipes and metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vision => "vision",
+            Self::Projector => "projector",
+            Self::Decoder => "decoder",
+        }
+    }
+
+    /// What the paths of its parameters begin with.
+    pub fn prefixes(self) -> &'static [&'static str] {
+        match self {
+            Self::Vision => &["vision_tower"],
+            Self::Projector => &["multi_modal_projector"],
+            Self::Decoder => &["language_model", "lm_head"],
+        }
+    }
+}
+
+/// How a part is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Not at all.
+    #[default]
+    Frozen,
+    /// All its parameters.
+    Full,
+    /// Low-rank adapters beside its frozen matrices.
+    Lora,
+    /// The same beside quantized matrices.
+    Qlora,
+}
+
+/// A part's table in a recipe.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PartConfig {
+    /// How it is trained; by default as the stage or `train.trainable` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Its peak learning rate; by default the optimizer's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// Its weight decay; by default the optimizer's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Rank of the adapters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// The adapters are scaled by `alpha / rank`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// The linear layers that get adapters, by their own names (`q_proj`, ..); by default all of the part's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<String>>,
+    /// Bits of a quantized matrix' elements, 8 or 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits: Option<u8>,
+    /// A directory of adapters to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<PathBuf>,
+}
+
+/// `[parts.vision]`, `[parts.projector]` and `[parts.decoder]`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Parts {
+    /// The vision encoder.
+    pub vision: PartConfig,
+    /// The projector.
+    pub projector: PartConfig,
+    /// The decoder with its output head.
+    pub decoder: PartConfig,
+}
+
+impl Parts {
+    /// A part's table.
+    pub fn of(&self, part: Part) -> &PartConfig {
+        match part {
+            Part::Vision => &self.vision,
+            Part::Projector => &self.projector,
+            Part::Decoder => &self.decoder,
+        }
+    }
+
+    fn of_mut(&mut self, part: Part) -> &mut PartConfig {
+        match part {
+            Part::Vision => &mut self.vision,
+            Part::Projector => &mut self.projector,
+            Part::Decoder => &mut self.decoder,
+        }
+    }
+}
+
+impl Recipe {
+    /// How a part is trained: its own table, else `train.trainable`, else LLaVA's recipe for the stage.
+    pub fn mode(&self, part: Part) -> Mode {
+        if let Some(mode) = self.parts.of(part).mode {
+            return mode;
+        }
+        let trained = match (&self.train.trainable, self.stage) {
+            (Some(parts), _) => parts.contains(&part),
+            (None, Stage::Pretrain) => part == Part::Projector,
+            (None, Stage::Finetune) => part != Part::Vision,
+        };
+        if trained { Mode::Full } else { Mode::Frozen }
+    }
+
+    /// The parts that are trained, fully or through adapters.
+    pub fn trainable(&self) -> Vec<Part> {
+        Part::ALL.into_iter().filter(|part| self.mode(*part) != Mode::Frozen).collect()
+    }
+
+    /// The peak learning rate of a part.
+    pub fn part_lr(&self, part: Part) -> f64 {
+        self.parts.of(part).lr.unwrap_or_else(|| self.lr())
+    }
+
+    /// Peak learning rates and weight decays by path.
+    pub fn groups(&self) -> Vec<Group> {
+        let of_part = |part: Part| {
+            let weight_decay = self.parts.of(part).weight_decay.unwrap_or(self.optimizer.weight_decay);
+            let rate = self.part_lr(part);
+            let group = move |prefix: &&str| Group { prefix: (*prefix).into(), rate, weight_decay };
+            part.prefixes().iter().map(group).collect::<Vec<_>>()
+        };
+        Part::ALL.into_iter().flat_map(of_part).collect()
+    }
+
+    /// Writes every part's mode out, as a record of the run has it.
+    pub(crate) fn resolve_parts(&mut self) {
+        for part in Part::ALL {
+            let mode = self.mode(part);
+            self.parts.of_mut(part).mode = Some(mode);
+        }
+        self.train.trainable = Some(self.trainable());
+    }
+
+    /// What is wrong with the parts' tables; the first thing.
+    pub(super) fn parts_problem(&self) -> Option<String> {
+        for part in Part::ALL {
+            let (config, name) = (self.parts.of(part), part.name());
+            let mode = self.mode(part);
+            let adapts = matches!(mode, Mode::Lora | Mode::Qlora);
+            let own = [
+                ("rank", config.rank.is_some()),
+                ("alpha", config.alpha.is_some()),
+                ("targets", config.targets.is_some()),
+                ("adapters", config.adapters.is_some()),
+            ];
+            if let Some((key, _)) = own.iter().find(|(_, set)| *set && !adapts) {
+                return Some(format!("parts.{name}.{key} needs mode = \"lora\" or \"qlora\""));
+            }
+            if config.bits.is_some() && mode != Mode::Qlora {
+                return Some(format!("parts.{name}.bits needs mode = \"qlora\""));
+            }
+            if config.bits.is_some_and(|bits| bits != 4 && bits != 8) {
+                return Some(format!("parts.{name}.bits must be 4 or 8"));
+            }
+            if config.rank == Some(0) {
+                return Some(format!("parts.{name}.rank must be at least 1"));
+            }
+            let numbers = [("lr", config.lr), ("weight_decay", config.weight_decay), ("alpha", config.alpha)];
+            for (key, value) in numbers {
+                if value.is_some_and(|value| !value.is_finite() || value < 0.0) {
+                    return Some(format!("parts.{name}.{key} must be a finite number, at least 0"));
+                }
+            }
+            if mode == Mode::Frozen && (config.lr.is_some() || config.weight_decay.is_some()) {
+                return Some(format!("parts.{name} is frozen: lr and weight_decay have no meaning there"));
+            }
+        }
+        None
+    }
+}

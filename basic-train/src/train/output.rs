@@ -1,0 +1,120 @@
+//! The directory of a run: made, replaced, put back, completed.
+
+use std::path::{Path, PathBuf};
+
+use basic_models::adapters::save_adapters;
+use basic_models::checkpoint::StagedDir;
+use basic_models::{Checkpoint, CheckpointError, Llava};
+
+use super::TrainError;
+use crate::recipe::{Mode, Part, Recipe};
+
+/// What belongs to a run besides its checkpoint.
+const RUN_FILES: [&str; 5] = ["run.json", "metrics.jsonl", "eval.jsonl", "tensorboard", "checkpoints"];
+
+/// An earlier run that is being replaced: put aside until the new one has succeeded.
+pub(super) struct Replaced {
+    out: PathBuf,
+    aside: Option<PathBuf>,
+}
+
+/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced.
+pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainError> {
+    let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
+        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
+    };
+    if !entries.is_empty() && !overwrite {
+        return Err(CheckpointError::Exists(out.into()).into());
+    }
+    std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
+    if entries.is_empty() {
+        return Ok(Replaced { out: out.into(), aside: None });
+    }
+    let aside = out.join(".replaced");
+    if !aside.is_dir() {
+        move_all(entries.iter().filter(|path| **path != aside), &aside)?;
+    }
+    // Where there is one already, a run that was killed left it: it holds the last whole checkpoint.
+    Ok(Replaced { out: out.into(), aside: Some(aside) })
+}
+
+/// Opens the output of a run that goes on. What it replaces is still aside.
+pub(super) fn reopen(out: &Path) -> Replaced {
+    let aside = out.join(".replaced");
+    Replaced { out: out.into(), aside: aside.is_dir().then_some(aside) }
+}
+
+impl Replaced {
+    /// The new run is whole: the earlier one goes.
+    pub(super) fn discard(self) -> Result<(), TrainError> {
+        let Some(aside) = self.aside else { return Ok(()) };
+        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside, source })
+    }
+
+    /// The new run has failed: the earlier one comes back, the failed one's records stay as `failed-*`.
+    pub(super) fn restore(self) -> Result<(), TrainError> {
+        let Some(aside) = self.aside else { return Ok(()) };
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| TrainError::Io { path, source }
+        };
+        for name in RUN_FILES {
+            let path = self.out.join(name);
+            let failed = self.out.join(format!("failed-{name}"));
+            if path.exists() {
+                if failed.is_dir() {
+                    std::fs::remove_dir_all(&failed).map_err(io(&failed))?;
+                }
+                std::fs::rename(&path, failed).map_err(io(&path))?;
+            }
+        }
+        let held = std::fs::read_dir(&aside).map_err(io(&aside))?;
+        let held: Vec<PathBuf> = held.flatten().map(|e| e.path()).collect();
+        move_all(held.iter(), &self.out)?;
+        std::fs::remove_dir(&aside).map_err(io(&aside))
+    }
+}
+
+fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Result<(), TrainError> {
+    std::fs::create_dir_all(target).map_err(|source| TrainError::Io { path: target.into(), source })?;
+    for path in paths {
+        let to = target.join(path.file_name().unwrap_or_default());
+        std::fs::rename(path, &to).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Writes the checkpoint into a folder inside `out`, then moves its files up, `config.json` last: a directory without
+/// it is not taken for a checkpoint.
+pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
+    let dtype = recipe.train.dtype.dtype();
+    save_adapters_of(model, out, recipe)?;
+    let staged = StagedDir::new(&out.join("checkpoint"), true)?;
+    checkpoint.save_into(model, &staged, dtype)?;
+    staged.sync()?;
+    let io = |path: PathBuf| move |source| TrainError::Io { path, source };
+    let listing = std::fs::read_dir(staged.path()).map_err(io(out.into()))?;
+    let mut files: Vec<PathBuf> = listing.flatten().map(|e| e.path()).collect();
+    files.sort_by_key(|path| path.ends_with("config.json"));
+    for file in files {
+        let target = out.join(file.file_name().unwrap_or_default());
+        std::fs::rename(&file, &target).map_err(io(target))?;
+    }
+    Ok(())
+}
+
+/// Where a LLaVA directory was adapted, its adapters as PEFT has them, in `adapter/`; the checkpoint itself holds them
+/// folded in.
+fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
+    let adapted = |part: &Part| matches!(recipe.mode(*part), Mode::Lora | Mode::Qlora);
+    let Some(base) = recipe.model.checkpoint.as_ref().filter(|_| Part::ALL.iter().any(adapted)) else { return Ok(()) };
+    let whole = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full);
+    let whole: Vec<&str> = whole.flat_map(|part| part.prefixes()).copied().collect();
+    // A path stays one from wherever it is read; a hub name stays a name.
+    let base = base.canonicalize().unwrap_or_else(|_| base.clone());
+    let staged = StagedDir::new(&out.join("adapter"), true)?;
+    save_adapters(model, &whole, &base.display().to_string(), &staged, recipe.train.dtype.dtype())?;
+    Ok(staged.commit()?)
+}

@@ -1,0 +1,341 @@
+//! What a run needs to go on as if it had never stopped: `checkpoints/step-N/` with the trained parameters, the
+//! optimizer's state, and a record with the checksums of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use basic_models::Llava;
+use basic_models::checkpoint::{ParamPath, StagedDir};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::TrainError;
+use super::tensor_file::{Outgoing, Tensors, write};
+use crate::optim::{Optimizer, ParameterState, States};
+
+const PARAMETERS: &str = "trained.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const RECORD: &str = "state.json";
+const PREFIX: &str = "step-";
+
+/// `state.json`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Optimizer steps done: with the seed, all that the order of the data depends on.
+    pub step: usize,
+    /// Steps that were skipped because they were not finite.
+    pub skipped_steps: usize,
+    /// Samples that were left out because they are broken, by index.
+    pub skipped_samples: BTreeSet<usize>,
+    /// Steps skipped in a row, up to here.
+    pub nonfinite_in_a_row: usize,
+    /// Updates of each parameter.
+    pub updates: BTreeMap<String, usize>,
+    /// What tells whether the data files are still the same.
+    pub data: String,
+    /// The objective on the held-out set, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<f64>,
+    /// Bytes and checksum (XXH3, 64 bits) of the other files here.
+    pub files: BTreeMap<String, Checksum>,
+}
+
+/// A file's length and checksum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    /// Bytes.
+    pub bytes: u64,
+    /// XXH3 (64 bits), in hexadecimal digits.
+    pub xxh3: String,
+}
+
+fn checksum(path: &Path) -> std::io::Result<Checksum> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut bytes, mut buffer) = (Xxh3::new(), 0u64, vec![0u8; 1 << 20]);
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(Checksum { bytes, xxh3: format!("{:016x}", hasher.digest()) });
+        }
+        hasher.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}
+
+fn folder(run: &Path) -> PathBuf {
+    run.join("checkpoints")
+}
+
+/// The states of a run, the latest first.
+pub fn saved(run: &Path) -> Vec<(usize, PathBuf)> {
+    let entries = fs::read_dir(folder(run)).into_iter().flatten().flatten();
+    let step = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        Some((name.to_str()?.strip_prefix(PREFIX)?.parse().ok()?, entry.path()))
+    };
+    let mut found: Vec<(usize, PathBuf)> = entries.filter_map(step).collect();
+    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    found
+}
+
+/// Saves a state; `more` writes further files into the same directory. Nothing has its name until all is on disk.
+///
+/// # Errors
+///
+/// [`TrainError::Io`] that names the file; the states before stay as they are.
+pub fn save(
+    run: &Path,
+    model: &Llava,
+    optimizer: &Optimizer,
+    mut position: Position,
+    more: impl FnOnce(&Path) -> Result<(), TrainError>,
+) -> Result<PathBuf, TrainError> {
+    let target = folder(run).join(format!("{PREFIX}{:08}", position.step));
+    let staged = StagedDir::new(&target, true)?;
+    let io = |name: &str| {
+        let path = target.join(name);
+        move |source| TrainError::Io { path, source }
+    };
+    let states = optimizer.states();
+    position.updates = states.iter().map(|(name, state)| (name.clone(), state.time)).collect();
+    for (name, tensors) in [(PARAMETERS, trained(model)), (OPTIMIZER, moments(states))] {
+        let path = staged.path().join(name);
+        write(&path, tensors).map_err(io(name))?;
+        position.files.insert(name.into(), checksum(&path).map_err(io(name))?);
+    }
+    more(staged.path())?;
+    let text = serde_json::to_string_pretty(&position).map_err(|e| io(RECORD)(e.into()))?;
+    staged.write(RECORD, (text + "\n").as_bytes())?;
+    staged.commit()?;
+    Ok(target)
+}
+
+/// Removes all states but the last `keep` and the best one, and what a killed run left half-written.
+///
+/// # Errors
+///
+/// [`TrainError::Io`] that names the directory.
+pub fn prune(run: &Path, keep: usize) -> Result<(), TrainError> {
+    let all = saved(run);
+    let score = |path: &Path| record(path).ok()?.evaluation.filter(|value| value.is_finite());
+    let scored = all.iter().filter_map(|(_, path)| Some((score(path)?, path)));
+    let best = scored.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, path)| path.clone());
+    let stale = all.iter().skip(keep.max(1)).map(|(_, path)| path.clone()).filter(|path| Some(path) != best.as_ref());
+    for path in stale.collect::<Vec<_>>() {
+        // Renamed first: a directory that is half removed must not look like a state.
+        let doomed = path.with_file_name(format!(".basic-stale-{}", path.file_name().unwrap_or_default().display()));
+        let io = |source| TrainError::Io { path: path.clone(), source };
+        fs::rename(&path, &doomed).and_then(|()| fs::remove_dir_all(&doomed)).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Removes what a killed run left half-written.
+pub fn sweep(run: &Path) {
+    for entry in fs::read_dir(folder(run)).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(".basic-")) {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn record(state: &Path) -> Result<Position, String> {
+    let path = state.join(RECORD);
+    let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Reads a state's record and checks its files.
+fn verify(state: &Path) -> Result<Position, String> {
+    let position = record(state)?;
+    for name in [PARAMETERS, OPTIMIZER] {
+        let path = state.join(name);
+        let found = checksum(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let expected = position.files.get(name).ok_or_else(|| format!("{RECORD} does not list {name}"))?;
+        if found != *expected {
+            return Err(format!(
+                "{} is damaged: {} bytes with checksum {}, written were {} with {}",
+                path.display(),
+                found.bytes,
+                found.xxh3,
+                expected.bytes,
+                expected.xxh3
+            ));
+        }
+    }
+    Ok(position)
+}
+
+/// The latest state that is whole; `warn` hears of each that is not.
+///
+/// # Errors
+///
+/// [`TrainError::Resume`] where there are states and all of them are damaged.
+pub fn latest(run: &Path, warn: &mut dyn FnMut(&str)) -> Result<Option<(PathBuf, Position)>, TrainError> {
+    let mut damaged = Vec::new();
+    for (_, path) in saved(run) {
+        match verify(&path) {
+            Ok(position) => return Ok(Some((path, position))),
+            Err(reason) => {
+                warn(&format!("{reason}; the state before it is used"));
+                damaged.push(reason);
+            }
+        }
+    }
+    match damaged.first() {
+        None => Ok(None),
+        Some(first) => Err(TrainError::Resume {
+            path: folder(run),
+            reason: format!("none of its {} states is whole ({first}): start the run anew", damaged.len()),
+        }),
+    }
+}
+
+/// Puts a state into a model and an optimizer that were made by the same recipe.
+///
+/// # Errors
+///
+/// [`TrainError::Resume`] where a tensor is absent, unexpected or of another shape; [`TrainError::Io`].
+pub fn restore(
+    state: &Path,
+    position: &Position,
+    model: Llava,
+    optimizer: &mut Optimizer,
+) -> Result<Llava, TrainError> {
+    let device = model.device();
+    let path = state.join(PARAMETERS);
+    let io = |source| TrainError::Io { path: path.clone(), source };
+    let file = Tensors::open(&path).map_err(io)?;
+    let mut left: Vec<String> = file.names().collect();
+    let mut fill = Fill { path: ParamPath::new(""), file, taken: Vec::new(), failed: None };
+    let model = model.map(&mut fill);
+    let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
+    if let Some(reason) = fill.failed {
+        return Err(wrong(reason));
+    }
+    left.retain(|name| !fill.taken.contains(name));
+    if let Some(name) = left.first() {
+        return Err(wrong(format!("holds {name}, which this run does not train: was the recipe changed?")));
+    }
+    let path = state.join(OPTIMIZER);
+    optimizer.set_states(states(&path, position, &device.without_autodiff())?);
+    Ok(model)
+}
+
+/// The parameters that are trained, with Hugging Face's names and orientation.
+fn trained(model: &Llava) -> Vec<Outgoing> {
+    struct Trained {
+        path: ParamPath,
+        found: Vec<Outgoing>,
+    }
+    impl ModuleVisitor for Trained {
+        fn enter_module(&mut self, name: &str, owner: &str) {
+            self.path.enter(name, owner);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.is_require_grad() {
+                let tensor = param.val();
+                let slot = self.path.slot(&tensor.dims());
+                self.found.push(Outgoing::new(slot.name, tensor, slot.transposed));
+            }
+        }
+    }
+    let mut trained = Trained { path: ParamPath::new(""), found: Vec::new() };
+    model.visit(&mut trained);
+    trained.found
+}
+
+struct Fill {
+    path: ParamPath,
+    file: Tensors,
+    taken: Vec<String>,
+    failed: Option<String>,
+}
+
+impl ModuleMapper for Fill {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.path.enter(name, owner);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !param.is_require_grad() || self.failed.is_some() {
+            return param;
+        }
+        let (dims, dtype) = (param.val().dims(), param.val().dtype());
+        let slot = self.path.slot(&dims);
+        let data: TensorData = match self.file.read(&slot.name, slot.transposed) {
+            Ok(Some(data)) => data,
+            Ok(None) => {
+                self.failed = Some(format!("lacks {}, which this run trains: was the recipe changed?", slot.name));
+                return param;
+            }
+            Err(error) => {
+                self.failed = Some(format!("{}: {error}", slot.name));
+                return param;
+            }
+        };
+        if data.shape().to_vec() != dims || data.dtype() != dtype {
+            self.failed = Some(format!(
+                "{} is {:?} {:?}, this run's is {dims:?} {dtype:?}: was the recipe changed?",
+                slot.name,
+                data.shape().to_vec(),
+                data.dtype()
+            ));
+            return param;
+        }
+        self.taken.push(slot.name);
+        param.map(|held| {
+            let (device, strategy) = (held.device().without_autodiff(), held.gradient_checkpointing_strategy());
+            let tensor = Tensor::<D>::from_data(data, (&device, dtype)).autodiff();
+            match strategy {
+                Some(strategy) => tensor.with_gradient_checkpointing_strategy(strategy),
+                None => tensor,
+            }
+            .require_grad()
+        })
+    }
+}
+
+fn moments(states: &States) -> Vec<Outgoing> {
+    let tensors = states.iter().flat_map(|(name, state)| {
+        let ParameterState { first, second, master, .. } = state.clone();
+        let named = [("first", Some(first)), ("second", Some(second)), ("master", master)];
+        named
+            .into_iter()
+            .filter_map(move |(kind, tensor)| Some(Outgoing::new(format!("{name}.{kind}"), tensor?, false)))
+    });
+    tensors.collect()
+}
+
+fn states(path: &Path, position: &Position, device: &Device) -> Result<States, TrainError> {
+    let io = |source| TrainError::Io { path: path.into(), source };
+    let mut file = Tensors::open(path).map_err(io)?;
+    let mut take = |name: &str, kind: &str| -> Result<Option<Tensor<1>>, TrainError> {
+        let data = file.read(&format!("{name}.{kind}"), false).map_err(io)?;
+        Ok(data.map(|data| {
+            let dtype = data.dtype();
+            Tensor::from_data(data, (device, dtype))
+        }))
+    };
+    let mut states = States::new();
+    for (name, time) in &position.updates {
+        let lacks = || TrainError::Resume { path: path.into(), reason: format!("lacks the moments of {name}") };
+        let first = take(name, "first")?.ok_or_else(lacks)?;
+        let second = take(name, "second")?.ok_or_else(lacks)?;
+        let master = take(name, "master")?;
+        states.insert(name.clone(), ParameterState { time: *time, first, second, master });
+    }
+    Ok(states)
+}

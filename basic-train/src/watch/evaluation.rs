@@ -1,0 +1,202 @@
+//! Looking at the model during a run: losses on held-out samples, and what it says about some of them.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use basic_core::{Objective, ObjectiveError};
+use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
+use basic_models::nn::Llava;
+use basic_models::processor::{PLACEHOLDER, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
+use basic_models::{Batch, Checkpoint, CheckpointError, ImageTokens};
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorReadError};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::data::{DataError, Sample, Samples, VisionCache, prepare};
+
+/// How the model is looked at.
+#[derive(Debug, Clone)]
+pub struct EvaluationOptions {
+    /// At most so many samples, the set's first.
+    pub samples: usize,
+    /// Samples computed together.
+    pub batch_size: usize,
+    /// How many of them are answered.
+    pub predictions: usize,
+    /// At most so many tokens an answer.
+    pub max_new_tokens: usize,
+}
+
+impl Default for EvaluationOptions {
+    fn default() -> Self {
+        Self { samples: 256, batch_size: 8, predictions: 4, max_new_tokens: 64 }
+    }
+}
+
+/// One line of `eval.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// After which step.
+    pub step: usize,
+    /// Mean cross entropy over the target tokens.
+    pub lm: f64,
+    /// Directional alignment supervision over the samples with images, unweighted; 0 where it is off.
+    pub das: f64,
+    /// Semantic distribution supervision over the samples with images, unweighted; 0 where it is off.
+    pub sds: f64,
+    /// The objective.
+    pub total: f64,
+    /// Samples.
+    pub samples: usize,
+    /// Target tokens.
+    pub tokens: usize,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Answers to the first samples.
+    pub predictions: Vec<Sampled>,
+}
+
+/// What the model says, greedily, where a sample has its last answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sampled {
+    /// The prompt.
+    pub prompt: String,
+    /// The images' names.
+    pub images: Vec<String>,
+    /// The sample's answer.
+    pub expected: String,
+    /// The model's.
+    pub answer: String,
+}
+
+/// Why the model could not be looked at.
+#[derive(Debug, Error)]
+pub enum EvaluationError {
+    /// The samples.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// An image, or the checkpoint's files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Template or tokenizer.
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    /// A knob of the method.
+    #[error("objective: {0}")]
+    Objective(#[from] ObjectiveError),
+    /// Generation.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// The device.
+    #[error("a tensor could not be read from the device: {0}")]
+    Read(#[from] TensorReadError),
+}
+
+/// Losses on held-out samples without gradient, and greedy answers to the first of them. The model stays as it is.
+///
+/// # Errors
+///
+/// [`EvaluationError`] that names the sample.
+pub fn evaluate(
+    step: usize,
+    model: &Llava,
+    checkpoint: &Checkpoint,
+    data: &dyn Samples,
+    style: &Style,
+    objective: &Objective,
+    options: &EvaluationOptions,
+) -> Result<Evaluation, EvaluationError> {
+    let start = Instant::now();
+    let model = model.clone().valid();
+    // A trained encoder gives other features at every evaluation: nothing is kept.
+    let mut cache = VisionCache::new(0);
+    let count = options.samples.min(data.len());
+    let samples: Vec<Sample> = (0..count).map(|index| data.sample(index)).collect::<Result<_, _>>()?;
+    // Sums over the tokens, and over the samples with images.
+    let (mut sums, mut tokens, mut image_samples) = ([0.0_f64; 3], 0, 0);
+    for chunk in samples.chunks(options.batch_size.max(1)) {
+        let mut all = Vec::with_capacity(chunk.len());
+        let mut images = Vec::new();
+        for sample in chunk {
+            let prepared = prepare(sample, checkpoint, style)?;
+            images.extend(prepared.images);
+            all.push(prepared.tokens);
+        }
+        let mut batch = Batch::collate(&all, checkpoint.pad_id(), checkpoint.image_shape(), &model.device());
+        batch.features = cache.features(&model, checkpoint, &images)?;
+        let forward = model.forward(&batch, objective)?;
+        let parts = model.losses(&batch, forward, objective);
+        let losses = Tensor::cat(vec![parts.lm, parts.das, parts.sds], 0).try_into_vec_as::<f32>()?;
+        let (labels, pictured) = (batch.label_count(), batch.layout.image_samples());
+        for (sum, (loss, weight)) in sums.iter_mut().zip(losses.iter().zip([labels, pictured, pictured])) {
+            *sum += f64::from(*loss) * weight as f64;
+        }
+        tokens += labels;
+        image_samples += pictured;
+    }
+    let lm = sums[0] / tokens.max(1) as f64;
+    let [das, sds] = [sums[1], sums[2]].map(|sum| sum / image_samples.max(1) as f64);
+    let weighted = |on: bool, lambda: f64, loss: f64| if on { lambda * loss } else { 0.0 };
+    let total =
+        lm + weighted(objective.das, objective.lambda_das, das) + weighted(objective.sds, objective.lambda_sds, sds);
+    let shown = &samples[..options.predictions.min(samples.len())];
+    let predictions = answers(&model, checkpoint, shown, style, options, &mut cache)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Evaluation { step, lm, das, sds, total, samples: samples.len(), tokens, seconds, predictions })
+}
+
+/// Greedy answers where the samples have their last ones.
+fn answers(
+    model: &Llava,
+    checkpoint: &Checkpoint,
+    samples: &[Sample],
+    style: &Style,
+    options: &EvaluationOptions,
+    cache: &mut VisionCache,
+) -> Result<Vec<Sampled>, EvaluationError> {
+    let eos = GenerationDefaults::load(&checkpoint.dir)?.end_ids(checkpoint);
+    let settings = GenerationConfig::greedy(options.max_new_tokens, eos, checkpoint.pad_id());
+    let stop: Vec<String> = style.stops().iter().map(ToString::to_string).collect();
+    let text = TextOptions { tokenizer: &checkpoint.tokenizer, stop: &stop };
+    let mut found = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let Some(last) = sample.messages.iter().rposition(|message| message.role == Role::Assistant) else { continue };
+        let turns = &sample.messages[..last];
+        let rendered = render_prompt(style, turns, checkpoint.tokenizer.specials())?;
+        // Turns behind the last answer may have images of their own.
+        let images: usize = turns.iter().map(|turn| turn.content.matches(PLACEHOLDER).count()).sum();
+        let sources = &sample.images[..images.min(sample.images.len())];
+        let prompt = rendered.text.clone();
+        let tokens = tokenize_prompt(&checkpoint.tokenizer, rendered, checkpoint.visual_tokens(), sources.len())?;
+        let prompts = [ImageTokens {
+            ids: tokens.ids,
+            images: tokens.image_positions.into_iter().map(Iterator::collect).collect(),
+            ..ImageTokens::default()
+        }];
+        let features = cache.features(model, checkpoint, sources).map_err(|e| sample.image_error(e))?;
+        let mut go_on = |_: basic_models::generate::Piece<'_>| ControlFlow::Continue(());
+        let answer = generate_text(model, &prompts, features, &settings, &text, &mut go_on)?;
+        found.push(Sampled {
+            prompt,
+            images: sources.iter().map(ToString::to_string).collect(),
+            expected: sample.messages[last].content.trim().to_string(),
+            answer: answer.first().map(|answer| answer.text.trim().to_string()).unwrap_or_default(),
+        });
+    }
+    Ok(found)
+}
+
+impl Evaluation {
+    /// The predictions as a Markdown table.
+    pub fn markdown(&self) -> String {
+        // A bar would end a cell, a line break the row.
+        let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ");
+        let mut table = String::from("| images | prompt | expected | answer |\n|---|---|---|---|\n");
+        for Sampled { prompt, images, expected, answer } in &self.predictions {
+            let cells = [images.join(", "), prompt.clone(), expected.clone(), answer.clone()].map(|text| cell(&text));
+            table += &format!("| {} |\n", cells.join(" | "));
+        }
+        table
+    }
+}

@@ -1,0 +1,103 @@
+//! Records as lines of JSON: `metrics.jsonl` and `eval.jsonl`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Evaluation, WatchError, Watcher};
+use crate::files::write_atomically;
+use crate::train::StepMetrics;
+
+/// Writes `metrics.jsonl`, one line a step, and `eval.jsonl`, one line an evaluation. Each line is one write, so another
+/// process that follows the files sees whole lines.
+#[derive(Debug)]
+pub struct Jsonl {
+    steps: Lines,
+    /// Made at the first evaluation: a run without any has no such file.
+    evaluations: Option<Lines>,
+    evaluations_path: PathBuf,
+}
+
+#[derive(Debug)]
+struct Lines {
+    path: PathBuf,
+    file: File,
+}
+
+impl Jsonl {
+    /// The files of a new run in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Io`] that names the file.
+    pub fn create(dir: &Path) -> Result<Self, WatchError> {
+        let path = dir.join("metrics.jsonl");
+        let file = File::create(&path).map_err(io(&path))?;
+        Ok(Self { steps: Lines { path, file }, evaluations: None, evaluations_path: dir.join("eval.jsonl") })
+    }
+
+    /// The files of a run that goes on after step `done`: records of later steps, and lines that were cut off,
+    /// are taken away.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError::Io`] that names the file.
+    pub fn resume(dir: &Path, done: usize) -> Result<Self, WatchError> {
+        let (metrics, evaluations_path) = (dir.join("metrics.jsonl"), dir.join("eval.jsonl"));
+        let steps = match Lines::kept(&metrics, done)? {
+            Some(steps) => steps,
+            None => Lines { file: File::create(&metrics).map_err(io(&metrics))?, path: metrics },
+        };
+        Ok(Self { steps, evaluations: Lines::kept(&evaluations_path, done)?, evaluations_path })
+    }
+}
+
+impl Watcher for Jsonl {
+    fn step(&mut self, metrics: &StepMetrics) -> Result<(), WatchError> {
+        self.steps.write(metrics.step, metrics)
+    }
+
+    fn evaluation(&mut self, evaluation: &Evaluation) -> Result<(), WatchError> {
+        let lines = match &mut self.evaluations {
+            Some(lines) => lines,
+            None => {
+                let path = self.evaluations_path.clone();
+                let file = File::create(&path).map_err(io(&path))?;
+                self.evaluations.insert(Lines { path, file })
+            }
+        };
+        lines.write(evaluation.step, evaluation)
+    }
+}
+
+impl Lines {
+    fn write(&mut self, step: usize, record: &impl Serialize) -> Result<(), WatchError> {
+        let mut line = serde_json::to_vec(record).map_err(|e| WatchError::Json { step, reason: e.to_string() })?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(io(&self.path))
+    }
+
+    /// Opens a file of an earlier process with its whole lines of steps up to `done`; `None` where there is no file.
+    fn kept(path: &Path, done: usize) -> Result<Option<Self>, WatchError> {
+        #[derive(Deserialize)]
+        struct Record {
+            step: usize,
+        }
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(WatchError::Io { path: path.into(), source }),
+        };
+        let stays = |line: &&[u8]| serde_json::from_slice::<Record>(line).is_ok_and(|record| record.step <= done);
+        let kept = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).filter(stays);
+        write_atomically(path, &kept.collect::<Vec<_>>().concat()).map_err(io(path))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(io(path))?;
+        Ok(Some(Self { path: path.into(), file }))
+    }
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> WatchError + '_ {
+    move |source| WatchError::Io { path: path.into(), source }
+}
