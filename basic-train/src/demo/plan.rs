@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::LoaderConfig;
 use crate::optim::{OptimizerConfig, Schedule};
-use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig};
+use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig, WatchConfig};
 
 /// One data setting. The pretrain stage's learning rate (for the baseline) and the lambdas were chosen on the validation
 /// split (docs/demo.md tells how); nothing was chosen on the eval split.
@@ -102,6 +102,8 @@ impl Plan {
             loader: LoaderConfig::default(),
             parts: Parts::default(),
             checkpoint: SaveConfig::default(),
+            eval: None,
+            watch: WatchConfig::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A training run as a TOML file.
 
 mod parts;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
 
 pub use parts::{Mode, Part, PartConfig, Parts};
+pub use watch::{EvalConfig, WatchConfig};
 
 /// The two stages of LLaVA's recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,12 @@ pub struct Recipe {
     /// What a run keeps while it runs.
     #[serde(default)]
     pub checkpoint: SaveConfig,
+    /// How the model is looked at on the way; by default it isn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<EvalConfig>,
+    /// What is kept of the steps.
+    #[serde(default)]
+    pub watch: WatchConfig,
 }
 
 /// The model to start from: a LLaVA directory, or a vision tower and a decoder with a fresh projector.
@@ -299,6 +307,9 @@ impl Recipe {
         }
         if self.checkpoint.every == Some(0) || self.checkpoint.keep_last == 0 {
             return invalid("checkpoint.every and checkpoint.keep_last must be at least 1");
+        }
+        if self.eval.as_ref().is_some_and(|eval| eval.every == 0 || eval.samples == 0) {
+            return invalid("eval.every and eval.samples must be at least 1");
         }
         if let Some(reason) = self.parts_problem() {
             return invalid(&reason);

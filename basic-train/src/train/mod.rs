@@ -28,6 +28,7 @@ use thiserror::Error;
 use crate::data::{DataError, LoaderError};
 use crate::parallel::{CollectiveError, ReplicasError};
 use crate::recipe::RecipeError;
+use crate::watch::{EvaluationError, WatchError};
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -50,6 +51,12 @@ pub enum TrainError {
     /// Devices that cannot train together.
     #[error(transparent)]
     Replicas(#[from] ReplicasError),
+    /// A record could not be kept.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The held-out samples.
+    #[error("eval: {0}")]
+    Evaluation(#[from] EvaluationError),
     /// The checkpoint, read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

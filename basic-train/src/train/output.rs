@@ -7,11 +7,10 @@ use basic_models::checkpoint::StagedDir;
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
 use super::TrainError;
-use crate::files::write_atomically;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.
-const RUN_FILES: [&str; 3] = ["run.json", "metrics.jsonl", "checkpoints"];
+const RUN_FILES: [&str; 5] = ["run.json", "metrics.jsonl", "eval.jsonl", "tensorboard", "checkpoints"];
 
 /// An earlier run that is being replaced: put aside until the new one has succeeded.
 pub(super) struct Replaced {
@@ -104,21 +103,6 @@ pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &
         std::fs::rename(&file, &target).map_err(io(target))?;
     }
     Ok(())
-}
-
-/// Cuts `metrics.jsonl` back to the first `steps` steps: what a run that is resumed has done since is done again. A line
-/// that was being written when the run was killed goes too.
-pub(super) fn truncate_metrics(path: &Path, steps: usize) -> Result<(), TrainError> {
-    let io = |source| TrainError::Io { path: path.into(), source };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(io(error)),
-    };
-    let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["step"].as_u64();
-    let kept = text.lines().filter(|line| step(line).is_some_and(|step| step as usize <= steps));
-    let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
-    write_atomically(path, kept.as_bytes()).map_err(io)
 }
 
 /// Where a LLaVA directory was adapted, its adapters as PEFT has them, in `adapter/`; the checkpoint itself holds them

@@ -1,7 +1,5 @@
 //! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
 
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +7,7 @@ use std::time::Instant;
 
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::{AssembleOptions, StagedDir};
+use basic_models::processor::Style;
 use basic_models::{Checkpoint, CheckpointError, Llava};
 use burn::module::Module;
 use rayon::prelude::*;
@@ -17,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::output::{self, Replaced};
 use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
-use crate::data::{DataError, DataSet, TooLong, VisionCache};
+use crate::data::{DataConfig, DataError, DataSet, TooLong, VisionCache};
 use crate::files::write_atomically;
-use crate::parallel::{Replicas, Solo};
-use crate::recipe::Recipe;
+use crate::parallel::{Replicas, ReplicasError, Solo};
+use crate::recipe::{EvalConfig, Recipe, Stage};
+use crate::watch::{Evaluation, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
 
 /// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
 const CHECKED: usize = 20_000;
@@ -28,9 +28,7 @@ const CHECKED: usize = 20_000;
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Overrides the recipe's device.
-    pub device: Option<DeviceSpec>,
-    /// Several devices, a replica on each, instead of one.
+    /// Overrides the recipe's device: one, or several that share each batch.
     pub devices: Vec<DeviceSpec>,
     /// Overrides the recipe's output.
     pub out: Option<PathBuf>,
@@ -128,8 +126,8 @@ pub fn run(
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let mut recipe = recipe.clone();
-    if let Some(device) = options.device {
-        recipe.device = device;
+    if let Some(device) = options.devices.first() {
+        recipe.device = *device;
     }
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
@@ -137,6 +135,10 @@ pub fn run(
     recipe.resolve_parts();
     let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
     let replicas = Replicas::open(&specs)?;
+    let (world, batch) = (replicas.world(), recipe.train.batch_size);
+    if !batch.is_multiple_of(world) {
+        return Err(ReplicasError::Shares { batch, world }.into());
+    }
     let device = replicas.devices()[0].clone();
 
     let checkpoint = open_model(&recipe)?;
@@ -145,6 +147,7 @@ pub fn run(
     let fingerprint = data.fingerprint()?;
     let source = Arc::new(Source::new(&recipe, &checkpoint, Arc::new(data))?);
     check(&recipe, &source)?;
+    let held_out = HeldOut::open(&recipe, &checkpoint)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
     if recipe.model.checkpoint.iter().any(same) {
         let reason = "is the model to start from: choose another output directory";
@@ -175,12 +178,11 @@ pub fn run(
     }
     source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
     let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
-    let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, start };
+    let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, held_out, start };
     record.write(Status::Running)?;
 
     let (caches, model, first) = (Mutex::new(caches), Mutex::new(Some(model)), &first);
     let progress = Mutex::new(progress);
-    let world = replicas.world();
     let results = replicas.run(|collective, device| {
         let rank = collective.rank();
         let cache = lock(&caches)[rank].take();
@@ -229,7 +231,7 @@ fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
         return Ok(());
     }
     let skip = recipe.loader.too_long == TooLong::Skip;
-    let looked = |index: usize| match source.preparer().prepare(&data.sample(index)?) {
+    let looked = |index: usize| match source.preparer().prepare(&data.outline(index)?) {
         Err(DataError::TooLong { .. }) if skip => Ok(()),
         other => other.map(drop),
     };
@@ -270,7 +272,42 @@ struct Record<'a> {
     options: &'a RunOptions,
     source: &'a Source,
     fingerprint: String,
+    held_out: Option<HeldOut>,
     start: Instant,
+}
+
+/// The samples that are kept from training, to look at the model with.
+struct HeldOut {
+    data: DataSet,
+    style: Style,
+    every: usize,
+    options: EvaluationOptions,
+}
+
+impl HeldOut {
+    fn open(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Option<Self>, TrainError> {
+        let Some(config) = &recipe.eval else { return Ok(None) };
+        let EvalConfig { path, images, format, every, samples, predictions, max_new_tokens } = config.clone();
+        let data = DataConfig { images, format, limit: Some(samples), ..DataConfig::new(path) };
+        let options = EvaluationOptions {
+            samples,
+            batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
+            predictions,
+            max_new_tokens,
+        };
+        let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
+        Ok(Some(Self { data: DataSet::open(&data, recipe.seed)?, style, every, options }))
+    }
+
+    fn evaluate(
+        &self,
+        step: usize,
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        recipe: &Recipe,
+    ) -> Result<Evaluation, TrainError> {
+        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &self.options)?)
+    }
 }
 
 impl Record<'_> {
@@ -283,46 +320,64 @@ impl Record<'_> {
         mut model: Llava,
         progress: Progress,
     ) -> Result<Option<usize>, TrainError> {
-        let path = self.out.join("metrics.jsonl");
-        let io = |source| TrainError::Io { path: path.clone(), source };
         let writes = trainer.rank() == 0;
-        let mut metrics = None;
-        if writes {
-            output::truncate_metrics(&path, trainer.done())?;
-            metrics = Some(BufWriter::new(OpenOptions::new().append(true).open(&path).map_err(io)?));
-        }
+        let mut watchers = if writes { self.watchers(trainer.done())? } else { Watchers::default() };
+        let mut evaluated = None;
         let steps = trainer.steps();
         while trainer.done() < steps {
             if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
                 if writes {
-                    self.save(checkpoint, trainer, &model)?;
+                    self.save(checkpoint, trainer, &model, evaluated)?;
                 }
                 return Ok(Some(trainer.done()));
             }
             let step;
             (model, step) = trainer.step(model)?;
-            if let Some(metrics) = &mut metrics {
-                let line = serde_json::to_string(&step).map_err(|e| io(e.into()))?;
-                writeln!(metrics, "{line}").and_then(|()| metrics.flush()).map_err(io)?;
-            }
+            watchers.step(&step)?;
             progress(&step, steps);
-            let due = self.recipe.checkpoint.every.is_some_and(|every| trainer.done() % every == 0);
-            if writes && due && trainer.done() < steps {
-                self.save(checkpoint, trainer, &model)?;
+            let done = trainer.done();
+            let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
+            if let (true, Some(held_out)) = (writes, &self.held_out)
+                && (due(Some(held_out.every)) || done == steps)
+            {
+                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
+                watchers.evaluation(&evaluation)?;
+                evaluated = Some((done, evaluation.total));
+            }
+            if writes && due(self.recipe.checkpoint.every) && done < steps {
+                self.save(checkpoint, trainer, &model, evaluated)?;
             }
         }
         if writes {
             // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
             if self.recipe.checkpoint.every.is_some() {
-                self.save(checkpoint, trainer, &model)?;
+                self.save(checkpoint, trainer, &model, evaluated)?;
             }
             output::save(checkpoint, &model, self.out, self.recipe)?;
         }
         Ok(None)
     }
 
-    /// Saves the run's state.
-    fn save(&self, checkpoint: &Checkpoint, trainer: &Trainer, model: &Llava) -> Result<(), TrainError> {
+    /// Who hears of the steps behind `done`.
+    fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
+        let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
+        let mut watchers = Watchers(vec![Box::new(lines)]);
+        if self.recipe.watch.tensorboard {
+            watchers.0.push(Box::new(TensorBoard::create(&self.out.join("tensorboard"), done)?));
+            let recipe = toml::to_string(self.recipe).unwrap_or_default();
+            watchers.text(done, "recipe", &format!("```toml\n{recipe}```"))?;
+        }
+        Ok(watchers)
+    }
+
+    /// Saves the run's state; `evaluated` is the last step that was evaluated, and the objective there.
+    fn save(
+        &self,
+        checkpoint: &Checkpoint,
+        trainer: &Trainer,
+        model: &Llava,
+        evaluated: Option<(usize, f64)>,
+    ) -> Result<(), TrainError> {
         let vanished = !self.out.join("run.json").is_file();
         if vanished {
             self.write(Status::Failed)?;
@@ -335,7 +390,8 @@ impl Record<'_> {
             checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
             Ok(staged.commit()?)
         };
-        let position = Position { data: self.fingerprint.clone(), ..trainer.position().clone() };
+        let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
+        let position = Position { data: self.fingerprint.clone(), evaluation, ..trainer.position().clone() };
         let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
         if vanished {
             let reason = format!(

@@ -16,10 +16,12 @@ use super::TrainError;
 use super::backward::{Backward, backward};
 use super::source::Source;
 use super::state::{self, Position};
-use crate::data::{MicroBatch, Samples, VisionCache};
+use crate::data::{LoadedImage, MicroBatch, Samples, VisionCache};
 use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
 use crate::parallel::{Collective, Solo};
 use crate::recipe::{Mode, Part, Recipe};
+use crate::watch::memory::Memory;
+use crate::watch::{Alignment, Meter, Speed, Work, alignment, flops};
 
 /// What a step did: one line of `metrics.jsonl`.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -49,17 +51,29 @@ pub struct StepMetrics {
     /// Whether the parameters were left as they were, because the loss or the gradients were not finite.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+    /// Steps so far that were.
+    pub skipped_steps: usize,
+    /// The share of its attention that the text pays to an image; `None` where nothing is supervised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_mass: Option<f64>,
+    /// The mean cosine between the visual embeddings and what the shallow layers make of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
     /// Samples of the batch.
     pub samples: usize,
     /// Samples that were left out of it because they are broken or too long.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// Different samples so far that were left out because they are broken.
+    pub skipped_samples: usize,
     /// Share of this step's time in which training waited for data.
-    pub waiting: f64,
-    /// Samples a second, over this step.
-    pub samples_per_s: f64,
-    /// Tokens a second, visual ones among them, padding not.
-    pub tokens_per_s: f64,
+    pub data_wait: f64,
+    /// Samples and tokens a second, and the share of the device's arithmetic.
+    #[serde(flatten)]
+    pub speed: Speed,
+    /// Memory behind the step.
+    #[serde(flatten)]
+    pub memory: Memory,
     /// Seconds of this step.
     pub seconds: f64,
 }
@@ -74,12 +88,47 @@ pub struct Trainer<'a> {
     collective: Arc<dyn Collective>,
     optimizer: Optimizer,
     cache: Option<VisionCache>,
+    meter: Option<Meter>,
     position: Position,
     started: bool,
 }
 
-/// The losses of a step, summed over its parts.
-type Sums = [Tensor<1>; 4];
+/// What a step adds up over its parts, and then over the replicas.
+#[derive(Default)]
+struct Sums {
+    /// lm, das, sds and the objective, `[1]` each.
+    losses: Option<[Tensor<1>; 4]>,
+    /// What [`alignment`] reads, `[2]`.
+    alignment: Option<Tensor<1>>,
+    /// Images with text after them, and patches.
+    images: [f64; 2],
+    work: Work,
+}
+
+impl Sums {
+    fn add(&mut self, batch: &Batch, losses: LossParts, aligned: Option<Tensor<1>>, work: Work) {
+        let LossParts { lm, das, sds, total } = losses;
+        let share = [lm, das, sds, total];
+        self.losses = Some(match self.losses.take() {
+            None => share,
+            Some([a, b, c, d]) => {
+                let [lm, das, sds, total] = share;
+                [a + lm, b + das, c + sds, d + total]
+            }
+        });
+        if let Some(aligned) = aligned {
+            let of_batch = Alignment::new([0.0; 2], &batch.layout);
+            self.images[0] += of_batch.images;
+            self.images[1] += of_batch.patches;
+            self.alignment = Some(match self.alignment.take() {
+                Some(sum) => sum + aligned,
+                None => aligned,
+            });
+        }
+        let (sums, more) = (self.work.sums(), work.sums());
+        self.work = Work::from_sums(std::array::from_fn(|i| sums[i] + more[i]));
+    }
+}
 
 impl<'a> Trainer<'a> {
     /// A stage at its first step, on one device.
@@ -106,6 +155,7 @@ impl<'a> Trainer<'a> {
             collective,
             optimizer: Optimizer::new(&recipe.optimizer).with_groups(recipe.groups()),
             cache,
+            meter: None,
             position: Position::default(),
         }
     }
@@ -148,9 +198,7 @@ impl<'a> Trainer<'a> {
     ///
     /// Where another replica has failed.
     pub fn agree(&self, own: bool) -> Result<bool, TrainError> {
-        let mut votes = [f64::from(u8::from(own))];
-        self.collective.sum_f64(&mut votes)?;
-        Ok(votes[0] > 0.0)
+        Ok(self.collective.any(own)?)
     }
 
     /// Steps done.
@@ -185,20 +233,14 @@ impl<'a> Trainer<'a> {
         };
         let waited = start.elapsed();
         let counts = samples.counts();
-        let (mut sums, mut gradients): (Option<Sums>, _) = (None, None);
+        let (mut sums, mut gradients) = (Sums::default(), None);
         for part in samples.of(self.collective.rank()) {
+            let work = self.work(&model, part);
             let batch = self.batch(&model, part)?;
-            let Backward { losses, gradients: found, .. } =
+            let Backward { losses, gradients: found, v, targets } =
                 backward(&model, &batch, &recipe.objective, counts, recipe.train.recompute)?;
-            let LossParts { lm, das, sds, total } = losses;
-            let share = [lm, das, sds, total];
-            sums = Some(match sums.take() {
-                None => share,
-                Some([a, b, c, d]) => {
-                    let [lm, das, sds, total] = share;
-                    [a + lm, b + das, c + sds, d + total]
-                }
-            });
+            let aligned = v.zip(targets).map(|(v, targets)| alignment(&v, &targets));
+            sums.add(&batch, losses, aligned, work);
             gradients = match (gradients, found) {
                 (Some(a), Some(b)) => Some(add_gradients(&model, a, b)),
                 (a, b) => a.or(b),
@@ -208,7 +250,7 @@ impl<'a> Trainer<'a> {
         if gradients.is_empty() && samples.samples() > 0 {
             return Err(TrainError::NothingTrained { step: step + 1 });
         }
-        let readout = self.read(&model, sums, &gradients)?;
+        let (readout, aligned, work) = self.read(&model, sums, &gradients)?;
         let [lm, das, sds, total] = readout.values[..] else {
             return Err(TrainError::NothingTrained { step: step + 1 });
         };
@@ -225,7 +267,6 @@ impl<'a> Trainer<'a> {
         self.position.skipped_steps += usize::from(skipped);
         self.position.skipped_samples = self.source.skipped();
         let seconds = start.elapsed().as_secs_f64();
-        let rate = |count: usize| count as f64 / seconds.max(1e-9);
         let metrics = StepMetrics {
             step: self.position.step,
             lm,
@@ -239,11 +280,15 @@ impl<'a> Trainer<'a> {
             tokens: counts.tokens,
             image_samples: counts.image_samples,
             skipped,
+            skipped_steps: self.position.skipped_steps,
+            attention_mass: aligned.attention_mass(),
+            cosine: aligned.cosine(),
             samples: samples.samples(),
             left_out: samples.skipped.iter().map(|skipped| skipped.reason.clone()).collect(),
-            waiting: waited.as_secs_f64() / seconds.max(1e-9),
-            samples_per_s: rate(samples.samples()),
-            tokens_per_s: rate(samples.tokens()),
+            skipped_samples: self.position.skipped_samples.len(),
+            data_wait: waited.as_secs_f64() / seconds.max(1e-9),
+            speed: self.meter.as_ref().map(|meter| meter.speed(work, seconds)).unwrap_or_default(),
+            memory: Memory::now(&model.device()),
             seconds,
         };
         Ok((model, metrics))
@@ -269,15 +314,49 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The losses over all replicas, and the norms of the gradients, which are the same on all.
-    fn read(&self, model: &Llava, sums: Option<Sums>, gradients: &GradientsParams) -> Result<StepReadout, TrainError> {
-        let zero = || Tensor::zeros([1], (&model.device().without_autodiff(), DType::F32));
-        let sums = sums.unwrap_or_else(|| [zero(), zero(), zero(), zero()]);
-        let mut readout = read_out(model, gradients, sums.into())?;
+    /// What a part costs.
+    fn work(&mut self, model: &Llava, part: &MicroBatch) -> Work {
+        let (recipe, world) = (self.recipe, self.collective.world());
+        let whole = || Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect::<Vec<_>>();
+        let dtype = recipe.train.dtype.dtype();
+        let new = || Meter::new(model.config(), &whole(), &model.device(), dtype, world);
+        let meter = self.meter.get_or_insert_with(new);
+        let samples = || part.rows.iter().flatten();
+        let images = || samples().flat_map(|sample| &sample.images);
+        let held = self.cache.as_ref().map(VisionCache::keys);
+        let fresh = |image: &&LoadedImage| !held.as_ref().is_some_and(|held| held.contains(image.source.name()));
+        let counts = flops::Workload {
+            lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
+            labels: part.counts.tokens,
+            images: images().count(),
+            encoded: images().filter(fresh).count(),
+        };
+        meter.work(part.samples(), &counts)
+    }
+
+    /// The losses over all replicas with the norms of the gradients, which are the same on all; what v has to do with
+    /// V^; and all that was computed.
+    fn read(
+        &self,
+        model: &Llava,
+        sums: Sums,
+        gradients: &GradientsParams,
+    ) -> Result<(StepReadout, Alignment, Work), TrainError> {
+        let zeros = |n: usize| Tensor::zeros([n], (&model.device().without_autodiff(), DType::F32));
+        let losses = sums.losses.unwrap_or_else(|| std::array::from_fn(|_| zeros(1)));
+        let mut report = Vec::from(losses);
+        report.push(sums.alignment.unwrap_or_else(|| zeros(2)));
+        let mut readout = read_out(model, gradients, report)?;
         let mut values: Vec<f64> = readout.values.iter().map(|value| f64::from(*value)).collect();
+        values.extend(sums.images);
+        values.extend(sums.work.sums());
         self.collective.sum_f64(&mut values)?;
-        readout.values = values.into_iter().map(|value| value as f32).collect();
-        Ok(readout)
+        let (losses, rest) = values.split_at(4);
+        readout.values = losses.iter().map(|value| *value as f32).collect();
+        let at = |index: usize| rest.get(index).copied().unwrap_or_default();
+        let aligned = Alignment::from_sums(std::array::from_fn(at));
+        let work = Work::from_sums(std::array::from_fn(|index| at(index + 4)));
+        Ok((readout, aligned, work))
     }
 }
 

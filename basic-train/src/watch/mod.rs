@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use alignment::{Alignment, alignment};
-pub use evaluation::{Evaluation, EvaluationOptions, Sampled, evaluate};
+pub use evaluation::{Evaluation, EvaluationError, EvaluationOptions, Sampled, evaluate};
 pub use jsonl::Jsonl;
 pub use meter::{Meter, Speed, Work};
 pub use tensorboard::TensorBoard;
@@ -43,16 +43,6 @@ pub enum WatchError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
-    },
-    /// A file that a run goes on with is not the run's.
-    #[error("{path}: line {line} is no record of a step ({reason}): move the file away, or start the run anew with --overwrite", path = path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
     },
     /// Metrics that have no JSON form.
     #[error("the metrics of step {step} could not be written as JSON: {reason}")]
