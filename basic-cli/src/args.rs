@@ -1,5 +1,6 @@
 //! The command line.
 
+mod data;
 mod generate;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
 pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -36,13 +38,15 @@ pub enum Command {
     Assemble(Assemble),
     /// Write a checkpoint anew, in another type or other shards.
     Convert(Convert),
+    /// Fold adapters into the checkpoint below them.
+    Merge(Merge),
     /// Say what a directory holds and whether it would load.
     Inspect(Inspect),
     /// Process one image as the checkpoint's image processor does.
     Preprocess(Preprocess),
     /// Time training steps of a preset size on random data.
     Bench(Bench),
-    /// Make data sets.
+    /// Make, check, show and convert data sets.
     Data {
         #[command(subcommand)]
         command: Data,
@@ -143,7 +147,7 @@ pub struct Train {
     /// Where to compute, instead of the recipe's device.
     #[arg(long)]
     pub device: Option<DeviceSpec>,
-    /// Compute on several devices, each with its share of every batch: cuda:0,cuda:1
+    /// Train on several devices, a replica on each: --devices cuda:0,cuda:1
     #[arg(long, value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceSpec>,
     /// Show progress as a bar on standard error or as lines on standard output; by default a bar on a terminal, else lines.
@@ -158,6 +162,18 @@ pub struct Train {
     /// Replace a run that is there.
     #[arg(long)]
     pub overwrite: bool,
+    /// Don't train: say what would be trained, in how many steps, and what memory it takes. No weights are read.
+    #[arg(long)]
+    pub plan: bool,
+    /// The plan as one JSON object.
+    #[arg(long, requires = "plan")]
+    pub json: bool,
+    /// What memory a device has, such as 80GB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "plan")]
+    pub memory: Option<u64>,
+    /// How many samples the data has, where it is not here.
+    #[arg(long, value_name = "N", requires = "plan")]
+    pub samples: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -315,8 +331,20 @@ pub struct Convert {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct Merge {
+    /// The LLaVA checkpoint below: a directory or a hub name.
+    pub base: PathBuf,
+    /// The adapters, as PEFT's or this program's: a directory or a hub name.
+    pub adapter: PathBuf,
+    /// Where the new checkpoint is written.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A directory or a hub name: a LLaVA checkpoint, a vision tower or a decoder, whole or broken.
+    /// A directory or a hub name: a LLaVA checkpoint, adapters, a vision tower or a decoder, whole or broken.
     pub checkpoint: PathBuf,
     /// Print one JSON object.
     #[arg(long)]
@@ -374,35 +402,6 @@ pub struct Bench {
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print one JSON object, with the reference script's keys.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Data sets that can be made.
-#[derive(Debug, Subcommand)]
-pub enum Data {
-    /// The embedded world: images, captions and questions in LLaVA's format.
-    Shapes(Shapes),
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Shapes {
-    /// An empty or absent directory.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Scenes to train on.
-    #[arg(long)]
-    pub train: usize,
-    /// Scenes to choose settings on.
-    #[arg(long, default_value_t = 100)]
-    pub validation: usize,
-    /// Scenes to evaluate on.
-    #[arg(long)]
-    pub eval: usize,
-    /// Same seed, same bytes.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
 }

@@ -8,18 +8,21 @@ use crate::{Objective, ObjectiveError, PatchWeights};
 /// Where one image of a batch sits, and the text that follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSpan {
-    /// The sample's row in the batch.
+    /// The sample that it belongs to, counted over the batch.
     pub sample: usize,
-    /// The image's positions in the sequence (m of them).
+    /// The batch's row that holds the sample; a packed row holds several.
+    pub row: usize,
+    /// The image's positions in the row (m of them).
     pub positions: Vec<usize>,
-    /// The text positions after the image, in order: no padding, no image positions (n of them).
+    /// The positions in the row of the same sample's text after the image, in order: no padding, no image positions (n
+    /// of them).
     pub text_rows: Vec<usize>,
 }
 
 /// The images of a batch, in sample order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SupervisionLayout {
-    /// Samples in the batch.
+    /// Rows of the batch.
     pub batch: usize,
     /// Positions in a (padded) sequence.
     pub sequence: usize,
@@ -40,7 +43,7 @@ impl SupervisionLayout {
     pub fn flat_positions(&self) -> Vec<i64> {
         self.images
             .iter()
-            .flat_map(|image| image.positions.iter().map(|p| (image.sample * self.sequence + p) as i64))
+            .flat_map(|image| image.positions.iter().map(|p| (image.row * self.sequence + p) as i64))
             .collect()
     }
 }
@@ -75,7 +78,7 @@ pub struct Supervision {
     patches: Vec<usize>,
     rows: Tensor<1, Int>,      // [M], into [B * T]
     text_rows: Tensor<2, Int>, // [B, n], filled up with row 0
-    readout: Tensor<3>,        // [B, S, n]: 1 / (k n_s) at the text rows of the sample's s-th image, else 0
+    readout: Tensor<3>,        // [B, S, n]: 1 / (k n_s) at the text rows of the row's s-th image, else 0
     mass_rows: Tensor<1, Int>, // [M], into [B * S * T]
     embeddings: Option<Tensor<2>>,
     mass: Option<Tensor<1>>,
@@ -105,15 +108,15 @@ impl Supervision {
             .images
             .iter()
             .map(|image| {
-                nth[image.sample] += 1;
-                nth[image.sample] - 1
+                nth[image.row] += 1;
+                nth[image.row] - 1
             })
             .collect();
         let s = nth.into_iter().max().unwrap_or(1);
-        // The text rows of a sample's first image hold those of its later ones.
+        // Images of one row share text rows: those of a sample's first image hold those of its later ones.
         let mut text_rows: Vec<Vec<usize>> = vec![Vec::new(); b];
         for image in &layout.images {
-            let all = &mut text_rows[image.sample];
+            let all = &mut text_rows[image.row];
             all.extend(&image.text_rows);
             all.sort_unstable();
             all.dedup();
@@ -122,9 +125,9 @@ impl Supervision {
         let mut readout = vec![0f32; b * s * n];
         let mut mass_rows = Vec::new();
         for (image, slot) in layout.images.iter().zip(&slots) {
-            let row = image.sample * s + slot;
+            let row = image.row * s + slot;
             let share = 1.0 / (k as f32 * image.text_rows.len() as f32);
-            for (at, position) in text_rows[image.sample].iter().enumerate() {
+            for (at, position) in text_rows[image.row].iter().enumerate() {
                 if image.text_rows.binary_search(position).is_ok() {
                     readout[row * n + at] = share;
                 }

@@ -20,6 +20,7 @@ fn devices() -> Vec<Device> {
 fn layout() -> SupervisionLayout {
     let image = |sample, positions: [usize; 2], text_rows: &[usize]| ImageSpan {
         sample,
+        row: sample,
         positions: positions.to_vec(),
         text_rows: text_rows.to_vec(),
     };

@@ -16,7 +16,30 @@ pub struct ImageTokens {
     pub pixels: Vec<Vec<f32>>,
 }
 
+impl ImageTokens {
+    /// The positions that bear a loss: each labeled one but the first, which nothing predicts.
+    pub fn targets(&self) -> usize {
+        self.labels.iter().skip(1).take(self.ids.len().saturating_sub(1)).filter(|label| **label >= 0).count()
+    }
+
+    /// Whether the sample has an image with text after it: whether it counts in `das` and `sds`.
+    pub fn supervises(&self) -> bool {
+        (0..self.images.len()).any(|image| !self.text_after(image).is_empty())
+    }
+
+    /// The positions of the text after an image: no image positions.
+    fn text_after(&self, image: usize) -> Vec<usize> {
+        let after = self.images[image].last().map_or(0, |p| p + 1);
+        let mut text = vec![true; self.ids.len()];
+        self.images.iter().flatten().for_each(|p| text[*p] = false);
+        (after..self.ids.len()).filter(|p| text[*p]).collect()
+    }
+}
+
 /// A batch on the device, padded on the right.
+///
+/// A row holds one sample, or several behind each other (packed): each of them sees itself alone, at positions that
+/// start from 0.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// Token ids, `[B * T]`.
@@ -34,41 +57,57 @@ pub struct Batch {
     pub layout: SupervisionLayout,
     /// Real positions per sample.
     pub lengths: Vec<usize>,
+    /// How many samples each row holds, `[B]`.
+    pub samples_per_row: Vec<usize>,
 }
 
 impl Batch {
-    /// Pads and stacks samples. `image` gives the pixel values' channels, height and width.
+    /// Pads and stacks samples, one a row. `image` gives the pixel values' channels, height and width.
     pub fn collate(samples: &[ImageTokens], pad: u32, image: [usize; 3], device: &Device) -> Self {
-        let (b, t) = (samples.len(), samples.iter().map(|s| s.ids.len()).max().unwrap_or(0));
+        let rows: Vec<[&ImageTokens; 1]> = samples.iter().map(|sample| [sample]).collect();
+        Self::pack(&rows, pad, image, device)
+    }
+
+    /// Packs samples into rows, in order, and pads and stacks the rows. What bears a loss, and on which images the
+    /// supervision falls, is as with [`Batch::collate`]: no target and no text row reaches into another sample.
+    pub fn pack<'a>(rows: &[impl AsRef<[&'a ImageTokens]>], pad: u32, image: [usize; 3], device: &Device) -> Self {
+        let rows: Vec<&[&ImageTokens]> = rows.iter().map(AsRef::as_ref).collect();
+        let length = |row: &&[&ImageTokens]| row.iter().map(|sample| sample.ids.len()).sum::<usize>();
+        let (b, t) = (rows.len(), rows.iter().map(length).max().unwrap_or(0));
         let mut ids = vec![i64::from(pad); b * t];
         let mut splice: Vec<i64> = (0..(b * t) as i64).collect();
         let mut targets = vec![-100; b * t];
-        let (mut pixels, mut images, mut next) = (Vec::new(), Vec::new(), (b * t) as i64);
-        for (sample, tokens) in samples.iter().enumerate() {
-            let start = sample * t;
-            for (position, id) in tokens.ids.iter().enumerate() {
-                ids[start + position] = i64::from(*id);
-                if let Some(label) = tokens.labels.get(position)
-                    && position > 0
-                    && *label >= 0
-                {
-                    targets[start + position - 1] = *label;
+        let (mut pixels, mut images, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+        let mut next = (b * t) as i64;
+        for (row, samples) in rows.iter().enumerate() {
+            let mut begin = 0; // where the sample begins in its row
+            for tokens in samples.iter() {
+                let start = row * t + begin;
+                for (position, id) in tokens.ids.iter().enumerate() {
+                    ids[start + position] = i64::from(*id);
+                    if let Some(label) = tokens.labels.get(position)
+                        && position > 0
+                        && *label >= 0
+                    {
+                        targets[start + position - 1] = *label;
+                    }
                 }
-            }
-            let all: Vec<usize> = tokens.images.iter().flatten().copied().collect();
-            for positions in &tokens.images {
-                for position in positions {
-                    splice[start + position] = next;
-                    next += 1;
+                for (index, positions) in tokens.images.iter().enumerate() {
+                    for position in positions {
+                        splice[start + position] = next;
+                        next += 1;
+                    }
+                    images.push(ImageSpan {
+                        sample: lengths.len(),
+                        row,
+                        positions: positions.iter().map(|p| begin + p).collect(),
+                        text_rows: tokens.text_after(index).into_iter().map(|p| begin + p).collect(),
+                    });
                 }
-                let after = positions.last().map_or(0, |p| p + 1);
-                images.push(ImageSpan {
-                    sample,
-                    positions: positions.clone(),
-                    text_rows: (after..tokens.ids.len()).filter(|p| !all.contains(p)).collect(),
-                });
+                pixels.extend(tokens.pixels.iter());
+                lengths.push(tokens.ids.len());
+                begin += tokens.ids.len();
             }
-            pixels.extend(tokens.pixels.iter());
         }
         let device = device.clone().without_autodiff();
         let ints = |values: Vec<i64>| {
@@ -88,12 +127,22 @@ impl Batch {
             pixels,
             features: None,
             layout: SupervisionLayout { batch: b, sequence: t, images },
-            lengths: samples.iter().map(|s| s.ids.len()).collect(),
+            lengths,
+            samples_per_row: rows.iter().map(|row| row.len()).collect(),
         }
     }
 
     /// Target tokens in the batch.
     pub fn label_count(&self) -> usize {
         self.targets.iter().filter(|target| **target >= 0).count()
+    }
+
+    /// The lengths of each row's samples, where a row holds several; `None` where each holds one at most.
+    pub fn packing(&self) -> Option<Vec<Vec<usize>>> {
+        if self.samples_per_row.iter().all(|samples| *samples <= 1) {
+            return None;
+        }
+        let mut lengths = self.lengths.iter().copied();
+        Some(self.samples_per_row.iter().map(|samples| lengths.by_ref().take(*samples).collect()).collect())
     }
 }

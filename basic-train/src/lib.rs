@@ -12,6 +12,7 @@ pub mod files;
 pub mod inspect;
 pub mod optim;
 pub mod parallel;
+pub mod plan;
 pub mod recipe;
 pub mod shapes;
 pub mod train;

@@ -207,6 +207,51 @@ fn a_decoder_that_has_the_token_keeps_its_files() {
 }
 
 #[test]
+fn a_tokenizer_model_alone_is_enough() {
+    /// Of basic-models/tests/fixtures/processor/vicuna/tokenizer.model.
+    const PIECES: usize = 420;
+    let parts = Parts::new();
+    let weights = parts.llm().join("model.safetensors");
+    let mut decoder = tensors::read(&weights);
+    for tensor in decoder.values_mut().filter(|tensor| tensor.shape[0] == TOKENS) {
+        tensor.shape[0] = PIECES;
+        tensor.values = tensor.values.iter().copied().cycle().take(PIECES * 48).collect();
+    }
+    tensors::write(&weights, &decoder);
+    let mut config = read_json(&parts.llm().join("config.json"));
+    config["vocab_size"] = json!(PIECES);
+    fs::write(parts.llm().join("config.json"), config.to_string()).unwrap();
+    // As the original Vicuna has them.
+    fs::remove_file(parts.llm().join("tokenizer.json")).unwrap();
+    let model = fixture("../../basic-models/tests/fixtures/processor/vicuna/tokenizer.model");
+    fs::copy(model, parts.llm().join("tokenizer.model")).unwrap();
+    let tokenizer = json!({ "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+        "add_bos_token": true, "add_eos_token": false });
+    fs::write(parts.llm().join("tokenizer_config.json"), tokenizer.to_string()).unwrap();
+
+    let out = parts.assembled("out", &[]);
+    let config = read_json(&out.join("config.json"));
+    assert_eq!((&config["image_token_index"], &config["text_config"]["vocab_size"]), (&json!(420), &json!(421)));
+    let tokenizer = read_json(&out.join("tokenizer.json"));
+    assert_eq!(tokenizer["model"]["vocab"].as_object().unwrap().len(), PIECES);
+    let image = tokenizer["added_tokens"].as_array().unwrap().last().unwrap();
+    assert_eq!((&image["content"], &image["id"]), (&json!("<image>"), &json!(PIECES)));
+    let answer = basic(args![
+        "generate",
+        out,
+        "--image",
+        fixture("images/a.png"),
+        "--prompt",
+        "<image> what is it?",
+        "--max-new-tokens",
+        "3",
+        "--greedy",
+        "--json"
+    ]);
+    assert_eq!(answer.json()["ids"].as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn trained_projector_weights_take_the_place_of_fresh_ones() {
     let parts = Parts::new();
     let file = parts.dir.path().join("projector.safetensors");

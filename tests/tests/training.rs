@@ -129,6 +129,7 @@ fn the_output_is_a_hugging_face_llava_directory_that_generate_reads() {
         "preprocessor_config.json",
         "processor_config.json",
         "run.json",
+        "tensorboard",
         "tokenizer.json",
         "tokenizer_config.json",
     ];

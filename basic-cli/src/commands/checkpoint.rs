@@ -1,17 +1,18 @@
-//! Commands on checkpoints as files: assemble, convert, inspect.
+//! Commands on checkpoints as files: assemble, convert, merge, inspect.
 
 use anyhow::Result;
 use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
+use basic_models::adapters::AdapterFiles;
 use basic_models::checkpoint::{AssembleOptions, Description, SaveOptions, describe};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::args::{Assemble, Convert, Inspect, Output};
+use crate::args::{Assemble, Convert, Inspect, Merge, Output};
 use crate::output::print_json;
 
 /// A device to lay out networks without weights on: the host, where this build can.
-fn host() -> Result<Device> {
+pub(super) fn host() -> Result<Device> {
     let cpu = [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().find_map(|spec| spec.open().ok());
     match cpu {
         Some(device) => Ok(device),
@@ -34,6 +35,12 @@ pub fn assemble(args: Assemble) -> Result<()> {
 /// `basic convert`.
 pub fn convert(args: Convert) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    write(&checkpoint, &args.out, &args.output)
+}
+
+/// `basic merge`.
+pub fn merge(args: Merge) -> Result<()> {
+    let checkpoint = Checkpoint::open(&args.base)?.with_adapters(AdapterFiles::open(&args.adapter)?)?;
     write(&checkpoint, &args.out, &args.output)
 }
 

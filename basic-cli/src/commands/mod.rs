@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod checkpoint;
+mod data;
 mod demo;
 mod generate;
 mod model;
@@ -24,10 +25,16 @@ pub fn run(command: Command) -> Result<()> {
         Command::Losses(args) => model::losses(args),
         Command::Assemble(args) => checkpoint::assemble(args),
         Command::Convert(args) => checkpoint::convert(args),
+        Command::Merge(args) => checkpoint::merge(args),
         Command::Inspect(args) => checkpoint::inspect(args),
         Command::Preprocess(args) => model::preprocess(args),
         Command::Bench(args) => bench::bench(args),
-        Command::Data { command: Data::Shapes(args) } => world::shapes(args),
+        Command::Data { command } => match command {
+            Data::Shapes(args) => world::shapes(args),
+            Data::Check(args) => data::data_check(args),
+            Data::Show(args) => data::data_show(args),
+            Data::Export(args) => data::data_export(args),
+        },
         Command::Backbones(args) => world::backbones(args),
         Command::Devices(args) => world::devices(args),
     }

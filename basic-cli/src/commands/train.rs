@@ -9,11 +9,13 @@ use anyhow::Result;
 use basic_models::Checkpoint;
 use basic_train::data::VisionCache;
 use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
+use basic_train::plan::{Plan, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
 use burn::tensor::DType;
-use indicatif::ProgressBar;
+use indicatif::{HumanDuration, ProgressBar};
 
+use super::checkpoint::host;
 use crate::args::{Eval, Train, Ui};
 use crate::output::{bar, print_json};
 
@@ -32,6 +34,9 @@ pub fn train(args: Train) -> Result<()> {
         // The parser asks for one of the two.
         (None, None) => anyhow::bail!("give a recipe, or --resume and the directory of a run"),
     };
+    if args.plan {
+        return plan(recipe, &args);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {
@@ -42,21 +47,21 @@ pub fn train(args: Train) -> Result<()> {
         eprintln!("finishing the step and saving; once more ends at once");
     })?;
     let options = RunOptions {
-        devices: args.device.map_or(args.devices, |device| vec![device]),
+        device: args.device,
+        devices: args.devices,
         out: args.resume.clone().or(args.out),
         overwrite: args.overwrite,
         resume: args.resume.is_some(),
         stop: Some(stop),
         revision: crate::revision(),
     };
-    let terminal = std::io::stderr().is_terminal();
-    let plain = args.ui.map_or(!terminal, |ui| ui == Ui::Plain);
+    let plain = args.ui.map_or_else(|| !std::io::stderr().is_terminal(), |ui| ui == Ui::Plain);
     let progress = if plain { ProgressBar::hidden() } else { bar("train", 0) };
     let outcome = run(&recipe, &options, &mut |text| eprintln!("warning: {text}"), &mut |step, steps| {
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
-        let shown = step.step == 1 || step.step == steps || step.step as u64 % args.log_every == 0;
+        let shown = step.step == 1 || step.step == steps || (step.step as u64).is_multiple_of(args.log_every);
         if plain && shown {
             // A closed pipe is no reason to end a run of days.
             let _ = writeln!(std::io::stdout(), "{}", line(step, steps));
@@ -76,19 +81,32 @@ pub fn train(args: Train) -> Result<()> {
     Ok(())
 }
 
+/// `basic train --plan`.
+fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
+    recipe.device = args.device.unwrap_or(recipe.device);
+    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: 1 };
+    let plan = Plan::new(&recipe, &options, &host()?)?;
+    if args.json {
+        return print_json(&plan);
+    }
+    print!("{plan}");
+    Ok(())
+}
+
 /// The losses and speed of a step, for a progress bar.
 pub fn losses(step: &StepMetrics) -> String {
-    let StepMetrics { lm, das, sds, samples_per_s, .. } = step;
+    let StepMetrics { lm, das, sds, speed, .. } = step;
+    let samples_per_s = speed.samples_per_s;
     format!("lm {lm:.3} das {das:.4} sds {sds:.4} {samples_per_s:.0} samples/s")
 }
 
 /// A step as a line of a log.
 fn line(step: &StepMetrics, steps: usize) -> String {
     let StepMetrics { lr, grad_norm, seconds, .. } = step;
-    let skipped = if step.skipped { " skipped: not finite" } else { "" };
     let left = Duration::from_secs_f64((seconds * steps.saturating_sub(step.step) as f64).min(1e9));
-    let left = indicatif::HumanDuration(left);
-    format!("step {}/{steps} {} lr {lr:.2e} grad {grad_norm:.2} left {left}{skipped}", step.step, losses(step))
+    let skipped = if step.skipped { ", skipped: not finite" } else { "" };
+    let (number, losses) = (step.step, losses(step));
+    format!("step {number}/{steps} {losses} lr {lr:.2e} grad {grad_norm:.2} left {}{skipped}", HumanDuration(left))
 }
 
 /// `basic eval`.

@@ -1,12 +1,13 @@
 //! Adapters on small parts, without files.
 
-use basic_core::DeviceSpec;
-use burn::module::Module;
+use basic_core::{DeviceSpec, Objective};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor};
 
 use super::*;
 use crate::checkpoint::{LORA_A, slots};
 use crate::config::LlavaConfig;
+use crate::input::{Batch, ImageTokens};
 use crate::nn::{InitScheme, Llava, seeded_init};
 
 fn config() -> LlavaConfig {
@@ -101,4 +102,87 @@ fn a_merged_weight_is_the_base_and_the_scaled_product() {
     let merged = merged(base, &Adapter { a, b, scale: 0.5 });
     let values: Vec<f32> = merged.into_data().try_to_vec().unwrap();
     assert_eq!(values, [1.5, 2.0, 4.0, 3.5, 5.0, 5.0]);
+}
+
+/// Weights out of their quantized form, adapters as they are.
+struct Dense;
+
+impl ModuleMapper for Dense {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if param.base().dtype().is_float() { param } else { param.map(dense).set_require_grad(false) }
+    }
+}
+
+/// The loss of a text, and the gradients of the factors by name.
+fn loss(model: &Llava) -> (f32, Vec<(String, Vec<f32>)>) {
+    let ids: Vec<u32> = (5..25).collect();
+    let labels = ids.iter().map(|id| i64::from(*id)).collect();
+    let sample = ImageTokens { ids, labels, ..ImageTokens::default() };
+    let batch = Batch::collate(&[sample], 0, [3, 28, 28], &model.device());
+    let forward = model.forward(&batch, &Objective::llava()).unwrap();
+    let lm = model.lm_loss(&batch, forward.hidden);
+    let value = lm.clone().into_scalar::<f32>();
+    let gradients = lm.backward();
+    let found = adapters(&model.language_model, "");
+    let gradients = found.into_iter().flat_map(|(name, Adapter { a, b, .. })| {
+        [("a", a), ("b", b)].map(|(factor, tensor)| {
+            let gradient = tensor.grad(&gradients).expect("a factor has a gradient");
+            (format!("{name} {factor}"), gradient.into_data().try_to_vec::<f32>().unwrap())
+        })
+    });
+    (value, gradients.collect())
+}
+
+/// A model whose decoder has adapters, none of them zero, on quantized matrices.
+fn quantized(bits: u8, block: u8, device: &Device) -> Result<Llava, AdapterError> {
+    let mut model = model(device);
+    let values = |count: usize, step: usize| (0..count).map(|i| ((i * step) % 101) as f32 / 505.0 - 0.1).collect();
+    let sites = slots(&model.language_model, "").into_iter().filter(|slot| slot.transposed);
+    let factors = sites.map(|slot| {
+        let (a, b) = (values(slot.shape[1] * 3, 37), values(slot.shape[0] * 3, 59));
+        (slot.name, Factors { a, b, rank: 3, scale: 0.5 })
+    });
+    let (factors, quantize) = (factors.collect(), Some(Quantization { bits, block }));
+    model = model.freeze();
+    model.language_model = attach_factors(model.language_model, "language_model", factors, quantize, DType::F32)?;
+    Ok(model)
+}
+
+#[test]
+fn a_quantized_base_computes_and_learns_as_its_dequantized_twin() {
+    for (spec, bits, block) in [(DeviceSpec::Cpu, 8, 8), (DeviceSpec::Cpu, 4, 24), (DeviceSpec::NdArray, 8, 24)] {
+        let Ok(device) = spec.open().map(Device::autodiff) else { continue };
+        let packed = quantized(bits, block, &device).unwrap();
+        let mut twin = packed.clone();
+        twin.language_model = twin.language_model.map(&mut Dense);
+        let mut held = Vec::new();
+        let base = slots(&packed.language_model, "").into_iter().filter(|slot| slot.transposed && !slot.is_adapter());
+        held.extend(base.map(|slot| slot.name));
+        assert_eq!(held.len(), 7 * 4);
+        let (ours, theirs) = (loss(&packed), loss(&twin));
+        assert!((ours.0 - theirs.0).abs() <= 1e-5 * theirs.0.abs(), "{spec}, {bits} bits: {} and {}", ours.0, theirs.0);
+        assert_eq!(ours.1.len(), 2 * 7 * 4);
+        for ((name, ours), (_, theirs)) in ours.1.iter().zip(&theirs.1) {
+            let apart: f32 = ours.iter().zip(theirs).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+            let size = theirs.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!(size > 0.0 && apart <= 1e-4 * size, "{spec}, {bits} bits, {name}: {apart} of {size}");
+        }
+        // And it is another model than the one that was not quantized.
+        let mut plain = model(&device).freeze();
+        plain.language_model = attach(plain.language_model, "language_model", &lora(1, &[]), 1, DType::F32).unwrap();
+        assert!((loss(&plain).0 - ours.0).abs() > 1e-6);
+    }
+}
+
+#[test]
+fn quantization_that_does_not_fit_is_an_error() {
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let error = quantized(8, 32, &device).unwrap_err().to_string();
+    assert!(error.contains("has 48 outputs, which blocks of 32 do not divide"), "{error}");
+    let three = LoraConfig { quantize: Some(Quantization { bits: 3, block: 8 }), ..lora(1, &[]) };
+    assert!(three.validate().unwrap_err().to_string().contains("quantize.bits = 3"));
+    if let Ok(device) = DeviceSpec::NdArray.open() {
+        let error = quantized(4, 8, &device).unwrap_err().to_string();
+        assert!(error.contains("quantize.bits = 4: this device"), "{error}");
+    }
 }

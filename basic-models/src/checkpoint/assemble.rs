@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::blueprint::composed;
 use super::hub::resolve;
 use super::open::Opened;
 use super::read::{TensorFiles, VOCABULARY};
 use super::vocabulary::TokenizerFiles;
-use super::{Checkpoint, CheckpointError, Layout, part};
+use super::{Checkpoint, CheckpointError, Layout};
 use crate::config::{LlavaConfig, ProjectorKind};
 use crate::processor::{TokenIds, Tokenizer};
 
@@ -52,19 +53,7 @@ impl Checkpoint {
         let kind = ProjectorKind::parse("projector", &options.projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
         let (vision, decoder) = (resolve(vision)?, resolve(decoder)?);
-        let vision_config = part(&vision, "vision_config")?;
-        let text_config = part(&decoder, "text_config")?;
-        // SigLIP has no class token to drop.
-        let siglip = vision_config["model_type"].as_str().is_some_and(|name| name.starts_with("siglip"));
-        let mut config = json!({
-            "model_type": "llava",
-            "vision_config": vision_config,
-            "text_config": text_config,
-            "vision_feature_select_strategy": if siglip { "full" } else { "default" },
-        });
-        if kind != ProjectorKind::LLAVA {
-            config["projector_type"] = kind.name().into();
-        }
+        let mut config = composed(&vision, &decoder, kind)?;
         let mut files = TensorFiles::open(&decoder, Layout::Decoder)?;
         let tokenizer_files = TokenizerFiles::with_image_token(&decoder)?;
         let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;

@@ -1,6 +1,7 @@
 //! Hugging Face checkpoints: LLaVA directories, and a vision tower and a decoder put together into a new model.
 
 mod assemble;
+mod blueprint;
 mod describe;
 mod diagnose;
 mod dinov2;
@@ -194,10 +195,18 @@ impl Checkpoint {
         staged.commit()
     }
 
-    /// Lays adapters over the checkpoint: it loads, converts and saves merged with them.
-    pub fn with_adapters(mut self, adapters: AdapterFiles) -> Self {
+    /// Lays adapters over the checkpoint: it loads and converts merged with them.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Mismatch`] where it has some already.
+    pub fn with_adapters(mut self, adapters: AdapterFiles) -> Result<Self, CheckpointError> {
+        if self.files.adapters.is_some() {
+            let reason = "has adapters over it already: merge them first";
+            return Err(CheckpointError::Mismatch(format!("{}: {reason}", self.dir.display())));
+        }
         self.files = self.files.with_adapters(adapters);
-        self
+        Ok(self)
     }
 
     /// Checks that all adapters have their place.

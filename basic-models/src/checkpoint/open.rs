@@ -48,7 +48,7 @@ impl Checkpoint {
         let dir = resolve(dir)?;
         if AdapterFiles::is_at(&dir) {
             let adapters = AdapterFiles::open(&dir)?;
-            return Ok(Self::open(adapters.base_dir()?)?.with_adapters(adapters));
+            return Self::open(adapters.base_dir()?)?.with_adapters(adapters);
         }
         let value = read_config(&dir)?;
         if original::is_original(&value) {
@@ -92,6 +92,23 @@ impl Checkpoint {
             image_aspect_ratio,
             dir,
         })
+    }
+
+    /// The same checkpoint with another limit on images' pixels, or with LLaVA's `image_aspect_ratio` (`pad`, `square`).
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] for an aspect ratio that is neither.
+    pub fn with_images(mut self, ratio: Option<&str>, max_pixels: Option<u64>) -> Result<Self, CheckpointError> {
+        if let Some(ratio) = ratio {
+            let config = self.images.config().clone().with_aspect_ratio(ratio, &self.dir.join("config.json"))?;
+            self.images = ImageProcessor::new(config);
+            self.image_aspect_ratio = Some(ratio.into());
+        }
+        if let Some(most) = max_pixels {
+            self.images = self.images.with_max_pixels(most);
+        }
+        Ok(self)
     }
 
     pub(super) fn with(opened: Opened) -> Result<Self, CheckpointError> {

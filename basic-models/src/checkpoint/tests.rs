@@ -385,7 +385,7 @@ proptest! {
                 .list()
                 .map(|(name, entry)| Slot { name: name.into(), shape: entry.shape.clone(), transposed: false })
                 .collect();
-            if let Ok(tensors) = files.outgoing(&slots, FloatType::F32) {
+            if let Ok(tensors) = files.outgoing(&slots, FloatType::F32, &DeviceSpec::Cpu.open().unwrap()) {
                 let staged = StagedDir::new(&dir.path().join("out"), false).unwrap();
                 let written = write_outgoing(&staged, tensors, Layout::Llava, &SaveOptions::new(DType::F32));
                 prop_assert!(written.is_ok() || written.is_err_and(|error| error.to_string().contains("pytorch_model.bin")));

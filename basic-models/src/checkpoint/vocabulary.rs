@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokenizers::AddedToken;
 
 use super::CheckpointError;
-use crate::processor::{PLACEHOLDER, ProcessorError, copy_tokenizer_files};
+use crate::processor::{PLACEHOLDER, ProcessorError, copy_tokenizer_files, read_tokenizer_files};
 
 /// A directory with tokenizer files.
 #[derive(Debug)]
@@ -24,19 +24,14 @@ impl TokenizerFiles {
         Self { dir: dir.into(), _copy: None }
     }
 
-    /// A checkpoint's files; where their vocabulary lacks `<image>`, a copy in which it is the next special token.
+    /// A checkpoint's files; where their vocabulary lacks `<image>`, a copy in which it is the next special token. Of a
+    /// tokenizer.model alone the copy has the tokenizer.json that it stands for.
     ///
     /// # Errors
     ///
     /// I/O errors and those of the tokenizer's loader, naming the file.
     pub fn with_image_token(dir: &Path) -> Result<Self, CheckpointError> {
-        let path = dir.join("tokenizer.json");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            // Another format, or none: the tokenizer's loader knows what to say.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::of(dir)),
-            Err(source) => return Err(CheckpointError::Io { path, source }),
-        };
+        let (path, bytes) = read_tokenizer_files(dir)?;
         let unread = |message: String| ProcessorError::LoadTokenizer { path: path.clone(), message };
         let mut known = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| unread(e.to_string()))?;
         if known.token_to_id(PLACEHOLDER).is_some() {

@@ -29,6 +29,30 @@ impl Mask {
         let shape = [samples.len(), queries];
         Self { first: Tensor::from_data(TensorData::new(first, shape), &device.clone().without_autodiff()) }
     }
+
+    /// Causal within each sample of packed rows: `rows` holds the lengths of each row's samples. Padding behind them
+    /// sees itself alone.
+    pub fn packed(rows: &[Vec<usize>], queries: usize, window: Option<usize>, device: &Device) -> Self {
+        let positions = packed_positions(rows, queries);
+        let first = positions.iter().enumerate().flat_map(|(row, positions)| {
+            let real: usize = rows[row].iter().sum();
+            positions.iter().enumerate().map(move |(query, position)| {
+                let back = window.map_or(*position, |window| (*position).min(window.saturating_sub(1)));
+                (query - if query < real { back } else { 0 }) as i64
+            })
+        });
+        let data = TensorData::new(first.collect::<Vec<i64>>(), [rows.len(), queries]);
+        Self { first: Tensor::from_data(data, &device.clone().without_autodiff()) }
+    }
+}
+
+/// Each position's place in its own sample, `[B][T]`; 0 for padding. `rows` holds the lengths of each row's samples.
+pub fn packed_positions(rows: &[Vec<usize>], queries: usize) -> Vec<Vec<usize>> {
+    let row = |lengths: &Vec<usize>| {
+        let places = lengths.iter().flat_map(|length| 0..*length);
+        places.chain(std::iter::repeat(0)).take(queries).collect()
+    };
+    rows.iter().map(row).collect()
 }
 
 /// The masks of a decoder's layers: those without a window, and those with.
@@ -46,6 +70,16 @@ impl Masks {
             .filter(|window| past + queries > *window)
             .map(|window| Mask::causal(past, queries, padding, Some(window), device));
         Self { full: Mask::causal(past, queries, padding, None, device), windowed }
+    }
+
+    /// The masks that the layers of `config` need over packed rows; arguments as for [`Mask::packed`].
+    pub fn packed(config: &DecoderConfig, rows: &[Vec<usize>], queries: usize, device: &Device) -> Self {
+        let longest = rows.iter().flatten().max().copied().unwrap_or(0);
+        let windowed = config
+            .sliding_window
+            .filter(|window| longest > *window)
+            .map(|window| Mask::packed(rows, queries, Some(window), device));
+        Self { full: Mask::packed(rows, queries, None, device), windowed }
     }
 
     /// The mask of a layer with or without a window.

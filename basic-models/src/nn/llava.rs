@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder};
+use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder, packed_positions};
 use crate::config::LlavaConfig;
 use crate::input::Batch;
 
@@ -170,10 +170,12 @@ impl Llava {
 
     /// The masks and rotary tables of a training batch.
     pub fn positions(&self, batch: &Batch) -> (Masks, RotaryTables) {
-        let t = batch.layout.sequence;
-        // Padding stands on the right: real positions never see it under the causal mask.
-        let masks = Masks::new(&self.config.text_config, 0, t, &[0], &self.device());
-        (masks, self.rope(&[(0..t).collect()]))
+        let (text, t, device) = (&self.config.text_config, batch.layout.sequence, self.device());
+        match batch.packing() {
+            Some(rows) => (Masks::packed(text, &rows, t, &device), self.rope(&packed_positions(&rows, t))),
+            // Padding stands on the right: real positions never see it under the causal mask.
+            None => (Masks::new(text, 0, t, &[0], &device), self.rope(&[(0..t).collect()])),
+        }
     }
 
     /// Runs new positions of a generation behind the cached ones.

@@ -12,7 +12,7 @@ mod rope;
 mod vision;
 
 pub use activation::activate;
-pub use attention::{DecoderAttention, Mask, Masks};
+pub use attention::{DecoderAttention, Mask, Masks, packed_positions};
 pub use cache::KvCache;
 pub use decoder::{Decoder, DecoderLayer, GatedMlp};
 pub use init::{InitScheme, seeded_init};

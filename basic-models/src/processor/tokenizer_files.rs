@@ -33,6 +33,16 @@ pub(super) fn read_tokenizer(dir: &Path, config: &Value) -> Result<(PathBuf, Vec
     Ok((dir.join(sentencepiece::MODEL_FILE), json.to_string().into_bytes()))
 }
 
+/// The bytes of a directory's tokenizer.json, or of the one that its tokenizer.model stands for, and the file that they
+/// come from.
+///
+/// # Errors
+/// `MissingFile`, `Read`, `Json`, `LoadTokenizer` or `Unsupported`, naming the file.
+pub(crate) fn read_tokenizer_files(dir: &Path) -> Result<(PathBuf, Vec<u8>)> {
+    let config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+    read_tokenizer(dir, &config)
+}
+
 /// Copies the tokenizer's files and the chat template of one checkpoint to another; those that exist. Where there is a
 /// tokenizer.model alone, a tokenizer.json is written beside it: without one, transformers takes a LLaVA checkpoint's
 /// tokenizer.model for another kind of tokenizer.
@@ -52,8 +62,7 @@ pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
         }
     }
     if !from.join(TOKENIZER_FILE).exists() && from.join(sentencepiece::MODEL_FILE).exists() {
-        let config = read_json_if_exists(&from.join("tokenizer_config.json"))?.unwrap_or_default();
-        let (_, bytes) = read_tokenizer(from, &config)?;
+        let (_, bytes) = read_tokenizer_files(from)?;
         let path = to.join(TOKENIZER_FILE);
         std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;
     }

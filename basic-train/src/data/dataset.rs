@@ -1,27 +1,85 @@
 //! The data of a run: every set that a configuration names, as one.
 
-use super::mixture::Mixture;
-use super::{DataConfig, DataError, LlavaData, Sample, Samples};
+use std::path::{Path, PathBuf};
 
-/// The sets of a run, mixed by weight.
+use super::folder::FolderData;
+use super::llava::Layout;
+use super::locate::{self, METADATA};
+use super::mixture::Mixture;
+use super::parquet::ParquetData;
+use super::webdataset::WebDataset;
+use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SetConfig, fingerprint};
+
+/// The sets of a run, mixed by weight: see [`SetConfig::weight`].
 #[derive(Debug)]
 pub struct DataSet {
-    sets: Vec<LlavaData>,
+    sets: Vec<OneSet>,
     mixture: Mixture,
+    /// What decides which sample an index means, besides the files.
+    choice: u64,
+}
+
+/// One data set of any format.
+#[derive(Debug)]
+pub struct OneSet {
+    path: PathBuf,
+    format: Format,
+    reader: Reader,
+}
+
+#[derive(Debug)]
+enum Reader {
+    Llava(LlavaData),
+    WebDataset(WebDataset),
+    Parquet(ParquetData),
+    Folder(FolderData),
 }
 
 impl DataSet {
-    /// Opens every set; `seed` chooses the samples of sets that an epoch takes in part.
+    /// Indexes every set; `seed` chooses the samples of sets that an epoch takes in part. No sample is read: what is
+    /// wrong with one is told when it is.
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the file: one that is missing, of no known format, or without a sample.
+    /// [`DataError`] that names the file: one that is missing, damaged, of no known format, or without a sample.
     pub fn open(config: &DataConfig, seed: u64) -> Result<Self, DataError> {
-        let open = |set: &super::SetConfig| LlavaData::open(&set.path, set.images.as_deref(), set.limit);
+        if let Some(reason) = config.contradiction() {
+            return Err(DataError::Set { path: config.path.clone().unwrap_or_default(), reason });
+        }
         let configs = config.all_sets();
-        let sets: Vec<LlavaData> = configs.iter().map(open).collect::<Result<_, _>>()?;
+        let sets: Vec<OneSet> = configs.iter().map(OneSet::open).collect::<Result<_, _>>()?;
         let sizes: Vec<(usize, f64)> = sets.iter().zip(&configs).map(|(set, c)| (set.len(), c.weight)).collect();
-        Ok(Self { sets, mixture: Mixture::new(&sizes, seed) })
+        let mixture = Mixture::new(&sizes, seed);
+        if mixture.len() == 0 {
+            let reason = "data.sets: the weights are so small that an epoch takes no sample: raise them".into();
+            return Err(DataError::Set { path: configs[0].path.clone(), reason });
+        }
+        let parts = sizes.iter().any(|(_, weight)| weight.fract() != 0.0);
+        let numbers = sizes.iter().flat_map(|(len, weight)| [*len as u64, weight.to_bits()]);
+        let choice = fingerprint::combine(numbers.chain([if parts { seed } else { 0 }]));
+        Ok(Self { sets, mixture, choice })
+    }
+
+    /// The sets, in the configuration's order.
+    pub fn sets(&self) -> &[OneSet] {
+        &self.sets
+    }
+
+    /// How many samples of an epoch each set gives.
+    pub fn taken(&self) -> Vec<usize> {
+        self.mixture.taken()
+    }
+
+    /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
+    /// above 16 MiB, 64 pieces spread over each), not their names, places or times; weights, limits, and the seed where
+    /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't.
+    ///
+    /// # Errors
+    ///
+    /// Names the file that could not be read.
+    pub fn fingerprint(&self) -> Result<String, DataError> {
+        let hashes: Vec<u64> = self.sets.iter().map(OneSet::hash).collect::<Result<_, _>>()?;
+        Ok(format!("{:016x}", fingerprint::combine(hashes.into_iter().chain([self.choice]))))
     }
 }
 
@@ -33,5 +91,104 @@ impl Samples for DataSet {
     fn sample(&self, index: usize) -> Result<Sample, DataError> {
         let (set, sample) = self.mixture.at(index).unwrap_or_default();
         self.sets[set].sample(sample)
+    }
+
+    fn outline(&self, index: usize) -> Result<Sample, DataError> {
+        let (set, sample) = self.mixture.at(index).unwrap_or_default();
+        self.sets[set].outline(sample)
+    }
+}
+
+impl OneSet {
+    /// Indexes one set, whatever its weight.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DataSet::open`].
+    pub fn open(config: &SetConfig) -> Result<Self, DataError> {
+        let path = &config.path;
+        let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
+        let (images, limit) = (config.images.as_deref(), config.limit);
+        let files = locate::files(path, format)?;
+        let reader = match format {
+            Format::Json | Format::Jsonl => {
+                let layout = if format == Format::Json { Layout::Array } else { Layout::Lines };
+                Reader::Llava(LlavaData::open_as(single(path, &files)?, layout, images, limit)?)
+            }
+            Format::WebDataset => Reader::WebDataset(WebDataset::open(&files, limit)?),
+            Format::Parquet => Reader::Parquet(ParquetData::open(&files, images, limit)?),
+            Format::Folder => {
+                let folder = single(path, &files)?;
+                let metadata = folder.join(METADATA);
+                match metadata.is_file() {
+                    true => Reader::Llava(LlavaData::open_as(&metadata, Layout::Lines, images, limit)?),
+                    false => Reader::Folder(FolderData::open(folder, limit)?),
+                }
+            }
+        };
+        Ok(Self { path: path.clone(), format, reader })
+    }
+
+    /// The path, folder or pattern that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The folder that its image files are relative to; none where the images are in the data files.
+    pub fn root(&self) -> Option<&Path> {
+        match &self.reader {
+            Reader::Llava(data) => Some(data.root()),
+            Reader::Parquet(data) => Some(data.root()),
+            Reader::Folder(_) => Some(&self.path),
+            Reader::WebDataset(_) => None,
+        }
+    }
+
+    fn samples(&self) -> &dyn Samples {
+        match &self.reader {
+            Reader::Llava(data) => data,
+            Reader::WebDataset(data) => data,
+            Reader::Parquet(data) => data,
+            Reader::Folder(data) => data,
+        }
+    }
+
+    fn hash(&self) -> Result<u64, DataError> {
+        match &self.reader {
+            Reader::Llava(data) => fingerprint::of_contents(&[data.path().into()]),
+            Reader::WebDataset(data) => fingerprint::of_contents(&data.files()),
+            Reader::Parquet(data) => fingerprint::of_contents(&data.files()),
+            Reader::Folder(data) => Ok(fingerprint::of_names(&self.path, &data.files())),
+        }
+    }
+}
+
+impl Samples for OneSet {
+    fn len(&self) -> usize {
+        self.samples().len()
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        self.samples().sample(index)
+    }
+
+    fn outline(&self, index: usize) -> Result<Sample, DataError> {
+        self.samples().outline(index)
+    }
+}
+
+/// The only file of a set that cannot have several.
+fn single<'a>(path: &Path, files: &'a [PathBuf]) -> Result<&'a Path, DataError> {
+    match files {
+        [file] => Ok(file),
+        _ => {
+            let reason = format!("means {} files: name each as one of `data.sets`", files.len());
+            Err(DataError::Set { path: path.into(), reason })
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use basic_models::CheckpointError;
 use basic_models::processor::ProcessorError;
+use parquet::errors::ParquetError;
 use thiserror::Error;
 
 /// What can be wrong with a data set; every message names the file and the sample.
@@ -18,12 +19,32 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// Not JSON.
-    #[error("{path}: {source}: LLaVA's format is a JSON array of samples, or one sample a line", path = path.display())]
-    Json {
+    #[error("{path}: line {line} column {column}: {reason}: LLaVA's format is a JSON array of samples, or one sample a line", path = path.display())]
+    Syntax {
         /// The file.
         path: PathBuf,
-        /// Why, with line and column.
-        source: serde_json::Error,
+        /// The line, from 1.
+        line: u64,
+        /// The column in bytes, from 1.
+        column: u64,
+        /// What was expected or found.
+        reason: String,
+    },
+    /// Not Parquet, or a damaged file.
+    #[error("{path}: {source}", path = path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ParquetError,
+    },
+    /// A file or folder that is no data set as a whole.
+    #[error("{path}: {reason}", path = path.display())]
+    Set {
+        /// The file, folder or pattern.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
     },
     /// No sample at all.
     #[error("{path}: holds no sample", path = .0.display())]
@@ -36,6 +57,16 @@ pub enum DataError {
         /// Which one: its index from 0 and its id.
         place: String,
         /// What is wrong and what to do.
+        reason: String,
+    },
+    /// An image file that is missing, or not below its folder.
+    #[error("{path}: sample {place}: {reason}", path = path.display())]
+    ImageFile {
+        /// The data file.
+        path: PathBuf,
+        /// Which one: its index from 0 and its id.
+        place: String,
+        /// Names the image and says what to do.
         reason: String,
     },
     /// A conversation that cannot be trained on.
@@ -58,11 +89,39 @@ pub enum DataError {
         /// Names the image.
         source: CheckpointError,
     },
+    /// A sample with more tokens than it may have.
+    #[error("{path}: sample {place}: is {length} tokens long, {}: shorten it, leave it out, or set loader.too_long", longest(*max_length, *context), path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Which one: its index from 0 and its id.
+        place: String,
+        /// Its tokens.
+        length: usize,
+        /// How many it may have.
+        max_length: usize,
+        /// The model's context.
+        context: usize,
+    },
 }
 
 impl DataError {
     /// Whether one sample is wrong and the others may be right: what `on_error = "skip"` leaves out.
     pub fn is_sample(&self) -> bool {
-        matches!(self, Self::Sample { .. } | Self::Conversation { .. } | Self::Image { .. })
+        matches!(
+            self,
+            Self::Sample { .. }
+                | Self::ImageFile { .. }
+                | Self::Conversation { .. }
+                | Self::Image { .. }
+                | Self::TooLong { .. }
+        )
+    }
+}
+
+fn longest(max_length: usize, context: usize) -> String {
+    match max_length == context {
+        true => format!("the model's context is {context}"),
+        false => format!("loader.max_length is {max_length}"),
     }
 }

@@ -1,20 +1,58 @@
-//! LLaVA's data: conversations about images, from JSON to token ids and labels.
+//! Data sets: conversations about images, from files of several formats to token ids, labels and batches.
+//!
+//! [`DataSet::open`] indexes what a configuration names; [`Samples::sample`] reads one sample. No set is in memory whole.
 
+mod check;
 mod config;
 mod dataset;
 mod error;
+mod export;
+mod fingerprint;
+mod folder;
 mod llava;
+mod loader;
+mod loader_batch;
+mod loader_config;
+mod loader_error;
+mod loader_queue;
+mod locate;
 mod mixture;
 mod order;
+mod pack;
+mod parquet;
 mod prepare;
+mod record;
+mod root;
 mod sample;
+mod sampler;
+mod scan;
+mod show;
+mod source;
 mod vision;
+mod webdataset;
 
+#[cfg(test)]
+mod loader_tests;
+#[cfg(test)]
+mod sampler_tests;
+
+pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
 pub use config::{DataConfig, Format, OnError, SetConfig};
-pub use dataset::DataSet;
+pub use dataset::{DataSet, OneSet};
 pub use error::DataError;
+pub use export::{ExportError, ExportOptions, Exported, Images, export};
+pub use folder::FolderData;
 pub use llava::LlavaData;
+pub use loader::{Loader, MicroBatch, Skipped, StepSamples};
+pub use loader_config::{DrawOrder, LoaderConfig, Plan, TooLong};
+pub use loader_error::LoaderError;
+pub use loader_queue::{Loaded, LoadedImage};
 pub use order::Order;
-pub use prepare::{ConversationStyle, Prepared, prepare};
-pub use sample::{ImageSource, Sample, Samples};
-pub use vision::VisionCache;
+pub use pack::pack;
+pub use parquet::ParquetData;
+pub use prepare::{ConversationStyle, Prepared, Preparer, prepare};
+pub use sample::{Hint, ImageSource, Sample, Samples};
+pub use sampler::Sampler;
+pub use show::{Token, tokens};
+pub use vision::{FeatureKeys, VisionCache};
+pub use webdataset::WebDataset;

@@ -4,8 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use basic_models::processor::{Message, PixelValues};
+use basic_models::processor::{
+    DEFAULT_MAX_PIXELS, ImageProcessor, Message, PixelValues, ProcessorError, decode_image_within, open_image,
+};
 use basic_models::{Checkpoint, CheckpointError};
+use image::RgbImage;
 
 use super::DataError;
 
@@ -32,16 +35,53 @@ impl ImageSource {
         }
     }
 
+    /// The encoded image.
+    ///
+    /// # Errors
+    ///
+    /// Names the image.
+    pub fn bytes(&self) -> Result<Arc<[u8]>, ProcessorError> {
+        match self {
+            Self::Bytes { bytes, .. } => Ok(bytes.clone()),
+            Self::File(path) => {
+                let bytes =
+                    std::fs::read(path).map_err(|source| ProcessorError::Read { path: path.clone(), source })?;
+                Ok(bytes.into())
+            }
+        }
+    }
+
+    /// Decodes the image into RGB.
+    ///
+    /// # Errors
+    ///
+    /// Names the image.
+    pub fn decode(&self) -> Result<RgbImage, ProcessorError> {
+        match self {
+            Self::File(path) => open_image(path),
+            Self::Bytes { name, bytes } => decode_image_within(name, bytes, DEFAULT_MAX_PIXELS),
+        }
+    }
+
     /// Decodes and processes the image as `checkpoint` does.
     ///
     /// # Errors
     ///
     /// Names the image.
     pub fn pixels(&self, checkpoint: &Checkpoint) -> Result<PixelValues, CheckpointError> {
-        Ok(match self {
-            Self::File(path) => checkpoint.images.open(path)?,
-            Self::Bytes { name, bytes } => checkpoint.images.decode(name, bytes)?,
-        })
+        Ok(self.process(&checkpoint.images)?)
+    }
+
+    /// Decodes and processes the image.
+    ///
+    /// # Errors
+    ///
+    /// Names the image.
+    pub fn process(&self, images: &ImageProcessor) -> Result<PixelValues, ProcessorError> {
+        match self {
+            Self::File(path) => images.open(path),
+            Self::Bytes { name, bytes } => images.decode(name, bytes),
+        }
     }
 }
 
@@ -62,7 +102,7 @@ impl fmt::Display for ImageSource {
 pub struct Sample {
     /// The data file that it is from: for messages.
     pub file: Arc<Path>,
-    /// Index in the file, and the id where it has one: for messages.
+    /// Index in the file, and the id where it has one, as `3` or `3 (id x)`: for messages.
     pub place: String,
     /// The images.
     pub images: Vec<ImageSource>,
@@ -71,10 +111,24 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The id, where the data has one.
+    pub fn id(&self) -> Option<&str> {
+        self.place.split_once(" (id ")?.1.strip_suffix(')')
+    }
+
     /// An image's error with this sample's place.
     pub fn image_error(&self, source: CheckpointError) -> DataError {
         DataError::Image { path: self.file.to_path_buf(), place: self.place.clone(), source }
     }
+}
+
+/// What a sample's length is estimated from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hint {
+    /// Its images.
+    pub images: usize,
+    /// The characters of its turns.
+    pub characters: usize,
 }
 
 /// A data set: samples by index.
@@ -93,4 +147,25 @@ pub trait Samples: fmt::Debug + Send + Sync {
     ///
     /// [`DataError`] that names the file and the sample.
     fn sample(&self, index: usize) -> Result<Sample, DataError>;
+
+    /// What sample `index`'s length is estimated from; by default the sample is read.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the file and the sample.
+    fn hint(&self, index: usize) -> Result<Hint, DataError> {
+        let sample = self.outline(index)?;
+        let characters = sample.messages.iter().map(|message| message.content.chars().count()).sum();
+        Ok(Hint { images: sample.images.len(), characters })
+    }
+
+    /// As [`Samples::sample`], but the images of archives and tables may come with their names alone, without bytes:
+    /// all that tokenizing and counting need, for a fraction of the reading.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Samples::sample`], but for what only an image's bytes show.
+    fn outline(&self, index: usize) -> Result<Sample, DataError> {
+        self.sample(index)
+    }
 }

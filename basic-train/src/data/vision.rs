@@ -1,7 +1,8 @@
 //! Patch features of a frozen vision encoder, computed once an image as long as they fit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use basic_models::nn::Llava;
 use basic_models::{Checkpoint, CheckpointError};
@@ -13,18 +14,39 @@ use super::ImageSource;
 /// Images encoded together.
 const CHUNK: usize = 32;
 
+/// The images whose features a [`VisionCache`] holds, for those who would decode them again. None is ever let go.
+#[derive(Debug, Clone, Default)]
+pub struct FeatureKeys(Arc<RwLock<HashSet<PathBuf>>>);
+
+impl FeatureKeys {
+    /// Whether the image's features are held.
+    pub fn contains(&self, image: &Path) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(image)
+    }
+
+    fn insert(&self, image: &Path) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(image.into());
+    }
+}
+
 /// Patch features by image file, up to a budget.
 #[derive(Debug)]
 pub struct VisionCache {
     budget: usize,
     used: usize,
     held: HashMap<PathBuf, Tensor<2>>,
+    keys: FeatureKeys,
 }
 
 impl VisionCache {
     /// An empty cache of at most `mib` MiB; 0 caches nothing.
     pub fn new(mib: usize) -> Self {
-        Self { budget: mib << 20, used: 0, held: HashMap::new() }
+        Self { budget: mib << 20, used: 0, held: HashMap::new(), keys: FeatureKeys::default() }
+    }
+
+    /// What it holds, as it grows.
+    pub fn keys(&self) -> FeatureKeys {
+        self.keys.clone()
     }
 
     /// The features of `images`, in order, without gradient; `None` for no images.
@@ -41,33 +63,52 @@ impl VisionCache {
         checkpoint: &Checkpoint,
         images: &[ImageSource],
     ) -> Result<Option<Tensor<2>>, CheckpointError> {
+        let names: Vec<&Path> = images.iter().map(ImageSource::name).collect();
+        self.features_of(model, checkpoint.image_shape(), &names, |image| Ok(images[image].pixels(checkpoint)?.data))
+    }
+
+    /// As [`VisionCache::features`] for images by name; `pixels` is asked for the values of the i-th one, of `shape`,
+    /// where they are needed.
+    ///
+    /// # Errors
+    ///
+    /// Those of `pixels`.
+    pub fn features_of<E: Send>(
+        &mut self,
+        model: &Llava,
+        shape: [usize; 3],
+        images: &[&Path],
+        pixels: impl Fn(usize) -> Result<Vec<f32>, E> + Sync,
+    ) -> Result<Option<Tensor<2>>, E> {
         if images.is_empty() {
             return Ok(None);
         }
-        let mut new: Vec<&ImageSource> = images.iter().filter(|i| !self.held.contains_key(i.name())).collect();
-        new.sort_unstable();
-        new.dedup();
+        let mut new: Vec<usize> = (0..images.len()).filter(|i| !self.held.contains_key(images[*i])).collect();
+        new.sort_by_key(|i| images[*i]);
+        new.dedup_by_key(|i| images[*i]);
         let mut fresh: HashMap<&Path, Tensor<2>> = HashMap::new();
-        let [c, h, w] = checkpoint.image_shape();
+        let [c, h, w] = shape;
         for chunk in new.chunks(CHUNK) {
-            let pixels: Result<Vec<_>, _> = chunk.par_iter().map(|image| image.pixels(checkpoint)).collect();
-            let flat: Vec<f32> = pixels?.into_iter().flat_map(|p| p.data).collect();
+            let values: Result<Vec<Vec<f32>>, E> = chunk.par_iter().map(|image| pixels(*image)).collect();
             let device = model.device().without_autodiff();
-            let pixels = Tensor::<4>::from_data(TensorData::new(flat, [chunk.len(), c, h, w]), &device);
-            let features = model.encode(pixels).without_autodiff();
+            let values = Tensor::<4>::from_data(TensorData::new(values?.concat(), [chunk.len(), c, h, w]), &device);
+            let features = model.encode(values).without_autodiff();
             let rows = features.dims()[0] / chunk.len();
             for (index, image) in chunk.iter().enumerate() {
-                fresh.insert(image.name(), features.clone().narrow(0, index * rows, rows));
+                fresh.insert(images[*image], features.clone().narrow(0, index * rows, rows));
             }
         }
-        let found = images.iter().filter_map(|i| self.held.get(i.name()).or_else(|| fresh.get(i.name())).cloned());
+        let found = images.iter().filter_map(|name| self.held.get(*name).or_else(|| fresh.get(*name)).cloned());
         let all = Tensor::cat(found.collect(), 0);
-        for (path, features) in fresh {
-            let bytes = features.dims().iter().product::<usize>() * 4;
+        // In an order of its own: what still fits into the budget must not depend on a hash.
+        for image in new {
+            let Some(features) = fresh.remove(images[image]) else { continue };
+            let bytes = features.dims().iter().product::<usize>() * features.dtype().size();
             if self.used + bytes <= self.budget {
                 self.used += bytes;
                 // A copy of its own: a slice would keep its whole chunk alive.
-                self.held.insert(path.to_path_buf(), features.mul_scalar(1.0));
+                self.held.insert(images[image].to_path_buf(), features.mul_scalar(1.0));
+                self.keys.insert(images[image]);
             }
         }
         Ok(Some(all))

@@ -234,7 +234,7 @@ fn train(
     mut after: impl FnMut(usize, &Llava) -> Result<(), DemoError>,
 ) -> Result<Trained, DemoError> {
     let data = DataSet::open(&recipe.data, recipe.seed)?;
-    let mut trainer = Trainer::new(recipe, checkpoint, &data)?;
+    let mut trainer = Trainer::new(recipe, checkpoint, std::sync::Arc::new(data))?;
     let steps = trainer.steps();
     observer(Event::Stage(label, steps));
     let mut model = set_trainable(model, &recipe.trainable());

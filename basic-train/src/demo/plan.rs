@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use basic_core::{DeviceSpec, Objective};
 use serde::{Deserialize, Serialize};
 
+use crate::data::LoaderConfig;
 use crate::optim::{OptimizerConfig, Schedule};
-use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig};
+use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig, WatchConfig};
 
 /// One data setting. The pretrain stage's learning rate (for the baseline) and the lambdas were chosen on the validation
 /// split (docs/demo.md tells how); nothing was chosen on the eval split.
@@ -98,8 +99,11 @@ impl Plan {
             optimizer: OptimizerConfig { lr: Some(lr), ..OptimizerConfig::default() },
             schedule: Schedule::default(),
             train: TrainConfig { batch_size: self.batch_size, steps: Some(steps), ..TrainConfig::default() },
+            loader: LoaderConfig::default(),
             parts: Parts::default(),
             checkpoint: SaveConfig::default(),
+            eval: None,
+            watch: WatchConfig::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ mod schedule;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Tensor, TensorReadError};
+use burn::tensor::{DType, Device, Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 
 pub use adamw::{Group, ParameterState, States};
@@ -90,6 +90,16 @@ impl Optimizer {
     /// Puts a saved state in.
     pub fn set_states(&mut self, states: States) {
         self.states = states;
+    }
+
+    /// The same optimizer with its state on another device.
+    pub fn to_device(mut self, device: &Device) -> Self {
+        for state in self.states.values_mut() {
+            let moved = |tensor: &Tensor<1>| tensor.clone().to_device(device);
+            (state.first, state.second) = (moved(&state.first), moved(&state.second));
+            state.master = state.master.as_ref().map(moved);
+        }
+        self
     }
 
     /// Backward from `loss`, clip, update. `report` are further `[1]` tensors to read back. The parameters stay as they

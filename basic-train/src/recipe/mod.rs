@@ -1,6 +1,7 @@
 //! A training run as a TOML file.
 
 mod parts;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::{Table, Value};
 
+use crate::data::LoaderConfig;
 pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
 
 pub use parts::{Mode, Part, PartConfig, Parts};
+pub use watch::{EvalConfig, WatchConfig};
 
 /// The two stages of LLaVA's recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,9 @@ pub struct Recipe {
     /// The learning rate over the steps.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Order, length and preparation of batches.
+    #[serde(default)]
+    pub loader: LoaderConfig,
     /// What is done with each part of the model.
     #[serde(default)]
     pub parts: Parts,
@@ -61,6 +67,12 @@ pub struct Recipe {
     /// What a run keeps while it runs.
     #[serde(default)]
     pub checkpoint: SaveConfig,
+    /// How the model is looked at on the way; by default it isn't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<EvalConfig>,
+    /// What is kept of the steps.
+    #[serde(default)]
+    pub watch: WatchConfig,
 }
 
 /// The model to start from: a LLaVA directory, or a vision tower and a decoder with a fresh projector.
@@ -79,6 +91,13 @@ pub struct ModelConfig {
     /// The fresh projector between them; `mlp2x_gelu` where it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<String>,
+    /// `pad` fills images up to a square before they are resized, as LLaVA-1.5's second stage does; by default the
+    /// model's own image processor decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_aspect_ratio: Option<String>,
+    /// Images of more pixels are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<u64>,
 }
 
 /// Batches and steps.
@@ -255,6 +274,9 @@ impl Recipe {
         if model.checkpoint.is_some() && model.projector.is_some() {
             return invalid("[model] has a `checkpoint`, which brings its projector: leave `projector` out");
         }
+        if model.image_aspect_ratio.as_deref().is_some_and(|ratio| !["pad", "square"].contains(&ratio)) {
+            return invalid("model.image_aspect_ratio must be \"pad\" or \"square\"");
+        }
         if let Some(reason) = self.data.contradiction() {
             return invalid(&reason);
         }
@@ -285,6 +307,9 @@ impl Recipe {
         }
         if self.checkpoint.every == Some(0) || self.checkpoint.keep_last == 0 {
             return invalid("checkpoint.every and checkpoint.keep_last must be at least 1");
+        }
+        if self.eval.as_ref().is_some_and(|eval| eval.every == 0 || eval.samples == 0) {
+            return invalid("eval.every and eval.samples must be at least 1");
         }
         if let Some(reason) = self.parts_problem() {
             return invalid(&reason);

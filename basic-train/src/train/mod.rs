@@ -2,28 +2,33 @@
 
 mod backward;
 mod output;
+mod parts;
 mod run;
+mod source;
 mod state;
 mod tensor_file;
 mod trainer;
 
 pub use backward::{Backward, backward};
+pub use parts::{adapters, prepare_model, set_trainable};
 pub use run::{Outcome, RunInfo, RunOptions, Status, run};
+pub use source::Source;
 pub use state::{Checksum, Position};
-pub use trainer::{Progress, StepMetrics, Trainer, set_trainable};
+pub use trainer::{Progress, StepMetrics, Trainer};
 
 use std::path::PathBuf;
 
 use basic_core::{DeviceError, ObjectiveError};
 use basic_models::CheckpointError;
+use basic_models::adapters::AdapterError;
 use basic_models::processor::ProcessorError;
 use burn::tensor::TensorReadError;
 use thiserror::Error;
 
-use crate::data::DataError;
+use crate::data::{DataError, LoaderError};
 use crate::parallel::{CollectiveError, ReplicasError};
 use crate::recipe::RecipeError;
-use crate::watch::WatchError;
+use crate::watch::{EvaluationError, WatchError};
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -34,6 +39,24 @@ pub enum TrainError {
     /// The data.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A batch that could not be made.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// Adapters that the model cannot have.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// Another replica, or the devices together.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Devices that cannot train together.
+    #[error(transparent)]
+    Replicas(#[from] ReplicasError),
+    /// A record could not be kept.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The held-out samples.
+    #[error("eval: {0}")]
+    Evaluation(#[from] EvaluationError),
     /// The checkpoint, read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -87,15 +110,6 @@ pub enum TrainError {
         /// Why.
         source: std::io::Error,
     },
-    /// The replicas of a run on several devices.
-    #[error(transparent)]
-    Collective(#[from] CollectiveError),
-    /// Devices that cannot train together.
-    #[error(transparent)]
-    Replicas(#[from] ReplicasError),
-    /// The records of a run.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
     /// No place to write to.
     #[error("the run has no output directory: set `output` in the recipe or pass --out")]
     NoOutput,

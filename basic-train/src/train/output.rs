@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use basic_models::adapters::save_adapters;
 use basic_models::checkpoint::StagedDir;
 use basic_models::{Checkpoint, CheckpointError, Llava};
-use burn::tensor::DType;
 
 use super::TrainError;
+use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.
 const RUN_FILES: [&str; 5] = ["run.json", "metrics.jsonl", "eval.jsonl", "tensorboard", "checkpoints"];
@@ -87,7 +88,9 @@ fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Resu
 
 /// Writes the checkpoint into a folder inside `out`, then moves its files up, `config.json` last: a directory without
 /// it is not taken for a checkpoint.
-pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, dtype: DType) -> Result<(), TrainError> {
+pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
+    let dtype = recipe.train.dtype.dtype();
+    save_adapters_of(model, out, recipe)?;
     let staged = StagedDir::new(&out.join("checkpoint"), true)?;
     checkpoint.save_into(model, &staged, dtype)?;
     staged.sync()?;
@@ -100,4 +103,18 @@ pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, dtype: DT
         std::fs::rename(&file, &target).map_err(io(target))?;
     }
     Ok(())
+}
+
+/// Where a LLaVA directory was adapted, its adapters as PEFT has them, in `adapter/`; the checkpoint itself holds them
+/// folded in.
+fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
+    let adapted = |part: &Part| matches!(recipe.mode(*part), Mode::Lora | Mode::Qlora);
+    let Some(base) = recipe.model.checkpoint.as_ref().filter(|_| Part::ALL.iter().any(adapted)) else { return Ok(()) };
+    let whole = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full);
+    let whole: Vec<&str> = whole.flat_map(|part| part.prefixes()).copied().collect();
+    // A path stays one from wherever it is read; a hub name stays a name.
+    let base = base.canonicalize().unwrap_or_else(|_| base.clone());
+    let staged = StagedDir::new(&out.join("adapter"), true)?;
+    save_adapters(model, &whole, &base.display().to_string(), &staged, recipe.train.dtype.dtype())?;
+    Ok(staged.commit()?)
 }

@@ -1,26 +1,26 @@
 //! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
 
 use std::path::{Path, PathBuf};
-use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::{AssembleOptions, StagedDir};
+use basic_models::processor::Style;
 use basic_models::{Checkpoint, CheckpointError, Llava};
 use burn::module::Module;
-use burn::tensor::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::output::{self, Replaced};
-use super::{Progress, TrainError, Trainer, set_trainable, state};
-use crate::data::{DataSet, Samples, prepare};
+use super::state::{self, Position};
+use super::{Progress, Source, TrainError, Trainer, prepare_model};
+use crate::data::{DataConfig, DataError, DataSet, TooLong, VisionCache};
 use crate::files::write_atomically;
-use crate::parallel::{Collective, Replicas, ReplicasError};
-use crate::recipe::{Recipe, Stage};
-use crate::watch::{Jsonl, TensorBoard, Watcher, Watchers};
+use crate::parallel::{Replicas, Solo};
+use crate::recipe::{EvalConfig, Recipe, Stage};
+use crate::watch::{Evaluation, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
 
 /// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
 const CHECKED: usize = 20_000;
@@ -28,7 +28,9 @@ const CHECKED: usize = 20_000;
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Overrides the recipe's device: one, or several that share each batch.
+    /// Overrides the recipe's device.
+    pub device: Option<DeviceSpec>,
+    /// Several devices, a replica on each, instead of one.
     pub devices: Vec<DeviceSpec>,
     /// Overrides the recipe's output.
     pub out: Option<PathBuf>,
@@ -79,6 +81,9 @@ pub struct RunInfo {
     pub status: Status,
     /// The resolved recipe: every default written out.
     pub recipe: Recipe,
+    /// The devices, where they are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
     /// Steps of the run.
     pub steps: usize,
     /// Samples in the data.
@@ -123,26 +128,24 @@ pub fn run(
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let mut recipe = recipe.clone();
-    if let Some(device) = options.devices.first() {
-        recipe.device = *device;
+    if let Some(device) = options.device {
+        recipe.device = device;
     }
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
     recipe.optimizer.lr = Some(recipe.lr());
     recipe.resolve_parts();
-    let replicas =
-        Replicas::open(if options.devices.is_empty() { from_ref(&recipe.device) } else { &options.devices })?;
-    let (world, batch) = (replicas.world(), recipe.train.batch_size);
-    if batch % world != 0 {
-        return Err(ReplicasError::Shares { batch, world }.into());
-    }
+    let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
+    let replicas = Replicas::open(&specs)?;
     let device = replicas.devices()[0].clone();
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
     let data = DataSet::open(&recipe.data, recipe.seed)?;
-    check(&recipe, &checkpoint, &data)?;
-    let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?;
+    let fingerprint = data.fingerprint()?;
+    let source = Arc::new(Source::new(&recipe, &checkpoint, Arc::new(data))?);
+    check(&recipe, &source)?;
+    let held_out = HeldOut::open(&recipe, &checkpoint)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
     if recipe.model.checkpoint.iter().any(same) {
         let reason = "is the model to start from: choose another output directory";
@@ -158,36 +161,48 @@ pub fn run(
     if options.resume && from.is_none() {
         warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
     }
-    let mut model = set_trainable(checkpoint.load(recipe.train.dtype.dtype(), &device)?, &recipe.trainable());
-    let forks = replicas.devices()[1..].iter().map(|device| Mutex::new(Some(model.clone().fork(device))));
-    let forks: Vec<Mutex<Option<Llava>>> = forks.collect();
-    if let Some((path, position)) = &from {
-        model = trainer.restore(model, path, position.clone())?;
+    let mut model = prepare_model(&recipe, checkpoint.load(recipe.train.dtype.dtype(), &device)?)?;
+    let caches: Vec<_> = replicas.devices().iter().map(|_| Trainer::cache(&recipe)).collect();
+    let held = caches.iter().map(|cache| cache.as_ref().map(VisionCache::keys).unwrap_or_default()).collect();
+    // The state of all replicas is that of the first.
+    let mut first = Trainer::replica(&recipe, source.clone(), Arc::new(Solo), None);
+    if let Some((path, position)) = from {
+        if position.data != fingerprint {
+            let reason =
+                "the data files are not what they were when this state was saved: put them back, or start anew";
+            return Err(TrainError::Resume { path, reason: reason.into() });
+        }
+        model = first.restore(model, &path, position)?;
     }
+    source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
     let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
-    let record = Record { out: &out, recipe: &recipe, options, samples: data.len(), start };
-    let steps = trainer.steps();
-    let lead = |collective: Arc<dyn Collective>, _: &Device| {
-        let mut trainer = trainer.with_collective(collective.clone());
-        record.train(&checkpoint, &mut trainer, &*collective, model, progress)
-    };
-    // The other replicas do the same steps and write nothing.
-    let follow = |collective: Arc<dyn Collective>, _: &Device| -> Result<(), TrainError> {
-        let fork = &forks[collective.rank() - 1];
-        let mut trainer = Trainer::new(&recipe, &checkpoint, &data)?.with_collective(collective.clone());
-        let Some(mut model) = fork.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
-        if let Some((path, position)) = &from {
-            model = trainer.restore(model, path, position.clone())?;
-        }
-        while trainer.done() < steps && !collective.any(false)? {
-            (model, _) = trainer.step(model)?;
-        }
-        Ok(())
-    };
-    match replicas.lead(lead, follow) {
+    let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, held_out, start };
+    record.write(Status::Running)?;
+
+    let (caches, model, first) = (Mutex::new(caches), Mutex::new(Some(model)), &first);
+    let progress = Mutex::new(progress);
+    let world = replicas.world();
+    let results = replicas.run(|collective, device| {
+        let rank = collective.rank();
+        let cache = lock(&caches)[rank].take();
+        let model = {
+            let mut held = lock(&model);
+            // Every replica has leaves of its own; the only one takes the model itself, which its updates change in place.
+            let model = if world == 1 { held.take() } else { held.clone().map(|model| model.fork(device)) };
+            model.ok_or(TrainError::NoOutput)?
+        };
+        let mut trainer = Trainer::replica(&recipe, source.clone(), collective, cache);
+        trainer.follow(first, &device.clone().without_autodiff());
+        record.train(&checkpoint, &mut trainer, model, &mut |step, steps| {
+            if rank == 0 {
+                (lock(&progress))(step, steps);
+            }
+        })
+    });
+    match results.map(|steps| steps.into_iter().flatten().next()) {
         Ok(Some(step)) => {
             record.write(Status::Stopped)?;
-            Ok(Outcome::Stopped { out, step, steps })
+            Ok(Outcome::Stopped { out, step, steps: source.steps() })
         }
         Ok(None) => {
             record.write(Status::Done)?;
@@ -203,11 +218,23 @@ pub fn run(
     }
 }
 
-/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours.
-fn check(recipe: &Recipe, checkpoint: &Checkpoint, data: &dyn Samples) -> Result<(), TrainError> {
-    let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
-    let looked = |index: usize| prepare(&data.sample(index)?, checkpoint, &style).map(drop);
-    let results: Vec<_> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours. Where bad ones
+/// are left out, the steps that draw them do that.
+fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
+    let data = source.data();
+    if recipe.data.skip_limit(data.len()) > 0 {
+        return Ok(());
+    }
+    let skip = recipe.loader.too_long == TooLong::Skip;
+    let looked = |index: usize| match source.preparer().prepare(&data.sample(index)?) {
+        Err(DataError::TooLong { .. }) if skip => Ok(()),
+        other => other.map(drop),
+    };
+    let results: Vec<Result<(), DataError>> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
     // The first one in the file's order, whichever thread was first.
     Ok(results.into_iter().collect::<Result<(), _>>()?)
 }
@@ -218,6 +245,11 @@ fn check(recipe: &Recipe, checkpoint: &Checkpoint, data: &dyn Samples) -> Result
 ///
 /// [`CheckpointError`] that names the file.
 pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = open_parts(recipe)?;
+    checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
+}
+
+fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
     match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
         (Some(dir), _, _) => Checkpoint::open(dir),
         (None, Some(vision), Some(llm)) => {
@@ -237,68 +269,129 @@ struct Record<'a> {
     out: &'a Path,
     recipe: &'a Recipe,
     options: &'a RunOptions,
-    samples: usize,
+    source: &'a Source,
+    fingerprint: String,
+    held_out: Option<HeldOut>,
     start: Instant,
 }
 
+/// The samples that are kept from training, to look at the model with.
+struct HeldOut {
+    data: DataSet,
+    style: Style,
+    every: usize,
+    options: EvaluationOptions,
+}
+
+impl HeldOut {
+    fn open(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Option<Self>, TrainError> {
+        let Some(config) = &recipe.eval else { return Ok(None) };
+        let EvalConfig { path, images, format, every, samples, predictions, max_new_tokens } = config.clone();
+        let data = DataConfig { images, format, limit: Some(samples), ..DataConfig::new(path) };
+        let options = EvaluationOptions {
+            samples,
+            batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
+            predictions,
+            max_new_tokens,
+        };
+        let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
+        Ok(Some(Self { data: DataSet::open(&data, recipe.seed)?, style, every, options }))
+    }
+
+    fn evaluate(
+        &self,
+        step: usize,
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        recipe: &Recipe,
+    ) -> Result<Evaluation, TrainError> {
+        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &self.options)?)
+    }
+}
+
 impl Record<'_> {
-    /// Does all steps and writes the checkpoint; or gives the step at which the run was asked to stop.
+    /// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
+    /// stop.
     fn train(
         &self,
         checkpoint: &Checkpoint,
         trainer: &mut Trainer,
-        collective: &dyn Collective,
         mut model: Llava,
         progress: Progress,
     ) -> Result<Option<usize>, TrainError> {
-        self.write(Status::Running)?;
-        let mut watchers = self.watchers(trainer.done())?;
+        let writes = trainer.rank() == 0;
+        let mut watchers = if writes { self.watchers(trainer.done())? } else { Watchers::default() };
+        let mut evaluated = None;
         let steps = trainer.steps();
         while trainer.done() < steps {
-            if collective.any(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
-                self.save(checkpoint, trainer, &model)?;
+            if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
+                if writes {
+                    self.save(checkpoint, trainer, &model, evaluated)?;
+                }
                 return Ok(Some(trainer.done()));
             }
             let step;
             (model, step) = trainer.step(model)?;
             watchers.step(&step)?;
             progress(&step, steps);
-            let due = self.recipe.checkpoint.every.is_some_and(|every| trainer.done() % every == 0);
-            if due && trainer.done() < steps {
-                self.save(checkpoint, trainer, &model)?;
+            let done = trainer.done();
+            let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
+            if let (true, Some(held_out)) = (writes, &self.held_out)
+                && (due(Some(held_out.every)) || done == steps)
+            {
+                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
+                watchers.evaluation(&evaluation)?;
+                evaluated = Some((done, evaluation.total));
+            }
+            if writes && due(self.recipe.checkpoint.every) && done < steps {
+                self.save(checkpoint, trainer, &model, evaluated)?;
             }
         }
-        // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
-        if self.recipe.checkpoint.every.is_some() {
-            self.save(checkpoint, trainer, &model)?;
+        if writes {
+            // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+            if self.recipe.checkpoint.every.is_some() {
+                self.save(checkpoint, trainer, &model, evaluated)?;
+            }
+            output::save(checkpoint, &model, self.out, self.recipe)?;
         }
-        output::save(checkpoint, &model, self.out, self.recipe.train.dtype.dtype())?;
         Ok(None)
     }
 
-    /// Where the steps go.
+    /// Who hears of the steps behind `done`.
     fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
-        let jsonl = if self.options.resume { Jsonl::resume(self.out, done) } else { Jsonl::create(self.out) };
-        let board = TensorBoard::create(&self.out.join("tensorboard"), done)?;
-        Ok(Watchers(vec![Box::new(jsonl?), Box::new(board)]))
+        let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
+        let mut watchers = Watchers(vec![Box::new(lines)]);
+        if self.recipe.watch.tensorboard {
+            watchers.0.push(Box::new(TensorBoard::create(&self.out.join("tensorboard"), done)?));
+            let recipe = toml::to_string(self.recipe).unwrap_or_default();
+            watchers.text(done, "recipe", &format!("```toml\n{recipe}```"))?;
+        }
+        Ok(watchers)
     }
 
-    /// Saves the run's state.
-    fn save(&self, checkpoint: &Checkpoint, trainer: &Trainer, model: &Llava) -> Result<(), TrainError> {
+    /// Saves the run's state; `evaluated` is the last step that was evaluated, and the objective there.
+    fn save(
+        &self,
+        checkpoint: &Checkpoint,
+        trainer: &Trainer,
+        model: &Llava,
+        evaluated: Option<(usize, f64)>,
+    ) -> Result<(), TrainError> {
         let vanished = !self.out.join("run.json").is_file();
         if vanished {
             self.write(Status::Failed)?;
         }
-        let dtype = self.recipe.train.dtype.dtype();
         let full = |dir: &Path| {
             if !self.recipe.checkpoint.full {
                 return Ok(());
             }
             let staged = StagedDir::new(&dir.join("model"), false)?;
-            checkpoint.save_into(model, &staged, dtype)?;
+            checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
             Ok(staged.commit()?)
         };
-        let saved = state::save(self.out, model, trainer.optimizer(), trainer.position().clone(), full)?;
+        let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
+        let position = Position { data: self.fingerprint.clone(), evaluation, ..trainer.position().clone() };
+        let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
         if vanished {
             let reason = format!(
                 "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
@@ -314,8 +407,9 @@ impl Record<'_> {
         let info = RunInfo {
             status,
             recipe: self.recipe.clone(),
-            steps: self.recipe.steps(self.samples),
-            samples: self.samples,
+            devices: self.options.devices.clone(),
+            steps: self.source.steps(),
+            samples: self.source.data().len(),
             version: env!("CARGO_PKG_VERSION").into(),
             burn: "0.22.1".into(),
             revision: self.options.revision.clone(),

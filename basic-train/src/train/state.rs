@@ -1,7 +1,7 @@
 //! What a run needs to go on as if it had never stopped: `checkpoints/step-N/` with the trained parameters, the
 //! optimizer's state, and a record with the checksums of both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ pub struct Position {
     pub step: usize,
     /// Steps that were skipped because they were not finite.
     pub skipped_steps: usize,
-    /// Samples that were skipped because they are broken.
-    pub skipped_samples: usize,
+    /// Samples that were left out because they are broken, by index.
+    pub skipped_samples: BTreeSet<usize>,
     /// Steps skipped in a row, up to here.
     pub nonfinite_in_a_row: usize,
     /// Updates of each parameter.

@@ -1,29 +1,30 @@
 //! The steps of a stage. Reads from top to bottom as a step goes: draw, collate, forward, losses, backward, update.
 
 use std::collections::BTreeMap;
-use std::ops::Add;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::LossParts;
-use basic_models::nn::{Counts, Llava};
-use basic_models::processor::Style;
-use basic_models::{Batch, Checkpoint, ImageTokens};
-use burn::module::Module;
+use basic_models::nn::Llava;
+use basic_models::{Batch, Checkpoint};
 use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Tensor};
 use serde::Serialize;
 
 use super::TrainError;
 use super::backward::{Backward, backward};
+use super::source::Source;
 use super::state::{self, Position};
-use crate::data::{ImageSource, Order, Sample, Samples, VisionCache, prepare};
-use crate::optim::{Optimizer, add_gradients, read_out};
+use crate::data::{LoadedImage, MicroBatch, Samples, VisionCache};
+use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
 use crate::parallel::{Collective, Solo};
-use crate::recipe::{Part, Recipe};
+use crate::recipe::{Mode, Part, Recipe};
+use crate::watch::memory::Memory;
+use crate::watch::{Alignment, Meter, Speed, Work, alignment, flops};
 
 /// What a step did: one line of `metrics.jsonl`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct StepMetrics {
     /// The step, from 1.
     pub step: usize,
@@ -50,71 +51,118 @@ pub struct StepMetrics {
     /// Whether the parameters were left as they were, because the loss or the gradients were not finite.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
-    /// Samples a second, over this step.
-    pub samples_per_s: f64,
+    /// Steps so far that were.
+    pub skipped_steps: usize,
+    /// The share of its attention that the text pays to an image; `None` where nothing is supervised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention_mass: Option<f64>,
+    /// The mean cosine between the visual embeddings and what the shallow layers make of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
+    /// Samples of the batch.
+    pub samples: usize,
+    /// Samples that were left out of it because they are broken or too long.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// Different samples so far that were left out because they are broken.
+    pub skipped_samples: usize,
+    /// Share of this step's time in which training waited for data.
+    pub data_wait: f64,
+    /// Samples and tokens a second, and the share of the device's arithmetic.
+    #[serde(flatten)]
+    pub speed: Speed,
+    /// Memory behind the step.
+    #[serde(flatten)]
+    pub memory: Memory,
     /// Seconds of this step.
     pub seconds: f64,
 }
 
 /// Sees every step as it is done.
-pub type Progress<'a> = &'a mut dyn FnMut(&StepMetrics, usize);
+pub type Progress<'a> = &'a mut (dyn FnMut(&StepMetrics, usize) + Send);
 
-/// A stage in progress.
+/// A stage in progress, or one replica of it.
 pub struct Trainer<'a> {
     recipe: &'a Recipe,
-    checkpoint: &'a Checkpoint,
-    data: &'a dyn Samples,
-    style: Style,
-    order: Order,
+    source: Arc<Source>,
+    collective: Arc<dyn Collective>,
     optimizer: Optimizer,
     cache: Option<VisionCache>,
-    steps: usize,
+    meter: Option<Meter>,
     position: Position,
-    collective: Arc<dyn Collective>,
+    started: bool,
 }
 
-/// Marks the parameters that a run trains; all others are frozen.
-pub fn set_trainable(model: Llava, parts: &[Part]) -> Llava {
-    let mut model = model.freeze();
-    if parts.contains(&Part::Vision) {
-        model.vision_tower = model.vision_tower.unfreeze();
+/// What a step adds up over its parts, and then over the replicas.
+#[derive(Default)]
+struct Sums {
+    /// lm, das, sds and the objective, `[1]` each.
+    losses: Option<[Tensor<1>; 4]>,
+    /// What [`alignment`] reads, `[2]`.
+    alignment: Option<Tensor<1>>,
+    /// Images with text after them, and patches.
+    images: [f64; 2],
+    work: Work,
+}
+
+impl Sums {
+    fn add(&mut self, batch: &Batch, losses: LossParts, aligned: Option<Tensor<1>>, work: Work) {
+        let LossParts { lm, das, sds, total } = losses;
+        let share = [lm, das, sds, total];
+        self.losses = Some(match self.losses.take() {
+            None => share,
+            Some([a, b, c, d]) => {
+                let [lm, das, sds, total] = share;
+                [a + lm, b + das, c + sds, d + total]
+            }
+        });
+        if let Some(aligned) = aligned {
+            let of_batch = Alignment::new([0.0; 2], &batch.layout);
+            self.images[0] += of_batch.images;
+            self.images[1] += of_batch.patches;
+            self.alignment = Some(match self.alignment.take() {
+                Some(sum) => sum + aligned,
+                None => aligned,
+            });
+        }
+        let (sums, more) = (self.work.sums(), work.sums());
+        self.work = Work::from_sums(std::array::from_fn(|i| sums[i] + more[i]));
     }
-    if parts.contains(&Part::Projector) {
-        model.multi_modal_projector = model.multi_modal_projector.unfreeze();
-    }
-    if parts.contains(&Part::Decoder) {
-        model.language_model = model.language_model.unfreeze();
-        model.lm_head = model.lm_head.map(Module::unfreeze);
-    }
-    model
 }
 
 impl<'a> Trainer<'a> {
-    /// A stage at its first step.
+    /// A stage at its first step, on one device.
     ///
     /// # Errors
     ///
     /// A style that the checkpoint cannot give.
-    pub fn new(recipe: &'a Recipe, checkpoint: &'a Checkpoint, data: &'a dyn Samples) -> Result<Self, TrainError> {
-        let captions = recipe.stage == crate::recipe::Stage::Pretrain;
-        let frozen_vision = !recipe.trainable().contains(&Part::Vision);
-        Ok(Self {
-            recipe,
-            checkpoint,
-            data,
-            style: recipe.data.conversation.resolve(checkpoint, captions)?,
-            order: Order::new(data.len(), recipe.seed),
-            optimizer: Optimizer::new(&recipe.optimizer).with_groups(recipe.groups()),
-            cache: frozen_vision.then(|| VisionCache::new(recipe.train.vision_cache_mib)),
-            steps: recipe.steps(data.len()),
-            position: Position::default(),
-            collective: Arc::new(Solo),
-        })
+    pub fn new(recipe: &'a Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
+        let source = Arc::new(Source::new(recipe, checkpoint, data)?);
+        Ok(Self::replica(recipe, source, Arc::new(Solo), Self::cache(recipe)))
     }
 
-    /// As one of several replicas: takes its share of each batch, and sums over all of them.
-    pub fn with_collective(self, collective: Arc<dyn Collective>) -> Self {
-        Self { collective, ..self }
+    /// One replica of a stage. Whoever makes several starts their source, with the keys of all their caches.
+    pub fn replica(
+        recipe: &'a Recipe,
+        source: Arc<Source>,
+        collective: Arc<dyn Collective>,
+        cache: Option<VisionCache>,
+    ) -> Self {
+        Self {
+            recipe,
+            source,
+            started: collective.world() > 1,
+            collective,
+            optimizer: Optimizer::new(&recipe.optimizer).with_groups(recipe.groups()),
+            cache,
+            meter: None,
+            position: Position::default(),
+        }
+    }
+
+    /// The cache of a replica whose vision encoder is frozen.
+    pub fn cache(recipe: &Recipe) -> Option<VisionCache> {
+        (recipe.mode(Part::Vision) == Mode::Frozen).then(|| VisionCache::new(recipe.train.vision_cache_mib))
     }
 
     /// Goes on from a saved state, whose parameters it puts into `model`.
@@ -128,9 +176,31 @@ impl<'a> Trainer<'a> {
         Ok(model)
     }
 
+    /// Takes over where another replica stands.
+    pub fn follow(&mut self, other: &Trainer, device: &Device) {
+        self.optimizer = other.optimizer.clone().to_device(device);
+        self.position = other.position.clone();
+    }
+
     /// Steps of the whole stage.
     pub fn steps(&self) -> usize {
-        self.steps
+        self.source.steps()
+    }
+
+    /// This replica's number.
+    pub fn rank(&self) -> usize {
+        self.collective.rank()
+    }
+
+    /// Whether any replica says yes: they must stop at the same step.
+    ///
+    /// # Errors
+    ///
+    /// Where another replica has failed.
+    pub fn agree(&self, own: bool) -> Result<bool, TrainError> {
+        let mut votes = [f64::from(u8::from(own))];
+        self.collective.sum_f64(&mut votes)?;
+        Ok(votes[0] > 0.0)
     }
 
     /// Steps done.
@@ -153,64 +223,51 @@ impl<'a> Trainer<'a> {
     /// # Errors
     ///
     /// [`TrainError`] for a sample that cannot be trained on, too many steps in a row that are not finite, a failing
-    /// device.
+    /// device or replica.
     pub fn step(&mut self, model: Llava) -> Result<(Llava, StepMetrics), TrainError> {
         let start = Instant::now();
-        let step = self.position.step;
-        let recipe = self.recipe;
-        let parts = self.batches(step)?;
-        let Counts { tokens, image_samples } =
-            parts.iter().map(|part| count(&part.tokens)).fold(Counts::default(), Counts::add);
-        // What the losses divide by is counted over the whole batch, on whichever device its samples are.
-        let mut all = [tokens as f64, image_samples as f64];
-        self.collective.sum_f64(&mut all)?;
-        let counts = Counts { tokens: all[0] as usize, image_samples: all[1] as usize };
-        let mut sums: Option<LossParts> = None;
-        let mut gradients: Option<GradientsParams> = None;
-        for part in parts {
-            let batch = self.collate(&model, part)?;
-            let Backward { losses, gradients: found, .. } =
+        let (step, steps, recipe) = (self.position.step, self.steps(), self.recipe);
+        self.start()?;
+        let Some(samples) = self.source.step(step)? else {
+            // Another replica has met what is wrong with the data: the collective tells what.
+            self.collective.barrier()?;
+            return Err(TrainError::NothingTrained { step: step + 1 });
+        };
+        let waited = start.elapsed();
+        let counts = samples.counts();
+        let (mut sums, mut gradients) = (Sums::default(), None);
+        for part in samples.of(self.collective.rank()) {
+            let work = self.work(&model, part);
+            let batch = self.batch(&model, part)?;
+            let Backward { losses, gradients: found, v, targets } =
                 backward(&model, &batch, &recipe.objective, counts, recipe.train.recompute)?;
-            sums = Some(match sums {
-                None => losses,
-                Some(sums) => LossParts {
-                    lm: sums.lm + losses.lm,
-                    das: sums.das + losses.das,
-                    sds: sums.sds + losses.sds,
-                    total: sums.total + losses.total,
-                },
-            });
+            let aligned = v.zip(targets).map(|(v, targets)| alignment(&v, &targets));
+            sums.add(&batch, losses, aligned, work);
             gradients = match (gradients, found) {
                 (Some(a), Some(b)) => Some(add_gradients(&model, a, b)),
                 (a, b) => a.or(b),
             };
         }
         let gradients = self.collective.sum_gradients(&model, gradients.unwrap_or_default())?;
-        let (Some(LossParts { lm, das, sds, total }), false) = (sums, gradients.is_empty()) else {
+        if gradients.is_empty() && samples.samples() > 0 {
             return Err(TrainError::NothingTrained { step: step + 1 });
-        };
-        let mut readout = read_out(&model, &gradients, vec![lm, das, sds, total])?;
-        let mut losses: Vec<f64> = readout.values.iter().copied().map(f64::from).collect();
-        self.collective.sum_f64(&mut losses)?;
-        readout.values = losses.into_iter().map(|loss| loss as f32).collect();
+        }
+        let (readout, aligned, work) = self.read(&model, sums, &gradients)?;
         let [lm, das, sds, total] = readout.values[..] else {
             return Err(TrainError::NothingTrained { step: step + 1 });
         };
-        let factor = recipe.schedule.factor(step, self.steps);
+        let factor = recipe.schedule.factor(step, steps);
+        let skipped = !readout.is_finite() || gradients.is_empty();
         let model = self.optimizer.apply(model, gradients, &readout, factor);
-        let skipped = !readout.is_finite();
         let in_a_row = if skipped { self.position.nonfinite_in_a_row + 1 } else { 0 };
-        if in_a_row > recipe.train.max_nonfinite || (skipped && step + 1 == self.steps) {
+        if in_a_row > recipe.train.max_nonfinite || (skipped && step + 1 == steps) {
             let (loss, norm) = (total, readout.grad_norm);
             return Err(TrainError::NotFinite { step: step + 1, loss, norm, in_a_row });
         }
         self.position.step += 1;
         self.position.nonfinite_in_a_row = in_a_row;
         self.position.skipped_steps += usize::from(skipped);
-        let norm = |part: Part| {
-            let norms = part.prefixes().iter().filter_map(|prefix| readout.norm_below(prefix));
-            norms.map(|norm| norm * norm).reduce(|a, b| a + b).map(f64::sqrt)
-        };
+        self.position.skipped_samples = self.source.skipped();
         let seconds = start.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.position.step,
@@ -221,74 +278,95 @@ impl<'a> Trainer<'a> {
             lr: recipe.lr() * factor,
             lrs: recipe.trainable().into_iter().map(|part| (part.name(), recipe.part_lr(part) * factor)).collect(),
             grad_norm: readout.grad_norm,
-            grad_norms: Part::ALL.into_iter().filter_map(|part| Some((part.name(), norm(part)?))).collect(),
+            grad_norms: part_norms(&readout),
             tokens: counts.tokens,
             image_samples: counts.image_samples,
             skipped,
-            samples_per_s: recipe.train.batch_size as f64 / seconds.max(1e-9),
+            skipped_steps: self.position.skipped_steps,
+            attention_mass: aligned.attention_mass(),
+            cosine: aligned.cosine(),
+            samples: samples.samples(),
+            left_out: samples.skipped.iter().map(|skipped| skipped.reason.clone()).collect(),
+            skipped_samples: self.position.skipped_samples.len(),
+            data_wait: waited.as_secs_f64() / seconds.max(1e-9),
+            speed: self.meter.as_ref().map(|meter| meter.speed(work, seconds)).unwrap_or_default(),
+            memory: Memory::now(&model.device()),
             seconds,
         };
         Ok((model, metrics))
     }
 
-    /// The samples of `step`, in parts that are in memory together.
-    fn batches(&mut self, step: usize) -> Result<Vec<MicroBatch>, TrainError> {
-        let train = &self.recipe.train;
-        let indices = self.order.batch(step, train.batch_size);
-        let share = indices.len() / self.collective.world();
-        let indices = &indices[self.collective.rank() * share..][..share];
-        let mut parts = Vec::new();
-        for indices in indices.chunks(train.micro_batch.unwrap_or(train.batch_size)) {
-            let mut part = MicroBatch::default();
-            for index in indices {
-                let sample = self.data.sample(*index)?;
-                let mut prepared = prepare(&sample, self.checkpoint, &self.style)?;
-                if self.cache.is_none() {
-                    for image in &prepared.images {
-                        let pixels = image.pixels(self.checkpoint).map_err(|e| sample.image_error(e))?;
-                        prepared.tokens.pixels.push(pixels.data);
-                    }
-                }
-                part.images.extend(prepared.images);
-                part.tokens.push(prepared.tokens);
-                part.samples.push(sample);
-            }
-            parts.push(part);
+    /// Starts the source of a stage on one device, at the step where the stage stands.
+    fn start(&mut self) -> Result<(), TrainError> {
+        if !self.started {
+            let held = self.cache.iter().map(VisionCache::keys).collect();
+            let Position { step, skipped_samples, .. } = self.position.clone();
+            self.source.start(self.recipe, step, held, skipped_samples)?;
+            self.started = true;
         }
-        Ok(parts)
+        Ok(())
     }
 
     /// A part on the model's device.
-    fn collate(&mut self, model: &Llava, part: MicroBatch) -> Result<Batch, TrainError> {
-        let MicroBatch { tokens, images, samples } = part;
-        let shape = self.checkpoint.image_shape();
-        let mut batch = Batch::collate(&tokens, self.checkpoint.pad_id(), shape, &model.device());
-        if let Some(cache) = &mut self.cache {
-            batch.features = cache.features(model, self.checkpoint, &images).map_err(|error| {
-                // The error names the image; the sample that holds it is found by the name.
-                let text = error.to_string();
-                let holds = |sample: &&Sample| sample.images.iter().any(|image| text.contains(&image.to_string()));
-                samples.iter().find(holds).unwrap_or(&samples[0]).image_error(error)
-            })?;
-        }
-        Ok(batch)
+    fn batch(&mut self, model: &Llava, part: &MicroBatch) -> Result<Batch, TrainError> {
+        let preparer = self.source.preparer();
+        Ok(match &mut self.cache {
+            Some(cache) => part.encoded(preparer, model, cache)?,
+            None => part.batch(preparer, &model.device())?,
+        })
+    }
+
+    /// What a part costs.
+    fn work(&mut self, model: &Llava, part: &MicroBatch) -> Work {
+        let (recipe, world) = (self.recipe, self.collective.world());
+        let whole = || Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect::<Vec<_>>();
+        let dtype = recipe.train.dtype.dtype();
+        let new = || Meter::new(model.config(), &whole(), &model.device(), dtype, world);
+        let meter = self.meter.get_or_insert_with(new);
+        let samples = || part.rows.iter().flatten();
+        let images = || samples().flat_map(|sample| &sample.images);
+        let held = self.cache.as_ref().map(VisionCache::keys);
+        let fresh = |image: &&LoadedImage| !held.as_ref().is_some_and(|held| held.contains(image.source.name()));
+        let counts = flops::Counts {
+            lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
+            labels: part.counts.tokens,
+            images: images().count(),
+            encoded: images().filter(fresh).count(),
+        };
+        meter.work(part.samples(), &counts)
+    }
+
+    /// The losses over all replicas with the norms of the gradients, which are the same on all; what v has to do with
+    /// V^; and all that was computed.
+    fn read(
+        &self,
+        model: &Llava,
+        sums: Sums,
+        gradients: &GradientsParams,
+    ) -> Result<(StepReadout, Alignment, Work), TrainError> {
+        let zeros = |n: usize| Tensor::zeros([n], (&model.device().without_autodiff(), DType::F32));
+        let losses = sums.losses.unwrap_or_else(|| std::array::from_fn(|_| zeros(1)));
+        let mut report = Vec::from(losses);
+        report.push(sums.alignment.unwrap_or_else(|| zeros(2)));
+        let mut readout = read_out(model, gradients, report)?;
+        let mut values: Vec<f64> = readout.values.iter().map(|value| f64::from(*value)).collect();
+        values.extend(sums.images);
+        values.extend(sums.work.sums());
+        self.collective.sum_f64(&mut values)?;
+        let (losses, rest) = values.split_at(4);
+        readout.values = losses.iter().map(|value| *value as f32).collect();
+        let at = |index: usize| rest.get(index).copied().unwrap_or_default();
+        let aligned = Alignment::from_sums(std::array::from_fn(at));
+        let work = Work::from_sums(std::array::from_fn(|index| at(index + 4)));
+        Ok((readout, aligned, work))
     }
 }
 
-#[derive(Default)]
-struct MicroBatch {
-    tokens: Vec<ImageTokens>,
-    images: Vec<ImageSource>,
-    samples: Vec<Sample>,
-}
-
-/// What a part adds to the counts that the losses divide by.
-fn count(samples: &[ImageTokens]) -> Counts {
-    let targets = |sample: &ImageTokens| sample.labels.iter().skip(1).filter(|label| **label >= 0).count();
-    let supervised = |sample: &&ImageTokens| {
-        let mut images = sample.images.iter();
-        let inside = |p: usize| sample.images.iter().any(|image| image.contains(&p));
-        images.any(|image| image.last().is_some_and(|last| (last + 1..sample.ids.len()).any(|p| !inside(p))))
+/// The gradient norms of the parts that have one.
+fn part_norms(readout: &StepReadout) -> BTreeMap<&'static str, f64> {
+    let norm = |part: Part| {
+        let norms = part.prefixes().iter().filter_map(|prefix| readout.norm_below(prefix));
+        norms.map(|norm| norm * norm).reduce(|a, b| a + b).map(f64::sqrt)
     };
-    Counts { tokens: samples.iter().map(targets).sum(), image_samples: samples.iter().filter(supervised).count() }
+    Part::ALL.into_iter().filter_map(|part| Some((part.name(), norm(part)?))).collect()
 }

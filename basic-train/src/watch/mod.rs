@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use alignment::{Alignment, alignment};
-pub use evaluation::{Evaluation, EvaluationOptions, Sampled, evaluate};
+pub use evaluation::{Evaluation, EvaluationError, EvaluationOptions, Sampled, evaluate};
 pub use jsonl::Jsonl;
 pub use meter::{Meter, Speed, Work};
 pub use tensorboard::TensorBoard;

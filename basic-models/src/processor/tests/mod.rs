@@ -1,10 +1,11 @@
-//! Conformance with transformers (fixtures made by tests/reference/{processor,image,style,tokenizer}_fixtures.py) and behaviour on bad input.
+//! Conformance with transformers (fixtures made by tests/reference/{processor,image,style,tokenizer,label}_fixtures.py) and behaviour on bad input.
 
 mod config;
 mod conversations;
 mod corpus;
 mod images;
 mod labels;
+mod masks;
 mod mutations;
 mod templates;
 mod tokens;

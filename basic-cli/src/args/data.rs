@@ -1,0 +1,152 @@
+//! `basic data`.
+
+use std::path::PathBuf;
+
+use basic_train::data::{ConversationStyle, Format, SetConfig};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+
+/// What to do with data sets.
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// The embedded world: images, captions and questions in LLaVA's format.
+    Shapes(Shapes),
+    /// Count what data sets hold, and what training would leave out and why.
+    Check(Check),
+    /// One sample: turns, images, and its tokens with those that bear loss.
+    Show(Show),
+    /// Write a data set in another format.
+    Export(Export),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Shapes {
+    /// An empty or absent directory.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Scenes to train on.
+    #[arg(long)]
+    pub train: usize,
+    /// Scenes to choose settings on.
+    #[arg(long, default_value_t = 100)]
+    pub validation: usize,
+    /// Scenes to evaluate on.
+    #[arg(long)]
+    pub eval: usize,
+    /// Same seed, same bytes.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a data set is read.
+#[derive(Debug, ClapArgs)]
+pub struct Reading {
+    /// What image paths are relative to; by default the data file's folder.
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// json, jsonl, webdataset, parquet or folder, where name and content don't tell.
+    #[arg(long)]
+    pub format: Option<Format>,
+}
+
+impl Reading {
+    /// The set at `path`.
+    pub fn of(&self, path: &std::path::Path) -> SetConfig {
+        SetConfig { images: self.images.clone(), format: self.format, ..SetConfig::new(path) }
+    }
+}
+
+/// How conversations become text.
+#[derive(Debug, ClapArgs)]
+pub struct Conversations {
+    /// A LLaVA directory: tokenize as training on it would.
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
+    /// auto, template, or one of LLaVA's styles such as plain or vicuna_v1; with --checkpoint.
+    #[arg(long, default_value = "auto", value_parser = conversation)]
+    pub conversation: ConversationStyle,
+}
+
+fn conversation(name: &str) -> Result<ConversationStyle, String> {
+    ConversationStyle::try_from(name.to_string()).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Check {
+    /// Files, folders, or patterns such as 'shards-{000..003}.tar'.
+    #[arg(required = true)]
+    pub data: Vec<PathBuf>,
+    #[command(flatten)]
+    pub reading: Reading,
+    #[command(flatten)]
+    pub conversations: Conversations,
+    /// Look at this many samples of each set alone, drawn evenly.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: Option<u32>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Show {
+    /// A file, a folder, or a pattern.
+    pub data: PathBuf,
+    /// Which sample, from 0.
+    pub index: usize,
+    #[command(flatten)]
+    pub reading: Reading,
+    #[command(flatten)]
+    pub conversations: Conversations,
+    /// Save the image as PNG; of several, the second as X-1.png and so on.
+    #[arg(long, value_name = "X.png")]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where an exported set has its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImagesArg {
+    Copy,
+    Reference,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Export {
+    /// A file, a folder, or a pattern.
+    pub data: PathBuf,
+    /// json, jsonl, webdataset or parquet.
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Format,
+    /// The directory that is written.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Images go with the set, or json and parquet name them where they are.
+    #[arg(long, value_enum, default_value = "copy")]
+    pub images: ImagesArg,
+    /// What image paths of DATA are relative to; by default the data file's folder.
+    #[arg(long, value_name = "DIR")]
+    pub from_images: Option<PathBuf>,
+    /// DATA's format, where name and content don't tell.
+    #[arg(long, value_name = "FORMAT")]
+    pub from_format: Option<Format>,
+    /// Export the first samples only.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Samples of an archive or a Parquet file.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub shard: u32,
+    /// Gzip the archives.
+    #[arg(long)]
+    pub gzip: bool,
+    /// Replace a directory that is there.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,231 @@
+//! Data sets: what they hold, one sample of them, the same in another format.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use basic_models::Checkpoint;
+use basic_models::processor::Style;
+use basic_train::data::{
+    CheckOptions, CheckReport, ExportOptions, ImageSource, Images, OneSet, Reason, Sample, Samples, SetConfig, Token,
+    check, export, tokens,
+};
+use basic_train::files::write_atomically;
+use serde_json::{Value, json};
+
+use crate::args::{Check, Conversations, Export, ImagesArg, Show};
+use crate::output::{bar, print_json};
+
+/// The checkpoint to tokenize for, and the conversations' style.
+fn open_checkpoint(args: &Conversations) -> Result<Option<(Checkpoint, Style)>> {
+    let Some(dir) = &args.checkpoint else { return Ok(None) };
+    let checkpoint = Checkpoint::open(dir)?;
+    let style = args.conversation.resolve(&checkpoint, false)?;
+    Ok(Some((checkpoint, style)))
+}
+
+/// `basic data check`.
+pub fn data_check(args: Check) -> Result<()> {
+    let checkpoint = open_checkpoint(&args.conversations)?;
+    let mut reports = Vec::new();
+    for path in &args.data {
+        let set = OneSet::open(&args.reading.of(path))?;
+        let options = CheckOptions {
+            checkpoint: checkpoint.as_ref().map(|(checkpoint, style)| (checkpoint, style.clone())),
+            sample: args.sample.map(|n| n as usize),
+        };
+        let progress = bar("check", options.sample.unwrap_or(usize::MAX).min(set.len()));
+        let report = check(&set, &options, |more| progress.inc(more as u64))?;
+        progress.finish_and_clear();
+        if !args.json {
+            print_report(&set, &report);
+        }
+        reports.push((set, report));
+    }
+    if args.json {
+        let sets: Vec<Value> = reports
+            .iter()
+            .map(|(set, report)| {
+                let mut value = serde_json::to_value(report)?;
+                value["path"] = set.path().display().to_string().into();
+                value["format"] = set.format().name().into();
+                Ok(value)
+            })
+            .collect::<Result<_>>()?;
+        let sum = |of: fn(&CheckReport) -> usize| reports.iter().map(|(_, report)| of(report)).sum::<usize>();
+        let (samples, unusable) = (sum(|report| report.samples), sum(|report| report.unusable));
+        print_json(&json!({"samples": samples, "unusable": unusable, "sets": sets}))?;
+    }
+    Ok(())
+}
+
+fn print_report(set: &OneSet, report: &CheckReport) {
+    println!("{} ({}): {} samples, {} checked", set.path().display(), set.format(), report.samples, report.checked);
+    let counted = |counts: &std::collections::BTreeMap<usize, usize>| {
+        counts.iter().map(|(number, samples)| format!("{number}: {samples}")).collect::<Vec<_>>().join(", ")
+    };
+    println!("  text only    {}", report.text_only);
+    println!("  images       {} (samples by number: {})", report.images, counted(&report.images_per_sample));
+    println!("  turns        samples by number of answers: {}", counted(&report.turns_per_sample));
+    if let Some(tokens) = &report.tokens {
+        println!(
+            "  tokens       {} to {}, median {}, 95% up to {}; {} in all, {} bear loss",
+            tokens.min, tokens.max, tokens.median, tokens.p95, tokens.total, tokens.targets
+        );
+        let most = tokens.histogram.iter().map(|bucket| bucket.samples).max().unwrap_or(1).max(1);
+        for bucket in &tokens.histogram {
+            let width = (bucket.samples * 40).div_ceil(most);
+            println!("  {:>6} .. {:<6} {:>8} {}", bucket.from, bucket.to - 1, bucket.samples, "█".repeat(width));
+        }
+        println!("  over the context of {}: {}", tokens.context, tokens.over_context);
+        println!("  without a target: {}", tokens.without_target);
+    }
+    println!("  training would leave out {} of {}", report.unusable, report.checked);
+    for (reason, problem) in &report.problems {
+        let name = match reason {
+            Reason::Invalid => "not a sample that can be trained on",
+            Reason::BrokenImage => "an image is missing or broken",
+            Reason::OverContext => "longer than the context",
+            Reason::NoTarget => "no token bears loss",
+        };
+        println!("  {name}: {}", problem.samples);
+        for message in &problem.first {
+            println!("    {message}");
+        }
+        if problem.samples > problem.first.len() {
+            println!("    …");
+        }
+    }
+}
+
+/// `basic data show`.
+pub fn data_show(args: Show) -> Result<()> {
+    let checkpoint = open_checkpoint(&args.conversations)?;
+    let set = OneSet::open(&args.reading.of(&args.data))?;
+    if args.index >= set.len() {
+        bail!("{}: has {} samples, from 0: there is no sample {}", args.data.display(), set.len(), args.index);
+    }
+    let sample = set.sample(args.index)?;
+    let images = save_images(&sample, args.out.as_deref())?;
+    let tokens = match &checkpoint {
+        Some((checkpoint, style)) => Some(tokens(&sample, checkpoint, style)?),
+        None => None,
+    };
+    if args.json {
+        return print_json(&shown(&sample, &images, tokens.as_deref()));
+    }
+    println!("{}: sample {}", sample.file.display(), sample.place);
+    for message in &sample.messages {
+        println!("{:<10} {}", message.role.name(), message.content.replace('\n', "\n           "));
+    }
+    for (image, width, height, saved) in &images {
+        let saved = saved.as_ref().map(|path| format!(", saved as {}", path.display())).unwrap_or_default();
+        println!("image      {image}, {width} x {height}{saved}");
+    }
+    if let Some(tokens) = tokens {
+        println!("tokens     {} ({} bear loss, in [brackets])", total(&tokens), targets(&tokens));
+        println!("{}", tokens.iter().map(marked).collect::<Vec<_>>().join(" "));
+    }
+    Ok(())
+}
+
+type Saved<'a> = (&'a ImageSource, u32, u32, Option<PathBuf>);
+
+/// Decodes the images, and saves them where `out` says so.
+fn save_images<'a>(sample: &'a Sample, out: Option<&Path>) -> Result<Vec<Saved<'a>>> {
+    let save = |(number, image): (usize, &'a ImageSource)| {
+        let pixels = image.decode().map_err(|error| sample.image_error(error.into()))?;
+        let path = out.map(|out| match number {
+            0 => out.to_path_buf(),
+            _ => {
+                let stem = out.file_stem().unwrap_or_default().to_string_lossy();
+                out.with_file_name(format!("{stem}-{number}.png"))
+            }
+        });
+        if let Some(path) = &path {
+            let mut png = std::io::Cursor::new(Vec::new());
+            pixels.write_to(&mut png, image::ImageFormat::Png).context("the image cannot be written as PNG")?;
+            write_atomically(path, png.get_ref()).with_context(|| path.display().to_string())?;
+        }
+        Ok((image, pixels.width(), pixels.height(), path))
+    };
+    sample.images.iter().enumerate().map(save).collect()
+}
+
+fn total(tokens: &[Token]) -> usize {
+    tokens.iter().map(|token| token.count).sum()
+}
+
+fn targets(tokens: &[Token]) -> usize {
+    tokens.iter().filter(|token| token.loss).map(|token| token.count).sum()
+}
+
+fn marked(token: &Token) -> String {
+    let text = match token.count {
+        1 => token.text.replace('\n', "\\n"),
+        count => format!("{}×{count}", token.text),
+    };
+    if token.loss { format!("[{text}]") } else { text }
+}
+
+fn shown(sample: &Sample, images: &[Saved], tokens: Option<&[Token]>) -> Value {
+    let image = |(image, width, height, saved): &Saved| {
+        let saved = saved.as_ref().map(|path| path.display().to_string());
+        json!({"name": image.to_string(), "width": width, "height": height, "saved": saved})
+    };
+    let message =
+        |message: &basic_models::processor::Message| json!({"role": message.role.name(), "content": message.content});
+    let mut value = json!({
+        "file": sample.file.display().to_string(),
+        "place": sample.place,
+        "messages": sample.messages.iter().map(message).collect::<Vec<_>>(),
+        "images": images.iter().map(image).collect::<Vec<_>>(),
+    });
+    if let Some(tokens) = tokens {
+        value["length"] = total(tokens).into();
+        value["targets"] = targets(tokens).into();
+        value["tokens"] = json!(tokens);
+    }
+    value
+}
+
+/// `basic data export`.
+pub fn data_export(args: Export) -> Result<()> {
+    let config = SetConfig {
+        images: args.from_images.clone(),
+        format: args.from_format,
+        limit: args.limit,
+        ..SetConfig::new(&args.data)
+    };
+    let set = OneSet::open(&config)?;
+    let images = match args.images {
+        ImagesArg::Copy => Images::Copy,
+        ImagesArg::Reference => match set.root() {
+            Some(root) => Images::Reference(root.into()),
+            None => bail!("{}: holds its images itself: write it with --images copy", args.data.display()),
+        },
+    };
+    let options = ExportOptions {
+        images,
+        gzip: args.gzip,
+        shard: args.shard as usize,
+        overwrite: args.overwrite,
+        ..ExportOptions::new(args.format)
+    };
+    let progress = bar("export", set.len());
+    let written = export(&set, &args.out, &options, |more| progress.inc(more as u64))?;
+    progress.finish_and_clear();
+    if args.json {
+        return print_json(&written);
+    }
+    println!(
+        "{}: {} samples and {} images in {} data file(s)",
+        written.path.display(),
+        written.samples,
+        written.images,
+        written.files
+    );
+    if let Some(root) = &written.images_root {
+        println!("its images are read with images = {:?}", root.display().to_string());
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! A model's configuration from config.json alone: for plans, which need no weights and no tokenizer.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::hub::resolve;
+use super::{Checkpoint, CheckpointError, original, part, read_config};
+use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionFamily};
+use crate::processor::ImageProcessor;
+
+impl LlavaConfig {
+    /// The configuration of a LLaVA checkpoint: a directory, or a hub name that the local Hugging Face cache has. Of
+    /// Hugging Face's layout config.json suffices; one of LLaVA's own code is opened, files and all.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that names the file and the key.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let dir = resolve(dir)?;
+        let value = read_config(&dir)?;
+        if original::is_original(&value) {
+            return Ok(Checkpoint::open(dir)?.config);
+        }
+        let parsed = Self::from_value(&value);
+        let mut config = parsed.map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
+        config.fit_images(&dir);
+        Ok(config)
+    }
+
+    /// The configuration that a vision tower and a decoder have together, from their config.json. Whether the
+    /// tokenizer has an `<image>` token is not looked at: the table gets a row for it, which
+    /// [`Checkpoint::assemble_with`] may not need.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that names the file and the key.
+    pub fn of_parts(vision: &Path, decoder: &Path, projector: &str) -> Result<Self, CheckpointError> {
+        let kind = ProjectorKind::parse("projector", projector)
+            .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
+        let (vision, decoder) = (resolve(vision)?, resolve(decoder)?);
+        let invalid = |source| CheckpointError::Config { path: decoder.clone(), source };
+        let mut composed = composed(&vision, &decoder, kind)?;
+        let rows = DecoderConfig::from_value(&composed["text_config"]).map_err(invalid)?.vocab_size;
+        composed["text_config"]["vocab_size"] = (rows + 1).into();
+        composed["image_token_index"] = rows.into();
+        let mut config = Self::from_value(&composed).map_err(invalid)?;
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings;
+        config.fit_images(&vision);
+        Ok(config)
+    }
+
+    /// DINOv2's positions are interpolated to the images that the processor makes, where there is one.
+    fn fit_images(&mut self, dir: &Path) {
+        if self.vision_config.family == VisionFamily::Dinov2
+            && let Ok(images) = ImageProcessor::load(dir)
+            && let Some((height, width)) = images.output_size()
+            && height == width
+            && height != self.vision_config.image_size
+        {
+            self.vision_config.input_size = Some(height);
+        }
+    }
+}
+
+/// A vision tower's and a decoder's configurations as LLaVA's, without the image token.
+pub(super) fn composed(vision: &Path, decoder: &Path, kind: ProjectorKind) -> Result<Value, CheckpointError> {
+    let vision_config = part(vision, "vision_config")?;
+    let text_config = part(decoder, "text_config")?;
+    // SigLIP has no class token to drop.
+    let siglip = vision_config["model_type"].as_str().is_some_and(|name| name.starts_with("siglip"));
+    let mut config = json!({
+        "model_type": "llava",
+        "vision_config": vision_config,
+        "text_config": text_config,
+        "vision_feature_select_strategy": if siglip { "full" } else { "default" },
+    });
+    if kind != ProjectorKind::LLAVA {
+        config["projector_type"] = kind.name().into();
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn write(dir: &Path, name: &str, value: Value) -> std::path::PathBuf {
+        let path = dir.join(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("config.json"), value.to_string()).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_configuration_needs_no_weights_and_no_tokenizer() {
+        let dir = tempfile::tempdir().unwrap();
+        // As the hub has them: what equals the class's default is left out.
+        let clip = json!({ "model_type": "clip", "vision_config": { "hidden_size": 1024, "intermediate_size": 4096,
+            "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336, "patch_size": 14 } });
+        let vision = write(dir.path(), "clip", clip);
+        let llm = write(dir.path(), "llama", json!({ "model_type": "llama" }));
+        let config = LlavaConfig::of_parts(&vision, &llm, "mlp2x_gelu").unwrap();
+        assert_eq!((config.visual_tokens(), config.text_config.vocab_size), (576, 32001));
+        assert_eq!(config.image_token_index, 32000);
+        let whole =
+            write(dir.path(), "llava", json!({ "model_type": "llava", "text_config": { "vocab_size": 32064 } }));
+        assert_eq!(LlavaConfig::open(&whole).unwrap().visual_tokens(), 576);
+        let error = LlavaConfig::open(dir.path().join("gone")).unwrap_err().to_string();
+        assert!(error.contains("gone/config.json"), "{error}");
+    }
+}

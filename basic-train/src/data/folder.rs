@@ -1,0 +1,99 @@
+//! A folder of images, each with its caption in a `.txt` of the same name, in folders below it too.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::locate::{is_image, walk};
+use super::record::{self, Fault};
+use super::root::ImageRoot;
+use super::{DataError, ImageSource, Sample, Samples};
+
+/// A data set of image files and captions.
+#[derive(Debug)]
+pub struct FolderData {
+    dir: Arc<Path>,
+    root: ImageRoot,
+    /// Relative to the folder, in order.
+    images: Vec<Box<str>>,
+}
+
+impl FolderData {
+    /// Lists the images below `dir`; `limit` keeps the first.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the folder: none, no image in it.
+    pub fn open(dir: &Path, limit: Option<usize>) -> Result<Self, DataError> {
+        let root = ImageRoot::new(dir)?;
+        let files = walk(dir)?;
+        let relative = |file: &PathBuf| {
+            let inside = file.strip_prefix(dir).ok()?.to_str()?;
+            is_image(file).then(|| inside.into())
+        };
+        let images: Vec<Box<str>> = files.iter().filter_map(relative).take(limit.unwrap_or(usize::MAX)).collect();
+        if images.is_empty() {
+            return Err(DataError::Empty(dir.into()));
+        }
+        Ok(Self { dir: dir.into(), root, images })
+    }
+
+    /// The folder's images and captions.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.images
+            .iter()
+            .map(|name| self.dir.join(&**name))
+            .flat_map(|image| [image.with_extension("txt"), image])
+            .collect()
+    }
+}
+
+impl Samples for FolderData {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        let name = &self.images[index];
+        let place = record::place(index, &json!(name));
+        let wrong = |reason: String| Fault::Reason(reason).at(&self.dir, &place);
+        let image = self.root.file(name).map_err(|reason| Fault::Image(reason).at(&self.dir, &place))?;
+        let text = image.with_extension("txt");
+        let caption = match std::fs::read_to_string(&text) {
+            Ok(caption) => caption,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let shown = text.display();
+                return Err(wrong(format!("has no caption: write it into {shown}, or all into a metadata.jsonl")));
+            }
+            Err(error) => return Err(wrong(format!("{}: {error}", text.display()))),
+        };
+        let record = json!({"caption": caption.trim()});
+        record::sample(&self.dir, place.clone(), &record, vec![ImageSource::File(image)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FolderData;
+    use crate::data::Samples;
+
+    #[test]
+    fn every_image_needs_its_caption() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        for (name, text) in [("b.PNG", ""), ("b.txt", "two\n"), ("sub/a.jpg", ""), ("sub/a.txt", "one"), ("c.webp", "")]
+        {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let data = FolderData::open(dir.path(), None).unwrap();
+        assert_eq!(data.len(), 3);
+        let sample = data.sample(0).unwrap();
+        assert_eq!((sample.place.as_str(), sample.messages[1].content.as_str()), ("0 (id b.PNG)", "two"));
+        assert_eq!(data.sample(2).unwrap().messages[1].content, "one");
+        let error = data.sample(1).unwrap_err();
+        assert!(error.is_sample() && error.to_string().contains("c.txt"), "{error}");
+        assert_eq!(FolderData::open(dir.path(), Some(1)).unwrap().len(), 1);
+        assert!(FolderData::open(&dir.path().join("gone"), None).is_err());
+    }
+}

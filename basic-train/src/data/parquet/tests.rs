@@ -1,0 +1,211 @@
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{Field, Fields, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+
+use super::ParquetData;
+use crate::data::{DataError, ImageSource, Samples};
+
+/// Writes a table in row groups of `rows`.
+fn written(path: &Path, columns: &[(&str, ArrayRef)], rows: usize) -> PathBuf {
+    let fields: Vec<Field> = columns.iter().map(|(name, c)| Field::new(*name, c.data_type().clone(), true)).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let batch = RecordBatch::try_new(schema.clone(), columns.iter().map(|(_, c)| c.clone()).collect()).unwrap();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(rows)).build();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    path.to_path_buf()
+}
+
+fn text(values: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from(values.to_vec()))
+}
+
+fn bytes(values: &[Option<&[u8]>]) -> ArrayRef {
+    Arc::new(BinaryArray::from(values.to_vec()))
+}
+
+fn structure(fields: &[(&str, ArrayRef)]) -> StructArray {
+    let names: Fields = fields.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    StructArray::new(names, fields.iter().map(|(_, array)| array.clone()).collect(), None)
+}
+
+/// Lists of the given lengths over `items`.
+fn lists(items: ArrayRef, lengths: &[usize]) -> ArrayRef {
+    let field = Arc::new(Field::new("item", items.data_type().clone(), true));
+    let mut ends = vec![0];
+    lengths.iter().for_each(|length| ends.push(ends[ends.len() - 1] + *length as i32));
+    Arc::new(ListArray::new(field, OffsetBuffer::new(ends.into()), items, None))
+}
+
+fn open(path: &PathBuf) -> Result<ParquetData, DataError> {
+    ParquetData::open(std::slice::from_ref(path), None, None)
+}
+
+fn content(image: &ImageSource) -> String {
+    String::from_utf8(image.bytes().unwrap().to_vec()).unwrap()
+}
+
+fn hf_images() -> ArrayRef {
+    let data = bytes(&[Some(b"zero"), None, Some(b"two")]);
+    Arc::new(structure(&[("bytes", data), ("path", text(&[None, Some("one.png"), Some("two.png")]))]))
+}
+
+#[test]
+fn images_are_bytes_or_paths_alone_or_in_structures_or_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("one.png"), "one").unwrap();
+    let captions = text(&[Some("a"), Some("b"), Some("c")]);
+    let path = |name: &str| dir.path().join(name);
+    let raw = bytes(&[Some(b"zero"), Some(b"one"), Some(b"two")]);
+    let names = text(&[Some("one.png"), Some("one.png"), Some("one.png")]);
+    for (name, column, key, images) in [
+        ("hf.parquet", hf_images(), "image", ["zero", "one", "two"]),
+        ("raw.parquet", raw.clone(), "image", ["zero", "one", "two"]),
+        ("names.parquet", names, "image", ["one", "one", "one"]),
+        ("list.parquet", lists(raw, &[1, 1, 1]), "images", ["zero", "one", "two"]),
+        ("hf-list.parquet", lists(hf_images(), &[1, 1, 1]), "images", ["zero", "one", "two"]),
+    ] {
+        let data = open(&written(&path(name), &[(key, column), ("caption", captions.clone())], 2)).unwrap();
+        assert_eq!(data.len(), 3);
+        for index in [2, 0, 1] {
+            let sample = data.sample(index).unwrap();
+            assert_eq!(sample.images.iter().map(content).collect::<Vec<_>>(), [images[index]], "{name}");
+            assert_eq!(sample.messages[1].content, ["a", "b", "c"][index]);
+            assert_eq!(data.outline(index).unwrap().messages, sample.messages);
+            assert_eq!(data.outline(index).unwrap().images.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn turns_are_read_from_every_layout_and_lists_may_be_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |a, b| {
+        structure(&[(a, text(&[Some("q"), Some("q2"), Some("q3")])), (b, text(&[Some("a"), Some("a2"), Some("a3")]))])
+    };
+    let texts = lists(Arc::new(pair("user", "assistant")), &[2, 1]);
+    let images = lists(bytes(&[Some(b"one"), Some(b"two")]), &[0, 2]);
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![41, 42]));
+    let data =
+        open(&written(&dir.path().join("a.parquet"), &[("id", ids), ("images", images), ("texts", texts)], 9)).unwrap();
+    let sample = data.sample(0).unwrap();
+    assert_eq!(sample.messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>(), ["q", "a", "q2", "a2"]);
+    assert_eq!((sample.images.len(), sample.place.as_str()), (0, "0 (id 41)"));
+    let sample = data.sample(1).unwrap();
+    assert_eq!(sample.messages[0].content, "<image>\n<image>\nq3");
+    let names: Vec<_> = sample.images.iter().map(|image| image.name().to_path_buf()).collect();
+    assert_ne!(names[0], names[1], "no two images have one name");
+
+    let chat =
+        structure(&[("role", text(&[Some("user"), Some("assistant")])), ("content", text(&[Some("hi"), Some("ho")]))]);
+    let data = open(&written(&dir.path().join("b.parquet"), &[("messages", lists(Arc::new(chat), &[2]))], 9)).unwrap();
+    assert_eq!(data.sample(0).unwrap().messages[1].content, "ho");
+}
+
+#[test]
+fn windows_of_a_large_row_group_hold_the_right_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    // 40 images of 1 MiB in one group: three windows.
+    let images: Vec<Vec<u8>> = (0..40u8).map(|i| vec![i; 1 << 20]).collect();
+    let rows: Vec<Option<&[u8]>> = images.iter().map(|image| Some(&image[..])).collect();
+    let captions: Vec<String> = (0..40).map(|i| format!("caption {i}")).collect();
+    let captions: Vec<Option<&str>> = captions.iter().map(|caption| Some(caption.as_str())).collect();
+    let image = structure(&[("bytes", bytes(&rows)), ("path", text(&[None; 40]))]);
+    let path = written(&dir.path().join("a.parquet"), &[("image", Arc::new(image)), ("text", text(&captions))], 100);
+    let data = open(&path).unwrap();
+    assert!(data.files[0].window_rows(0, &data.files[0].leaves(0, false).0) < 40);
+    for index in [39, 0, 13, 14, 27, 26, 1] {
+        let sample = data.sample(index).unwrap();
+        assert_eq!(sample.messages[1].content, format!("caption {index}"));
+        assert!(sample.images[0].bytes().unwrap().iter().all(|byte| usize::from(*byte) == index));
+        let outline = data.outline(index).unwrap();
+        assert_eq!((outline.images.len(), outline.images[0].bytes().unwrap().len()), (1, 0));
+    }
+    assert!(data.files[0].leaves(0, true).1, "an outline leaves heavy images out");
+}
+
+#[test]
+fn many_threads_read_the_same_rows() {
+    use rayon::prelude::*;
+    let dir = tempfile::tempdir().unwrap();
+    let captions: Vec<String> = (0..500).map(|i| format!("caption {i}")).collect();
+    let captions: Vec<Option<&str>> = captions.iter().map(|caption| Some(caption.as_str())).collect();
+    let images = vec![Some(&b"x"[..]); 500];
+    let columns = [("image", bytes(&images)), ("text", text(&captions))];
+    let files = [written(&dir.path().join("a"), &columns, 7), written(&dir.path().join("b"), &columns, 100)];
+    let data = ParquetData::open(&files, None, Some(900)).unwrap();
+    assert_eq!(data.len(), 900);
+    (0..900usize).into_par_iter().for_each(|index| {
+        let index = index * 7919 % 900;
+        assert_eq!(data.sample(index).unwrap().messages[1].content, format!("caption {}", index % 500));
+    });
+}
+
+#[test]
+fn wrong_columns_and_rows_say_what_is_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let caption = || ("caption", text(&[Some("a")]));
+    for (columns, mention) in [
+        (vec![("image", numbers.clone()), caption()], "\"image\" is Int64"),
+        (vec![("caption", numbers.clone())], "\"caption\" is Int64: expected text"),
+        (vec![("conversations", text(&[Some("[]")]))], "\"conversations\" is Utf8: expected a list"),
+        (vec![("label", numbers.clone())], "its columns are label"),
+        (
+            vec![("image", Arc::new(structure(&[("data", numbers.clone())])) as ArrayRef), caption()],
+            "\"image\" is Struct",
+        ),
+    ] {
+        let error = open(&written(&path, &columns, 9)).unwrap_err().to_string();
+        assert!(error.contains("a.parquet") && error.contains(mention), "{error}");
+    }
+    let nothing = structure(&[("bytes", bytes(&[None])), ("path", text(&[None]))]);
+    for (image, mention) in [
+        (Arc::new(nothing) as ArrayRef, "neither bytes nor a path"),
+        (text(&[Some("../x.png")]), "leaves its folder"),
+        (text(&[Some("gone.png")]), "does not exist"),
+        (text(&[None]), "no image"),
+    ] {
+        let error = open(&written(&path, &[("image", image), caption()], 9)).unwrap().sample(0).unwrap_err();
+        assert!(error.is_sample() && error.to_string().contains("a.parquet: sample 0"), "{error}");
+        assert!(error.to_string().contains(mention), "{error}");
+    }
+    let error = open(&written(&path, &[("caption", text(&[]))], 9)).unwrap_err();
+    assert!(matches!(error, DataError::Empty(_)), "{error}");
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_never_a_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let captions: Vec<Option<&str>> = vec![Some("a caption of some length"); 50];
+    let image = structure(&[("bytes", bytes(&[Some(&b"pixels"[..]); 50])), ("path", text(&[None; 50]))]);
+    let columns = [("image", Arc::new(image) as ArrayRef), ("caption", text(&captions))];
+    let path = written(&dir.path().join("a.parquet"), &columns, 20);
+    let whole = std::fs::read(&path).unwrap();
+    for keep in (0..whole.len()).step_by(17) {
+        std::fs::write(&path, &whole[..keep]).unwrap();
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.contains("a.parquet"), "{error}");
+    }
+    let mut state = 1u64;
+    for _ in 0..2000 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let mut bytes = whole.clone();
+        let at = (state >> 33) as usize % bytes.len();
+        bytes[at] ^= (state >> 20) as u8 | 1;
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(data) = open(&path) {
+            for index in 0..data.len().min(60) {
+                let _ = data.sample(index);
+            }
+        }
+    }
+}

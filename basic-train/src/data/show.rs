@@ -1,0 +1,39 @@
+//! One sample as training sees it: its tokens, and which of them bear loss.
+
+use basic_models::Checkpoint;
+use basic_models::processor::{IGNORE, Style};
+use serde::Serialize;
+
+use super::{DataError, Sample, prepare};
+
+/// A token of a sample, or an image's run of tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// As the vocabulary writes it.
+    pub text: String,
+    /// How many tokens this stands for: 1, or all that stand for an image.
+    pub count: usize,
+    /// Whether the loss falls on it.
+    pub loss: bool,
+}
+
+/// The tokens of a sample; those of an image are one entry.
+///
+/// # Errors
+///
+/// Those of [`prepare`].
+pub fn tokens(sample: &Sample, checkpoint: &Checkpoint, style: &Style) -> Result<Vec<Token>, DataError> {
+    let prepared = prepare(sample, checkpoint, style)?.tokens;
+    let ends: Vec<(usize, usize)> = prepared.images.iter().filter_map(|run| Some((*run.first()?, run.len()))).collect();
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some((id, label)) = prepared.ids.get(at).zip(prepared.labels.get(at)) {
+        let count = ends.iter().find(|(start, _)| *start == at).map_or(1, |(_, count)| (*count).max(1));
+        let text = checkpoint.tokenizer.token_of(*id).unwrap_or_default();
+        tokens.push(Token { id: *id, text, count, loss: *label != IGNORE });
+        at += count;
+    }
+    Ok(tokens)
+}

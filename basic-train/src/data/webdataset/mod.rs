@@ -1,0 +1,167 @@
+//! WebDataset: tar archives in which the members of a sample follow one another and share a name up to the first dot.
+//!
+//! Opening the set steps from header to header and remembers where each member lies; a sample is read by its place. A
+//! gzipped archive has no places: it is unpacked once into a nameless file in the folder for temporary files, which is
+//! gone when the process ends, however it ends.
+
+mod index;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::read::MultiGzDecoder;
+use rayon::prelude::*;
+use serde_json::Value;
+
+use self::index::Shard;
+use super::record::{self, Fault};
+use super::source::Source;
+use super::{DataError, ImageSource, Sample, Samples};
+
+/// A data set in tar archives.
+#[derive(Debug)]
+pub struct WebDataset {
+    shards: Vec<Shard>,
+    /// The index of each shard's first sample.
+    firsts: Vec<usize>,
+    len: usize,
+}
+
+impl WebDataset {
+    /// Indexes the archives; `limit` keeps the first samples.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the archive: truncated, not a tar, a member twice, no sample in any.
+    pub fn open(archives: &[PathBuf], limit: Option<usize>) -> Result<Self, DataError> {
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut spool = Spool::default();
+        let mut sections = Vec::with_capacity(archives.len());
+        for path in archives {
+            sections.push((path, spool.source(path)?));
+        }
+        let index = |(path, (source, start, len)): &(&PathBuf, (Source, u64, u64))| {
+            Shard::index(path, source.clone(), *start, *len)
+        };
+        let shards: Vec<Shard> = sections.par_iter().map(index).collect::<Result<_, _>>()?;
+        let mut firsts = Vec::with_capacity(shards.len());
+        let mut len = 0;
+        for shard in &shards {
+            firsts.push(len);
+            len += shard.len();
+        }
+        if len == 0 {
+            return Err(DataError::Empty(archives.first().cloned().unwrap_or_default()));
+        }
+        Ok(Self { shards, firsts, len: len.min(limit) })
+    }
+
+    /// The archives.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.shards.iter().map(|shard| shard.path.to_path_buf()).collect()
+    }
+
+    fn read(&self, index: usize, with_images: bool) -> Result<Sample, DataError> {
+        let number = self.firsts.partition_point(|first| *first <= index) - 1;
+        let shard = &self.shards[number];
+        let group = shard.group(index - self.firsts[number]);
+        let place = record::place(index - self.firsts[number], &Value::String(group.key.into()));
+        let io = |source| DataError::Io { path: shard.path.to_path_buf(), source };
+        let wrong = |reason: String| Fault::Reason(reason).at(&shard.path, &place);
+        let mut record = match group.json {
+            Some(member) => {
+                let bytes = shard.read(member).map_err(io)?;
+                serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{}.json: {error}", group.key)))?
+            }
+            None => Value::Object(serde_json::Map::new()),
+        };
+        let keys = record::TURN_KEYS.iter().chain(&record::CAPTION_KEYS);
+        let silent = record.is_object() && keys.clone().all(|key| record[*key].is_null());
+        if let Some(member) = group.text.filter(|_| silent) {
+            let bytes = shard.read(member).map_err(io)?;
+            let text = String::from_utf8(bytes).map_err(|_| wrong(format!("{}.txt is not UTF-8", group.key)))?;
+            record["caption"] = text.trim().into();
+        } else if silent {
+            let keys: Vec<&str> = keys.copied().collect();
+            return Err(wrong(format!("has no .txt and no .json with one of {}", keys.join(", "))));
+        }
+        let named = record::image_names(&record).is_ok_and(|names| !names.is_empty());
+        if named && group.images.is_empty() {
+            return Err(wrong(format!("names an image, but the archive holds none under the key {}", group.key)));
+        }
+        let image = |(name, member): &(&str, _)| {
+            let bytes = if with_images { shard.read(*member).map_err(io)? } else { Vec::new() };
+            Ok(ImageSource::Bytes { name: shard.path.join(name), bytes: bytes.into() })
+        };
+        let images = group.images.iter().map(image).collect::<Result<Vec<_>, DataError>>()?;
+        record::sample(&shard.path, place.clone(), &record, images)
+    }
+}
+
+impl Samples for WebDataset {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        self.read(index, true)
+    }
+
+    fn outline(&self, index: usize) -> Result<Sample, DataError> {
+        self.read(index, false)
+    }
+}
+
+/// What gzipped archives were unpacked into.
+#[derive(Debug, Default)]
+struct Spool {
+    file: Option<Arc<std::fs::File>>,
+    len: u64,
+}
+
+impl Spool {
+    /// Where an archive's plain bytes are: a source, a start and a length.
+    fn source(&mut self, path: &Path) -> Result<(Source, u64, u64), DataError> {
+        let io = |source| DataError::Io { path: path.into(), source };
+        let mut archive = std::fs::File::open(path).map_err(io)?;
+        let mut magic = [0; 2];
+        let read = std::io::Read::read(&mut archive, &mut magic).map_err(io)?;
+        if magic[..read] != [0x1f, 0x8b] {
+            return Ok((Source::Path(path.into()), 0, archive.metadata().map_err(io)?.len()));
+        }
+        std::io::Seek::rewind(&mut archive).map_err(io)?;
+        let folder = std::env::temp_dir();
+        let unpacked = |reason: String| DataError::Set { path: path.into(), reason };
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => {
+                let file = tempfile::tempfile_in(&folder)
+                    .map_err(|error| unpacked(format!("cannot be unpacked into {}: {error}", folder.display())))?;
+                self.file.insert(Arc::new(file)).clone()
+            }
+        };
+        let start = self.len;
+        let mut decoder = MultiGzDecoder::new(std::io::BufReader::with_capacity(1 << 18, archive));
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            let read = match std::io::Read::read(&mut decoder, &mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    let reason = format!("is damaged or truncated: {error}: fetch or make it again");
+                    return Err(unpacked(reason));
+                }
+            };
+            std::io::Write::write_all(&mut &*file, &buffer[..read]).map_err(|error| {
+                let hint = "unpack the archives yourself, or set TMPDIR to a folder with room";
+                unpacked(format!("cannot be unpacked into {}: {error}: {hint}", folder.display()))
+            })?;
+            self.len += read as u64;
+        }
+        Ok((Source::Open(file), start, self.len - start))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! What memory a device has.
+
+use std::fs;
+
+use basic_core::{DeviceSpec, available_devices};
+use serde::Serialize;
+
+/// A device's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Budget {
+    /// Bytes.
+    pub bytes: u64,
+    /// Who says so.
+    pub source: &'static str,
+}
+
+impl Budget {
+    /// As given by the caller.
+    pub fn given(bytes: u64) -> Self {
+        Self { bytes, source: "--memory" }
+    }
+
+    /// What `device` has to spare: on a CPU what the system calls available, within the process' own limit. Burn does
+    /// not tell what a GPU has.
+    pub fn of(device: DeviceSpec) -> Option<Self> {
+        if is_gpu(device) {
+            return None;
+        }
+        let available = available(&fs::read_to_string("/proc/meminfo").ok()?)?;
+        let limit = limit("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current");
+        Some(match limit {
+            Some(left) if left < available => Self { bytes: left, source: "the control group's limit" },
+            _ => Self { bytes: available, source: "MemAvailable" },
+        })
+    }
+}
+
+/// Whether a device is a GPU; of `auto`, the device that it means here.
+pub fn is_gpu(device: DeviceSpec) -> bool {
+    match device {
+        DeviceSpec::Cuda(_) | DeviceSpec::Wgpu(_) => true,
+        DeviceSpec::Cpu | DeviceSpec::NdArray => false,
+        DeviceSpec::Auto => {
+            let first = available_devices().into_iter().find(|info| info.usable && !info.software);
+            first.is_some_and(|info| matches!(info.spec, DeviceSpec::Cuda(_) | DeviceSpec::Wgpu(_)))
+        }
+    }
+}
+
+/// `MemAvailable` of /proc/meminfo's text, in bytes.
+fn available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
+}
+
+fn limit(most: &str, used: &str) -> Option<u64> {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    Some(number(most)?.saturating_sub(number(used)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_memory_is_read_and_a_gpus_is_not_known() {
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
+        assert_eq!(available("MemTotal: 9 kB\n"), None);
+        assert_eq!(Budget::of(DeviceSpec::Cuda(0)), None);
+        if cfg!(target_os = "linux") {
+            assert!(Budget::of(DeviceSpec::Cpu).unwrap().bytes > 1 << 20);
+        }
+    }
+}

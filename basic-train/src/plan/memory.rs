@@ -1,0 +1,186 @@
+//! What a step needs, in bytes, by what it is for. docs/memory.md states the formulae and sets them beside
+//! measurements.
+
+use basic_core::ops::{LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET};
+use basic_models::LlavaConfig;
+use basic_models::config::{Activation, DecoderConfig, Family};
+use serde::Serialize;
+
+use super::parts::Counts;
+use crate::recipe::{Mode, Part};
+
+/// What beside the model decides a step's memory, on one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Load {
+    /// Bytes of a parameter and of an activation.
+    pub element: u64,
+    /// Samples that go through the network together.
+    pub samples: u64,
+    /// Positions of each, padding included.
+    pub positions: u64,
+    /// Their images.
+    pub images: u64,
+    /// Whether gradients are summed over several of these before an update.
+    pub accumulates: bool,
+    /// Whether the decoder keeps its layers' inputs alone and runs each layer again in the backward pass.
+    pub recompute: bool,
+    /// Whether das or sds is on.
+    pub supervised: bool,
+    /// The most that a frozen vision encoder's features take, in bytes.
+    pub vision_cache: u64,
+    /// Whether the device is a GPU.
+    pub gpu: bool,
+}
+
+/// Bytes by purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Memory {
+    /// The parameters, adapters included; quantized ones as they are stored.
+    pub weights: u64,
+    /// A gradient for each trained parameter; two where gradients are summed over several passes.
+    pub gradients: u64,
+    /// AdamW's two moments, f32.
+    pub moments: u64,
+    /// The f32 copy of trained parameters of 16 bits.
+    pub master_weights: u64,
+    /// What the decoder's layers keep for the backward pass.
+    pub decoder_activations: u64,
+    /// The dense matrices that weights and adapters are composed into.
+    pub composed_weights: u64,
+    /// The vision encoder: what its layers keep where it is trained, the widest moment of a layer where it is frozen,
+    /// and the cache of its features.
+    pub vision: u64,
+    /// The projector's activations, and v and V^.
+    pub projector_activations: u64,
+    /// Chunks of logits, and the gradients of rows that the fused losses keep.
+    pub losses: u64,
+    /// The gradients of one layer's activations.
+    pub backward: u64,
+    /// Program, driver, kernels: no formula, an allowance.
+    pub runtime: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+const MIB: u64 = 1 << 20;
+/// An allowance: the process on a CPU; context, kernels and the allocator's slack on a GPU.
+const RUNTIME: [u64; 2] = [64 * MIB, 1536 * MIB];
+/// Blocks of logits that are alive together: the CPU's kernels work in place, on a GPU they are composed of operations.
+const BLOCKS: [u64; 2] = [1, 3];
+/// Images that a frozen encoder takes at once (`data::VisionCache`).
+const ENCODED_TOGETHER: u64 = 32;
+
+impl Memory {
+    /// The memory of a step.
+    pub fn of(config: &LlavaConfig, parts: &[Counts; 3], load: &Load) -> Self {
+        let element = load.element;
+        let trained: u64 = parts.iter().map(|part| part.trained).sum();
+        let [vision, _, decoder] = parts;
+        let text = &config.text_config;
+        let (layers, tokens) = (text.num_hidden_layers as u64, load.samples * load.positions);
+        let stream = tokens * text.hidden_size as u64 * element;
+        let layer = tokens * decoder_layer(text, decoder, load);
+        let composed = decoder.adapted * element;
+        let mut this = Self {
+            weights: parts.iter().map(|part| part.weights(element)).sum(),
+            gradients: trained * element * if load.accumulates { 2 } else { 1 },
+            moments: 8 * trained,
+            master_weights: if element < 4 { 4 * trained } else { 0 },
+            // The last norm's input and output stand behind the layers.
+            decoder_activations: 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer },
+            composed_weights: if load.recompute { composed / layers.max(1) } else { composed },
+            vision: encoder(config, vision, load),
+            projector_activations: projector(config, load),
+            losses: losses(config, load),
+            // And the dense gradient of an adapted matrix.
+            backward: layer + decoder.widest * element,
+            runtime: RUNTIME[usize::from(load.gpu)],
+            total: 0,
+        };
+        this.total = this.items().iter().map(|(_, bytes)| bytes).sum();
+        this
+    }
+
+    /// What each number is for, in order.
+    pub fn items(&self) -> [(&'static str, u64); 11] {
+        [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer moments", self.moments),
+            ("master weights", self.master_weights),
+            ("decoder activations", self.decoder_activations),
+            ("composed weights", self.composed_weights),
+            ("vision encoder", self.vision),
+            ("projector activations", self.projector_activations),
+            ("losses", self.losses),
+            ("backward pass", self.backward),
+            ("runtime", self.runtime),
+        ]
+    }
+}
+
+/// Bytes that a decoder layer keeps a position.
+fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> u64 {
+    let (d, head, inner) = (config.hidden_size as u64, config.head_dim() as u64, config.intermediate_size as u64);
+    let (heads, kv) = (config.num_attention_heads as u64, config.kv_heads() as u64 * head);
+    let q = heads * head;
+    // The attention's q, k, v and output; gate and up.
+    let mut kept = 2 * q + 2 * kv + 2 * inner;
+    if config.family == Family::Qwen3 {
+        kept += q + kv; // what comes before the norms of queries and keys
+    }
+    kept += match config.hidden_act {
+        Activation::Silu => 0,             // SwiGLU is one operation
+        Activation::GeluTanh => 3 * inner, // composed of a cubic and a sigmoid
+        _ => inner,
+    };
+    // A matrix's input is kept where the matrix has a gradient, of its own or for its adapter.
+    for (kept_input, width) in counts.inputs.iter().zip([d, d, inner]) {
+        kept += if *kept_input { width } else { 0 };
+    }
+    // The norms' inputs, which are the residual stream; Gemma's take an f32 copy of it.
+    let norm = if config.family == Family::Gemma { 4 } else { load.element };
+    kept * load.element + 2 * d * norm + 4 * heads
+}
+
+/// The vision encoder. Its attention's probabilities are materialized, in f32 and in the parameters' type.
+fn encoder(config: &LlavaConfig, counts: &Counts, load: &Load) -> u64 {
+    let tower = &config.vision_config;
+    let (d, inner, heads) =
+        (tower.hidden_size as u64, tower.intermediate_size as u64, tower.num_attention_heads as u64);
+    let positions = (tower.num_patches() + tower.special_positions()) as u64;
+    debug_assert_eq!(counts.part, Part::Vision);
+    if counts.mode == Mode::Frozen {
+        // Nothing is kept but the features: the widest moment of a layer, over the images that are encoded together.
+        let attention = 6 * d * load.element + heads * positions * (4 + load.element);
+        let moment = attention.max((2 * d + 3 * inner) * load.element);
+        let features = (config.features() * config.feature_width()) as u64 * load.element;
+        return load.images.min(ENCODED_TOGETHER) * positions * moment + load.images * features + load.vision_cache;
+    }
+    // Two layer norms of four values each, q, k, v and the output, two residuals; the block's input, its activation's
+    // two factors and their product; scores, their softmax and its cast.
+    let scores = heads * positions * (4 + 2 * load.element);
+    let layer = (14 * d + 4 * inner) * load.element + scores;
+    let layers = config.feature_layers().unwrap_or_default().into_iter().max().unwrap_or(0) as u64;
+    load.images * positions * layer * layers
+}
+
+fn projector(config: &LlavaConfig, load: &Load) -> u64 {
+    let (width, shuffle) = (config.text_config.hidden_size as u64, config.projector.shuffle() as u64);
+    let input = config.feature_width() as u64 * shuffle * shuffle;
+    // Features, the hidden layer before and after its activation, v; V^ is f32.
+    let row = (input + 3 * width) * load.element + if load.supervised { 4 * width } else { 0 };
+    load.images * config.visual_tokens() as u64 * row
+}
+
+fn losses(config: &LlavaConfig, load: &Load) -> u64 {
+    let (vocabulary, width) = (config.text_config.vocab_size as u64, config.text_config.hidden_size as u64);
+    let (tokens, rows) = (load.samples * load.positions, load.images * config.visual_tokens() as u64);
+    // No more rows than there are; a chunk has at least one.
+    let chunk = |budget: usize, rows: u64| (rows * vocabulary * 4).min(budget as u64).max(vocabulary * 4);
+    let blocks = BLOCKS[usize::from(load.gpu)];
+    // The gradients of the rows come with the losses: the hidden states' in their type, v's in f32.
+    let language = blocks * chunk(LINEAR_CROSS_ENTROPY_BUDGET, tokens) + tokens * width * load.element;
+    let semantic = blocks * chunk(SEMANTIC_DISTRIBUTION_BUDGET, 2 * rows) + 2 * rows * width * 4;
+    if load.supervised && rows > 0 { language + semantic } else { language }
+}

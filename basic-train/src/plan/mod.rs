@@ -1,0 +1,194 @@
+//! What a run will take, before it starts: parameters by part, steps, tokens, and memory by purpose, from the recipe and
+//! the models' config.json alone. `basic train RECIPE --plan` prints it.
+
+mod budget;
+mod data;
+mod memory;
+mod parts;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use basic_core::{DeviceSpec, ObjectiveError};
+use basic_models::{CheckpointError, LlavaConfig};
+use burn::tensor::{DType, Device};
+use serde::Serialize;
+use thiserror::Error;
+
+pub use budget::Budget;
+pub use data::Lengths;
+pub use memory::{Load, Memory};
+pub use parts::Counts;
+
+use crate::recipe::{Recipe, Stage};
+
+/// What the command line adds to a plan.
+#[derive(Debug, Clone, Default)]
+pub struct PlanOptions {
+    /// A device's memory, where the backend does not tell or another is meant.
+    pub memory: Option<u64>,
+    /// How many samples the data has, where it is not here.
+    pub samples: Option<u64>,
+    /// How many devices share a batch; 0 counts as 1.
+    pub devices: usize,
+}
+
+/// What a run will take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// The stage.
+    pub stage: Stage,
+    /// The device.
+    pub device: DeviceSpec,
+    /// How many of them share a batch.
+    pub devices: usize,
+    /// `float32` or `bfloat16`.
+    pub dtype: &'static str,
+    /// The model's parts.
+    pub parts: [Counts; 3],
+    /// All parameters, without adapters.
+    pub parameters: u64,
+    /// What is trained of them, and adapters.
+    pub trained: u64,
+    /// Visual tokens of an image.
+    pub visual_tokens: u64,
+    /// Samples a step, over all devices.
+    pub batch_size: u64,
+    /// Steps; `None` where they depend on a number of samples that is not known.
+    pub steps: Option<u64>,
+    /// Samples and their lengths.
+    pub data: Lengths,
+    /// Tokens over the whole run, visual ones included and padding not; an estimate.
+    pub tokens: Option<u64>,
+    /// What goes through the network together on one device.
+    pub load: Load,
+    /// Bytes that one device needs; an estimate.
+    pub memory: Memory,
+    /// What it would be with the activations of the decoder's layers kept where they are recomputed, and the other way
+    /// round.
+    pub memory_otherwise: Memory,
+    /// What the device has; `None` where nobody says.
+    pub budget: Option<Budget>,
+    /// Whether it fits.
+    pub fits: Option<bool>,
+    /// What is assumed, and why.
+    pub notes: Vec<String>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// A configuration that cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A knob of the method.
+    #[error("objective: {0}")]
+    Objective(#[from] ObjectiveError),
+}
+
+impl Plan {
+    /// The plan of a recipe: reads the models' config.json and looks at the data. `host` is where networks are laid out;
+    /// nothing is allocated there.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] that names the file. Data that cannot be read is no error: the plan then says what it assumes.
+    pub fn new(recipe: &Recipe, options: &PlanOptions, host: &Device) -> Result<Self, PlanError> {
+        let config = model(recipe)?;
+        let mut notes = Vec::new();
+        let measured = Lengths::measure(recipe, &config);
+        let data = measured.unwrap_or_else(|error| {
+            let assumed = Lengths::assumed(recipe.stage, &config, options.samples);
+            let longest = assumed.longest;
+            notes.push(format!("the data was not read, {longest} positions a sample are assumed: {error}"));
+            assumed
+        });
+        Self::of(recipe, &config, data, options, host, notes)
+    }
+
+    /// [`Plan::new`] for a known configuration and known data.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Objective`] where a knob does not fit the decoder.
+    pub fn of(
+        recipe: &Recipe,
+        config: &LlavaConfig,
+        data: Lengths,
+        options: &PlanOptions,
+        host: &Device,
+        mut notes: Vec<String>,
+    ) -> Result<Self, PlanError> {
+        recipe.objective.resolve_k(config.text_config.num_hidden_layers)?;
+        let devices = options.devices.max(1);
+        let batch = recipe.train.batch_size;
+        let share = batch.div_ceil(devices);
+        let micro = recipe.train.micro_batch.unwrap_or(share).min(share) as u64;
+        let bf16 = recipe.train.dtype.dtype() == DType::BF16;
+        let gpu = budget::is_gpu(recipe.device);
+        let load = Load {
+            element: if bf16 { 2 } else { 4 },
+            samples: micro,
+            positions: data.longest,
+            images: micro * data.images,
+            accumulates: micro < share as u64,
+            recompute: recipe.train.recompute,
+            supervised: recipe.objective.supervises(),
+            vision_cache: (recipe.train.vision_cache_mib as u64) << 20,
+            gpu,
+        };
+        let parts = parts::count(recipe, config, host);
+        let memory = Memory::of(config, &parts, &load);
+        let otherwise = Memory::of(config, &parts, &Load { recompute: !load.recompute, ..load });
+        let steps = match (recipe.train.steps, data.samples) {
+            (Some(steps), _) => Some(steps as u64),
+            (None, Some(samples)) => Some(recipe.steps(samples as usize) as u64),
+            (None, None) => None,
+        };
+        if steps.is_none() {
+            notes.push("how many steps an epoch has depends on the data: --samples N says how many samples".into());
+        }
+        let budget = options.memory.map(Budget::given).or_else(|| Budget::of(recipe.device));
+        if budget.is_none() {
+            notes.push("the backend does not tell how much memory the device has: --memory 80GB says it".into());
+        }
+        Ok(Self {
+            stage: recipe.stage,
+            device: recipe.device,
+            devices,
+            dtype: if bf16 { "bfloat16" } else { "float32" },
+            parameters: parts.iter().map(|part| part.parameters).sum(),
+            trained: parts.iter().map(|part| part.trained).sum(),
+            visual_tokens: config.visual_tokens() as u64,
+            batch_size: batch as u64,
+            steps,
+            tokens: steps.map(|steps| (steps as f64 * batch as f64 * data.mean) as u64),
+            data,
+            load,
+            memory,
+            memory_otherwise: otherwise,
+            fits: budget.as_ref().map(|budget| memory.total <= budget.bytes),
+            budget,
+            parts,
+            notes,
+        })
+    }
+
+    /// Whether a device of so many bytes would hold it.
+    pub fn fits(&self, budget: u64) -> bool {
+        self.memory.total <= budget
+    }
+}
+
+/// The configuration of the model that a recipe starts from.
+fn model(recipe: &Recipe) -> Result<LlavaConfig, CheckpointError> {
+    let model = &recipe.model;
+    match (&model.checkpoint, &model.vision, &model.llm) {
+        (Some(dir), _, _) => LlavaConfig::open(dir),
+        (None, Some(vision), Some(llm)) => {
+            LlavaConfig::of_parts(vision, llm, model.projector.as_deref().unwrap_or("mlp2x_gelu"))
+        }
+        // `Recipe::open` has checked it; a recipe built in code may not have been.
+        _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
+    }
+}

@@ -1,0 +1,286 @@
+//! Plans against counts and memory that are known.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::*;
+use crate::recipe::{Mode, Part};
+
+fn host() -> Device {
+    DeviceSpec::Cpu.open().unwrap()
+}
+
+/// LLaVA-1.5's CLIP, and a Vicuna, as `LlavaConfig` has them by default.
+fn vicuna(layers: usize, hidden: usize, intermediate: usize, heads: usize) -> LlavaConfig {
+    let text = json!({ "model_type": "llama", "vocab_size": 32001, "hidden_size": hidden, "num_hidden_layers": layers,
+        "intermediate_size": intermediate, "num_attention_heads": heads, "max_position_embeddings": 4096 });
+    LlavaConfig::from_value(&json!({ "model_type": "llava", "text_config": text })).unwrap()
+}
+
+fn recipe(text: &str) -> Recipe {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recipe.toml");
+    let common = "[model]\ncheckpoint = \"x\"\n[data]\npath = \"gone.json\"\n";
+    fs::write(&path, format!("{text}\n{common}")).unwrap();
+    Recipe::open(&path, &[]).unwrap()
+}
+
+fn lengths(positions: u64, samples: Option<u64>) -> Lengths {
+    Lengths { samples, mean: positions as f64, longest: positions, images: 1, measured: 0 }
+}
+
+fn plan(recipe: &Recipe, config: &LlavaConfig, data: Lengths) -> Plan {
+    Plan::of(recipe, config, data, &PlanOptions::default(), &host(), Vec::new()).unwrap()
+}
+
+#[test]
+fn parameters_are_those_of_llava_15() {
+    let recipe = recipe("stage = \"pretrain\"\ntrain = { batch_size = 256, epochs = 1.0, micro_batch = 32 }");
+    let plan = plan(&recipe, &vicuna(32, 4096, 11008, 32), lengths(704, Some(558_128)));
+    let counts: Vec<u64> = plan.parts.iter().map(|part| part.parameters).collect();
+    // transformers' CLIPVisionModel of ViT-L/14-336; two layers 1024 -> 4096 -> 4096; Llama 2 7B and one row more in
+    // table and head.
+    assert_eq!(counts, [303_507_456, 20_979_712, 6_738_415_616 + 2 * 4096]);
+    assert_eq!(plan.trained, 20_979_712);
+    assert_eq!((plan.steps, plan.visual_tokens), (Some(2181), 576));
+    assert_eq!(plan.tokens, Some(2181 * 256 * 704));
+    assert_eq!(plan.memory.moments, 8 * 20_979_712);
+    assert_eq!(plan.memory.gradients, 2 * 4 * 20_979_712, "32 of 256 at once: a sum and what is added");
+    assert_eq!(plan.memory.weights, 4 * plan.parameters);
+}
+
+#[test]
+fn adapters_are_counted_and_quantized_matrices_are_small() {
+    let config = vicuna(32, 4096, 11008, 32);
+    let with = |mode: &str, more: &str| {
+        let text = format!(
+            "stage = \"finetune\"\ntrain = {{ batch_size = 16, steps = 1, dtype = \"bfloat16\" }}\n\
+             [parts.decoder]\nmode = \"{mode}\"\n{more}"
+        );
+        plan(&recipe(&text), &config, lengths(2048, None))
+    };
+    let lora = with("lora", "");
+    // Rank 128 on seven matrices a layer: 4 (d + d) + 3 (d + I).
+    assert_eq!(lora.parts[2].trained, 128 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008)));
+    let matrices = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008);
+    assert_eq!(lora.memory.composed_weights, 2 * matrices, "Burn composes each adapted matrix, and keeps it");
+    let some = with("lora", "rank = 8\ntargets = [\"q_proj\", \"v_proj\"]");
+    assert_eq!(some.parts[2].trained, 8 * 32 * 2 * 2 * 4096);
+    let qlora = with("qlora", "");
+    assert_eq!(lora.memory.weights - qlora.memory.weights, 2 * matrices - matrices / 2 - matrices / 64 * 4);
+    let full = with("full", "");
+    assert_eq!(full.memory.master_weights, 4 * full.trained);
+    assert!(!full.fits(80_000_000_000) && full.trained > 6_700_000_000);
+}
+
+#[test]
+fn recompute_keeps_one_layers_activations_and_the_others_inputs() {
+    let config = vicuna(32, 4096, 11008, 32);
+    let text = "stage = \"finetune\"\ntrain = { batch_size = 16, steps = 1, dtype = \"bfloat16\", recompute = true }";
+    let plan = plan(&recipe(text), &config, lengths(2048, None));
+    let stream = 16 * 2048 * 4096 * 2;
+    // 2 d of norms' inputs, 2 d of matrices' inputs, q, k, v and the output, three of the MLP's width; a log-sum-exp.
+    let layer = 16 * 2048 * (2 * (8 * 4096 + 3 * 11008) + 4 * 32);
+    assert_eq!(plan.memory.decoder_activations, 2 * stream + 32 * stream + layer);
+    assert_eq!(plan.memory_otherwise.decoder_activations, 2 * stream + 32 * layer);
+    assert!(plan.memory_otherwise.total > plan.memory.total);
+}
+
+#[test]
+fn the_estimate_is_near_what_was_measured() {
+    // docs/performance.md: `basic bench --preset small`, peak RSS in MiB.
+    let config = json!({
+        "model_type": "llava", "image_token_index": 31999,
+        "text_config": { "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8,
+            "num_attention_heads": 8, "num_key_value_heads": 8 },
+        "vision_config": { "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6,
+            "num_attention_heads": 4, "image_size": 224, "patch_size": 16 },
+    });
+    let config = LlavaConfig::from_value(&config).unwrap();
+    for (stage, supervised, measured) in
+        [("pretrain", false, 591.0), ("pretrain", true, 606.0), ("finetune", false, 1296.0), ("finetune", true, 1376.0)]
+    {
+        let text = format!(
+            "stage = \"{stage}\"\nobjective = {{ das = {supervised}, sds = {supervised} }}\n\
+             train = {{ batch_size = 4, steps = 1, vision_cache_mib = 0 }}"
+        );
+        let plan = plan(&recipe(&text), &config, lengths(261, None));
+        let estimate = plan.memory.total as f64 / f64::from(1 << 20);
+        println!("{stage} {supervised}: {estimate:.0} MiB, {measured} measured");
+        assert!((estimate / measured - 1.0).abs() < 0.15, "{stage} {supervised}: {estimate} MiB, not {measured}");
+    }
+}
+
+/// The models of the paper's rows, as their config.json on the hub are (what the computation needs of them).
+fn models(dir: &Path) -> impl Fn(&str) -> PathBuf {
+    let clip = json!({ "model_type": "clip", "vision_config": { "hidden_size": 1024, "intermediate_size": 4096,
+        "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336, "patch_size": 14 } });
+    let siglip = json!({ "model_type": "siglip", "vision_config": { "model_type": "siglip_vision_model",
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+        "image_size": 384, "patch_size": 14 } });
+    let all = [
+        ("openai/clip-vit-large-patch14-336", clip),
+        ("google/siglip-so400m-patch14-384", siglip),
+        ("lmsys/vicuna-7b-v1.5", json!({ "model_type": "llama", "max_position_embeddings": 4096 })),
+        (
+            "lmsys/vicuna-13b-v1.5",
+            json!({ "model_type": "llama", "max_position_embeddings": 4096, "hidden_size": 5120,
+                "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40 }),
+        ),
+        (
+            "google/gemma-2b-it",
+            json!({ "model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18,
+                "num_attention_heads": 8, "num_key_value_heads": 1 }),
+        ),
+        ("microsoft/Phi-3-mini-4k-instruct", json!({ "model_type": "phi3", "sliding_window": 2047 })),
+        (
+            "mistralai/Mistral-7B-Instruct-v0.2",
+            json!({ "model_type": "mistral", "max_position_embeddings": 32768, "sliding_window": null }),
+        ),
+    ];
+    for (name, config) in all {
+        let path = dir.join(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("config.json"), config.to_string()).unwrap();
+    }
+    let dir = dir.to_path_buf();
+    move |name| dir.join(name)
+}
+
+#[test]
+fn every_recipe_of_the_papers_runs_has_a_plan_with_its_hyperparameters() {
+    let dir = tempfile::tempdir().unwrap();
+    let path_of = models(dir.path());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+    let read = |name: &str| Recipe::open(&folder.join(name), &[]).unwrap_or_else(|e| panic!("{e}"));
+    let mut seen = 0;
+    // Parameters of the decoders in millions: Vicuna's, Gemma's (its head is the table), Phi-3's, Mistral's.
+    for (row, millions, layers) in [
+        ("llava15-7b", 6738, 32),
+        ("llava15-13b", 13016, 40),
+        ("siglip-7b", 6738, 32),
+        ("siglip-13b", 13016, 40),
+        ("gemma-2b", 2506, 18),
+        ("phi3-mini", 3821, 32),
+        ("mistral-7b", 7242, 32),
+    ] {
+        for arm in ["llava", "basic"] {
+            let pretrain = read(&format!("{row}-pretrain-{arm}.toml"));
+            let mut finetune = read(&format!("{row}-finetune-{arm}.toml"));
+            assert_eq!(finetune.model.checkpoint, pretrain.output, "{row}: the second stage starts from the first");
+            for (recipe, batch, lr, micro) in [(&pretrain, 256, 1e-3, 32), (&finetune, 128, 2e-5, 16)] {
+                assert_eq!((recipe.train.batch_size, recipe.lr()), (batch, lr), "{row}");
+                assert_eq!((recipe.train.epochs, recipe.train.micro_batch), (Some(1.0), Some(micro)), "{row}");
+                assert_eq!((recipe.optimizer.weight_decay, recipe.schedule.warmup_ratio), (0.0, 0.03), "{row}");
+                assert_eq!(recipe.objective.supervises(), arm == "basic", "{row}");
+                assert_eq!((recipe.objective.lambda_das, recipe.objective.lambda_sds), (1.0, 0.01), "{row}");
+                assert_eq!(recipe.objective.resolve_k(layers).unwrap(), layers / 2, "{row}");
+            }
+            let mut whole = pretrain.clone();
+            whole.model.vision = pretrain.model.vision.as_ref().map(|name| path_of(name.to_str().unwrap()));
+            whole.model.llm = pretrain.model.llm.as_ref().map(|name| path_of(name.to_str().unwrap()));
+            finetune.model = whole.model.clone();
+            for (recipe, samples, steps) in [(whole, 558_128, 2181), (finetune, 665_298, 5198)] {
+                let options = PlanOptions { samples: Some(samples), ..PlanOptions::default() };
+                let plan = Plan::new(&recipe, &options, &host()).unwrap_or_else(|e| panic!("{row}: {e}"));
+                assert_eq!(plan.steps, Some(steps), "{row}");
+                assert_eq!(plan.parts[2].parameters / 1_000_000, millions, "{row}");
+                let modes: Vec<Mode> = Part::ALL.map(|part| plan.parts[part as usize].mode).into();
+                let decoder = if plan.stage == Stage::Pretrain { Mode::Frozen } else { Mode::Full };
+                assert_eq!(modes, [Mode::Frozen, Mode::Full, decoder], "{row}");
+                assert!(plan.notes.iter().any(|note| note.contains("blip") || note.contains("mix665k")), "{row}");
+                assert_eq!(plan.visual_tokens, if row.starts_with("siglip") { 729 } else { 576 });
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), seen, "every file of recipes/ is a row here");
+}
+
+#[test]
+fn lengths_are_measured_where_the_data_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let answer = "x".repeat(400);
+    let turn = |from: &str, value: &str| json!({ "from": from, "value": value });
+    let sample = |answer: &str| json!({ "conversations": [turn("human", "What?"), turn("gpt", answer)] });
+    let data = dir.path().join("data.json");
+    fs::write(&data, json!([sample("yes"), sample(&answer)]).to_string()).unwrap();
+    let mut recipe = recipe("stage = \"finetune\"\ntrain = { batch_size = 2, epochs = 3.0 }");
+    recipe.data.path = Some(data);
+    let lengths = Lengths::measure(&recipe, &vicuna(2, 64, 64, 2)).unwrap();
+    // No tokenizer: four bytes a token, six around each turn.
+    assert_eq!((lengths.samples, lengths.longest, lengths.measured), (Some(2), 2 + 100 + 12, 2));
+    assert_eq!(lengths.mean, (2.0 + 1.0 + 12.0 + 114.0) / 2.0);
+}
+
+#[test]
+fn a_plan_says_whether_it_fits_and_what_would_be_smaller() {
+    let config = vicuna(32, 4096, 11008, 32);
+    let text = "stage = \"finetune\"\ntrain = { batch_size = 16, epochs = 1.0 }";
+    let options = PlanOptions { memory: Some(80_000_000_000), ..PlanOptions::default() };
+    let plan = Plan::of(&recipe(text), &config, lengths(2048, None), &options, &host(), Vec::new()).unwrap();
+    assert_eq!((plan.fits, plan.steps), (Some(false), None));
+    let shown = plan.to_string();
+    for part in ["6 738 423 808", "does not fit 74.51 GiB (--memory)", "recompute = true", "bfloat16", "--samples N"] {
+        assert!(shown.contains(part), "{part:?} is not in\n{shown}");
+    }
+}
+
+/// The rows of docs/distributed.md: the memory of one of 8 devices that share a batch.
+fn distributed_rows() -> Vec<String> {
+    let gib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 30));
+    let fits = |plan: &Plan, bytes: u64| if plan.fits(bytes) { "yes" } else { "no" };
+    let mut rows = Vec::new();
+    for (size, config) in [("7B", vicuna(32, 4096, 11008, 32)), ("13B", vicuna(40, 5120, 13824, 40))] {
+        for (name, stage, dtype, mode, micro) in [
+            ("pretrain, f32", "pretrain", "float32", "frozen", 32),
+            ("pretrain, bf16", "pretrain", "bfloat16", "frozen", 32),
+            ("full, f32", "finetune", "float32", "full", 16),
+            ("full, bf16", "finetune", "bfloat16", "full", 16),
+            ("LoRA, bf16", "finetune", "bfloat16", "lora", 16),
+            ("QLoRA, bf16 over 4 bits", "finetune", "bfloat16", "qlora", 16),
+        ] {
+            let batch = 8 * micro;
+            let text = format!(
+                "stage = \"{stage}\"\ndevice = \"cuda:0\"\n[parts.decoder]\nmode = \"{mode}\"\n[train]\nsteps = 1\n\
+                 recompute = true\nbatch_size = {batch}\nmicro_batch = {micro}\ndtype = \"{dtype}\""
+            );
+            let positions = if stage == "pretrain" { 704 } else { 2048 };
+            let mut recipe = recipe(&text);
+            let options = PlanOptions { devices: 8, ..PlanOptions::default() };
+            let mut of = |micro: usize| {
+                recipe.train.micro_batch = Some(micro);
+                Plan::of(&recipe, &config, lengths(positions, None), &options, &host(), Vec::new()).unwrap()
+            };
+            let (all, one) = (of(micro), of(1));
+            let memory = &all.memory;
+            let state = memory.gradients + memory.moments + memory.master_weights;
+            let rest = memory.total - memory.weights - state;
+            rows.push(format!(
+                "| {size}, {name} | {} | {} | {} | **{}** | {} | {} | {} | {} |",
+                gib(memory.weights),
+                gib(state),
+                gib(rest),
+                gib(memory.total),
+                gib(one.memory.total),
+                fits(&all, 80_000_000_000),
+                fits(&one, 80_000_000_000),
+                fits(&all, 141_000_000_000),
+            ));
+        }
+    }
+    rows
+}
+
+#[test]
+fn the_table_of_distributed_md_is_the_plans() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/distributed.md");
+    let page = fs::read_to_string(page).unwrap();
+    let rows = distributed_rows();
+    println!("{}", rows.join("\n"));
+    for row in rows {
+        assert!(page.contains(&row), "docs/distributed.md lacks\n{row}");
+    }
+}

@@ -1,0 +1,85 @@
+//! The model as a run trains it: parts frozen, whole, or with adapters.
+
+use basic_models::adapters::{AdapterFiles, LoraConfig, Quantization, attach};
+use basic_models::nn::Llava;
+use burn::module::Module;
+use burn::tensor::{DType, Device};
+
+use super::TrainError;
+use crate::recipe::{Mode, Part, Recipe};
+
+/// Marks the parameters that a run trains; all others are frozen.
+pub fn set_trainable(model: Llava, parts: &[Part]) -> Llava {
+    let mut model = model.freeze();
+    if parts.contains(&Part::Vision) {
+        model.vision_tower = model.vision_tower.unfreeze();
+    }
+    if parts.contains(&Part::Projector) {
+        model.multi_modal_projector = model.multi_modal_projector.unfreeze();
+    }
+    if parts.contains(&Part::Decoder) {
+        model.language_model = model.language_model.unfreeze();
+        model.lm_head = model.lm_head.map(Module::unfreeze);
+    }
+    model
+}
+
+/// Makes a loaded model what `recipe` trains, with fresh adapters from its seed or those that it names.
+///
+/// # Errors
+///
+/// [`AdapterError`] for adapters that the model cannot have, or files that do not fit.
+pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError> {
+    let whole: Vec<Part> = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect();
+    let mut model = set_trainable(model, &whole);
+    let dtype = recipe.train.dtype.dtype();
+    for part in Part::ALL {
+        let Some(config) = adapters(recipe, part) else { continue };
+        let given = recipe.parts.of(part).adapters.as_ref().map(AdapterFiles::open).transpose()?;
+        let attacher = Attacher { part, config, given, seed: recipe.seed, dtype, device: model.device() };
+        match part {
+            Part::Vision => model.vision_tower = attacher.attach(model.vision_tower)?,
+            Part::Projector => model.multi_modal_projector = attacher.attach(model.multi_modal_projector)?,
+            Part::Decoder => model.language_model = attacher.attach(model.language_model)?,
+        }
+    }
+    Ok(model)
+}
+
+struct Attacher {
+    part: Part,
+    config: LoraConfig,
+    given: Option<AdapterFiles>,
+    seed: u64,
+    dtype: DType,
+    device: Device,
+}
+
+impl Attacher {
+    fn attach<M: Module>(&self, module: M) -> Result<M, TrainError> {
+        let prefix = self.part.prefixes()[0];
+        Ok(match &self.given {
+            Some(files) => files.attach(module, prefix, self.config.quantize, self.dtype, &self.device)?,
+            None => attach(module, prefix, &self.config, self.seed, self.dtype)?,
+        })
+    }
+}
+
+/// The adapters of a part, where it has some.
+pub fn adapters(recipe: &Recipe, part: Part) -> Option<LoraConfig> {
+    let (mode, config) = (recipe.mode(part), recipe.parts.of(part));
+    if !matches!(mode, Mode::Lora | Mode::Qlora) {
+        return None;
+    }
+    let default = LoraConfig::default();
+    let rank = config.rank.unwrap_or(default.rank);
+    let quantize = (mode == Mode::Qlora)
+        .then(|| Quantization { bits: config.bits.unwrap_or(Quantization::default().bits), ..Quantization::default() });
+    Some(LoraConfig {
+        rank,
+        // LLaVA's scale is 2 whatever the rank.
+        alpha: config.alpha.unwrap_or(2.0 * rank as f64),
+        targets: config.targets.clone().unwrap_or_default(),
+        quantize,
+    })
+}

@@ -1,0 +1,119 @@
+//! Where a run's batches come from: one loader, shared by the replicas of a run.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use basic_models::Checkpoint;
+
+use super::TrainError;
+use crate::data::{FeatureKeys, Loader, Plan, Preparer, Sampler, Samples, StepSamples};
+use crate::recipe::{Recipe, Stage};
+
+/// The steps of a run, each drawn and made ready once and given to every replica.
+#[derive(Debug)]
+pub struct Source {
+    data: Arc<dyn Samples>,
+    preparer: Arc<Preparer>,
+    sampler: Sampler,
+    steps: usize,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    loader: Option<Loader>,
+    step: Option<Arc<StepSamples>>,
+}
+
+impl Source {
+    /// The samples of `recipe` over `data`; nothing is read yet but what the order needs.
+    ///
+    /// # Errors
+    ///
+    /// A style that the checkpoint cannot give, or a length that it cannot take.
+    pub fn new(recipe: &Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
+        let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
+        let preparer = Arc::new(Preparer::new(checkpoint, style, &recipe.loader)?);
+        let (batch, visual) = (recipe.train.batch_size, preparer.visual_tokens());
+        let sampler = Sampler::new(recipe.loader.order, &*data, batch, recipe.seed, visual);
+        let steps = match (recipe.train.steps, recipe.train.epochs) {
+            (Some(steps), _) => steps,
+            (None, epochs) => sampler.steps(epochs.unwrap_or(1.0)),
+        };
+        Ok(Self { data, preparer, sampler, steps, current: Mutex::default() })
+    }
+
+    /// Optimizer steps of the run.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// What makes its samples ready.
+    pub fn preparer(&self) -> &Preparer {
+        &self.preparer
+    }
+
+    /// The data.
+    pub fn data(&self) -> &dyn Samples {
+        &*self.data
+    }
+
+    /// Passes over the data after `steps` steps.
+    pub fn epochs(&self, steps: usize) -> f64 {
+        self.sampler.epochs(steps)
+    }
+
+    /// Starts the workers at `first` (0-based). `held` are the images whose features each replica has; `skipped` are
+    /// the samples that were left out before.
+    ///
+    /// # Errors
+    ///
+    /// Where no worker thread could be started.
+    pub fn start(
+        &self,
+        recipe: &Recipe,
+        first: usize,
+        held: Vec<FeatureKeys>,
+        skipped: BTreeSet<usize>,
+    ) -> Result<(), TrainError> {
+        let limit = recipe.data.skip_limit(self.data.len());
+        let plan = Plan {
+            replicas: held.len().max(1),
+            skip_broken: limit > 0,
+            max_skipped: limit,
+            skipped,
+            // Those of a trained encoder's replicas stay empty: its features change.
+            held,
+            ..Plan::new(self.steps, recipe.train.micro_batch.unwrap_or(recipe.train.batch_size))
+        };
+        let (data, preparer) = (self.data.clone(), self.preparer.clone());
+        let loader = Loader::start(data, preparer, self.sampler.clone(), &recipe.loader, plan, first)?;
+        *self.lock() = Current { loader: Some(loader), step: None };
+        Ok(())
+    }
+
+    /// The samples of `step` (0-based). Steps come in order; a replica may ask for the one that another has asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Loader`] for a sample that cannot be trained on; `None` to those who ask after that.
+    pub fn step(&self, step: usize) -> Result<Option<Arc<StepSamples>>, TrainError> {
+        let mut current = self.lock();
+        if let Some(held) = current.step.as_ref().filter(|held| held.step == step) {
+            return Ok(Some(held.clone()));
+        }
+        let Some(loader) = current.loader.as_mut() else { return Ok(None) };
+        let next = loader.next()?.map(Arc::new);
+        current.step = next.clone();
+        Ok(next.filter(|next| next.step == step))
+    }
+
+    /// The samples that have been left out as broken.
+    pub fn skipped(&self) -> BTreeSet<usize> {
+        self.lock().loader.as_ref().map(|loader| loader.skipped().clone()).unwrap_or_default()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,141 @@
+//! `basic train` against PyTorch: the same twenty steps, frozen, full and with adapters. tests/reference/train_steps.py
+//! made the losses from what this file exports: with BASIC_WRITE_FIXTURES set, it writes the samples' ids and labels and
+//! the order in which they are drawn; without, it checks that they are still the same.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use basic_models::Checkpoint;
+use basic_train::data::{ConversationStyle, LlavaData, Order, Samples, prepare};
+use serde_json::{Value, json};
+use tests::fixtures::{fixture, number, read_json, read_jsonl, text};
+use tests::tensors::relative;
+use tests::{Ran, args, run};
+
+/// Losses and gradient norms, relative (issue 5, "Done when").
+const LOSS: f64 = 1e-3;
+const STEPS: usize = 20;
+const RUNS: [&str; 3] = ["pretrain", "finetune", "lora"];
+
+fn basic(args: Vec<OsString>) -> Ran {
+    run(env!("CARGO_BIN_EXE_basic-under-test"), args)
+}
+
+fn setting(name: &str) -> Value {
+    read_json(&fixture("training/runs.json"))[name].clone()
+}
+
+fn data(run: &Value) -> std::path::PathBuf {
+    fixture(format!("training/{}.json", text(&run["data"])))
+}
+
+/// The samples as they are trained on, and the batches of the steps.
+fn exported(run: &Value) -> Value {
+    let checkpoint = Checkpoint::open(fixture("plain")).unwrap();
+    let style = ConversationStyle::try_from(text(&run["style"]).to_string()).unwrap();
+    let style = style.resolve(&checkpoint, run["stage"] == "pretrain").unwrap();
+    let data = LlavaData::open(&data(run), Some(&fixture("images")), None).unwrap();
+    let raw = read_json(&self::data(run));
+    let samples: Vec<Value> = (0..data.len())
+        .map(|index| {
+            let prepared = prepare(&data.sample(index).unwrap(), &checkpoint, &style).unwrap();
+            let images = match &raw[index]["image"] {
+                Value::Null => json!([]),
+                Value::Array(list) => json!(list),
+                one => json!([one]),
+            };
+            assert_eq!(prepared.images.len(), images.as_array().unwrap().len());
+            json!({"ids": prepared.tokens.ids, "labels": prepared.tokens.labels, "images": images})
+        })
+        .collect();
+    let mut order = Order::new(data.len(), number(&run["seed"]) as u64);
+    let size = number(&run["batch_size"]) as usize;
+    let order: Vec<Vec<usize>> = (0..STEPS).map(|step| order.batch(step, size)).collect();
+    json!({"samples": samples, "order": order})
+}
+
+fn recipe(run: &Value) -> String {
+    let lr = |part: &str| run["lr"].get(part).map(number);
+    let mut text = format!(
+        "stage = {}\nseed = {}\ndevice = \"cpu\"\n\n[model]\ncheckpoint = {:?}\n\n[data]\npath = {:?}\nimages = {:?}\n\
+         conversation = {}\n\n[objective]\nlambda_das = {}\nlambda_sds = {}\n\n[optimizer]\nweight_decay = {}\n\n\
+         [schedule]\nkind = \"cosine\"\nwarmup_ratio = {}\n\n[train]\nbatch_size = {}\nmicro_batch = {}\nsteps = {STEPS}\n",
+        run["stage"],
+        run["seed"],
+        fixture("plain"),
+        data(run),
+        fixture("images"),
+        run["style"],
+        run["lambda_das"],
+        run["lambda_sds"],
+        run["weight_decay"],
+        number(&run["warmup"]) / 100.0,
+        run["batch_size"],
+        run["micro_batch"],
+    );
+    if let Some(lr) = lr("multi_modal_projector") {
+        text += &format!("\n[parts.projector]\nmode = \"full\"\nlr = {lr:?}\n");
+    }
+    if let Some(lr) = lr("language_model") {
+        text += &match run.get("adapters") {
+            Some(name) => {
+                let dir = fixture("adapters").join(self::text(name));
+                format!("\n[parts.decoder]\nmode = \"lora\"\nadapters = {dir:?}\nlr = {lr:?}\n")
+            }
+            None => format!("\n[parts.decoder]\nmode = \"full\"\nlr = {lr:?}\n"),
+        };
+    }
+    text
+}
+
+/// The largest relative deviation of each number over the steps.
+fn compare(name: &str, metrics: &Path) -> Result<String, String> {
+    let (ours, theirs) = (read_jsonl(metrics), read_json(&fixture(format!("training/{name}.losses.json"))));
+    let theirs = theirs.as_array().unwrap();
+    if ours.len() != STEPS || theirs.len() != STEPS {
+        return Err(format!("{name}: {} steps, the reference has {}", ours.len(), theirs.len()));
+    }
+    let mut shown = Vec::new();
+    for key in ["lm", "das", "sds", "total", "grad_norm"] {
+        let mut worst = 0f64;
+        for (step, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+            let off = relative(number(&ours[key]), number(&theirs[key]));
+            let within = off <= LOSS;
+            if !within {
+                return Err(format!("{name}, step {}: {key} is {} and not {}", step + 1, ours[key], theirs[key]));
+            }
+            worst = worst.max(off);
+        }
+        shown.push(format!("{key} {worst:.1e}"));
+    }
+    Ok(shown.join("  "))
+}
+
+#[test]
+fn the_samples_are_those_that_the_reference_was_trained_on() {
+    for name in RUNS {
+        let (path, now) = (fixture(format!("training/{name}.samples.json")), exported(&setting(name)));
+        if std::env::var_os("BASIC_WRITE_FIXTURES").is_some() {
+            fs::write(&path, format!("{now}\n")).unwrap();
+        }
+        assert_eq!(read_json(&path), now, "{name}: write it anew and run tests/reference/train_steps.py");
+    }
+}
+
+#[test]
+fn twenty_steps_have_pytorchs_losses() {
+    let mut wrong = Vec::new();
+    for name in RUNS {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, out) = (dir.path().join("recipe.toml"), dir.path().join("out"));
+        fs::write(&path, recipe(&setting(name))).unwrap();
+        let ran = basic(args!["train", path, "--out", out]);
+        assert_eq!(ran.code, Some(0), "{name}: {}", ran.stderr);
+        match compare(name, &out.join("metrics.jsonl")) {
+            Ok(shown) => println!("{name:<10} {shown}"),
+            Err(error) => wrong.push(error),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
