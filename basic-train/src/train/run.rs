@@ -18,7 +18,7 @@ use super::record::{HeldOut, Record};
 use super::state;
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
 use crate::data::{DataError, DataSet, TooLong, VisionCache};
-use crate::parallel::{Replicas, ReplicasError, Solo};
+use crate::parallel::{Replicas, Solo};
 use crate::plan::{Plan, PlanOptions};
 use crate::recipe::Recipe;
 
@@ -139,10 +139,7 @@ pub fn run(
     recipe.resolve_parts();
     let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
     let replicas = Replicas::open(&specs)?;
-    let (world, batch) = (replicas.world(), recipe.train.batch_size);
-    if !batch.is_multiple_of(world) {
-        return Err(ReplicasError::Shares { batch, world }.into());
-    }
+    let world = replicas.world();
     let device = replicas.devices()[0].clone();
     fits(&recipe, options, world, &device)?;
 
