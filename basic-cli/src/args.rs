@@ -394,6 +394,18 @@ pub struct Bench {
     /// CPU threads.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: u16,
+    /// In the finetune stage: adapters of this rank on the decoder, instead of training it whole.
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
+    pub lora: Option<u16>,
+    /// Quantize the matrices below the adapters to 8 or 4 bits.
+    #[arg(long, requires = "lora")]
+    pub bits: Option<u8>,
+    /// Compute the activations inside the decoder's layers again in the backward pass.
+    #[arg(long)]
+    pub recompute: bool,
+    /// Samples in memory together; 0 for the whole batch.
+    #[arg(long, value_name = "SAMPLES", default_value_t = 0)]
+    pub micro_batch: usize,
     /// Steps timed.
     #[arg(long, default_value_t = 5)]
     pub steps: usize,

@@ -1,12 +1,15 @@
 //! Training steps of preset sizes on random weights and data: `basic bench`, with the presets and JSON keys of the
 //! reference script.
 
+use std::ops::Add;
 use std::time::Instant;
 
 use basic_core::{Objective, ObjectiveError};
-use basic_models::nn::{InitScheme, seeded_init};
+use basic_models::adapters::{AdapterError, LoraConfig, attach};
+use basic_models::nn::{Counts, InitScheme, seeded_init};
 use basic_models::{Batch, ConfigError, ImageTokens, LlavaConfig};
 use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorReadError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,9 +17,9 @@ use serde::Serialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::optim::{Optimizer, OptimizerConfig};
+use crate::optim::{Optimizer, OptimizerConfig, add_gradients, read_out};
 use crate::recipe::{Part, Stage};
-use crate::train::set_trainable;
+use crate::train::{backward, set_trainable};
 
 /// A size of the reference script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +88,12 @@ pub struct BenchConfig {
     pub dtype: DType,
     /// The device as `--device` names it.
     pub device: String,
+    /// Adapters on the decoder, which is frozen below them.
+    pub adapters: Option<LoraConfig>,
+    /// Compute the activations inside the decoder's layers again in the backward pass.
+    pub recompute: bool,
+    /// Samples in memory together; 0 for the whole batch.
+    pub micro_batch: usize,
 }
 
 /// The reference script's keys.
@@ -104,6 +113,12 @@ pub struct BenchReport {
     pub device: String,
     /// The parameters' type.
     pub dtype: &'static str,
+    /// Rank and bits of the decoder's adapters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<LoraConfig>,
+    /// Whether activations were computed again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
     /// Samples a step.
     pub batch: usize,
     /// Median seconds of a step.
@@ -125,6 +140,9 @@ pub enum BenchError {
     /// A knob.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
+    /// Adapters that the preset cannot have.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// The device.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
@@ -155,10 +173,14 @@ pub fn bench(config: &BenchConfig, device: &Device) -> Result<BenchReport, Bench
     let device = device.clone().autodiff();
     let parts: &[Part] = match config.stage {
         Stage::Pretrain => &[Part::Projector],
+        Stage::Finetune if config.adapters.is_some() => &[Part::Projector],
         Stage::Finetune => &[Part::Projector, Part::Decoder],
     };
     let model = seeded_init(model_config.init(&device), InitScheme::Normal { std: 0.02 }, 0, &device);
     let mut model = set_trainable(model.map(&mut CastTo(config.dtype)), parts);
+    if let Some(adapters) = &config.adapters {
+        model.language_model = attach(model.language_model, "language_model", adapters, 0, config.dtype)?;
+    }
     let patches = model_config.visual_tokens();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let samples: Vec<ImageTokens> = (0..preset.batch)
@@ -172,16 +194,28 @@ pub fn bench(config: &BenchConfig, device: &Device) -> Result<BenchReport, Bench
             ImageTokens { ids, labels, images: vec![(1..=patches).collect()], pixels: vec![pixels] }
         })
         .collect();
-    let batch = Batch::collate(&samples, 0, [3, image, image], &device);
+    let together = if config.micro_batch == 0 { samples.len() } else { config.micro_batch };
+    let batches = samples.chunks(together).map(|part| Batch::collate(part, 0, [3, image, image], &device));
+    let batches: Vec<Batch> = batches.collect();
+    let counts = batches.iter().map(Counts::of).fold(Counts::default(), Counts::add);
     let objective = if config.supervised { Objective::default() } else { Objective::llava() };
     let mut optimizer = Optimizer::new(&OptimizerConfig { max_grad_norm: 0.0, ..OptimizerConfig::default() });
     let mut seconds = Vec::with_capacity(config.steps);
     for step in 0..config.warmup + config.steps.max(1) {
         let start = Instant::now();
-        let forward = model.forward(&batch, &objective)?;
-        let losses = model.losses(&batch, forward, &objective);
+        let mut gradients = GradientsParams::new();
+        let mut totals = Vec::with_capacity(batches.len());
+        for batch in &batches {
+            let found = backward(&model, batch, &objective, counts, config.recompute)?;
+            totals.push(found.losses.total);
+            gradients = match gradients.is_empty() {
+                true => found.gradients.unwrap_or_default(),
+                false => add_gradients(&model, gradients, found.gradients.unwrap_or_default()),
+            };
+        }
         // The step's one read-back waits for all of the backward pass; the update is waited for by the next step.
-        (model, _) = optimizer.step(model, &losses.total, &[], 1e-3)?;
+        let readout = read_out(&model, &gradients, totals)?;
+        model = optimizer.apply(model, gradients, &readout, 1e-3);
         if step >= config.warmup {
             seconds.push(start.elapsed().as_secs_f64());
         }
@@ -201,6 +235,8 @@ pub fn bench(config: &BenchConfig, device: &Device) -> Result<BenchReport, Bench
             DType::F16 => "float16",
             _ => "float32",
         },
+        adapters: config.adapters.clone(),
+        recompute: config.recompute,
         batch: preset.batch,
         step_s,
         samples_per_s: preset.batch as f64 / step_s,

@@ -82,6 +82,81 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_other_ones() {
 }
 
 #[test]
+fn accumulated_and_recomputed_gradients_are_those_of_the_whole_batch_at_once() {
+    // Largest difference of a loss over 8 steps, relative: what is summed in another order differs by rounding.
+    let project = Project::new(BINARY, "finetune", 8);
+    let all = "train.trainable=[\"vision\", \"projector\", \"decoder\"]";
+    for parts in [&[][..], &["--set", all], &["--set", "stage=pretrain"]] {
+        let name = |suffix: &str| format!("{suffix}-{}", parts.len() + parts.last().map_or(0, |p| p.len()));
+        let whole = losses(&project.train(&name("whole"), parts));
+        for (label, more) in [
+            ("micro", &["--set", "train.micro_batch=1"][..]),
+            ("recompute", &["--set", "train.recompute=true"]),
+            ("both", &["--set", "train.micro_batch=2", "--set", "train.recompute=true"]),
+        ] {
+            let other = losses(&project.train(&name(label), &[parts, more].concat()));
+            assert_eq!(whole.len(), other.len());
+            for (a, b) in whole.iter().flatten().zip(other.iter().flatten()) {
+                assert!((a - b).abs() <= 2e-5 * b.abs().max(0.1), "{label} {parts:?}: {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_in_bfloat16_follows_the_one_in_float32_and_saves_its_type() {
+    let project = Project::new(BINARY, "finetune", 8);
+    let whole = losses(&project.train("f32", &[]));
+    let out = project.train("bf16", &["--set", "train.dtype=bfloat16"]);
+    for (a, b) in whole.iter().zip(losses(&out)) {
+        // Eight bits of mantissa, over a random model of four layers.
+        assert!((a[3] - b[3]).abs() <= 0.05 * a[3].abs(), "{a:?} and {b:?}");
+    }
+    assert_eq!(text(&read_json(&out.join("config.json"))["dtype"]), "bfloat16");
+    assert!(losses(&out)[7][3] < losses(&out)[0][3]);
+}
+
+#[test]
+fn parts_have_learning_rates_of_their_own() {
+    let project = Project::new(BINARY, "finetune", 3);
+    let out = project.train("out", &["--set", "parts.decoder.lr=0", "--set", "parts.projector.lr=1e-3"]);
+    assert_eq!(changed_parts(&out), ["multi_modal_projector"]);
+    let step = &read_jsonl(&out.join("metrics.jsonl"))[1];
+    assert_eq!(step["lrs"], json!({"decoder": 0.0, "projector": 1e-3}));
+    assert!(number(&step["grad_norms"]["decoder"]) > 0.0);
+    let line = args!["train", project.path().join("recipe.toml"), "--set", "parts.vision.rank=4", "--out", "x"];
+    basic(line).refused(1, &["recipe.toml", "parts.vision.rank needs mode"]);
+}
+
+#[test]
+fn a_held_out_set_is_looked_at_on_the_way_and_the_best_state_stays() {
+    let project = Project::new(BINARY, "finetune", 8);
+    let data = format!("eval.path={:?}", project.path().join("data.json").display().to_string());
+    let images = format!("eval.images={:?}", fixture("images").display().to_string());
+    let set = ["eval.every=2", "eval.samples=5", "eval.predictions=2", "eval.max_new_tokens=3", "checkpoint.every=2"];
+    let mut more =
+        vec!["--set", &data, "--set", &images, "--set", "checkpoint.keep_last=1", "--set", "optimizer.lr=3e-2"];
+    set.iter().for_each(|set| more.extend(["--set", set]));
+    let out = project.train("out", &more);
+    let evaluations = read_jsonl(&out.join("eval.jsonl"));
+    assert_eq!(evaluations.iter().map(|e| e["step"].clone()).collect::<Vec<_>>(), [2, 4, 6, 8]);
+    for evaluation in &evaluations {
+        assert_eq!((evaluation["samples"].as_u64(), evaluation["predictions"].as_array().unwrap().len()), (Some(5), 2));
+    }
+    let total = |step: usize| number(&evaluations[step / 2 - 1]["total"]);
+    let best = [2, 4, 6, 8].into_iter().min_by(|a, b| total(*a).total_cmp(&total(*b))).unwrap();
+    let mut kept = vec![format!("step-{best:08}"), "step-00000008".to_string()];
+    kept.dedup();
+    let mut left: Vec<String> = fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, kept);
+}
+
+#[test]
 fn every_step_and_the_run_itself_are_on_record() {
     let project = Project::new(BINARY, "finetune", 4);
     let out = project.train("out", &[]);

@@ -1,6 +1,7 @@
 //! `basic bench`.
 
 use anyhow::{Context, Result};
+use basic_models::adapters::{LoraConfig, Quantization};
 use basic_train::bench::{BenchConfig, PRESETS, bench as run};
 use basic_train::recipe::Stage;
 
@@ -25,6 +26,14 @@ pub fn bench(args: Bench) -> Result<()> {
         steps: args.steps,
         dtype: args.dtype.into(),
         device: args.device.device.to_string(),
+        adapters: args.lora.map(|rank| LoraConfig {
+            rank: rank.into(),
+            alpha: 2.0 * f64::from(rank),
+            targets: Vec::new(),
+            quantize: args.bits.map(|bits| Quantization { bits, ..Quantization::default() }),
+        }),
+        recompute: args.recompute,
+        micro_batch: args.micro_batch,
     };
     let report = run(&config, &device)?;
     if args.json {

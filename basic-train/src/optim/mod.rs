@@ -162,3 +162,77 @@ pub fn read_out<M: Module>(
     let norms = names.into_iter().zip(squares).map(|(name, square)| (name, square.sqrt())).collect();
     Ok(StepReadout { values, grad_norm, norms })
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::Tensor;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Pair {
+        wide: Param<Tensor<2>>,
+        bias: Param<Tensor<1>>,
+    }
+
+    fn pair(dtype: DType) -> Pair {
+        let device = Device::default().autodiff();
+        let wide = Tensor::<2>::ones([3, 2], (&device, dtype)) * 0.75;
+        let bias = Tensor::<1>::ones([2], (&device, dtype));
+        Pair { wide: Param::from_tensor(wide), bias: Param::from_tensor(bias) }
+    }
+
+    fn steps(mut pair: Pair, optimizer: &mut Optimizer, count: usize, lr: f64) -> Pair {
+        for _ in 0..count {
+            let loss = pair.wide.val().cast(DType::F32).sum() + pair.bias.val().cast(DType::F32).sum();
+            (pair, _) = optimizer.step(pair, &loss.reshape([1]), &[], lr).unwrap();
+        }
+        pair
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.without_autodiff().cast(DType::F32).try_into_vec_as::<f32>().unwrap()
+    }
+
+    #[test]
+    fn updates_too_small_for_bfloat16_add_up_in_the_master_weights() {
+        // bfloat16 has steps of 2^-8 between 0.5 and 1: a step of 1e-4 alone changes nothing there.
+        let config = OptimizerConfig { max_grad_norm: 0.0, ..OptimizerConfig::default() };
+        let mut optimizer = Optimizer::new(&config);
+        let after = steps(pair(DType::BF16), &mut optimizer, 1, 1e-4);
+        assert_eq!(values(after.wide.val()), vec![0.75; 6]);
+        let after = steps(after, &mut optimizer, 199, 1e-4);
+        // The gradient is 1 throughout, so AdamW moves by the rate: 0.75 - 200 * 1e-4, rounded to bfloat16.
+        for value in values(after.wide.val()) {
+            assert!((value - 0.73).abs() <= 1.0 / 512.0, "{value}");
+        }
+        let masters: Vec<_> = optimizer.states().values().map(|state| state.master.clone().unwrap()).collect();
+        assert!(values(masters[1].clone()).iter().all(|master| (master - 0.73).abs() < 1e-5));
+        assert_eq!(after.wide.val().dtype(), DType::BF16);
+    }
+
+    #[test]
+    fn groups_set_rates_by_path_and_decay_matrices_alone() {
+        let config = OptimizerConfig { max_grad_norm: 0.0, ..OptimizerConfig::default() };
+        let group = |prefix: &str, rate| Group { prefix: prefix.into(), rate, weight_decay: 0.5 };
+        let mut optimizer = Optimizer::new(&config).with_groups(vec![group("wide", 1e-2), group("bias", 2e-2)]);
+        let after = steps(pair(DType::F32), &mut optimizer, 1, 1.0);
+        // 0.75 (1 - 0.01 * 0.5) - 0.01; the bias does not decay: 1 - 0.02.
+        assert!(values(after.wide.val()).iter().all(|value| (value - 0.73625).abs() < 1e-6));
+        assert!(values(after.bias.val()).iter().all(|value| (value - 0.98).abs() < 1e-6));
+        assert!(after.wide.is_require_grad() && after.bias.is_require_grad());
+        assert_eq!(optimizer.states().keys().collect::<Vec<_>>(), ["bias", "wide"]);
+    }
+
+    #[test]
+    fn a_readout_that_is_not_finite_changes_nothing() {
+        let mut optimizer = Optimizer::new(&OptimizerConfig::default());
+        let before = pair(DType::F32);
+        let loss = before.wide.val().sum() * f32::INFINITY;
+        let (after, readout) = optimizer.step(before, &loss.reshape([1]), &[], 0.1).unwrap();
+        assert!(!readout.is_finite());
+        assert_eq!(values(after.wide.val()), vec![0.75; 6]);
+        assert!(optimizer.states().is_empty());
+    }
+}

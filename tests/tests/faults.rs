@@ -1,0 +1,114 @@
+//! What goes wrong on the way: data that changed, a directory that vanishes, a full disk, numbers that are none.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::fixtures::{read_json, read_jsonl};
+use tests::project::{Project, losses};
+use tests::{args, run, run_in_shell};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
+
+fn resume(out: &Path) -> tests::Ran {
+    run(BINARY, args!["train", "--resume", out])
+}
+
+/// Marks a finished run as one that was killed after `step`.
+fn unfinished(out: &Path, step: usize) {
+    for entry in fs::read_dir(out.join("checkpoints")).unwrap().flatten() {
+        if !entry.file_name().to_str().unwrap().ends_with(&format!("{step:08}")) {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    let mut record = read_json(&out.join("run.json"));
+    record["status"] = "running".into();
+    fs::write(out.join("run.json"), record.to_string()).unwrap();
+}
+
+#[test]
+fn data_that_changed_since_a_state_was_saved_is_noticed() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    let out = project.train("out", &["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"]);
+    unfinished(&out, 2);
+    let data = project.path().join("data.json");
+    let text = fs::read_to_string(&data).unwrap();
+    fs::write(&data, text.replace("a small red circle", "a small red square")).unwrap();
+    resume(&out).refused(1, &["step-00000002", "the data files are not what they were"]);
+    fs::write(&data, text).unwrap();
+    resume(&out).succeeded();
+    assert_eq!(losses(&out).len(), 4);
+}
+
+#[test]
+fn a_directory_that_vanishes_costs_nothing_but_the_run() {
+    let project = Project::new(BINARY, "finetune", 40);
+    let expected = fs::read(project.train("whole", &[]).join("model.safetensors")).unwrap();
+    let out = project.path().join("out");
+    let child = Command::new(BINARY)
+        .args(args!["train", project.path().join("recipe.toml"), "--out", out])
+        .args(["--set", "checkpoint.every=1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !out.join("checkpoints/step-00000001").is_dir() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fs::rename(&out, project.path().join("elsewhere")).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("has vanished") && said.contains("--resume"), "{said}");
+    resume(&out).succeeded();
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected, "the same bytes as a run in peace");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_while_saving_leaves_the_states_before() {
+    let project = Project::new(BINARY, "finetune", 6);
+    let keep = ["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"];
+    let out = project.train("out", &keep);
+    let expected = fs::read(out.join("model.safetensors")).unwrap();
+    unfinished(&out, 2);
+    // No file may grow beyond a tenth of the optimizer's state; the signal that comes with it is ignored.
+    let state = fs::metadata(out.join("checkpoints/step-00000002/optimizer.safetensors")).unwrap().len();
+    let limit = format!("trap '' XFSZ; ulimit -f {}", state / 512 / 10);
+    let ran = run_in_shell(&limit, BINARY, args!["train", "--resume", out]);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("step-00000004") && ran.stderr.starts_with("error: "), "{}", ran.stderr);
+    let left: Vec<_> = fs::read_dir(out.join("checkpoints")).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["step-00000002"], "nothing half-written");
+    resume(&out).succeeded();
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected, "and nothing is lost");
+}
+
+#[test]
+fn steps_that_are_not_finite_are_skipped_and_counted_up_to_a_limit() {
+    let project = Project::new(BINARY, "pretrain", 9);
+    let never = ["--set", "objective.lambda_das=3e38", "--set", "objective.lambda_sds=3e38"];
+    let line = args!["train", project.path().join("recipe.toml"), "--out", project.path().join("nan"), "--ui", "bar"];
+    let line = [line, never.iter().map(Into::into).collect()].concat();
+    run(BINARY, line).refused(1, &["step 6: ", "not finite, the 6. time in a row", "lower optimizer.lr"]);
+    let steps = read_jsonl(&project.path().join("nan/metrics.jsonl"));
+    assert_eq!(steps.len(), 5);
+    for (index, step) in steps.iter().enumerate() {
+        assert_eq!((&step["skipped"], &step["skipped_steps"]), (&Value::Bool(true), &Value::from(index + 1)));
+        assert_eq!(step["total"], Value::Null, "JSON has no infinity");
+    }
+}
+
+#[test]
+fn a_run_that_cannot_fit_is_refused_unless_forced() {
+    let project = Project::new(BINARY, "pretrain", 2);
+    let line = |out: &str| args!["train", project.path().join("recipe.toml"), "--out", project.path().join(out)];
+    let small = ["--memory", "1MB", "--ui", "bar"].map(Into::into).to_vec();
+    let said =
+        run(BINARY, [line("refused"), small.clone()].concat()).refused(1, &["needs about", "GiB", "--plan", "--force"]);
+    assert!(!project.path().join("refused").exists(), "{said}");
+    run(BINARY, [line("forced"), small, vec!["--force".into()]].concat()).succeeded();
+}
