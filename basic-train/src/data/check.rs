@@ -217,12 +217,9 @@ fn look(data: &dyn Samples, index: usize, options: &CheckOptions) -> Result<Find
         if finding.problem.is_none()
             && let Err(error) = prepare(&sample, checkpoint, style)
         {
-            let no_target =
-                matches!(&error, DataError::Conversation { source: ProcessorError::NothingSupervised { .. }, .. });
-            let over = finding.tokens.is_some_and(|(tokens, _)| tokens > checkpoint.config.text_config.context());
-            let reason = match (no_target, over) {
-                (true, _) => Reason::NoTarget,
-                (_, true) => Reason::OverContext,
+            let reason = match &error {
+                DataError::Conversation { source: ProcessorError::NothingSupervised { .. }, .. } => Reason::NoTarget,
+                DataError::TooLong { .. } => Reason::OverContext,
                 _ => Reason::Invalid,
             };
             finding.problem = Some((reason, error.to_string()));
