@@ -584,7 +584,8 @@ fn a_folder_of_other_files_is_not_taken_for_an_output() {
 #[test]
 fn a_run_whose_loss_is_no_number_stops_at_that_step_without_a_checkpoint() {
     let run = Run::new(&[good_sample()]);
-    run.train(&["--set", "optimizer.lr=1e30", "--set", "train.steps=8"]).refused(1, &["step ", "not finite"]);
+    run.train(&["--ui", "bar", "--set", "optimizer.lr=1e30", "--set", "train.steps=8"])
+        .refused(1, &["step ", "not finite"]);
     assert_no_checkpoint(&run.out());
 }
 

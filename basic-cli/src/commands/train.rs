@@ -1,7 +1,10 @@
 //! Training and evaluation.
 
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use std::time::Duration;
 
 use anyhow::Result;
 use basic_models::Checkpoint;
@@ -11,9 +14,10 @@ use basic_train::plan::{Plan, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
 use burn::tensor::DType;
+use indicatif::ProgressBar;
 
 use super::checkpoint::host;
-use crate::args::{Eval, Train};
+use crate::args::{Eval, Train, Ui};
 use crate::output::{bar, print_json};
 
 /// `basic train`.
@@ -44,19 +48,27 @@ pub fn train(args: Train) -> Result<()> {
         eprintln!("finishing the step and saving; once more ends at once");
     })?;
     let options = RunOptions {
-        device: args.device,
-        devices: args.devices,
+        devices: args.device.map_or(args.devices, |device| vec![device]),
         out: args.resume.clone().or(args.out),
         overwrite: args.overwrite,
         resume: args.resume.is_some(),
+        memory: args.memory,
+        force: args.force,
         stop: Some(stop),
         revision: crate::revision(),
     };
-    let progress = bar("train", 0);
+    let terminal = std::io::stderr().is_terminal();
+    let plain = args.ui.map_or(!terminal, |ui| ui == Ui::Plain);
+    let progress = if plain { ProgressBar::hidden() } else { bar("train", 0) };
     let outcome = run(&recipe, &options, &mut |text| eprintln!("warning: {text}"), &mut |step, steps| {
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
+        let shown = step.step == 1 || step.step == steps || step.step as u64 % args.log_every == 0;
+        if plain && shown {
+            // A closed pipe is no reason to end a run of days.
+            let _ = writeln!(std::io::stdout(), "{}", line(step, steps));
+        }
     })?;
     match outcome {
         Outcome::Done(out) => {
@@ -89,6 +101,15 @@ pub fn losses(step: &StepMetrics) -> String {
     let StepMetrics { lm, das, sds, speed, .. } = step;
     let samples_per_s = speed.samples_per_s;
     format!("lm {lm:.3} das {das:.4} sds {sds:.4} {samples_per_s:.0} samples/s")
+}
+
+/// A step as a line of a log.
+fn line(step: &StepMetrics, steps: usize) -> String {
+    let StepMetrics { lr, grad_norm, seconds, .. } = step;
+    let skipped = if step.skipped { " skipped: not finite" } else { "" };
+    let left = Duration::from_secs_f64((seconds * steps.saturating_sub(step.step) as f64).min(1e9));
+    let left = indicatif::HumanDuration(left);
+    format!("step {}/{steps} {} lr {lr:.2e} grad {grad_norm:.2} left {left}{skipped}", step.step, losses(step))
 }
 
 /// `basic eval`.

@@ -34,8 +34,8 @@ pub enum Fault {
 /// Samples in turns: one image and a caption, text of two turns, two images; `faults` replace some.
 #[derive(Debug, Default)]
 pub struct Data {
-    len: usize,
-    faults: Vec<(usize, Fault)>,
+    pub len: usize,
+    pub faults: Vec<(usize, Fault)>,
     pub read: AtomicUsize,
     pub slow: Duration,
 }

@@ -1,12 +1,13 @@
 //! Records as lines of JSON: `metrics.jsonl` and `eval.jsonl`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Evaluation, WatchError, Watcher};
+use crate::files::write_atomically;
 use crate::train::StepMetrics;
 
 /// Writes `metrics.jsonl`, one line a step, and `eval.jsonl`, one line an evaluation. Each line is one write, so another
@@ -37,19 +38,19 @@ impl Jsonl {
         Ok(Self { steps: Lines { path, file }, evaluations: None, evaluations_path: dir.join("eval.jsonl") })
     }
 
-    /// The files of a run that goes on after step `done`: records of later steps, and a last line that was cut off, are
-    /// taken away.
+    /// The files of a run that goes on after step `done`: records of later steps, and lines that were cut off,
+    /// are taken away.
     ///
     /// # Errors
     ///
-    /// [`WatchError`] that names the file and the line.
+    /// [`WatchError::Io`] that names the file.
     pub fn resume(dir: &Path, done: usize) -> Result<Self, WatchError> {
         let (metrics, evaluations_path) = (dir.join("metrics.jsonl"), dir.join("eval.jsonl"));
-        let steps = match Lines::cut(&metrics, done)? {
+        let steps = match Lines::kept(&metrics, done)? {
             Some(steps) => steps,
             None => Lines { file: File::create(&metrics).map_err(io(&metrics))?, path: metrics },
         };
-        Ok(Self { steps, evaluations: Lines::cut(&evaluations_path, done)?, evaluations_path })
+        Ok(Self { steps, evaluations: Lines::kept(&evaluations_path, done)?, evaluations_path })
     }
 }
 
@@ -78,39 +79,21 @@ impl Lines {
         self.file.write_all(&line).map_err(io(&self.path))
     }
 
-    /// Opens a file of an earlier process and cuts it behind the last whole line of a step up to `done`; `None` where
-    /// there is no file.
-    fn cut(path: &Path, done: usize) -> Result<Option<Self>, WatchError> {
+    /// Opens a file of an earlier process with its whole lines of steps up to `done`; `None` where there is no file.
+    fn kept(path: &Path, done: usize) -> Result<Option<Self>, WatchError> {
         #[derive(Deserialize)]
         struct Record {
             step: usize,
         }
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => file,
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(WatchError::Io { path: path.into(), source }),
         };
-        let mut reader = BufReader::new(&file);
-        let (mut line, mut kept, mut number) = (Vec::new(), 0, 0);
-        loop {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(io(path))?;
-            // A line without its end was being written when the process died.
-            if read == 0 || line.last() != Some(&b'\n') {
-                break;
-            }
-            number += 1;
-            let wrong =
-                |e: serde_json::Error| WatchError::Line { path: path.into(), line: number, reason: e.to_string() };
-            let record: Record = serde_json::from_slice(&line).map_err(wrong)?;
-            if record.step > done {
-                break;
-            }
-            kept += read as u64;
-        }
-        let mut file = file;
-        file.set_len(kept).map_err(io(path))?;
-        file.seek(SeekFrom::Start(kept)).map_err(io(path))?;
+        let stays = |line: &&[u8]| serde_json::from_slice::<Record>(line).is_ok_and(|record| record.step <= done);
+        let kept = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).filter(stays);
+        write_atomically(path, &kept.collect::<Vec<_>>().concat()).map_err(io(path))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(io(path))?;
         Ok(Some(Self { path: path.into(), file }))
     }
 }

@@ -44,16 +44,6 @@ pub enum WatchError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file that a run goes on with is not the run's.
-    #[error("{path}: line {line} is no record of a step ({reason}): move the file away, or start the run anew with --overwrite", path = path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// Metrics that have no JSON form.
     #[error("the metrics of step {step} could not be written as JSON: {reason}")]
     Json {

@@ -23,10 +23,11 @@ use crate::train::StepMetrics;
 const FILE_VERSION: &str = "brain.Event:2";
 
 /// Keys of a step by the heading that they stand under; other keys stand by themselves.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("loss", &["lm", "das", "sds", "total"]),
     ("optimizer", &["lr", "lrs", "grad_norm", "grad_norms", "skipped_steps"]),
-    ("speed", &["samples_per_s", "tokens_per_s", "seconds", "data_wait", "mfu", "skipped_samples"]),
+    ("batch", &["samples", "tokens", "image_samples", "skipped_samples"]),
+    ("speed", &["samples_per_s", "tokens_per_s", "seconds", "data_wait", "mfu"]),
     ("alignment", &["attention_mass", "cosine"]),
     ("memory", &["rss_mib", "device_mib", "device_reserved_mib"]),
 ];
@@ -40,8 +41,8 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Opens a new event file in `dir`, which is made. `done` is how many steps an earlier process has done of the run: 0
-    /// for a new one.
+    /// Opens a new event file in `dir`, which is made. `done` is how many steps earlier processes have done of the run, whose
+    /// files are there already.
     ///
     /// # Errors
     ///
@@ -49,7 +50,7 @@ impl TensorBoard {
     pub fn create(dir: &Path, done: usize) -> Result<Self, WatchError> {
         let io = |path: &Path, source| WatchError::Io { path: path.into(), source };
         create_dir_all(dir).map_err(|e| io(dir, e))?;
-        let mut second = wall_time() as u64;
+        let (mut second, mut first) = (wall_time() as u64, true);
         // TensorBoard reads a folder's files in the order of their names, which begin with the second: a process that
         // follows another within one must come after it.
         for entry in read_dir(dir).map_err(|e| io(dir, e))?.flatten() {
@@ -57,13 +58,14 @@ impl TensorBoard {
             let earlier =
                 name.strip_prefix("events.out.tfevents.").and_then(|rest| rest.split('.').next()?.parse().ok());
             second = second.max(earlier.map_or(0, |earlier: u64| earlier + 1));
+            first &= earlier.is_none();
         }
         let name = format!("events.out.tfevents.{second:010}.{}.{}.0", host(), std::process::id());
         let path = dir.join(name);
         let file = File::create_new(&path).map_err(|e| io(&path, e))?;
         let mut writer = Self { path, file };
         writer.event(0, Event { file_version: Some(FILE_VERSION.into()), ..Event::default() })?;
-        if done > 0 {
+        if !first {
             let session_log = Some(SessionLog { status: SESSION_START });
             writer.event(done + 1, Event { session_log, ..Event::default() })?;
         }

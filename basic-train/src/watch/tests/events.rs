@@ -179,6 +179,7 @@ fn every_number_of_a_step_is_a_scalar_and_predictions_are_a_text() {
         {
             assert_eq!(values[tag].as_f64().unwrap() as f32, expected[key].as_f64().unwrap() as f32, "{tag}");
         }
+        assert_eq!((&values["optimizer/grad_norms/projector"], &values["batch/tokens"]), (&json!(2.0), &json!(30.0)));
         assert!(!values.contains_key("step"), "{values:?}");
     }
     let last = &events[302];
