@@ -50,10 +50,10 @@ impl MicroBatch {
     }
 
     fn text(&self, preparer: &Preparer, device: &Device) -> Batch {
-        fn row(samples: &Vec<Loaded>) -> Vec<&ImageTokens> {
+        fn row(samples: &[Loaded]) -> Vec<&ImageTokens> {
             samples.iter().map(|sample| &sample.tokens).collect()
         }
-        let rows: Vec<Vec<&ImageTokens>> = self.rows.iter().map(row).collect();
+        let rows: Vec<Vec<&ImageTokens>> = self.rows.iter().map(|samples| row(samples)).collect();
         Batch::pack(&rows, preparer.pad(), preparer.image_shape(), device)
     }
 

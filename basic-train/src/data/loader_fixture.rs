@@ -17,7 +17,7 @@ pub fn fixtures() -> PathBuf {
 }
 
 pub fn checkpoint() -> Checkpoint {
-    Checkpoint::open(&fixtures().join("plain")).unwrap()
+    Checkpoint::open(fixtures().join("plain")).unwrap()
 }
 
 /// What is wrong with a sample.

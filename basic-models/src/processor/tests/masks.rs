@@ -37,7 +37,7 @@ fn add_merges(model: &mut Value, pairs: &Value) {
 
 /// A case's conversation, from LLaVA's JSON where that may say it.
 fn messages(turns: &[String], system: Option<&str>) -> Vec<Message> {
-    let speaker = |i: usize| if i % 2 == 0 { "human" } else { "gpt" };
+    let speaker = |i: usize| if i.is_multiple_of(2) { "human" } else { "gpt" };
     let list: Vec<Value> =
         turns.iter().enumerate().map(|(i, turn)| json!({ "from": speaker(i), "value": turn })).collect();
     let mut messages = from_llava(&Value::Array(list)).unwrap_or_else(|_| dialogue(turns));
