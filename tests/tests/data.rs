@@ -264,6 +264,8 @@ fn damaged_and_empty_files_are_named() {
     train(dir.path(), &path_line(&dir.path().join("gone-{0..2}.tar"))).refused(1, &["gone-0.tar", "No such file"]);
     let as_tar = path_line(&fixture("data/llava.parquet")) + "\nformat = \"webdataset\"";
     train(dir.path(), &as_tar).refused(1, &["llava.parquet", "no tar archive"]);
+    let elsewhere = path_line(&fixture("data/llava.tar")) + "\nimages = \"/tmp\"";
+    train(dir.path(), &elsewhere).refused(1, &["llava.tar", "leave `images` out"]);
     let unknown = path_line(&fixture("data/llava.parquet")) + "\nformat = \"csv\"";
     train(dir.path(), &unknown).refused(1, &["recipe.toml", "csv"]);
 }

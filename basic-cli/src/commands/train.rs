@@ -52,6 +52,8 @@ pub fn train(args: Train) -> Result<()> {
         out: args.resume.clone().or(args.out),
         overwrite: args.overwrite,
         resume: args.resume.is_some(),
+        memory: args.memory,
+        force: args.force,
         stop: Some(stop),
         revision: crate::revision(),
     };

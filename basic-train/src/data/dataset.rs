@@ -119,6 +119,15 @@ impl OneSet {
         let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
         let (images, limit) = (config.images.as_deref(), config.limit);
         let files = locate::files(path, format)?;
+        let holds_images = match format {
+            Format::WebDataset => true,
+            Format::Folder => !path.join(METADATA).is_file(),
+            Format::Json | Format::Jsonl | Format::Parquet => false,
+        };
+        if holds_images && images.is_some() {
+            let reason = "holds its images itself: leave `images` out".into();
+            return Err(DataError::Set { path: path.clone(), reason });
+        }
         let reader = match format {
             Format::Json | Format::Jsonl => {
                 let layout = if format == Format::Json { Layout::Array } else { Layout::Lines };

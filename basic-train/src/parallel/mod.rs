@@ -13,7 +13,7 @@
 //! | [`Threads`] | threads on any devices | in rank order, by copies between the devices: the same bits on every run |
 //! | [`Nccl`] | threads on CUDA devices | Burn's `all_reduce` (NCCL) |
 //!
-//! [`Replicas::lead`] starts the threads and picks the collective.
+//! [`Replicas::run`] starts the threads and picks the collective.
 
 mod exchange;
 mod gradients;
@@ -91,17 +91,6 @@ pub trait Collective: Send + Sync {
     ///
     /// [`CollectiveError`]
     fn sum_f64(&self, values: &mut [f64]) -> Result<(), CollectiveError>;
-
-    /// Whether any replica says so.
-    ///
-    /// # Errors
-    ///
-    /// [`CollectiveError`]
-    fn any(&self, here: bool) -> Result<bool, CollectiveError> {
-        let mut count = [f64::from(u8::from(here))];
-        self.sum_f64(&mut count)?;
-        Ok(count[0] > 0.0)
-    }
 
     /// Waits for all replicas.
     ///

@@ -198,7 +198,9 @@ impl<'a> Trainer<'a> {
     ///
     /// Where another replica has failed.
     pub fn agree(&self, own: bool) -> Result<bool, TrainError> {
-        Ok(self.collective.any(own)?)
+        let mut votes = [f64::from(u8::from(own))];
+        self.collective.sum_f64(&mut votes)?;
+        Ok(votes[0] > 0.0)
     }
 
     /// Steps done.
@@ -325,7 +327,7 @@ impl<'a> Trainer<'a> {
         let images = || samples().flat_map(|sample| &sample.images);
         let held = self.cache.as_ref().map(VisionCache::keys);
         let fresh = |image: &&LoadedImage| !held.as_ref().is_some_and(|held| held.contains(image.source.name()));
-        let counts = flops::Workload {
+        let counts = flops::Counts {
             lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
             labels: part.counts.tokens,
             images: images().count(),

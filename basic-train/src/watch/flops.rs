@@ -1,4 +1,4 @@
-//! The arithmetic that a training step needs: what MFU (model FLOPs utilization) work.
+//! The arithmetic that a training step needs: what MFU (model FLOPs utilization) counts.
 //!
 //! A product `[m, k] x [k, n]` is `2 m k n` FLOPs. Forward, per layer and position, with d the width, h and h_kv the heads,
 //! e their width and f the MLP's:
@@ -25,7 +25,7 @@ use crate::recipe::Part;
 
 /// What a step computes on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Workload {
+pub struct Counts {
     /// Positions of each sequence, visual ones included, without padding; of each sample where samples are packed.
     pub lengths: Vec<usize>,
     /// Target tokens.
@@ -58,27 +58,27 @@ impl ModelFlops {
     }
 
     /// Forward and backward of a step.
-    pub fn step(&self, work: &Workload) -> f64 {
+    pub fn step(&self, counts: &Counts) -> f64 {
         // Per unit of forward: what a frozen, and what a trained part costs in all.
         let weights = |trained: bool| if trained { 3.0 } else { 2.0 };
-        let tokens: usize = work.lengths.iter().sum();
-        let decoder = self.decoder_products(tokens) + self.head(work.labels);
-        let attention: f64 = work.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
+        let tokens: usize = counts.lengths.iter().sum();
+        let decoder = self.decoder_products(tokens) + self.head(counts.labels);
+        let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
         let encoder = if self.vision { 3.0 } else { 1.0 };
         weights(self.decoder) * decoder
             + 3.0 * attention
-            + self.projector(work.images)
-            + encoder * (self.encoder(work.encoded))
+            + self.projector(counts.images)
+            + encoder * (self.encoder(counts.encoded))
             // The pixels need no gradient.
-            - if self.vision { self.patches(work.encoded) } else { 0.0 }
+            - if self.vision { self.patches(counts.encoded) } else { 0.0 }
     }
 
     /// The forward pass alone.
-    pub fn forward(&self, work: &Workload) -> f64 {
-        let tokens: usize = work.lengths.iter().sum();
-        let attention: f64 = work.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
-        let projector: f64 = self.projector_layers().iter().sum::<f64>() * self.visual_tokens(work.images);
-        self.decoder_products(tokens) + self.head(work.labels) + attention + projector + self.encoder(work.encoded)
+    pub fn forward(&self, counts: &Counts) -> f64 {
+        let tokens: usize = counts.lengths.iter().sum();
+        let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
+        let projector: f64 = self.projector_layers().iter().sum::<f64>() * self.visual_tokens(counts.images);
+        self.decoder_products(tokens) + self.head(counts.labels) + attention + projector + self.encoder(counts.encoded)
     }
 
     fn decoder_products(&self, tokens: usize) -> f64 {

@@ -4,7 +4,7 @@ use basic_models::LlavaConfig;
 use burn::tensor::{DType, Device};
 use serde::Serialize;
 
-use super::flops::{ModelFlops, Workload};
+use super::flops::{Counts, ModelFlops};
 use super::memory::device_name;
 use super::peak::Peak;
 use crate::recipe::Part;
@@ -54,9 +54,9 @@ impl Meter {
     }
 
     /// What a batch of `samples` samples costs.
-    pub fn work(&self, samples: usize, load: &Workload) -> Work {
-        let tokens: usize = load.lengths.iter().sum();
-        Work { samples: samples as f64, tokens: tokens as f64, flops: self.flops.step(load) }
+    pub fn work(&self, samples: usize, counts: &Counts) -> Work {
+        let tokens: usize = counts.lengths.iter().sum();
+        Work { samples: samples as f64, tokens: tokens as f64, flops: self.flops.step(counts) }
     }
 
     /// The speed at which `work`, that of all devices, was done.

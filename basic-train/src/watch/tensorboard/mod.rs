@@ -26,7 +26,7 @@ const FILE_VERSION: &str = "brain.Event:2";
 const GROUPS: [(&str, &[&str]); 6] = [
     ("loss", &["lm", "das", "sds", "total"]),
     ("optimizer", &["lr", "lrs", "grad_norm", "grad_norms", "skipped_steps"]),
-    ("batch", &["tokens", "image_samples", "skipped_samples"]),
+    ("batch", &["samples", "tokens", "image_samples", "skipped_samples"]),
     ("speed", &["samples_per_s", "tokens_per_s", "seconds", "data_wait", "mfu"]),
     ("alignment", &["attention_mass", "cosine"]),
     ("memory", &["rss_mib", "device_mib", "device_reserved_mib"]),
@@ -41,8 +41,8 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Opens a new event file in `dir`, which is made. `done` is how many steps an earlier process has done of the run: 0
-    /// for a new one.
+    /// Opens a new event file in `dir`, which is made. `done` is how many steps earlier processes have done of the run, whose
+    /// files are there already.
     ///
     /// # Errors
     ///
