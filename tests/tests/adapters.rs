@@ -20,7 +20,6 @@ use tests::tensors::{self, read, relative, relative_l2, write};
 use tests::{Ran, args, run};
 
 const ADAPTERS: [&str; 2] = ["adapters/peft", "adapters/patterns"];
-const PARTS: [&str; 3] = ["vision_tower", "multi_modal_projector", "language_model"];
 
 fn basic(args: Vec<OsString>) -> Ran {
     run(env!("CARGO_BIN_EXE_basic-under-test"), args)
@@ -34,12 +33,12 @@ fn cpu() -> Device {
 fn attached(name: &str, device: &Device) -> Llava {
     let files = AdapterFiles::open(fixture(name)).unwrap();
     let mut model = Checkpoint::open(fixture("plain")).unwrap().load(DType::F32, device).unwrap();
-    files.fits(&model).unwrap();
-    let [vision, projector, decoder] = PARTS;
-    model.vision_tower = files.attach(model.vision_tower, vision, None, DType::F32, device).unwrap();
-    model.multi_modal_projector =
-        files.attach(model.multi_modal_projector, projector, None, DType::F32, device).unwrap();
-    model.language_model = files.attach(model.language_model, decoder, None, DType::F32, device).unwrap();
+    model = files.overlay(model, DType::F32, device).unwrap();
+    if files.adapts("vision_tower") {
+        model.vision_tower = files.attach(model.vision_tower, "vision_tower", None, DType::F32).unwrap();
+    }
+    assert_eq!(files.holds("multi_modal_projector"), name == ADAPTERS[0]);
+    model.language_model = files.attach(model.language_model, "language_model", None, DType::F32).unwrap();
     model
 }
 

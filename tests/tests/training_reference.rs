@@ -60,7 +60,7 @@ fn recipe(run: &Value) -> String {
     let mut text = format!(
         "stage = {}\nseed = {}\ndevice = \"cpu\"\n\n[model]\ncheckpoint = {:?}\n\n[data]\npath = {:?}\nimages = {:?}\n\
          conversation = {}\n\n[objective]\nlambda_das = {}\nlambda_sds = {}\n\n[optimizer]\nweight_decay = {}\n\n\
-         [schedule]\nkind = \"cosine\"\nwarmup_ratio = {}\n\n[train]\nbatch_size = {}\nmicro_batch = {}\nsteps = {STEPS}\n",
+         [schedule]\nkind = \"cosine\"\nwarmup_ratio = {}\n\n[train]\nbatch_size = {}\nmicro_batch = {}\nsteps = {STEPS}\n\n[loader]\norder = \"shuffle\"\n",
         run["stage"],
         run["seed"],
         fixture("plain"),

@@ -3,7 +3,7 @@
 use basic_models::adapters::{AdapterFiles, LoraConfig, Quantization, attach};
 use basic_models::nn::Llava;
 use burn::module::Module;
-use burn::tensor::{DType, Device};
+use burn::tensor::DType;
 
 use super::TrainError;
 use crate::recipe::{Mode, Part, Recipe};
@@ -30,13 +30,23 @@ pub fn set_trainable(model: Llava, parts: &[Part]) -> Llava {
 ///
 /// [`AdapterError`] for adapters that the model cannot have, or files that do not fit.
 pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError> {
+    let dtype = recipe.train.dtype.dtype();
+    let mut model = model;
+    let mut given = Vec::new();
+    for part in Part::ALL {
+        let files = recipe.parts.of(part).adapters.as_ref().map(AdapterFiles::open).transpose()?;
+        if let Some(files) = &files {
+            // A projector that was trained whole beside the adapters belongs to them.
+            let device = model.device();
+            model = files.overlay(model, dtype, &device)?;
+        }
+        given.push(files);
+    }
     let whole: Vec<Part> = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect();
     let mut model = set_trainable(model, &whole);
-    let dtype = recipe.train.dtype.dtype();
-    for part in Part::ALL {
+    for (part, given) in Part::ALL.into_iter().zip(given) {
         let Some(config) = adapters(recipe, part) else { continue };
-        let given = recipe.parts.of(part).adapters.as_ref().map(AdapterFiles::open).transpose()?;
-        let attacher = Attacher { part, config, given, seed: recipe.seed, dtype, device: model.device() };
+        let attacher = Attacher { part, config, given, seed: recipe.seed, dtype };
         match part {
             Part::Vision => model.vision_tower = attacher.attach(model.vision_tower)?,
             Part::Projector => model.multi_modal_projector = attacher.attach(model.multi_modal_projector)?,
@@ -52,14 +62,13 @@ struct Attacher {
     given: Option<AdapterFiles>,
     seed: u64,
     dtype: DType,
-    device: Device,
 }
 
 impl Attacher {
     fn attach<M: Module>(&self, module: M) -> Result<M, TrainError> {
         let prefix = self.part.prefixes()[0];
         Ok(match &self.given {
-            Some(files) => files.attach(module, prefix, self.config.quantize, self.dtype, &self.device)?,
+            Some(files) => files.attach(module, prefix, self.config.quantize, self.dtype)?,
             None => attach(module, prefix, &self.config, self.seed, self.dtype)?,
         })
     }

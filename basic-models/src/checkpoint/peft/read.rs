@@ -128,33 +128,43 @@ impl AdapterFiles {
         self.whole_names.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Puts what is here of a part onto it: the tensors that were saved whole replace the part's; where there are
-    /// adapters, the part is frozen and gets them, trainable, in the type `dtype` that the model computes in.
+    /// Puts the adapters of a part onto it: it is frozen, and they are trainable, in the type `dtype` that the model
+    /// computes in.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that lists the adapters which the part has no layer for, or the wrong shapes.
+    /// [`CheckpointError`] that lists the adapters which the part has no layer for, or the wrong shapes;
+    /// [`CheckpointError::Mismatch`] where there are none.
     pub fn attach<M: Module>(
         &self,
         part: M,
         prefix: &str,
         quantize: Option<Quantization>,
         dtype: DType,
-        device: &Device,
     ) -> Result<M, CheckpointError> {
         let inside = slots(&part, prefix);
         let below = format!("{prefix}.");
         self.check(&inside, &below)?;
-        let part = self.whole.load_held(part, prefix, dtype, device)?;
         let mut factors = BTreeMap::new();
         for (name, placed) in self.place(&inside)? {
             let path = name.strip_prefix(&below).unwrap_or(&name).to_string();
             factors.insert(path, self.factors(&placed)?);
         }
         if factors.is_empty() {
-            return Ok(part);
+            let reason = format!("holds no adapters of {prefix}");
+            return Err(CheckpointError::Mismatch(format!("{}: {reason}", self.dir.display())));
         }
         Ok(attach_factors(part, prefix, factors, quantize, dtype)?)
+    }
+
+    /// The model with the tensors that were saved whole, PEFT's `modules_to_save`, in place of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`AdapterFiles::fits`], and of reading.
+    pub fn overlay(&self, model: Llava, dtype: DType, device: &Device) -> Result<Llava, CheckpointError> {
+        self.fits(&model)?;
+        self.whole.load_held(model, "", dtype, device)
     }
 
     /// Checks that everything here has its place in a model.

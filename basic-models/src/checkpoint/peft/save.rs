@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor};
 
-use super::super::names::{LORA_A, Layout, Slot, slots};
-use super::super::write::{SaveOptions, gather_apart, write_single};
+use super::super::fused::{self, Part};
+use super::super::names::{LORA_A, LORA_B, Layout, Slot, slots};
+use super::super::write::{Outgoing, SaveOptions, gather_apart, write_single, write_tensor};
 use super::super::{CheckpointError, FloatType, StagedDir};
 use super::config::{Adapted, document};
 use super::{CONFIG, TENSORS};
-use crate::adapters::adapters;
+use crate::adapters::{Adapter, adapters};
 use crate::config::{Family, VisionFamily};
 use crate::nn::Llava;
 
@@ -18,6 +19,9 @@ use crate::nn::Llava;
 ///
 /// `whole` are the parts that were trained without adapters (`multi_modal_projector`): they are written whole, as
 /// PEFT's `modules_to_save`. `base` is the model below: a directory or a hub name. Tensors are written in `dtype`.
+///
+/// Phi-3 has one matrix for q, k and v, and one for gate and up: their adapters become one of all ranks together, whose
+/// B is zero where a column belongs to another matrix' rows.
 ///
 /// # Errors
 ///
@@ -30,33 +34,78 @@ pub fn save_adapters(
     dtype: DType,
 ) -> Result<(), CheckpointError> {
     let config = model.config();
-    if config.text_config.family == Family::Phi3 {
-        // transformers' Phi-3 has one matrix for q, k and v: the three adapters are no adapter of it.
-        let reason = "adapters of Phi-3 have no place in PEFT's layout: save the merged model instead";
-        return Err(CheckpointError::Mismatch(format!("{}: {reason}", staged.named(CONFIG).display())));
-    }
+    let fused = config.text_config.family == Family::Phi3;
     let dinov2 = config.vision_config.family == VisionFamily::Dinov2;
-    let belongs =
-        |name: &str| whole.iter().any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')));
-    let mut found = BTreeMap::new();
-    let scales: BTreeMap<String, f64> =
-        adapters(model, "").into_iter().map(|(n, adapter)| (n, adapter.scale)).collect();
-    let all = slots(model, "");
-    for slot in all.iter().filter(|slot| slot.name.ends_with(LORA_A)) {
-        let Some(layer) = slot.name.strip_suffix(LORA_A) else { continue };
-        if belongs(&slot.name) {
+    let belongs = |name: &str| whole.iter().any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')));
+    let mut layers: BTreeMap<String, Adapter> = BTreeMap::new();
+    for (weight, adapter) in adapters(model, "") {
+        let layer = weight.strip_suffix(".weight").unwrap_or(&weight);
+        if belongs(layer) {
             return Err(CheckpointError::Mismatch(format!("{layer} has an adapter and is to be saved whole: do one")));
         }
-        let scale = scales.get(&format!("{layer}.weight")).copied().unwrap_or_default();
-        found.insert(layer.to_string(), Adapted { rank: slot.shape[0], scale });
+        layers.insert(layer.to_string(), adapter);
     }
-    if found.is_empty() {
+    if layers.is_empty() {
         return Err(CheckpointError::Mismatch("the model has no adapters to save: save the model".into()));
     }
+    let mut all: Vec<Slot> = slots(model, "").into_iter().filter(|slot| !slot.is_adapter()).collect();
+    if fused {
+        layers = joined(layers, &all);
+        let rename = |(name, parts): (String, Vec<Slot>)| Some(Slot { name, ..parts.into_iter().next()? });
+        all = fused::join(all).into_iter().filter_map(rename).collect();
+    }
+    let adapted = |adapter: &Adapter| Adapted { rank: adapter.a.dims()[1], scale: adapter.scale };
+    let found = layers.iter().map(|(layer, adapter)| (layer.clone(), adapted(adapter))).collect();
     let document = document(&all, &found, whole, base, dinov2);
     staged.write(CONFIG, format!("{document:#}\n").as_bytes())?;
-    let wanted = |slot: &Slot| slot.is_adapter() || belongs(&slot.name);
-    let tensors = gather_apart(model, FloatType::of(dtype), &wanted);
-    let options = SaveOptions { dinov2, ..SaveOptions::new(dtype) };
+
+    let to = FloatType::of(dtype);
+    let mut tensors = Vec::new();
+    for (layer, Adapter { a, b, .. }) in layers {
+        for (suffix, factor) in [(LORA_A, a), (LORA_B, b)] {
+            let [rows, columns] = factor.dims();
+            let slot = Slot { name: format!("{layer}{suffix}"), shape: vec![columns, rows], transposed: true };
+            tensors.push(Outgoing::new(&slot.clone(), move |sink| write_tensor(factor.clone(), &slot, to, sink)));
+        }
+    }
+    tensors.extend(gather_apart(model, to, &|slot| belongs(&slot.name)));
+    let options = SaveOptions { dinov2, fused, ..SaveOptions::new(dtype) };
     write_single(staged, TENSORS, tensors, Layout::Adapters, &options)
+}
+
+/// The adapters as those of a decoder with fused matrices.
+fn joined(layers: BTreeMap<String, Adapter>, all: &[Slot]) -> BTreeMap<String, Adapter> {
+    let rows: BTreeMap<&str, usize> = all.iter().map(|slot| (slot.name.as_str(), slot.shape[0])).collect();
+    let rows = |name: &str| rows.get(name).copied();
+    let mut out = BTreeMap::new();
+    let mut members: BTreeMap<String, Vec<(Part, Adapter)>> = BTreeMap::new();
+    for (layer, adapter) in layers {
+        // The vision encoder's projections have the same names and stay apart.
+        match Part::of(&format!("{layer}.weight")).filter(|_| layer.starts_with("language_model.")) {
+            Some(part) => {
+                let whole = part.whole();
+                let whole = whole.strip_suffix(".weight").unwrap_or(&whole).to_string();
+                members.entry(whole).or_default().push((part, adapter));
+            }
+            None => drop(out.insert(layer, adapter)),
+        }
+    }
+    for (whole, mut parts) in members {
+        parts.sort_by_key(|(part, _)| part.index);
+        let scale = parts[0].1.scale;
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for (part, adapter) in parts {
+            let Some((first, height)) = part.rows(&rows) else { continue };
+            let factor = adapter.b.mul_scalar(adapter.scale / scale);
+            let ([rank, width], device, dtype) = (factor.dims(), factor.device(), factor.dtype());
+            let zeros = |columns: usize| Tensor::<2>::zeros([rank, columns], (&device, dtype));
+            let row = [(first > 0).then(|| zeros(first)), Some(factor)];
+            let after = height - first - width;
+            let row = row.into_iter().flatten().chain((after > 0).then(|| zeros(after)));
+            b.push(Tensor::cat(row.collect(), 1));
+            a.push(adapter.a);
+        }
+        out.insert(whole, Adapter { a: Tensor::cat(a, 1), b: Tensor::cat(b, 0), scale });
+    }
+    out
 }
