@@ -147,10 +147,11 @@ pub struct Train {
     /// Where to compute, instead of the recipe's device.
     #[arg(long)]
     pub device: Option<DeviceSpec>,
-    /// Train on several devices, a replica on each: --devices cuda:0,cuda:1
+    /// Train on several devices, each with its share of every batch: --devices cuda:0,cuda:1
     #[arg(long, value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceSpec>,
-    /// Show progress as a bar on standard error or as lines on standard output; by default a bar on a terminal, else lines.
+    /// Show progress as a bar on standard error or as lines on standard output; by default a bar on a terminal, else
+    /// lines.
     #[arg(long)]
     pub ui: Option<Ui>,
     /// With lines: one every so many steps, besides the first and the last.
@@ -162,14 +163,17 @@ pub struct Train {
     /// Replace a run that is there.
     #[arg(long)]
     pub overwrite: bool,
+    /// Train even where the plan says that the device cannot hold the run.
+    #[arg(long)]
+    pub force: bool,
     /// Don't train: say what would be trained, in how many steps, and what memory it takes. No weights are read.
     #[arg(long)]
     pub plan: bool,
     /// The plan as one JSON object.
     #[arg(long, requires = "plan")]
     pub json: bool,
-    /// What memory a device has, such as 80GB.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "plan")]
+    /// What memory a device has, such as 80GB, where it does not tell itself.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
     /// How many samples the data has, where it is not here.
     #[arg(long, value_name = "N", requires = "plan")]

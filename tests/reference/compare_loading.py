@@ -31,15 +31,13 @@ from transformers.models.llava import modeling_llava
 from transformers.models.clip import modeling_clip
 from transformers.models.llama import modeling_llama
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before, start = peak(), time.perf_counter()
+before, start, busy = peak(), time.perf_counter(), time.process_time()
 model = LlavaForConditionalGeneration.from_pretrained(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
-seconds = time.perf_counter() - start
+seconds, busy = time.perf_counter() - start, time.process_time() - busy
 # What is still only mapped comes into memory.
 for p in model.parameters():
     p.detach().view(-1)[:: 4096 // p.element_size()].sum()
-touched = time.perf_counter() - start
-size = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
-print(json.dumps(dict(seconds=seconds, touched=touched, before=before, peak=peak(), size=size)))
+print(json.dumps(dict(seconds=seconds, busy=busy, before=before)))
 """
 
 
@@ -64,7 +62,7 @@ def build(folder, script):
 
 
 def run(command, threads):
-    """Standard output, seconds and peak memory in MiB of a process."""
+    """Standard output of a process, its seconds, its seconds of computing and its peak memory in MiB."""
     environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
     start = time.perf_counter()
     child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -75,14 +73,14 @@ def run(command, threads):
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{command}: exit code {child.returncode}")
-    return out, seconds, usage.ru_maxrss / 1024
+    return out, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def show(name, rows):
-    middle = lambda values: statistics.median(values)
-    seconds, peaks = [row[0] for row in rows], [row[1] for row in rows]
-    print(f"{name:<36} {middle(seconds):6.2f} s ({min(seconds):.2f} to {max(seconds):.2f})   peak {middle(peaks):6.0f} MiB")
-    return middle(seconds), middle(peaks)
+    middle = [statistics.median(column) for column in zip(*rows)]
+    seconds = [row[0] for row in rows]
+    spread = f"({min(seconds):.2f} to {max(seconds):.2f})"
+    print(f"{name:<24} {middle[0]:6.2f} s {spread:<16} {middle[1]:6.2f} s of CPU   peak {middle[2]:6.0f} MiB")
 
 
 def main():
@@ -103,24 +101,22 @@ def main():
             subprocess.run([sys.executable, __file__, "--build", folder, "--basic", a.basic, "--reference", a.reference], check=True)
         files = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
         print(f"{files / 1e6:.0f} MB of safetensors, {a.threads} threads, medians of {a.rounds}")
-        rows = {}
+        rows, imported = {}, []
         for _ in range(a.rounds):
             for dtype in ("float32", "bfloat16"):
-                out, _, peak = run([sys.executable, "-c", LOAD, folder, dtype, a.threads], a.threads)
+                out, _, _, peak = run([sys.executable, "-c", LOAD, folder, dtype, a.threads], a.threads)
                 theirs = json.loads(out.splitlines()[-1])
-                rows.setdefault(f"transformers, {dtype}", []).append((theirs["seconds"], peak))
-                rows.setdefault(f"transformers, {dtype}, touched", []).append((theirs["touched"], theirs["peak"] - theirs["before"]))
+                rows.setdefault(f"transformers, {dtype}", []).append((theirs["seconds"], theirs["busy"], peak))
+                imported.append(theirs["before"])
                 command = [a.basic, "chat", folder, "--device", "cpu", "--dtype", dtype]
-                _, seconds, peak = run(command, a.threads)
-                rows.setdefault(f"basic, {dtype}", []).append((seconds, peak))
+                rows.setdefault(f"basic, {dtype}", []).append(run(command, a.threads)[1:])
         for _ in range(a.rounds):
             for dtype in ("f32", "bf16"):
                 command = [a.basic, "convert", folder, Path(scratch) / "out", "--dtype", dtype, "--overwrite"]
-                _, seconds, peak = run(command, a.threads)
-                rows.setdefault(f"basic convert to {dtype}", []).append((seconds, peak))
+                rows.setdefault(f"basic convert to {dtype}", []).append(run(command, a.threads)[1:])
         for name in sorted(rows):
             show(name, rows[name])
-        print("touched: until every page was read; its peak is what the load added to the process")
+        print(f"of transformers' peaks {statistics.median(imported):.0f} MiB are there before the load")
 
 
 main()

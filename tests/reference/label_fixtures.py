@@ -182,7 +182,7 @@ SPELLED = "the style's end mark is several tokens of this tokenizer, of which ro
 ACROSS = "a token across the boundary: LLaVA's offset takes it for one on either side"
 # Tokenizers that merge across the boundary: the header's last character with the answer's first.
 LINES = dict(merges=[["Ċ", "Ċ"], ["ĊĊ", "Ċ"]])
-COLON = dict(merges=[[":", "▁"]])
+COLON = dict(merges=[["▁ASSISTANT:", "▁"]])
 SHORT = "an end mark less is counted than there is (1706, where starting from 1 is found to repair it)"
 
 

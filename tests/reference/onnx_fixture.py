@@ -33,7 +33,7 @@ class FeatureLayer(torch.nn.Module):
         return self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[layer]
 
 
-model = FeatureLayer(llava.model.vision_tower)
+model = FeatureLayer(llava.model.vision_tower).eval()
 # Two images: a batch of one would be taken for a constant.
 pixels = torch.randn(2, vision.num_channels, vision.image_size, vision.image_size)
 torch.onnx.export(model, (pixels,), out, input_names=["pixels"], output_names=["hidden"], opset_version=18, dynamo=True,

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,7 +14,7 @@ use basic_train::plan::{Plan, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
 use burn::tensor::DType;
-use indicatif::{HumanDuration, ProgressBar};
+use indicatif::ProgressBar;
 
 use super::checkpoint::host;
 use crate::args::{Eval, Train, Ui};
@@ -47,21 +48,23 @@ pub fn train(args: Train) -> Result<()> {
         eprintln!("finishing the step and saving; once more ends at once");
     })?;
     let options = RunOptions {
-        device: args.device,
-        devices: args.devices,
+        devices: args.device.map_or(args.devices, |device| vec![device]),
         out: args.resume.clone().or(args.out),
         overwrite: args.overwrite,
         resume: args.resume.is_some(),
+        memory: args.memory,
+        force: args.force,
         stop: Some(stop),
         revision: crate::revision(),
     };
-    let plain = args.ui.map_or_else(|| !std::io::stderr().is_terminal(), |ui| ui == Ui::Plain);
+    let terminal = std::io::stderr().is_terminal();
+    let plain = args.ui.map_or(!terminal, |ui| ui == Ui::Plain);
     let progress = if plain { ProgressBar::hidden() } else { bar("train", 0) };
     let outcome = run(&recipe, &options, &mut |text| eprintln!("warning: {text}"), &mut |step, steps| {
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
-        let shown = step.step == 1 || step.step == steps || (step.step as u64).is_multiple_of(args.log_every);
+        let shown = step.step == 1 || step.step == steps || step.step as u64 % args.log_every == 0;
         if plain && shown {
             // A closed pipe is no reason to end a run of days.
             let _ = writeln!(std::io::stdout(), "{}", line(step, steps));
@@ -83,8 +86,8 @@ pub fn train(args: Train) -> Result<()> {
 
 /// `basic train --plan`.
 fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
-    recipe.device = args.device.unwrap_or(recipe.device);
-    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: 1 };
+    recipe.device = args.device.or(args.devices.first().copied()).unwrap_or(recipe.device);
+    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: args.devices.len() };
     let plan = Plan::new(&recipe, &options, &host()?)?;
     if args.json {
         return print_json(&plan);
@@ -103,10 +106,10 @@ pub fn losses(step: &StepMetrics) -> String {
 /// A step as a line of a log.
 fn line(step: &StepMetrics, steps: usize) -> String {
     let StepMetrics { lr, grad_norm, seconds, .. } = step;
+    let skipped = if step.skipped { " skipped: not finite" } else { "" };
     let left = Duration::from_secs_f64((seconds * steps.saturating_sub(step.step) as f64).min(1e9));
-    let skipped = if step.skipped { ", skipped: not finite" } else { "" };
-    let (number, losses) = (step.step, losses(step));
-    format!("step {number}/{steps} {losses} lr {lr:.2e} grad {grad_norm:.2} left {}{skipped}", HumanDuration(left))
+    let left = indicatif::HumanDuration(left);
+    format!("step {}/{steps} {} lr {lr:.2e} grad {grad_norm:.2} left {left}{skipped}", step.step, losses(step))
 }
 
 /// `basic eval`.

@@ -1,5 +1,6 @@
 //! The adapters of a module, and the weights that they make.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -68,10 +69,14 @@ impl ModuleVisitor for Collect {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let shape = param.lazy_shape();
-        let slot = self.path.slot(&shape.to_vec());
-        if slot.is_adapter() && D == 2 {
-            self.found.insert(slot.name, param.val().reshape([shape[0], shape[1]]));
+        let slot = self.path.slot(&param.lazy_shape().to_vec());
+        if !slot.is_adapter() {
+            return;
+        }
+        // Not reshaped: a factor stays the leaf that gradients are found by.
+        let value = param.val();
+        if let Some(factor) = (&value as &dyn Any).downcast_ref::<Tensor<2>>() {
+            self.found.insert(slot.name, factor.clone());
         }
     }
 }

@@ -128,6 +128,8 @@ impl TensorFiles {
         known.extend(wanted.iter().filter_map(|slot| Some(Part::of(&slot.name)?.whole())));
         // A model without a head of its own takes the table: some files hold that twice.
         known.insert("lm_head.weight".into());
+        // What adapters bring and have no place for is an error where they are read.
+        known.extend(self.adapters.iter().flat_map(|adapters| adapters.whole_names()).map(String::from));
         let unknown = self.tensors.iter().filter(|(name, _)| !known.contains(*name));
         unknown.map(|(_, entry)| entry.disk.clone()).collect()
     }

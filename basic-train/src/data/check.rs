@@ -58,13 +58,13 @@ pub struct TokenReport {
     pub over_context: usize,
     /// Samples without a token that bears loss.
     pub without_target: usize,
-    /// The shortest, the median, the 95th percentile and the longest.
+    /// The shortest.
     pub min: usize,
-    /// See `min`.
+    /// The median.
     pub median: usize,
-    /// See `min`.
+    /// The 95th percentile.
     pub p95: usize,
-    /// See `min`.
+    /// The longest.
     pub max: usize,
     /// Tokens of all samples, image tokens among them.
     pub total: usize,

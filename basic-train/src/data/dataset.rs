@@ -70,6 +70,15 @@ impl DataSet {
         self.mixture.taken()
     }
 
+    /// The set and the sample in it.
+    fn at(&self, index: usize) -> Result<(&OneSet, usize), DataError> {
+        let (set, sample) = self.mixture.at(index).ok_or_else(|| {
+            let reason = format!("an epoch takes {} samples, from 0: there is no sample {index}", self.mixture.len());
+            DataError::Set { path: self.sets[0].path.clone(), reason }
+        })?;
+        Ok((&self.sets[set], sample))
+    }
+
     /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
     /// above 16 MiB, 64 pieces spread over each), not their names, places or times; weights, limits, and the seed where
     /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't.
@@ -89,13 +98,13 @@ impl Samples for DataSet {
     }
 
     fn sample(&self, index: usize) -> Result<Sample, DataError> {
-        let (set, sample) = self.mixture.at(index).unwrap_or_default();
-        self.sets[set].sample(sample)
+        let (set, sample) = self.at(index)?;
+        set.sample(sample)
     }
 
     fn outline(&self, index: usize) -> Result<Sample, DataError> {
-        let (set, sample) = self.mixture.at(index).unwrap_or_default();
-        self.sets[set].outline(sample)
+        let (set, sample) = self.at(index)?;
+        set.outline(sample)
     }
 }
 
@@ -110,6 +119,15 @@ impl OneSet {
         let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
         let (images, limit) = (config.images.as_deref(), config.limit);
         let files = locate::files(path, format)?;
+        let holds_images = match format {
+            Format::WebDataset => true,
+            Format::Folder => !path.join(METADATA).is_file(),
+            Format::Json | Format::Jsonl | Format::Parquet => false,
+        };
+        if holds_images && images.is_some() {
+            let reason = "holds its images itself: leave `images` out".into();
+            return Err(DataError::Set { path: path.clone(), reason });
+        }
         let reader = match format {
             Format::Json | Format::Jsonl => {
                 let layout = if format == Format::Json { Layout::Array } else { Layout::Lines };

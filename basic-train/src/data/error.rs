@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use basic_models::CheckpointError;
 use basic_models::processor::ProcessorError;
-use parquet::errors::ParquetError;
 use thiserror::Error;
 
 /// What can be wrong with a data set; every message names the file and the sample.
@@ -29,14 +28,6 @@ pub enum DataError {
         column: u64,
         /// What was expected or found.
         reason: String,
-    },
-    /// Not Parquet, or a damaged file.
-    #[error("{path}: {source}", path = path.display())]
-    Parquet {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: ParquetError,
     },
     /// A file or folder that is no data set as a whole.
     #[error("{path}: {reason}", path = path.display())]

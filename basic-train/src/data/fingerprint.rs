@@ -20,7 +20,7 @@ const PIECE: u64 = 64 << 10;
 /// inside a file above 16 MiB that keeps its size and misses 64 evenly spread pieces of 64 KiB is not seen.
 pub(super) fn of_contents(files: &[PathBuf]) -> Result<u64, DataError> {
     let hash = |path: &PathBuf| {
-        let hashed = File::open(path).and_then(|file| content(file));
+        let hashed = File::open(path).and_then(content);
         hashed.map_err(|source| DataError::Io { path: path.clone(), source })
     };
     let hashes: Vec<u64> = files.par_iter().map(hash).collect::<Result<_, _>>()?;

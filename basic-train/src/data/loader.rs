@@ -185,8 +185,8 @@ impl Loader {
         while self.ahead.len() < steps && self.drawn < self.plan.steps {
             let indices = self.sampler.batch(self.drawn);
             let parts = self.parts(indices.len());
-            let slots: Vec<(usize, usize)> =
-                indices.iter().enumerate().map(|(at, index)| (*index, at * parts / indices.len())).collect();
+            let parts = parts.into_iter().enumerate().flat_map(|(part, size)| std::iter::repeat_n(part, size));
+            let slots: Vec<(usize, usize)> = indices.into_iter().zip(parts).collect();
             let replicas = self.replicas();
             self.pool.submit(slots.iter().map(|(index, part)| Job { index: *index, replica: part % replicas }));
             self.ahead.push_back(Drawn { step: self.drawn, slots });
@@ -198,10 +198,13 @@ impl Loader {
         self.plan.replicas.max(1)
     }
 
-    /// Into how many micro batches of like size `samples` samples are cut: as many for each replica.
-    fn parts(&self, samples: usize) -> usize {
-        let share = samples.div_ceil(self.replicas());
-        self.replicas() * share.div_ceil(self.plan.micro_batch.max(1)).max(1)
+    /// The sizes of a step's micro batches; the p-th is replica `p % replicas`'s. Every replica has as many of them,
+    /// and as many samples, give or take one.
+    fn parts(&self, samples: usize) -> Vec<usize> {
+        let replicas = self.replicas();
+        let each = samples.div_ceil(replicas).div_ceil(self.plan.micro_batch.max(1)).max(1);
+        let nth = |total: usize, of: usize, n: usize| total / of + usize::from(n < total % of);
+        (0..replicas * each).map(|part| nth(nth(samples, replicas, part % replicas), each, part / replicas)).collect()
     }
 
     /// Whether a sample may be left out.

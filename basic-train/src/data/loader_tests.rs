@@ -1,110 +1,19 @@
-//! The loader over a small data set with all kinds of samples, good and bad.
+//! What the loader gives, in which order, and what it does about samples that cannot be used.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use basic_core::DeviceSpec;
-use basic_models::Checkpoint;
 use basic_models::nn::Counts;
 use basic_models::processor::{Message, Role, Style};
 use burn::tensor::DType;
 
+use super::loader_fixture::{Data, Fault, all, checkpoint, config, preparer, sample, start};
 use super::{
-    DataError, DrawOrder, ImageSource, Loader, LoaderConfig, LoaderError, MicroBatch, Plan, Preparer, Sample, Sampler,
-    Samples, StepSamples, TooLong, VisionCache,
+    DrawOrder, Loader, LoaderConfig, LoaderError, MicroBatch, Plan, Preparer, Sample, Sampler, StepSamples, TooLong,
+    VisionCache,
 };
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
-}
-
-fn checkpoint() -> Checkpoint {
-    Checkpoint::open(&fixtures().join("plain")).unwrap()
-}
-
-/// What is wrong with a sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    MissingImage,
-    NoAnswer,
-    Long,
-    Panic,
-    /// Not of one sample: the whole file is gone.
-    File,
-}
-
-/// Samples in turns: one image and a caption, text of two turns, two images; `faults` replace some.
-#[derive(Debug, Default)]
-struct Data {
-    len: usize,
-    faults: Vec<(usize, Fault)>,
-    read: AtomicUsize,
-    slow: Duration,
-}
-
-impl Data {
-    fn new(len: usize, faults: &[(usize, Fault)]) -> Self {
-        Self { len, faults: faults.to_vec(), ..Self::default() }
-    }
-}
-
-fn sample(index: usize, fault: Option<Fault>) -> Sample {
-    let image = |name: &str| ImageSource::File(fixtures().join("images").join(name));
-    let words = |n: usize| vec!["the dog"; n].join(" ");
-    let (mut images, mut turns) = match index % 3 {
-        0 => {
-            (vec![image(["a.png", "b.png"][index % 2])], vec!["<image>\nwhat is it?".to_owned(), words(index % 5 + 1)])
-        }
-        1 => (vec![], vec!["is it?".into(), words(2), words(index % 7), "it is".into()]),
-        _ => (vec![image("c.png"), image("d.png")], vec!["<image> or <image>?".into(), words(index % 4 + 2)]),
-    };
-    match fault {
-        Some(Fault::MissingImage) => (images, turns[0]) = (vec![image("none.png")], "<image>\nwhat?".into()),
-        Some(Fault::NoAnswer) => turns[1] = String::new(),
-        Some(Fault::Long) => turns[1] = words(2500),
-        _ => {}
-    }
-    let role = |i: usize| if i.is_multiple_of(2) { Role::User } else { Role::Assistant };
-    let messages = turns.into_iter().enumerate().map(|(i, text)| Message::new(role(i), text)).collect();
-    Sample { file: Path::new("data.json").into(), place: index.to_string(), images, messages }
-}
-
-impl Samples for Data {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn sample(&self, index: usize) -> Result<Sample, DataError> {
-        self.read.fetch_add(1, Ordering::SeqCst);
-        std::thread::sleep(self.slow);
-        let fault = self.faults.iter().find(|(at, _)| *at == index).map(|(_, fault)| *fault);
-        match fault {
-            Some(Fault::Panic) => panic!("a defect at {index}"),
-            Some(Fault::File) => Err(DataError::Io { path: "data.json".into(), source: std::io::Error::other("gone") }),
-            fault => Ok(sample(index, fault)),
-        }
-    }
-}
-
-fn config(workers: usize) -> LoaderConfig {
-    LoaderConfig { workers: Some(workers), order: DrawOrder::Sequential, ..LoaderConfig::default() }
-}
-
-fn preparer(config: &LoaderConfig) -> Preparer {
-    Preparer::new(&checkpoint(), Style::vicuna_v1(), config).unwrap()
-}
-
-fn start(data: Data, batch: usize, config: &LoaderConfig, plan: Plan, first: usize) -> Loader {
-    let preparer = preparer(config);
-    let sampler = Sampler::new(config.order, &data, batch, 5, preparer.visual_tokens());
-    Loader::start(Arc::new(data), Arc::new(preparer), sampler, config, plan, first).unwrap()
-}
-
-fn all(loader: &mut Loader) -> Vec<StepSamples> {
-    std::iter::from_fn(|| loader.next().unwrap()).collect()
-}
 
 /// What the steps hold, to the bit.
 fn content(steps: &[StepSamples]) -> Vec<String> {
@@ -335,13 +244,13 @@ fn replicas_share_a_step_and_know_the_counts_of_all() {
 
 #[test]
 fn packed_rows_are_within_the_length_and_count_as_their_batch_does() {
-    let config = LoaderConfig { packing: true, max_length: Some(120), ..config(1) };
+    let config = LoaderConfig { packing: true, max_length: Some(420), ..config(1) };
     let steps = all(&mut start(Data::new(24, &[]), 12, &config, Plan::new(2, 3), 0));
     let preparer = preparer(&config);
     let device = DeviceSpec::Cpu.open().unwrap();
     for step in &steps {
         let rows = step.micro.iter().flat_map(|micro| &micro.rows);
-        assert!(rows.clone().all(|row| row.iter().map(|sample| sample.tokens.ids.len()).sum::<usize>() <= 120));
+        assert!(rows.clone().all(|row| row.iter().map(|sample| sample.tokens.ids.len()).sum::<usize>() <= 420));
         assert!(rows.count() < 12, "something is packed");
         assert_eq!(step.samples(), 12);
         for micro in &step.micro {

@@ -32,6 +32,8 @@ mod vision;
 mod webdataset;
 
 #[cfg(test)]
+mod loader_fixture;
+#[cfg(test)]
 mod loader_tests;
 #[cfg(test)]
 mod sampler_tests;

@@ -55,6 +55,24 @@ impl<R: Read> Bytes<R> {
         Ok(&self.buffer[self.at..self.filled])
     }
 
+    /// Goes to the next of two bytes; it is not consumed.
+    fn skip_to(&mut self, first: u8, second: u8) -> io::Result<Option<u8>> {
+        loop {
+            let rest = self.rest()?;
+            if rest.is_empty() {
+                return Ok(None);
+            }
+            match memchr::memchr2(first, second, rest) {
+                Some(place) => {
+                    let byte = rest[place];
+                    self.at += place;
+                    return Ok(Some(byte));
+                }
+                None => self.at = self.filled,
+            }
+        }
+    }
+
     /// Steps over what `skip` holds for; the byte after it, where there is one, is not consumed.
     fn skip_while(&mut self, skip: impl Fn(u8) -> bool) -> io::Result<Option<u8>> {
         loop {
@@ -85,9 +103,7 @@ pub(super) const MARK: &[u8] = b"\xef\xbb\xbf";
 pub(super) fn array_elements(reader: impl Read, limit: usize) -> Result<Vec<Range<u64>>, ScanError> {
     let mut bytes = Bytes::new(reader);
     let syntax = |offset, reason| Err(ScanError::Syntax { offset, reason });
-    if bytes.rest()?.starts_with(MARK) {
-        bytes.at += MARK.len();
-    }
+    bytes.skip_while(|byte| MARK.contains(&byte))?;
     if bytes.skip_while(is_space)? != Some(b'[') {
         return syntax(bytes.offset(), "expected '['");
     }
@@ -156,7 +172,7 @@ fn skip_string(bytes: &mut Bytes<impl Read>) -> Result<(), ScanError> {
     let open = |offset| ScanError::Syntax { offset, reason: "a text that begins here is never closed" };
     bytes.at += 1;
     loop {
-        match bytes.skip_while(|byte| byte != b'"' && byte != b'\\')? {
+        match bytes.skip_to(b'"', b'\\')? {
             None => return Err(open(start)),
             Some(b'"') => {
                 bytes.at += 1;
@@ -176,13 +192,11 @@ fn skip_string(bytes: &mut Bytes<impl Read>) -> Result<(), ScanError> {
 /// Where the first `limit` lines lie that hold more than spaces.
 pub(super) fn lines(reader: impl Read, limit: usize) -> Result<Vec<Range<u64>>, ScanError> {
     let mut bytes = Bytes::new(reader);
-    if bytes.rest()?.starts_with(MARK) {
-        bytes.at += MARK.len();
-    }
+    bytes.skip_while(|byte| MARK.contains(&byte))?;
     let mut lines = Vec::new();
     while lines.len() < limit && bytes.skip_while(is_space)?.is_some() {
         let start = bytes.offset();
-        bytes.skip_while(|byte| byte != b'\n')?;
+        bytes.skip_to(b'\n', b'\n')?;
         lines.push(start..bytes.offset());
     }
     Ok(lines)

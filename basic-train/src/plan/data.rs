@@ -36,9 +36,9 @@ const BYTES_A_TOKEN: f64 = 4.0;
 
 impl Lengths {
     /// Assumed lengths.
-    pub fn assumed(stage: Stage, config: &LlavaConfig, samples: Option<u64>) -> Self {
-        let (visual, most) = (config.visual_tokens() as u64, config.text_config.context() as u64);
-        let longest = match stage {
+    pub fn assumed(recipe: &Recipe, config: &LlavaConfig, samples: Option<u64>) -> Self {
+        let (visual, most) = (config.visual_tokens() as u64, limit(recipe, config));
+        let longest = match recipe.stage {
             Stage::Pretrain => visual + CAPTION,
             Stage::Finetune => CONVERSATION.max(visual + CAPTION),
         };
@@ -54,24 +54,30 @@ impl Lengths {
     /// [`DataError`] where it cannot be read.
     pub fn measure(recipe: &Recipe, config: &LlavaConfig) -> Result<Self, DataError> {
         let data = DataSet::open(&recipe.data, recipe.seed)?;
-        let tokenizer = tokenizer(recipe);
+        let (tokenizer, most) = (tokenizer(recipe), limit(recipe, config));
         let count = data.len().min(LOOKED_AT);
         let (mut sum, mut longest, mut images) = (0u64, 0u64, 0u64);
         for index in 0..count {
             let sample = data.sample(index * data.len() / count)?;
-            let length = length(&sample, config, tokenizer.as_ref());
+            // Longer ones are cut, left out, or end the run.
+            let length = length(&sample, config, tokenizer.as_ref()).min(most);
             (sum, longest) = (sum + length, longest.max(length));
             images = images.max(sample.images.len() as u64);
         }
-        let most = config.text_config.context() as u64;
         Ok(Self {
             samples: Some(data.len() as u64),
             mean: sum as f64 / count.max(1) as f64,
-            longest: longest.min(most),
+            longest,
             images,
             measured: count as u64,
         })
     }
+}
+
+/// Tokens that a sample may have, or a packed row.
+pub(super) fn limit(recipe: &Recipe, config: &LlavaConfig) -> u64 {
+    let context = config.text_config.context();
+    recipe.loader.max_length.unwrap_or(context).min(context) as u64
 }
 
 /// The decoder's tokenizer, where there is one.

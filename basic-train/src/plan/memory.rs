@@ -7,7 +7,7 @@ use basic_models::config::{Activation, DecoderConfig, Family};
 use serde::Serialize;
 
 use super::parts::Counts;
-use crate::recipe::{Mode, Part};
+use crate::recipe::Mode;
 
 /// What beside the model decides a step's memory, on one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -149,7 +149,6 @@ fn encoder(config: &LlavaConfig, counts: &Counts, load: &Load) -> u64 {
     let (d, inner, heads) =
         (tower.hidden_size as u64, tower.intermediate_size as u64, tower.num_attention_heads as u64);
     let positions = (tower.num_patches() + tower.special_positions()) as u64;
-    debug_assert_eq!(counts.part, Part::Vision);
     if counts.mode == Mode::Frozen {
         // Nothing is kept but the features: the widest moment of a layer, over the images that are encoded together.
         let attention = 6 * d * load.element + heads * positions * (4 + load.element);

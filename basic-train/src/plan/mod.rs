@@ -98,7 +98,7 @@ impl Plan {
         let mut notes = Vec::new();
         let measured = Lengths::measure(recipe, &config);
         let data = measured.unwrap_or_else(|error| {
-            let assumed = Lengths::assumed(recipe.stage, &config, options.samples);
+            let assumed = Lengths::assumed(recipe, &config, options.samples);
             let longest = assumed.longest;
             notes.push(format!("the data was not read, {longest} positions a sample are assumed: {error}"));
             assumed
@@ -126,11 +126,19 @@ impl Plan {
         let micro = recipe.train.micro_batch.unwrap_or(share).min(share) as u64;
         let bf16 = recipe.train.dtype.dtype() == DType::BF16;
         let gpu = budget::is_gpu(recipe.device);
+        // A packed row is full, of as many samples as there is room for.
+        let (positions, images) = match recipe.loader.packing {
+            true => {
+                let row = data::limit(recipe, config);
+                (row, data.images.max((row as f64 * data.images as f64 / data.mean.max(1.0)).ceil() as u64))
+            }
+            false => (data.longest, data.images),
+        };
         let load = Load {
             element: if bf16 { 2 } else { 4 },
             samples: micro,
-            positions: data.longest,
-            images: micro * data.images,
+            positions,
+            images: micro * images,
             accumulates: micro < share as u64,
             recompute: recipe.train.recompute,
             supervised: recipe.objective.supervises(),

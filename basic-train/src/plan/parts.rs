@@ -104,7 +104,7 @@ fn size(slot: &Slot) -> u64 {
 }
 
 /// The layer that a parameter belongs to, by its own name.
-fn layer<'a>(slot: &'a Slot) -> &'a str {
+fn layer(slot: &Slot) -> &str {
     slot.name.rsplit('.').nth(1).unwrap_or_default()
 }
 

@@ -159,9 +159,9 @@ fn every_recipe_of_the_papers_runs_has_a_plan_with_its_hyperparameters() {
     // Parameters of the decoders in millions: Vicuna's, Gemma's (its head is the table), Phi-3's, Mistral's.
     for (row, millions, layers) in [
         ("llava15-7b", 6738, 32),
-        ("llava15-13b", 13016, 40),
+        ("llava15-13b", 13015, 40),
         ("siglip-7b", 6738, 32),
-        ("siglip-13b", 13016, 40),
+        ("siglip-13b", 13015, 40),
         ("gemma-2b", 2506, 18),
         ("phi3-mini", 3821, 32),
         ("mistral-7b", 7242, 32),

@@ -68,7 +68,7 @@ impl fmt::Display for Plan {
 impl Plan {
     /// What would take less, most effective first.
     pub fn advice(&self) -> String {
-        let Memory { decoder_activations, gradients, moments, master_weights, weights, .. } = self.memory;
+        let Memory { decoder_activations, gradients, moments, master_weights, .. } = self.memory;
         let trained = gradients + moments + master_weights;
         let mut ways = Vec::new();
         if !self.load.recompute && decoder_activations > self.memory.total / 10 {
@@ -77,7 +77,7 @@ impl Plan {
         if self.load.samples > 1 && decoder_activations + self.memory.backward > self.memory.total / 10 {
             ways.push("a smaller train.micro_batch");
         }
-        if self.load.element == 4 && weights > self.memory.total / 10 {
+        if self.load.element == 4 {
             ways.push("train.dtype = \"bfloat16\"");
         }
         if trained > self.memory.total / 3 {

@@ -3,6 +3,7 @@
 mod backward;
 mod output;
 mod parts;
+mod record;
 mod run;
 mod source;
 mod state;
@@ -18,7 +19,7 @@ pub use trainer::{Progress, StepMetrics, Trainer};
 
 use std::path::PathBuf;
 
-use basic_core::{DeviceError, ObjectiveError};
+use basic_core::{DeviceError, DeviceSpec, ObjectiveError};
 use basic_models::CheckpointError;
 use basic_models::adapters::AdapterError;
 use basic_models::processor::ProcessorError;
@@ -27,6 +28,7 @@ use thiserror::Error;
 
 use crate::data::{DataError, LoaderError};
 use crate::parallel::{CollectiveError, ReplicasError};
+use crate::plan::PlanError;
 use crate::recipe::RecipeError;
 use crate::watch::{EvaluationError, WatchError};
 
@@ -101,6 +103,23 @@ pub enum TrainError {
     NothingTrained {
         /// The step, from 1.
         step: usize,
+    },
+    /// What the run would take is not known.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The device is too small.
+    #[error(
+        "the run needs about {needs:.1} GiB on {device}, which has {has:.1} GiB ({says}): `basic train RECIPE --plan` shows what for; try a smaller train.micro_batch, train.recompute or adapters, or --force"
+    )]
+    DoesNotFit {
+        /// The device.
+        device: DeviceSpec,
+        /// GiB that the plan estimates.
+        needs: f64,
+        /// GiB that there are.
+        has: f64,
+        /// Who says so.
+        says: &'static str,
     },
     /// A file of the run could not be written.
     #[error("{path}: {source}", path = path.display())]

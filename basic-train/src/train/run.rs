@@ -1,26 +1,26 @@
 //! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
-use basic_models::checkpoint::{AssembleOptions, StagedDir};
-use basic_models::processor::Style;
-use basic_models::{Checkpoint, CheckpointError, Llava};
+use basic_models::checkpoint::AssembleOptions;
+use basic_models::{Checkpoint, CheckpointError};
 use burn::module::Module;
+use burn::tensor::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::output::{self, Replaced};
-use super::state::{self, Position};
+use super::record::{HeldOut, Record};
+use super::state;
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
-use crate::data::{DataConfig, DataError, DataSet, TooLong, VisionCache};
-use crate::files::write_atomically;
+use crate::data::{DataError, DataSet, TooLong, VisionCache};
 use crate::parallel::{Replicas, Solo};
-use crate::recipe::{EvalConfig, Recipe, Stage};
-use crate::watch::{Evaluation, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
+use crate::plan::{Plan, PlanOptions};
+use crate::recipe::Recipe;
 
 /// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
 const CHECKED: usize = 20_000;
@@ -28,9 +28,7 @@ const CHECKED: usize = 20_000;
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Overrides the recipe's device.
-    pub device: Option<DeviceSpec>,
-    /// Several devices, a replica on each, instead of one.
+    /// Overrides the recipe's device: one, or several that share each batch.
     pub devices: Vec<DeviceSpec>,
     /// Overrides the recipe's output.
     pub out: Option<PathBuf>,
@@ -38,6 +36,10 @@ pub struct RunOptions {
     pub overwrite: bool,
     /// Go on from the latest state in the output directory.
     pub resume: bool,
+    /// What memory a device has, where it does not tell itself.
+    pub memory: Option<u64>,
+    /// Train even where the plan says that the device cannot hold the run.
+    pub force: bool,
     /// Once it is set, the run finishes its step, saves its state and ends.
     pub stop: Option<Arc<AtomicBool>>,
     /// The source's git revision, where known.
@@ -128,8 +130,8 @@ pub fn run(
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let mut recipe = recipe.clone();
-    if let Some(device) = options.device {
-        recipe.device = device;
+    if let Some(device) = options.devices.first() {
+        recipe.device = *device;
     }
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
@@ -137,7 +139,9 @@ pub fn run(
     recipe.resolve_parts();
     let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
     let replicas = Replicas::open(&specs)?;
+    let world = replicas.world();
     let device = replicas.devices()[0].clone();
+    fits(&recipe, options, world, &device)?;
 
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
@@ -181,7 +185,6 @@ pub fn run(
 
     let (caches, model, first) = (Mutex::new(caches), Mutex::new(Some(model)), &first);
     let progress = Mutex::new(progress);
-    let world = replicas.world();
     let results = replicas.run(|collective, device| {
         let rank = collective.rank();
         let cache = lock(&caches)[rank].take();
@@ -222,6 +225,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Refuses a run that its plan says the device cannot hold.
+fn fits(recipe: &Recipe, options: &RunOptions, devices: usize, device: &Device) -> Result<(), TrainError> {
+    if options.force {
+        return Ok(());
+    }
+    let plan = Plan::new(recipe, &PlanOptions { memory: options.memory, samples: None, devices }, device)?;
+    match plan.budget {
+        Some(budget) if plan.memory.total > budget.bytes => {
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            let (needs, has) = (gib(plan.memory.total), gib(budget.bytes));
+            Err(TrainError::DoesNotFit { device: recipe.device, needs, has, says: budget.source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours. Where bad ones
 /// are left out, the steps that draw them do that.
 fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
@@ -230,7 +249,7 @@ fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
         return Ok(());
     }
     let skip = recipe.loader.too_long == TooLong::Skip;
-    let looked = |index: usize| match source.preparer().prepare(&data.sample(index)?) {
+    let looked = |index: usize| match source.preparer().prepare(&data.outline(index)?) {
         Err(DataError::TooLong { .. }) if skip => Ok(()),
         other => other.map(drop),
     };
@@ -261,163 +280,5 @@ fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
         }
         // `Recipe::open` has checked it; a recipe built in code may not have been.
         _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
-    }
-}
-
-/// What a run writes while it runs.
-struct Record<'a> {
-    out: &'a Path,
-    recipe: &'a Recipe,
-    options: &'a RunOptions,
-    source: &'a Source,
-    fingerprint: String,
-    held_out: Option<HeldOut>,
-    start: Instant,
-}
-
-/// The samples that are kept from training, to look at the model with.
-struct HeldOut {
-    data: DataSet,
-    style: Style,
-    every: usize,
-    options: EvaluationOptions,
-}
-
-impl HeldOut {
-    fn open(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Option<Self>, TrainError> {
-        let Some(config) = &recipe.eval else { return Ok(None) };
-        let EvalConfig { path, images, format, every, samples, predictions, max_new_tokens } = config.clone();
-        let data = DataConfig { images, format, limit: Some(samples), ..DataConfig::new(path) };
-        let options = EvaluationOptions {
-            samples,
-            batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
-            predictions,
-            max_new_tokens,
-        };
-        let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
-        Ok(Some(Self { data: DataSet::open(&data, recipe.seed)?, style, every, options }))
-    }
-
-    fn evaluate(
-        &self,
-        step: usize,
-        model: &Llava,
-        checkpoint: &Checkpoint,
-        recipe: &Recipe,
-    ) -> Result<Evaluation, TrainError> {
-        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &self.options)?)
-    }
-}
-
-impl Record<'_> {
-    /// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
-    /// stop.
-    fn train(
-        &self,
-        checkpoint: &Checkpoint,
-        trainer: &mut Trainer,
-        mut model: Llava,
-        progress: Progress,
-    ) -> Result<Option<usize>, TrainError> {
-        let writes = trainer.rank() == 0;
-        let mut watchers = if writes { self.watchers(trainer.done())? } else { Watchers::default() };
-        let mut evaluated = None;
-        let steps = trainer.steps();
-        while trainer.done() < steps {
-            if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
-                if writes {
-                    self.save(checkpoint, trainer, &model, evaluated)?;
-                }
-                return Ok(Some(trainer.done()));
-            }
-            let step;
-            (model, step) = trainer.step(model)?;
-            watchers.step(&step)?;
-            progress(&step, steps);
-            let done = trainer.done();
-            let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
-            if let (true, Some(held_out)) = (writes, &self.held_out)
-                && (due(Some(held_out.every)) || done == steps)
-            {
-                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
-                watchers.evaluation(&evaluation)?;
-                evaluated = Some((done, evaluation.total));
-            }
-            if writes && due(self.recipe.checkpoint.every) && done < steps {
-                self.save(checkpoint, trainer, &model, evaluated)?;
-            }
-        }
-        if writes {
-            // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
-            if self.recipe.checkpoint.every.is_some() {
-                self.save(checkpoint, trainer, &model, evaluated)?;
-            }
-            output::save(checkpoint, &model, self.out, self.recipe)?;
-        }
-        Ok(None)
-    }
-
-    /// Who hears of the steps behind `done`.
-    fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
-        let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
-        let mut watchers = Watchers(vec![Box::new(lines)]);
-        if self.recipe.watch.tensorboard {
-            watchers.0.push(Box::new(TensorBoard::create(&self.out.join("tensorboard"), done)?));
-            let recipe = toml::to_string(self.recipe).unwrap_or_default();
-            watchers.text(done, "recipe", &format!("```toml\n{recipe}```"))?;
-        }
-        Ok(watchers)
-    }
-
-    /// Saves the run's state; `evaluated` is the last step that was evaluated, and the objective there.
-    fn save(
-        &self,
-        checkpoint: &Checkpoint,
-        trainer: &Trainer,
-        model: &Llava,
-        evaluated: Option<(usize, f64)>,
-    ) -> Result<(), TrainError> {
-        let vanished = !self.out.join("run.json").is_file();
-        if vanished {
-            self.write(Status::Failed)?;
-        }
-        let full = |dir: &Path| {
-            if !self.recipe.checkpoint.full {
-                return Ok(());
-            }
-            let staged = StagedDir::new(&dir.join("model"), false)?;
-            checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
-            Ok(staged.commit()?)
-        };
-        let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
-        let position = Position { data: self.fingerprint.clone(), evaluation, ..trainer.position().clone() };
-        let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
-        if vanished {
-            let reason = format!(
-                "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
-                saved.display(),
-                self.out.display()
-            );
-            return Err(TrainError::Resume { path: self.out.into(), reason });
-        }
-        state::prune(self.out, self.recipe.checkpoint.keep_last)
-    }
-
-    fn write(&self, status: Status) -> Result<(), TrainError> {
-        let info = RunInfo {
-            status,
-            recipe: self.recipe.clone(),
-            devices: self.options.devices.clone(),
-            steps: self.source.steps(),
-            samples: self.source.data().len(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            burn: "0.22.1".into(),
-            revision: self.options.revision.clone(),
-            seconds: self.start.elapsed().as_secs_f64(),
-        };
-        let path = self.out.join("run.json");
-        let text = serde_json::to_string_pretty(&info).map_err(|e| std::io::Error::other(e.to_string()));
-        text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
-            .map_err(|source| TrainError::Io { path, source })
     }
 }

@@ -13,7 +13,7 @@ use basic_models::{Batch, Checkpoint, ImageTokens, Llava};
 use burn::tensor::{DType, Tensor, TensorData};
 
 /// What burn-onnx has written.
-#[allow(missing_docs, clippy::all)]
+#[allow(dead_code, missing_docs, clippy::all)]
 mod clip {
     include!(concat!(env!("OUT_DIR"), "/model/clip.rs"));
 }

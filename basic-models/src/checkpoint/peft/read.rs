@@ -123,6 +123,11 @@ impl AdapterFiles {
         self.whole.contains_any(&format!("{prefix}."))
     }
 
+    /// Our names of the tensors that were saved whole.
+    pub(in super::super) fn whole_names(&self) -> impl Iterator<Item = &str> {
+        self.whole_names.iter().map(|(name, _)| name.as_str())
+    }
+
     /// Puts what is here of a part onto it: the tensors that were saved whole replace the part's; where there are
     /// adapters, the part is frozen and gets them, trainable, in the type `dtype` that the model computes in.
     ///

@@ -19,7 +19,7 @@ pub(super) struct ArchiveWriter {
 
 enum Out {
     Plain(BufWriter<File>),
-    Gzip(GzEncoder<BufWriter<File>>),
+    Gzip(Box<GzEncoder<BufWriter<File>>>),
 }
 
 impl Write for Out {
@@ -52,7 +52,7 @@ impl ArchiveWriter {
             let (path, io) = self.dir.file(&name);
             let file = BufWriter::with_capacity(1 << 18, File::create(path).map_err(io)?);
             let out = match self.gzip {
-                true => Out::Gzip(GzEncoder::new(file, Compression::default())),
+                true => Out::Gzip(Box::new(GzEncoder::new(file, Compression::default()))),
                 false => Out::Plain(file),
             };
             self.names.push(name);

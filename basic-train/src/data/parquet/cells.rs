@@ -44,7 +44,7 @@ pub(super) fn value(array: &ArrayRef, row: usize) -> Value {
 /// An image in a cell.
 #[derive(Debug, PartialEq)]
 pub(super) enum Cell<'a> {
-    Bytes(Vec<u8>),
+    Bytes(&'a [u8]),
     Path(&'a str),
 }
 
@@ -53,7 +53,7 @@ pub(super) fn images(array: &ArrayRef, row: usize, unread: bool) -> Result<Vec<C
     if array.is_null(row) {
         return Ok(Vec::new());
     }
-    let image = |array, row| if unread { Ok(Cell::Bytes(Vec::new())) } else { image(array, row) };
+    let image = |array, row| if unread { Ok(Cell::Bytes(&[])) } else { image(array, row) };
     match array.data_type() {
         DataType::List(_) => {
             let list = array.as_list::<i32>();
@@ -71,7 +71,7 @@ pub(super) fn images(array: &ArrayRef, row: usize, unread: bool) -> Result<Vec<C
 
 fn image(array: &ArrayRef, row: usize) -> Result<Cell<'_>, String> {
     match array.data_type() {
-        DataType::Binary => Ok(Cell::Bytes(array.as_binary::<i32>().value(row).to_vec())),
+        DataType::Binary => Ok(Cell::Bytes(array.as_binary::<i32>().value(row))),
         DataType::Utf8 => Ok(Cell::Path(array.as_string::<i32>().value(row))),
         DataType::Struct(_) => from_struct(array.as_struct(), row),
         other => Err(format!("holds an image of type {other}")),
@@ -81,7 +81,7 @@ fn image(array: &ArrayRef, row: usize) -> Result<Cell<'_>, String> {
 /// `{bytes, path}`: the bytes where there are any, else the path.
 fn from_struct(fields: &StructArray, row: usize) -> Result<Cell<'_>, String> {
     if let Some(bytes) = fields.column_by_name("bytes").filter(|bytes| !bytes.is_null(row)) {
-        return Ok(Cell::Bytes(bytes.as_binary::<i32>().value(row).to_vec()));
+        return Ok(Cell::Bytes(bytes.as_binary::<i32>().value(row)));
     }
     match fields.column_by_name("path").filter(|path| !path.is_null(row)) {
         Some(path) => Ok(Cell::Path(path.as_string::<i32>().value(row))),

@@ -6,6 +6,7 @@
 
 mod cells;
 mod columns;
+mod guard;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -22,12 +23,16 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use self::columns::Columns;
+use self::guard::guarded;
 use super::record::{self, Fault};
 use super::root::ImageRoot;
 use super::{DataError, ImageSource, Sample, Samples};
 
 /// The bytes of rows that are decoded together, about.
 pub const WINDOW: usize = 16 << 20;
+
+/// The rows that are decoded at once: memory is taken for them before anything is read.
+const BATCH: usize = 4096;
 
 /// The bytes of images that an outline reads all the same: a column of nulls takes less.
 const LIGHT: i64 = 1 << 20;
@@ -66,7 +71,7 @@ impl ParquetData {
         let mut len = 0;
         for file in &files {
             firsts.push(len);
-            len += file.rows();
+            len = file.rows().saturating_add(len);
         }
         let first = files.first().map_or(Path::new(""), |file| &file.path);
         if len == 0 {
@@ -95,10 +100,11 @@ impl ParquetData {
         let within = row - table.groups[group];
         let window_rows = table.window_rows(group, &leaves);
         let key = Key { file: number, group, window: within / window_rows, outline };
-        let batches = self.cache.get(key, || table.decode(&key, window_rows, &leaves)).map_err(|reason| {
-            let reason = format!("row group {group} cannot be read: {reason}: is the file damaged?");
-            Fault::Reason(reason).at(&table.path, &row.to_string())
-        })?;
+        let batches =
+            self.cache.get(key, || guarded(|| table.decode(&key, window_rows, &leaves))).map_err(|reason| {
+                let reason = format!("row group {group} cannot be read: {reason}: is the file damaged?");
+                Fault::Reason(reason).at(&table.path, &row.to_string())
+            })?;
         let mut left = within % window_rows;
         for batch in batches.iter() {
             if left < batch.num_rows() {
@@ -161,17 +167,19 @@ impl Samples for ParquetData {
 
 impl Table {
     fn open(path: &Path) -> Result<Self, DataError> {
-        let parquet = |source| DataError::Parquet { path: path.into(), source };
+        let set = |reason: String| DataError::Set { path: path.into(), reason };
         let file = File::open(path).map_err(|source| DataError::Io { path: path.into(), source })?;
         // Without the writer's Arrow schema a text is Utf8 and a list List, whatever library wrote it.
         let options = ArrowReaderOptions::new()
             .with_skip_arrow_metadata(true)
             .with_offset_index_policy(PageIndexPolicy::Optional);
-        let metadata = ArrowReaderMetadata::load(&file, options).map_err(parquet)?;
-        let columns = Columns::of(metadata.schema()).map_err(|reason| DataError::Set { path: path.into(), reason })?;
-        let mut groups = vec![0];
+        let load = || ArrowReaderMetadata::load(&file, options).map_err(|error| error.to_string());
+        let metadata =
+            guarded(load).map_err(|reason| set(format!("is no Parquet file, or a damaged one: {reason}")))?;
+        let columns = Columns::of(metadata.schema()).map_err(set)?;
+        let mut groups = vec![0usize];
         for group in metadata.metadata().row_groups() {
-            groups.push(groups[groups.len() - 1] + usize::try_from(group.num_rows()).unwrap_or(0));
+            groups.push(groups[groups.len() - 1].saturating_add(usize::try_from(group.num_rows()).unwrap_or(0)));
         }
         Ok(Self { path: path.into(), metadata, columns, groups })
     }
@@ -203,7 +211,7 @@ impl Table {
     /// How many rows of a group make a window.
     fn window_rows(&self, group: usize, leaves: &[usize]) -> usize {
         let group = self.metadata.metadata().row_group(group);
-        let bytes: i64 = leaves.iter().map(|leaf| group.column(*leaf).uncompressed_size()).sum();
+        let bytes = leaves.iter().fold(0i64, |sum, leaf| sum.saturating_add(group.column(*leaf).uncompressed_size()));
         let rows = usize::try_from(group.num_rows()).unwrap_or(0);
         let windows = usize::try_from(bytes).unwrap_or(0).div_ceil(WINDOW).max(1);
         rows.div_ceil(windows).max(1)
@@ -218,7 +226,7 @@ impl Table {
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
             .with_row_groups(vec![key.group])
             .with_projection(mask)
-            .with_batch_size(rows)
+            .with_batch_size(rows.min(BATCH))
             .with_row_selection(RowSelection::from(selection))
             .build()
             .map_err(|error| error.to_string())?;

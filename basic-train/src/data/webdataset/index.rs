@@ -84,6 +84,9 @@ impl Shard {
         if len > 0 && end.saturating_add(BLOCK) > len {
             return Err(damaged("is truncated: it has no end marker: fetch or make it again".into()));
         }
+        shard.names.shrink_to_fit();
+        shard.members.shrink_to_fit();
+        shard.samples.shrink_to_fit();
         Ok(shard)
     }
 

@@ -6,6 +6,8 @@
 
 mod index;
 
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,8 +66,9 @@ impl WebDataset {
     fn read(&self, index: usize, with_images: bool) -> Result<Sample, DataError> {
         let number = self.firsts.partition_point(|first| *first <= index) - 1;
         let shard = &self.shards[number];
-        let group = shard.group(index - self.firsts[number]);
-        let place = record::place(index - self.firsts[number], &Value::String(group.key.into()));
+        let first = self.firsts[number];
+        let group = shard.group(index - first);
+        let place = record::place(index - first, &Value::String(group.key.into()));
         let io = |source| DataError::Io { path: shard.path.to_path_buf(), source };
         let wrong = |reason: String| Fault::Reason(reason).at(&shard.path, &place);
         let mut record = match group.json {
@@ -94,7 +97,9 @@ impl WebDataset {
             Ok(ImageSource::Bytes { name: shard.path.join(name), bytes: bytes.into() })
         };
         let images = group.images.iter().map(image).collect::<Result<Vec<_>, DataError>>()?;
-        record::sample(&shard.path, place.clone(), &record, images)
+        // The record's own id goes with it into other formats.
+        let place = if record["id"].is_null() { place } else { record::place(index - first, &record["id"]) };
+        record::sample(&shard.path, place, &record, images)
     }
 }
 
@@ -115,7 +120,7 @@ impl Samples for WebDataset {
 /// What gzipped archives were unpacked into.
 #[derive(Debug, Default)]
 struct Spool {
-    file: Option<Arc<std::fs::File>>,
+    file: Option<Arc<File>>,
     len: u64,
 }
 
@@ -123,13 +128,13 @@ impl Spool {
     /// Where an archive's plain bytes are: a source, a start and a length.
     fn source(&mut self, path: &Path) -> Result<(Source, u64, u64), DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
-        let mut archive = std::fs::File::open(path).map_err(io)?;
+        let mut archive = File::open(path).map_err(io)?;
         let mut magic = [0; 2];
-        let read = std::io::Read::read(&mut archive, &mut magic).map_err(io)?;
+        let read = archive.read(&mut magic).map_err(io)?;
         if magic[..read] != [0x1f, 0x8b] {
             return Ok((Source::Path(path.into()), 0, archive.metadata().map_err(io)?.len()));
         }
-        std::io::Seek::rewind(&mut archive).map_err(io)?;
+        archive.rewind().map_err(io)?;
         let folder = std::env::temp_dir();
         let unpacked = |reason: String| DataError::Set { path: path.into(), reason };
         let file = match &self.file {
@@ -141,19 +146,19 @@ impl Spool {
             }
         };
         let start = self.len;
-        let mut decoder = MultiGzDecoder::new(std::io::BufReader::with_capacity(1 << 18, archive));
+        let mut decoder = MultiGzDecoder::new(BufReader::with_capacity(1 << 18, archive));
         let mut buffer = vec![0; 1 << 18];
         loop {
-            let read = match std::io::Read::read(&mut decoder, &mut buffer) {
+            let read = match decoder.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
                     let reason = format!("is damaged or truncated: {error}: fetch or make it again");
                     return Err(unpacked(reason));
                 }
             };
-            std::io::Write::write_all(&mut &*file, &buffer[..read]).map_err(|error| {
+            (&*file).write_all(&buffer[..read]).map_err(|error| {
                 let hint = "unpack the archives yourself, or set TMPDIR to a folder with room";
                 unpacked(format!("cannot be unpacked into {}: {error}: {hint}", folder.display()))
             })?;

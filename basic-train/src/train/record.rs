@@ -1,0 +1,175 @@
+//! What a run writes while it runs: steps, states, evaluations, its own record, and in the end the checkpoint.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use basic_models::checkpoint::StagedDir;
+use basic_models::processor::Style;
+use basic_models::{Checkpoint, Llava};
+
+use super::run::{RunInfo, RunOptions, Status};
+use super::state::{self, Position};
+use super::{Progress, Source, TrainError, Trainer, output};
+use crate::data::{DataConfig, DataSet};
+use crate::files::write_atomically;
+use crate::recipe::{EvalConfig, Recipe, Stage};
+use crate::watch::{Evaluation, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
+
+/// What a run writes while it runs.
+pub(super) struct Record<'a> {
+    pub out: &'a Path,
+    pub recipe: &'a Recipe,
+    pub options: &'a RunOptions,
+    pub source: &'a Source,
+    pub fingerprint: String,
+    pub held_out: Option<HeldOut>,
+    pub start: Instant,
+}
+
+/// The samples that are kept from training, to look at the model with.
+pub(super) struct HeldOut {
+    data: DataSet,
+    style: Style,
+    every: usize,
+    options: EvaluationOptions,
+}
+
+impl HeldOut {
+    pub(super) fn open(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Option<Self>, TrainError> {
+        let Some(config) = &recipe.eval else { return Ok(None) };
+        let EvalConfig { path, images, format, every, samples, predictions, max_new_tokens } = config.clone();
+        let data = DataConfig { images, format, limit: Some(samples), ..DataConfig::new(path) };
+        let options = EvaluationOptions {
+            samples,
+            batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
+            predictions,
+            max_new_tokens,
+        };
+        let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
+        Ok(Some(Self { data: DataSet::open(&data, recipe.seed)?, style, every, options }))
+    }
+
+    fn evaluate(
+        &self,
+        step: usize,
+        model: &Llava,
+        checkpoint: &Checkpoint,
+        recipe: &Recipe,
+    ) -> Result<Evaluation, TrainError> {
+        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &self.options)?)
+    }
+}
+
+impl Record<'_> {
+    /// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
+    /// stop.
+    pub(super) fn train(
+        &self,
+        checkpoint: &Checkpoint,
+        trainer: &mut Trainer,
+        mut model: Llava,
+        progress: Progress,
+    ) -> Result<Option<usize>, TrainError> {
+        let writes = trainer.rank() == 0;
+        let mut watchers = if writes { self.watchers(trainer.done())? } else { Watchers::default() };
+        let mut evaluated = None;
+        let steps = trainer.steps();
+        while trainer.done() < steps {
+            if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
+                if writes {
+                    self.save(checkpoint, trainer, &model, evaluated)?;
+                }
+                return Ok(Some(trainer.done()));
+            }
+            let step;
+            (model, step) = trainer.step(model)?;
+            watchers.step(&step)?;
+            progress(&step, steps);
+            let done = trainer.done();
+            let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
+            if let (true, Some(held_out)) = (writes, &self.held_out)
+                && (due(Some(held_out.every)) || done == steps)
+            {
+                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
+                watchers.evaluation(&evaluation)?;
+                evaluated = Some((done, evaluation.total));
+            }
+            if writes && due(self.recipe.checkpoint.every) && done < steps {
+                self.save(checkpoint, trainer, &model, evaluated)?;
+            }
+        }
+        if writes {
+            // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+            if self.recipe.checkpoint.every.is_some() {
+                self.save(checkpoint, trainer, &model, evaluated)?;
+            }
+            output::save(checkpoint, &model, self.out, self.recipe)?;
+        }
+        Ok(None)
+    }
+
+    /// Who hears of the steps behind `done`.
+    fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
+        let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
+        let mut watchers = Watchers(vec![Box::new(lines)]);
+        if self.recipe.watch.tensorboard {
+            watchers.0.push(Box::new(TensorBoard::create(&self.out.join("tensorboard"), done)?));
+            let recipe = toml::to_string(self.recipe).unwrap_or_default();
+            watchers.text(done, "recipe", &format!("```toml\n{recipe}```"))?;
+        }
+        Ok(watchers)
+    }
+
+    /// Saves the run's state; `evaluated` is the last step that was evaluated, and the objective there.
+    fn save(
+        &self,
+        checkpoint: &Checkpoint,
+        trainer: &Trainer,
+        model: &Llava,
+        evaluated: Option<(usize, f64)>,
+    ) -> Result<(), TrainError> {
+        let vanished = !self.out.join("run.json").is_file();
+        if vanished {
+            self.write(Status::Failed)?;
+        }
+        let full = |dir: &Path| {
+            if !self.recipe.checkpoint.full {
+                return Ok(());
+            }
+            let staged = StagedDir::new(&dir.join("model"), false)?;
+            checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
+            Ok(staged.commit()?)
+        };
+        let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
+        let position = Position { data: self.fingerprint.clone(), evaluation, ..trainer.position().clone() };
+        let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
+        if vanished {
+            let reason = format!(
+                "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
+                saved.display(),
+                self.out.display()
+            );
+            return Err(TrainError::Resume { path: self.out.into(), reason });
+        }
+        state::prune(self.out, self.recipe.checkpoint.keep_last)
+    }
+
+    pub(super) fn write(&self, status: Status) -> Result<(), TrainError> {
+        let info = RunInfo {
+            status,
+            recipe: self.recipe.clone(),
+            devices: self.options.devices.clone(),
+            steps: self.source.steps(),
+            samples: self.source.data().len(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            burn: "0.22.1".into(),
+            revision: self.options.revision.clone(),
+            seconds: self.start.elapsed().as_secs_f64(),
+        };
+        let path = self.out.join("run.json");
+        let text = serde_json::to_string_pretty(&info).map_err(|e| std::io::Error::other(e.to_string()));
+        text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
+            .map_err(|source| TrainError::Io { path, source })
+    }
+}

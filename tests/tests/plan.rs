@@ -1,0 +1,80 @@
+//! `basic train --plan`: what a run would take, from configurations alone.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tests::fixtures::{fixture, names, number, numbers};
+use tests::{Ran, args, run};
+
+fn basic(args: Vec<OsString>) -> Ran {
+    run(env!("CARGO_BIN_EXE_basic-under-test"), args)
+}
+
+/// A folder with the config.json of the fixture `plain`, nothing else, and a recipe that starts from it.
+struct Plan {
+    dir: TempDir,
+}
+
+impl Plan {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("model")).unwrap();
+        fs::copy(fixture("plain/config.json"), dir.path().join("model/config.json")).unwrap();
+        let turn = |from: &str, value: &str| json!({ "from": from, "value": value });
+        let sample = json!({ "image": "a.png", "conversations": [turn("human", "<image>"), turn("gpt", "a circle")] });
+        fs::write(dir.path().join("data.json"), json!([sample, sample, sample]).to_string()).unwrap();
+        fs::copy(fixture("images/a.png"), dir.path().join("a.png")).unwrap();
+        let recipe = format!(
+            "stage = \"pretrain\"\noutput = \"{0}/out\"\n[model]\ncheckpoint = \"{0}/model\"\n\
+             [data]\npath = \"{0}/data.json\"\n[train]\nbatch_size = 2\nepochs = 4.0\n",
+            dir.path().display()
+        );
+        fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+        Self { dir }
+    }
+
+    fn line(&self, more: &[&str]) -> Vec<OsString> {
+        let recipe: PathBuf = self.dir.path().join("recipe.toml");
+        let mut line = args!["train", recipe, "--device", "cpu", "--plan"];
+        line.extend(more.iter().map(OsString::from));
+        line
+    }
+}
+
+#[test]
+fn a_plan_needs_no_weights_and_writes_nothing() {
+    let plan = Plan::new();
+    let before = names(plan.dir.path());
+    let found = basic(plan.line(&["--json"])).json();
+    let parts = found["parts"].as_array().unwrap();
+    // The fixture: projector 32 -> 48 -> 48 with biases; see tests/fixtures/plain/config.json.
+    assert_eq!(number(&parts[1]["parameters"]), f64::from(32 * 48 + 48 + 48 * 48 + 48));
+    assert_eq!(found["trained"], parts[1]["trained"]);
+    // Three samples, four times, two a step.
+    assert_eq!((number(&found["steps"]), number(&found["data"]["samples"])), (6.0, 3.0));
+    let memory = &found["memory"];
+    let sum: f64 = memory.as_object().unwrap().iter().filter(|(key, _)| *key != "total").map(|(_, n)| number(n)).sum();
+    assert_eq!(number(&memory["total"]), sum);
+    assert_eq!(found["fits"], true, "a tiny model on this machine");
+    assert_eq!(names(plan.dir.path()), before);
+
+    let shown = basic(plan.line(&[])).succeeded().stdout;
+    assert!(shown.contains("it fits") && shown.contains("projector"), "{shown}");
+}
+
+#[test]
+fn a_plan_says_what_does_not_fit_and_what_it_had_to_assume() {
+    let plan = Plan::new();
+    fs::remove_file(plan.dir.path().join("data.json")).unwrap();
+    let found = basic(plan.line(&["--json", "--memory", "1MB", "--samples", "100"])).json();
+    assert_eq!((&found["fits"], number(&found["steps"])), (&json!(false), 200.0));
+    assert_eq!(numbers(&json!([found["budget"]["bytes"]])), [1e6]);
+    assert!(found["notes"].to_string().contains("data.json"), "{}", found["notes"]);
+    fs::remove_file(plan.dir.path().join("model/config.json")).unwrap();
+    basic(plan.line(&[])).refused(1, &["model/config.json"]);
+    let recipe = plan.dir.path().join("recipe.toml");
+    basic(args!["train", recipe, "--memory", "80GB"]).refused(2, &["--plan"]);
+}
