@@ -33,19 +33,19 @@ def main(run):
     events.Reload()
     tags = events.Tags()
     scalars = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in tags["scalars"]}
+    steps_of = [tag for tag in scalars if not tag.startswith("eval/")]
     steps = [json.loads(line) for line in open(run / "metrics.jsonl")]
     compared = 0
     for record in steps:
         for key, value in numbers(record):
             # Tags carry a heading before the key.
-            tag = next(t for t in scalars if t == key or t.split("/", 1)[-1] == key)
+            tag = next(t for t in steps_of if t == key or t.split("/", 1)[-1] == key)
             found = scalars[tag][record["step"]]
             assert found == f32(value), (tag, record["step"], found, value)
             compared += 1
-    for tag, points in scalars.items():
-        if not tag.startswith("eval/"):
-            extra = set(points) - {record["step"] for record in steps}
-            assert not extra, (tag, extra)
+    for tag in steps_of:
+        extra = set(scalars[tag]) - {record["step"] for record in steps}
+        assert not extra, (tag, extra)
     texts = [tag for tag in tags["tensors"]]
     for tag in texts:
         for event in events.Tensors(tag):

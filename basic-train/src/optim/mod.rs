@@ -137,7 +137,7 @@ impl Optimizer {
     }
 }
 
-/// Reads `report`, each `[1]`, and the norms of all gradients.
+/// Reads `report`, whose tensors' values follow each other, and the norms of all gradients.
 ///
 /// # Errors
 ///
@@ -149,7 +149,7 @@ pub fn read_out<M: Module>(
 ) -> Result<StepReadout, TensorReadError> {
     let squares = gradient_squares(module, grads);
     let mut read: Vec<Tensor<1>> = report.into_iter().map(|t| t.without_autodiff().cast(DType::F32)).collect();
-    let shown = read.len();
+    let shown: usize = read.iter().map(|t| t.dims()[0]).sum();
     let (names, sums): (Vec<String>, Vec<Tensor<1>>) = squares.into_iter().map(|s| (s.name, s.sum)).unzip();
     read.extend(sums);
     if read.is_empty() {

@@ -144,7 +144,9 @@ fn llava_gradients(
     let table = model.language_model.table();
     let parts = objective.combine(lm, forward.v, forward.targets.as_ref(), table, counts[1] as usize);
     let losses = [&parts.lm, &parts.total].map(|t| f64::from(t.clone().try_into_scalar::<f32>().unwrap()));
-    (GradientsParams::from_grads(parts.total.backward(), model), losses)
+    // Text alone reaches no projector.
+    let grads = parts.total.is_tracked().then(|| GradientsParams::from_grads(parts.total.backward(), model));
+    (grads.unwrap_or_default(), losses)
 }
 
 #[test]

@@ -183,19 +183,28 @@ pub fn run(
     let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, held_out, start };
     record.write(Status::Running)?;
 
-    let (caches, model, first) = (Mutex::new(caches), Mutex::new(Some(model)), &first);
-    let progress = Mutex::new(progress);
+    let (caches, progress) = (Mutex::new(caches), Mutex::new(progress));
+    let begin = Mutex::new((Some(model), Some(first), world));
     let results = replicas.run(|collective, device| {
         let rank = collective.rank();
         let cache = lock(&caches)[rank].take();
-        let model = {
-            let mut held = lock(&model);
-            // Every replica has leaves of its own; the only one takes the model itself, which its updates change in place.
-            let model = if world == 1 { held.take() } else { held.clone().map(|model| model.fork(device)) };
-            model.ok_or(TrainError::NoOutput)?
-        };
         let mut trainer = Trainer::replica(&recipe, source.clone(), collective, cache);
-        trainer.follow(first, &device.clone().without_autodiff());
+        let model = {
+            let mut begin = lock(&begin);
+            let (model, first, left) = &mut *begin;
+            if let Some(first) = first {
+                trainer.follow(first, &device.clone().without_autodiff());
+            }
+            let own = model.clone();
+            *left -= 1;
+            // Where nothing else holds them, updates change weights and moments in place.
+            if *left == 0 {
+                (*model, *first) = (None, None);
+            }
+            own.ok_or(TrainError::NoOutput)?
+        };
+        // Every replica has leaves of its own.
+        let model = if world == 1 { model } else { model.fork(device) };
         record.train(&checkpoint, &mut trainer, model, &mut |step, steps| {
             if rank == 0 {
                 (lock(&progress))(step, steps);
