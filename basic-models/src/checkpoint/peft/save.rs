@@ -36,7 +36,8 @@ pub fn save_adapters(
     let config = model.config();
     let fused = config.text_config.family == Family::Phi3;
     let dinov2 = config.vision_config.family == VisionFamily::Dinov2;
-    let belongs = |name: &str| whole.iter().any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')));
+    let belongs =
+        |name: &str| whole.iter().any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')));
     let mut layers: BTreeMap<String, Adapter> = BTreeMap::new();
     for (weight, adapter) in adapters(model, "") {
         let layer = weight.strip_suffix(".weight").unwrap_or(&weight);
