@@ -40,10 +40,13 @@ fn values<M: Module>(module: &M, grads: &GradientsParams) -> Vec<Option<Vec<f32>
 #[track_caller]
 fn assert_near(found: &[Option<Vec<f32>>], expected: &[Option<Vec<f32>>]) {
     assert_eq!(found.len(), expected.len());
+    let largest_of = |values: &[f32]| values.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    // Some gradients are zero but for rounding (a bias of keys moves no softmax): they are measured by the others.
+    let overall = expected.iter().flatten().map(|values| largest_of(values)).fold(0.0_f32, f32::max);
     for (found, expected) in found.iter().zip(expected) {
         assert_eq!(found.is_some(), expected.is_some(), "the same parameters have a gradient");
         let (Some(found), Some(expected)) = (found, expected) else { continue };
-        let largest = expected.iter().fold(1e-6_f32, |largest, x| largest.max(x.abs()));
+        let largest = largest_of(expected).max(1e-3 * overall);
         for (f, e) in found.iter().zip(expected) {
             assert!((f - e).abs() <= ROUNDING * largest, "{f} against {e}, of {largest}");
         }
