@@ -90,7 +90,7 @@ fn a_full_disk_while_saving_leaves_the_states_before() {
 #[test]
 fn steps_that_are_not_finite_are_skipped_and_counted_up_to_a_limit() {
     let project = Project::new(BINARY, "pretrain", 9);
-    let never = ["--set", "objective.lambda_das=3e38", "--set", "objective.lambda_sds=3e38"];
+    let never = ["--set", "objective.lambda_das=1e40", "--set", "objective.lambda_sds=1e40"];
     let line = args!["train", project.path().join("recipe.toml"), "--out", project.path().join("nan"), "--ui", "bar"];
     let line = [line, never.iter().map(Into::into).collect()].concat();
     run(BINARY, line).refused(1, &["step 6: ", "not finite, the 6. time in a row", "lower optimizer.lr"]);

@@ -76,5 +76,5 @@ fn a_plan_says_what_does_not_fit_and_what_it_had_to_assume() {
     fs::remove_file(plan.dir.path().join("model/config.json")).unwrap();
     basic(plan.line(&[])).refused(1, &["model/config.json"]);
     let recipe = plan.dir.path().join("recipe.toml");
-    basic(args!["train", recipe, "--memory", "80GB"]).refused(2, &["--plan"]);
+    basic(args!["train", recipe, "--samples", "80"]).refused(2, &["--plan"]);
 }

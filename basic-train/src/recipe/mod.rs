@@ -245,19 +245,15 @@ impl Recipe {
         let recipe = if sets.is_empty() {
             toml::from_str(&text).map_err(toml)?
         } else {
-            let mut table: Table = toml::from_str(&text).map_err(toml)?;
-            for set in sets {
-                apply_set(&mut table, set)?;
-                // A key that fits nowhere is told by the set that brought it.
-                if let Err(error) = Self::deserialize(table.clone())
-                    && toml::from_str::<Self>(&text).is_ok()
-                {
-                    return Err(RecipeError::Set { set: set.clone(), reason: error.message().into() });
-                }
-            }
+            let original: Table = toml::from_str(&text).map_err(toml)?;
+            let mut table = original.clone();
+            sets.iter().try_for_each(|set| apply_set(&mut table, set))?;
             match Self::deserialize(table) {
                 Ok(recipe) => recipe,
-                Err(error) => return Err(toml(toml::from_str::<Self>(&text).err().unwrap_or(error))),
+                Err(error) => match toml::from_str::<Self>(&text) {
+                    Err(own) => return Err(toml(own)),
+                    Ok(_) => return Err(culprit(original, sets, &error)),
+                },
             }
         };
         recipe.validate(path)?;
@@ -336,6 +332,19 @@ impl Recipe {
             (None, None) => 1,
         }
     }
+}
+
+/// The set that brought `error`: a table may be incomplete until the last of its sets is applied.
+fn culprit(mut table: Table, sets: &[String], error: &toml::de::Error) -> RecipeError {
+    let mut guilty = sets.first();
+    for set in sets {
+        let applied = apply_set(&mut table, set).is_ok();
+        if applied && Recipe::deserialize(table.clone()).is_err_and(|e| e.message() == error.message()) {
+            guilty = Some(set);
+            break;
+        }
+    }
+    RecipeError::Set { set: guilty.cloned().unwrap_or_default(), reason: error.message().into() }
 }
 
 fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {

@@ -96,7 +96,8 @@ fn layer_by_layer(
     let lm = lm.without_autodiff();
 
     // The layers, last to first, each run once more. The gradient of sum(y g) with respect to y is g.
-    while let (Some(input), Some(g)) = (inputs.pop(), upstream.take()) {
+    while let Some(input) = inputs.pop() {
+        let Some(g) = upstream.take() else { break };
         let layer = &decoder.layers()[inputs.len()];
         let x = leaf(input, &device);
         let (y, _) = layer.forward(x.clone(), b, &rope, &masks, None);

@@ -112,6 +112,10 @@ fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), Tr
     let Some(base) = recipe.model.checkpoint.as_ref().filter(|_| Part::ALL.iter().any(adapted)) else { return Ok(()) };
     let whole = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full);
     let whole: Vec<&str> = whole.flat_map(|part| part.prefixes()).copied().collect();
+    // Adapters of a model that is itself a base with adapters have no base that PEFT could load.
+    if base.join("adapter_config.json").is_file() {
+        return Ok(());
+    }
     // A path stays one from wherever it is read; a hub name stays a name.
     let base = base.canonicalize().unwrap_or_else(|_| base.clone());
     let staged = StagedDir::new(&out.join("adapter"), true)?;

@@ -257,8 +257,12 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::NothingTrained { step: step + 1 });
         };
         let factor = recipe.schedule.factor(step, steps);
-        let skipped = !readout.is_finite() || gradients.is_empty();
-        let model = self.optimizer.apply(model, gradients, &readout, factor);
+        let skipped = !readout.is_finite();
+        // A step whose samples were all left out has no gradients, and is no reason to stop.
+        let model = match samples.samples() {
+            0 => model,
+            _ => self.optimizer.apply(model, gradients, &readout, factor),
+        };
         let in_a_row = if skipped { self.position.nonfinite_in_a_row + 1 } else { 0 };
         if in_a_row > recipe.train.max_nonfinite || (skipped && step + 1 == steps) {
             let (loss, norm) = (total, readout.grad_norm);
