@@ -64,7 +64,7 @@ pub fn train(args: Train) -> Result<()> {
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
-        let shown = step.step == 1 || step.step == steps || step.step as u64 % args.log_every == 0;
+        let shown = step.step == 1 || step.step == steps || (step.step as u64).is_multiple_of(args.log_every);
         if plain && shown {
             // A closed pipe is no reason to end a run of days.
             let _ = writeln!(std::io::stdout(), "{}", line(step, steps));
