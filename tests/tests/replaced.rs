@@ -177,6 +177,34 @@ fn a_broken_held_out_sample_is_told_before_the_first_step() {
     assert!(!project.path().join("out").exists());
 }
 
+#[test]
+fn quantized_matrices_have_blocks_that_fit_and_recipes_name_them() {
+    let project = Project::new(BINARY, "finetune", 3);
+    let qlora = ["--set", "parts.decoder.mode=qlora", "--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=9"];
+    train(&project, &qlora).refused(1, &["48 outputs", "`block`"]);
+    for (block, reason) in [("0", "at least 1"), ("300", "300")] {
+        let set = format!("parts.decoder.block={block}");
+        train(&project, &[&qlora[..], &["--set", &set]].concat()).refused(1, &["block", reason]);
+    }
+    train(&project, &["--set", "parts.decoder.block=8"]).refused(1, &["parts.decoder.block needs mode"]);
+    for devices in ["cpu", "cpu,cpu"] {
+        let more = ["--set", "parts.decoder.block=8", "--devices", devices];
+        let out = project.train(devices, &[&qlora[..], &more].concat());
+        let expected = fs::read(out.join("model.safetensors")).unwrap();
+        fs::remove_dir_all(out.join("checkpoints/step-00000003")).unwrap();
+        killed(&out);
+        resume(&out).succeeded();
+        assert!(fs::read(out.join("model.safetensors")).unwrap() == expected);
+    }
+}
+
+#[test]
+fn settings_that_would_end_in_no_number_are_refused() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    train(&project, &["--set", "optimizer.epsilon=0"]).refused(1, &["optimizer.epsilon", "above 0"]);
+    train(&project, &["--set", "loader.order=grouped", "--ui", "bar"]).refused(1, &["text only", "grouped"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_disk_too_full_for_the_checkpoint_costs_no_training() {
