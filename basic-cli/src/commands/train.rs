@@ -21,7 +21,7 @@ use crate::args::{Eval, Train, Ui};
 use crate::output::{bar, print_json};
 
 /// `basic train`.
-pub fn train(args: Train) -> Result<()> {
+pub fn train(mut args: Train) -> Result<()> {
     let recipe = match (&args.recipe, &args.resume) {
         (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
         (None, Some(run)) => {
@@ -29,6 +29,9 @@ pub fn train(args: Train) -> Result<()> {
             if info.status == Status::Done {
                 println!("checkpoint: {} (the run was done already)", run.display());
                 return Ok(());
+            }
+            if args.device.is_none() && args.devices.is_empty() {
+                args.devices = info.devices;
             }
             info.recipe
         }

@@ -87,7 +87,9 @@ pub enum AdapterError {
         reason: String,
     },
     /// A matrix that is no whole number of blocks.
-    #[error("{name} has {outputs} outputs, which blocks of {block} do not divide: choose another quantize.block")]
+    #[error(
+        "{name} has {outputs} outputs, which blocks of {block} do not divide: choose another block (`block` of the part in a recipe), or other targets"
+    )]
     Block {
         /// The matrix.
         name: String,

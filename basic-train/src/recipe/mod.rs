@@ -291,9 +291,13 @@ impl Recipe {
             return invalid("optimizer.lr must be a finite number, at least 0");
         }
         let optimizer = &self.optimizer;
-        let settings = [optimizer.weight_decay, optimizer.max_grad_norm, optimizer.epsilon];
+        let settings = [optimizer.weight_decay, optimizer.max_grad_norm];
         if settings.iter().any(|x| !x.is_finite() || *x < 0.0) {
-            return invalid("optimizer.weight_decay, max_grad_norm and epsilon must be finite numbers, at least 0");
+            return invalid("optimizer.weight_decay and max_grad_norm must be finite numbers, at least 0");
+        }
+        // A token that no batch had has a gradient of 0: 0 / (0 + epsilon).
+        if !optimizer.epsilon.is_finite() || optimizer.epsilon <= 0.0 {
+            return invalid("optimizer.epsilon must be a finite number above 0");
         }
         if ![optimizer.beta1, optimizer.beta2].iter().all(|beta| (0.0..1.0).contains(beta)) {
             return invalid("optimizer.beta1 and beta2 must be at least 0 and below 1");

@@ -83,6 +83,10 @@ pub struct PartConfig {
     /// Bits of a quantized matrix' elements, 8 or 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<u8>,
+    /// Elements of a quantized matrix that share a scale; it must divide the outputs of every target. 64 where it is
+    /// not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<u8>,
     /// A directory of adapters to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapters: Option<PathBuf>,
@@ -178,8 +182,12 @@ impl Recipe {
             if let Some((key, _)) = own.iter().find(|(_, set)| *set && !adapts) {
                 return Some(format!("parts.{name}.{key} needs mode = \"lora\" or \"qlora\""));
             }
-            if config.bits.is_some() && mode != Mode::Qlora {
-                return Some(format!("parts.{name}.bits needs mode = \"qlora\""));
+            let quantized = [("bits", config.bits.is_some()), ("block", config.block.is_some())];
+            if let Some((key, _)) = quantized.iter().find(|(_, set)| *set && mode != Mode::Qlora) {
+                return Some(format!("parts.{name}.{key} needs mode = \"qlora\""));
+            }
+            if config.block == Some(0) {
+                return Some(format!("parts.{name}.block must be at least 1"));
             }
             if config.bits.is_some_and(|bits| bits != 4 && bits != 8) {
                 return Some(format!("parts.{name}.bits must be 4 or 8"));

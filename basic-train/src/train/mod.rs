@@ -98,7 +98,7 @@ pub enum TrainError {
     },
     /// No gradient reaches what is trained.
     #[error(
-        "step {step}: no sample of the batch reaches a trainable parameter (text only, and the decoder is frozen): mix in samples with images or train the decoder"
+        "step {step}: no sample of the batch reaches a trainable parameter (text only, and the decoder is frozen): train the decoder, or mix samples with images into every batch (loader.order = \"grouped\" keeps the two apart)"
     )]
     NothingTrained {
         /// The step, from 1.

@@ -6,11 +6,15 @@ use basic_models::adapters::save_adapters;
 use basic_models::checkpoint::StagedDir;
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
-use super::TrainError;
+use super::{RunInfo, Status, TrainError};
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.
 const RUN_FILES: [&str; 5] = ["run.json", "metrics.jsonl", "eval.jsonl", "tensorboard", "checkpoints"];
+
+/// What tells that a directory is a run's or a checkpoint's, whole or not.
+const MARKS: [&str; 6] =
+    ["run.json", "config.json", "adapter_config.json", "failed-run.json", ".replaced", ".replacing"];
 
 /// An earlier run that is being replaced: put aside until the new one has succeeded.
 pub(super) struct Replaced {
@@ -28,15 +32,30 @@ pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainErro
     if !entries.is_empty() && !overwrite {
         return Err(CheckpointError::Exists(out.into()).into());
     }
+    // A folder of somebody's own would be moved, and in the end deleted.
+    if !entries.is_empty() && !MARKS.iter().any(|name| out.join(name).exists()) {
+        let reason =
+            "holds neither a run nor a checkpoint, and --overwrite replaces nothing else: choose another directory";
+        return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
+    }
     std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
     if entries.is_empty() {
         return Ok(Replaced { out: out.into(), aside: None });
     }
-    let aside = out.join(".replaced");
-    if !aside.is_dir() {
-        move_all(entries.iter().filter(|path| **path != aside), &aside)?;
+    let (aside, moving) = (out.join(".replaced"), out.join(".replacing"));
+    if aside.is_dir() && RunInfo::open(out).is_ok_and(|run| run.status == Status::Done) {
+        // The run that replaced it was done, and killed before it had taken it away.
+        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
     }
-    // Where there is one already, a run that was killed left it: it holds the last whole checkpoint.
+    if aside.is_dir() {
+        // It holds the last whole checkpoint. The run that put it there did not finish: its states must not be taken
+        // for the new run's.
+        put_by(out)?;
+    } else {
+        // It has its name when everything is in it: who is killed here goes on here.
+        move_all(entries.iter().filter(|path| ![&aside, &moving].contains(path)), &moving)?;
+        std::fs::rename(&moving, &aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
+    }
     Ok(Replaced { out: out.into(), aside: Some(aside) })
 }
 
@@ -60,21 +79,29 @@ impl Replaced {
             let path = path.to_path_buf();
             move |source| TrainError::Io { path, source }
         };
-        for name in RUN_FILES {
-            let path = self.out.join(name);
-            let failed = self.out.join(format!("failed-{name}"));
-            if path.exists() {
-                if failed.is_dir() {
-                    std::fs::remove_dir_all(&failed).map_err(io(&failed))?;
-                }
-                std::fs::rename(&path, failed).map_err(io(&path))?;
-            }
-        }
+        put_by(&self.out)?;
         let held = std::fs::read_dir(&aside).map_err(io(&aside))?;
-        let held: Vec<PathBuf> = held.flatten().map(|e| e.path()).collect();
+        let mut held: Vec<PathBuf> = held.flatten().map(|e| e.path()).collect();
+        // The record last: with it, the run is whole.
+        held.sort_by_key(|path| path.ends_with("run.json"));
         move_all(held.iter(), &self.out)?;
         std::fs::remove_dir(&aside).map_err(io(&aside))
     }
+}
+
+/// Renames what a run that did not finish has left to `failed-*`.
+fn put_by(out: &Path) -> Result<(), TrainError> {
+    for name in RUN_FILES {
+        let (path, failed) = (out.join(name), out.join(format!("failed-{name}")));
+        let io = |source| TrainError::Io { path: path.clone(), source };
+        if path.exists() {
+            if failed.is_dir() {
+                std::fs::remove_dir_all(&failed).map_err(io)?;
+            }
+            std::fs::rename(&path, failed).map_err(io)?;
+        }
+    }
+    Ok(())
 }
 
 fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Result<(), TrainError> {

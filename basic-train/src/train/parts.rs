@@ -82,8 +82,9 @@ pub fn adapters(recipe: &Recipe, part: Part) -> Option<LoraConfig> {
     }
     let default = LoraConfig::default();
     let rank = config.rank.unwrap_or(default.rank);
+    let Quantization { bits, block } = Quantization::default();
     let quantize = (mode == Mode::Qlora)
-        .then(|| Quantization { bits: config.bits.unwrap_or(Quantization::default().bits), ..Quantization::default() });
+        .then(|| Quantization { bits: config.bits.unwrap_or(bits), block: config.block.unwrap_or(block) });
     Some(LoraConfig {
         rank,
         // LLaVA's scale is 2 whatever the rank.

@@ -7,14 +7,15 @@ use std::time::Instant;
 use basic_models::checkpoint::StagedDir;
 use basic_models::processor::Style;
 use basic_models::{Checkpoint, Llava};
+use rayon::prelude::*;
 
 use super::run::{RunInfo, RunOptions, Status};
 use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, output};
-use crate::data::{DataConfig, DataSet};
+use crate::data::{DataConfig, DataSet, Samples, prepare};
 use crate::files::write_atomically;
 use crate::recipe::{EvalConfig, Recipe, Stage};
-use crate::watch::{Evaluation, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
+use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
 
 /// What a run writes while it runs.
 pub(super) struct Record<'a> {
@@ -47,7 +48,18 @@ impl HeldOut {
             max_new_tokens,
         };
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
-        Ok(Some(Self { data: DataSet::open(&data, recipe.seed)?, style, every, options }))
+        let data = DataSet::open(&data, recipe.seed)?;
+        // A sample that cannot be used ends the run now, and not at its first evaluation.
+        let usable = |index: usize| -> Result<(), EvaluationError> {
+            let sample = data.sample(index)?;
+            let images = prepare(&sample, checkpoint, &style)?.images;
+            Ok(images
+                .iter()
+                .try_for_each(|image| image.pixels(checkpoint).map(drop).map_err(|e| sample.image_error(e)))?)
+        };
+        let looked: Vec<_> = (0..data.len().min(samples)).into_par_iter().map(usable).collect();
+        looked.into_iter().collect::<Result<(), _>>()?;
+        Ok(Some(Self { data, style, every, options }))
     }
 
     fn evaluate(
@@ -73,7 +85,8 @@ impl Record<'_> {
     ) -> Result<Option<usize>, TrainError> {
         let writes = trainer.rank() == 0;
         let mut watchers = if writes { self.watchers(trainer.done())? } else { Watchers::default() };
-        let mut evaluated = None;
+        // A state that is saved again keeps what it knew.
+        let mut evaluated = trainer.position().evaluation.map(|total| (trainer.done(), total));
         let steps = trainer.steps();
         while trainer.done() < steps {
             if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
@@ -104,7 +117,13 @@ impl Record<'_> {
             if self.recipe.checkpoint.every.is_some() {
                 self.save(checkpoint, trainer, &model, evaluated)?;
             }
-            output::save(checkpoint, &model, self.out, self.recipe)?;
+            if let Err(error) = output::save(checkpoint, &model, self.out, self.recipe) {
+                // What was trained is often far smaller than the checkpoint: there may be room for that.
+                if self.recipe.checkpoint.every.is_none() {
+                    let _ = self.save(checkpoint, trainer, &model, evaluated);
+                }
+                return Err(error);
+            }
         }
         Ok(None)
     }
@@ -152,7 +171,7 @@ impl Record<'_> {
             );
             return Err(TrainError::Resume { path: self.out.into(), reason });
         }
-        state::prune(self.out, self.recipe.checkpoint.keep_last)
+        state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done())
     }
 
     pub(super) fn write(&self, status: Status) -> Result<(), TrainError> {

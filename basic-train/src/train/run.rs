@@ -20,7 +20,7 @@ use super::{Progress, Source, TrainError, Trainer, prepare_model};
 use crate::data::{DataError, DataSet, TooLong, VisionCache};
 use crate::parallel::{Replicas, Solo};
 use crate::plan::{Plan, PlanOptions};
-use crate::recipe::Recipe;
+use crate::recipe::{Part, Recipe};
 
 /// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
 const CHECKED: usize = 20_000;
@@ -155,6 +155,9 @@ pub fn run(
         let reason = "is the model to start from: choose another output directory";
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
     }
+    if options.overwrite {
+        spare(&recipe, &out)?;
+    }
     let from = match options.resume {
         true => {
             state::sweep(&out);
@@ -181,7 +184,10 @@ pub fn run(
     source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
     let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
     let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, held_out, start };
-    record.write(Status::Running)?;
+    if let Err(error) = record.write(Status::Running) {
+        let _ = Replaced::restore(replaced);
+        return Err(error);
+    }
 
     let (caches, progress) = (Mutex::new(caches), Mutex::new(progress));
     let begin = Mutex::new((Some(model), Some(first), world));
@@ -224,9 +230,37 @@ pub fn run(
         Err(error) => {
             // The failure itself is what the caller must hear of, not a full disk on top of it.
             let _ = record.write(Status::Failed);
-            let _ = Replaced::restore(replaced);
+            // With states it can go on, and what it replaces stays aside; without, the earlier run comes back.
+            if state::saved(&out).is_empty() {
+                let _ = Replaced::restore(replaced);
+            }
             Err(error)
         }
+    }
+}
+
+/// What a run reads, and must not be in the way of what it writes.
+fn inputs(recipe: &Recipe) -> Vec<PathBuf> {
+    let model = &recipe.model;
+    let models = [&model.checkpoint, &model.vision, &model.llm].into_iter().flatten().cloned();
+    let adapters = Part::ALL.into_iter().filter_map(|part| recipe.parts.of(part).adapters.clone());
+    let sets = recipe.data.all_sets().into_iter().flat_map(|set| [Some(set.path), set.images]).flatten();
+    let held_out = recipe.eval.iter().flat_map(|eval| [Some(eval.path.clone()), eval.images.clone()]).flatten();
+    models.chain(adapters).chain(sets).chain(held_out).collect()
+}
+
+/// Refuses to replace a directory that the run itself reads from.
+fn spare(recipe: &Recipe, out: &Path) -> Result<(), CheckpointError> {
+    let Ok(out) = out.canonicalize() else { return Ok(()) };
+    // A pattern of files lies where they lie.
+    let place = |path: &Path| path.canonicalize().or_else(|_| path.parent().unwrap_or(path).canonicalize());
+    match inputs(recipe).into_iter().find(|path| place(path).is_ok_and(|place| place.starts_with(&out))) {
+        Some(path) => Err(CheckpointError::Mismatch(format!(
+            "{} lies in {}, which --overwrite would replace: choose another output directory",
+            path.display(),
+            out.display()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -108,11 +108,6 @@ impl Source {
         Ok(next.filter(|next| next.step == step))
     }
 
-    /// The samples that have been left out as broken.
-    pub fn skipped(&self) -> BTreeSet<usize> {
-        self.lock().loader.as_ref().map(|loader| loader.skipped().clone()).unwrap_or_default()
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }

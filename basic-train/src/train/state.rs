@@ -114,18 +114,19 @@ pub fn save(
     Ok(target)
 }
 
-/// Removes all states but the last `keep` and the best one, and what a killed run left half-written.
+/// Removes all states but the last `keep` up to `step` and the best one. Those behind `step`, where the run stands, are
+/// damaged ones that it could not go on from: they must not count among the last.
 ///
 /// # Errors
 ///
 /// [`TrainError::Io`] that names the directory.
-pub fn prune(run: &Path, keep: usize) -> Result<(), TrainError> {
-    let all = saved(run);
+pub fn prune(run: &Path, keep: usize, step: usize) -> Result<(), TrainError> {
+    let (later, all): (Vec<_>, Vec<_>) = saved(run).into_iter().partition(|(at, _)| *at > step);
     let score = |path: &Path| record(path).ok()?.evaluation.filter(|value| value.is_finite());
     let scored = all.iter().filter_map(|(_, path)| Some((score(path)?, path)));
     let best = scored.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, path)| path.clone());
     let stale = all.iter().skip(keep.max(1)).map(|(_, path)| path.clone()).filter(|path| Some(path) != best.as_ref());
-    for path in stale.collect::<Vec<_>>() {
+    for path in stale.chain(later.into_iter().map(|(_, path)| path)).collect::<Vec<_>>() {
         // Renamed first: a directory that is half removed must not look like a state.
         let doomed = path.with_file_name(format!(".basic-stale-{}", path.file_name().unwrap_or_default().display()));
         let io = |source| TrainError::Io { path: path.clone(), source };

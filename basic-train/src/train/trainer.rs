@@ -271,7 +271,9 @@ impl<'a> Trainer<'a> {
         self.position.step += 1;
         self.position.nonfinite_in_a_row = in_a_row;
         self.position.skipped_steps += usize::from(skipped);
-        self.position.skipped_samples = self.source.skipped();
+        // Not the source's own list: a replica that is ahead may have drawn the next step already.
+        let broken = samples.skipped.iter().filter(|skipped| !skipped.too_long);
+        self.position.skipped_samples.extend(broken.map(|skipped| skipped.index));
         let seconds = start.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.position.step,

@@ -169,6 +169,12 @@ fn answers(
         let sources = &sample.images[..images.min(sample.images.len())];
         let prompt = rendered.text.clone();
         let tokens = tokenize_prompt(&checkpoint.tokenizer, rendered, checkpoint.visual_tokens(), sources.len())?;
+        // A conversation that ends where the context does leaves no room for an answer.
+        let room = checkpoint.config.text_config.context().saturating_sub(tokens.ids.len());
+        if room == 0 {
+            continue;
+        }
+        let settings = GenerationConfig { max_new_tokens: options.max_new_tokens.min(room), ..settings.clone() };
         let prompts = [ImageTokens {
             ids: tokens.ids,
             images: tokens.image_positions.into_iter().map(Iterator::collect).collect(),

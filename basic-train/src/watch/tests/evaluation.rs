@@ -116,6 +116,12 @@ fn samples_are_answered_where_their_last_answers_are() {
     let found = evaluate(1, &model, &checkpoint, &data, &Style::plain(), &objective, &options).unwrap();
     assert_eq!(found.predictions[0].prompt, "<image>");
     assert!(!found.predictions[0].answer.contains('\n'), "{:?}", found.predictions[0]);
+
+    // An answer has no more tokens than the context has room for.
+    let most = checkpoint.config.text_config.context();
+    let options =
+        EvaluationOptions { samples: 1, predictions: 1, max_new_tokens: most, ..EvaluationOptions::default() };
+    assert!(evaluate(1, &model, &checkpoint, &data, &Style::plain(), &objective, &options).is_ok());
 }
 
 #[test]

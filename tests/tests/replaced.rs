@@ -1,0 +1,222 @@
+//! What a run finds in its output directory, and what it leaves there when it does not get through.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tests::fixtures::{fixture, names, read_json, read_jsonl};
+use tests::project::Project;
+use tests::{Ran, args, run, run_in_shell};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
+
+/// What makes every loss infinite.
+const NEVER: [&str; 4] = ["--set", "objective.lambda_das=3e38", "--set", "objective.lambda_sds=3e38"];
+
+fn train(project: &Project, more: &[&str]) -> Ran {
+    let line = args!["train", project.path().join("recipe.toml"), "--out", project.path().join("out")];
+    run(BINARY, [line, more.iter().map(Into::into).collect()].concat())
+}
+
+fn resume(out: &Path) -> Ran {
+    run(BINARY, args!["train", "--resume", out])
+}
+
+fn states(out: &Path) -> Vec<String> {
+    let entries = fs::read_dir(out.join("checkpoints")).unwrap().flatten();
+    let mut found: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    found.sort();
+    found
+}
+
+/// Makes a finished run one that was killed, with the states that it has.
+fn killed(out: &Path) {
+    set(out, |record| record["status"] = "running".into());
+    for file in ["model.safetensors", "config.json"] {
+        fs::remove_file(out.join(file)).unwrap();
+    }
+}
+
+fn set(out: &Path, change: impl FnOnce(&mut Value)) {
+    let mut record = read_json(&out.join("run.json"));
+    change(&mut record);
+    fs::write(out.join("run.json"), record.to_string()).unwrap();
+}
+
+/// Adds `[eval]` to the recipe.
+fn held_out(project: &Project, path: &Path, more: &str) {
+    let (path, images) = (path.display().to_string(), fixture("images").display().to_string());
+    let recipe = project.path().join("recipe.toml");
+    let text = fs::read_to_string(&recipe).unwrap();
+    fs::write(recipe, format!("{text}[eval]\npath = {path:?}\nimages = {images:?}\n{more}\n")).unwrap();
+}
+
+/// A run of two steps that another one of six is replacing, as the second left it behind.
+fn replacing() -> Project {
+    let project = Project::new(BINARY, "pretrain", 2);
+    let (first, out) = (project.train("first", &[]), project.path().join("out"));
+    let states = ["checkpoint.every=2", "checkpoint.keep_last=9", "train.steps=6"];
+    train(&project, &states.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>()).succeeded();
+    fs::rename(first, out.join(".replaced")).unwrap();
+    project
+}
+
+#[test]
+fn the_states_of_an_unfinished_run_are_not_taken_for_those_of_the_next() {
+    let project = replacing();
+    let out = project.path().join("out");
+    killed(&out);
+    let more = ["--set", "train.steps=4", "--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=1"];
+    let expected = fs::read(project.train("alone", &more).join("model.safetensors")).unwrap();
+    train(&project, &[&more[..], &["--overwrite"]].concat()).succeeded();
+    assert_eq!(states(&out), ["step-00000004"]);
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected);
+    assert!(!out.join(".replaced").exists());
+}
+
+#[test]
+fn the_last_whole_run_comes_back() {
+    // Unfinished: the one before it is the last whole run. Done, and killed before it took that away: it is itself.
+    for (done, steps) in [(false, 2), (true, 6)] {
+        let project = replacing();
+        let out = project.path().join("out");
+        if !done {
+            killed(&out);
+        }
+        train(&project, &[&NEVER[..], &["--overwrite", "--set", "train.max_nonfinite=0"]].concat())
+            .refused(1, &["not finite"]);
+        let record = read_json(&out.join("run.json"));
+        assert_eq!((record["status"].as_str(), record["steps"].as_u64()), (Some("done"), Some(steps)));
+        assert!(out.join("model.safetensors").is_file() && out.join("config.json").is_file());
+        assert!(!out.join(".replaced").exists());
+    }
+}
+
+#[test]
+fn a_run_that_fails_with_states_can_go_on_and_keeps_what_it_replaces_aside() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    let out = project.train("out", &[]);
+    let before = fs::read(out.join("model.safetensors")).unwrap();
+    let more = ["--overwrite", "--set", "checkpoint.every=1", "--set", "train.max_nonfinite=2", "--ui", "bar"];
+    train(&project, &[&NEVER[..], &more].concat()).refused(1, &["step 3: "]);
+    assert_eq!(states(&out), ["step-00000001", "step-00000002"]);
+    assert!(fs::read(out.join(".replaced/model.safetensors")).unwrap() == before);
+    // With a limit that it does not reach, its later steps would be done.
+    set(&out, |record| record["recipe"]["objective"]["lambda_das"] = 1.0.into());
+    set(&out, |record| record["recipe"]["objective"]["lambda_sds"] = 1.0.into());
+    resume(&out).succeeded();
+    assert_eq!(read_jsonl(&out.join("metrics.jsonl")).len(), 4);
+    assert!(!out.join(".replaced").exists());
+}
+
+#[test]
+fn overwrite_replaces_runs_and_checkpoints_and_nothing_that_the_run_reads() {
+    let project = Project::new(BINARY, "pretrain", 2);
+    let out = project.path().join("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("thesis.tex"), "years of work").unwrap();
+    train(&project, &["--overwrite"]).refused(1, &["out", "neither a run nor a checkpoint"]);
+    assert_eq!(names(&out), ["thesis.tex"]);
+    fs::remove_file(out.join("thesis.tex")).unwrap();
+    train(&project, &[]).succeeded();
+    fs::copy(project.path().join("data.json"), out.join("data.json")).unwrap();
+    let data = format!("data.path={:?}", out.join("data.json").display().to_string());
+    let before = names(&out);
+    train(&project, &["--overwrite", "--set", &data]).refused(1, &["data.json", "--overwrite would replace"]);
+    assert_eq!(names(&out), before);
+}
+
+#[test]
+fn damaged_states_do_not_push_whole_ones_out() {
+    let project = Project::new(BINARY, "pretrain", 6);
+    let out = project.train("out", &["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=1"]);
+    fs::rename(out.join("checkpoints/step-00000006"), out.join("checkpoints/step-00000009")).unwrap();
+    fs::write(out.join("checkpoints/step-00000009/optimizer.safetensors"), "short").unwrap();
+    let other = project.train("other", &["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"]);
+    fs::rename(other.join("checkpoints/step-00000002"), out.join("checkpoints/step-00000002")).unwrap();
+    killed(&out);
+    let ran = resume(&out);
+    assert!(ran.code == Some(0) && ran.stderr.contains("is damaged"), "{ran:#?}");
+    assert_eq!(states(&out), ["step-00000006"]);
+}
+
+#[test]
+fn a_state_that_is_saved_again_keeps_its_evaluation() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    held_out(&project, &project.path().join("data.json"), "every = 2\nsamples = 2\npredictions = 0");
+    let out = project.train("out", &["--set", "checkpoint.every=2"]);
+    let evaluation = || read_json(&out.join("checkpoints/step-00000004/state.json"))["evaluation"].clone();
+    let before = evaluation();
+    assert!(before.is_number());
+    killed(&out);
+    resume(&out).succeeded();
+    assert_eq!(evaluation(), before);
+}
+
+#[test]
+fn a_run_goes_on_with_the_devices_that_it_began_with() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    let more = ["--devices", "cpu,cpu", "--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"];
+    let out = project.train("out", &more);
+    let expected = fs::read(out.join("model.safetensors")).unwrap();
+    fs::remove_dir_all(out.join("checkpoints/step-00000004")).unwrap();
+    killed(&out);
+    resume(&out).succeeded();
+    assert_eq!(read_json(&out.join("run.json"))["devices"], serde_json::json!(["cpu", "cpu"]));
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected);
+}
+
+#[test]
+fn a_broken_held_out_sample_is_told_before_the_first_step() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    let path = project.path().join("held-out.json");
+    let turns = r#"[{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "red"}]"#;
+    fs::write(&path, format!(r#"[{{"id": "x", "image": "absent.png", "conversations": {turns}}}]"#)).unwrap();
+    held_out(&project, &path, "every = 100");
+    train(&project, &[]).refused(1, &["eval: ", "absent.png"]);
+    assert!(!project.path().join("out").exists());
+}
+
+#[test]
+fn quantized_matrices_have_blocks_that_fit_and_recipes_name_them() {
+    let project = Project::new(BINARY, "finetune", 3);
+    let qlora = ["--set", "parts.decoder.mode=qlora", "--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=9"];
+    train(&project, &qlora).refused(1, &["48 outputs", "`block`"]);
+    for (block, reason) in [("0", "at least 1"), ("300", "300")] {
+        let set = format!("parts.decoder.block={block}");
+        train(&project, &[&qlora[..], &["--set", &set]].concat()).refused(1, &["block", reason]);
+    }
+    train(&project, &["--set", "parts.decoder.block=8"]).refused(1, &["parts.decoder.block needs mode"]);
+    for devices in ["cpu", "cpu,cpu"] {
+        let more = ["--set", "parts.decoder.block=8", "--devices", devices];
+        let out = project.train(devices, &[&qlora[..], &more].concat());
+        let expected = fs::read(out.join("model.safetensors")).unwrap();
+        fs::remove_dir_all(out.join("checkpoints/step-00000003")).unwrap();
+        killed(&out);
+        resume(&out).succeeded();
+        assert!(fs::read(out.join("model.safetensors")).unwrap() == expected);
+    }
+}
+
+#[test]
+fn settings_that_would_end_in_no_number_are_refused() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    train(&project, &["--set", "optimizer.epsilon=0"]).refused(1, &["optimizer.epsilon", "above 0"]);
+    train(&project, &["--set", "loader.order=grouped", "--ui", "bar"]).refused(1, &["text only", "grouped"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_too_full_for_the_checkpoint_costs_no_training() {
+    let project = Project::new(BINARY, "pretrain", 3);
+    let expected = fs::read(project.train("whole", &[]).join("model.safetensors")).unwrap();
+    let out = project.path().join("out");
+    // Room for the projector's state, not for the whole model.
+    let limit = format!("trap '' XFSZ; ulimit -f {}", expected.len() / 512 - 8);
+    let ran = run_in_shell(&limit, BINARY, args!["train", project.path().join("recipe.toml"), "--out", out]);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("model.safetensors"), "{}", ran.stderr);
+    assert_eq!(states(&out), ["step-00000003"]);
+    resume(&out).succeeded();
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected);
+}
