@@ -200,7 +200,7 @@ def gqa(clones, rng):
         lines(folder / "answers.jsonl", [{"question_id": str(i), "text": case["text"]} for i, case in enumerate(cases)])
         run(script(clones, "gqa_conversion"), folder, "--src", "answers.jsonl", "--dst", "predictions.json")
         # Rounded to two digits where it is printed.
-        source = script(clones, "gqa").replace("{:.2f}", "{:.10f}")
+        source = script(clones, "gqa").replace("{score:.2f}", "{score:.10f}")
         out = run(source, folder, "--questions", "questions.json", "--predictions", "predictions.json")
     value = lambda name: float(re.search(rf"^{name}: ([0-9.]+)%", out, re.M).group(1)) / 100
     return {"cases": cases, "accuracy": value("Accuracy"), "binary": value("Binary"), "open": value("Open")}

@@ -112,7 +112,8 @@ mod tests {
             ("Cannot determine the answer", Some('Z')),
             ("Z", Some('Z')),
             ("", None),
-            ("A dog is what one can see in it", None), // "A" is early, the text too long
+            ("A dog is what one can see in it", Some('B')), // "A" is early, and the text short enough
+            ("A dog is what one can see in it, or so it seems", None),
         ] {
             assert_eq!(mmbench(answer, &choices), expected, "{answer}");
         }
