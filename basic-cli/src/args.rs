@@ -1,6 +1,7 @@
 //! The command line.
 
 mod data;
+mod eval;
 mod generate;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
+pub use eval::Eval;
 pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -26,7 +28,7 @@ pub enum Command {
     Demo(Demo),
     /// Train by a recipe.
     Train(Train),
-    /// Answer a file of questions and score exact match.
+    /// Answer a file of questions and score exact match, or run benchmarks.
     Eval(Eval),
     /// Answer one prompt about its images.
     Generate(Generate),
@@ -178,34 +180,6 @@ pub struct Train {
     /// How many samples the data has, where it is not here.
     #[arg(long, value_name = "N", requires = "plan")]
     pub samples: Option<u64>,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Eval {
-    /// A LLaVA directory.
-    pub checkpoint: PathBuf,
-    /// Questions, one JSON object a line: image, text, answer, category.
-    pub data: PathBuf,
-    /// What image paths are relative to; by default the data file's folder.
-    #[arg(long)]
-    pub images: Option<PathBuf>,
-    /// Where the predictions are kept; by default CHECKPOINT/eval/DATA.predictions.jsonl.
-    #[arg(long)]
-    pub out: Option<PathBuf>,
-    /// Questions answered together.
-    #[arg(long, default_value_t = 32)]
-    pub batch_size: usize,
-    /// At most this many tokens an answer.
-    #[arg(long, default_value_t = 16)]
-    pub max_new_tokens: usize,
-    /// Refuse images of more pixels than this.
-    #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
-    pub max_pixels: u64,
-    #[command(flatten)]
-    pub device: DeviceArg,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, generate};
 use basic_models::nn::Llava;
-use basic_models::processor::{Message, ProcessorError, Role, render_prompt, tokenize_prompt};
+use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
 use basic_models::{Checkpoint, CheckpointError, ImageTokens};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -108,8 +108,8 @@ pub enum EvalError {
     /// Template or tokenizer.
     #[error("question {question}: {source}")]
     Prompt {
-        /// Which one, from 0.
-        question: usize,
+        /// Which one: its place in the file, from 0, or its id.
+        question: String,
         /// Why.
         source: ProcessorError,
     },
@@ -155,6 +155,72 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
     }
 }
 
+/// Answers prompts greedily, several together.
+pub struct Answerer<'a> {
+    model: &'a Llava,
+    checkpoint: &'a Checkpoint,
+    cache: &'a mut VisionCache,
+    style: Style,
+    eos: Vec<u32>,
+    settings: GenerationConfig,
+}
+
+impl<'a> Answerer<'a> {
+    /// An answerer by `checkpoint`'s template and end tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError`] where the template or the generation settings cannot be followed.
+    pub fn new(
+        model: &'a Llava,
+        checkpoint: &'a Checkpoint,
+        options: &EvalOptions,
+        cache: &'a mut VisionCache,
+    ) -> Result<Self, EvalError> {
+        let style = options.conversation.resolve(checkpoint, false);
+        let style = style.map_err(|source| EvalError::Prompt { question: "0".into(), source })?;
+        let eos = GenerationDefaults::load(&checkpoint.dir)?.end_ids(checkpoint);
+        let settings = GenerationConfig::greedy(options.max_new_tokens, eos.clone(), checkpoint.pad_id());
+        Ok(Self { model, checkpoint, cache, style, eos, settings })
+    }
+
+    /// The answers to questions of (name, text, image), without the spaces around them. An image's place is before the
+    /// text, unless the text has an `<image>`.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError`] that names the image or the question.
+    pub fn answer(&mut self, questions: &[(String, &str, Option<&ImageSource>)]) -> Result<Vec<String>, EvalError> {
+        let prompts: Result<Vec<_>, _> = questions.iter().map(|q| self.prompt(&q.0, q.1, q.2.is_some())).collect();
+        let images: Vec<ImageSource> = questions.iter().filter_map(|question| question.2.cloned()).collect();
+        let features = self.cache.features(self.model, self.checkpoint, &images)?;
+        let generated = generate(self.model, &prompts?, features, &self.settings)?;
+        let texts = questions.iter().zip(generated).map(|(question, generated)| {
+            let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !self.eos.contains(id)).collect();
+            let text = self.checkpoint.tokenizer.decode(&ids, true);
+            let text = text.map_err(|source| EvalError::Prompt { question: question.0.clone(), source })?;
+            Ok(text.trim().to_string())
+        });
+        texts.collect()
+    }
+
+    fn prompt(&self, name: &str, text: &str, image: bool) -> Result<ImageTokens, EvalError> {
+        let text = match image && !text.contains("<image>") {
+            true => format!("<image>\n{text}"),
+            false => text.to_string(),
+        };
+        let tokenizer = &self.checkpoint.tokenizer;
+        let prompt = render_prompt(&self.style, &[Message::new(Role::User, text)], tokenizer.specials())
+            .and_then(|text| tokenize_prompt(tokenizer, &text, self.checkpoint.visual_tokens(), usize::from(image)))
+            .map_err(|source| EvalError::Prompt { question: name.into(), source })?;
+        Ok(ImageTokens {
+            ids: prompt.ids,
+            images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),
+            ..ImageTokens::default()
+        })
+    }
+}
+
 /// Answers `questions` greedily, in order; `progress` sees how many are done.
 ///
 /// # Errors
@@ -169,41 +235,24 @@ pub fn answer(
     cache: &mut VisionCache,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Prediction>, EvalError> {
-    let prompt_error = |question| move |source| EvalError::Prompt { question, source };
-    let style = options.conversation.resolve(checkpoint, false).map_err(prompt_error(0))?;
-    let mut prompts = Vec::with_capacity(questions.len());
+    let mut answerer = Answerer::new(model, checkpoint, options, cache)?;
+    let file = |name: &String| ImageSource::from(root.join(name));
+    let images: Vec<Option<ImageSource>> = questions.iter().map(|q| q.image.as_ref().map(file)).collect();
+    // Every prompt is made before the first answer, for a wrong one to be told at once; those of like length share a
+    // batch: less padding.
+    let mut order = Vec::with_capacity(questions.len());
     for (index, question) in questions.iter().enumerate() {
-        let text = match question.image {
-            Some(_) if !question.text.contains("<image>") => format!("<image>\n{}", question.text),
-            _ => question.text.clone(),
-        };
-        let messages = [Message::new(Role::User, text)];
-        let specials = checkpoint.tokenizer.specials();
-        let text = render_prompt(&style, &messages, specials).map_err(prompt_error(index))?;
-        let images = usize::from(question.image.is_some());
-        let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), images)
-            .map_err(prompt_error(index))?;
-        prompts.push(ImageTokens {
-            ids: prompt.ids,
-            images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),
-            ..ImageTokens::default()
-        });
+        let prompt = answerer.prompt(&index.to_string(), &question.text, question.image.is_some())?;
+        order.push((prompt.ids.len(), index));
     }
-    // Prompts of like length share a batch: less padding.
-    let mut order: Vec<usize> = (0..questions.len()).collect();
-    order.sort_by_key(|i| prompts[*i].ids.len());
-    let eos = GenerationDefaults::load(&checkpoint.dir)?.end_ids(checkpoint);
-    let settings = GenerationConfig::greedy(options.max_new_tokens, eos.clone(), checkpoint.pad_id());
+    order.sort_unstable();
     let mut answers = vec![String::new(); questions.len()];
     let mut done = 0;
     for chunk in order.chunks(options.batch_size.max(1)) {
-        let batch: Vec<ImageTokens> = chunk.iter().map(|i| prompts[*i].clone()).collect();
-        let files: Vec<ImageSource> =
-            chunk.iter().filter_map(|i| questions[*i].image.as_ref()).map(|f| root.join(f).into()).collect();
-        let features = cache.features(model, checkpoint, &files)?;
-        for (index, generated) in chunk.iter().zip(generate(model, &batch, features, &settings)?) {
-            let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !eos.contains(id)).collect();
-            answers[*index] = checkpoint.tokenizer.decode(&ids, true).map_err(prompt_error(*index))?;
+        let batch = chunk.iter().map(|(_, i)| (i.to_string(), questions[*i].text.as_str(), images[*i].as_ref()));
+        let texts = answerer.answer(&batch.collect::<Vec<_>>())?;
+        for ((_, index), text) in chunk.iter().zip(texts) {
+            answers[*index] = text;
         }
         done += chunk.len();
         progress(done);
@@ -214,7 +263,7 @@ pub fn answer(
         text: question.text.clone(),
         expected: question.answer.clone(),
         correct: normalize(&answer) == normalize(&question.answer),
-        answer: answer.trim().to_string(),
+        answer,
         category: question.category.clone(),
     });
     Ok(judged.collect())

@@ -5,6 +5,7 @@
 pub mod analysis;
 pub mod backbones;
 pub mod bench;
+pub mod benchmarks;
 pub mod data;
 pub mod demo;
 pub mod evaluate;

@@ -5,6 +5,7 @@ mod chat;
 mod checkpoint;
 mod data;
 mod demo;
+mod eval;
 mod generate;
 mod model;
 mod train;
@@ -19,7 +20,7 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(args) => demo::demo(args),
         Command::Train(args) => train::train(args),
-        Command::Eval(args) => train::eval(args),
+        Command::Eval(args) => eval::eval(args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),
         Command::Losses(args) => model::losses(args),

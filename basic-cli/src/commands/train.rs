@@ -1,4 +1,4 @@
-//! Training and evaluation.
+//! Training.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -7,17 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use basic_models::Checkpoint;
-use basic_train::data::VisionCache;
-use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
 use basic_train::plan::{Plan, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
-use burn::tensor::DType;
 use indicatif::ProgressBar;
 
 use super::checkpoint::host;
-use crate::args::{Eval, Train, Ui};
+use crate::args::{Train, Ui};
 use crate::output::{bar, print_json};
 
 /// `basic train`.
@@ -113,35 +109,4 @@ fn line(step: &StepMetrics, steps: usize) -> String {
     let left = Duration::from_secs_f64((seconds * steps.saturating_sub(step.step) as f64).min(1e9));
     let left = indicatif::HumanDuration(left);
     format!("step {}/{steps} {} lr {lr:.2e} grad {grad_norm:.2} left {left}{skipped}", step.step, losses(step))
-}
-
-/// `basic eval`.
-pub fn eval(args: Eval) -> Result<()> {
-    let questions = read_questions(&args.data)?;
-    let mut checkpoint = Checkpoint::open(&args.checkpoint)?;
-    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
-    let device = args.device.device.open()?;
-    let model = checkpoint.load(DType::F32, &device)?;
-    let root = args.images.as_deref().or(args.data.parent()).unwrap_or(std::path::Path::new("."));
-    let options =
-        EvalOptions { batch_size: args.batch_size, max_new_tokens: args.max_new_tokens, ..EvalOptions::default() };
-    let progress = bar("eval", questions.len());
-    let mut cache = VisionCache::new(256);
-    let predictions = answer(&model, &checkpoint, &questions, root, &options, &mut cache, &mut |done| {
-        progress.set_position(done as u64);
-    })?;
-    progress.finish_and_clear();
-    let stem = args.data.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let out = args.out.unwrap_or_else(|| args.checkpoint.join("eval").join(format!("{stem}.predictions.jsonl")));
-    write_predictions(&out, &predictions)?;
-    let mut scores = score(&predictions);
-    scores.predictions = Some(out);
-    if args.json {
-        return print_json(&scores);
-    }
-    for (kind, score) in &scores.per_type {
-        println!("{kind:<12} {:6.2}%  of {}", 100.0 * score.accuracy, score.questions);
-    }
-    println!("{:<12} {:6.2}%  of {}", "overall", 100.0 * scores.accuracy, scores.questions);
-    Ok(())
 }

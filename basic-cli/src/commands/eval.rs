@@ -1,0 +1,146 @@
+//! `basic eval`: a file of questions, or benchmarks.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use basic_models::Checkpoint;
+use basic_train::benchmarks::{Answers, Metric, Task, find, respond};
+use basic_train::data::VisionCache;
+use basic_train::evaluate::{Answerer, EvalOptions, answer, read_questions, score, write_predictions};
+use burn::tensor::DType;
+use serde::Serialize;
+
+use crate::args::Eval;
+use crate::output::{bar, print_json};
+
+const CACHE_MIB: usize = 256;
+
+/// `basic eval`.
+pub fn eval(args: Eval) -> Result<()> {
+    match (args.data.clone(), args.root.clone()) {
+        (Some(data), _) => file(&args, &data),
+        (None, Some(root)) => benchmarks(&args, &root),
+        // The parser asks for one of the two.
+        (None, None) => anyhow::bail!("give a file of questions, or --bench and --root"),
+    }
+}
+
+fn open(args: &Eval) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::open(&args.checkpoint)?;
+    checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
+    Ok(checkpoint)
+}
+
+fn file(args: &Eval, data: &Path) -> Result<()> {
+    let questions = read_questions(data)?;
+    let checkpoint = open(args)?;
+    let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
+    let root = args.images.as_deref().or(data.parent()).unwrap_or(Path::new("."));
+    let mut options = EvalOptions { batch_size: args.batch_size, ..EvalOptions::default() };
+    options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);
+    let progress = bar("eval", questions.len());
+    let mut cache = VisionCache::new(CACHE_MIB);
+    let predictions = answer(&model, &checkpoint, &questions, root, &options, &mut cache, &mut |done| {
+        progress.set_position(done as u64);
+    })?;
+    progress.finish_and_clear();
+    let stem = data.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let out =
+        args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval").join(format!("{stem}.predictions.jsonl")));
+    write_predictions(&out, &predictions)?;
+    let mut scores = score(&predictions);
+    scores.predictions = Some(out);
+    if args.json {
+        return print_json(&scores);
+    }
+    for (kind, score) in &scores.per_type {
+        println!("{kind:<12} {:6.2}%  of {}", 100.0 * score.accuracy, score.questions);
+    }
+    println!("{:<12} {:6.2}%  of {}", "overall", 100.0 * scores.accuracy, scores.questions);
+    Ok(())
+}
+
+/// What is told of a benchmark.
+#[derive(Serialize)]
+struct Told {
+    name: String,
+    questions: usize,
+    metrics: Vec<Metric>,
+    answers: PathBuf,
+    submission: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    checkpoint: PathBuf,
+    benchmarks: Vec<Told>,
+}
+
+fn benchmarks(args: &Eval, root: &Path) -> Result<()> {
+    // Every folder is read before the first answer, for a wrong one to be told at once.
+    let mut tasks = Vec::new();
+    for name in &args.bench {
+        let benchmark = find(name)?;
+        let task: Task = benchmark.open(root)?;
+        tasks.push((benchmark, task));
+    }
+    let checkpoint = open(args)?;
+    let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
+    let folder = args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval"));
+    let mut report = Report { checkpoint: args.checkpoint.clone(), benchmarks: Vec::new() };
+    for (benchmark, task) in tasks {
+        let out = folder.join(benchmark.name);
+        let max_new_tokens = args.max_new_tokens.unwrap_or(benchmark.max_new_tokens);
+        let options = EvalOptions { max_new_tokens, ..EvalOptions::default() };
+        let made = format!("by {} with at most {max_new_tokens} tokens", weights(&args.checkpoint)?);
+        let mut answers = Answers::open(&out, &task.questions, &made, args.fresh)?;
+        let progress = bar(benchmark.name, task.questions.len());
+        let mut cache = VisionCache::new(CACHE_MIB);
+        let mut answerer = Answerer::new(&model, &checkpoint, &options, &mut cache)?;
+        respond(&mut answerer, &task.questions, args.batch_size, &mut answers, &mut |done| {
+            progress.set_position(done as u64);
+        })?;
+        progress.finish_and_clear();
+        let texts = answers.of(&task.questions).unwrap_or_default();
+        report.benchmarks.push(Told {
+            name: benchmark.name.into(),
+            questions: task.questions.len(),
+            metrics: task.score(&texts),
+            answers: answers.path().into(),
+            submission: task.submit(&texts, &out)?,
+        });
+    }
+    if args.json {
+        return print_json(&report);
+    }
+    report.benchmarks.iter().for_each(print);
+    Ok(())
+}
+
+/// A checkpoint's weights by their folder, bytes and time: a checkpoint that is trained on is another one.
+fn weights(checkpoint: &Path) -> Result<String> {
+    let (mut bytes, mut latest) = (0, std::time::UNIX_EPOCH);
+    for entry in std::fs::read_dir(checkpoint)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "safetensors") {
+            let meta = std::fs::metadata(entry.path())?;
+            bytes += meta.len();
+            latest = latest.max(meta.modified()?);
+        }
+    }
+    let seconds = latest.duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    Ok(format!("{} (weights of {bytes} bytes, written at {seconds})", checkpoint.canonicalize()?.display()))
+}
+
+fn print(told: &Told) {
+    for Metric { name, value, low, high, questions } in &told.metrics {
+        let (value, low, high) = (100.0 * value, 100.0 * low, 100.0 * high);
+        println!("{:<12} {name:<28} {value:6.2}%  [{low:.2}, {high:.2}]  of {questions}", told.name);
+    }
+    if told.metrics.is_empty() {
+        println!("{:<12} {} answers; their score is its server's", told.name, told.questions);
+    }
+    if let Some(path) = &told.submission {
+        println!("{:<12} to submit: {}", told.name, path.display());
+    }
+}

@@ -1,0 +1,97 @@
+//! A score with its 95% interval: the bootstrap over questions.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+const RESAMPLES: usize = 1000;
+
+/// A score, 0 to 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metric {
+    /// What is measured.
+    pub name: String,
+    /// The score.
+    pub value: f64,
+    /// The interval's lower end.
+    pub low: f64,
+    /// The interval's upper end.
+    pub high: f64,
+    /// Over how many questions.
+    pub questions: usize,
+}
+
+impl Metric {
+    /// `statistic` of all of 0..`questions`, with the 2.5th and the 97.5th percentile of it over 1000 draws with
+    /// replacement. The draws are the same every time.
+    pub fn of(name: impl Into<String>, questions: usize, statistic: impl Fn(&[usize]) -> f64) -> Self {
+        let mut chosen: Vec<usize> = (0..questions).collect();
+        let value = statistic(&chosen);
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut values = Vec::with_capacity(RESAMPLES);
+        while values.len() < RESAMPLES && questions > 0 {
+            chosen.iter_mut().for_each(|index| *index = rng.random_range(0..questions));
+            values.push(statistic(&chosen));
+        }
+        values.sort_by(f64::total_cmp);
+        let end = |at: usize| values.get(at).copied().unwrap_or(value);
+        Self {
+            name: name.into(),
+            value,
+            low: end(RESAMPLES / 40),
+            high: end(RESAMPLES - RESAMPLES / 40 - 1),
+            questions,
+        }
+    }
+
+    /// The mean of the questions' credits.
+    pub fn mean(name: impl Into<String>, credits: &[f64]) -> Self {
+        let n = credits.len().max(1) as f64;
+        Self::of(name, credits.len(), |chosen| chosen.iter().map(|i| credits[*i]).sum::<f64>() / n)
+    }
+}
+
+/// The mean over all, then that of each group, in the groups' order.
+pub fn by_group(name: &str, credits: &[f64], groups: &[String]) -> Vec<Metric> {
+    let mut names: Vec<&String> = groups.iter().collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut metrics = vec![Metric::mean(name, credits)];
+    for group in names {
+        let of_group = credits.iter().zip(groups).filter(|(_, other)| *other == group);
+        let credits: Vec<f64> = of_group.map(|(credit, _)| *credit).collect();
+        metrics.push(Metric::mean(format!("{name}, {group}"), &credits));
+    }
+    metrics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_of_a_mean_is_about_two_standard_errors_to_each_side() {
+        let credits: Vec<f64> = (0..400).map(|i| f64::from(u8::from(i % 4 == 0))).collect();
+        let metric = Metric::mean("accuracy", &credits);
+        assert_eq!((metric.value, metric.questions), (0.25, 400));
+        let error = (0.25f64 * 0.75 / 400.0).sqrt(); // 0.0217
+        assert!((metric.value - metric.low - 1.96 * error).abs() < 0.006, "{metric:?}");
+        assert!((metric.high - metric.value - 1.96 * error).abs() < 0.006, "{metric:?}");
+        assert_eq!(metric, Metric::mean("accuracy", &credits));
+    }
+
+    #[test]
+    fn no_question_and_one_question_have_an_interval_too() {
+        assert_eq!(Metric::mean("x", &[]).high, 0.0);
+        let one = Metric::mean("x", &[0.3]);
+        assert_eq!((one.low, one.value, one.high), (0.3, 0.3, 0.3));
+    }
+
+    #[test]
+    fn groups_follow_the_whole() {
+        let groups = ["b", "a", "b"].map(String::from);
+        let metrics = by_group("accuracy", &[1.0, 0.0, 0.0], &groups);
+        let told: Vec<_> = metrics.iter().map(|m| (m.name.as_str(), m.value, m.questions)).collect();
+        assert_eq!(told, [("accuracy", 1.0 / 3.0, 3), ("accuracy, a", 0.0, 1), ("accuracy, b", 0.5, 2)]);
+    }
+}

@@ -1,0 +1,216 @@
+//! MMBench, in English and Chinese: a question is right only if it is with its options in every rotation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::interval::by_group;
+use super::options;
+use super::reading::LETTER;
+use super::{Asked, Benchmark, BenchmarkError, Task};
+use crate::data::ImageSource;
+use crate::files::write_atomically;
+
+pub(super) const ENGLISH: Benchmark = Benchmark {
+    name: "mmbench",
+    max_new_tokens: 1024,
+    read: |root| read(root, "mmbench/mmbench_dev_20230712", LETTER),
+};
+pub(super) const CHINESE: Benchmark = Benchmark {
+    name: "mmbench_cn",
+    max_new_tokens: 1024,
+    read: |root| read(root, "mmbench_cn/mmbench_dev_cn_20231003", "请直接回答选项字母。"),
+};
+
+/// A question's rotations have its index, raised by multiples of this.
+const ROTATION: u64 = 1_000_000;
+/// What pandas reads as a missing cell, so what the official scripts do.
+const MISSING: [&str; 18] = [
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan",
+];
+/// The columns that LLaVA's script leaves out of the submission.
+const LEFT_OUT: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
+/// Where it puts the predictions.
+const PREDICTION: usize = 6;
+
+/// A table of MMBench's.
+struct Table {
+    path: PathBuf,
+    columns: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn open(path: &Path) -> Result<Self, BenchmarkError> {
+        if !path.is_file() {
+            let need = "it comes from download.openmmlab.com/mmclassification/datasets/mmbench".into();
+            return Err(BenchmarkError::Missing { path: path.into(), need });
+        }
+        let wrong = |e: csv::Error| BenchmarkError::entry(path, "not a table of tabs", e);
+        let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_path(path).map_err(wrong)?;
+        let columns = reader.headers().map_err(wrong)?.iter().map(String::from).collect();
+        let rows = reader.records().map(|row| Ok(row.map_err(wrong)?.iter().map(String::from).collect()));
+        let table = Self { path: path.into(), columns, rows: rows.collect::<Result<_, BenchmarkError>>()? };
+        for column in ["index", "question", "image", "A", "B"] {
+            if table.column(column).is_none() {
+                return Err(BenchmarkError::entry(path, format!("column {column:?}"), "is not there"));
+            }
+        }
+        match table.rows.is_empty() {
+            true => Err(BenchmarkError::entry(path, "the table", "holds no question")),
+            false => Ok(table),
+        }
+    }
+
+    fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column == name)
+    }
+
+    /// A cell that is there and not empty.
+    fn cell(&self, row: usize, column: &str) -> Option<&str> {
+        let cell = self.rows[row].get(self.column(column)?)?;
+        (!MISSING.contains(&cell.as_str()) && cell != "null").then_some(cell)
+    }
+
+    fn index(&self, row: usize) -> Result<u64, BenchmarkError> {
+        let cell = self.cell(row, "index").unwrap_or_default();
+        let wrong = |_| BenchmarkError::entry(&self.path, format!("row {}", row + 1), format!("{cell:?} is no index"));
+        cell.parse().map_err(wrong)
+    }
+
+    fn choices(&self, row: usize) -> Vec<(char, String)> {
+        ('A'..='Z').filter_map(|c| Some((c, self.cell(row, &c.to_string())?.to_string()))).collect()
+    }
+
+    /// The hint, the question and options A to D up to the first that is not there, and the request.
+    fn prompt(&self, row: usize, request: &str) -> String {
+        let question = self.cell(row, "question").unwrap_or_default();
+        let hint = self.cell(row, "hint").filter(|hint| !["nan", "none"].contains(&hint.to_lowercase().as_str()));
+        let mut lines: Vec<String> = hint.into_iter().chain([question]).map(String::from).collect();
+        for letter in ["A", "B", "C", "D"] {
+            let option = self.cell(row, letter).filter(|text| !["nan", "none"].contains(&text.to_lowercase().as_str()));
+            let Some(option) = option else { break };
+            lines.push(format!("{letter}. {option}"));
+        }
+        lines.push(request.into());
+        lines.join("\n")
+    }
+
+    fn image(&self, row: usize, index: u64) -> Result<ImageSource, BenchmarkError> {
+        let entry = format!("question {index}");
+        let Some(text) = self.cell(row, "image") else {
+            return Err(BenchmarkError::entry(&self.path, entry, "has no image"));
+        };
+        let wrong = |e| BenchmarkError::entry(&self.path, &entry, format!("its image is not base64: {e}"));
+        let bytes = STANDARD.decode(text.trim()).map_err(wrong)?;
+        Ok(ImageSource::Bytes { name: self.path.join(index.to_string()), bytes: bytes.into() })
+    }
+
+    /// The table as LLaVA's script hands it to MMBench's server.
+    fn submission(&self, answers: &[String], path: &Path) -> Result<PathBuf, BenchmarkError> {
+        let wrong = |e: rust_xlsxwriter::XlsxError| BenchmarkError::entry(path, "the submission", e);
+        let mut columns: Vec<Option<usize>> =
+            (0..self.columns.len()).filter(|i| !LEFT_OUT.contains(&self.columns[*i].as_str())).map(Some).collect();
+        columns.insert(PREDICTION.min(columns.len()), None);
+        let mut book = rust_xlsxwriter::Workbook::new();
+        let sheet = book.add_worksheet();
+        for (x, column) in (0u16..).zip(&columns) {
+            let name = column.map_or("prediction", |i| self.columns[i].as_str());
+            sheet.write_string(0, x, name).map_err(wrong)?;
+            for (y, (row, answer)) in (1u32..).zip(self.rows.iter().zip(answers)) {
+                let cell = column.map_or(answer, |i| &row[i]);
+                match cell.parse::<u32>() {
+                    Ok(number) if name == "index" => sheet.write_number(y, x, number).map_err(wrong)?,
+                    _ => sheet.write_string(y, x, cell).map_err(wrong)?,
+                };
+            }
+        }
+        let bytes = book.save_to_buffer().map_err(wrong)?;
+        write_atomically(path, &bytes).map_err(BenchmarkError::io(path))?;
+        Ok(path.to_path_buf())
+    }
+}
+
+/// What one rotation of a question needs to be judged.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub index: u64,
+    pub choices: Vec<(char, String)>,
+    pub answer: String,
+    pub category: String,
+}
+
+/// Whether each question was right in all its rotations, with its category, by index; a rotation whose answer names no
+/// option is wrong (the server would ask a GPT).
+pub(super) fn circular(rows: &[Row], answers: &[String]) -> Vec<(u64, bool, String)> {
+    let mut questions: BTreeMap<u64, (bool, String)> = BTreeMap::new();
+    for (row, answer) in rows.iter().zip(answers) {
+        let right = options::mmbench(answer, &row.choices).is_some_and(|c| row.answer.chars().eq([c]));
+        let question = questions.entry(row.index % ROTATION).or_insert((true, String::new()));
+        question.0 &= right;
+        if row.index < ROTATION {
+            question.1 = row.category.clone();
+        }
+    }
+    questions.into_iter().map(|(index, (right, category))| (index, right, category)).collect()
+}
+
+fn read(root: &Path, name: &str, request: &str) -> Result<Task, BenchmarkError> {
+    let table = Table::open(&root.join(format!("{name}.tsv")))?;
+    let (mut asked, mut rows) = (Vec::new(), Vec::new());
+    for row in 0..table.rows.len() {
+        let index = table.index(row)?;
+        let image = Some(table.image(row, index)?);
+        asked.push(Asked { id: index.into(), prompt: table.prompt(row, request), image });
+        let text = |column| table.cell(row, column).unwrap_or_default().to_string();
+        rows.push(Row { index, choices: table.choices(row), answer: text("answer"), category: text("category") });
+    }
+    // The test split's answers are hidden.
+    let known = rows.iter().all(|row| !row.answer.is_empty());
+    let file = format!("{}.xlsx", Path::new(name).file_name().unwrap_or_default().to_string_lossy());
+    let task = Task::new(asked).submitted(move |answers, out| table.submission(answers, &out.join(&file)));
+    if !known {
+        return Ok(task);
+    }
+    Ok(task.scored(move |answers| {
+        let questions = circular(&rows, answers);
+        let right: Vec<f64> = questions.iter().map(|(_, right, _)| f64::from(u8::from(*right))).collect();
+        let categories: Vec<String> = questions.into_iter().map(|(_, _, category)| category).collect();
+        by_group("circular accuracy", &right, &categories)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(index: u64, answer: &str) -> Row {
+        let choices = [('A', "cat"), ('B', "dog")].map(|(c, text)| (c, text.to_string())).into();
+        Row { index, choices, answer: answer.into(), category: format!("kind {index}") }
+    }
+
+    #[test]
+    fn a_question_is_right_only_in_all_its_rotations() {
+        let rows = [row(7, "A"), row(8, "B"), row(1_000_007, "B"), row(1_000_008, "A")];
+        let answers = ["A", "B", "B.", "no idea"].map(String::from);
+        let told = circular(&rows, &answers);
+        assert_eq!(told, [(7, true, "kind 7".to_string()), (8, false, "kind 8".to_string())]);
+    }
+
+    #[test]
+    fn cells_keep_their_line_breaks_and_options_end_at_the_first_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.tsv");
+        let text = "index\tquestion\thint\tA\tB\tC\tD\timage\n3\t\"Which?\nThis?\"\tnan\tone\ttwo\t\tfour\tAAAA\n";
+        std::fs::write(&path, text).unwrap();
+        let table = Table::open(&path).unwrap();
+        assert_eq!(table.prompt(0, "Go."), "Which?\nThis?\nA. one\nB. two\nGo.");
+        assert_eq!(table.choices(0).iter().map(|(c, _)| *c).collect::<String>(), "ABD");
+        std::fs::write(&path, "index\tquestion\tA\tB\timage\n3\tq\ta\tb\t???\n").unwrap();
+        let error = Table::open(&path).unwrap().image(0, 3).unwrap_err().to_string();
+        assert!(error.contains("question 3") && error.contains("not base64"), "{error}");
+    }
+}

@@ -1,0 +1,71 @@
+//! ScienceQA's test questions that have an image (IMG).
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::options::science_qa;
+use super::reading::{EVAL_ZIP, LETTER, annotation, id, image, json};
+use super::{Asked, Benchmark, BenchmarkError, Metric, Task};
+
+pub(super) const BENCHMARK: Benchmark = Benchmark { name: "scienceqa", max_new_tokens: 1024, read };
+
+const NEED: &str = "it comes from data/scienceqa of the repository lupantech/ScienceQA";
+
+#[derive(Deserialize)]
+struct Question {
+    id: Value,
+    image: Option<String>,
+    conversations: Vec<Turn>,
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    choices: Vec<String>,
+    answer: usize,
+}
+
+fn read(root: &Path) -> Result<Task, BenchmarkError> {
+    let dir = root.join("scienceqa");
+    let (file, truth) = (dir.join("llava_test_CQM-A.json"), dir.join("problems.json"));
+    let questions: Vec<Question> = json(&file, EVAL_ZIP)?;
+    let problems: HashMap<String, Problem> = json(&truth, NEED)?;
+    let splits_file = dir.join("pid_splits.json");
+    let splits: HashMap<String, Vec<String>> = json(&splits_file, NEED)?;
+    let test = splits.get("test").ok_or_else(|| BenchmarkError::entry(&splits_file, "test", "no such split"))?;
+    let test: std::collections::HashSet<&String> = test.iter().collect();
+    let (mut asked, mut truths) = (Vec::new(), Vec::new());
+    for question in questions {
+        let Some(name) = &question.image else { continue };
+        let key = id(&question.id);
+        if !test.contains(&key) {
+            continue;
+        }
+        let Some(turn) = question.conversations.first() else {
+            return Err(BenchmarkError::entry(&file, format!("question {key}"), "has no turn of conversation"));
+        };
+        let problem = annotation(&truth, &problems, &key, &file)?;
+        truths.push((problem.choices.len(), problem.answer));
+        let path = image(&dir.join("images/test"), name, &format!("question {key} of {}", file.display()))?;
+        let text = turn.value.replace("<image>", "");
+        let prompt = format!("<image>\n{}\n{LETTER}", text.trim());
+        asked.push(Asked { id: question.id, prompt, image: Some(path.into()) });
+    }
+    if asked.is_empty() {
+        return Err(BenchmarkError::entry(&file, "the file", "holds no test question with an image"));
+    }
+    Ok(Task::new(asked).scored(move |answers| {
+        let right = answers
+            .iter()
+            .zip(&truths)
+            .map(|(answer, (choices, truth))| f64::from(u8::from(science_qa(answer, *choices) == Some(*truth))));
+        vec![Metric::mean("IMG accuracy", &right.collect::<Vec<_>>())]
+    }))
+}

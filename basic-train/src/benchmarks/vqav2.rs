@@ -1,0 +1,27 @@
+//! VQAv2's test-dev: the answers are hidden, so a file for the server.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::normalize::m4c;
+use super::reading::{EVAL_ZIP, Line, id, jsonl, questions, write_json};
+use super::{Benchmark, BenchmarkError, Task};
+
+pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2", max_new_tokens: 128, read };
+
+fn read(root: &Path) -> Result<Task, BenchmarkError> {
+    let dir = root.join("vqav2");
+    let (lines, asked) = questions(&dir.join("llava_vqav2_mscoco_test-dev2015.jsonl"), &dir.join("test2015"))?;
+    // The server wants every question of the whole test set; those that are not of test-dev are left empty.
+    let whole: Vec<(usize, Line)> = jsonl(&dir.join("llava_vqav2_mscoco_test2015.jsonl"), EVAL_ZIP)?;
+    Ok(Task::new(asked).submitted(move |answers, out| {
+        let given: HashMap<String, &String> = lines.iter().map(|line| id(&line.question_id)).zip(answers).collect();
+        let rows = whole.iter().map(|(_, line)| {
+            let answer = given.get(&id(&line.question_id)).map(|answer| m4c(answer)).unwrap_or_default();
+            json!({"question_id": line.question_id, "answer": answer})
+        });
+        write_json(&out.join("vqav2_test-dev.json"), &rows.collect::<Vec<_>>())
+    }))
+}

@@ -1,0 +1,67 @@
+//! VQAv2's validation questions, whose answers are public: not in LLaVA's guide, asked as it asks test-dev.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::interval::by_group;
+use super::reading::{SHORT, annotation, by_id, id, image, json};
+use super::{Asked, Benchmark, BenchmarkError, Task, vqa};
+
+pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2-val", max_new_tokens: 128, read };
+
+const NEED: &str = "it comes from visualqa.org's download page (VQA v2, validation)";
+
+#[derive(Deserialize)]
+struct Questions {
+    questions: Vec<Question>,
+}
+
+#[derive(Deserialize)]
+struct Question {
+    question_id: Value,
+    image_id: u64,
+    question: String,
+}
+
+#[derive(Deserialize)]
+struct Annotations {
+    annotations: Vec<Annotation>,
+}
+
+#[derive(Deserialize)]
+struct Annotation {
+    question_id: Value,
+    answer_type: String,
+    answers: Vec<Given>,
+}
+
+#[derive(Deserialize)]
+struct Given {
+    answer: String,
+}
+
+fn read(root: &Path) -> Result<Task, BenchmarkError> {
+    let dir = root.join("vqav2");
+    let file = dir.join("v2_OpenEnded_mscoco_val2014_questions.json");
+    let truth = dir.join("v2_mscoco_val2014_annotations.json");
+    let questions: Questions = json(&file, NEED)?;
+    let annotations: Annotations = json(&truth, NEED)?;
+    let map = by_id(&truth, annotations.annotations.into_iter().map(|a| (id(&a.question_id), a)))?;
+    let (mut asked, mut people, mut types) = (Vec::new(), Vec::new(), Vec::new());
+    for question in questions.questions {
+        let name = format!("COCO_val2014_{:012}.jpg", question.image_id);
+        let key = id(&question.question_id);
+        let path = image(&dir.join("val2014"), &name, &format!("question {key} of {}", file.display()))?;
+        let found = annotation(&truth, &map, &key, &file)?;
+        people.push(found.answers.iter().map(|given| given.answer.clone()).collect::<Vec<_>>());
+        types.push(found.answer_type.clone());
+        let prompt = format!("{}\n{SHORT}", question.question);
+        asked.push(Asked { id: question.question_id, prompt, image: Some(path.into()) });
+    }
+    Ok(Task::new(asked).scored(move |answers| {
+        let credits: Vec<f64> = answers.iter().zip(&people).map(|(a, people)| vqa::accuracy(a, people)).collect();
+        by_group("accuracy", &credits, &types)
+    }))
+}
