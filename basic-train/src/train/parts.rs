@@ -28,7 +28,7 @@ pub fn set_trainable(model: Llava, parts: &[Part]) -> Llava {
 ///
 /// # Errors
 ///
-/// [`AdapterError`] for adapters that the model cannot have, or files that do not fit.
+/// [`TrainError::Adapter`] for adapters that the model cannot have, [`TrainError::Checkpoint`] for files that do not fit.
 pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError> {
     let dtype = recipe.train.dtype.dtype();
     let mut model = model;
