@@ -374,6 +374,9 @@ pub struct Bench {
     /// Quantize the matrices below the adapters to 8 or 4 bits.
     #[arg(long, requires = "lora")]
     pub bits: Option<u8>,
+    /// Outputs that share a scale; divides those of every matrix (1376 is one of small's).
+    #[arg(long, requires = "bits", default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..))]
+    pub block: u8,
     /// Compute the activations inside the decoder's layers again in the backward pass.
     #[arg(long)]
     pub recompute: bool,

@@ -18,6 +18,7 @@ pub(crate) fn revision() -> Option<String> {
 /// line on standard error.
 pub fn main() -> ExitCode {
     memory::keep_freed_pages();
+    memory::small_pages();
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! What the allocator does with freed memory.
+//! What the allocator does with fresh and with freed memory.
 
 #![allow(unsafe_code)]
 
@@ -20,6 +20,22 @@ pub fn keep_freed_pages() {
         }
     }
 }
+
+/// Takes fresh memory in small pages. mimalloc asks for huge ones (2 MiB), which on a virtual machine whose kernel
+/// reports free ones to its host are fetched from there each time, and round up what is in use; training is no faster
+/// for them (docs/performance.md has the figures). A set `MIMALLOC_ALLOW_THP` leaves that to mimalloc.
+#[cfg(target_os = "linux")]
+pub fn small_pages() {
+    if std::env::var_os("MIMALLOC_ALLOW_THP").is_none() {
+        // SAFETY: sets a flag of this process that only affects how later page faults are served. A kernel without it
+        // says so, which changes nothing.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    }
+}
+
+/// Other systems have no such switch.
+#[cfg(not(target_os = "linux"))]
+pub fn small_pages() {}
 
 #[cfg(test)]
 mod tests {

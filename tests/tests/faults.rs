@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::fixtures::{read_json, read_jsonl};
+use tests::fixtures::{copy_of, read_json, read_jsonl};
 use tests::project::{Project, losses};
 use tests::{args, run, run_in_shell};
 
@@ -38,6 +38,27 @@ fn data_that_changed_since_a_state_was_saved_is_noticed() {
     fs::write(&data, text.replace("a small red circle", "a small red square")).unwrap();
     resume(&out).refused(1, &["step-00000002", "the data files are not what they were"]);
     fs::write(&data, text).unwrap();
+    resume(&out).succeeded();
+    assert_eq!(losses(&out).len(), 4);
+}
+
+#[test]
+fn a_model_that_changed_since_a_state_was_saved_is_noticed() {
+    let project = Project::new(BINARY, "pretrain", 4);
+    let model = project.path().join("model");
+    copy_of("plain", &model);
+    let start = format!("model.checkpoint={}", model.display());
+    let out =
+        project.train("out", &["--set", &start, "--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"]);
+    unfinished(&out, 2);
+    // The decoder is frozen: no state holds it.
+    let weights = model.join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    let mut other = whole.clone();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(&weights, other).unwrap();
+    resume(&out).refused(1, &["step-00000002", "the model's files are not what they were"]);
+    fs::write(&weights, whole).unwrap();
     resume(&out).succeeded();
     assert_eq!(losses(&out).len(), 4);
 }

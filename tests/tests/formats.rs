@@ -176,6 +176,64 @@ fn a_checkpoint_of_llavas_own_code_is_read_with_its_tower_and_gets_an_image_toke
     assert_eq!(losses(&out), losses(&fixture("original")));
 }
 
+/// As the original Vicuna, and so LLaVA's first checkpoints, have it.
+#[test]
+fn a_checkpoint_of_llavas_own_code_may_have_a_tokenizer_model_alone() {
+    /// Of tokenizer.model, without <image>.
+    const PIECES: usize = 420;
+    let dir = tempfile::tempdir().unwrap();
+    let model = copy_tree(&fixture("original"), &dir.path().join("model"));
+    // The table and the head must have a row for each piece: the rest of the weights, once more, in one file.
+    let out = dir.path().join("converted");
+    basic(args!["convert", fixture("original"), out, "--dtype", "f32"]).succeeded();
+    let mut weights = tests::tensors::Tensors::new();
+    for (name, (_, mut tensor)) in all_tensors(&out) {
+        let Some(name) = name.strip_prefix("language_model.") else { continue };
+        if tensor.shape[0] == 359 {
+            tensor.shape[0] = PIECES;
+            tensor.values = tensor.values[..358 * 16].iter().copied().cycle().take(PIECES * 16).collect();
+        }
+        weights.insert(name.into(), tensor);
+    }
+    for name in names(&model).iter().filter(|name| name.starts_with("pytorch_model")) {
+        fs::remove_file(model.join(name)).unwrap();
+    }
+    tensors::write(&model.join("model.safetensors"), &weights);
+    let mut config = read_json(&model.join("config.json"));
+    config["vocab_size"] = json!(PIECES);
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    fs::remove_file(model.join("tokenizer.json")).unwrap();
+    let pieces = fixture("../../basic-models/tests/fixtures/processor/vicuna/tokenizer.model");
+    fs::copy(pieces, model.join("tokenizer.model")).unwrap();
+
+    let out = dir.path().join("out");
+    basic(args!["convert", model, out, "--dtype", "f32"]).succeeded();
+    let config = read_json(&out.join("config.json"));
+    assert_eq!((&config["image_token_index"], &config["text_config"]["vocab_size"]), (&json!(420), &json!(421)));
+    let (_, table) = &all_tensors(&out)["language_model.model.embed_tokens.weight"];
+    assert_eq!(table.shape, [421, 16]);
+    assert_eq!(table.values[358 * 16..PIECES * 16], table.values[..62 * 16]);
+    // Read from either, the same answers.
+    let ask = |model: &Path| {
+        let image = fixture("images/a.png");
+        let prompt = "<image> what is it?";
+        let line = args![
+            "generate",
+            model,
+            "--image",
+            image,
+            "--prompt",
+            prompt,
+            "--max-new-tokens",
+            "4",
+            "--greedy",
+            "--json"
+        ];
+        basic(line).json()["ids"].clone()
+    };
+    assert_eq!(ask(&model), ask(&out));
+}
+
 #[test]
 fn a_setting_of_llavas_own_code_that_is_not_built_is_named() {
     let dir = tempfile::tempdir().unwrap();

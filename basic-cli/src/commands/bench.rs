@@ -30,7 +30,7 @@ pub fn bench(args: Bench) -> Result<()> {
             rank: rank.into(),
             alpha: 2.0 * f64::from(rank),
             targets: Vec::new(),
-            quantize: args.bits.map(|bits| Quantization { bits, ..Quantization::default() }),
+            quantize: args.bits.map(|bits| Quantization { bits, block: args.block }),
         }),
         recompute: args.recompute,
         micro_batch: args.micro_batch,

@@ -2,14 +2,19 @@
 
 use burn::tensor::{DType, Element};
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::Dtype;
 
-/// Elements converted at a time: what stays in the first-level cache.
-const BLOCK: usize = 1024;
+/// Elements converted at a time.
+const BLOCK: usize = 64;
 
-/// Rows of a matrix transposed at a time.
-const BAND: usize = 32;
+/// Rows and columns of the squares that a matrix is transposed by: one stays in the first-level cache.
+const TILE: usize = 64;
+
+/// Elements that a thread converts in one piece.
+const PIECE: usize = 1 << 16;
 
 /// An element type that weights are read from and written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +77,8 @@ impl FloatType {
 pub(super) trait Float: Element + Copy + Default + Send + Sync + 'static {
     /// Which one.
     const TYPE: FloatType;
+    /// `count` zeros, in pages that the system has cleared and nobody touched yet.
+    fn zeros(count: usize) -> Vec<Self>;
     /// Converts, rounding to nearest.
     fn take_f32(from: &[f32], to: &mut [Self]);
     /// Converts.
@@ -86,6 +93,9 @@ pub(super) trait Float: Element + Copy + Default + Send + Sync + 'static {
 
 impl Float for f32 {
     const TYPE: FloatType = FloatType::F32;
+    fn zeros(count: usize) -> Vec<Self> {
+        vec![0.0; count]
+    }
     fn take_f32(from: &[f32], to: &mut [Self]) {
         to.copy_from_slice(from);
     }
@@ -105,6 +115,10 @@ impl Float for f32 {
 
 impl Float for f16 {
     const TYPE: FloatType = FloatType::F16;
+    fn zeros(count: usize) -> Vec<Self> {
+        // `vec!` of f16 itself would write every zero.
+        vec![0u16; count].reinterpret_into()
+    }
     fn take_f32(from: &[f32], to: &mut [Self]) {
         to.convert_from_f32_slice(from);
     }
@@ -124,6 +138,10 @@ impl Float for f16 {
 
 impl Float for bf16 {
     const TYPE: FloatType = FloatType::BF16;
+    fn zeros(count: usize) -> Vec<Self> {
+        // `vec!` of bf16 itself would write every zero.
+        vec![0u16; count].reinterpret_into()
+    }
     fn take_f32(from: &[f32], to: &mut [Self]) {
         to.convert_from_f32_slice(from);
     }
@@ -151,6 +169,11 @@ fn through_f32<S: Float, T: Float>(from: &[S], to: &mut [T]) {
 
 /// Elements of type `from`, the least significant byte first, as `T`. `out` has as many.
 pub(super) fn decode<T: Float>(bytes: &[u8], from: FloatType, out: &mut [T]) {
+    let pieces = bytes.par_chunks(PIECE * from.size());
+    out.par_chunks_mut(PIECE).zip(pieces).for_each(|(out, bytes)| decode_piece(bytes, from, out));
+}
+
+fn decode_piece<T: Float>(bytes: &[u8], from: FloatType, out: &mut [T]) {
     match from {
         FloatType::F32 => decode_as(bytes, out, f32::from_le_bytes),
         FloatType::F16 => decode_as(bytes, out, f16::from_le_bytes),
@@ -179,19 +202,24 @@ pub(super) fn decode_transposed<T: Float>(
     first: usize,
     out: &mut [T],
 ) {
-    let mut band = vec![T::default(); BAND * columns];
-    for (index, bytes) in bytes.chunks(BAND * columns * from.size()).enumerate() {
-        let height = bytes.len() / (columns * from.size());
-        decode(bytes, from, &mut band[..height * columns]);
-        let first = first + index * BAND;
-        for c0 in (0..columns).step_by(BAND) {
-            for c in c0..(c0 + BAND).min(columns) {
-                for (r, value) in out[c * rows + first..][..height].iter_mut().enumerate() {
-                    *value = band[r * columns + c];
+    let stride = columns * from.size();
+    // A piece has TILE columns: whole rows of `out`, which no other piece touches.
+    out.par_chunks_mut(TILE * rows).enumerate().for_each(|(piece, out)| {
+        let mut tile = [T::default(); TILE * TILE];
+        let width = out.len() / rows * from.size();
+        for (index, bytes) in bytes.chunks(TILE * stride).enumerate() {
+            for (row, bytes) in tile.chunks_exact_mut(TILE).zip(bytes.chunks_exact(stride)) {
+                let bytes = &bytes[piece * TILE * from.size()..][..width];
+                decode_piece(bytes, from, &mut row[..out.len() / rows]);
+            }
+            let (first, height) = (first + index * TILE, bytes.len() / stride);
+            for (column, out) in out.chunks_exact_mut(rows).enumerate() {
+                for (row, value) in out[first..][..height].iter_mut().enumerate() {
+                    *value = tile[row * TILE + column];
                 }
             }
         }
-    }
+    });
 }
 
 /// Rows `first..first + height` of the transpose of `values`, `[columns, rows]`.
@@ -203,10 +231,10 @@ pub(super) fn rows_of_transpose<T: Float>(
     height: usize,
 ) -> Vec<T> {
     let mut out = vec![T::default(); height * columns];
-    for r0 in (0..height).step_by(BAND) {
-        for c0 in (0..columns).step_by(BAND) {
-            for r in r0..(r0 + BAND).min(height) {
-                for c in c0..(c0 + BAND).min(columns) {
+    for r0 in (0..height).step_by(TILE) {
+        for c0 in (0..columns).step_by(TILE) {
+            for r in r0..(r0 + TILE).min(height) {
+                for c in c0..(c0 + TILE).min(columns) {
                     out[r * columns + c] = values[c * rows + first + r];
                 }
             }
@@ -239,9 +267,9 @@ mod tests {
 
     const TYPES: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::BF16];
 
-    /// 3000 values: more than two blocks, and no multiple of one; exact in every type.
+    /// More than two blocks and a piece, and no multiple of either; exact in every type.
     fn values() -> Vec<f32> {
-        (0..3000).map(|i| ((i * 7 % 255) as f32 - 127.0) / 8.0).collect()
+        (0..PIECE + 3000).map(|i| ((i * 7 % 255) as f32 - 127.0) / 8.0).collect()
     }
 
     #[test]
@@ -280,20 +308,28 @@ mod tests {
 
     #[test]
     fn transposing_goes_there_and_back() {
-        let (rows, columns) = (37, 41);
-        let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
-        let mut bytes = Vec::new();
-        encode(&values, FloatType::F32, &mut bytes);
-        let mut out = vec![0.0f32; values.len()];
-        // In two steps, as two windows of a file are.
-        let cut = 10 * columns * 4;
-        decode_transposed(&bytes[..cut], FloatType::F32, columns, rows, 0, &mut out);
-        decode_transposed(&bytes[cut..], FloatType::F32, columns, rows, 10, &mut out);
-        assert!((0..rows).all(|r| (0..columns).all(|c| out[c * rows + r] == values[r * columns + c])));
-        let back: Vec<f32> = [(0, 30), (30, 7)]
-            .iter()
-            .flat_map(|(first, height)| rows_of_transpose(&out, rows, columns, *first, *height))
-            .collect();
-        assert_eq!(back, values);
+        for (rows, columns) in [(37, 41), (64, 64), (1, 130), (200, 1), (129, 67)] {
+            let values: Vec<f32> = (0..rows * columns).map(|i| (i % 251) as f32).collect();
+            for from in TYPES {
+                let mut bytes = Vec::new();
+                encode(&values, from, &mut bytes);
+                let mut out = f32::zeros(values.len());
+                let mut halves = bf16::zeros(values.len());
+                // In two steps, as two windows of a file are.
+                let cut = rows / 3 * columns * from.size();
+                for (first, bytes) in [(0, &bytes[..cut]), (rows / 3, &bytes[cut..])] {
+                    decode_transposed(bytes, from, columns, rows, first, &mut out);
+                    decode_transposed(bytes, from, columns, rows, first, &mut halves);
+                }
+                let at = |r: usize, c: usize| values[r * columns + c];
+                assert!((0..rows).all(|r| (0..columns).all(|c| out[c * rows + r] == at(r, c))), "{rows} x {columns}");
+                assert!(halves.iter().zip(&out).all(|(a, b)| a.to_f32() == *b), "{rows} x {columns} of {from:?}");
+                let back: Vec<f32> = [(0, rows / 2), (rows / 2, rows - rows / 2)]
+                    .iter()
+                    .flat_map(|(first, height)| rows_of_transpose(&out, rows, columns, *first, *height))
+                    .collect();
+                assert_eq!(back, values);
+            }
+        }
     }
 }

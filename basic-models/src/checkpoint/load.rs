@@ -89,7 +89,7 @@ impl TensorFiles {
     /// The values of a parameter, row-major, transposed where Burn has it so.
     pub(super) fn values<T: Float>(&self, taken: &Taken, slot: &Slot) -> Result<Vec<T>, CheckpointError> {
         let Taken { entry, float, added } = taken;
-        let mut out = vec![T::default(); slot.shape.iter().product()];
+        let mut out = T::zeros(slot.shape.iter().product());
         if out.is_empty() {
             return Ok(out);
         }

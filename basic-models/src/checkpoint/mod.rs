@@ -101,6 +101,13 @@ impl Checkpoint {
         self.files.unexpected(&self.config.init(device), "")
     }
 
+    /// The files that make the model what it is: those of its weights, adapters' too, in a fixed order, and the tokenizer.
+    pub fn source_files(&self) -> Vec<PathBuf> {
+        let tokenizer = ["tokenizer.json", "tokenizer.model"].map(|name| self.tokenizer_files.dir().join(name));
+        let tokenizer = tokenizer.into_iter().find(|path| path.is_file());
+        self.files.all_paths().into_iter().chain(tokenizer).collect()
+    }
+
     /// The type that most of the parameters on disk have.
     pub fn stored_dtype(&self) -> DType {
         self.files.stored().dtype()

@@ -185,6 +185,12 @@ impl TensorFiles {
         self.tensors.iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
+    /// All files that weights come from, adapters' too.
+    pub(super) fn all_paths(&self) -> Vec<PathBuf> {
+        let lora = self.adapters.iter().flat_map(|adapters| adapters.lora_paths());
+        self.paths().chain(lora).map(Path::to_path_buf).collect()
+    }
+
     /// The files, in the order of [`Entry::file`].
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())

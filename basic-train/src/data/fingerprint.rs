@@ -18,7 +18,7 @@ const PIECE: u64 = 64 << 10;
 
 /// A hash over the contents of files in their order, whatever they are called and whenever they were written. A change
 /// inside a file above 16 MiB that keeps its size and misses 64 evenly spread pieces of 64 KiB is not seen.
-pub(super) fn of_contents(files: &[PathBuf]) -> Result<u64, DataError> {
+pub(crate) fn of_contents(files: &[PathBuf]) -> Result<u64, DataError> {
     let hash = |path: &PathBuf| {
         let hashed = File::open(path).and_then(content);
         hashed.map_err(|source| DataError::Io { path: path.clone(), source })
@@ -39,7 +39,7 @@ pub(super) fn of_names(dir: &Path, files: &[PathBuf]) -> u64 {
 }
 
 /// One hash of several, in order.
-pub(super) fn combine(hashes: impl IntoIterator<Item = u64>) -> u64 {
+pub(crate) fn combine(hashes: impl IntoIterator<Item = u64>) -> u64 {
     let mut hasher = Xxh3::new();
     hashes.into_iter().for_each(|hash| hasher.update(&hash.to_le_bytes()));
     hasher.digest()

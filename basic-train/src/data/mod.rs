@@ -7,7 +7,7 @@ mod config;
 mod dataset;
 mod error;
 mod export;
-mod fingerprint;
+pub(crate) mod fingerprint;
 mod folder;
 mod llava;
 mod loader;

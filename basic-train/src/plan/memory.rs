@@ -82,7 +82,7 @@ impl Memory {
         let layer = tokens * decoder_layer(text, decoder, load);
         let composed = decoder.adapted * element;
         let mut this = Self {
-            weights: parts.iter().map(|part| part.weights(element)).sum(),
+            weights: parts.iter().map(|part| part.weights(element, load.gpu)).sum(),
             gradients: trained * element * if load.accumulates { 2 } else { 1 },
             moments: 8 * trained,
             master_weights: if element < 4 { 4 * trained } else { 0 },

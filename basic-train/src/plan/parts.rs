@@ -34,6 +34,9 @@ pub struct Counts {
     /// Bits of the elements of these matrices, where they are quantized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<u8>,
+    /// How many of these elements share a scale.
+    #[serde(skip)]
+    pub(super) block: u8,
     /// In a decoder's layers: whether the inputs of q, k and v, of gate and up, and of down are kept.
     #[serde(skip)]
     pub(super) inputs: [bool; 3],
@@ -72,6 +75,7 @@ impl Counts {
             adapted: 0,
             widest: 0,
             bits: (mode == Mode::Qlora).then(|| config.bits.unwrap_or(Quantization::default().bits)),
+            block: config.block.unwrap_or(Quantization::default().block),
             inputs: [mode == Mode::Full; 3],
         };
         for slot in slots.iter().filter(|slot| adapts && adapted(slot, config.targets.as_deref())) {
@@ -85,14 +89,15 @@ impl Counts {
         this
     }
 
-    /// Bytes of the part as it is held, adapters included; `element` is the size of what is not quantized.
-    pub fn weights(&self, element: u64) -> u64 {
+    /// Bytes of the part as it is held, adapters included; `element` is the size of what is not quantized. A GPU packs
+    /// quantized elements; the CPU's backends take a byte for each, of 4 bits as of 8.
+    pub fn weights(&self, element: u64, gpu: bool) -> u64 {
         let quantized = self.bits.map_or(0, |_| self.adapted);
         let adapters = if self.rank.is_some() { self.trained } else { 0 };
         // With an f32 scale a block.
-        let scales = quantized / u64::from(Quantization::default().block) * 4;
-        let packed = quantized * u64::from(self.bits.unwrap_or(0)) / 8 + scales;
-        (self.parameters - quantized + adapters) * element + packed
+        let scales = quantized / u64::from(self.block.max(1)) * 4;
+        let bits = if gpu { u64::from(self.bits.unwrap_or(8)) } else { 8 };
+        (self.parameters - quantized + adapters) * element + quantized * bits / 8 + scales
     }
 }
 

@@ -182,6 +182,16 @@ impl Recipe {
             if let Some((key, _)) = own.iter().find(|(_, set)| *set && !adapts) {
                 return Some(format!("parts.{name}.{key} needs mode = \"lora\" or \"qlora\""));
             }
+            let taken = [
+                ("rank", config.rank.is_some()),
+                ("alpha", config.alpha.is_some()),
+                ("targets", config.targets.is_some()),
+            ];
+            if let Some((key, _)) = taken.iter().find(|(_, set)| *set && config.adapters.is_some()) {
+                return Some(format!(
+                    "parts.{name}.{key} is what the directory of parts.{name}.adapters says: leave it out"
+                ));
+            }
             let quantized = [("bits", config.bits.is_some()), ("block", config.block.is_some())];
             if let Some((key, _)) = quantized.iter().find(|(_, set)| *set && mode != Mode::Qlora) {
                 return Some(format!("parts.{name}.{key} needs mode = \"qlora\""));

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::run::{RunInfo, RunOptions, Status};
 use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, output};
-use crate::data::{DataConfig, DataSet, Samples, prepare};
+use crate::data::{DataConfig, DataSet, Samples, fingerprint, prepare};
 use crate::files::write_atomically;
 use crate::recipe::{EvalConfig, Recipe, Stage};
 use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
@@ -23,9 +23,31 @@ pub(super) struct Record<'a> {
     pub recipe: &'a Recipe,
     pub options: &'a RunOptions,
     pub source: &'a Source,
-    pub fingerprint: String,
+    pub inputs: Inputs,
     pub held_out: Option<HeldOut>,
     pub start: Instant,
+}
+
+/// What a run reads, by its contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Inputs {
+    data: String,
+    model: String,
+}
+
+impl Inputs {
+    pub(super) fn of(data: &DataSet, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
+        let model = fingerprint::of_contents(&checkpoint.source_files())?;
+        Ok(Self { data: data.fingerprint()?, model: format!("{model:016x}") })
+    }
+
+    /// What a state of this run cannot go on with.
+    pub(super) fn changed(&self, since: &Position) -> Option<&'static str> {
+        if self.data != since.data {
+            return Some("data files");
+        }
+        (self.model != since.model).then_some("model's files")
+    }
 }
 
 /// The samples that are kept from training, to look at the model with.
@@ -161,7 +183,8 @@ impl Record<'_> {
             Ok(staged.commit()?)
         };
         let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
-        let position = Position { data: self.fingerprint.clone(), evaluation, ..trainer.position().clone() };
+        let Inputs { data, model: start } = self.inputs.clone();
+        let position = Position { data, model: start, evaluation, ..trainer.position().clone() };
         let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
         if vanished {
             let reason = format!(

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::output::{self, Replaced};
-use super::record::{HeldOut, Record};
+use super::record::{HeldOut, Inputs, Record};
 use super::state;
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
 use crate::data::{DataError, DataSet, TooLong, VisionCache};
@@ -146,7 +146,7 @@ pub fn run(
     let checkpoint = open_model(&recipe)?;
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
     let data = DataSet::open(&recipe.data, recipe.seed)?;
-    let fingerprint = data.fingerprint()?;
+    let inputs = Inputs::of(&data, &checkpoint)?;
     let source = Arc::new(Source::new(&recipe, &checkpoint, Arc::new(data))?);
     check(&recipe, &source)?;
     let held_out = HeldOut::open(&recipe, &checkpoint)?;
@@ -174,16 +174,16 @@ pub fn run(
     // The state of all replicas is that of the first.
     let mut first = Trainer::replica(&recipe, source.clone(), Arc::new(Solo), None);
     if let Some((path, position)) = from {
-        if position.data != fingerprint {
+        if let Some(what) = inputs.changed(&position) {
             let reason =
-                "the data files are not what they were when this state was saved: put them back, or start anew";
-            return Err(TrainError::Resume { path, reason: reason.into() });
+                format!("the {what} are not what they were when this state was saved: put them back, or start anew");
+            return Err(TrainError::Resume { path, reason });
         }
         model = first.restore(model, &path, position)?;
     }
     source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
     let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
-    let record = Record { out: &out, recipe: &recipe, options, source: &source, fingerprint, held_out, start };
+    let record = Record { out: &out, recipe: &recipe, options, source: &source, inputs, held_out, start };
     if let Err(error) = record.write(Status::Running) {
         let _ = Replaced::restore(replaced);
         return Err(error);
@@ -240,7 +240,7 @@ pub fn run(
 }
 
 /// What a run reads, and must not be in the way of what it writes.
-fn inputs(recipe: &Recipe) -> Vec<PathBuf> {
+fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let model = &recipe.model;
     let models = [&model.checkpoint, &model.vision, &model.llm].into_iter().flatten().cloned();
     let adapters = Part::ALL.into_iter().filter_map(|part| recipe.parts.of(part).adapters.clone());
@@ -254,7 +254,7 @@ fn spare(recipe: &Recipe, out: &Path) -> Result<(), CheckpointError> {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
     // A pattern of files lies where they lie.
     let place = |path: &Path| path.canonicalize().or_else(|_| path.parent().unwrap_or(path).canonicalize());
-    match inputs(recipe).into_iter().find(|path| place(path).is_ok_and(|place| place.starts_with(&out))) {
+    match read_paths(recipe).into_iter().find(|path| place(path).is_ok_and(|place| place.starts_with(&out))) {
         Some(path) => Err(CheckpointError::Mismatch(format!(
             "{} lies in {}, which --overwrite would replace: choose another output directory",
             path.display(),

@@ -264,7 +264,9 @@ impl<'a> Trainer<'a> {
             _ => self.optimizer.apply(model, gradients, &readout, factor),
         };
         let in_a_row = if skipped { self.position.nonfinite_in_a_row + 1 } else { 0 };
-        if in_a_row > recipe.train.max_nonfinite || (skipped && step + 1 == steps) {
+        // One step that is left out changes little, were it the last; a run must not end in a row of them.
+        let ends_so = step + 1 == steps && (in_a_row > 1 || (skipped && step == 0));
+        if ends_so || in_a_row > recipe.train.max_nonfinite {
             let (loss, norm) = (total, readout.grad_norm);
             return Err(TrainError::NotFinite { step: step + 1, loss, norm, in_a_row });
         }

@@ -123,6 +123,11 @@ impl AdapterFiles {
         self.whole.contains_any(&format!("{prefix}."))
     }
 
+    /// The files that the factors lie in.
+    pub(in super::super) fn lora_paths(&self) -> impl Iterator<Item = &Path> {
+        self.lora.paths()
+    }
+
     /// Our names of the tensors that were saved whole.
     pub(in super::super) fn whole_names(&self) -> impl Iterator<Item = &str> {
         self.whole_names.iter().map(|(name, _)| name.as_str())
