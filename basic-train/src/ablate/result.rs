@@ -59,7 +59,7 @@ impl StageResult {
         };
         let wrong = |reason: String| AblateError::Result { path: path.clone(), reason };
         let found: Self = serde_json::from_str(&text).map_err(|error| wrong(format!("is no result: {error}")))?;
-        if found.key.to_string() != planned.key.to_string() {
+        if found.key != planned.key {
             return Err(wrong("is of another recipe".into()));
         }
         Ok(Some(found))
