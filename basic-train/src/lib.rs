@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod ablate;
 pub mod analysis;
 pub mod backbones;
 pub mod bench;

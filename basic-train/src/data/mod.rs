@@ -43,6 +43,7 @@ pub use config::{DataConfig, Format, OnError, SetConfig};
 pub use dataset::{DataSet, OneSet};
 pub use error::DataError;
 pub use export::{ExportError, ExportOptions, Exported, Images, export};
+pub(crate) use fingerprint::of_contents as content_hash;
 pub use folder::FolderData;
 pub use llava::LlavaData;
 pub use loader::{Loader, MicroBatch, Skipped, StepSamples};

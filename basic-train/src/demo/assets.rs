@@ -23,6 +23,11 @@ const FILES: [(&str, &[u8]); 9] = [
     asset!("llm/chat_template.jinja"),
 ];
 
+/// The embedded files by name.
+pub(crate) fn embedded() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    FILES.into_iter()
+}
+
 /// Writes the embedded backbones to `dir/vision` and `dir/llm`, as Hugging Face directories.
 ///
 /// # Errors

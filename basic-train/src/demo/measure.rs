@@ -28,11 +28,13 @@ const SHOWN: usize = 6;
 
 /// The splits to measure on.
 pub struct Bench {
-    root: PathBuf,
+    /// The data set.
+    pub(crate) root: PathBuf,
     /// Questions of the eval split.
     pub eval: Vec<Question>,
     validation: Vec<Question>,
-    scenes: Vec<SceneRecord>,
+    /// Scenes of the eval split that grounding is measured on.
+    pub(crate) scenes: Vec<SceneRecord>,
     captions: Vec<Sample>,
     device: Device,
 }
@@ -172,7 +174,8 @@ impl Bench {
         })
     }
 
-    fn caption_batches(
+    /// The eval images with their captions.
+    pub(crate) fn caption_batches(
         &self,
         model: &Llava,
         checkpoint: &Checkpoint,

@@ -18,6 +18,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use thiserror::Error;
 
+pub(crate) use assets::embedded;
 pub use assets::write_backbones;
 pub use plan::{Paths, Plan};
 pub use sweep::{SweepRow, sweep};
@@ -30,7 +31,7 @@ use crate::inspect::InspectError;
 use crate::recipe::{Recipe, Stage};
 use crate::shapes::{ShapesError, write_dataset};
 use crate::train::{StepMetrics, TrainError, Trainer, set_trainable};
-use measure::Bench;
+pub(crate) use measure::Bench;
 use summary::{Arm, Best, CurvePoint, Run, Setting, Summary};
 
 /// The arms, baseline first.

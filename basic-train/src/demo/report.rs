@@ -6,11 +6,11 @@
 //! - `chart`, `strip` and `samples` prepare the loss curves, the differences by seed and the answered images.
 //! - `page` fills the templates `report/*.html`; `terminal` lays out the plain-text table.
 
-mod chart;
+pub(crate) mod chart;
 #[cfg(test)]
 mod fixture;
 mod measures;
-mod numbers;
+pub(crate) mod numbers;
 mod page;
 mod samples;
 mod statistics;

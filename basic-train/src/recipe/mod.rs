@@ -260,6 +260,14 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// What contradicts itself; the first thing.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.validate(Path::new("")).map_err(|error| match error {
+            RecipeError::Invalid { reason, .. } => reason,
+            other => other.to_string(),
+        })
+    }
+
     fn validate(&self, path: &Path) -> Result<(), RecipeError> {
         let invalid = |reason: &str| Err(RecipeError::Invalid { path: path.into(), reason: reason.into() });
         let model = &self.model;
@@ -351,7 +359,7 @@ fn culprit(mut table: Table, sets: &[String], error: &toml::de::Error) -> Recipe
     RecipeError::Set { set: guilty.cloned().unwrap_or_default(), reason: error.message().into() }
 }
 
-fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
+pub(crate) fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
     let wrong = |reason: &str| RecipeError::Set { set: set.into(), reason: reason.into() };
     let (key, value) = set.split_once('=').ok_or_else(|| wrong("write key=value, such as optimizer.lr=1e-4"))?;
     let value = match toml::from_str::<Table>(&format!("v = {value}")) {

@@ -9,7 +9,7 @@ pub(super) const MISSING: &str = "–";
 pub(super) const PLUS_MINUS: &str = "\u{a0}±\u{a0}";
 
 /// `value` with `decimals` digits after the point, and `NaN` or `inf` where it is not finite.
-pub(super) fn fixed(value: f64, decimals: usize) -> String {
+pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
         return value.to_string();
     }
@@ -18,7 +18,7 @@ pub(super) fn fixed(value: f64, decimals: usize) -> String {
 }
 
 /// Like [`fixed`], with a plus in front of what is above zero.
-pub(super) fn signed(value: f64, decimals: usize) -> String {
+pub(crate) fn signed(value: f64, decimals: usize) -> String {
     let text = fixed(value, decimals);
     if value > 0.0 && value.is_finite() && !is_zero(&text) { format!("+{text}") } else { text }
 }

@@ -1,0 +1,64 @@
+//! `basic ablate`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use basic_train::ablate::{AblateOptions, Ablated, ablate as run, list};
+use serde_json::json;
+
+use crate::args::Ablate;
+use crate::output::print_json;
+
+/// Runs a study, or shows its cells.
+pub fn ablate(args: Ablate) -> Result<()> {
+    let stem = args.study.file_stem().unwrap_or_default();
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(stem));
+    let stop = Arc::new(AtomicBool::new(false));
+    let options = AblateOptions {
+        out: out.clone(),
+        sets: args.sets,
+        only: args.only,
+        devices: if args.devices.is_empty() { vec![args.device] } else { args.devices },
+        stop: stop.clone(),
+        revision: crate::revision(),
+    };
+    if args.list {
+        return show(&args.study, &options, args.json);
+    }
+    ctrlc::set_handler(move || {
+        // A second signal does not wait for the steps to end.
+        if stop.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("finishing the running steps and saving; once more ends at once");
+    })?;
+    let Ablated { summary, stopped } = run(&args.study, &options, &|line| eprintln!("{line}"))?;
+    if args.json {
+        return print_json(&summary);
+    }
+    if stopped {
+        println!("stopped with {} of {} stage runs done: the same command goes on", summary.done, summary.of);
+    }
+    println!("tables: {}", out.join("table.md").display());
+    println!("        {}", out.join("table.html").display());
+    Ok(())
+}
+
+fn show(study: &Path, options: &AblateOptions, json: bool) -> Result<()> {
+    let cells = list(study, options)?;
+    if json {
+        return print_json(&json!({"cells": cells}));
+    }
+    for cell in &cells {
+        let stages = cell.stages.iter().map(|(name, hash, done)| {
+            let state = if *done { "done" } else { "-" };
+            format!("{name} {hash} {state:<4}")
+        });
+        println!("{:<40} seed {:<4} {}", cell.cell, cell.seed, stages.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    let done = cells.iter().filter(|cell| cell.stages.iter().all(|(_, _, done)| *done)).count();
+    println!("{done} of {} cells and seeds are done", cells.len());
+    Ok(())
+}

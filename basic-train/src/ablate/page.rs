@@ -1,0 +1,141 @@
+//! `table.html`: the findings as one page that needs neither a network nor other files.
+
+use minijinja::{Environment, UndefinedBehavior};
+use serde::Serialize;
+
+use super::AblateError;
+use super::figure::{Figure, figure};
+use super::summary::{Rows, Summary};
+use super::table::{heading, legend, mark, progress};
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
+
+#[derive(Serialize)]
+struct Page<'a> {
+    style: &'static str,
+    name: &'a str,
+    description: &'a str,
+    progress: String,
+    legend: String,
+    groups: Vec<GroupView>,
+    version: String,
+}
+
+#[derive(Serialize)]
+struct GroupView {
+    id: String,
+    heading: String,
+    tables: Vec<TableView>,
+    figures: Vec<Figure>,
+}
+
+#[derive(Serialize)]
+struct TableView {
+    /// The details are folded away.
+    details: bool,
+    /// Stages and how many columns each has.
+    stages: Vec<(String, usize)>,
+    labels: Vec<String>,
+    rows: Vec<RowView>,
+}
+
+#[derive(Serialize)]
+struct RowView {
+    name: String,
+    baseline: bool,
+    seeds: usize,
+    entries: Vec<EntryView>,
+}
+
+#[derive(Serialize, Default)]
+struct EntryView {
+    value: String,
+    change: String,
+    mark: &'static str,
+    /// `better`, `worse` or nothing.
+    class: &'static str,
+}
+
+/// The page as HTML.
+pub(super) fn render(summary: &Summary) -> Result<String, AblateError> {
+    let page = Page {
+        style: STYLE,
+        name: &summary.study,
+        description: summary.description.trim(),
+        progress: progress(summary),
+        legend: legend(summary),
+        groups: summary.groups.iter().enumerate().map(|(index, group)| view(summary, index, group)).collect(),
+        version: match &summary.revision {
+            Some(revision) => format!("basic {}, revision {revision}", summary.version),
+            None => format!("basic {}", summary.version),
+        },
+    };
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.add_template("page.html", PAGE)?;
+    Ok(environment.get_template("page.html")?.render(page)?)
+}
+
+fn view(summary: &Summary, index: usize, group: &Rows) -> GroupView {
+    let columns = |main: bool| -> Vec<usize> {
+        let measured = |at: &usize| group.rows.iter().any(|row| row.entries[*at].is_some());
+        (0..summary.columns.len()).filter(|at| summary.columns[*at].main == main).filter(measured).collect()
+    };
+    let main = columns(true);
+    let tables = [main.clone(), columns(false)].into_iter().enumerate();
+    let figures = match group.axis {
+        Some(_) => main.iter().filter_map(|at| figure(group, *at, &summary.columns[*at])).collect(),
+        None => Vec::new(),
+    };
+    GroupView {
+        id: format!("group-{}", index + 1),
+        heading: heading(group),
+        tables: tables
+            .filter(|(at, columns)| *at == 0 || !columns.is_empty())
+            .map(|(at, columns)| table(summary, group, &columns, at == 1))
+            .collect(),
+        figures,
+    }
+}
+
+fn table(summary: &Summary, group: &Rows, columns: &[usize], details: bool) -> TableView {
+    let mut stages: Vec<(String, usize)> = Vec::new();
+    for at in columns {
+        let stage = &summary.columns[*at].stage;
+        match stages.last_mut().filter(|(name, _)| name == stage) {
+            Some((_, count)) => *count += 1,
+            None => stages.push((stage.clone(), 1)),
+        }
+    }
+    let rows = group.rows.iter().map(|row| RowView {
+        name: row.name.clone(),
+        baseline: row.is_baseline(),
+        seeds: row.entries.iter().flatten().map(|entry| entry.value.seeds).max().unwrap_or(0),
+        entries: columns
+            .iter()
+            .map(|at| {
+                let column = &summary.columns[*at];
+                let Some(entry) = &row.entries[*at] else {
+                    return EntryView { value: "–".into(), ..EntryView::default() };
+                };
+                let change = entry.difference.as_ref().map(|d| column.unit.difference(d, entry.value.mean));
+                let class = match entry.verdict(column.better) {
+                    Some(true) => "better",
+                    Some(false) => "worse",
+                    None => "",
+                };
+                let value = column.unit.spread(&entry.value);
+                EntryView { value, change: change.unwrap_or_default(), mark: mark(entry, column), class }
+            })
+            .collect(),
+    });
+    TableView {
+        details,
+        labels: columns.iter().map(|at| summary.columns[*at].label.clone()).collect(),
+        rows: rows.collect(),
+        stages,
+    }
+}

@@ -1,0 +1,381 @@
+//! A study as a TOML file.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::AblateError;
+
+/// A recipe's own keys: a stage cannot be called so, and whatever else stands first in a `set` is a stage's name.
+pub(super) const RECIPE_KEYS: [&str; 15] = [
+    "stage",
+    "seed",
+    "device",
+    "output",
+    "model",
+    "data",
+    "objective",
+    "optimizer",
+    "schedule",
+    "loader",
+    "parts",
+    "train",
+    "checkpoint",
+    "eval",
+    "watch",
+];
+/// Those that the study or the command line decides.
+pub(super) const TAKEN: [(&str, &str); 3] =
+    [("seed", "write the study's `seeds`"), ("device", "give --device or --devices"), ("output", "give --out")];
+
+/// A study: what `basic ablate` reads.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// Its name, the heading of its tables.
+    pub name: String,
+    /// What it asks, in a sentence or two.
+    #[serde(default)]
+    pub description: String,
+    /// Each cell runs once with each of them.
+    pub seeds: Vec<u64>,
+    /// The cell that the others are compared with, where a factor names none.
+    #[serde(default)]
+    pub baseline: Option<String>,
+    /// Keep the checkpoints of finished cells.
+    #[serde(default)]
+    pub keep_checkpoints: bool,
+    /// Data and backbones of the embedded world, which the study makes for itself.
+    #[serde(default)]
+    pub world: Option<WorldConfig>,
+    /// Recipe keys of every stage.
+    #[serde(default)]
+    pub recipe: Table,
+    /// The stages; each but the first starts from the one before.
+    pub stages: Vec<StageConfig>,
+    /// What is measured on.
+    #[serde(default)]
+    pub evaluation: EvaluationConfig,
+    /// Everything below is done in each of these.
+    #[serde(default)]
+    pub settings: Vec<Variant>,
+    /// Groups of cells that differ in one thing.
+    #[serde(default)]
+    pub factors: Vec<Factor>,
+    /// Cells for all combinations of several things.
+    #[serde(default)]
+    pub grid: Option<Grid>,
+}
+
+/// `[world]`: scenes of each split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldConfig {
+    /// Scenes to train on.
+    pub train: usize,
+    /// Scenes to choose by.
+    pub validation: usize,
+    /// Scenes to report.
+    pub eval: usize,
+    /// The scenes' seed.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// `[[stages]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageConfig {
+    /// Its name in tables and in `set`s.
+    pub name: String,
+    /// Its recipe: a file's path, relative to the study, or the keys themselves.
+    pub recipe: RecipeSource,
+    /// Recipe keys to change.
+    #[serde(default)]
+    pub set: Table,
+    /// What is measured behind it; by default accuracy and benchmarks, as far as `[evaluation]` has them.
+    #[serde(default)]
+    pub measure: Option<Vec<Measure>>,
+    /// Look for its best step by a validation set.
+    #[serde(default)]
+    pub early_stopping: Option<EarlyStopping>,
+}
+
+/// A recipe, elsewhere or here.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum RecipeSource {
+    /// A file.
+    File(PathBuf),
+    /// Its keys.
+    Inline(Table),
+}
+
+/// What can be measured of a stage's model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Exact match on `evaluation.questions`, overall and per type.
+    Accuracy,
+    /// The benchmarks' scores.
+    Benchmarks,
+    /// Mean cross entropy of captions that were not trained on.
+    CaptionLoss,
+    /// The share of object patches whose nearest token is true of the object.
+    Grounding,
+    /// The mean length of the visual embeddings.
+    VNorm,
+    /// The norms of the projector's gradients by loss.
+    Gradients,
+}
+
+/// `early_stopping`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopping {
+    /// The model is kept and looked at after every so many steps, and after the last one.
+    pub every: usize,
+    /// What decides.
+    #[serde(default)]
+    pub by: StopBy,
+    /// With `by = "accuracy"`: validation questions.
+    #[serde(default)]
+    pub questions: Option<PathBuf>,
+    /// The first of them only.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// What the best step is best by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopBy {
+    /// Exact match on validation questions.
+    #[default]
+    Accuracy,
+    /// The language-model loss on the recipe's `[eval]`.
+    Loss,
+}
+
+/// `[evaluation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluationConfig {
+    /// Questions with answers, as `basic eval` reads them.
+    pub questions: Option<PathBuf>,
+    /// What their images' paths are relative to; by default the file's folder.
+    pub images: Option<PathBuf>,
+    /// The first questions only.
+    pub limit: Option<usize>,
+    /// A folder that `basic data shapes` wrote: for caption loss, grounding, lengths and gradients.
+    pub shapes: Option<PathBuf>,
+    /// Benchmarks by name.
+    pub benchmarks: Vec<String>,
+    /// Their folders, laid out as LLaVA's playground/data/eval.
+    pub root: Option<PathBuf>,
+    /// Questions answered together.
+    pub batch_size: usize,
+    /// At most so many tokens an answer; a benchmark has its own number.
+    pub max_new_tokens: usize,
+}
+
+impl Default for EvaluationConfig {
+    fn default() -> Self {
+        Self {
+            questions: None,
+            images: None,
+            limit: None,
+            shapes: None,
+            benchmarks: Vec::new(),
+            root: None,
+            batch_size: 32,
+            max_new_tokens: 16,
+        }
+    }
+}
+
+/// A name for some overrides of recipe keys.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// The name.
+    pub name: String,
+    /// Recipe keys, of one stage behind its name: `pretrain.data.limit = 16`.
+    #[serde(default)]
+    pub set: Table,
+}
+
+/// `[[factors]]`: cells that are named one by one, or the values of a key.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Factor {
+    /// The factor's name.
+    pub name: String,
+    /// The cell that its cells are compared with, instead of the study's baseline.
+    #[serde(default)]
+    pub baseline: Option<String>,
+    /// What all of its cells set.
+    #[serde(default)]
+    pub set: Table,
+    /// Its cells.
+    #[serde(default)]
+    pub cells: Vec<Variant>,
+    /// A recipe key,
+    #[serde(default)]
+    pub key: Option<String>,
+    /// and a cell for each of these values.
+    #[serde(default)]
+    pub values: Vec<Value>,
+}
+
+/// `[grid]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    /// Its name.
+    #[serde(default = "grid_name")]
+    pub name: String,
+    /// Axis by axis the level of the cell that a cell is compared with; the other axes' levels are the cell's own.
+    pub baseline: Table,
+    /// What all of its cells set.
+    #[serde(default)]
+    pub set: Table,
+    /// What is combined.
+    pub axes: Vec<Factor>,
+}
+
+fn grid_name() -> String {
+    "grid".into()
+}
+
+impl Factor {
+    /// The factor's cells, the numbers of numeric values beside them.
+    pub(super) fn variants(&self) -> Result<Vec<(Variant, Option<f64>)>, String> {
+        match (&self.key, self.cells.is_empty(), self.values.is_empty()) {
+            (None, false, true) => Ok(self.cells.iter().cloned().map(|cell| (cell, None)).collect()),
+            (Some(key), true, false) => self.values.iter().map(|value| variant(key, value)).collect(),
+            _ => Err("needs either `cells`, or `key` and `values`".into()),
+        }
+    }
+}
+
+fn variant(key: &str, value: &Value) -> Result<(Variant, Option<f64>), String> {
+    let name = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let number = value.as_float().or(value.as_integer().map(|n| n as f64));
+    let keys: Vec<&str> = key.split('.').collect();
+    if keys.iter().any(|key| key.trim().is_empty()) {
+        return Err(format!("key = \"{key}\" is no recipe key"));
+    }
+    let nested = keys.iter().rev().fold(value.clone(), |inner, key| {
+        let mut table = Table::new();
+        table.insert((*key).into(), inner);
+        Value::Table(table)
+    });
+    match nested {
+        Value::Table(set) => Ok((Variant { name, set }, number)),
+        _ => Err(format!("key = \"{key}\" is no recipe key")),
+    }
+}
+
+impl Study {
+    /// Reads a study.
+    ///
+    /// # Errors
+    ///
+    /// [`AblateError`] that names the file and the key.
+    pub fn open(path: &Path) -> Result<Self, AblateError> {
+        let text = std::fs::read_to_string(path).map_err(|source| AblateError::Io { path: path.into(), source })?;
+        let study: Self = toml::from_str(&text).map_err(|source| AblateError::Toml { path: path.into(), source })?;
+        match study.check() {
+            Some(reason) => Err(AblateError::Study { path: path.into(), reason }),
+            None => Ok(study),
+        }
+    }
+
+    /// What is wrong with it by itself; the first thing.
+    pub(super) fn check(&self) -> Option<String> {
+        if let Some(seed) = repeated(self.seeds.iter()) {
+            return Some(format!("seeds: {seed} is there twice"));
+        }
+        if self.seeds.is_empty() || self.stages.is_empty() {
+            return Some("needs at least one seed and one of [[stages]]".into());
+        }
+        if self.factors.is_empty() && self.grid.is_none() {
+            return Some("has no cells: write [[factors]] or a [grid]".into());
+        }
+        let names = [
+            ("stages", self.stages.iter().map(|stage| &stage.name).collect::<Vec<_>>()),
+            ("settings", self.settings.iter().map(|setting| &setting.name).collect()),
+            ("factors", self.factors.iter().map(|f| &f.name).chain(self.grid.iter().map(|g| &g.name)).collect()),
+        ];
+        for (key, names) in names {
+            if let Some(name) = repeated(names.iter()) {
+                return Some(format!("{key}: two are called \"{name}\""));
+            }
+            if let Some(name) = names.iter().find(|name| name.trim().is_empty() || name.contains(['/', '.'])) {
+                return Some(format!("{key}: \"{name}\" must be a name without / and ."));
+            }
+        }
+        if let Some(stage) = self.stages.iter().find(|stage| RECIPE_KEYS.contains(&stage.name.as_str())) {
+            return Some(format!("stages: \"{}\" is a key of recipes: call the stage otherwise", stage.name));
+        }
+        self.stages.iter().find_map(|stage| self.stage_problem(stage))
+    }
+
+    fn stage_problem(&self, stage: &StageConfig) -> Option<String> {
+        let (name, evaluation) = (&stage.name, &self.evaluation);
+        let has = |measure: Measure| stage.measure.as_ref().is_some_and(|listed| listed.contains(&measure));
+        if has(Measure::Accuracy) && evaluation.questions.is_none() {
+            return Some(format!("stage {name}: measure = [\"accuracy\"] needs evaluation.questions"));
+        }
+        if evaluation.benchmarks.is_empty() && has(Measure::Benchmarks) {
+            return Some(format!("stage {name}: measure = [\"benchmarks\"] needs evaluation.benchmarks"));
+        }
+        if !evaluation.benchmarks.is_empty() && evaluation.root.is_none() {
+            return Some("evaluation.benchmarks needs evaluation.root, the folder with the benchmarks' folders".into());
+        }
+        let shapes = [Measure::CaptionLoss, Measure::Grounding, Measure::VNorm, Measure::Gradients];
+        if evaluation.shapes.is_none() && shapes.into_iter().any(has) {
+            return Some(format!(
+                "stage {name}: caption_loss, grounding, v_norm and gradients need evaluation.shapes, a folder of \
+                 `basic data shapes`"
+            ));
+        }
+        let stop = stage.early_stopping.as_ref()?;
+        match stop.by {
+            _ if stop.every == 0 => Some(format!("stage {name}: early_stopping.every must be at least 1")),
+            StopBy::Accuracy if stop.questions.is_none() => {
+                Some(format!("stage {name}: early_stopping by accuracy needs early_stopping.questions"))
+            }
+            _ => None,
+        }
+    }
+
+    /// What is measured behind a stage.
+    pub(super) fn measures(&self, stage: &StageConfig) -> Vec<Measure> {
+        stage.measure.clone().unwrap_or_else(|| {
+            let accuracy = self.evaluation.questions.as_ref().map(|_| Measure::Accuracy);
+            let benchmarks = (!self.evaluation.benchmarks.is_empty()).then_some(Measure::Benchmarks);
+            accuracy.into_iter().chain(benchmarks).collect()
+        })
+    }
+}
+
+/// The first that was there before.
+pub(super) fn repeated<T: Ord>(mut values: impl Iterator<Item = T>) -> Option<T> {
+    let mut seen = BTreeSet::new();
+    let mut again = None;
+    while let (None, Some(value)) = (&again, values.next()) {
+        if seen.contains(&value) {
+            again = Some(value);
+        } else {
+            seen.insert(value);
+        }
+    }
+    again
+}

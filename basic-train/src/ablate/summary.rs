@@ -1,0 +1,272 @@
+//! What a study has found so far: `results.json`, and what the tables are made from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::expand::{Cell, Expanded};
+use super::result::Values;
+use super::schedule::Results;
+use super::statistics::{Difference, Spread};
+use super::study::Measure;
+
+/// A study's findings.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// The study's name.
+    pub study: String,
+    /// What it asks.
+    pub description: String,
+    /// basic's version.
+    pub version: String,
+    /// The source's git revision, where known.
+    pub revision: Option<String>,
+    /// Its seeds.
+    pub seeds: Vec<u64>,
+    /// Different stage runs that have results,
+    pub done: usize,
+    /// of so many.
+    pub of: usize,
+    /// What is measured, in the order of the tables.
+    pub columns: Vec<Column>,
+    /// The cells.
+    pub groups: Vec<Rows>,
+}
+
+/// One quantity behind one stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Column {
+    /// The stage.
+    pub stage: String,
+    /// Its key among a run's values.
+    pub metric: String,
+    /// As tables call it.
+    pub label: String,
+    /// How it is written.
+    pub unit: Unit,
+    /// Which way it should go.
+    pub better: Better,
+    /// Whether it stands in the first table or in the one with the details.
+    pub main: bool,
+}
+
+/// How a quantity is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// A share as percent; differences in points.
+    Percent,
+    /// Three decimals.
+    Loss,
+    /// Three significant digits.
+    Plain,
+}
+
+/// Which way a quantity should go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// Up.
+    Higher,
+    /// Down.
+    Lower,
+    /// Neither is better in itself.
+    Neither,
+}
+
+/// A factor or a grid in one setting.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rows {
+    /// The setting.
+    pub setting: Option<String>,
+    /// The factor.
+    pub name: String,
+    /// What the rows' numbers are.
+    pub axis: Option<String>,
+    /// The cells; those of another factor that are compared with come first.
+    pub rows: Vec<Row>,
+}
+
+/// A cell.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// `setting/factor/name`
+    pub cell: String,
+    /// The name alone.
+    pub name: String,
+    /// The number that it stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x: Option<f64>,
+    /// In a grid, the levels of its other axes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub series: String,
+    /// The cell that it is compared with.
+    pub baseline: String,
+    /// Each seed's numbers.
+    pub runs: Vec<Run>,
+    /// Their statistics, one a column of the study; `None` where nothing was measured.
+    pub entries: Vec<Option<Entry>>,
+}
+
+/// A cell with one seed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    /// The seed.
+    pub seed: u64,
+    /// The stages' folders below `cells/`.
+    pub hashes: BTreeMap<String, String>,
+    /// The stages' numbers, as far as they are there.
+    pub values: BTreeMap<String, Values>,
+}
+
+/// A quantity over the seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Entry {
+    /// Mean and deviation.
+    pub value: Spread,
+    /// Against the baseline, paired by seed; none for the baseline itself.
+    pub difference: Option<Difference>,
+}
+
+impl Row {
+    /// Whether others are compared with it.
+    pub fn is_baseline(&self) -> bool {
+        self.cell == self.baseline
+    }
+}
+
+impl Entry {
+    /// Whether the difference's interval excludes 0, and whether that is for the better.
+    pub fn verdict(&self, better: Better) -> Option<bool> {
+        let above = self.difference?.excludes_zero()?;
+        match better {
+            Better::Higher => Some(above),
+            Better::Lower => Some(!above),
+            Better::Neither => None,
+        }
+    }
+}
+
+/// The findings of a study as far as its results are there.
+pub(super) fn summarize(expanded: &Expanded, results: &Results, revision: Option<String>) -> Summary {
+    let study = &expanded.study;
+    let columns = columns(expanded, results);
+    let hashes: BTreeSet<&str> = expanded
+        .cells
+        .iter()
+        .flat_map(|cell| &cell.chains)
+        .flat_map(|chain| chain.stages.iter().map(|stage| stage.hash.as_str()))
+        .collect();
+    let groups = expanded.groups.iter().map(|group| {
+        let mut cells: Vec<usize> = group.cells.iter().map(|at| expanded.cells[*at].baseline).collect();
+        cells.retain(|at| !group.cells.contains(at));
+        cells.dedup();
+        cells.extend(&group.cells);
+        Rows {
+            setting: group.setting.clone(),
+            name: group.name.clone(),
+            axis: group.axis.clone(),
+            rows: cells.into_iter().map(|at| row(expanded, &expanded.cells[at], results, &columns)).collect(),
+        }
+    });
+    Summary {
+        study: study.name.clone(),
+        description: study.description.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        revision,
+        seeds: study.seeds.clone(),
+        done: hashes.iter().filter(|hash| results.contains_key(**hash)).count(),
+        of: hashes.len(),
+        groups: groups.collect(),
+        columns,
+    }
+}
+
+fn runs(expanded: &Expanded, cell: &Cell, results: &Results) -> Vec<Run> {
+    let names = || expanded.study.stages.iter().map(|stage| stage.name.clone());
+    let runs = cell.chains.iter().map(|chain| Run {
+        seed: chain.seed,
+        hashes: names().zip(chain.stages.iter().map(|stage| stage.hash.clone())).collect(),
+        values: names()
+            .zip(&chain.stages)
+            .filter_map(|(name, stage)| Some((name, results.get(&stage.hash)?.values.clone())))
+            .collect(),
+    });
+    runs.collect()
+}
+
+fn row(expanded: &Expanded, cell: &Cell, results: &Results, columns: &[Column]) -> Row {
+    let baseline = &expanded.cells[cell.baseline];
+    let (own, theirs) = (runs(expanded, cell, results), runs(expanded, baseline, results));
+    let entry = |column: &Column| {
+        let value = |run: &Run| run.values.get(&column.stage)?.get(&column.metric).copied();
+        let values: Vec<f64> = own.iter().filter_map(value).collect();
+        let pairs = own.iter().zip(&theirs).filter_map(|(own, their)| Some(value(own)? - value(their)?));
+        let difference = (baseline.id != cell.id).then(|| Difference::of(&pairs.collect::<Vec<_>>())).flatten();
+        Spread::of(&values).map(|value| Entry { value, difference })
+    };
+    Row {
+        cell: cell.id.clone(),
+        name: cell.name.clone(),
+        x: cell.x,
+        series: cell.series.clone(),
+        baseline: baseline.id.clone(),
+        entries: columns.iter().map(entry).collect(),
+        runs: own,
+    }
+}
+
+fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
+    let study = &expanded.study;
+    let mut all = Vec::new();
+    for (index, stage) in study.stages.iter().enumerate() {
+        let measures = study.measures(stage);
+        let mut add = |metric: &str, label: &str, unit: Unit, better: Better, main: bool| {
+            let (metric, label) = (metric.to_string(), label.to_string());
+            all.push(Column { stage: stage.name.clone(), metric, label, unit, better, main });
+        };
+        use {Better::*, Unit::*};
+        let stops = stage.early_stopping.is_some();
+        let scored: Vec<String> = measures
+            .iter()
+            .flat_map(|measure| match measure {
+                Measure::Accuracy => vec!["accuracy".to_string()],
+                Measure::Benchmarks => study.evaluation.benchmarks.clone(),
+                _ => Vec::new(),
+            })
+            .collect();
+        for metric in &scored {
+            add(metric, &format!("{metric}, %"), Percent, Higher, true);
+            if stops {
+                add(&format!("best.{metric}"), &format!("{metric} at best validation step, %"), Percent, Higher, true);
+            }
+        }
+        if measures.contains(&Measure::CaptionLoss) {
+            add("caption_loss", "caption loss", Loss, Lower, true);
+        }
+        if measures.contains(&Measure::Grounding) {
+            add("grounding", "grounded, %", Percent, Higher, true);
+            add("grounding_chance", "grounded by chance, %", Percent, Neither, false);
+        }
+        if stops {
+            add("best.step", "best validation step", Plain, Neither, false);
+        }
+        if measures.contains(&Measure::VNorm) {
+            add("v_norm", "length of v", Plain, Neither, false);
+            add("token_norm", "length of token embeddings", Plain, Neither, false);
+        }
+        if measures.contains(&Measure::Gradients) {
+            for loss in ["lm", "das", "sds"] {
+                add(&format!("gradient.{loss}"), &format!("gradient norm of {loss}"), Plain, Neither, false);
+            }
+        }
+        let hashes = expanded.cells.iter().flat_map(|cell| &cell.chains).map(|chain| &chain.stages[index].hash);
+        let there = hashes.filter_map(|hash| results.get(hash)).flat_map(|result| result.values.keys());
+        let parts: BTreeSet<&String> =
+            there.filter(|key| scored.iter().any(|metric| key.starts_with(&format!("{metric}.")))).collect();
+        for part in parts {
+            add(part, &format!("{}, %", part.replace('.', ": ")), Percent, Higher, false);
+        }
+    }
+    all
+}
