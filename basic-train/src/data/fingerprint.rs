@@ -39,7 +39,7 @@ pub(super) fn of_names(dir: &Path, files: &[PathBuf]) -> u64 {
 }
 
 /// One hash of several, in order.
-pub(crate) fn combine(hashes: impl IntoIterator<Item = u64>) -> u64 {
+pub(super) fn combine(hashes: impl IntoIterator<Item = u64>) -> u64 {
     let mut hasher = Xxh3::new();
     hashes.into_iter().for_each(|hash| hasher.update(&hash.to_le_bytes()));
     hasher.digest()

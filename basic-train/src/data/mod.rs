@@ -7,7 +7,7 @@ mod config;
 mod dataset;
 mod error;
 mod export;
-pub(crate) mod fingerprint;
+mod fingerprint;
 mod folder;
 mod llava;
 mod loader;

@@ -54,13 +54,15 @@ fn parameters_are_those_of_llava_15() {
 #[test]
 fn adapters_are_counted_and_quantized_matrices_are_small() {
     let config = vicuna(32, 4096, 11008, 32);
-    let with = |mode: &str, more: &str| {
+    let on = |device: &str, mode: &str, more: &str| {
         let text = format!(
-            "stage = \"finetune\"\ntrain = {{ batch_size = 16, steps = 1, dtype = \"bfloat16\" }}\n\
+            "stage = \"finetune\"\ndevice = \"{device}\"\n\
+             train = {{ batch_size = 16, steps = 1, dtype = \"bfloat16\" }}\n\
              [parts.decoder]\nmode = \"{mode}\"\n{more}"
         );
         plan(&recipe(&text), &config, lengths(2048, None))
     };
+    let with = |mode: &str, more: &str| on("cpu", mode, more);
     let lora = with("lora", "");
     // Rank 128 on seven matrices a layer: 4 (d + d) + 3 (d + I).
     assert_eq!(lora.parts[2].trained, 128 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008)));
@@ -68,8 +70,15 @@ fn adapters_are_counted_and_quantized_matrices_are_small() {
     assert_eq!(lora.memory.composed_weights, 2 * matrices, "Burn composes each adapted matrix, and keeps it");
     let some = with("lora", "rank = 8\ntargets = [\"q_proj\", \"v_proj\"]");
     assert_eq!(some.parts[2].trained, 8 * 32 * 2 * 2 * 4096);
-    let qlora = with("qlora", "");
-    assert_eq!(lora.memory.weights - qlora.memory.weights, 2 * matrices - matrices / 2 - matrices / 64 * 4);
+    // A GPU packs the elements, a CPU takes a byte for each; a scale has four.
+    for (device, more, packed) in [
+        ("cuda:0", "", matrices / 2 + matrices / 64 * 4),
+        ("cuda:0", "bits = 8\nblock = 32", matrices + matrices / 32 * 4),
+        ("cpu", "block = 32", matrices + matrices / 32 * 4),
+    ] {
+        let saved = lora.memory.weights - on(device, "qlora", more).memory.weights;
+        assert_eq!(saved, 2 * matrices - packed, "{device} {more}");
+    }
     let full = with("full", "");
     assert_eq!(full.memory.master_weights, 4 * full.trained);
     assert!(!full.fits(80_000_000_000) && full.trained > 6_700_000_000);

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::run::{RunInfo, RunOptions, Status};
 use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, output};
-use crate::data::{DataConfig, DataSet, Samples, fingerprint, prepare};
+use crate::data::{DataConfig, DataSet, Samples, content_hash, prepare};
 use crate::files::write_atomically;
 use crate::recipe::{EvalConfig, Recipe, Stage};
 use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
@@ -37,7 +37,7 @@ pub(super) struct Inputs {
 
 impl Inputs {
     pub(super) fn of(data: &DataSet, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
-        let model = fingerprint::of_contents(&checkpoint.source_files())?;
+        let model = content_hash(&checkpoint.source_files())?;
         Ok(Self { data: data.fingerprint()?, model: format!("{model:016x}") })
     }
 
