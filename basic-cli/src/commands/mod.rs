@@ -1,5 +1,6 @@
 //! One file a command family.
 
+mod analyze;
 mod bench;
 mod chat;
 mod checkpoint;
@@ -21,6 +22,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::demo(args),
         Command::Train(args) => train::train(args),
         Command::Eval(args) => eval::eval(args),
+        Command::Analyze(args) => analyze::analyze(*args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),
         Command::Losses(args) => model::losses(args),
