@@ -158,25 +158,28 @@ fn over(data: &Path, more: &[&str]) -> Vec<OsString> {
     line
 }
 
-/// The folded nearest token of every patch at a layer, and its cosine, from the reading of one image.
-fn nearest(name: &str, layer: usize) -> Vec<(String, f64)> {
-    let mut line =
-        args!["analyze", fixture("plain"), "--image", image(name), "--prompt", "<image>", "--device", "cpu", "--json"];
-    line.extend(args!["--layers", layer.to_string()]);
+/// The nearest token of every patch of an image at the projector's output, folded, and its cosine; and how many of these
+/// tokens are whole words: after the byte level's mark of a word's beginning three letters or more.
+fn nearest(name: &str) -> (Vec<(String, f64)>, usize) {
+    let mut line = args!["analyze", fixture("plain"), "--image", image(name), "--prompt", "<image>", "--layers", "0"];
+    line.extend(args!["--device", "cpu", "--json"]);
     let reading = basic(line).json()["checkpoints"][0].clone();
-    let near = |near: &Value| {
-        let token = text(&reading["tokens"][near[0][0].to_string()]["text"]);
-        (token.trim().to_lowercase(), number(&near[0][1]))
-    };
-    reading["images"][0]["layers"][0]["nearest"].as_array().unwrap().iter().map(near).collect()
+    let rows = reading["images"][0]["layers"][0]["nearest"].as_array().unwrap();
+    let token = |near: &Value| &reading["tokens"][near[0][0].to_string()];
+    let word = |near: &&Value| text(&token(near)["token"]).strip_prefix('Ġ').is_some_and(long);
+    let folded = |near: &Value| (text(&token(near)["text"]).trim().to_lowercase(), number(&near[0][1]));
+    (rows.iter().map(folded).collect(), rows.iter().filter(word).count())
+}
+
+fn long(token: &str) -> bool {
+    token.chars().count() >= 3 && token.chars().all(char::is_alphabetic)
 }
 
 #[test]
 fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     let dir = tempfile::tempdir().unwrap();
     let names = ["a.png", "b.png", "c.png", "d.png"];
-    let all: Vec<Vec<(String, f64)>> = names.iter().map(|name| nearest(name, 0)).collect();
-    let long = |token: &str| token.chars().count() >= 3 && token.chars().all(char::is_alphabetic);
+    let (all, whole): (Vec<Vec<(String, f64)>>, Vec<usize>) = names.iter().map(|name| nearest(name)).unzip();
     // Every image's caption holds the words that its own patches are nearest to.
     let words = |near: &[(String, f64)]| {
         near.iter().filter(|(token, _)| long(token)).map(|(token, _)| token.clone()).collect::<Vec<_>>().join(", ")
@@ -206,14 +209,39 @@ fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     let strict = basic(over(&data, &["--json", "--min-similarity", "2"])).json();
     assert_eq!(strict["checkpoints"][0]["layers"][0]["meaningful"], 0.0);
     let loose = basic(over(&data, &["--json", "--meaningful", "word"])).json();
-    assert!(
-        number(&loose["checkpoints"][0]["layers"][0]["meaningful"]) >= number(&first["meaningful"]) || stop.is_empty()
-    );
+    let share = whole.iter().sum::<usize>() as f64 / 64.0;
+    assert!(share > 0.0, "the fixture's patches are nearest to no whole word");
+    close(number(&loose["checkpoints"][0]["layers"][0]["meaningful"]), share, "whole words");
     assert_eq!(loose["checkpoints"][0]["layers"][0]["chance"], Value::Null);
     let one = basic(over(&data, &["--json", "--limit", "1", "--layers", "0,4"])).json();
     assert_eq!(one["checkpoints"][0]["images"], 1);
     assert_eq!(one["checkpoints"][0]["layers"][0]["chance"], Value::Null, "a single caption cannot be swapped");
     assert_eq!(one["checkpoints"][0]["layers"][1]["layer"], 4);
+}
+
+#[test]
+fn questions_about_one_image_are_one_image_of_a_survey() {
+    let dir = tempfile::tempdir().unwrap();
+    let (near, _) = nearest("a.png");
+    let words: Vec<&str> = near.iter().map(|(token, _)| token.as_str()).filter(|token| long(token)).collect();
+    let data = dir.path().join("questions.jsonl");
+    let first = |more: Value, answer: &str| {
+        let mut question = json!({"image": "a.png", "text": "what?", "answer": answer, "category": "k"});
+        question.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        question.to_string()
+    };
+    let share = |questions: &[String]| {
+        fs::write(&data, questions.join("\n")).unwrap();
+        let survey = basic(over(&data, &["--layers", "0", "--json"])).json()["checkpoints"][0].clone();
+        assert_eq!((&survey["images"], &survey["samples"]), (&json!(1), &json!(1)));
+        number(&survey["layers"][0]["meaningful"])
+    };
+    let (head, tail) = words.split_at(words.len() / 2);
+    // Both questions' answers are what is said of the image; a caption is all that counts where there is one.
+    let whole = share(&[first(json!({}), &head.join(" ")), first(json!({}), &tail.join(" "))]);
+    assert!(whole > share(&[first(json!({}), tail.first().copied().unwrap_or_default())]), "{words:?}");
+    assert_eq!(whole, share(&[first(json!({"caption": words.join(" ")}), "x")]));
+    assert_eq!(share(&[first(json!({"caption": "nothing of it"}), &words.join(" "))]), 0.0);
 }
 
 #[test]

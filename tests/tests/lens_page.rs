@@ -111,6 +111,7 @@ fn slider_mouse_and_keys_show_the_tokens_that_the_json_has() {
     // The slider itself obeys the keys.
     page.evaluate("document.getElementById('layer').focus()");
     page.press("ArrowRight");
+    page.wait("document.getElementById('layer-name').textContent.startsWith('2')");
     assert_listed(&page, &told, 0, 2, 4, "nearest");
     for kind in ["scores", "logits"] {
         page.evaluate(&format!(
@@ -230,6 +231,7 @@ fn hostile_tokens_and_names_are_shown_as_text() {
         reading: &reading,
         grid: &grid,
         k: 1,
+        answers: vec![("Answer", hostile[0].into())],
         images: vec![(hostile[1].into(), PIXEL.into())],
     };
     let html = lens_html(&[model], &[("Prompt", hostile.concat())]).unwrap();
@@ -245,6 +247,7 @@ fn hostile_tokens_and_names_are_shown_as_text() {
     assert_eq!(shown(&page, hostile[2]), "\\u2028\u{2400}\\u202e'\"`${1}");
     assert_eq!(shown(&page, hostile[3]), "↵⇥·");
     assert_eq!(page.text("h2"), hostile[0]);
+    assert_eq!(page.text(".answered dd"), hostile[0]);
     assert!(text(&page.evaluate("document.title")).starts_with("Token lens"));
     assert_eq!(page.evaluate("[document.scripts.length, document.images.length]"), json!([2, 1]));
     page.assert_quiet();

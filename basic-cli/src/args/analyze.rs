@@ -32,7 +32,7 @@ pub struct Analyze {
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub reading: Reading,
-    /// The first samples with an image only.
+    /// The first images only; with --replace the first questions about images.
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
     /// How the data's conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1.

@@ -71,6 +71,13 @@ struct Answers {
     replaced: String,
 }
 
+impl Answers {
+    /// For the page.
+    fn shown(&self) -> [(&'static str, String); 2] {
+        [("Answer", self.answer.clone()), ("Answer from the nearest tokens alone", self.replaced.clone())]
+    }
+}
+
 #[derive(Serialize)]
 struct Readings {
     prompt: String,
@@ -161,20 +168,14 @@ fn page(readings: &Readings, seen: &[Vec<String>]) -> Result<String, LensError> 
         reading: &told.reading,
         grid: &told.grid,
         k: told.k,
+        answers: told.replaced.iter().flat_map(Answers::shown).collect(),
         images: readings.images.iter().map(name).zip(seen.iter().cloned()).collect(),
     });
     let models: Vec<Pictured<'_>> = pictured.collect();
-    let mut facts = vec![
+    let facts = [
         ("Prompt", readings.prompt.clone()),
         ("Meaningful is", said(readings.meaningful, readings.caption.as_deref())),
     ];
-    let both = readings.checkpoints.len() > 1;
-    for told in &readings.checkpoints {
-        let Some(answers) = &told.replaced else { continue };
-        let whose = if both { format!("{}: ", told.checkpoint.display()) } else { String::new() };
-        facts.push(("Answer", format!("{whose}{}", answers.answer)));
-        facts.push(("Answer from nearest tokens alone", format!("{whose}{}", answers.replaced)));
-    }
     lens_html(&models, &facts)
 }
 
@@ -243,7 +244,9 @@ fn over_data(
 ) -> Result<()> {
     let config: SetConfig = args.reading.of(data);
     let cases = Cases::open(&config)?;
-    let indices = cases.with_images(args.limit.map(|n| n as usize))?;
+    let limit = args.limit.map(|n| n as usize);
+    let indices = cases.with_images(limit, true)?;
+    let asked = if args.replace { cases.with_images(limit, false)? } else { Vec::new() };
     let beside = || data.parent().unwrap_or(Path::new("")).join("scenes.jsonl");
     let labelled = options.meaning.rule == Rule::Labels;
     let scenes = labelled.then(|| Scenes::read(&args.labels.clone().unwrap_or_else(beside))).transpose()?;
@@ -260,8 +263,8 @@ fn over_data(
         let replaced = match args.replace {
             false => None,
             true => {
-                let progress = bar("replace", indices.len());
-                let found = replacement(&mut lens, &cases, &indices, &style, new_tokens(args, 16), &mut |done| {
+                let progress = bar("replace", asked.len());
+                let found = replacement(&mut lens, &cases, &asked, &style, new_tokens(args, 16), &mut |done| {
                     progress.set_position(done as u64);
                 })?;
                 progress.finish_and_clear();

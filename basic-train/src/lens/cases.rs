@@ -1,5 +1,6 @@
 //! What a survey looks at: the samples of a data set, or a file of questions with answers.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use serde_json::Value;
 
 use super::LensError;
 use crate::data::{ImageSource, OneSet, Sample, Samples, SetConfig};
-use crate::evaluate::{Question, read_questions};
+use crate::evaluate::{EvalError, Question, read_questions};
 
 /// A sample and what kind it is of.
 #[derive(Debug, Clone)]
@@ -18,14 +19,9 @@ pub struct Case {
     pub sample: Sample,
     /// The question's type; `all` in a data set.
     pub category: String,
-}
-
-impl Case {
-    /// The texts of the answers: what the caption rule takes its words from.
-    pub fn answers(&self) -> String {
-        let answers = self.sample.messages.iter().filter(|message| message.role == Role::Assistant);
-        answers.map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n")
-    }
+    /// What is said of its images: the answers of the sample; of a question its `caption`, or where it has none the
+    /// answers of all questions about the image.
+    pub said: String,
 }
 
 /// Samples by index.
@@ -38,7 +34,7 @@ pub struct Cases {
 #[derive(Debug)]
 enum Reader {
     Set(Box<OneSet>),
-    Questions(Vec<Question>, PathBuf),
+    Questions { questions: Vec<Question>, said: Vec<String>, root: PathBuf },
 }
 
 impl Cases {
@@ -53,7 +49,8 @@ impl Cases {
         let reader = match holds_questions(&path) {
             true => {
                 let root = config.images.clone().or_else(|| path.parent().map(Path::to_path_buf)).unwrap_or_default();
-                Reader::Questions(read_questions(&path)?, root)
+                let questions = read_questions(&path)?;
+                Reader::Questions { said: said_of(&path, &questions)?, questions, root }
             }
             false => Reader::Set(Box::new(OneSet::open(config)?)),
         };
@@ -69,7 +66,7 @@ impl Cases {
     pub fn len(&self) -> usize {
         match &self.reader {
             Reader::Set(set) => set.len(),
-            Reader::Questions(questions, _) => questions.len(),
+            Reader::Questions { questions, .. } => questions.len(),
         }
     }
 
@@ -85,8 +82,13 @@ impl Cases {
     /// Names the file and the sample.
     pub fn get(&self, index: usize) -> Result<Case, LensError> {
         match &self.reader {
-            Reader::Set(set) => Ok(Case { sample: set.sample(index)?, category: "all".into() }),
-            Reader::Questions(questions, root) => {
+            Reader::Set(set) => {
+                let sample = set.sample(index)?;
+                let answers = sample.messages.iter().filter(|message| message.role == Role::Assistant);
+                let said: Vec<&str> = answers.map(|message| message.content.as_str()).collect();
+                Ok(Case { said: said.join("\n"), sample, category: "all".into() })
+            }
+            Reader::Questions { questions, said, root } => {
                 let question = &questions[index];
                 let place = match &question.question_id {
                     Value::Null => index.to_string(),
@@ -98,25 +100,29 @@ impl Cases {
                     vec![Message::new(Role::User, text), Message::new(Role::Assistant, question.answer.clone())];
                 let images = question.image.iter().map(|image| ImageSource::File(root.join(image))).collect();
                 let sample = Sample { file: Arc::from(self.path.as_path()), place, images, messages };
-                Ok(Case { sample, category: question.category.clone() })
+                Ok(Case { sample, category: question.category.clone(), said: said[index].clone() })
             }
         }
     }
 
-    /// The indices of the first `limit` samples with an image.
+    /// The indices of the first `limit` samples with an image. With `once`, of the questions about an image the first alone.
     ///
     /// # Errors
     ///
     /// [`LensError::NoImages`] where there is none, and what is wrong with a sample.
-    pub fn with_images(&self, limit: Option<usize>) -> Result<Vec<usize>, LensError> {
+    pub fn with_images(&self, limit: Option<usize>, once: bool) -> Result<Vec<usize>, LensError> {
         let limit = limit.unwrap_or(usize::MAX);
+        let mut met = HashSet::new();
         let mut found = Vec::new();
         for index in 0..self.len() {
-            let images = match &self.reader {
-                Reader::Set(set) => set.outline(index)?.images.len(),
-                Reader::Questions(questions, _) => usize::from(questions[index].image.is_some()),
+            let wanted = match &self.reader {
+                Reader::Set(set) => !set.outline(index)?.images.is_empty(),
+                Reader::Questions { questions, .. } => match &questions[index].image {
+                    Some(image) => met.insert(image) || !once,
+                    None => false,
+                },
             };
-            if images > 0 {
+            if wanted {
                 found.push(index);
             }
             if found.len() >= limit {
@@ -128,6 +134,20 @@ impl Cases {
             false => Ok(found),
         }
     }
+}
+
+/// What is said of each question's image: see [`Case::said`].
+fn said_of(path: &Path, questions: &[Question]) -> Result<Vec<String>, LensError> {
+    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let caption = |line: &str| serde_json::from_str::<Value>(line).ok()?["caption"].as_str().map(String::from);
+    let mut answers: HashMap<Option<&str>, Vec<&str>> = HashMap::new();
+    for question in questions {
+        answers.entry(question.image.as_deref()).or_default().push(&question.answer);
+    }
+    let all =
+        |question: &Question| answers.get(&question.image.as_deref()).map(|all| all.join("\n")).unwrap_or_default();
+    Ok(questions.iter().zip(lines).map(|(question, line)| caption(line).unwrap_or_else(|| all(question))).collect())
 }
 
 /// Whether a file's first line is a question with its answer.

@@ -68,7 +68,7 @@ function range(color) {
     }
   }
   if (high === -Infinity) return null;
-  return { low: color === 'norm' ? low : Math.min(low, 0), high, own };
+  return { low, high, own };
 }
 
 function layerName(layer) {
@@ -109,7 +109,9 @@ function view(model, number) {
   panel.setAttribute('aria-live', 'polite');
   const chart = draw('svg', { viewBox: '0 0 320 92', class: 'chart', role: 'img' });
   const board = make('div', { className: 'board' }, picture, grid);
-  const section = make('section', { className: 'view' }, heading, summary, make('div', { className: 'side' }, make('div', {}, board, others), make('div', {}, panel, chart)));
+  const said = Object.entries(model.answers || {}).map(([name, text]) => make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: text })));
+  const answers = make('dl', { className: 'facts answered', hidden: !said.length }, ...said);
+  const section = make('section', { className: 'view' }, heading, summary, answers, make('div', { className: 'side' }, make('div', {}, board, others), make('div', {}, panel, chart)));
   section.setAttribute('aria-labelledby', heading.id);
   element('views').append(section);
   return { model, section, summary, picture, grid, board, cells, panel, chart };
@@ -132,7 +134,7 @@ function paint({ model, summary, picture, grid, cells }, scale) {
     if (state.color === 'meaningful') rgb = MARKS[number];
     else if (number !== null && scale) rgb = shade(scale.high > scale.low ? (number - scale.low) / (scale.high - scale.low) : 0);
     cell.style.backgroundColor = rgb ? `rgb(${rgb.join(' ')} / ${state.overlay})` : 'transparent';
-    const light = rgb ? (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) * state.overlay + 128 * (1 - state.overlay) > 128 : true;
+    const light = rgb ? (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) * state.overlay + 128 * (1 - state.overlay) > 150 : true;
     cell.classList.toggle('dark', !light);
     cell.classList.toggle('hit', state.color === 'meaningful' && judged === 1);
     cell.classList.toggle('chosen', patch === state.patch);
@@ -290,12 +292,19 @@ element('overlay').addEventListener('input', (event) => { state.overlay = event.
 for (const name of ['color', 'kind']) element(name).addEventListener('change', (event) => { state[name] = event.target.value; show(); });
 element('image').addEventListener('change', (event) => { state.image = Number(event.target.value); show(); });
 element('controls').addEventListener('submit', (event) => event.preventDefault());
+let mouse = [NaN, NaN];
 for (const one of views) {
   const pick = (event) => {
     const cell = event.target.closest('.cell');
     if (cell && Number(cell.dataset.patch) !== state.patch) choose(Number(cell.dataset.patch));
   };
-  for (const name of ['pointerover', 'focusin', 'click']) one.section.addEventListener(name, pick);
+  for (const name of ['focusin', 'click']) one.section.addEventListener(name, pick);
+  // A page that moves under a resting mouse, by keys or by the slider, chooses nothing.
+  one.section.addEventListener('pointerover', (event) => {
+    const [x, y] = mouse;
+    mouse = [event.screenX, event.screenY];
+    if (mouse[0] !== x || mouse[1] !== y) pick(event);
+  });
   one.section.addEventListener('keydown', (event) => event.target.closest('.cell') && keys(event, one));
 }
 // An address may say what is shown: #layer=3&patch=7&color=angle&kind=logits&image=0

@@ -27,6 +27,8 @@ pub struct Pictured<'a> {
     pub grid: &'a Grid,
     /// The supervising layers (k).
     pub k: usize,
+    /// What it answered, by what it was given: shown beside its image.
+    pub answers: Vec<(&'static str, String)>,
     /// Per image its name and what the model sees of it, by [`seen_image`].
     pub images: Vec<(String, String)>,
 }
@@ -42,6 +44,7 @@ struct Data {
 #[derive(Serialize)]
 struct ModelData {
     name: String,
+    answers: BTreeMap<&'static str, String>,
     k: usize,
     layers: Vec<usize>,
     top: usize,
@@ -131,6 +134,7 @@ fn model_data(model: &Pictured<'_>, pictures: &mut Vec<String>) -> ModelData {
     let images = images.collect();
     ModelData {
         name: model.name.clone(),
+        answers: model.answers.iter().cloned().collect(),
         k: model.k,
         layers: layers.iter().map(|layer| layer.layer).collect(),
         top: layers.first().and_then(|layer| layer.nearest.first()).map_or(0, Vec::len),

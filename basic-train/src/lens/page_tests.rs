@@ -42,7 +42,14 @@ fn grid() -> Grid {
 fn page(name: &str, models: usize) -> String {
     let (reading, grid) = (reading(&HOSTILE), grid());
     let images = vec![(name.to_string(), "data:image/png;base64,AAAA".to_string())];
-    let model = Pictured { name: name.into(), reading: &reading, grid: &grid, k: 1, images };
+    let model = Pictured {
+        name: name.into(),
+        reading: &reading,
+        grid: &grid,
+        k: 1,
+        answers: vec![("Answer", name.to_string())],
+        images,
+    };
     lens_html(&vec![model; models], &[("Prompt", name.to_string())]).unwrap()
 }
 
@@ -99,7 +106,7 @@ fn a_page_of_the_papers_size_stays_small() {
     let places = (0..576).map(|i| Place::Patch { row: i / 24, column: i % 24 }).collect();
     let grid = Grid { side: 24, places };
     let images = vec![("a".to_string(), "data:,".to_string())];
-    let model = Pictured { name: "m".into(), reading: &reading, grid: &grid, k: 16, images };
+    let model = Pictured { name: "m".into(), reading: &reading, grid: &grid, k: 16, answers: Vec::new(), images };
     let html = lens_html(&[model], &[]).unwrap();
     assert!(html.len() < 3 << 20, "{} bytes", html.len());
 }

@@ -157,7 +157,7 @@ struct Asking {
 impl Asking {
     /// The first question of a case; none where it shows no image.
     fn of(case: Result<Case, LensError>, lens: &Lens<'_>, style: &Style) -> Result<Option<Self>, LensError> {
-        let Case { sample, category } = case?;
+        let Case { sample, category, .. } = case?;
         let Some(turn) = sample.messages.iter().position(|message| message.role == Role::Assistant) else {
             return Ok(None);
         };

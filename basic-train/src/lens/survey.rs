@@ -106,7 +106,7 @@ pub fn survey(
         let mut truths = Vec::with_capacity(prepared.images.len());
         for image in &prepared.images {
             truths.push(match (lens.meaning().rule, scenes) {
-                (Rule::Caption, _) => Truth::Words(content_words(&case.answers())),
+                (Rule::Caption, _) => Truth::Words(content_words(&case.said)),
                 (Rule::Labels, Some(scenes)) => scenes.truth(image.name(), lens.grid())?,
                 (Rule::Labels, None) => Truth::Patches(Vec::new()),
                 (Rule::Word, _) => Truth::Any,
