@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::model::{open, open_device};
 use crate::args::Analyze;
-use crate::output::{bar, print_json};
+use crate::output::{bar, print_json, print_text};
 
 mod told;
 
@@ -148,13 +148,11 @@ fn over_image(
     if args.json {
         return print_json(&readings);
     }
-    for told in &readings.checkpoints {
-        tell_reading(told, options.meaning);
-    }
+    let mut text: String = readings.checkpoints.iter().map(|told| tell_reading(told, options.meaning)).collect();
     if let Some(out) = &args.out {
-        println!("{}", out.join("lens.html").display());
+        text += &format!("{}\n", out.join("lens.html").display());
     }
-    Ok(())
+    print_text(&text)
 }
 
 fn new_tokens(args: &Analyze, usual: usize) -> usize {
@@ -285,8 +283,7 @@ fn over_data(
     if args.json {
         return print_json(&surveys);
     }
-    surveys.checkpoints.iter().for_each(tell_survey);
-    Ok(())
+    print_text(&surveys.checkpoints.iter().map(tell_survey).collect::<String>())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

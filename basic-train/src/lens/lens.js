@@ -72,8 +72,8 @@ function range(color) {
 }
 
 function layerName(layer) {
-  const k = data.models[0].k;
-  return layer === 0 ? '0: projector’s output (v)' : layer + (layer <= k ? ': supervising' : ': beyond k = ' + k);
+  const [{ k, layers: all }] = data.models;
+  return layer === 0 ? '0: projector’s output (v)' : `${layer} of ${all[all.length - 1]}${layer <= k ? ' (supervising)' : ''}`;
 }
 
 const placeName = (place) => (Array.isArray(place) ? `row ${place[0] + 1}, column ${place[1] + 1}` : place);
@@ -134,7 +134,7 @@ function paint({ model, summary, picture, grid, cells }, scale) {
     if (state.color === 'meaningful') rgb = MARKS[number];
     else if (number !== null && scale) rgb = shade(scale.high > scale.low ? (number - scale.low) / (scale.high - scale.low) : 0);
     cell.style.backgroundColor = rgb ? `rgb(${rgb.join(' ')} / ${state.overlay})` : 'transparent';
-    const light = rgb ? (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) * state.overlay + 128 * (1 - state.overlay) > 150 : true;
+    const light = rgb ? (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) * state.overlay + 128 * (1 - state.overlay) > 150 : false;
     cell.classList.toggle('dark', !light);
     cell.classList.toggle('hit', state.color === 'meaningful' && judged === 1);
     cell.classList.toggle('chosen', patch === state.patch);

@@ -71,3 +71,50 @@ fn readable(tokenizer: &Tokenizer, id: u32, token: &str) -> String {
 pub(super) fn fold(text: &str) -> String {
     text.trim().to_lowercase()
 }
+
+#[cfg(test)]
+mod tests {
+    use basic_models::processor::TokenIds;
+    use serde_json::json;
+
+    use super::*;
+
+    fn tokenizer(tokens: &[&str]) -> Tokenizer {
+        let dir = tempfile::tempdir().unwrap();
+        let vocabulary: serde_json::Map<String, serde_json::Value> =
+            tokens.iter().enumerate().map(|(id, token)| (token.to_string(), id.into())).collect();
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": tokens[0]},
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        Tokenizer::load(dir.path(), &TokenIds::default()).unwrap()
+    }
+
+    #[test]
+    fn where_beginnings_of_words_are_marked_only_they_are_whole_words() {
+        let tokenizer = tokenizer(&["\u{2581}Dog", "house", "\u{2581}of", "\u{2581}x1y", "\u{2581}"]);
+        let mut texts = TokenTexts::new(&tokenizer);
+        let dog = texts.get(0).clone();
+        assert_eq!((dog.text.as_str(), dog.folded.as_str(), dog.word), (" Dog", "dog", true));
+        let house = texts.get(1).clone();
+        assert_eq!((house.text.as_str(), house.word), ("house", false), "it goes on another word");
+        assert!(!texts.get(2).word && !texts.get(3).word && !texts.get(4).word);
+    }
+
+    #[test]
+    fn without_marks_three_letters_make_a_word() {
+        let tokenizer = tokenizer(&["red", "a", "it's"]);
+        let mut texts = TokenTexts::new(&tokenizer);
+        assert_eq!([0, 1, 2].map(|id| texts.get(id).word), [true, false, false]);
+    }
+
+    #[test]
+    fn a_row_without_a_token_says_so_and_is_no_word() {
+        let tokenizer = tokenizer(&["red"]);
+        let mut texts = TokenTexts::new(&tokenizer);
+        let row = texts.get(70);
+        assert_eq!((row.token.as_ref(), row.text.as_str(), row.word), (None, "(row 70)", false));
+    }
+}

@@ -1,36 +1,55 @@
 //! What the token lens says on a terminal.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use basic_train::lens::{ImageReading, LayerReading, Meaning, Rule};
 
 use super::{Surveyed, Told, said};
 
+/// Text that grows by lines.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn push(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+}
+
 /// A prompt's layers, a line each, with the tokens that most patches are nearest to.
-pub(super) fn tell_reading(told: &Told, meaning: Meaning) {
-    println!("{}", told.checkpoint.display());
-    println!("  {} layers, k = {}; mean length of the token embeddings {:.3}", told.layers, told.k, told.token_norm);
+pub(super) fn tell_reading(told: &Told, meaning: Meaning) -> String {
+    let mut lines = Lines::default();
+    lines.push(format_args!("{}", told.checkpoint.display()));
+    lines.push(format_args!(
+        "  {} layers, k = {}; mean length of the token embeddings {:.3}",
+        told.layers, told.k, told.token_norm
+    ));
     for (number, image) in told.reading.images.iter().enumerate() {
         let side = told.grid.side;
-        println!(
+        lines.push(format_args!(
             "  image {}: {} visual embeddings, {side} x {side} of them patches",
             number + 1,
             image.attention.len()
-        );
+        ));
         if image.text_rows == 0 {
-            println!("  no text follows it: there is no attention to show");
+            lines.push(format_args!("  no text follows it: there is no attention to show"));
         }
-        println!("  layer  meaningful  end token  cosine    length   angle  nearest tokens of most patches");
+        lines.push(format_args!(
+            "  layer  meaningful  end token  cosine    length   angle  nearest tokens of most patches"
+        ));
         for layer in &image.layers {
-            println!("{}", line(told, layer));
+            lines.push(format_args!("{}", line(told, layer)));
         }
-        println!("{}", most_attended(told, image));
+        lines.push(format_args!("{}", most_attended(told, image)));
     }
-    println!("  meaningful is {}", said(meaning, None));
+    lines.push(format_args!("  meaningful is {}", said(meaning, None)));
     if let Some(answers) = &told.replaced {
-        println!("  answer                            {}", answers.answer);
-        println!("  answer from nearest tokens alone  {}", answers.replaced);
+        lines.push(format_args!("  answer                            {}", answers.answer));
+        lines.push(format_args!("  answer from nearest tokens alone  {}", answers.replaced));
     }
+    lines.0
 }
 
 fn percent(share: Option<f64>) -> String {
@@ -83,19 +102,20 @@ fn most_attended(told: &Told, image: &ImageReading) -> String {
 }
 
 /// A data set's layers, a line each.
-pub(super) fn tell_survey(told: &Surveyed) {
+pub(super) fn tell_survey(told: &Surveyed) -> String {
+    let mut lines = Lines::default();
     let survey = &told.survey;
-    println!("{}", told.checkpoint.display());
-    println!(
+    lines.push(format_args!("{}", told.checkpoint.display()));
+    lines.push(format_args!(
         "  {} images of {} samples, {} visual embeddings each; k = {}",
         survey.images, survey.samples, survey.visual_tokens, survey.k
-    );
-    println!("  meaningful is {}", said(survey.meaningful, None));
-    println!(
+    ));
+    lines.push(format_args!("  meaningful is {}", said(survey.meaningful, None)));
+    lines.push(format_args!(
         "  layer  meaningful  [95% interval]    chance  per image  end token  cosine to it  cosine    length   angle"
-    );
+    ));
     for layer in &survey.layers {
-        println!(
+        lines.push(format_args!(
             "  {:>5}  {:>10}  [{:>5.1}, {:>5.1}]  {:>8}  {:>9.1}  {:>9}  {:>12}  {:>6.3}  {:>8.3}  {:>5.1}°",
             layer.layer,
             percent(Some(layer.meaningful)),
@@ -108,20 +128,24 @@ pub(super) fn tell_survey(told: &Surveyed) {
             layer.similarity,
             layer.norm,
             layer.angle,
-        );
+        ));
     }
     if let Some(first) = survey.layers.first().filter(|layer| layer.layer == 0) {
         let of = match survey.meaningful.rule {
             Rule::Labels => format!("{:.1} that show an object", first.counted as f64 / survey.images.max(1) as f64),
             Rule::Caption | Rule::Word => survey.visual_tokens.to_string(),
         };
-        println!("  meaningful initial embeddings of an image: {:.1} of {of}", first.per_image);
+        lines.push(format_args!("  meaningful initial embeddings of an image: {:.1} of {of}", first.per_image));
     }
     if let Some(replaced) = &told.replaced {
         for metric in [&replaced.accuracy, &replaced.replaced] {
             let (value, low, high) = (100.0 * metric.value, 100.0 * metric.low, 100.0 * metric.high);
-            println!("  {:<22} {value:6.2}%  [{low:.2}, {high:.2}]  of {}", metric.name, metric.questions);
+            lines.push(format_args!(
+                "  {:<22} {value:6.2}%  [{low:.2}, {high:.2}]  of {}",
+                metric.name, metric.questions
+            ));
         }
-        println!("  the same answer        {:6.2}%", 100.0 * replaced.same);
+        lines.push(format_args!("  the same answer        {:6.2}%", 100.0 * replaced.same));
     }
+    lines.0
 }
