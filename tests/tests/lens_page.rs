@@ -13,9 +13,18 @@ use tests::{args, run};
 
 /// The page of one or two checkpoints over an image, and its JSON.
 fn analyzed(checkpoints: &[&str], more: &[&str]) -> (TempDir, PathBuf, Value) {
+    over_images(checkpoints, &["a.png"], more)
+}
+
+/// The same over several images.
+fn over_images(checkpoints: &[&str], images: &[&str], more: &[&str]) -> (TempDir, PathBuf, Value) {
     let dir = tempfile::tempdir().unwrap();
-    let mut line = args!["analyze", fixture(checkpoints[0]), "--image", fixture("images/a.png"), "--device", "cpu"];
-    line.extend(args!["--prompt", "USER: <image>\\nwhat is in the picture? ASSISTANT:", "--out", dir.path()]);
+    let mut line = args!["analyze", fixture(checkpoints[0]), "--device", "cpu", "--out", dir.path()];
+    line.extend(images.iter().flat_map(|name| args!["--image", fixture("images").join(name)]));
+    line.extend(args![
+        "--prompt",
+        format!("USER: {}\\nwhat is in the picture? ASSISTANT:", "<image> ".repeat(images.len()))
+    ]);
     if let Some(other) = checkpoints.get(1) {
         line.extend(args!["--compare", fixture(other)]);
     }
@@ -43,8 +52,14 @@ fn listed(page: &Page, view: usize) -> Vec<(String, String)> {
 /// What it must list by the JSON.
 #[track_caller]
 fn assert_listed(page: &Page, told: &Value, view: usize, layer: usize, patch: usize, kind: &str) {
+    assert_listed_of(page, told, (view, 0), layer, patch, kind);
+}
+
+/// The same for a checkpoint and an image by number.
+#[track_caller]
+fn assert_listed_of(page: &Page, told: &Value, (view, image): (usize, usize), layer: usize, patch: usize, kind: &str) {
     let model = &told["checkpoints"][view];
-    let near = model["images"][0]["layers"][layer][kind][patch].as_array().unwrap();
+    let near = model["images"][image]["layers"][layer][kind][patch].as_array().unwrap();
     let found = listed(page, view);
     assert_eq!(found.len(), near.len());
     for ((token, value), near) in found.iter().zip(near) {
@@ -64,6 +79,13 @@ fn assert_listed(page: &Page, told: &Value, view: usize, layer: usize, patch: us
 fn slide(page: &Page, layer: usize) {
     page.evaluate(&format!(
         "(e => {{ e.value = {layer}; e.dispatchEvent(new Event('input')) }})(document.getElementById('layer'))"
+    ));
+}
+
+/// Chooses an option of a select element.
+fn choose(page: &Page, select: &str, option: &str) {
+    page.evaluate(&format!(
+        "(e => {{ e.value = '{option}'; e.dispatchEvent(new Event('change')) }})(document.getElementById('{select}'))"
     ));
 }
 
@@ -114,9 +136,7 @@ fn slider_mouse_and_keys_show_the_tokens_that_the_json_has() {
     page.wait("document.getElementById('layer-name').textContent.startsWith('2')");
     assert_listed(&page, &told, 0, 2, 4, "nearest");
     for kind in ["scores", "logits"] {
-        page.evaluate(&format!(
-            "(e => {{ e.value = '{kind}'; e.dispatchEvent(new Event('change')) }})(document.getElementById('kind'))"
-        ));
+        choose(&page, "kind", kind);
         assert_listed(&page, &told, 0, 2, 4, kind);
     }
     page.assert_quiet();
@@ -134,6 +154,23 @@ fn an_address_can_say_what_is_shown() {
     page.evaluate("location.hash = '#layer=99&patch=-4&color=none&kind=<b>'");
     page.wait("document.getElementById('layer').value === '4'");
     assert_listed(&page, &told, 0, 4, 7, "logits");
+    page.assert_quiet();
+}
+
+#[test]
+fn each_of_several_images_can_be_chosen() {
+    let (_dir, path, told) = over_images(&["plain"], &["a.png", "b.png"], &[]);
+    let Some(page) = Page::open(&path) else { return };
+    let options = page.evaluate("[...document.getElementById('image').options].map(option => option.text)");
+    assert_eq!(options, json!(["1: a.png", "2: b.png"]));
+    let source = "document.querySelector('.board img').src";
+    let first = page.evaluate(source);
+    choose(&page, "image", "1");
+    slide(&page, 2);
+    assert_listed_of(&page, &told, (0, 1), 2, 0, "nearest");
+    assert_ne!(page.evaluate(source), first);
+    choose(&page, "image", "0");
+    assert_listed_of(&page, &told, (0, 0), 2, 0, "nearest");
     page.assert_quiet();
 }
 
@@ -162,9 +199,7 @@ fn every_colour_has_its_scale_and_colours_the_cells() {
     slide(&page, 2);
     let layer = &told["checkpoints"][0]["images"][0]["layers"][2];
     let color = |name: &str| {
-        page.evaluate(&format!(
-            "(e => {{ e.value = '{name}'; e.dispatchEvent(new Event('change')) }})(document.getElementById('color'))"
-        ));
+        choose(&page, "color", name);
         let shades = page.evaluate("[...document.querySelectorAll('.grid .cell')].map(c => c.style.backgroundColor)");
         (shades.as_array().unwrap().clone(), page.text("#scale"))
     };

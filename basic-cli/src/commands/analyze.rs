@@ -148,7 +148,9 @@ fn over_image(
     if args.json {
         return print_json(&readings);
     }
-    let mut text: String = readings.checkpoints.iter().map(|told| tell_reading(told, options.meaning)).collect();
+    let caption = args.caption.as_deref();
+    let told = readings.checkpoints.iter().map(|told| tell_reading(told, options.meaning, caption));
+    let mut text: String = told.collect();
     if let Some(out) = &args.out {
         text += &format!("{}\n", out.join("lens.html").display());
     }

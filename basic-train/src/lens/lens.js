@@ -83,6 +83,8 @@ function view(model, number) {
   const heading = make('h2', { id: `name-${number}`, textContent: model.name });
   const summary = make('p', { className: 'summary' });
   const picture = make('img', { alt: '' });
+  // Small images show their pixels; large ones are smoothed as any photograph is.
+  picture.addEventListener('load', () => { picture.style.imageRendering = picture.naturalWidth < 128 ? 'pixelated' : 'auto'; });
   const grid = make('div', { className: 'grid' });
   grid.setAttribute('role', 'grid');
   grid.style.setProperty('--side', model.side);

@@ -19,7 +19,7 @@ impl Lines {
 }
 
 /// A prompt's layers, a line each, with the tokens that most patches are nearest to.
-pub(super) fn tell_reading(told: &Told, meaning: Meaning) -> String {
+pub(super) fn tell_reading(told: &Told, meaning: Meaning, caption: Option<&str>) -> String {
     let mut lines = Lines::default();
     lines.push(format_args!("{}", told.checkpoint.display()));
     lines.push(format_args!(
@@ -44,7 +44,7 @@ pub(super) fn tell_reading(told: &Told, meaning: Meaning) -> String {
         }
         lines.push(format_args!("{}", most_attended(told, image)));
     }
-    lines.push(format_args!("  meaningful is {}", said(meaning, None)));
+    lines.push(format_args!("  meaningful is {}", said(meaning, caption)));
     if let Some(answers) = &told.replaced {
         lines.push(format_args!("  answer                            {}", answers.answer));
         lines.push(format_args!("  answer from nearest tokens alone  {}", answers.replaced));
