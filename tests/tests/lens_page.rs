@@ -279,7 +279,7 @@ fn hostile_tokens_and_names_are_shown_as_text() {
         page.wait(&format!("state.patch === {patch}"));
         assert_eq!(listed(&page, 0)[0].0, shown(&page, token));
     }
-    assert_eq!(shown(&page, hostile[2]), "\\u2028\u{2400}\\u202e'\"`${1}");
+    assert_eq!(shown(&page, hostile[2]), "\\u2028\\x00\\u202e'\"`${1}");
     assert_eq!(shown(&page, hostile[3]), "↵⇥·");
     assert_eq!(page.text("h2"), hostile[0]);
     assert_eq!(page.text(".answered dd"), hostile[0]);

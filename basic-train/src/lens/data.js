@@ -51,7 +51,7 @@ function visible(text) {
     const code = c.charCodeAt(0);
     if (c === '\n') return '↵';
     if (c === '\t') return '⇥';
-    return code < 32 ? String.fromCharCode(0x2400 + code) : '\\u' + code.toString(16).padStart(4, '0');
+    return code < 256 ? '\\x' + code.toString(16).padStart(2, '0') : '\\u' + code.toString(16).padStart(4, '0');
   };
   return text
     .replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, picture)
