@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tests::fixtures::{fixture, number, numbers, read_json, read_jsonl, text};
-use tests::{Ran, args, run};
+use tests::fixtures::{copy_of, fixture, number, numbers, read_json, read_jsonl, text};
+use tests::{Ran, args, run, tensors};
 
 /// Of every number, absolute; the lengths of hidden states reach tens, and are within it relative to them.
 const CLOSE: f64 = 1e-4;
@@ -136,6 +136,27 @@ fn the_places_of_the_grid_come_from_the_configuration() {
     let registers = line("families/llama-registers");
     assert_eq!(registers["grid"]["places"][2], "register 2");
     assert_eq!(registers["images"][0]["attention"].as_array().map(Vec::len), Some(19));
+}
+
+#[test]
+fn a_pixel_shuffle_has_a_cell_for_each_square_of_patches() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = copy_of("plain", &dir.path().join("model"));
+    let mut config = read_json(&model.join("config.json"));
+    config["model_type"] = json!("basic_llava");
+    config["projector_type"] = json!("pixel_shuffle2_mlp2x_gelu");
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let mut weights = tensors::read(&model.join("model.safetensors"));
+    let first = weights.iter_mut().find(|(name, _)| name.ends_with("multi_modal_projector.linear_1.weight")).unwrap().1;
+    let [rows, width] = first.shape[..] else { panic!("{:?}", first.shape) };
+    first.values = first.values.chunks(width).flat_map(|row| row.repeat(4)).collect();
+    first.shape = vec![rows, 4 * width];
+    tensors::write(&model.join("model.safetensors"), &weights);
+    let line =
+        args!["analyze", model, "--image", image("a.png"), "--prompt", "<image> what?", "--device", "cpu", "--json"];
+    let ours = basic(line).json()["checkpoints"][0].clone();
+    assert_eq!(ours["grid"], json!({"side": 2, "places": [[0, 0], [0, 1], [1, 0], [1, 1]]}));
+    assert_eq!(ours["images"][0]["layers"][0]["nearest"].as_array().map(Vec::len), Some(4));
 }
 
 /// A data set of captions over the fixtures' images.
