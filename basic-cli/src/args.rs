@@ -1,6 +1,7 @@
 //! The command line.
 
 mod ablate;
+mod analyze;
 mod data;
 mod eval;
 mod generate;
@@ -8,6 +9,7 @@ mod generate;
 use std::path::PathBuf;
 
 pub use ablate::Ablate;
+pub use analyze::Analyze;
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -34,6 +36,8 @@ pub enum Command {
     Eval(Eval),
     /// Train and measure the cells of a study, and write tables of what they differ in.
     Ablate(Ablate),
+    /// What the vocabulary says of every visual embedding, layer by layer: of an image, or of a data set.
+    Analyze(Box<Analyze>),
     /// Answer one prompt about its images.
     Generate(Generate),
     /// Talk about an image.

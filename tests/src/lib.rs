@@ -3,6 +3,7 @@
 //! `CARGO_BIN_EXE_basic-under-test` exists in integration tests alone, so each of them hands its path in.
 
 pub mod binary;
+pub mod browser;
 pub mod fixtures;
 pub mod project;
 pub mod tensors;

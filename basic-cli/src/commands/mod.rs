@@ -1,6 +1,7 @@
 //! One file a command family.
 
 mod ablate;
+mod analyze;
 mod bench;
 mod chat;
 mod checkpoint;
@@ -23,6 +24,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Train(args) => train::train(args),
         Command::Eval(args) => eval::eval(args),
         Command::Ablate(args) => ablate::ablate(args),
+        Command::Analyze(args) => analyze::analyze(*args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),
         Command::Losses(args) => model::losses(args),
