@@ -10,7 +10,7 @@ use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
-pub use eval::Eval;
+pub use eval::{Compare, Eval, Report};
 pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -30,6 +30,10 @@ pub enum Command {
     Train(Train),
     /// Answer a file of questions and score exact match, or run benchmarks.
     Eval(Eval),
+    /// Compare two evaluations question by question, with a paired test.
+    Compare(Compare),
+    /// Write a page about training runs and evaluations, side by side.
+    Report(Report),
     /// Answer one prompt about its images.
     Generate(Generate),
     /// Talk about an image.

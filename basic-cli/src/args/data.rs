@@ -69,7 +69,7 @@ pub struct Conversations {
     pub conversation: ConversationStyle,
 }
 
-fn conversation(name: &str) -> Result<ConversationStyle, String> {
+pub(super) fn conversation(name: &str) -> Result<ConversationStyle, String> {
     ConversationStyle::try_from(name.to_string()).map_err(|error| error.to_string())
 }
 

@@ -3,11 +3,13 @@
 mod bench;
 mod chat;
 mod checkpoint;
+mod compare;
 mod data;
 mod demo;
 mod eval;
 mod generate;
 mod model;
+mod report;
 mod train;
 mod world;
 
@@ -21,6 +23,8 @@ pub fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::demo(args),
         Command::Train(args) => train::train(args),
         Command::Eval(args) => eval::eval(args),
+        Command::Compare(args) => compare::compare(args),
+        Command::Report(args) => report::report(args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),
         Command::Losses(args) => model::losses(args),

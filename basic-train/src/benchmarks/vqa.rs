@@ -22,6 +22,13 @@ pub fn textvqa_accuracy(answer: &str, people: &[String]) -> f64 {
     leave_one_out(&m4c(answer), &people)
 }
 
+/// The answer that most people gave, the first of several.
+pub(super) fn most_given(people: &[String]) -> String {
+    let count = |answer: &&String| people.iter().filter(|given| given == answer).count();
+    // The last of equal ones is max_by_key's choice.
+    people.iter().rev().max_by_key(count).cloned().unwrap_or_default()
+}
+
 /// The mean, over every person left out, of min(1, matches among the others / 3).
 fn leave_one_out(answer: &str, people: &[String]) -> f64 {
     let matches = people.iter().filter(|given| *given == answer).count();

@@ -10,7 +10,7 @@ mod chart;
 #[cfg(test)]
 mod fixture;
 mod measures;
-mod numbers;
+pub(crate) mod numbers;
 mod page;
 mod samples;
 mod statistics;

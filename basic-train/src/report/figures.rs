@@ -1,0 +1,208 @@
+//! Curves of several runs over their steps, each panel on a linear and on a logarithmic axis.
+
+use serde::Serialize;
+
+use super::plot::{Axis, FRAME, Frame, Plot, Tick};
+use super::runs::{Run, Step};
+use super::series::{extremes, running_mean};
+use crate::demo::report::numbers;
+
+/// The running mean spans one part in this many of a curve.
+const SMOOTHING: usize = 32;
+
+/// Panels that belong together.
+#[derive(Debug, Serialize)]
+pub(super) struct Figure {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub note: String,
+    pub panels: Vec<Panel>,
+}
+
+/// One quantity over the steps.
+#[derive(Debug, Serialize)]
+pub(super) struct Panel {
+    /// What names it in the page.
+    pub id: String,
+    pub title: &'static str,
+    frame: Frame,
+    last_step: f64,
+    /// Linear, then logarithmic where there is anything above 0.
+    scales: Vec<Scale>,
+    /// The curves' points, for the readout.
+    pub series: Vec<Series>,
+    pub marks: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Scale {
+    kind: &'static str,
+    axis: Axis,
+    x_ticks: Vec<Tick>,
+    y_ticks: Vec<Tick>,
+    lines: Vec<Line>,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    run: usize,
+    /// The running mean.
+    path: String,
+    /// Every step, or its extremes; empty where that is the same.
+    raw: String,
+}
+
+/// A run's points as they are drawn.
+#[derive(Debug, Serialize)]
+pub(super) struct Series {
+    pub run: usize,
+    pub name: String,
+    pub steps: Vec<f64>,
+    pub values: Vec<f64>,
+    /// The last value, as text.
+    pub end: String,
+}
+
+/// The keys of a step that are drawn, and whether they are smoothed.
+const LOSSES: [(&str, &str, bool); 4] = [
+    ("lm", "Language-model loss (lm)", true),
+    ("das", "Directional alignment (das)", true),
+    ("sds", "Semantic distribution (sds)", true),
+    ("total", "Objective (total)", true),
+];
+const OPTIMIZER: [(&str, &str, bool); 4] = [
+    ("lr", "Learning rate", false),
+    ("grad_norm", "Gradient norm, before clipping", true),
+    ("attention_mass", "Attention mass on the image", true),
+    ("cosine", "Cosine between v and V^", true),
+];
+const HELD_OUT: [(&str, &str, bool); 5] = [
+    ("accuracy", "Accuracy", false),
+    ("lm", "Language-model loss (lm)", false),
+    ("das", "Directional alignment (das)", false),
+    ("sds", "Semantic distribution (sds)", false),
+    ("total", "Objective (total)", false),
+];
+
+/// The figures that have anything to show.
+pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
+    let longest = runs.iter().map(|run| run.steps.len()).max().unwrap_or(0);
+    let smoothed = match half(longest) {
+        0 => "Every recorded step.".to_string(),
+        _ => {
+            let windows = runs.iter().filter(|run| !run.steps.is_empty());
+            let windows = windows.map(|run| format!("{}: {} steps", run.name, 2 * half(run.steps.len()) + 1));
+            let windows = windows.collect::<Vec<_>>().join(", ");
+            let thinned = match longest > super::series::MOST_POINTS {
+                true => ", of long runs the lowest and the highest of neighbouring ones",
+                false => "",
+            };
+            format!(
+                "Lines are centred running means ({windows}) that end in the last step's own value; behind them, pale, the steps themselves{thinned}."
+            )
+        }
+    };
+    let all = [
+        (
+            "losses",
+            "Losses",
+            format!("{smoothed} das and sds are unweighted."),
+            panels("train", runs, |run| &run.steps, &LOSSES),
+        ),
+        (
+            "optimizer",
+            "Optimizer and alignment",
+            "The learning rate is not smoothed.".into(),
+            panels("train", runs, |run| &run.steps, &OPTIMIZER),
+        ),
+        (
+            "held-out",
+            "On held-out samples, along the way",
+            "Every evaluation of [eval], not smoothed.".into(),
+            panels("held-out", runs, |run| &run.held_out, &HELD_OUT),
+        ),
+    ];
+    let figure = |(id, title, note, panels): (_, _, _, Vec<Panel>)| {
+        (!panels.is_empty()).then_some(Figure { id, title, note, panels })
+    };
+    all.into_iter().filter_map(figure).collect()
+}
+
+fn half(points: usize) -> usize {
+    points / SMOOTHING / 2
+}
+
+fn panels(
+    group: &str,
+    runs: &[Run],
+    steps: fn(&Run) -> &Vec<Step>,
+    keys: &[(&'static str, &'static str, bool)],
+) -> Vec<Panel> {
+    let panel = |(key, title, smooth): &(&'static str, &'static str, bool)| {
+        let curves = runs.iter().enumerate().map(|(index, run)| {
+            let points = steps(run).iter().filter_map(|step| Some((step.step as f64, step.value(key)?)));
+            (index, run.name.as_str(), points.collect::<Vec<_>>())
+        });
+        // A loss that is switched off is 0 in every step.
+        let curves: Vec<_> = curves.filter(|(_, _, points)| points.iter().any(|(_, value)| *value != 0.0)).collect();
+        (!curves.is_empty()).then(|| draw(format!("{group}-{key}"), title, *smooth, group == "held-out", &curves))
+    };
+    keys.iter().filter_map(panel).collect()
+}
+
+/// A run's place, its name, and its points.
+type Curve<'a> = (usize, &'a str, Vec<(f64, f64)>);
+
+fn draw(id: String, title: &'static str, smooth: bool, marks: bool, curves: &[Curve<'_>]) -> Panel {
+    let last_step = curves.iter().flat_map(|(_, _, points)| points).map(|(step, _)| *step).fold(1.0, f64::max);
+    let drawn: Vec<(usize, &str, Vec<(f64, f64)>, Vec<(f64, f64)>)> = curves
+        .iter()
+        .map(|(run, name, points)| {
+            let half = if smooth { half(points.len()) } else { 0 };
+            let raw = if half > 0 { extremes(points) } else { Vec::new() };
+            (*run, *name, running_mean(points, half), raw)
+        })
+        .collect();
+    let values = || drawn.iter().flat_map(|(_, _, mean, raw)| mean.iter().chain(raw)).map(|(_, value)| *value);
+    let scale = |kind: &'static str, axis: Axis| {
+        let plot = Plot::new(last_step, axis);
+        // A logarithmic axis has no place for what is not above 0.
+        let shown = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
+            points.iter().copied().filter(|(_, value)| !plot.axis().logarithmic || *value > 0.0).collect()
+        };
+        let line = |(run, _, mean, raw): &(usize, &str, Vec<(f64, f64)>, Vec<(f64, f64)>)| Line {
+            run: *run,
+            path: plot.path(&shown(mean)),
+            raw: plot.path(&shown(raw)),
+        };
+        let lines = drawn.iter().map(line).collect();
+        let (x_ticks, y_ticks) = (plot.x_ticks(), plot.y_ticks());
+        Scale { kind, x_ticks, y_ticks, lines, axis: plot.into_axis() }
+    };
+    let mut scales = vec![scale("linear", Axis::linear(values()))];
+    scales.extend(Axis::logarithmic(values()).map(|axis| scale("logarithmic", axis)));
+    let series = drawn.iter().map(|(run, name, mean, _)| Series {
+        run: *run,
+        name: (*name).to_string(),
+        steps: mean.iter().map(|(step, _)| *step).collect(),
+        values: mean.iter().map(|(_, value)| rounded(*value)).collect(),
+        end: mean.last().map(|(_, value)| written(*value)).unwrap_or_default(),
+    });
+    let series = series.collect();
+    Panel { id, title, frame: FRAME, last_step, scales, series, marks }
+}
+
+/// Five significant digits: more than the page shows, and fewer bytes.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.4e}").parse().unwrap_or(value)
+}
+
+/// Four significant digits.
+pub(super) fn written(value: f64) -> String {
+    let size = value.abs();
+    if value != 0.0 && size < 1e-3 {
+        return format!("{value:.3e}").replace('-', "−");
+    }
+    let decimals = (3 - size.max(1.0).log10().floor() as i32).max(0) as usize;
+    numbers::fixed(value, decimals)
+}
