@@ -118,6 +118,9 @@ impl Table {
             (0..self.columns.len()).filter(|i| !LEFT_OUT.contains(&self.columns[*i].as_str())).map(Some).collect();
         columns.insert(PREDICTION.min(columns.len()), None);
         let mut book = rust_xlsxwriter::Workbook::new();
+        // Without the time of writing: the same answers give the same file.
+        let created = rust_xlsxwriter::ExcelDateTime::from_ymd(2000, 1, 1).map_err(wrong)?;
+        book.set_properties(&rust_xlsxwriter::DocProperties::new().set_creation_datetime(&created));
         let sheet = book.add_worksheet();
         for (x, column) in (0u16..).zip(&columns) {
             let name = column.map_or("prediction", |i| self.columns[i].as_str());
