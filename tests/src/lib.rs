@@ -4,6 +4,7 @@
 
 pub mod benchmarks;
 pub mod binary;
+pub mod browser;
 pub mod fixtures;
 pub mod project;
 pub mod tensors;
