@@ -155,7 +155,8 @@ fn files_of_predictions_are_compared_too() {
     let told = run(BASIC, args!["compare", left, right, "--json"]).json();
     let overall = measure(&told["sets"][0], "exact match");
     assert_eq!(
-        (&overall["better"], near(&overall["p"], 0.125)), (&json!(4), true),
+        (&overall["better"], near(&overall["p"], 0.125)),
+        (&json!(4), true),
         "four coins on one side, on either: 1/8"
     );
     assert_eq!(number(&measure(&told["sets"][0], "exact match, one")["b"]), 2.0 / 3.0);

@@ -27,7 +27,7 @@ pub(super) fn by_name(
     };
     let (only_a, only_b) = (names(&left, &right), names(&right, &left));
     let differ = |problem: String| CompareError::Differ { a: a.into(), b: b.into(), problem };
-    if !common && !(only_a.is_empty() && only_b.is_empty()) {
+    if !(common || only_a.is_empty() && only_b.is_empty()) {
         let told = [("only the first has ", only_a), ("only the second has ", only_b)];
         let told = told
             .into_iter()
@@ -85,7 +85,7 @@ pub(super) fn by_question(a: &Set, b: &Set, common: bool) -> Result<Questions, C
         .filter(|judged| others.contains_key(&key(judged)))
         .map(|judged| id(&judged.question_id))
         .collect();
-    if !common && !(only_a.is_empty() && only_b.is_empty()) {
+    if !(common || only_a.is_empty() && only_b.is_empty()) {
         let told = [("only the first answers ", &only_a), ("only the second answers ", &only_b)];
         let told = told.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(who, ids)| format!("{who}{}", named(ids)));
         let told = told.collect::<Vec<_>>().join("; ");

@@ -69,9 +69,13 @@ pub(super) fn tables(runs: &[Run]) -> Vec<Table> {
                 labels.push(&metric.name);
             }
         }
+        // "accuracy, number" is told below "accuracy" as "number".
+        let part = |label: &str| {
+            label.split_once(", ").filter(|(whole, _)| labels.contains(whole)).map(|(_, part)| part.to_string())
+        };
         let rows = labels.iter().map(|label| Row {
-            label: (*label).to_string(),
-            part: label.contains(", "),
+            label: part(label).unwrap_or_else(|| (*label).to_string()),
+            part: part(label).is_some(),
             cells: scored.iter().map(|metrics| metrics.iter().find(|metric| metric.name == *label).map(cell)).collect(),
         });
         Table {

@@ -9,6 +9,8 @@ use crate::demo::report::numbers;
 
 /// The running mean spans one part in this many of a curve.
 const SMOOTHING: usize = 32;
+/// So few points are marked one by one.
+const FEW: usize = 40;
 
 /// Panels that belong together.
 #[derive(Debug, Serialize)]
@@ -31,7 +33,6 @@ pub(super) struct Panel {
     scales: Vec<Scale>,
     /// The curves' points, for the readout.
     pub series: Vec<Series>,
-    pub marks: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,6 +51,8 @@ struct Line {
     path: String,
     /// Every step, or its extremes; empty where that is the same.
     raw: String,
+    /// A dot at each point, where they are few.
+    dots: String,
 }
 
 /// A run's points as they are drawn.
@@ -139,57 +142,71 @@ fn panels(
     keys: &[(&'static str, &'static str, bool)],
 ) -> Vec<Panel> {
     let panel = |(key, title, smooth): &(&'static str, &'static str, bool)| {
-        let curves = runs.iter().enumerate().map(|(index, run)| {
+        let curve = |(index, run): (usize, &Run)| {
             let points = steps(run).iter().filter_map(|step| Some((step.step as f64, step.value(key)?)));
-            (index, run.name.as_str(), points.collect::<Vec<_>>())
-        });
-        // A loss that is switched off is 0 in every step.
-        let curves: Vec<_> = curves.filter(|(_, _, points)| points.iter().any(|(_, value)| *value != 0.0)).collect();
-        (!curves.is_empty()).then(|| draw(format!("{group}-{key}"), title, *smooth, group == "held-out", &curves))
+            let points: Points = points.collect();
+            // A loss that is switched off is 0 in every step.
+            points.iter().any(|(_, value)| *value != 0.0).then_some((index, points))
+        };
+        let curves = runs.iter().enumerate().filter_map(curve);
+        let curves: Vec<Curve<'_>> =
+            curves.map(|(index, points)| Curve::new(index, &runs[index].name, &points, *smooth)).collect();
+        (!curves.is_empty()).then(|| draw(format!("{group}-{key}"), title, &curves))
     };
     keys.iter().filter_map(panel).collect()
 }
 
-/// A run's place, its name, and its points.
-type Curve<'a> = (usize, &'a str, Vec<(f64, f64)>);
+/// Steps with their values.
+type Points = Vec<(f64, f64)>;
 
-fn draw(id: String, title: &'static str, smooth: bool, marks: bool, curves: &[Curve<'_>]) -> Panel {
-    let last_step = curves.iter().flat_map(|(_, _, points)| points).map(|(step, _)| *step).fold(1.0, f64::max);
-    let drawn: Vec<(usize, &str, Vec<(f64, f64)>, Vec<(f64, f64)>)> = curves
-        .iter()
-        .map(|(run, name, points)| {
-            let half = if smooth { half(points.len()) } else { 0 };
-            let raw = if half > 0 { extremes(points) } else { Vec::new() };
-            (*run, *name, running_mean(points, half), raw)
-        })
-        .collect();
-    let values = || drawn.iter().flat_map(|(_, _, mean, raw)| mean.iter().chain(raw)).map(|(_, value)| *value);
-    let scale = |kind: &'static str, axis: Axis| {
-        let plot = Plot::new(last_step, axis);
+/// A run's curve as it is drawn.
+struct Curve<'a> {
+    run: usize,
+    name: &'a str,
+    /// The running mean, thinned.
+    mean: Points,
+    /// The steps themselves, or their extremes; none where nothing is smoothed.
+    raw: Points,
+}
+
+impl<'a> Curve<'a> {
+    fn new(run: usize, name: &'a str, points: &[(f64, f64)], smooth: bool) -> Self {
+        let half = if smooth { half(points.len()) } else { 0 };
+        let raw = if half > 0 { extremes(points) } else { Points::new() };
+        Self { run, name, mean: running_mean(points, half), raw }
+    }
+
+    fn line(&self, plot: &Plot) -> Line {
         // A logarithmic axis has no place for what is not above 0.
-        let shown = |points: &[(f64, f64)]| -> Vec<(f64, f64)> {
+        let shown = |points: &[(f64, f64)]| -> Points {
             points.iter().copied().filter(|(_, value)| !plot.axis().logarithmic || *value > 0.0).collect()
         };
-        let line = |(run, _, mean, raw): &(usize, &str, Vec<(f64, f64)>, Vec<(f64, f64)>)| Line {
-            run: *run,
-            path: plot.path(&shown(mean)),
-            raw: plot.path(&shown(raw)),
-        };
-        let lines = drawn.iter().map(line).collect();
-        let (x_ticks, y_ticks) = (plot.x_ticks(), plot.y_ticks());
-        Scale { kind, x_ticks, y_ticks, lines, axis: plot.into_axis() }
+        let dots = if self.mean.len() <= FEW { plot.dots(&shown(&self.mean)) } else { String::new() };
+        Line { run: self.run, path: plot.path(&shown(&self.mean)), raw: plot.path(&shown(&self.raw)), dots }
+    }
+
+    fn series(&self) -> Series {
+        Series {
+            run: self.run,
+            name: self.name.to_string(),
+            steps: self.mean.iter().map(|(step, _)| *step).collect(),
+            values: self.mean.iter().map(|(_, value)| rounded(*value)).collect(),
+            end: self.mean.last().map(|(_, value)| written(*value)).unwrap_or_default(),
+        }
+    }
+}
+
+fn draw(id: String, title: &'static str, curves: &[Curve<'_>]) -> Panel {
+    let last_step = curves.iter().flat_map(|curve| &curve.mean).map(|(step, _)| *step).fold(1.0, f64::max);
+    let values = || curves.iter().flat_map(|curve| curve.mean.iter().chain(&curve.raw)).map(|(_, value)| *value);
+    let scale = |kind: &'static str, axis: Axis| {
+        let plot = Plot::new(last_step, axis);
+        let lines = curves.iter().map(|curve| curve.line(&plot)).collect();
+        Scale { kind, x_ticks: plot.x_ticks(), y_ticks: plot.y_ticks(), lines, axis: plot.into_axis() }
     };
     let mut scales = vec![scale("linear", Axis::linear(values()))];
     scales.extend(Axis::logarithmic(values()).map(|axis| scale("logarithmic", axis)));
-    let series = drawn.iter().map(|(run, name, mean, _)| Series {
-        run: *run,
-        name: (*name).to_string(),
-        steps: mean.iter().map(|(step, _)| *step).collect(),
-        values: mean.iter().map(|(_, value)| rounded(*value)).collect(),
-        end: mean.last().map(|(_, value)| written(*value)).unwrap_or_default(),
-    });
-    let series = series.collect();
-    Panel { id, title, frame: FRAME, last_step, scales, series, marks }
+    Panel { id, title, frame: FRAME, last_step, scales, series: curves.iter().map(Curve::series).collect() }
 }
 
 /// Five significant digits: more than the page shows, and fewer bytes.

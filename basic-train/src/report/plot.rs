@@ -57,6 +57,11 @@ impl Plot {
         corners.collect()
     }
 
+    /// An SVG path with a dot at each point, if its line has round ends.
+    pub(crate) fn dots(&self, points: &[(f64, f64)]) -> String {
+        points.iter().map(|&(step, value)| format!("M{:.1} {:.1}h0", self.x(step), self.y(value))).collect()
+    }
+
     /// Ticks of the step axis.
     pub(crate) fn x_ticks(&self) -> Vec<Tick> {
         let step = nice_step(self.last_step / 4.0).max(1.0);
