@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tests::benchmarks::folders;
 use tests::browser::Page;
 use tests::fixtures::{fixture, number};
 use tests::{args, run};
@@ -133,6 +134,60 @@ fn the_page_shows_each_runs_curves_and_their_ends_and_works_by_mouse_and_keys() 
         page.resize(width, height);
         assert!(!page.scrolls_sideways(), "at {width} pixels");
     }
+    page.assert_quiet();
+}
+
+#[test]
+fn benchmarks_stand_in_the_page_with_their_scores_images_and_what_is_hidden() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("eval");
+    folders(&root);
+    let outs = [("plain", "one"), ("sharded", "two")].map(|(model, out)| {
+        let out = dir.path().join(out);
+        let line = args![
+            "eval",
+            fixture(model),
+            "--bench",
+            "pope",
+            "vqav2-val",
+            "mm-vet",
+            "mmbench",
+            "--root",
+            root,
+            "--out",
+            out,
+            "--max-new-tokens",
+            "2",
+            "--device",
+            "cpu",
+            "--json"
+        ];
+        run(BASIC, line).json();
+        out
+    });
+    fs::remove_file(outs[1].join("mmbench/judged.jsonl")).unwrap();
+    let out = dir.path().join("report.html");
+    assert_eq!(report(&outs, &out)["runs"], json!(["one", "two"]));
+    let Some(page) = Page::open(&out) else { return };
+    let main = page.text("#main");
+    for part in [
+        "two: the evaluation in",
+        "is not finished",
+        "accuracy, adversarial",
+        "yes ratio, random",
+        "yes/no",
+        "circular accuracy",
+        "one: 2 answers. two: 2 answers.",
+        "Is there a popular thing number 1 in the image?",
+        "prompts by vicuna_v1 (one)",
+    ] {
+        assert!(main.contains(part), "{part:?} is not in {main}");
+    }
+    assert!(!main.contains("Training") && !main.contains("cannot be read"));
+    // POPE's six questions, VQAv2's three, MM-Vet's two; MMBench's images lie in its table.
+    assert_eq!(page.evaluate("[...document.images].filter(i => i.naturalWidth === 28).length"), 11);
+    page.resize(375, 800);
+    assert!(!page.scrolls_sideways());
     page.assert_quiet();
 }
 

@@ -93,8 +93,11 @@ pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
     let smoothed = match half(longest) {
         0 => "Every recorded step.".to_string(),
         _ => {
-            let windows = runs.iter().filter(|run| !run.steps.is_empty());
-            let windows = windows.map(|run| format!("{}: {} steps", run.name, 2 * half(run.steps.len()) + 1));
+            let window = |run: &Run| match half(run.steps.len()) {
+                0 => format!("{}: not smoothed", run.name),
+                half => format!("{}: {} steps", run.name, 2 * half + 1),
+            };
+            let windows = runs.iter().filter(|run| !run.steps.is_empty()).map(window);
             let windows = windows.collect::<Vec<_>>().join(", ");
             let thinned = match longest > super::series::MOST_POINTS {
                 true => ", of long runs the lowest and the highest of neighbouring ones",

@@ -1,27 +1,58 @@
 //! What a path holds: a training run's steps and recipe, evaluations, or both.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ReportError;
 use crate::benchmarks::Judged;
 use crate::compare::{Found, Set, find, read};
 
-/// A line of `metrics.jsonl`; a key that a step lacks, and what is not finite, is `None`.
+/// What of a line of `metrics.jsonl` or `eval.jsonl` the page needs: a long run has too many to keep the rest.
+const KEYS: [&str; 11] = [
+    "lm",
+    "das",
+    "sds",
+    "total",
+    "lr",
+    "grad_norm",
+    "attention_mass",
+    "cosine",
+    "seconds",
+    "skipped_steps",
+    "accuracy",
+];
+
+/// A line of `metrics.jsonl` or `eval.jsonl`.
 #[derive(Debug, Deserialize)]
+#[serde(from = "Line")]
 pub(super) struct Step {
     pub step: usize,
+    values: [Option<f64>; KEYS.len()],
+    predictions: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    step: usize,
     #[serde(flatten)]
-    pub values: BTreeMap<String, Value>,
+    values: Map<String, Value>,
+}
+
+impl From<Line> for Step {
+    fn from(Line { step, mut values }: Line) -> Self {
+        let value = |key: &str| values.get(key).and_then(Value::as_f64);
+        Self { step, values: KEYS.map(value), predictions: values.remove("predictions") }
+    }
 }
 
 impl Step {
+    /// One of [`KEYS`]; `None` where the step lacks it or it is not finite (JSON's null).
     pub fn value(&self, key: &str) -> Option<f64> {
-        self.values.get(key).and_then(Value::as_f64).filter(|value| value.is_finite())
+        KEYS.iter().zip(self.values).find(|(name, _)| **name == key)?.1
     }
 }
 
@@ -82,7 +113,7 @@ impl Run {
             answer: String,
         }
         let last = self.held_out.last()?;
-        let sampled: Vec<Sampled> = serde_json::from_value(last.values.get("predictions")?.clone()).ok()?;
+        let sampled: Vec<Sampled> = serde_json::from_value(last.predictions.clone()?).ok()?;
         let judged = |(place, sampled): (usize, Sampled)| Judged {
             question_id: place.into(),
             prompt: sampled.prompt,
