@@ -1,11 +1,16 @@
 //! A few questions of every benchmark, in folders and files laid out as LLaVA's evaluation guide and the official releases
 //! have them, with their keys. The texts and pictures are made up.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fixtures::{copy_of, read_jsonl, text};
+use crate::{args, run};
 
 /// What LLaVA asks for behind a question.
 pub const SHORT: &str = "Answer the question using a single word or phrase.";
@@ -247,4 +252,76 @@ pub fn pope(root: &Path, questions: u64) {
     write(&dir.join("llava_pope_test.jsonl"), lines(&asked));
     picture(&dir.join("val2014/COCO_val2014_000000000000.jpg"), 16);
     picture(&dir.join("val2014/COCO_val2014_000000000001.jpg"), 17);
+}
+
+/// Folders of benchmarks, a model, and a place for the answers.
+pub struct Place {
+    binary: &'static str,
+    dir: TempDir,
+}
+
+impl Place {
+    /// With the binary at this path.
+    pub fn new(binary: &'static str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        copy_of("plain", &dir.path().join("model"));
+        folders(&dir.path().join("eval"));
+        Self { binary, dir }
+    }
+
+    /// The checkpoint.
+    pub fn model(&self) -> PathBuf {
+        self.dir.path().join("model")
+    }
+
+    /// The folders.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("eval")
+    }
+
+    /// Where the answers go.
+    pub fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    /// The command line that evaluates these benchmarks.
+    pub fn line(&self, names: &[&str], more: &[&str]) -> Vec<OsString> {
+        let mut line = args!["eval", self.model(), "--bench"];
+        line.extend(names.iter().map(OsString::from));
+        line.extend(args!["--root", self.root(), "--out", self.out(), "--max-new-tokens", "3", "--json"]);
+        if !more.contains(&"--devices") {
+            line.extend(args!["--device", "cpu"]);
+        }
+        line.extend(more.iter().map(OsString::from));
+        line
+    }
+
+    /// Evaluates these benchmarks.
+    #[track_caller]
+    pub fn eval(&self, names: &[&str]) -> Value {
+        run(self.binary, self.line(names, &[])).json()
+    }
+
+    /// Evaluates a benchmark that must be refused in these words.
+    #[track_caller]
+    pub fn refused(&self, name: &str, mentions: &[&str]) {
+        run(self.binary, self.line(&[name], &[])).refused(1, mentions);
+    }
+
+    /// The prompts and answers of a benchmark, in the file's order.
+    pub fn answers(&self, name: &str) -> Vec<(String, String)> {
+        let lines = read_jsonl(&self.out().join(name).join("answers.jsonl"));
+        lines.iter().map(|line| (text(&line["prompt"]).into(), text(&line["text"]).into())).collect()
+    }
+
+    /// The prompts of a benchmark, in the file's order.
+    pub fn prompts(&self, name: &str) -> Vec<String> {
+        self.answers(name).into_iter().map(|(prompt, _)| prompt).collect()
+    }
+}
+
+/// Changes a file.
+pub fn edit(path: &Path, change: impl FnOnce(String) -> String) {
+    let text = fs::read_to_string(path).expect("the file can be read");
+    fs::write(path, change(text)).expect("the file can be written");
 }

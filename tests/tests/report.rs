@@ -100,6 +100,10 @@ fn the_page_shows_each_runs_curves_and_their_ends_and_works_by_mouse_and_keys() 
     assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "Step 1");
     page.press("ArrowRight");
     assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "Step 2");
+    // The longer run's last step is none of the shorter one's.
+    page.press("End");
+    assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "Step 200");
+    assert_eq!(page.text("[data-panel=\"train-lm\"] .value[data-run=\"1\"] b"), "–");
     page.press("Escape");
     assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "At the end");
 

@@ -49,9 +49,9 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
         let prompt = format!("{}\n{UNANSWERABLE}\n{SHORT}", question.question);
         asked.push(Asked { id: question.image.into(), prompt, image: Some(path.into()) });
     }
-    // The server is given normalized answers, so these are judged: "Unanswerable" as all ten people's "unanswerable".
+    // Judged is what the server would be sent.
     Ok(Task::new(asked).marked("accuracy", move |i, answer| Mark {
-        score: vqa::accuracy(&m4c(answer), &people[i]),
+        score: vqa::vizwiz_accuracy(&m4c(answer), &people[i]),
         expected: vqa::most_given(&people[i]),
         category: Some(types[i].clone()),
         yes: None,

@@ -52,8 +52,11 @@
       for (const [run, xs, ys] of series) {
         const index = step === null ? xs.length - 1 : nearest(xs, found);
         const value = panel.querySelector(`.readout [data-run="${run}"] b`);
-        value.textContent = number(ys[index]);
-        if (step === null || hidden.has(run)) continue;
+        // A run that is shorter than others has no value where it has no step.
+        const apart = Math.max(1, (1.5 * (xs[xs.length - 1] - xs[0])) / Math.max(1, xs.length - 1));
+        const there = step === null || Math.abs(xs[index] - found) <= apart;
+        value.textContent = there ? number(ys[index]) : "–";
+        if (step === null || hidden.has(run) || !there) continue;
         for (const chart of charts) {
           const y = place(chart, ys[index]);
           if (!Number.isFinite(y)) continue;
