@@ -19,9 +19,9 @@ fn training(dir: &Path, steps: usize, end: f64, das: bool, answer: &str) {
     let info = json!({"status": "done", "recipe": recipe, "steps": steps, "samples": 64, "version": "0.1.0", "burn": "0.22.1", "revision": null, "seconds": 9.0});
     fs::write(dir.join("run.json"), info.to_string()).unwrap();
     let line = |step: usize| {
-        let lm = end
-            + (3.0 * (steps - step) as f64 / steps as f64)
-            + if step == steps { 0.0 } else { 0.05 * (step % 5) as f64 };
+        // Level at the end, whose mean is the last value then.
+        let left = steps.saturating_sub(step + 10) as f64 / steps as f64;
+        let lm = end + 3.0 * left + if left > 0.0 { 0.05 * (step % 5) as f64 } else { 0.0 };
         let loss = |value: f64| if das { value } else { 0.0 };
         format!(
             "{}\n",
@@ -181,9 +181,9 @@ fn benchmarks_stand_in_the_page_with_their_scores_images_and_what_is_hidden() {
         "yes ratio, random",
         "yes/no",
         "circular accuracy",
-        "one: 2 answers. two: 2 answers.",
+        "2 questions, prompts by vicuna_v1. The true answers are hidden",
         "Is there a popular thing number 1 in the image?",
-        "prompts by vicuna_v1 (one)",
+        "6 questions, prompts by vicuna_v1",
     ] {
         assert!(main.contains(part), "{part:?} is not in {main}");
     }

@@ -10,7 +10,8 @@ use crate::benchmarks::Judged;
 /// Ids that a message names.
 const NAMED: usize = 5;
 
-/// The sets of the same name; two that are files of their own belong together whatever they are called.
+/// The sets of the same name. Two that are files of their own, or the only ones and without a record of their names, belong
+/// together whatever they are called.
 pub(super) fn by_name(
     a: &Path,
     left: Vec<Set>,
@@ -18,7 +19,9 @@ pub(super) fn by_name(
     right: Vec<Set>,
     common: bool,
 ) -> Result<Vec<(Set, Set)>, CompareError> {
-    if a.is_file() && b.is_file() {
+    let unnamed = |sets: &[Set]| sets.iter().any(|set| set.record.is_none());
+    let alone = left.len() == 1 && right.len() == 1 && (unnamed(&left) || unnamed(&right));
+    if alone || (a.is_file() && b.is_file()) {
         return Ok(left.into_iter().zip(right).collect());
     }
     let names = |sets: &[Set], others: &[Set]| -> Vec<String> {

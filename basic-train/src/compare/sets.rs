@@ -132,6 +132,8 @@ pub(crate) fn read(file: &Path) -> Result<Set, CompareError> {
     let stem = file.file_name().unwrap_or_default().to_string_lossy();
     let stem = stem.strip_suffix(".jsonl").unwrap_or(&stem);
     let name = record.as_ref().map(|record| record.name.clone());
+    let folder = file.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let name = name.or(folder.filter(|_| stem == "judged"));
     let name = name.unwrap_or_else(|| stem.strip_suffix(".predictions").unwrap_or(stem).into());
     let measure = record.as_ref().map_or_else(|| Some("exact match".into()), |record| record.measure.clone());
     Ok(Set { name, file: file.into(), record, measure, judged })

@@ -13,10 +13,8 @@ pub(super) struct Table {
     pub name: String,
     /// Places of the runs that are its columns.
     pub runs: Vec<usize>,
-    /// How many questions each answered.
-    pub questions: Vec<String>,
-    /// How each wrote its prompts, where that is recorded.
-    pub conversations: Vec<String>,
+    /// How many questions were answered, and how prompts were written where that is recorded.
+    pub caption: String,
     pub rows: Vec<Row>,
 }
 
@@ -24,8 +22,8 @@ pub(super) struct Table {
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     pub label: String,
-    /// Whether it is about a part of the questions.
-    pub part: bool,
+    /// "part" of the questions, "whole" of those whose parts follow, or "" where there are no parts.
+    pub kind: &'static str,
     pub cells: Vec<Option<Cell>>,
 }
 
@@ -75,23 +73,44 @@ pub(super) fn tables(runs: &[Run]) -> Vec<Table> {
         };
         let rows = labels.iter().map(|label| Row {
             label: part(label).unwrap_or_else(|| (*label).to_string()),
-            part: part(label).is_some(),
+            kind: match part(label) {
+                Some(_) => "part",
+                None if labels
+                    .iter()
+                    .any(|other| other.strip_prefix(label).is_some_and(|rest| rest.starts_with(", "))) =>
+                {
+                    "whole"
+                }
+                None => "",
+            },
             cells: scored.iter().map(|metrics| metrics.iter().find(|metric| metric.name == *label).map(cell)).collect(),
         });
         Table {
             name: name.to_string(),
             rows: rows.collect(),
-            questions: columns.iter().map(|(_, set)| numbers::thousands(set.judged.len())).collect(),
-            conversations: columns
-                .iter()
-                .map(|(_, set)| set.record.as_ref().map(|record| record.conversation.clone()).unwrap_or_default())
-                .collect(),
+            caption: caption(runs, &columns),
             runs: columns.into_iter().map(|(place, _)| place).collect(),
         }
     };
     let evaluated =
         |name: &&str| having(runs, name).iter().any(|(_, set)| set.record.is_some() || set.measure.is_some());
     names(runs).into_iter().filter(evaluated).map(table).collect()
+}
+
+/// `356 questions, prompts by template`; where the runs differ, of each.
+fn caption(runs: &[Run], columns: &[(usize, &Set)]) -> String {
+    let of = |(_, set): &(usize, &Set)| {
+        let prompts = set.record.as_ref().map(|record| format!(", prompts by {}", record.conversation));
+        format!("{} questions{}", numbers::thousands(set.judged.len()), prompts.unwrap_or_default())
+    };
+    let all: Vec<String> = columns.iter().map(of).collect();
+    match all.iter().all(|text| *text == all[0]) {
+        true => all.into_iter().next().unwrap_or_default(),
+        false => {
+            let named = columns.iter().zip(all).map(|((place, _), text)| format!("{}: {text}", runs[*place].name));
+            named.collect::<Vec<_>>().join("; ")
+        }
+    }
 }
 
 /// The record's scores, or those of a file that has none.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::plot::{Axis, FRAME, Frame, Plot, Tick};
 use super::runs::{Run, Step};
-use super::series::{extremes, running_mean};
+use super::series::{MOST_POINTS, extremes, running_mean};
 use crate::demo::report::numbers;
 
 /// The running mean spans one part in this many of a curve.
@@ -89,25 +89,7 @@ const HELD_OUT: [(&str, &str, bool); 5] = [
 
 /// The figures that have anything to show.
 pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
-    let longest = runs.iter().map(|run| run.steps.len()).max().unwrap_or(0);
-    let smoothed = match half(longest) {
-        0 => "Every recorded step.".to_string(),
-        _ => {
-            let window = |run: &Run| match half(run.steps.len()) {
-                0 => format!("{}: not smoothed", run.name),
-                half => format!("{}: {} steps", run.name, 2 * half + 1),
-            };
-            let windows = runs.iter().filter(|run| !run.steps.is_empty()).map(window);
-            let windows = windows.collect::<Vec<_>>().join(", ");
-            let thinned = match longest > super::series::MOST_POINTS {
-                true => ", of long runs the lowest and the highest of neighbouring ones",
-                false => "",
-            };
-            format!(
-                "Lines are centred running means ({windows}) that end in the last step's own value; behind them, pale, the steps themselves{thinned}."
-            )
-        }
-    };
+    let smoothed = note(&runs.iter().map(|run| run.steps.len()).filter(|steps| *steps > 0).collect::<Vec<_>>());
     let all = [
         (
             "losses",
@@ -132,6 +114,24 @@ pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
         (!panels.is_empty()).then_some(Figure { id, title, note, panels })
     };
     all.into_iter().filter_map(figure).collect()
+}
+
+/// How the curves of runs of so many steps are smoothed and thinned.
+fn note(lengths: &[usize]) -> String {
+    let mut windows: Vec<usize> = lengths.iter().map(|steps| 2 * half(*steps) + 1).collect();
+    windows.sort_unstable();
+    let over = match windows[..] {
+        [] | [.., 1] => return "Every recorded step.".into(),
+        [first, .., last] if first < last => format!("{first} to {last} steps, a {SMOOTHING}nd of each run’s"),
+        [width, ..] => format!("{width} steps"),
+    };
+    let thinned = match lengths.iter().any(|steps| *steps > MOST_POINTS) {
+        true => ", of long runs the lowest and the highest of neighbouring ones",
+        false => "",
+    };
+    format!(
+        "Lines are centred running means over {over}, of one side at the ends; behind them, pale, the steps themselves{thinned}."
+    )
 }
 
 fn half(points: usize) -> usize {

@@ -18,6 +18,8 @@ pub(crate) struct Frame {
 /// The one frame that there is.
 pub(crate) const FRAME: Frame =
     Frame { width: 340.0, height: 216.0, left: 44.0, right: 332.0, top: 10.0, bottom: 182.0 };
+/// Half of a long label's width.
+const EDGE: f64 = 18.0;
 /// Where the largest value is this many times the smallest, the demo's axis is logarithmic.
 const LOGARITHMIC_FROM: f64 = 20.0;
 
@@ -26,6 +28,8 @@ const LOGARITHMIC_FROM: f64 = 20.0;
 pub(crate) struct Tick {
     at: String,
     label: String,
+    /// Whether it stands so near the right edge that a centred label would leave the drawing.
+    edge: bool,
 }
 
 /// A plot of values over steps 0 to `last_step`.
@@ -66,13 +70,17 @@ impl Plot {
     pub(crate) fn x_ticks(&self) -> Vec<Tick> {
         let step = nice_step(self.last_step / 4.0).max(1.0);
         let steps = (0..=(self.last_step / step).floor() as usize).map(|index| index as f64 * step);
-        let tick = |step: f64| Tick { at: format!("{:.1}", self.x(step)), label: numbers::thousands(step as usize) };
+        let tick = |step: f64| Tick {
+            at: format!("{:.1}", self.x(step)),
+            label: numbers::thousands(step as usize),
+            edge: self.x(step) > FRAME.right - EDGE,
+        };
         steps.map(tick).collect()
     }
 
     /// Ticks of the value axis.
     pub(crate) fn y_ticks(&self) -> Vec<Tick> {
-        let tick = |value: &f64| Tick { at: format!("{:.1}", self.y(*value)), label: tick_label(*value) };
+        let tick = |value: &f64| Tick { at: format!("{:.1}", self.y(*value)), label: tick_label(*value), edge: false };
         self.axis.ticks.iter().map(tick).collect()
     }
 
