@@ -159,7 +159,7 @@ fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 /// The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least `rough`.
-fn nice_step(rough: f64) -> f64 {
+pub(crate) fn nice_step(rough: f64) -> f64 {
     let power = 10_f64.powf(rough.log10().floor());
     let digits = [1.0, 2.0, 2.5, 5.0, 10.0];
     let digit = digits.into_iter().find(|digit| digit * power >= rough * (1.0 - 1e-9)).unwrap_or(10.0);
@@ -167,7 +167,7 @@ fn nice_step(rough: f64) -> f64 {
 }
 
 /// A tick's value without binary noise or trailing zeros.
-fn tick_label(value: f64) -> String {
+pub(crate) fn tick_label(value: f64) -> String {
     let size = value.abs();
     if value != 0.0 && !(1e-4..1e6).contains(&size) {
         // 2.5e-5, and 1e-5 without its zero.
