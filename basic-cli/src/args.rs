@@ -1,11 +1,13 @@
 //! The command line.
 
+mod analyze;
 mod data;
 mod eval;
 mod generate;
 
 use std::path::PathBuf;
 
+pub use analyze::Analyze;
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -34,6 +36,8 @@ pub enum Command {
     Compare(Compare),
     /// Write a page about training runs and evaluations, side by side.
     Report(Report),
+    /// What the vocabulary says of every visual embedding, layer by layer: of an image, or of a data set.
+    Analyze(Box<Analyze>),
     /// Answer one prompt about its images.
     Generate(Generate),
     /// Talk about an image.

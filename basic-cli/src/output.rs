@@ -1,8 +1,9 @@
 //! What the commands print: one JSON object on standard output, or progress on standard error.
 
+use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -10,6 +11,14 @@ use serde::Serialize;
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(value)?);
     Ok(())
+}
+
+/// Prints text to whoever reads it: a reader who has seen enough (`| head`) is no failure.
+pub fn print_text(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
 }
 
 /// A bar on standard error: label, bar, position, message, time left. Hidden where standard error is no terminal.

@@ -301,7 +301,7 @@ pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<(), 
 }
 
 /// Lower case, single spaces, no final period.
-fn normalize(text: &str) -> String {
+pub(crate) fn normalize(text: &str) -> String {
     let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
     words.join(" ").trim_end_matches('.').trim_end().to_string()
 }

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod evaluate;
 pub mod files;
 pub mod inspect;
+pub mod lens;
 pub mod optim;
 pub mod parallel;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! One file a command family.
 
+mod analyze;
 mod bench;
 mod chat;
 mod checkpoint;
@@ -25,6 +26,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Eval(args) => eval::eval(args),
         Command::Compare(args) => compare::compare(args),
         Command::Report(args) => report::report(args),
+        Command::Analyze(args) => analyze::analyze(*args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),
         Command::Losses(args) => model::losses(args),

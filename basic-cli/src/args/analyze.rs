@@ -1,0 +1,120 @@
+//! The command line of the token lens.
+
+use std::path::PathBuf;
+
+use basic_core::{LayerWeights, Objective};
+use basic_models::processor::DEFAULT_MAX_PIXELS;
+use basic_train::data::ConversationStyle;
+use basic_train::lens::Rule;
+use clap::{ArgGroup, Args as ClapArgs};
+
+use super::data::{Reading, conversation};
+use super::{DeviceArg, Dtype, layer_weights};
+
+/// What counts.
+const RULES: &str = "Meaningful, by the nearest token (by cosine with the embedding table): 'caption', a content word of \
+the caption or the answers; 'labels', a word that is true of the object which covers the patch (Shapes); 'word', any whole \
+word. docs/lens.md has the exact rules.";
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = RULES, group = ArgGroup::new("what").required(true).args(["image", "data"]))]
+pub struct Analyze {
+    /// A LLaVA directory.
+    pub checkpoint: PathBuf,
+    /// An image; give it again for each further <image> of the prompt, in order.
+    #[arg(long, requires = "prompt")]
+    pub image: Vec<PathBuf>,
+    /// The prompt, with one <image> for each image; \n is a line break.
+    #[arg(long, requires = "image")]
+    pub prompt: Option<String>,
+    /// Instead of an image, a data set of any format, or a file of questions with answers as `basic eval` takes it.
+    #[arg(long, conflicts_with_all = ["image", "prompt"])]
+    pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub reading: Reading,
+    /// The first images only; with --replace the first questions about images.
+    #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// How the data's conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1.
+    #[arg(long, default_value = "auto", value_parser = conversation)]
+    pub conversation: ConversationStyle,
+    /// A second checkpoint, shown beside the first.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub compare: Option<PathBuf>,
+    /// Write lens.html and lens.json there; with --data, survey.json.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Tokens per visual embedding.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub top: u16,
+    /// Look at these layers only, such as 0,8,16; 0 is the projector's output.
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
+    pub layers: Vec<usize>,
+    /// Supervising layers; by default half of the decoder's.
+    #[arg(long)]
+    pub k: Option<usize>,
+    /// Their weights: increasing, constant or decreasing.
+    #[arg(long, default_value = "increasing", value_parser = layer_weights)]
+    pub layer_weights: LayerWeights,
+    /// caption, labels or word; by default caption, or word for an image without --caption and --labels.
+    #[arg(long, value_name = "RULE")]
+    pub meaningful: Option<Rule>,
+    /// What the image shows, for the rule caption.
+    #[arg(long, value_name = "TEXT", requires = "image")]
+    pub caption: Option<String>,
+    /// The scenes.jsonl of a Shapes data set, for the rule labels; by default the one beside DATA.
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// A meaningful embedding's cosine with its nearest token must be at least this.
+    #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
+    pub min_similarity: Option<f32>,
+    /// Answer as well with each visual embedding replaced by its nearest token's embedding.
+    #[arg(long)]
+    pub replace: bool,
+    /// At most this many tokens an answer; by default 64, and 16 with --data.
+    #[arg(long, value_name = "N", requires = "replace")]
+    pub max_new_tokens: Option<usize>,
+    /// Refuse images of more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PIXELS)]
+    pub max_pixels: u64,
+    #[command(flatten)]
+    pub device: DeviceArg,
+    /// The parameters' type.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: Dtype,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Analyze {
+    /// The rule for meaningful embeddings.
+    ///
+    /// # Errors
+    ///
+    /// Says which flag a rule needs.
+    pub fn rule(&self) -> Result<Rule, String> {
+        let rule = match (self.meaningful, &self.data) {
+            (Some(rule), _) => rule,
+            (None, Some(_)) if self.labels.is_some() => Rule::Labels,
+            (None, Some(_)) => Rule::Caption,
+            (None, None) if self.labels.is_some() => Rule::Labels,
+            (None, None) if self.caption.is_some() => Rule::Caption,
+            (None, None) => Rule::Word,
+        };
+        match (rule, &self.data) {
+            (Rule::Caption, None) if self.caption.is_none() => {
+                Err("--meaningful caption needs --caption TEXT: what the image shows".into())
+            }
+            (Rule::Labels, None) if self.labels.is_none() => {
+                Err("--meaningful labels needs --labels FILE: the scenes.jsonl beside the image's data set".into())
+            }
+            _ => Ok(rule),
+        }
+    }
+
+    /// The method's knobs that the lens needs.
+    pub fn objective(&self) -> Objective {
+        Objective { k: self.k, layer_weights: self.layer_weights, ..Objective::default() }
+    }
+}

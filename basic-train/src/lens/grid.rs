@@ -1,0 +1,112 @@
+//! Where the visual embeddings of an image lie in it.
+
+use basic_models::LlavaConfig;
+use serde::{Serialize, Serializer};
+
+/// What a visual embedding stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A patch, or a square of patches that a pixel shuffle joined, by its place in the grid.
+    Patch {
+        /// From the top, 0 first.
+        row: usize,
+        /// From the left, 0 first.
+        column: usize,
+    },
+    /// The encoder's CLS position, which stands for the whole image.
+    Cls,
+    /// A register of DINOv2, by its number.
+    Register(usize),
+}
+
+impl Serialize for Place {
+    /// `[row, column]`, `"CLS"` or `"register 0"`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Patch { row, column } => [row, column].serialize(serializer),
+            Self::Cls => serializer.serialize_str("CLS"),
+            Self::Register(number) => serializer.collect_str(&format_args!("register {number}")),
+        }
+    }
+}
+
+/// The places of an image's visual embeddings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Grid {
+    /// Rows and columns.
+    pub side: usize,
+    /// One for each visual embedding, in order.
+    pub places: Vec<Place>,
+}
+
+impl Grid {
+    /// The grid of a model, from its configuration: the patch and image size, which positions are projected
+    /// (`vision_feature_select_strategy`) and whether the projector joins squares of patches.
+    pub fn of(config: &LlavaConfig) -> Self {
+        let vision = &config.vision_config;
+        let (patches, special) = (vision.grid(), vision.special_positions());
+        let side = patches / config.projector.shuffle();
+        let first = usize::from(config.drops_first());
+        let place = |embedding: usize| {
+            let position = first + embedding;
+            match position.checked_sub(special) {
+                Some(patch) => Place::Patch { row: patch / side, column: patch % side },
+                None if position == 0 => Place::Cls,
+                None => Place::Register(position - 1),
+            }
+        };
+        Self { side, places: (0..config.visual_tokens()).map(place).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use basic_models::config::{ProjectorKind, SelectStrategy, VisionFamily};
+    use basic_models::{LlavaConfig, VisionConfig};
+    use serde_json::json;
+
+    use super::{Grid, Place};
+
+    fn grid(family: VisionFamily, registers: usize, strategy: SelectStrategy, projector: ProjectorKind) -> Grid {
+        let vision_config =
+            VisionConfig { family, registers, image_size: 28, patch_size: 7, ..VisionConfig::default() };
+        let vision_feature_select_strategy = strategy;
+        Grid::of(&LlavaConfig { vision_config, projector, vision_feature_select_strategy, ..LlavaConfig::default() })
+    }
+
+    fn patch(row: usize, column: usize) -> Place {
+        Place::Patch { row, column }
+    }
+
+    #[test]
+    fn without_cls_every_embedding_is_a_patch_in_reading_order() {
+        for (family, strategy) in
+            [(VisionFamily::Clip, SelectStrategy::Default), (VisionFamily::Siglip, SelectStrategy::Full)]
+        {
+            let grid = grid(family, 0, strategy, ProjectorKind::LLAVA);
+            assert_eq!((grid.side, grid.places.len()), (4, 16));
+            assert_eq!((grid.places[0], grid.places[5], grid.places[15]), (patch(0, 0), patch(1, 1), patch(3, 3)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_patch_has_no_place_in_the_grid() {
+        let full = grid(VisionFamily::Clip, 0, SelectStrategy::Full, ProjectorKind::LLAVA);
+        assert_eq!((full.places.len(), full.places[0], full.places[1]), (17, Place::Cls, patch(0, 0)));
+        let registers = grid(VisionFamily::Dinov2, 2, SelectStrategy::Default, ProjectorKind::LLAVA);
+        assert_eq!(registers.places[..3], [Place::Register(0), Place::Register(1), patch(0, 0)]);
+        assert_eq!(json!(full.places[..2]), json!(["CLS", [0, 0]]));
+        assert_eq!(json!(registers.places[1]), json!("register 1"));
+        // `default` drops SigLIP's first patch, for want of a CLS position.
+        let dropped = grid(VisionFamily::Siglip, 0, SelectStrategy::Default, ProjectorKind::LLAVA);
+        assert_eq!((dropped.places.len(), dropped.places[0]), (15, patch(0, 1)));
+    }
+
+    #[test]
+    fn a_pixel_shuffle_makes_the_grid_smaller() {
+        let shuffle = ProjectorKind::PixelShuffle { factor: 2, layers: 2 };
+        let grid = grid(VisionFamily::Clip, 0, SelectStrategy::Default, shuffle);
+        assert_eq!((grid.side, grid.places.len()), (2, 4));
+        assert_eq!(grid.places[2], patch(1, 0));
+    }
+}
