@@ -14,7 +14,7 @@ use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
-pub use eval::Eval;
+pub use eval::{Compare, Eval, Report};
 pub use generate::{Chat, Generate, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -36,6 +36,10 @@ pub enum Command {
     Eval(Eval),
     /// Train and measure the cells of a study, and write tables of what they differ in.
     Ablate(Ablate),
+    /// Compare two evaluations question by question, with a paired test.
+    Compare(Compare),
+    /// Write a page about training runs and evaluations, side by side.
+    Report(Report),
     /// What the vocabulary says of every visual embedding, layer by layer: of an image, or of a data set.
     Analyze(Box<Analyze>),
     /// Answer one prompt about its images.

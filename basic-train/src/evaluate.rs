@@ -37,7 +37,7 @@ fn unnamed() -> String {
 }
 
 /// A question with what the model said.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Prediction {
     /// The question's id.
     pub question_id: Value,

@@ -2,6 +2,7 @@
 //!
 //! `CARGO_BIN_EXE_basic-under-test` exists in integration tests alone, so each of them hands its path in.
 
+pub mod benchmarks;
 pub mod binary;
 pub mod browser;
 pub mod fixtures;

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use basic_core::DeviceSpec;
+use basic_train::data::ConversationStyle;
 use clap::Args as ClapArgs;
 
 use super::DeviceArg;
+use super::data::conversation;
 
 #[derive(Debug, ClapArgs)]
 pub struct Eval {
@@ -13,8 +16,8 @@ pub struct Eval {
     /// Questions, one JSON object a line: image, text, answer, category.
     #[arg(required_unless_present = "bench")]
     pub data: Option<PathBuf>,
-    /// Instead of a file of questions, benchmarks: vqav2, vqav2-val, gqa, vizwiz, textvqa, scienceqa, mmbench,
-    /// mmbench_cn, mm-vet, pope.
+    /// Instead of a file of questions, benchmarks: vqav2, vqav2-val, gqa, vizwiz, vizwiz-val, textvqa, scienceqa,
+    /// mmbench, mmbench_cn, mm-vet, pope.
     #[arg(long, value_name = "NAME", num_args = 1.., requires = "root", conflicts_with_all = ["data", "images"])]
     pub bench: Vec<String>,
     /// The benchmarks' folders, laid out as LLaVA's playground/data/eval.
@@ -36,12 +39,53 @@ pub struct Eval {
     /// At most this many tokens an answer; by default 16, and with --bench LLaVA's number for the benchmark.
     #[arg(long)]
     pub max_new_tokens: Option<usize>,
+    /// How a question is written: "template" for the checkpoint's chat template, or one of LLaVA's styles by its name; by
+    /// default the template, and vicuna_v1 where the checkpoint has none.
+    #[arg(long, default_value = "auto", hide_default_value = true, value_parser = conversation)]
+    pub conversation: ConversationStyle,
     /// Refuse images of more pixels than this.
     #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
     pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
+    /// Share a benchmark's questions among several devices, each with its copy of the model: --devices cuda:0,cuda:1
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "bench", conflicts_with = "device")]
+    pub devices: Vec<DeviceSpec>,
     /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Compare {
+    /// What `basic eval` left of the first model: a folder of benchmarks, one of them, a checkpoint with its eval/, or a
+    /// file of predictions.
+    pub run_a: PathBuf,
+    /// The same of the second model.
+    pub run_b: PathBuf,
+    /// Compare the questions and benchmarks that both have, where they are not the same.
+    #[arg(long)]
+    pub common: bool,
+    /// Show so many of the questions whose score changed, of each benchmark.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub changed: usize,
+    /// Print one JSON object, with all questions that changed.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Report {
+    /// Directories of training runs, and what `basic eval` left (as for `basic compare`).
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// Where the page is written.
+    #[arg(long, default_value = "report.html")]
+    pub out: PathBuf,
+    /// Show so many answered questions of each benchmark.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub samples: usize,
+    /// Print one JSON object: the page, its runs, its bytes.
     #[arg(long)]
     pub json: bool,
 }

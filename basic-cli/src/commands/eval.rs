@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
-use basic_train::benchmarks::{Answers, Metric, Task, find, respond};
-use basic_train::data::VisionCache;
-use basic_train::evaluate::{Answerer, EvalOptions, answer, read_questions, score, write_predictions};
+use basic_models::nn::Llava;
+use basic_train::benchmarks::{Answers, Benchmark, Judged, Metric, Record, Task, find, metrics, respond};
+use basic_train::data::{ConversationStyle, VisionCache};
+use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
 use burn::tensor::DType;
 use serde::Serialize;
 
@@ -31,12 +33,25 @@ fn open(args: &Eval) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// How prompts are written, by name.
+fn conversation(args: &Eval, checkpoint: &Checkpoint) -> Result<String> {
+    args.conversation.resolve(checkpoint, false)?;
+    Ok(match args.conversation {
+        ConversationStyle::Named(style) => style.name(),
+        ConversationStyle::Auto if checkpoint.template.is_none() => "vicuna_v1",
+        ConversationStyle::Auto | ConversationStyle::Template => "template",
+    }
+    .into())
+}
+
 fn file(args: &Eval, data: &Path) -> Result<()> {
     let questions = read_questions(data)?;
     let checkpoint = open(args)?;
+    let conversation = conversation(args, &checkpoint)?;
     let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
     let root = args.images.as_deref().or(data.parent()).unwrap_or(Path::new("."));
-    let mut options = EvalOptions { batch_size: args.batch_size, ..EvalOptions::default() };
+    let mut options =
+        EvalOptions { batch_size: args.batch_size, conversation: args.conversation, ..EvalOptions::default() };
     options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);
     let progress = bar("eval", questions.len());
     let mut cache = VisionCache::new(CACHE_MIB);
@@ -48,6 +63,18 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
     let out =
         args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval").join(format!("{stem}.predictions.jsonl")));
     write_predictions(&out, &predictions)?;
+    let judged: Vec<_> = predictions.iter().enumerate().map(|(place, line)| Judged::of(line, place)).collect();
+    let measure = "exact match";
+    Record {
+        name: stem,
+        checkpoint: args.checkpoint.clone(),
+        conversation,
+        images: Some(std::path::absolute(root)?),
+        measure: Some(measure.into()),
+        questions: predictions.len(),
+        metrics: metrics(measure, &judged),
+    }
+    .write(&out)?;
     let mut scores = score(&predictions);
     scores.predictions = Some(out);
     if args.json {
@@ -73,6 +100,8 @@ struct Told {
 #[derive(Serialize)]
 struct Report {
     checkpoint: PathBuf,
+    /// How prompts were written: "template", or one of LLaVA's styles.
+    conversation: String,
     benchmarks: Vec<Told>,
 }
 
@@ -85,36 +114,73 @@ fn benchmarks(args: &Eval, root: &Path) -> Result<()> {
         tasks.push((benchmark, task));
     }
     let checkpoint = open(args)?;
-    let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
-    let folder = args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval"));
-    let mut report = Report { checkpoint: args.checkpoint.clone(), benchmarks: Vec::new() };
+    let conversation = conversation(args, &checkpoint)?;
+    let models = models(args, &checkpoint)?;
+    let mut report = Report { checkpoint: args.checkpoint.clone(), conversation, benchmarks: Vec::new() };
     for (benchmark, task) in tasks {
-        let out = folder.join(benchmark.name);
-        let max_new_tokens = args.max_new_tokens.unwrap_or(benchmark.max_new_tokens);
-        let options = EvalOptions { max_new_tokens, ..EvalOptions::default() };
-        let made = format!("by {} with at most {max_new_tokens} tokens", weights(&args.checkpoint)?);
-        let mut answers = Answers::open(&out, &task.questions, &made, args.fresh)?;
-        let progress = bar(benchmark.name, task.questions.len());
-        let mut cache = VisionCache::new(CACHE_MIB);
-        let mut answerer = Answerer::new(&model, &checkpoint, &options, &mut cache)?;
-        respond(&mut answerer, &task.questions, args.batch_size, &mut answers, &mut |done| {
-            progress.set_position(done as u64);
-        })?;
-        progress.finish_and_clear();
-        let texts = answers.of(&task.questions).unwrap_or_default();
-        report.benchmarks.push(Told {
-            name: benchmark.name.into(),
-            questions: task.questions.len(),
-            metrics: task.score(&texts),
-            answers: answers.path().into(),
-            submission: task.submit(&texts, &out)?,
-        });
+        let told = one(args, &checkpoint, &models, &report.conversation, benchmark, &task)?;
+        report.benchmarks.push(told);
     }
     if args.json {
         return print_json(&report);
     }
     report.benchmarks.iter().for_each(print);
     Ok(())
+}
+
+/// The model on each device; those on the same device share their weights.
+fn models(args: &Eval, checkpoint: &Checkpoint) -> Result<Vec<Llava>> {
+    let specs = if args.devices.is_empty() { vec![args.device.device] } else { args.devices.clone() };
+    let mut models: Vec<(DeviceSpec, Llava)> = Vec::new();
+    for spec in specs {
+        let model = match models.iter().find(|(other, _)| *other == spec) {
+            Some((_, model)) => model.clone(),
+            None => checkpoint.load(DType::F32, &spec.open()?)?,
+        };
+        models.push((spec, model));
+    }
+    Ok(models.into_iter().map(|(_, model)| model).collect())
+}
+
+fn one(
+    args: &Eval,
+    checkpoint: &Checkpoint,
+    models: &[Llava],
+    conversation: &str,
+    benchmark: Benchmark,
+    task: &Task,
+) -> Result<Told> {
+    let out = args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval")).join(benchmark.name);
+    let max_new_tokens = args.max_new_tokens.unwrap_or(benchmark.max_new_tokens);
+    let options = EvalOptions { batch_size: args.batch_size, max_new_tokens, conversation: args.conversation };
+    let weights = weights(&args.checkpoint)?;
+    let made = format!("by {weights} with at most {max_new_tokens} tokens, prompts by {conversation}");
+    let mut answers = Answers::open(&out, &task.questions, &made, args.fresh)?;
+    let path = answers.path().to_path_buf();
+    let progress = bar(benchmark.name, task.questions.len());
+    respond(models.to_vec(), checkpoint, &options, &task.questions, &mut answers, &|done| {
+        progress.set_position(done as u64);
+    })?;
+    progress.finish_and_clear();
+    let texts = answers.finish(&task.questions)?;
+    let judged = task.judge(&texts);
+    let record = Record {
+        name: benchmark.name.into(),
+        checkpoint: args.checkpoint.clone(),
+        conversation: conversation.into(),
+        images: None,
+        measure: task.measure().map(String::from),
+        questions: judged.len(),
+        metrics: task.measure().map(|measure| metrics(measure, &judged)).unwrap_or_default(),
+    };
+    record.write_judged(&out, &judged)?;
+    Ok(Told {
+        name: record.name,
+        questions: task.questions.len(),
+        metrics: record.metrics,
+        answers: path,
+        submission: task.submit(&texts, &out)?,
+    })
 }
 
 /// A checkpoint's weights by their folder, bytes and time: a checkpoint that is trained on is another one.

@@ -5,11 +5,13 @@ mod analyze;
 mod bench;
 mod chat;
 mod checkpoint;
+mod compare;
 mod data;
 mod demo;
 mod eval;
 mod generate;
 mod model;
+mod report;
 mod train;
 mod world;
 
@@ -24,6 +26,8 @@ pub fn run(command: Command) -> Result<()> {
         Command::Train(args) => train::train(args),
         Command::Eval(args) => eval::eval(args),
         Command::Ablate(args) => ablate::ablate(args),
+        Command::Compare(args) => compare::compare(args),
+        Command::Report(args) => report::report(args),
         Command::Analyze(args) => analyze::analyze(*args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),

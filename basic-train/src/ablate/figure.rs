@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::summary::{Column, Row, Rows, Unit};
-use crate::demo::report::chart::{nice_step, tick_label};
+use crate::report::plot::{nice_step, tick_label};
 
 /// The drawing's size and the edges of the plot inside it, in SVG units.
 const WIDTH: f64 = 360.0;

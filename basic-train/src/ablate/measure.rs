@@ -14,10 +14,10 @@ use super::result::Values;
 use super::study::{EvaluationConfig, Measure};
 use super::world::place;
 use crate::analysis::{grounding, mean_loss};
-use crate::benchmarks::{Answers, find, respond};
+use crate::benchmarks::{Answers, find, metrics, respond};
 use crate::data::VisionCache;
 use crate::demo::{Bench, Paths};
-use crate::evaluate::{Answerer, EvalOptions, Question, answer, read_questions, score};
+use crate::evaluate::{EvalOptions, Question, answer, read_questions, score};
 use crate::inspect::inspect;
 use crate::recipe::{Mode, Part, Recipe};
 
@@ -155,10 +155,11 @@ impl Evaluator {
                 let out = dir.join(name);
                 let mut answers = Answers::open(&out, &task.questions, &format!("for {}", dir.display()), false)?;
                 let options = EvalOptions { max_new_tokens: benchmark.max_new_tokens, ..options.clone() };
-                let mut answerer = Answerer::new(&model, &loaded.checkpoint, &options, &mut self.cache)?;
-                respond(&mut answerer, &task.questions, self.config.batch_size, &mut answers, &mut |_| {})?;
-                let texts = answers.of(&task.questions).unwrap_or_default();
-                let metrics = task.score(&texts);
+                let models = vec![model.clone()];
+                respond(models, &loaded.checkpoint, &options, &task.questions, &mut answers, &|_| {})?;
+                let texts = answers.finish(&task.questions)?;
+                let judged = task.judge(&texts);
+                let metrics = task.measure().map(|measure| metrics(measure, &judged)).unwrap_or_default();
                 // Where the true answers are hidden, this is what their server takes.
                 task.submit(&texts, &out)?;
                 if let Some(first) = metrics.first() {

@@ -63,6 +63,14 @@ pub enum BenchmarkError {
         /// How they would be made.
         now: String,
     },
+    /// A device's thread could not be started.
+    #[error("the thread of device {rank} could not be started: {source}")]
+    Thread {
+        /// The device's place among those given, from 0.
+        rank: usize,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Generation.
     #[error(transparent)]
     Eval(#[from] EvalError),

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::interval::by_group;
 use super::reading::{annotation, id, json, questions};
-use super::{Benchmark, BenchmarkError, Task};
+use super::{Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "gqa", max_new_tokens: 128, read };
 
@@ -43,9 +42,11 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
         answers_of.push(found.answer.clone());
         kinds.push(if found.types.structural == "query" { "open" } else { "binary" }.to_string());
     }
-    Ok(Task::new(asked).scored(move |answers| {
-        let right = answers.iter().zip(&answers_of).map(|(answer, truth)| f64::from(u8::from(correct(answer, truth))));
-        by_group("accuracy", &right.collect::<Vec<_>>(), &kinds)
+    Ok(Task::new(asked).marked("accuracy", move |i, answer| Mark {
+        score: f64::from(u8::from(correct(answer, &answers_of[i]))),
+        expected: answers_of[i].clone(),
+        category: Some(kinds[i].clone()),
+        yes: None,
     }))
 }
 

@@ -2,12 +2,12 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 const RESAMPLES: usize = 1000;
 
 /// A score, 0 to 1.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// What is measured.
     pub name: String,
@@ -51,20 +51,6 @@ impl Metric {
     }
 }
 
-/// The mean over all, then that of each group, in the groups' order.
-pub fn by_group(name: &str, credits: &[f64], groups: &[String]) -> Vec<Metric> {
-    let mut names: Vec<&String> = groups.iter().collect();
-    names.sort_unstable();
-    names.dedup();
-    let mut metrics = vec![Metric::mean(name, credits)];
-    for group in names {
-        let of_group = credits.iter().zip(groups).filter(|(_, other)| *other == group);
-        let credits: Vec<f64> = of_group.map(|(credit, _)| *credit).collect();
-        metrics.push(Metric::mean(format!("{name}, {group}"), &credits));
-    }
-    metrics
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,13 +71,5 @@ mod tests {
         assert_eq!(Metric::mean("x", &[]).high, 0.0);
         let one = Metric::mean("x", &[0.3]);
         assert_eq!((one.low, one.value, one.high), (0.3, 0.3, 0.3));
-    }
-
-    #[test]
-    fn groups_follow_the_whole() {
-        let groups = ["b", "a", "b"].map(String::from);
-        let metrics = by_group("accuracy", &[1.0, 0.0, 0.0], &groups);
-        let told: Vec<_> = metrics.iter().map(|m| (m.name.as_str(), m.value, m.questions)).collect();
-        assert_eq!(told, [("accuracy", 1.0 / 3.0, 3), ("accuracy, a", 0.0, 1), ("accuracy, b", 0.5, 2)]);
     }
 }

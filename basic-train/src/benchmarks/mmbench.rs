@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::interval::by_group;
 use super::options;
-use super::reading::LETTER;
-use super::{Asked, Benchmark, BenchmarkError, Task};
+use super::reading::{LETTER, unique};
+use super::{Asked, Benchmark, BenchmarkError, Judged, Task};
 use crate::data::ImageSource;
 use crate::files::write_atomically;
 
@@ -49,7 +48,10 @@ impl Table {
             let need = "it comes from download.openmmlab.com/mmclassification/datasets/mmbench".into();
             return Err(BenchmarkError::Missing { path: path.into(), need });
         }
-        let wrong = |e: csv::Error| BenchmarkError::entry(path, "not a table of tabs", e);
+        let wrong = |e: csv::Error| {
+            let entry = e.position().map_or("the table".into(), |place| format!("line {}", place.line()));
+            BenchmarkError::entry(path, entry, format!("not a table of tabs: {e}"))
+        };
         let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_path(path).map_err(wrong)?;
         let columns = reader.headers().map_err(wrong)?.iter().map(String::from).collect();
         let rows = reader.records().map(|row| Ok(row.map_err(wrong)?.iter().map(String::from).collect()));
@@ -116,12 +118,19 @@ impl Table {
             (0..self.columns.len()).filter(|i| !LEFT_OUT.contains(&self.columns[*i].as_str())).map(Some).collect();
         columns.insert(PREDICTION.min(columns.len()), None);
         let mut book = rust_xlsxwriter::Workbook::new();
+        // Without the time of writing: the same answers give the same file.
+        let created = rust_xlsxwriter::ExcelDateTime::from_ymd(2000, 1, 1).map_err(wrong)?;
+        book.set_properties(&rust_xlsxwriter::DocProperties::new().set_creation_datetime(&created));
         let sheet = book.add_worksheet();
         for (x, column) in (0u16..).zip(&columns) {
             let name = column.map_or("prediction", |i| self.columns[i].as_str());
             sheet.write_string(0, x, name).map_err(wrong)?;
             for (y, (row, answer)) in (1u32..).zip(self.rows.iter().zip(answers)) {
                 let cell = column.map_or(answer, |i| &row[i]);
+                // pandas leaves a missing cell empty.
+                if column.is_some() && MISSING.contains(&cell.as_str()) {
+                    continue;
+                }
                 match cell.parse::<u32>() {
                     Ok(number) if name == "index" => sheet.write_number(y, x, number).map_err(wrong)?,
                     _ => sheet.write_string(y, x, cell).map_err(wrong)?,
@@ -168,6 +177,7 @@ fn read(root: &Path, name: &str, request: &str) -> Result<Task, BenchmarkError> 
         let text = |column| table.cell(row, column).unwrap_or_default().to_string();
         rows.push(Row { index, choices: table.choices(row), answer: text("answer"), category: text("category") });
     }
+    unique(&table.path, asked.iter().map(|asked| asked.id.to_string()))?;
     // The test split's answers are hidden.
     let known = rows.iter().all(|row| !row.answer.is_empty());
     let file = format!("{}.xlsx", Path::new(name).file_name().unwrap_or_default().to_string_lossy());
@@ -175,11 +185,28 @@ fn read(root: &Path, name: &str, request: &str) -> Result<Task, BenchmarkError> 
     if !known {
         return Ok(task);
     }
-    Ok(task.scored(move |answers| {
-        let questions = circular(&rows, answers);
-        let right: Vec<f64> = questions.iter().map(|(_, right, _)| f64::from(u8::from(*right))).collect();
-        let categories: Vec<String> = questions.into_iter().map(|(_, _, category)| category).collect();
-        by_group("circular accuracy", &right, &categories)
+    Ok(task.judged("circular accuracy", move |asked, answers| {
+        // A question's rotations, in their order.
+        let mut rotations: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (place, row) in rows.iter().enumerate() {
+            rotations.entry(row.index % ROTATION).or_default().push(place);
+        }
+        let hits = circular(&rows, answers).into_iter();
+        hits.map(|(index, right, category)| {
+            let places = &rotations[&index];
+            let join = |text: &dyn Fn(usize) -> String| places.iter().map(|i| text(*i)).collect::<Vec<_>>().join(" | ");
+            Judged {
+                question_id: index.into(),
+                prompt: asked[places[0]].prompt.clone(),
+                image: None,
+                answer: join(&|i| answers[i].clone()),
+                expected: Some(join(&|i| rows[i].answer.clone())),
+                category: Some(category),
+                score: Some(f64::from(u8::from(right))),
+                yes: None,
+            }
+        })
+        .collect()
     }))
 }
 

@@ -2,21 +2,26 @@
 //! prompts, scores by the official rules, and files for the servers where the answers are hidden.
 //!
 //! [`find`] names a benchmark, [`Benchmark::open`] reads its folder, [`Answers`] keeps what the model said,
-//! [`respond`] asks for the rest, and [`Task::score`] and [`Task::submit`] make of it what is reported.
+//! [`respond`] asks for the rest on one device or several, [`Task::judge`] and [`Task::submit`] make of it what is reported,
+//! and [`Record`] keeps that beside the answers.
 
 mod answers;
 mod error;
 mod gqa;
 mod interval;
+mod judged;
 mod mmbench;
 mod mmvet;
 pub mod normalize;
 pub mod options;
 mod pope;
 mod reading;
+mod record;
+mod respond;
 mod scienceqa;
 mod textvqa;
 mod vizwiz;
+mod vizwiz_val;
 pub mod vqa;
 mod vqav2;
 mod vqav2_val;
@@ -28,18 +33,22 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use answers::{Answers, respond};
+pub use answers::Answers;
 pub use error::BenchmarkError;
 pub use interval::Metric;
+pub use judged::{Judged, Kind, Measure, Outcome, measures, metrics};
+pub use record::{Record, judged_file, record_file};
+pub use respond::respond;
 
 use crate::data::ImageSource;
 
 /// Every benchmark, in the paper's order.
-pub const BENCHMARKS: [Benchmark; 10] = [
+pub const BENCHMARKS: [Benchmark; 11] = [
     vqav2::BENCHMARK,
     vqav2_val::BENCHMARK,
     gqa::BENCHMARK,
     vizwiz::BENCHMARK,
+    vizwiz_val::BENCHMARK,
     textvqa::BENCHMARK,
     scienceqa::BENCHMARK,
     mmbench::ENGLISH,
@@ -92,34 +101,66 @@ pub struct Asked {
     pub image: Option<ImageSource>,
 }
 
-type Score = Box<dyn Fn(&[String]) -> Vec<Metric>>;
+type Judge = Box<dyn Fn(&[Asked], &[String]) -> Vec<Judged>>;
 type Submission = Box<dyn Fn(&[String], &Path) -> Result<PathBuf, BenchmarkError>>;
 
 /// A benchmark's questions, and what is made of the answers.
 pub struct Task {
     /// The questions.
     pub questions: Vec<Asked>,
-    score: Option<Score>,
+    measure: Option<&'static str>,
+    judge: Option<Judge>,
     submission: Option<Submission>,
 }
 
+/// What an answer is worth.
+struct Mark {
+    score: f64,
+    expected: String,
+    category: Option<String>,
+    /// How a yes-or-no answer was read.
+    yes: Option<bool>,
+}
+
 impl Task {
-    /// Questions whose answers are scored or submitted by what [`Task::scored`] and [`Task::submitted`] add.
+    /// Questions whose answers are judged or submitted by what [`Task::judged`] and [`Task::submitted`] add.
     fn new(questions: Vec<Asked>) -> Self {
-        Self { questions, score: None, submission: None }
+        Self { questions, measure: None, judge: None, submission: None }
     }
 
-    fn scored(self, score: impl Fn(&[String]) -> Vec<Metric> + 'static) -> Self {
-        Self { score: Some(Box::new(score)), ..self }
+    /// Answers judged all together; their mean is called `measure`.
+    fn judged(self, measure: &'static str, judge: impl Fn(&[Asked], &[String]) -> Vec<Judged> + 'static) -> Self {
+        Self { measure: Some(measure), judge: Some(Box::new(judge)), ..self }
+    }
+
+    /// Answers judged one by one, by the question's place.
+    fn marked(self, measure: &'static str, mark: impl Fn(usize, &str) -> Mark + 'static) -> Self {
+        self.judged(measure, move |asked, answers| {
+            let one = |(index, (asked, answer)): (usize, (&Asked, &String))| {
+                let Mark { score, expected, category, yes } = mark(index, answer);
+                let judged = Judged::unscored(asked, answer);
+                Judged { score: Some(score), expected: Some(expected), category, yes, ..judged }
+            };
+            asked.iter().zip(answers).enumerate().map(one).collect()
+        })
     }
 
     fn submitted(self, submission: impl Fn(&[String], &Path) -> Result<PathBuf, BenchmarkError> + 'static) -> Self {
         Self { submission: Some(Box::new(submission)), ..self }
     }
 
-    /// The scores of `answers`, one a question in the questions' order; none where the true answers are hidden.
-    pub fn score(&self, answers: &[String]) -> Vec<Metric> {
-        self.score.as_ref().map(|score| score(answers)).unwrap_or_default()
+    /// What the mean of the scores is called; `None` where the true answers are hidden.
+    pub fn measure(&self) -> Option<&'static str> {
+        self.measure
+    }
+
+    /// The questions with `answers`, one a question in the questions' order, and their scores where the true answers are
+    /// known. MMBench's rotations are one question.
+    pub fn judge(&self, answers: &[String]) -> Vec<Judged> {
+        match &self.judge {
+            Some(judge) => judge(&self.questions, answers),
+            None => self.questions.iter().zip(answers).map(|(asked, answer)| Judged::unscored(asked, answer)).collect(),
+        }
     }
 
     /// Writes what the benchmark's server takes into the folder `out`, where there is one.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::reading::{jsonl, questions};
-use super::{Benchmark, BenchmarkError, Metric, Task};
+use super::{Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "pope", max_new_tokens: 128, read };
 
@@ -33,16 +33,6 @@ pub(super) fn rates(pairs: &[(bool, bool)]) -> [f64; 5] {
     let f1 = ratio(2.0 * precision * recall, precision + recall);
     let all = pairs.len() as f64;
     [ratio(tp + tn, all), precision, recall, f1, ratio(tp + fp, all)]
-}
-
-fn metrics(split: &str, pairs: &[(bool, bool)]) -> Vec<Metric> {
-    let names = ["accuracy", "precision", "recall", "F1", "yes ratio"];
-    let metric = |(which, name): (usize, &str)| {
-        Metric::of(format!("{name}, {split}"), pairs.len(), |chosen| {
-            rates(&chosen.iter().map(|i| pairs[*i]).collect::<Vec<_>>())[which]
-        })
-    };
-    names.into_iter().enumerate().map(metric).collect()
 }
 
 fn read(root: &Path) -> Result<Task, BenchmarkError> {
@@ -75,12 +65,14 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
             truths[*index] = label.label != "no";
         }
     }
-    Ok(Task::new(asked).scored(move |answers| {
-        let split = |(name, indices): (&String, &Vec<usize>)| {
-            let pairs: Vec<_> = indices.iter().map(|i| (says_yes(&answers[*i]), truths[*i])).collect();
-            metrics(name, &pairs)
-        };
-        splits.iter().flat_map(split).collect()
+    Ok(Task::new(asked).marked("accuracy", move |i, answer| {
+        let (said, is) = (says_yes(answer), truths[i]);
+        Mark {
+            score: f64::from(u8::from(said == is)),
+            expected: if is { "yes" } else { "no" }.into(),
+            category: lines[i].category.clone(),
+            yes: Some(said),
+        }
     }))
 }
 

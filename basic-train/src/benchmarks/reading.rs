@@ -20,17 +20,33 @@ pub(super) const LETTER: &str = "Answer with the option's letter from the given 
 
 /// A file's text; where it is not there, `need` says what it is.
 pub(super) fn text(path: &Path, need: &str) -> Result<String, BenchmarkError> {
-    std::fs::read_to_string(path).map_err(|source| match source.kind() {
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => BenchmarkError::Missing { path: path.into(), need: need.into() },
         _ => BenchmarkError::Io { path: path.into(), source },
-    })
+    })?;
+    match text.trim().is_empty() {
+        true => Err(BenchmarkError::entry(path, "the file", format!("is empty: {need}"))),
+        false => Ok(text),
+    }
 }
 
 /// A JSON file.
 pub(super) fn json<T: DeserializeOwned>(path: &Path, need: &str) -> Result<T, BenchmarkError> {
     let text = text(path, need)?;
-    let wrong = |e| BenchmarkError::entry(path, "not this benchmark's file, or another version of it", e);
-    serde_json::from_str(&text).map_err(wrong)
+    let reader = &mut serde_json::Deserializer::from_str(&text);
+    serde_path_to_error::deserialize(reader).map_err(|e| {
+        let (entry, problem) = (e.path().to_string(), e.inner());
+        let entry = if entry == "." { "the file".into() } else { format!("entry {entry}") };
+        BenchmarkError::entry(path, entry, format!("{problem}: {OTHER}"))
+    })
+}
+
+const OTHER: &str = "not this benchmark's file, or another version of it";
+
+/// What is wrong with a line, without the place in it that serde counts as if the line were the file.
+fn in_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    format!("{}: {OTHER}", text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem))
 }
 
 /// A file with a JSON object a line, each with its number.
@@ -39,7 +55,7 @@ pub(super) fn jsonl<T: DeserializeOwned>(path: &Path, need: &str) -> Result<Vec<
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(index, line)| match serde_json::from_str(line) {
         Ok(value) => Ok((index + 1, value)),
-        Err(e) => Err(BenchmarkError::line(path, index + 1, e)),
+        Err(e) => Err(BenchmarkError::line(path, index + 1, in_line(&e))),
     };
     let values: Vec<(usize, T)> = lines.map(parse).collect::<Result<_, _>>()?;
     match values.is_empty() {
@@ -63,6 +79,13 @@ pub(super) struct Line {
 
 /// LLaVA's question file `path`: its lines, and the questions about images in `images`.
 pub(super) fn questions(path: &Path, images: &Path) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
+    let (lines, asked) = questions_of_images(path, images)?;
+    unique(path, lines.iter().map(|line| id(&line.question_id)))?;
+    Ok((lines, asked))
+}
+
+/// As [`questions`] where an id is that of an image, which may have several.
+pub(super) fn questions_of_images(path: &Path, images: &Path) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
     let lines: Vec<(usize, Line)> = jsonl(path, EVAL_ZIP)?;
     let mut asked = Vec::with_capacity(lines.len());
     for (number, line) in &lines {
@@ -87,6 +110,21 @@ pub(super) fn image(folder: &Path, name: &str, asked: &str) -> Result<PathBuf, B
 /// An id as text, whether the file has it as a number or a string.
 pub(super) fn id(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), String::from)
+}
+
+/// Refuses a file that has an id twice: its answers could not be told apart.
+pub(super) fn unique(path: &Path, ids: impl Iterator<Item = String>) -> Result<(), BenchmarkError> {
+    let mut first: HashMap<String, usize> = HashMap::new();
+    for (place, id) in ids.enumerate() {
+        if let Some(earlier) = first.insert(id.clone(), place) {
+            let problem = format!("is there twice, as the {}. and the {}. question", earlier + 1, place + 1);
+            return Err(BenchmarkError::entry(path, format!("question {id}"), problem));
+        }
+    }
+    match first.is_empty() {
+        true => Err(BenchmarkError::entry(path, "the file", "holds no question")),
+        false => Ok(()),
+    }
 }
 
 /// Annotations by their id; none may come twice.

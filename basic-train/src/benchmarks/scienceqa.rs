@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::options::science_qa;
-use super::reading::{EVAL_ZIP, LETTER, annotation, id, image, json};
-use super::{Asked, Benchmark, BenchmarkError, Metric, Task};
+use super::reading::{EVAL_ZIP, LETTER, annotation, id, image, json, unique};
+use super::{Asked, Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "scienceqa", max_new_tokens: 1024, read };
 
+/// An option is a letter from A to E.
+const OPTIONS: usize = 5;
 const NEED: &str = "it comes from data/scienceqa of the repository lupantech/ScienceQA";
 
 #[derive(Deserialize)]
@@ -36,6 +38,7 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
     let dir = root.join("scienceqa");
     let (file, truth) = (dir.join("llava_test_CQM-A.json"), dir.join("problems.json"));
     let questions: Vec<Question> = json(&file, EVAL_ZIP)?;
+    unique(&file, questions.iter().map(|question| id(&question.id)))?;
     let problems: HashMap<String, Problem> = json(&truth, NEED)?;
     let splits_file = dir.join("pid_splits.json");
     let splits: HashMap<String, Vec<String>> = json(&splits_file, NEED)?;
@@ -52,6 +55,10 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
             return Err(BenchmarkError::entry(&file, format!("question {key}"), "has no turn of conversation"));
         };
         let problem = annotation(&truth, &problems, &key, &file)?;
+        if problem.answer >= problem.choices.len().min(OPTIONS) {
+            let problem = format!("its answer is option {}, of {}", problem.answer, problem.choices.len());
+            return Err(BenchmarkError::entry(&truth, format!("question {key}"), problem));
+        }
         truths.push((problem.choices.len(), problem.answer));
         let path = image(&dir.join("images/test"), name, &format!("question {key} of {}", file.display()))?;
         let text = turn.value.replace("<image>", "");
@@ -61,11 +68,13 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
     if asked.is_empty() {
         return Err(BenchmarkError::entry(&file, "the file", "holds no test question with an image"));
     }
-    Ok(Task::new(asked).scored(move |answers| {
-        let right = answers
-            .iter()
-            .zip(&truths)
-            .map(|(answer, (choices, truth))| f64::from(u8::from(science_qa(answer, *choices) == Some(*truth))));
-        vec![Metric::mean("IMG accuracy", &right.collect::<Vec<_>>())]
+    Ok(Task::new(asked).marked("IMG accuracy", move |i, answer| {
+        let (choices, truth) = truths[i];
+        Mark {
+            score: f64::from(u8::from(science_qa(answer, choices) == Some(truth))),
+            expected: char::from(b'A' + truth as u8).to_string(),
+            category: None,
+            yes: None,
+        }
     }))
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::reading::{id, json, questions};
-use super::{Benchmark, BenchmarkError, Metric, Task, vqa};
+use super::reading::{id, json, questions_of_images};
+use super::{Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "textvqa", max_new_tokens: 128, read };
 
@@ -43,7 +43,7 @@ pub(super) fn question(prompt: &str) -> Option<String> {
 fn read(root: &Path) -> Result<Task, BenchmarkError> {
     let dir = root.join("textvqa");
     let (file, truth) = (dir.join("llava_textvqa_val_v051_ocr.jsonl"), dir.join("TextVQA_0.5.1_val.json"));
-    let (lines, asked) = questions(&file, &dir.join("train_images"))?;
+    let (lines, asked) = questions_of_images(&file, &dir.join("train_images"))?;
     let annotations: Annotations = json(&truth, NEED)?;
     // One image has several questions: the pair names one. The official script, too, lets the last of two like ones win.
     let pairs = annotations.data.into_iter().map(|a| ((a.image_id, a.question.to_lowercase()), a.answers));
@@ -66,9 +66,11 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
         }
         people.push(answers.clone());
     }
-    Ok(Task::new(asked).scored(move |answers| {
-        let credits = answers.iter().zip(&people).map(|(answer, people)| vqa::textvqa_accuracy(answer, people));
-        vec![Metric::mean("accuracy", &credits.collect::<Vec<_>>())]
+    Ok(Task::new(asked).marked("accuracy", move |i, answer| Mark {
+        score: vqa::textvqa_accuracy(answer, &people[i]),
+        expected: vqa::most_given(&people[i]),
+        category: None,
+        yes: None,
     }))
 }
 

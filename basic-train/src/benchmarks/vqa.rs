@@ -22,6 +22,19 @@ pub fn textvqa_accuracy(answer: &str, people: &[String]) -> f64 {
     leave_one_out(&m4c(answer), &people)
 }
 
+/// VizWiz's accuracy of one answer, 0 to 1, by its evaluation script: the answer is normalized, always; what people said is
+/// taken as it is.
+pub fn vizwiz_accuracy(answer: &str, people: &[String]) -> f64 {
+    leave_one_out(&vqa(&trimmed(answer)), people)
+}
+
+/// The answer that most people gave, the first of several.
+pub(super) fn most_given(people: &[String]) -> String {
+    let count = |answer: &&String| people.iter().filter(|given| given == answer).count();
+    // The last of equal ones is max_by_key's choice.
+    people.iter().rev().max_by_key(count).cloned().unwrap_or_default()
+}
+
 /// The mean, over every person left out, of min(1, matches among the others / 3).
 fn leave_one_out(answer: &str, people: &[String]) -> f64 {
     let matches = people.iter().filter(|given| *given == answer).count();
@@ -47,6 +60,13 @@ mod tests {
             assert!((accuracy("Red.", &people) - expected).abs() < 1e-12, "{given}");
             assert!((textvqa_accuracy("Red.", &people) - expected).abs() < 1e-12, "{given}");
         }
+    }
+
+    #[test]
+    fn vizwiz_normalizes_the_answer_and_not_the_people() {
+        assert_eq!(vizwiz_accuracy("Unanswerable.", &people(&[("unanswerable", 10)])), 1.0);
+        assert_eq!(vizwiz_accuracy("Blue", &people(&[("Blue", 10)])), 0.0);
+        assert!((vizwiz_accuracy("the blue", &people(&[("blue", 3), ("Blue", 7)])) - 0.9).abs() < 1e-12);
     }
 
     #[test]

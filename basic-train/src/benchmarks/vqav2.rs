@@ -1,6 +1,6 @@
 //! VQAv2's test-dev: the answers are hidden, so a file for the server.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::json;
@@ -13,9 +13,16 @@ pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2", max_new_token
 
 fn read(root: &Path) -> Result<Task, BenchmarkError> {
     let dir = root.join("vqav2");
-    let (lines, asked) = questions(&dir.join("llava_vqav2_mscoco_test-dev2015.jsonl"), &dir.join("test2015"))?;
+    let (file, set) =
+        ["test-dev2015", "test2015"].map(|set| dir.join(format!("llava_vqav2_mscoco_{set}.jsonl"))).into();
+    let (lines, asked) = questions(&file, &dir.join("test2015"))?;
     // The server wants every question of the whole test set; those that are not of test-dev are left empty.
-    let whole: Vec<(usize, Line)> = jsonl(&dir.join("llava_vqav2_mscoco_test2015.jsonl"), EVAL_ZIP)?;
+    let whole: Vec<(usize, Line)> = jsonl(&set, EVAL_ZIP)?;
+    let known: HashSet<String> = whole.iter().map(|(_, line)| id(&line.question_id)).collect();
+    if let Some(line) = lines.iter().find(|line| !known.contains(&id(&line.question_id))) {
+        let problem = format!("is not among the questions of {}: are the two of one version?", set.display());
+        return Err(BenchmarkError::entry(&file, format!("question {}", id(&line.question_id)), problem));
+    }
     Ok(Task::new(asked).submitted(move |answers, out| {
         let given: HashMap<String, &String> = lines.iter().map(|line| id(&line.question_id)).zip(answers).collect();
         let rows = whole.iter().map(|(_, line)| {

@@ -5,9 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::interval::by_group;
-use super::reading::{SHORT, annotation, by_id, id, image, json};
-use super::{Asked, Benchmark, BenchmarkError, Task, vqa};
+use super::reading::{SHORT, annotation, by_id, id, image, json, unique};
+use super::{Asked, Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2-val", max_new_tokens: 128, read };
 
@@ -49,6 +48,7 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
     let questions: Questions = json(&file, NEED)?;
     let annotations: Annotations = json(&truth, NEED)?;
     let map = by_id(&truth, annotations.annotations.into_iter().map(|a| (id(&a.question_id), a)))?;
+    unique(&file, questions.questions.iter().map(|question| id(&question.question_id)))?;
     let (mut asked, mut people, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for question in questions.questions {
         let name = format!("COCO_val2014_{:012}.jpg", question.image_id);
@@ -60,8 +60,10 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
         let prompt = format!("{}\n{SHORT}", question.question);
         asked.push(Asked { id: question.question_id, prompt, image: Some(path.into()) });
     }
-    Ok(Task::new(asked).scored(move |answers| {
-        let credits: Vec<f64> = answers.iter().zip(&people).map(|(a, people)| vqa::accuracy(a, people)).collect();
-        by_group("accuracy", &credits, &types)
+    Ok(Task::new(asked).marked("accuracy", move |i, answer| Mark {
+        score: vqa::accuracy(answer, &people[i]),
+        expected: vqa::most_given(&people[i]),
+        category: Some(types[i].clone()),
+        yes: None,
     }))
 }

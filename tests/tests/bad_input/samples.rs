@@ -45,7 +45,7 @@ fn an_image_beyond_the_limit_on_pixels_is_named_and_the_limit_can_be_set() {
     }
     let run = Run::new(&[good_sample()]);
     run.train(&["--set", "model.max_pixels=783"]).refused(1, &["sample 0 (id good)", "a.png", "28 x 28", "783"]);
-    run.train(&["--set", "model.max_pixels=784"]).succeeded();
+    run.train(&["--set", "model.max_pixels=784", "--overwrite"]).succeeded();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::statistics::Spread;
 
 /// What stands where a quantity was not measured.
-pub(super) const MISSING: &str = "–";
+pub(crate) const MISSING: &str = "–";
 
 /// ± between no-break spaces, so that no line ends beside it.
 pub(super) const PLUS_MINUS: &str = "\u{a0}±\u{a0}";
@@ -53,7 +53,7 @@ pub(super) fn significant_spread(value: &Spread) -> String {
 }
 
 /// `1,152` for 1152.
-pub(super) fn thousands(value: usize) -> String {
+pub(crate) fn thousands(value: usize) -> String {
     let digits = value.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -66,7 +66,7 @@ pub(super) fn thousands(value: usize) -> String {
 }
 
 /// `8 min 12 s` for 492 seconds; `1 h 2 min` above an hour.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "n/a".to_owned();
     }

@@ -1,0 +1,228 @@
+//! Curves of several runs over their steps, each panel on a linear and on a logarithmic axis.
+
+use serde::Serialize;
+
+use super::plot::{Axis, FRAME, Frame, Plot, Tick};
+use super::runs::{Run, Step};
+use super::series::{MOST_POINTS, extremes, running_mean};
+use crate::demo::report::numbers;
+
+/// The running mean spans one part in this many of a curve.
+const SMOOTHING: usize = 32;
+/// So few points are marked one by one.
+const FEW: usize = 40;
+
+/// Panels that belong together.
+#[derive(Debug, Serialize)]
+pub(super) struct Figure {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub note: String,
+    pub panels: Vec<Panel>,
+}
+
+/// One quantity over the steps.
+#[derive(Debug, Serialize)]
+pub(super) struct Panel {
+    /// What names it in the page.
+    pub id: String,
+    pub title: &'static str,
+    frame: Frame,
+    last_step: f64,
+    /// Linear, then logarithmic where there is anything above 0.
+    scales: Vec<Scale>,
+    /// The curves' points, for the readout.
+    pub series: Vec<Series>,
+}
+
+#[derive(Debug, Serialize)]
+struct Scale {
+    kind: &'static str,
+    axis: Axis,
+    x_ticks: Vec<Tick>,
+    y_ticks: Vec<Tick>,
+    lines: Vec<Line>,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    run: usize,
+    /// The running mean.
+    path: String,
+    /// Every step, or its extremes; empty where that is the same.
+    raw: String,
+    /// A dot at each point, where they are few.
+    dots: String,
+}
+
+/// A run's points as they are drawn.
+#[derive(Debug, Serialize)]
+pub(super) struct Series {
+    pub run: usize,
+    pub name: String,
+    pub steps: Vec<f64>,
+    pub values: Vec<f64>,
+    /// The last value, as text.
+    pub end: String,
+}
+
+/// The keys of a step that are drawn, and whether they are smoothed.
+const LOSSES: [(&str, &str, bool); 4] = [
+    ("lm", "Language-model loss (lm)", true),
+    ("das", "Directional alignment (das)", true),
+    ("sds", "Semantic distribution (sds)", true),
+    ("total", "Objective (total)", true),
+];
+const OPTIMIZER: [(&str, &str, bool); 4] = [
+    ("lr", "Learning rate", false),
+    ("grad_norm", "Gradient norm, before clipping", true),
+    ("attention_mass", "Attention mass on the image", true),
+    ("cosine", "Cosine between v and V^", true),
+];
+const HELD_OUT: [(&str, &str, bool); 5] = [
+    ("accuracy", "Accuracy", false),
+    ("lm", "Language-model loss (lm)", false),
+    ("das", "Directional alignment (das)", false),
+    ("sds", "Semantic distribution (sds)", false),
+    ("total", "Objective (total)", false),
+];
+
+/// The figures that have anything to show.
+pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
+    let smoothed = note(&runs.iter().map(|run| run.steps.len()).filter(|steps| *steps > 0).collect::<Vec<_>>());
+    let all = [
+        (
+            "losses",
+            "Losses",
+            format!("{smoothed} das and sds are unweighted."),
+            panels("train", runs, |run| &run.steps, &LOSSES),
+        ),
+        (
+            "optimizer",
+            "Optimizer and alignment",
+            "The learning rate is not smoothed.".into(),
+            panels("train", runs, |run| &run.steps, &OPTIMIZER),
+        ),
+        (
+            "held-out",
+            "On held-out samples, along the way",
+            "Every evaluation of [eval], not smoothed.".into(),
+            panels("held-out", runs, |run| &run.held_out, &HELD_OUT),
+        ),
+    ];
+    let figure = |(id, title, note, panels): (_, _, _, Vec<Panel>)| {
+        (!panels.is_empty()).then_some(Figure { id, title, note, panels })
+    };
+    all.into_iter().filter_map(figure).collect()
+}
+
+/// How the curves of runs of so many steps are smoothed and thinned.
+fn note(lengths: &[usize]) -> String {
+    let mut windows: Vec<usize> = lengths.iter().map(|steps| 2 * half(*steps) + 1).collect();
+    windows.sort_unstable();
+    let over = match windows[..] {
+        [] | [.., 1] => return "Every recorded step.".into(),
+        [first, .., last] if first < last => format!("{first} to {last} steps, a {SMOOTHING}nd of each run’s"),
+        [width, ..] => format!("{width} steps"),
+    };
+    let thinned = match lengths.iter().any(|steps| *steps > MOST_POINTS) {
+        true => ", of long runs the lowest and the highest of neighbouring ones",
+        false => "",
+    };
+    format!(
+        "Lines are centred running means over {over}, of one side at the ends; behind them, pale, the steps themselves{thinned}."
+    )
+}
+
+fn half(points: usize) -> usize {
+    points / SMOOTHING / 2
+}
+
+fn panels(
+    group: &str,
+    runs: &[Run],
+    steps: fn(&Run) -> &Vec<Step>,
+    keys: &[(&'static str, &'static str, bool)],
+) -> Vec<Panel> {
+    let panel = |(key, title, smooth): &(&'static str, &'static str, bool)| {
+        let curve = |(index, run): (usize, &Run)| {
+            let points = steps(run).iter().filter_map(|step| Some((step.step as f64, step.value(key)?)));
+            let points: Points = points.collect();
+            // A loss that is switched off is 0 in every step.
+            points.iter().any(|(_, value)| *value != 0.0).then_some((index, points))
+        };
+        let curves = runs.iter().enumerate().filter_map(curve);
+        let curves: Vec<Curve<'_>> =
+            curves.map(|(index, points)| Curve::new(index, &runs[index].name, &points, *smooth)).collect();
+        (!curves.is_empty()).then(|| draw(format!("{group}-{key}"), title, &curves))
+    };
+    keys.iter().filter_map(panel).collect()
+}
+
+/// Steps with their values.
+type Points = Vec<(f64, f64)>;
+
+/// A run's curve as it is drawn.
+struct Curve<'a> {
+    run: usize,
+    name: &'a str,
+    /// The running mean, thinned.
+    mean: Points,
+    /// The steps themselves, or their extremes; none where nothing is smoothed.
+    raw: Points,
+}
+
+impl<'a> Curve<'a> {
+    fn new(run: usize, name: &'a str, points: &[(f64, f64)], smooth: bool) -> Self {
+        let half = if smooth { half(points.len()) } else { 0 };
+        let raw = if half > 0 { extremes(points) } else { Points::new() };
+        Self { run, name, mean: running_mean(points, half), raw }
+    }
+
+    fn line(&self, plot: &Plot) -> Line {
+        // A logarithmic axis has no place for what is not above 0.
+        let shown = |points: &[(f64, f64)]| -> Points {
+            points.iter().copied().filter(|(_, value)| !plot.axis().logarithmic || *value > 0.0).collect()
+        };
+        let dots = if self.mean.len() <= FEW { plot.dots(&shown(&self.mean)) } else { String::new() };
+        Line { run: self.run, path: plot.path(&shown(&self.mean)), raw: plot.path(&shown(&self.raw)), dots }
+    }
+
+    fn series(&self) -> Series {
+        Series {
+            run: self.run,
+            name: self.name.to_string(),
+            steps: self.mean.iter().map(|(step, _)| *step).collect(),
+            values: self.mean.iter().map(|(_, value)| rounded(*value)).collect(),
+            end: self.mean.last().map(|(_, value)| written(*value)).unwrap_or_default(),
+        }
+    }
+}
+
+fn draw(id: String, title: &'static str, curves: &[Curve<'_>]) -> Panel {
+    let last_step = curves.iter().flat_map(|curve| &curve.mean).map(|(step, _)| *step).fold(1.0, f64::max);
+    let values = || curves.iter().flat_map(|curve| curve.mean.iter().chain(&curve.raw)).map(|(_, value)| *value);
+    let scale = |kind: &'static str, axis: Axis| {
+        let plot = Plot::new(last_step, axis);
+        let lines = curves.iter().map(|curve| curve.line(&plot)).collect();
+        Scale { kind, x_ticks: plot.x_ticks(), y_ticks: plot.y_ticks(), lines, axis: plot.into_axis() }
+    };
+    let mut scales = vec![scale("linear", Axis::linear(values()))];
+    scales.extend(Axis::logarithmic(values()).map(|axis| scale("logarithmic", axis)));
+    Panel { id, title, frame: FRAME, last_step, scales, series: curves.iter().map(Curve::series).collect() }
+}
+
+/// Five significant digits: more than the page shows, and fewer bytes.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.4e}").parse().unwrap_or(value)
+}
+
+/// Four significant digits.
+pub(super) fn written(value: f64) -> String {
+    let size = value.abs();
+    if value != 0.0 && size < 1e-3 {
+        return format!("{value:.3e}").replace('-', "−");
+    }
+    let decimals = (3 - size.max(1.0).log10().floor() as i32).max(0) as usize;
+    numbers::fixed(value, decimals)
+}

@@ -1,0 +1,100 @@
+//! A page about runs: `basic report` puts training runs and evaluations side by side in one HTML file that needs neither a
+//! network nor other files.
+//!
+//! - `runs` reads the directories; `recipe` says in which keys their recipes differ.
+//! - `series` thins and smooths, `plot` has axes and paths (the demo's report draws with them too), `figures` the curves.
+//! - `evaluations` has the scores with their intervals, `samples` the answered questions with their images.
+//! - `page` fills the templates.
+
+mod evaluations;
+mod figures;
+mod page;
+pub(crate) mod plot;
+mod recipe;
+mod runs;
+mod samples;
+pub(crate) mod series;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::compare::CompareError;
+use crate::files::write_atomically;
+
+/// Why the page could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line that is no record.
+    #[error("{path}:{line}: {problem}", path = path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Neither a training run nor an evaluation.
+    #[error(
+        "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl)",
+        path = .0.display()
+    )]
+    NoRun(PathBuf),
+    /// A run is given twice.
+    #[error("{path}: given twice", path = .0.display())]
+    Twice(PathBuf),
+    /// The answers of an evaluation.
+    #[error(transparent)]
+    Answers(#[from] CompareError),
+    /// An embedded template failed, which is a defect of this crate.
+    #[error("the embedded template {file}: {source}")]
+    Template {
+        /// The template's file under `src/report`.
+        file: &'static str,
+        /// What the template engine said.
+        source: minijinja::Error,
+    },
+}
+
+/// What the page shows.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// At most so many answered questions of each benchmark.
+    pub samples: usize,
+}
+
+/// A page that was written.
+#[derive(Debug, Clone, Serialize)]
+pub struct Written {
+    /// The page.
+    pub page: PathBuf,
+    /// The runs, as the page names them.
+    pub runs: Vec<String>,
+    /// The page's bytes.
+    pub bytes: usize,
+}
+
+/// Writes the page about the runs and evaluations at `paths`.
+///
+/// # Errors
+///
+/// [`ReportError`] that names the file.
+pub fn write(paths: &[PathBuf], out: &Path, options: &Options) -> Result<Written, ReportError> {
+    let runs = runs::open(paths)?;
+    let html = page::render(&runs, options)?;
+    write_atomically(out, html.as_bytes()).map_err(|source| ReportError::Io { path: out.into(), source })?;
+    Ok(Written { page: out.into(), runs: runs.into_iter().map(|run| run.name).collect(), bytes: html.len() })
+}

@@ -1,0 +1,73 @@
+//! In which keys recipes differ.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// A key of the recipes with its value in each run; `None` where a run has no such key.
+#[derive(Debug, Serialize, PartialEq)]
+pub(super) struct Row {
+    pub key: String,
+    pub values: Vec<Option<String>>,
+}
+
+/// Every key of the recipes, in order.
+pub(super) fn rows(recipes: &[&Value]) -> Vec<Row> {
+    let flat: Vec<Vec<(String, String)>> = recipes.iter().map(|recipe| flatten(recipe)).collect();
+    let keys: BTreeSet<&String> = flat.iter().flatten().map(|(key, _)| key).collect();
+    let row = |key: &String| {
+        let value = |pairs: &Vec<(String, String)>| {
+            pairs.iter().find(|(other, _)| other == key).map(|(_, value)| value.clone())
+        };
+        Row { key: key.clone(), values: flat.iter().map(value).collect() }
+    };
+    keys.into_iter().map(row).collect()
+}
+
+impl Row {
+    /// Whether the runs differ in it. Where a run is written says nothing about it.
+    pub fn differs(&self) -> bool {
+        self.key != "output" && self.values.iter().any(|value| *value != self.values[0])
+    }
+}
+
+/// Keys with dots; what is not there (null) has none.
+fn flatten(value: &Value) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    let mut open: Vec<(String, &Value)> = vec![(String::new(), value)];
+    while let Some((key, value)) = open.pop() {
+        match value {
+            Value::Null => {}
+            Value::Object(map) => {
+                let join = |name: &String| if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                open.extend(map.iter().map(|(name, value)| (join(name), value)));
+            }
+            Value::String(text) => pairs.push((key, text.clone())),
+            other => pairs.push((key, other.to_string())),
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_that_differ_are_found_at_any_depth() {
+        let (a, b) = (
+            json!({"seed": 0, "output": "a", "objective": {"das": true, "k": null}, "data": {"path": "x"}}),
+            json!({"seed": 0, "output": "b", "objective": {"das": false, "k": 4}, "data": {"path": "x"}}),
+        );
+        let rows = rows(&[&a, &b]);
+        assert_eq!(rows.len(), 5);
+        let differ: Vec<&Row> = rows.iter().filter(|row| row.differs()).collect();
+        let text = |text: &str| Some(text.to_string());
+        assert_eq!(differ[0], &Row { key: "objective.das".into(), values: vec![text("true"), text("false")] });
+        assert_eq!(differ[1], &Row { key: "objective.k".into(), values: vec![None, text("4")] });
+        assert_eq!(differ.len(), 2);
+    }
+}
