@@ -1,5 +1,8 @@
 //! The commands of `basic`: parse, call, print. Everything worth a unit test lives in the libraries.
 
+// A reader who goes away must not end a command by a panic: `say!` and `tell!`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod commands;
 mod memory;
@@ -28,14 +31,14 @@ pub fn main() -> ExitCode {
             }
             // clap begins a paragraph for the usage and another for the help.
             let paragraphs: Vec<String> = text.trim().split("\n\n").map(one_line).collect();
-            eprintln!("{}", paragraphs.join("; "));
+            output::tell!("{}", paragraphs.join("; "));
             return ExitCode::from(2);
         }
     };
     match commands::run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", message(&error));
+            output::tell!("error: {}", message(&error));
             ExitCode::from(1)
         }
     }

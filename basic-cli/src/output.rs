@@ -9,9 +9,26 @@ use serde::Serialize;
 
 /// Prints one JSON object.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(())
+    print_text(&(serde_json::to_string(value)? + "\n"))
 }
+
+/// `println!` for a reader who may have seen enough (`| head`), which is no reason to panic.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($part)*);
+    }};
+}
+pub(crate) use say;
+
+/// The same on standard error.
+macro_rules! tell {
+    ($($part:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+pub(crate) use tell;
 
 /// Prints text to whoever reads it: a reader who has seen enough (`| head`) is no failure.
 pub fn print_text(text: &str) -> Result<()> {

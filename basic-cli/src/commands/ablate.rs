@@ -9,7 +9,7 @@ use basic_train::ablate::{AblateOptions, Ablated, ablate as run, list};
 use serde_json::json;
 
 use crate::args::Ablate;
-use crate::output::print_json;
+use crate::output::{print_json, say, tell};
 
 /// Runs a study, or shows its cells.
 pub fn ablate(args: Ablate) -> Result<()> {
@@ -32,17 +32,17 @@ pub fn ablate(args: Ablate) -> Result<()> {
         if stop.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("finishing the running steps and saving; once more ends at once");
+        tell!("finishing the running steps and saving; once more ends at once");
     })?;
-    let Ablated { summary, stopped } = run(&args.study, &options, &|line| eprintln!("{line}"))?;
+    let Ablated { summary, stopped } = run(&args.study, &options, &|line| tell!("{line}"))?;
     if args.json {
         return print_json(&summary);
     }
     if stopped {
-        println!("stopped with {} of {} stage runs done: the same command goes on", summary.done, summary.of);
+        say!("stopped with {} of {} stage runs done: the same command goes on", summary.done, summary.of);
     }
-    println!("tables: {}", out.join("table.md").display());
-    println!("        {}", out.join("table.html").display());
+    say!("tables: {}", out.join("table.md").display());
+    say!("        {}", out.join("table.html").display());
     Ok(())
 }
 
@@ -56,9 +56,9 @@ fn show(study: &Path, options: &AblateOptions, json: bool) -> Result<()> {
             let state = if *done { "done" } else { "-" };
             format!("{name} {hash} {state:<4}")
         });
-        println!("{:<40} seed {:<4} {}", cell.cell, cell.seed, stages.collect::<Vec<_>>().join("  ").trim_end());
+        say!("{:<40} seed {:<4} {}", cell.cell, cell.seed, stages.collect::<Vec<_>>().join("  ").trim_end());
     }
     let done = cells.iter().filter(|cell| cell.stages.iter().all(|(_, _, done)| *done)).count();
-    println!("{done} of {} cells and seeds are done", cells.len());
+    say!("{done} of {} cells and seeds are done", cells.len());
     Ok(())
 }

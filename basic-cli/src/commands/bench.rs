@@ -6,7 +6,7 @@ use basic_train::bench::{BenchConfig, PRESETS, bench as run};
 use basic_train::recipe::Stage;
 
 use crate::args::{ArmArg, Bench, StageArg};
-use crate::output::print_json;
+use crate::output::{print_json, say};
 
 /// Times training steps.
 pub fn bench(args: Bench) -> Result<()> {
@@ -39,7 +39,7 @@ pub fn bench(args: Bench) -> Result<()> {
     if args.json {
         return print_json(&report);
     }
-    println!(
+    say!(
         "{} {} {:?}: {:.3} s a step, {:.2} samples/s, {:.0} MiB at most",
         report.preset,
         report.arm,

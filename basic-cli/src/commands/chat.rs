@@ -16,6 +16,7 @@ use rustyline::error::ReadlineError;
 use super::generate::{Printer, pixels, settings};
 use super::model::{open, open_device};
 use crate::args::Chat;
+use crate::output::tell;
 
 const HELP: &str = "/image PATH  talk about another image, from the start\n\
                     /reset       forget the conversation\n\
@@ -52,7 +53,7 @@ pub fn chat(args: Chat) -> Result<()> {
             (None, Some(_)) => "its chat template",
             (None, None) => "vicuna_v1 (it has no chat template)",
         };
-        eprintln!("{}, by {written}; /help lists the commands", args.checkpoint.display());
+        tell!("{}, by {written}; /help lists the commands", args.checkpoint.display());
     }
     let mut turn = 0;
     while let Some(line) = input.next()? {
@@ -60,7 +61,7 @@ pub fn chat(args: Chat) -> Result<()> {
             "" => Ok(()),
             "/quit" => break,
             "/help" => {
-                eprintln!("{HELP}");
+                tell!("{HELP}");
                 Ok(())
             }
             "/reset" => {
@@ -79,7 +80,7 @@ pub fn chat(args: Chat) -> Result<()> {
             },
         };
         match done {
-            Err(error) if terminal => eprintln!("error: {error:#}"),
+            Err(error) if terminal => tell!("error: {error:#}"),
             done => done?,
         }
     }
@@ -124,7 +125,7 @@ fn answer(
     let answer = answered?;
     let _ = printer.print("\n");
     if answer.text.trim().is_empty() {
-        eprintln!("note: the answer is blank, the question is forgotten");
+        tell!("note: the answer is blank, the question is forgotten");
     }
     printer.check()
 }

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use serde_json::Value;
 
 use crate::args::{Assemble, Convert, Inspect, Merge, Output};
-use crate::output::print_json;
+use crate::output::{print_json, say, tell};
 
 /// A device to lay out networks without weights on: the host, where this build can.
 pub(super) fn host() -> Result<Device> {
@@ -48,7 +48,7 @@ fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Res
     let device = host()?;
     let unexpected = checkpoint.unexpected(&device);
     if !unexpected.is_empty() {
-        eprintln!(
+        tell!(
             "warning: {}: tensors that the model has no place for are left out: {}",
             checkpoint.dir.display(),
             unexpected.join(", ")
@@ -57,7 +57,7 @@ fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Res
     let dtype = output.dtype.map_or(checkpoint.stored_dtype(), Into::into);
     let options = SaveOptions { shard_size: Some(output.shard_size), ..SaveOptions::new(dtype) };
     checkpoint.convert(out, &options, output.overwrite, &device)?;
-    println!("checkpoint: {}", out.display());
+    say!("checkpoint: {}", out.display());
     Ok(())
 }
 
@@ -72,19 +72,19 @@ pub fn inspect(args: Inspect) -> Result<()> {
 }
 
 fn print(it: &Description) {
-    println!("{}", it.path.display());
+    say!("{}", it.path.display());
     if let Some(kind) = it.kind {
-        println!("  {}", format!("{kind:?}").to_lowercase());
+        say!("  {}", format!("{kind:?}").to_lowercase());
     }
     for part in ["vision", "decoder"] {
         let sizes = it.architecture.get(part).and_then(Value::as_object).into_iter().flatten();
         let sizes: Vec<String> = sizes.map(|(key, value)| format!("{key} {}", plain(value))).collect();
         if !sizes.is_empty() {
-            println!("  {part:<10} {}", sizes.join(", "));
+            say!("  {part:<10} {}", sizes.join(", "));
         }
     }
     let counts = &it.parameters;
-    println!("parameters on disk: {}", grouped(counts.total));
+    say!("parameters on disk: {}", grouped(counts.total));
     for (part, count) in [
         ("vision", counts.vision),
         ("projector", counts.projector),
@@ -93,28 +93,28 @@ fn print(it: &Description) {
         ("other", counts.other),
     ] {
         if count > 0 {
-            println!("  {part:<10} {:>16}", grouped(count));
+            say!("  {part:<10} {:>16}", grouped(count));
         }
     }
-    println!("types:");
+    say!("types:");
     for (name, kind) in &it.types {
-        println!("  {name:<10} {:>16} in {} tensors", grouped(kind.parameters), kind.tensors);
+        say!("  {name:<10} {:>16} in {} tensors", grouped(kind.parameters), kind.tensors);
     }
-    println!("files:");
+    say!("files:");
     for file in &it.files {
         let tensors = file.tensors.map_or("not readable".into(), |count| format!("{count} tensors"));
-        println!("  {:<36} {:>16} bytes, {tensors}", file.name, grouped(file.bytes as usize));
+        say!("  {:<36} {:>16} bytes, {tensors}", file.name, grouped(file.bytes as usize));
     }
     for (what, names) in [("missing", &it.missing), ("unexpected", &it.unexpected), ("wrong shapes", &it.wrong_shapes)]
     {
         if !names.is_empty() {
-            println!("{what}: {}", shortened(names));
+            say!("{what}: {}", shortened(names));
         }
     }
     for problem in &it.problems {
-        println!("problem: {problem}");
+        say!("problem: {problem}");
     }
-    println!("{}", if it.loads { "it would load" } else { "it would not load" });
+    say!("{}", if it.loads { "it would load" } else { "it would not load" });
 }
 
 fn plain(value: &Value) -> String {

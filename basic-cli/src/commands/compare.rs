@@ -4,7 +4,7 @@ use anyhow::Result;
 use basic_train::compare::{Changed, MeasureComparison, SetComparison, compare as compare_runs};
 
 use crate::args::Compare;
-use crate::output::print_json;
+use crate::output::{print_json, say};
 
 /// `basic compare`.
 pub fn compare(args: Compare) -> Result<()> {
@@ -12,7 +12,7 @@ pub fn compare(args: Compare) -> Result<()> {
     if args.json {
         return print_json(&comparison);
     }
-    println!("A: {}\nB: {}", comparison.a.display(), comparison.b.display());
+    say!("A: {}\nB: {}", comparison.a.display(), comparison.b.display());
     comparison.sets.iter().for_each(|set| print(set, args.changed));
     Ok(())
 }
@@ -22,20 +22,27 @@ fn print(set: &SetComparison, shown: usize) {
         (0, 0) => String::new(),
         (a, b) => format!(" in common ({a} only A's, {b} only B's)"),
     };
-    println!("\n{}: {} questions{left_out}", set.name, set.questions);
+    say!("\n{}: {} questions{left_out}", set.name, set.questions);
     if set.measures.is_empty() {
-        println!("  no scores: the true answers are hidden");
+        say!("  no scores: the true answers are hidden");
     } else {
         let width = set.measures.iter().map(|measure| measure.name.chars().count()).max().unwrap_or(0);
-        println!(
+        say!(
             "  {:<width$} {:>8} {:>8}   B - A, with its 95% interval   {:>7}  {:<14} {:>6} {:>6} {:>6}",
-            "", "A", "B", "p", "test", "better", "worse", "same"
+            "",
+            "A",
+            "B",
+            "p",
+            "test",
+            "better",
+            "worse",
+            "same"
         );
         set.measures.iter().for_each(|measure| row(measure, width));
     }
     if !set.changed.is_empty() && shown > 0 {
         let what = if set.measures.is_empty() { "other answers" } else { "another score" };
-        println!(
+        say!(
             "  {} with {what}{}",
             set.changed.len(),
             if set.changed.len() > shown { format!(", the first {shown}:") } else { ":".into() }
@@ -49,7 +56,7 @@ fn row(measure: &MeasureComparison, width: usize) {
     let [a, b, difference, low, high] = [a, b, difference, low, high].map(|share| 100.0 * share);
     let p = if *p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") };
     let interval = format!("[{low:+.2}, {high:+.2}]");
-    println!(
+    say!(
         "  {name:<width$} {a:>7.2}% {b:>7.2}%   {difference:>+7.2} {interval:<21} {p:>7}  {test:<14} {better:>6} {worse:>6} {same:>6}",
         test = test.to_string()
     );
@@ -59,8 +66,8 @@ fn row(measure: &MeasureComparison, width: usize) {
 fn change(changed: &Changed) {
     let Changed { question_id, prompt, a, b, expected, score_a, score_b } = changed;
     let score = |score: &Option<f64>| score.map(|score| format!(" ({score:.2})")).unwrap_or_default();
-    println!("    {question_id} {prompt:?}");
-    println!("      A {a:?}{}  B {b:?}{}{}", score(score_a), score(score_b), truth(expected));
+    say!("    {question_id} {prompt:?}");
+    say!("      A {a:?}{}  B {b:?}{}{}", score(score_a), score(score_b), truth(expected));
 }
 
 fn truth(expected: &Option<String>) -> String {

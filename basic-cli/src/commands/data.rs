@@ -13,7 +13,7 @@ use basic_train::files::write_atomically;
 use serde_json::{Value, json};
 
 use crate::args::{Check, Conversations, Export, ImagesArg, Show};
-use crate::output::{bar, print_json};
+use crate::output::{bar, print_json, say};
 
 /// The checkpoint to tokenize for, and the conversations' style.
 fn open_checkpoint(args: &Conversations) -> Result<Option<(Checkpoint, Style)>> {
@@ -59,27 +59,32 @@ pub fn data_check(args: Check) -> Result<()> {
 }
 
 fn print_report(set: &OneSet, report: &CheckReport) {
-    println!("{} ({}): {} samples, {} checked", set.path().display(), set.format(), report.samples, report.checked);
+    say!("{} ({}): {} samples, {} checked", set.path().display(), set.format(), report.samples, report.checked);
     let counted = |counts: &std::collections::BTreeMap<usize, usize>| {
         counts.iter().map(|(number, samples)| format!("{number}: {samples}")).collect::<Vec<_>>().join(", ")
     };
-    println!("  text only    {}", report.text_only);
-    println!("  images       {} (samples by number: {})", report.images, counted(&report.images_per_sample));
-    println!("  turns        samples by number of answers: {}", counted(&report.turns_per_sample));
+    say!("  text only    {}", report.text_only);
+    say!("  images       {} (samples by number: {})", report.images, counted(&report.images_per_sample));
+    say!("  turns        samples by number of answers: {}", counted(&report.turns_per_sample));
     if let Some(tokens) = &report.tokens {
-        println!(
+        say!(
             "  tokens       {} to {}, median {}, 95% up to {}; {} in all, {} bear loss",
-            tokens.min, tokens.max, tokens.median, tokens.p95, tokens.total, tokens.targets
+            tokens.min,
+            tokens.max,
+            tokens.median,
+            tokens.p95,
+            tokens.total,
+            tokens.targets
         );
         let most = tokens.histogram.iter().map(|bucket| bucket.samples).max().unwrap_or(1).max(1);
         for bucket in &tokens.histogram {
             let width = (bucket.samples * 40).div_ceil(most);
-            println!("  {:>6} .. {:<6} {:>8} {}", bucket.from, bucket.to - 1, bucket.samples, "█".repeat(width));
+            say!("  {:>6} .. {:<6} {:>8} {}", bucket.from, bucket.to - 1, bucket.samples, "█".repeat(width));
         }
-        println!("  over the context of {}: {}", tokens.context, tokens.over_context);
-        println!("  without a target: {}", tokens.without_target);
+        say!("  over the context of {}: {}", tokens.context, tokens.over_context);
+        say!("  without a target: {}", tokens.without_target);
     }
-    println!("  training would leave out {} of {}", report.unusable, report.checked);
+    say!("  training would leave out {} of {}", report.unusable, report.checked);
     for (reason, problem) in &report.problems {
         let name = match reason {
             Reason::Invalid => "not a sample that can be trained on",
@@ -87,12 +92,12 @@ fn print_report(set: &OneSet, report: &CheckReport) {
             Reason::OverContext => "longer than the context",
             Reason::NoTarget => "no token bears loss",
         };
-        println!("  {name}: {}", problem.samples);
+        say!("  {name}: {}", problem.samples);
         for message in &problem.first {
-            println!("    {message}");
+            say!("    {message}");
         }
         if problem.samples > problem.first.len() {
-            println!("    …");
+            say!("    …");
         }
     }
 }
@@ -113,17 +118,17 @@ pub fn data_show(args: Show) -> Result<()> {
     if args.json {
         return print_json(&shown(&sample, &images, tokens.as_deref()));
     }
-    println!("{}: sample {}", sample.file.display(), sample.place);
+    say!("{}: sample {}", sample.file.display(), sample.place);
     for message in &sample.messages {
-        println!("{:<10} {}", message.role.name(), message.content.replace('\n', "\n           "));
+        say!("{:<10} {}", message.role.name(), message.content.replace('\n', "\n           "));
     }
     for (image, width, height, saved) in &images {
         let saved = saved.as_ref().map(|path| format!(", saved as {}", path.display())).unwrap_or_default();
-        println!("image      {image}, {width} x {height}{saved}");
+        say!("image      {image}, {width} x {height}{saved}");
     }
     if let Some(tokens) = tokens {
-        println!("tokens     {} ({} bear loss, in [brackets])", total(&tokens), targets(&tokens));
-        println!("{}", tokens.iter().map(marked).collect::<Vec<_>>().join(" "));
+        say!("tokens     {} ({} bear loss, in [brackets])", total(&tokens), targets(&tokens));
+        say!("{}", tokens.iter().map(marked).collect::<Vec<_>>().join(" "));
     }
     Ok(())
 }
@@ -217,7 +222,7 @@ pub fn data_export(args: Export) -> Result<()> {
     if args.json {
         return print_json(&written);
     }
-    println!(
+    say!(
         "{}: {} samples and {} images in {} data file(s)",
         written.path.display(),
         written.samples,
@@ -225,7 +230,7 @@ pub fn data_export(args: Export) -> Result<()> {
         written.files
     );
     if let Some(root) = &written.images_root {
-        println!("its images are read with images = {:?}", root.display().to_string());
+        say!("its images are read with images = {:?}", root.display().to_string());
     }
     Ok(())
 }

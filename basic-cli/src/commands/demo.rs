@@ -6,7 +6,7 @@ use basic_train::demo::{DemoConfig, Event, Plan, run, sweep};
 
 use super::train::losses;
 use crate::args::Demo;
-use crate::output::{bar, print_json};
+use crate::output::{bar, print_json, say};
 
 /// Trains both arms, prints the table and the report's path.
 pub fn demo(args: Demo) -> Result<()> {
@@ -57,7 +57,7 @@ pub fn demo(args: Demo) -> Result<()> {
     if args.json {
         return print_json(&summary);
     }
-    println!("{}", render_table(&summary));
-    println!("report: {}", config.out.join("report.html").display());
+    say!("{}", render_table(&summary));
+    say!("report: {}", config.out.join("report.html").display());
     Ok(())
 }

@@ -13,7 +13,7 @@ use burn::tensor::DType;
 use serde::Serialize;
 
 use crate::args::Eval;
-use crate::output::{bar, print_json};
+use crate::output::{bar, print_json, say};
 
 const CACHE_MIB: usize = 256;
 
@@ -81,9 +81,9 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
         return print_json(&scores);
     }
     for (kind, score) in &scores.per_type {
-        println!("{kind:<12} {:6.2}%  of {}", 100.0 * score.accuracy, score.questions);
+        say!("{kind:<12} {:6.2}%  of {}", 100.0 * score.accuracy, score.questions);
     }
-    println!("{:<12} {:6.2}%  of {}", "overall", 100.0 * scores.accuracy, scores.questions);
+    say!("{:<12} {:6.2}%  of {}", "overall", 100.0 * scores.accuracy, scores.questions);
     Ok(())
 }
 
@@ -201,12 +201,12 @@ fn weights(checkpoint: &Path) -> Result<String> {
 fn print(told: &Told) {
     for Metric { name, value, low, high, questions } in &told.metrics {
         let (value, low, high) = (100.0 * value, 100.0 * low, 100.0 * high);
-        println!("{:<12} {name:<28} {value:6.2}%  [{low:.2}, {high:.2}]  of {questions}", told.name);
+        say!("{:<12} {name:<28} {value:6.2}%  [{low:.2}, {high:.2}]  of {questions}", told.name);
     }
     if told.metrics.is_empty() {
-        println!("{:<12} {} answers; their score is its server's", told.name, told.questions);
+        say!("{:<12} {} answers; their score is its server's", told.name, told.questions);
     }
     if let Some(path) = &told.submission {
-        println!("{:<12} to submit: {}", told.name, path.display());
+        say!("{:<12} to submit: {}", told.name, path.display());
     }
 }

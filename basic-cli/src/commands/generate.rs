@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::model::{open, open_device};
 use crate::args::{Generate, Tokens};
-use crate::output::print_json;
+use crate::output::{print_json, say, tell};
 
 /// Answers one prompt.
 pub fn generate(args: Generate) -> Result<()> {
@@ -47,7 +47,7 @@ pub fn generate(args: Generate) -> Result<()> {
             "finish_reason": generated.finish,
         }));
     }
-    println!("{}", if printer.on { "" } else { &answer.text });
+    say!("{}", if printer.on { "" } else { &answer.text });
     Ok(())
 }
 
@@ -60,7 +60,7 @@ pub(super) fn settings(
     let defaults = GenerationDefaults::load(&checkpoint.dir)?;
     if !defaults.not_followed.is_empty() {
         let (dir, keys) = (checkpoint.dir.display(), defaults.not_followed.join(", "));
-        eprintln!("warning: {dir}: generation_config.json sets what is not followed: {keys}");
+        tell!("warning: {dir}: generation_config.json sets what is not followed: {keys}");
     }
     let config = GenerationConfig {
         repetition_penalty: args.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),

@@ -8,14 +8,14 @@ use basic_train::inspect::{inspect, read_samples, write_named};
 use burn::tensor::{DType, Device};
 
 use crate::args::{DeviceArg, Dtype, Losses, Preprocess};
-use crate::output::print_json;
+use crate::output::{print_json, say, tell};
 
 /// Opens a checkpoint and says what on disk was left alone.
 pub(super) fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(dir)?;
     let unexpected = checkpoint.unexpected(device);
     if !unexpected.is_empty() {
-        eprintln!("warning: {}: tensors that the model has no place for: {}", dir.display(), unexpected.join(", "));
+        tell!("warning: {}: tensors that the model has no place for: {}", dir.display(), unexpected.join(", "));
     }
     Ok(checkpoint)
 }
@@ -47,12 +47,12 @@ pub fn losses(args: Losses) -> Result<()> {
     if args.json {
         return print_json(&report);
     }
-    println!("lm    {:.6}", report.lm);
-    println!("das   {:.6}", report.das);
-    println!("sds   {:.6}", report.sds);
-    println!("total {:.6}", report.total);
+    say!("lm    {:.6}", report.lm);
+    say!("das   {:.6}", report.das);
+    say!("sds   {:.6}", report.sds);
+    say!("total {:.6}", report.total);
     let norms = report.grad_norms;
-    println!("projector gradient norms: lm {:.6}, das {:.6}, sds {:.6}", norms.lm, norms.das, norms.sds);
+    say!("projector gradient norms: lm {:.6}, das {:.6}, sds {:.6}", norms.lm, norms.das, norms.sds);
     Ok(())
 }
 

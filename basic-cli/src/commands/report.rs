@@ -4,7 +4,7 @@ use anyhow::Result;
 use basic_train::report::{Options, write};
 
 use crate::args::Report;
-use crate::output::print_json;
+use crate::output::{print_json, say};
 
 /// `basic report`.
 pub fn report(args: Report) -> Result<()> {
@@ -12,6 +12,6 @@ pub fn report(args: Report) -> Result<()> {
     if args.json {
         return print_json(&written);
     }
-    println!("report: {} ({} runs, {} KB)", written.page.display(), written.runs.len(), written.bytes.div_ceil(1000));
+    say!("report: {} ({} runs, {} KB)", written.page.display(), written.runs.len(), written.bytes.div_ceil(1000));
     Ok(())
 }

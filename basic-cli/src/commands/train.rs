@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 
 use super::checkpoint::host;
 use crate::args::{Train, Ui};
-use crate::output::{bar, print_json};
+use crate::output::{bar, print_json, print_text, say, tell};
 
 /// `basic train`.
 pub fn train(mut args: Train) -> Result<()> {
@@ -23,7 +23,7 @@ pub fn train(mut args: Train) -> Result<()> {
         (None, Some(run)) => {
             let info = RunInfo::open(run)?;
             if info.status == Status::Done {
-                println!("checkpoint: {} (the run was done already)", run.display());
+                say!("checkpoint: {} (the run was done already)", run.display());
                 return Ok(());
             }
             if args.device.is_none() && args.devices.is_empty() {
@@ -44,7 +44,7 @@ pub fn train(mut args: Train) -> Result<()> {
         if asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("finishing the step and saving; once more ends at once");
+        tell!("finishing the step and saving; once more ends at once");
     })?;
     let options = RunOptions {
         devices: args.device.map_or(args.devices, |device| vec![device]),
@@ -59,7 +59,7 @@ pub fn train(mut args: Train) -> Result<()> {
     let terminal = std::io::stderr().is_terminal();
     let plain = args.ui.map_or(!terminal, |ui| ui == Ui::Plain);
     let progress = if plain { ProgressBar::hidden() } else { bar("train", 0) };
-    let outcome = run(&recipe, &options, &mut |text| eprintln!("warning: {text}"), &mut |step, steps| {
+    let outcome = run(&recipe, &options, &mut |text| tell!("warning: {text}"), &mut |step, steps| {
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
@@ -72,12 +72,12 @@ pub fn train(mut args: Train) -> Result<()> {
     match outcome {
         Outcome::Done(out) => {
             progress.finish();
-            println!("checkpoint: {}", out.display());
+            say!("checkpoint: {}", out.display());
         }
         Outcome::Stopped { out, step, steps } => {
             progress.abandon();
             let out = out.display();
-            println!("stopped after step {step} of {steps}: `basic train --resume {out}` goes on");
+            say!("stopped after step {step} of {steps}: `basic train --resume {out}` goes on");
         }
     }
     Ok(())
@@ -91,8 +91,7 @@ fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
     if args.json {
         return print_json(&plan);
     }
-    print!("{plan}");
-    Ok(())
+    print_text(&plan.to_string())
 }
 
 /// The losses and speed of a step, for a progress bar.

@@ -7,7 +7,7 @@ use basic_train::shapes::write_dataset;
 use serde_json::json;
 
 use crate::args::{Backbones, Devices, Shapes};
-use crate::output::{bar, print_json};
+use crate::output::{bar, print_json, say};
 
 /// `basic data shapes`.
 pub fn shapes(args: Shapes) -> Result<()> {
@@ -15,7 +15,7 @@ pub fn shapes(args: Shapes) -> Result<()> {
     if args.json {
         return print_json(&written);
     }
-    println!(
+    say!(
         "{}: {} train, {} validation and {} eval scenes, {} eval questions",
         args.out.display(),
         written.train,
@@ -59,10 +59,10 @@ pub fn devices(args: Devices) -> Result<()> {
     if args.json {
         return print_json(&json!({"compiled": features, "devices": devices}));
     }
-    println!("compiled in: {}", features.join(", "));
+    say!("compiled in: {}", features.join(", "));
     for device in devices {
         let note = if device.software { ", a software device" } else { "" };
-        println!("{:<10} {}{note}", device.spec.to_string(), device.backend);
+        say!("{:<10} {}{note}", device.spec.to_string(), device.backend);
     }
     Ok(())
 }

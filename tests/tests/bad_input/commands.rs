@@ -1,11 +1,12 @@
 //! The command line and devices.
 
 use std::ffi::OsString;
+use std::process::{Command, Stdio};
 
 use tests::args;
 use tests::fixtures::fixture;
 
-use crate::broken::{Run, basic, good_sample};
+use crate::broken::{BASIC, Run, basic, good_sample};
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_in_one_line() {
@@ -56,5 +57,16 @@ fn k_beyond_the_decoders_layers_is_refused_with_the_number_of_layers() {
     for k in ["0", "5"] {
         // The fixture's decoder has 4 layers.
         basic(args!["losses", fixture("plain"), fixture("samples.jsonl"), "--k", k]).refused(1, &["4"]);
+    }
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_failure() {
+    for line in [args!["inspect", fixture("plain")], args!["devices"], args!["inspect", fixture("plain"), "--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran = Command::new(BASIC).args(line).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let ran = ran.wait_with_output().unwrap();
+        assert_eq!((ran.status.code(), String::from_utf8_lossy(&ran.stderr).as_ref()), (Some(0), ""));
     }
 }
