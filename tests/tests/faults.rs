@@ -59,6 +59,11 @@ fn a_model_that_changed_since_a_state_was_saved_is_noticed() {
     fs::write(&weights, other).unwrap();
     resume(&out).refused(1, &["step-00000002", "the model's files are not what they were"]);
     fs::write(&weights, whole).unwrap();
+    // A state of before the model was noted goes on.
+    let state = out.join("checkpoints/step-00000002/state.json");
+    let mut old = read_json(&state);
+    assert!(old.as_object_mut().unwrap().shift_remove("model").is_some());
+    fs::write(&state, old.to_string()).unwrap();
     resume(&out).succeeded();
     assert_eq!(losses(&out).len(), 4);
 }

@@ -46,7 +46,7 @@ impl Inputs {
         if self.data != since.data {
             return Some("data files");
         }
-        (self.model != since.model).then_some("model's files")
+        (!since.model.is_empty() && self.model != since.model).then_some("model's files")
     }
 }
 

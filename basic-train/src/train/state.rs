@@ -37,7 +37,8 @@ pub struct Position {
     pub updates: BTreeMap<String, usize>,
     /// What tells whether the data files are still the same.
     pub data: String,
-    /// The same of the files of the model that the run began with.
+    /// The same of the files of the model that the run began with; empty in a state that was saved without it.
+    #[serde(default)]
     pub model: String,
     /// The objective on the held-out set, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]

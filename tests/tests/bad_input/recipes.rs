@@ -40,6 +40,8 @@ fn a_recipe_that_contradicts_itself_says_what_to_change() {
     run.refused(&["recipe.toml", "steps", "epochs"]);
     run.recipe(&text.replace("[data]", "vision = \"x\"\n[data]"));
     run.refused(&["recipe.toml", "checkpoint", "vision"]);
+    run.recipe(&format!("{text}[parts.decoder]\nmode = \"lora\"\nadapters = \"x\"\nalpha = 8.0\n"));
+    run.refused(&["recipe.toml", "parts.decoder.alpha", "leave it out"]);
     basic(args!["train", "gone.toml"]).refused(1, &["gone.toml", "No such file"]);
 }
 
