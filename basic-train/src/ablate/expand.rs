@@ -135,16 +135,17 @@ fn drafts(study: &Study) -> Result<Vec<Drafts>, String> {
     let mut all = Vec::new();
     for factor in &study.factors {
         let cells = factor.variants().map_err(|reason| format!("factors, {}: {reason}", factor.name))?;
-        let drafts = cells.into_iter().map(|(variant, x)| Draft {
+        let drafts = cells.into_iter().map(|variant| Draft {
             name: variant.name,
-            x,
+            x: variant.x,
             series: String::new(),
             layers: vec![factor.set.clone(), variant.set],
             baseline: factor.baseline.clone(),
         });
         let drafts: Vec<Draft> = drafts.collect();
         let numeric = drafts.iter().all(|draft| draft.x.is_some());
-        all.push((factor.name.clone(), factor.key.clone().filter(|_| numeric), drafts));
+        let axis = factor.key.as_ref().unwrap_or(&factor.name);
+        all.push((factor.name.clone(), numeric.then(|| axis.clone()), drafts));
     }
     if let Some(grid) = &study.grid {
         all.push(grid_drafts(grid).map_err(|reason| format!("grid: {reason}"))?);
@@ -161,7 +162,7 @@ fn grid_drafts(grid: &Grid) -> Result<Drafts, String> {
             return Err(format!("axis {name}: `set` and `baseline` belong to the grid"));
         }
         let levels = axis.variants().map_err(|reason| format!("axis {name}: {reason}"))?;
-        if let Some(twice) = repeated(levels.iter().map(|(level, _)| &level.name)) {
+        if let Some(twice) = repeated(levels.iter().map(|level| &level.name)) {
             return Err(format!("axis {name}: two levels are called \"{twice}\""));
         }
         axes.push(levels);
@@ -175,15 +176,15 @@ fn grid_drafts(grid: &Grid) -> Result<Drafts, String> {
         let at = grid.axes.iter().position(|axis| axis.name == *name);
         let at = at.ok_or_else(|| format!("baseline: there is no axis \"{name}\""))?;
         let level = level.as_str().map_or_else(|| level.to_string(), String::from);
-        let place = axes[at].iter().position(|(variant, _)| variant.name == level);
+        let place = axes[at].iter().position(|variant| variant.name == level);
         compared[at] = Some(place.ok_or_else(|| format!("baseline: axis {name} has no level \"{level}\""))?);
     }
     if compared.iter().all(Option::is_none) {
         return Err("baseline: name an axis and its level, such as { arm = \"llava\" }".into());
     }
-    let numeric = axes.iter().position(|levels| levels.iter().all(|(_, x)| x.is_some()));
+    let numeric = axes.iter().position(|levels| levels.iter().all(|level| level.x.is_some()));
     let name = |places: &[usize]| {
-        let names = places.iter().zip(&axes).map(|(place, axis)| axis[*place].0.name.clone());
+        let names = places.iter().zip(&axes).map(|(place, axis)| axis[*place].name.clone());
         names.collect::<Vec<_>>().join(", ")
     };
     let mut drafts = Vec::new();
@@ -201,11 +202,11 @@ fn grid_drafts(grid: &Grid) -> Result<Drafts, String> {
             .collect();
         places.reverse();
         let base: Vec<usize> = places.iter().zip(&compared).map(|(place, base)| base.unwrap_or(*place)).collect();
-        let level = |at: usize| &axes[at][places[at]].0;
+        let level = |at: usize| &axes[at][places[at]];
         let others = (0..axes.len()).filter(|at| Some(*at) != numeric).map(|at| level(at).name.clone());
         drafts.push(Draft {
             name: name(&places),
-            x: numeric.and_then(|at| axes[at][places[at]].1),
+            x: numeric.and_then(|at| level(at).x),
             series: others.collect::<Vec<_>>().join(", "),
             layers: std::iter::once(grid.set.clone()).chain((0..axes.len()).map(|at| level(at).set.clone())).collect(),
             baseline: Some(name(&base)),

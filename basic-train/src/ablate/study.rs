@@ -202,6 +202,9 @@ impl Default for EvaluationConfig {
 pub struct Variant {
     /// The name.
     pub name: String,
+    /// The number that it stands for: where all cells have one, they are drawn as a line.
+    #[serde(default)]
+    pub x: Option<f64>,
     /// Recipe keys, of one stage behind its name: `pretrain.data.limit = 16`.
     #[serde(default)]
     pub set: Table,
@@ -251,22 +254,25 @@ fn grid_name() -> String {
 }
 
 impl Factor {
-    /// The factor's cells, the numbers of numeric values beside them.
-    pub(super) fn variants(&self) -> Result<Vec<(Variant, Option<f64>)>, String> {
+    /// The factor's cells.
+    pub(super) fn variants(&self) -> Result<Vec<Variant>, String> {
         match (&self.key, self.cells.is_empty(), self.values.is_empty()) {
-            (None, false, true) => Ok(self.cells.iter().cloned().map(|cell| (cell, None)).collect()),
+            (None, false, true) => match self.cells.iter().find(|cell| cell.x.is_some_and(|x| !x.is_finite())) {
+                Some(cell) => Err(format!("cell {}: x is no number", cell.name)),
+                None => Ok(self.cells.clone()),
+            },
             (Some(key), true, false) => self.values.iter().map(|value| variant(key, value)).collect(),
             _ => Err("needs either `cells`, or `key` and `values`".into()),
         }
     }
 }
 
-fn variant(key: &str, value: &Value) -> Result<(Variant, Option<f64>), String> {
+fn variant(key: &str, value: &Value) -> Result<Variant, String> {
     let name = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let number = value.as_float().or(value.as_integer().map(|n| n as f64));
+    let x = value.as_float().or(value.as_integer().map(|n| n as f64));
     let keys: Vec<&str> = key.split('.').collect();
     if keys.iter().any(|key| key.trim().is_empty()) {
         return Err(format!("key = \"{key}\" is no recipe key"));
@@ -277,7 +283,7 @@ fn variant(key: &str, value: &Value) -> Result<(Variant, Option<f64>), String> {
         Value::Table(table)
     });
     match nested {
-        Value::Table(set) => Ok((Variant { name, set }, number)),
+        Value::Table(set) => Ok(Variant { name, x, set }),
         _ => Err(format!("key = \"{key}\" is no recipe key")),
     }
 }

@@ -110,6 +110,15 @@ fn settings_repeat_every_factor_and_a_grid_combines_its_axes() {
     assert_eq!(study.cells.len(), 12);
     assert_eq!(cell(&study, "few/k/1").chains[0].stages[1].recipe.named.data.limit, Some(2));
     assert_eq!(study.cells[cell(&study, "all/k/1").baseline].id, "all/losses/none");
+    // Cells stand for numbers by themselves, and may change more than one key.
+    let named = "[[factors]]\nname = \"samples\"\ncells = [{ name = \"a\", x = 2, set = { data.limit = 2 } }, \
+                 { name = \"b\", x = 4.5, set = { data.limit = 4, align.train.steps = 9 } }]\n";
+    let study = read(&format!("{STUDY}{named}")).unwrap();
+    let (group, b) = (study.groups.last().unwrap(), cell(&study, "samples/b"));
+    assert_eq!((group.axis.as_deref(), b.x), (Some("samples"), Some(4.5)));
+    assert_eq!(b.chains[0].stages.iter().map(|s| s.recipe.named.train.steps.unwrap()).collect::<Vec<_>>(), [9, 3]);
+    let wrong = named.replace("x = 4.5", "x = nan");
+    assert!(read(&format!("{STUDY}{wrong}")).unwrap_err().to_string().contains("cell b: x is no number"));
     let grid = "[grid]\nbaseline = { arm = \"llava\" }\naxes = [\n{ name = \"samples\", key = \"data.limit\", values = [2, 4] },\n\
                 { name = \"arm\", cells = [{ name = \"llava\", set = { objective.das = false } }, { name = \"basic\" }] },\n]\n";
     let study = read(&format!("{STUDY}{grid}")).unwrap();
