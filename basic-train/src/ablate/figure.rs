@@ -1,4 +1,4 @@
-//! A quantity against a factor's numbers: lines with intervals, as positions that the template draws.
+//! A quantity against a factor's numbers or the decoder's layers: lines with intervals, as positions that the template draws.
 
 use serde::Serialize;
 
@@ -68,7 +68,7 @@ struct Found {
     margin: f64,
 }
 
-/// A group's figure of one column; `None` where fewer than two numbers have values.
+/// A group's figure of one column over the cells' numbers.
 pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure> {
     let factor = if column.unit == Unit::Percent { 100.0 } else { 1.0 };
     let find = |row: &&Row| {
@@ -88,6 +88,33 @@ pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure>
         .collect();
     let reference = group.rows.iter().find(|row| row.x.is_none() && row.is_baseline());
     let reference = reference.and_then(|row| Some(row.entries.get(at)?.as_ref()?.value.mean * factor));
+    let title = format!("{}: {}", column.stage, column.label);
+    drawing(title, group.axis.clone().unwrap_or_default(), &series, reference)
+}
+
+/// A quantity over the layers, a line for each cell. `columns` are those of the quantity.
+pub(super) fn layers(group: &Rows, columns: &[usize], all: &[Column]) -> Option<Figure> {
+    let first = &all[*columns.first()?];
+    let factor = if first.unit == Unit::Percent { 100.0 } else { 1.0 };
+    let point = |row: &Row, at: usize| {
+        let value = row.entries.get(at)?.as_ref()?.value;
+        let margin = value.margin().unwrap_or(0.0);
+        let layer = all[at].layer.as_ref()?.layer;
+        Some(Found { x: layer as f64, mean: value.mean * factor, margin: margin * factor })
+    };
+    let points = |row: &Row| columns.iter().filter_map(|at| point(row, *at)).collect::<Vec<_>>();
+    let series: Vec<(&str, Vec<Found>)> = group
+        .rows
+        .iter()
+        .map(|row| (row.name.as_str(), points(row)))
+        .filter(|(_, points)| !points.is_empty())
+        .collect();
+    let title = format!("{}: {}", first.stage, first.layer.as_ref()?.quantity);
+    drawing(title, "layer".into(), &series, None)
+}
+
+/// The drawing of series of points; `None` where they have fewer than two places.
+fn drawing(title: String, x_label: String, series: &[(&str, Vec<Found>)], reference: Option<f64>) -> Option<Figure> {
     let all = || series.iter().flat_map(|(_, points)| points);
     let mut xs: Vec<f64> = all().map(|point| point.x).collect();
     xs.sort_by(f64::total_cmp);
@@ -123,7 +150,7 @@ pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure>
     let lines: Vec<Line> = lines.collect();
     let told = lines.iter().flat_map(|line| &line.points).map(|point| point.told.as_str());
     Some(Figure {
-        title: format!("{}: {}", column.stage, column.label),
+        title,
         description: told.collect::<Vec<_>>().join("; "),
         width: WIDTH,
         height: HEIGHT,
@@ -131,11 +158,7 @@ pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure>
         right: RIGHT,
         top: TOP,
         bottom: BOTTOM,
-        x_label: format!(
-            "{}{}",
-            group.axis.clone().unwrap_or_default(),
-            if logarithmic { ", logarithmic" } else { "" }
-        ),
+        x_label: format!("{x_label}{}", if logarithmic { ", logarithmic" } else { "" }),
         x_ticks: xs.iter().map(|x| Tick { at: number(x_of(*x)), label: short(*x) }).collect(),
         y_ticks: (from..=to)
             .map(|at| Tick { at: number(y_of(at as f64 * step)), label: tick_label(at as f64 * step) })

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::AblateError;
+use super::lens::LensConfig;
 use super::resolve::Resolved;
 use super::study::{StopBy, Study};
 use super::world::{World, place, within};
@@ -97,7 +98,8 @@ impl<'a> Keys<'a> {
     fn evaluation(&mut self) -> Value {
         let config = &self.study.evaluation;
         let mut files = Vec::new();
-        for path in config.questions.iter().chain(&config.shapes) {
+        for path in config.questions.iter().chain(&config.shapes).chain(config.lens.iter().flat_map(LensConfig::files))
+        {
             if let Ok(placed) = place(self.world, path) {
                 files.push(self.directory(path, &placed));
             }

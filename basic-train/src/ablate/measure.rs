@@ -10,6 +10,7 @@ use burn::tensor::{DType, Device};
 
 use super::AblateError;
 use super::expand::Expanded;
+use super::lens::LensSet;
 use super::result::Values;
 use super::study::{EvaluationConfig, Measure};
 use super::world::place;
@@ -45,6 +46,7 @@ pub(super) struct Evaluator {
     root: Option<PathBuf>,
     questions: Option<Questions>,
     shapes: Option<Bench>,
+    lens: Option<LensSet>,
     device: Device,
     cache: VisionCache,
     /// What the cached features were made by.
@@ -88,13 +90,14 @@ impl Evaluator {
             }
             None => None,
         };
+        let lens = config.lens.as_ref().map(|lens| LensSet::open(lens, &at)).transpose()?;
         for name in &config.benchmarks {
             // Their files are read here for a wrong one to be told before anything is trained.
             find(name)?.open(&config.root.as_ref().map(at).transpose()?.unwrap_or_default())?;
         }
         let root = config.root.as_ref().map(at).transpose()?;
         let cache = VisionCache::new(CACHE_MIB);
-        Ok(Self { config, root, questions, shapes, device, cache, tower: String::new() })
+        Ok(Self { config, root, questions, shapes, lens, device, cache, tower: String::new() })
     }
 
     /// The device, with autodiff.
@@ -207,6 +210,16 @@ impl Evaluator {
             }
         }
         Ok(values)
+    }
+
+    /// What the token lens says.
+    pub fn lens(&self, loaded: &Loaded, measures: &[Measure]) -> Result<Values, AblateError> {
+        match &self.lens {
+            Some(set) if measures.contains(&Measure::Lens) => {
+                set.values(&loaded.model.valid(), &loaded.checkpoint, self.config.max_new_tokens)
+            }
+            _ => Ok(Values::new()),
+        }
     }
 
     fn options(&self) -> EvalOptions {

@@ -2,12 +2,14 @@
 //!
 //! - `study` reads the TOML file; `resolve` makes recipes of it and `expand` cells; `key` names a result by all that it
 //!   depends on.
-//! - `stage` trains and measures one cell with one seed, `measure` has what is measured, `schedule` does it for all.
+//! - `stage` trains and measures one cell with one seed, `measure` and `lens` have what is measured, `schedule` does it
+//!   for all.
 //! - `summary` puts the results together with `statistics`; `table`, `figure` and `page` show them.
 
 mod expand;
 mod figure;
 mod key;
+mod lens;
 mod measure;
 mod page;
 mod resolve;
@@ -32,6 +34,7 @@ use basic_models::CheckpointError;
 use serde::Serialize;
 use thiserror::Error;
 
+pub use lens::LensConfig;
 pub use result::{StageResult, Values};
 pub use statistics::{Difference, Spread};
 pub use study::Study;
@@ -44,6 +47,7 @@ use crate::demo::DemoError;
 use crate::evaluate::EvalError;
 use crate::files::write_atomically;
 use crate::inspect::InspectError;
+use crate::lens::LensError;
 use crate::recipe::RecipeError;
 use crate::shapes::ShapesError;
 use crate::train::TrainError;
@@ -88,6 +92,8 @@ pub enum AblateError {
     Analysis(#[from] AnalysisError),
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    #[error(transparent)]
+    Lens(#[from] LensError),
     #[error(transparent)]
     Benchmark(#[from] BenchmarkError),
     #[error(transparent)]

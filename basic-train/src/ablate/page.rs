@@ -4,9 +4,9 @@ use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
 use super::AblateError;
-use super::figure::{Figure, figure};
+use super::figure::{Figure, figure, layers};
 use super::summary::{Rows, Summary};
-use super::table::{heading, legend, mark, progress};
+use super::table::{Section, heading, legend, mark, progress, sections};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
@@ -32,8 +32,8 @@ struct GroupView {
 
 #[derive(Serialize)]
 struct TableView {
-    /// The details are folded away.
-    details: bool,
+    /// Tables with a title are folded away.
+    title: Option<String>,
     /// Stages and how many columns each has.
     stages: Vec<(String, usize)>,
     labels: Vec<String>,
@@ -80,28 +80,24 @@ pub(super) fn render(summary: &Summary) -> Result<String, AblateError> {
 }
 
 fn view(summary: &Summary, index: usize, group: &Rows) -> GroupView {
-    let columns = |main: bool| -> Vec<usize> {
-        let measured = |at: &usize| group.rows.iter().any(|row| row.entries[*at].is_some());
-        (0..summary.columns.len()).filter(|at| summary.columns[*at].main == main).filter(measured).collect()
-    };
-    let main = columns(true);
-    let tables = [main.clone(), columns(false)].into_iter().enumerate();
-    let figures = match group.axis {
-        Some(_) => main.iter().filter_map(|at| figure(group, *at, &summary.columns[*at])).collect(),
-        None => Vec::new(),
-    };
+    let sections = sections(summary, group);
+    let drawn = sections.iter().flat_map(|section| -> Vec<Figure> {
+        match (section.title.is_none(), section.layers) {
+            (true, _) => section.columns.iter().filter_map(|at| figure(group, *at, &summary.columns[*at])).collect(),
+            (false, true) => layers(group, &section.columns, &summary.columns).into_iter().collect(),
+            (false, false) => Vec::new(),
+        }
+    });
     GroupView {
         id: format!("group-{}", index + 1),
         heading: heading(group),
-        tables: tables
-            .filter(|(at, columns)| *at == 0 || !columns.is_empty())
-            .map(|(at, columns)| table(summary, group, &columns, at == 1))
-            .collect(),
-        figures,
+        figures: drawn.collect(),
+        tables: sections.iter().map(|section| table(summary, group, section)).collect(),
     }
 }
 
-fn table(summary: &Summary, group: &Rows, columns: &[usize], details: bool) -> TableView {
+fn table(summary: &Summary, group: &Rows, section: &Section) -> TableView {
+    let columns = &section.columns;
     let mut stages: Vec<(String, usize)> = Vec::new();
     for at in columns {
         let stage = &summary.columns[*at].stage;
@@ -133,7 +129,7 @@ fn table(summary: &Summary, group: &Rows, columns: &[usize], details: bool) -> T
             .collect(),
     });
     TableView {
-        details,
+        title: section.title.clone(),
         labels: columns.iter().map(|at| summary.columns[*at].label.clone()).collect(),
         rows: rows.collect(),
         stages,

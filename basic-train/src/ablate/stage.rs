@@ -156,6 +156,7 @@ impl Worker<'_> {
         let (measures, answers) = (study.measures(config), folder(self.out, &planned.hash).join("answers"));
         let mut values = self.evaluator.scores(&loaded, &measures, &answers)?;
         values.extend(self.evaluator.shapes(&loaded, &measures, &recipe.objective)?);
+        values.extend(self.evaluator.lens(&loaded, &measures)?);
         let Some(stop) = &config.early_stopping else { return Ok(values) };
         let (step, validation, best) = self.best(&dir, stop, recipe)?;
         let last = states(&dir).map_err(AblateError::io(&dir))?.last().is_some_and(|(at, _)| *at == step);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::AblateError;
+use super::lens::LensConfig;
 
 /// A recipe's own keys: a stage cannot be called so, and whatever else stands first in a `set` is a stage's name.
 pub(super) const RECIPE_KEYS: [&str; 15] = [
@@ -129,6 +130,8 @@ pub enum Measure {
     VNorm,
     /// The norms of the projector's gradients by loss.
     Gradients,
+    /// What the token lens says of `evaluation.lens`, layer by layer.
+    Lens,
 }
 
 /// `early_stopping`
@@ -171,6 +174,9 @@ pub struct EvaluationConfig {
     pub limit: Option<usize>,
     /// A folder that `basic data shapes` wrote: for caption loss, grounding, lengths and gradients.
     pub shapes: Option<PathBuf>,
+    /// A data set for the token lens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lens: Option<LensConfig>,
     /// Benchmarks by name.
     pub benchmarks: Vec<String>,
     /// Their folders, laid out as LLaVA's playground/data/eval.
@@ -188,6 +194,7 @@ impl Default for EvaluationConfig {
             images: None,
             limit: None,
             shapes: None,
+            lens: None,
             benchmarks: Vec::new(),
             root: None,
             batch_size: 32,
@@ -351,6 +358,9 @@ impl Study {
                 "stage {name}: caption_loss, grounding, v_norm and gradients need evaluation.shapes, a folder of \
                  `basic data shapes`"
             ));
+        }
+        if has(Measure::Lens) && evaluation.lens.is_none() {
+            return Some(format!("stage {name}: measure = [\"lens\"] needs evaluation.lens"));
         }
         let stop = stage.early_stopping.as_ref()?;
         match stop.by {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::expand::{Cell, Expanded};
+use super::lens::{ANSWERED, QUANTITIES, REPLACED};
 use super::result::Values;
 use super::schedule::Results;
 use super::statistics::{Difference, Spread};
@@ -48,6 +49,18 @@ pub struct Column {
     pub better: Better,
     /// Whether it stands in the first table or in the one with the details.
     pub main: bool,
+    /// The layer, where it is one of several: they have a table of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerOf>,
+}
+
+/// A quantity at one of the decoder's layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerOf {
+    /// The quantity, as tables call it.
+    pub quantity: String,
+    /// 0 for the projector's output, h for decoder layer h.
+    pub layer: usize,
 }
 
 /// How a quantity is written.
@@ -223,7 +236,7 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
         let measures = study.measures(stage);
         let mut add = |metric: &str, label: &str, unit: Unit, better: Better, main: bool| {
             let (metric, label) = (metric.to_string(), label.to_string());
-            all.push(Column { stage: stage.name.clone(), metric, label, unit, better, main });
+            all.push(Column { stage: stage.name.clone(), metric, label, unit, better, main, layer: None });
         };
         use {Better::*, Unit::*};
         let stops = stage.early_stopping.is_some();
@@ -248,6 +261,10 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
             add("grounding", "grounded, %", Percent, Higher, true);
             add("grounding_chance", "grounded by chance, %", Percent, Neither, false);
         }
+        if measures.contains(&Measure::Lens) && study.evaluation.lens.as_ref().is_some_and(|lens| lens.replace) {
+            add(REPLACED, "accuracy from nearest tokens, %", Percent, Higher, true);
+            add(ANSWERED, "accuracy on the same questions, %", Percent, Higher, false);
+        }
         if stops {
             add("best.step", "best validation step", Plain, Neither, false);
         }
@@ -261,11 +278,17 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
             }
         }
         let hashes = expanded.cells.iter().flat_map(|cell| &cell.chains).map(|chain| &chain.stages[index].hash);
-        let there = hashes.filter_map(|hash| results.get(hash)).flat_map(|result| result.values.keys());
-        let parts: BTreeSet<&String> =
-            there.filter(|key| scored.iter().any(|metric| key.starts_with(&format!("{metric}.")))).collect();
+        let there: BTreeSet<&String> =
+            hashes.filter_map(|hash| results.get(hash)).flat_map(|result| result.values.keys()).collect();
+        let parts: Vec<&&String> =
+            there.iter().filter(|key| scored.iter().any(|metric| key.starts_with(&format!("{metric}.")))).collect();
         for part in parts {
             add(part, &format!("{}, %", part.replace('.', ": ")), Percent, Higher, false);
+        }
+        for quantity in &QUANTITIES {
+            let mut layers: Vec<usize> = there.iter().filter_map(|key| quantity.layer(key)).collect();
+            layers.sort_unstable();
+            all.extend(layers.into_iter().map(|layer| quantity.column(&stage.name, layer)));
         }
     }
     all

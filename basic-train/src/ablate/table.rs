@@ -1,7 +1,7 @@
 //! The findings as Markdown and CSV, and how numbers are written.
 
 use super::statistics::{Difference, Spread};
-use super::summary::{Column, Entry, Rows, Summary, Unit};
+use super::summary::{Column, Entry, LayerOf, Rows, Summary, Unit};
 use crate::demo::report::numbers::{fixed, signed};
 
 impl Unit {
@@ -80,6 +80,40 @@ pub(super) fn heading(group: &Rows) -> String {
     parts.collect::<Vec<_>>().join(": ")
 }
 
+/// Columns that stand in one table.
+pub(super) struct Section {
+    /// None for the first table.
+    pub title: Option<String>,
+    /// Whether its columns are layers.
+    pub layers: bool,
+    pub columns: Vec<usize>,
+}
+
+/// A group's tables: what it is about, details, and each quantity that layers have; of what was measured.
+pub(super) fn sections(summary: &Summary, group: &Rows) -> Vec<Section> {
+    let measured = |at: &usize| group.rows.iter().any(|row| row.entries[*at].is_some());
+    let mut main = Section { title: None, layers: false, columns: Vec::new() };
+    let mut details = Section { title: Some("details".into()), layers: false, columns: Vec::new() };
+    let mut layers: Vec<Section> = Vec::new();
+    for at in 0..summary.columns.len() {
+        let column = &summary.columns[at];
+        match &column.layer {
+            // A first table without numbers says that there are none yet.
+            None if column.main => main.columns.push(at),
+            _ if !measured(&at) => {}
+            None => details.columns.push(at),
+            Some(LayerOf { quantity, .. }) => {
+                let title = format!("{}: {quantity}, layer by layer", column.stage);
+                match layers.iter_mut().find(|section| section.title.as_ref() == Some(&title)) {
+                    Some(section) => section.columns.push(at),
+                    None => layers.push(Section { title: Some(title), layers: true, columns: vec![at] }),
+                }
+            }
+        }
+    }
+    [main, details].into_iter().chain(layers).filter(|section| !section.columns.is_empty()).collect()
+}
+
 /// `table.md`
 pub(super) fn markdown(summary: &Summary) -> String {
     let mut text = format!("# {}\n\n", summary.study);
@@ -88,16 +122,17 @@ pub(super) fn markdown(summary: &Summary) -> String {
             text += &format!("{}\n\n", paragraph.trim());
         }
     }
-    for (main, title) in [(true, ""), (false, ", details")] {
-        for group in &summary.groups {
-            let columns: Vec<usize> =
-                (0..summary.columns.len()).filter(|at| summary.columns[*at].main == main).collect();
-            if columns.is_empty() {
-                continue;
+    // The first tables of all groups stand together.
+    let all: Vec<(&Rows, Vec<Section>)> =
+        summary.groups.iter().map(|group| (group, sections(summary, group))).collect();
+    for first in [true, false] {
+        for (group, sections) in &all {
+            for Section { title, columns, .. } in sections.iter().filter(|section| section.title.is_none() == first) {
+                let title = title.as_ref().map(|title| format!(", {title}")).unwrap_or_default();
+                text += &format!("## {}{}\n\n", cell(&heading(group)), cell(&title));
+                text += &group_markdown(summary, group, columns);
+                text.push('\n');
             }
-            text += &format!("## {}{title}\n\n", cell(&heading(group)));
-            text += &group_markdown(summary, group, &columns);
-            text.push('\n');
         }
     }
     text
@@ -106,7 +141,10 @@ pub(super) fn markdown(summary: &Summary) -> String {
 fn group_markdown(summary: &Summary, group: &Rows, columns: &[usize]) -> String {
     let label = |at: &usize| {
         let column = &summary.columns[*at];
-        cell(&format!("{}: {}", column.stage, column.label))
+        match column.layer {
+            Some(_) => cell(&column.label),
+            None => cell(&format!("{}: {}", column.stage, column.label)),
+        }
     };
     let labels: Vec<String> = columns.iter().map(label).collect();
     let mut text = format!("| | seeds | {} |\n|---|---|{}\n", labels.join(" | "), "---|".repeat(columns.len()));

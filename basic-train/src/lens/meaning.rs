@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::token::{TokenText, fold};
 use super::{Grid, LensError, Place};
@@ -14,10 +14,11 @@ use crate::shapes::{SceneRecord, patch_truth, true_words};
 const STOP_WORDS: &str = include_str!("stop_words.txt");
 
 /// What the nearest token must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
     /// A content word of the image's caption or answer: see [`content_words`].
+    #[default]
     Caption,
     /// A word that is true of the object which covers the patch (Shapes); patches without an object don't count.
     Labels,
