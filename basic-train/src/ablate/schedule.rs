@@ -115,7 +115,9 @@ impl Schedule<'_> {
             (self.say)(&format!("{line}; {left}"));
             Ok(())
         };
-        let mut worker: Option<Worker> = None;
+        // Files that every cell is measured on: what is wrong with them is told once, before anything is trained.
+        let any = !lock(state).waiting.is_empty();
+        let mut worker = any.then(|| self.worker(device, &done)).transpose()?;
         while let Some(at) = self.take(state, changed) {
             let job = &self.jobs[at];
             let label = format!("{}, seed {}", job.cell, job.chain.seed);

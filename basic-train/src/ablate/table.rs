@@ -57,10 +57,11 @@ pub(super) fn mark(entry: &Entry, column: &Column) -> &'static str {
 /// How the tables are to be read.
 pub(super) fn legend(summary: &Summary) -> String {
     let compared: usize = summary.groups.iter().flat_map(|group| &group.rows).filter(|row| !row.is_baseline()).count();
+    let rows = if compared == 1 { "row" } else { "rows" };
     format!(
         "Mean ± sample standard deviation over the seeds. Below it the difference to the baseline, paired by seed, with \
          its 95% interval by Student's t. ▲ and ▼ mark intervals that exclude 0, for the better and for the worse. The \
-         intervals are not corrected for the number of comparisons: of {compared} rows without any effect, one in 20 \
+         intervals are not corrected for the number of comparisons: of {compared} {rows} without any effect, one in 20 \
          would be marked in a given column."
     )
 }
