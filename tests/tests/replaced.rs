@@ -110,6 +110,33 @@ fn a_run_that_fails_with_states_can_go_on_and_keeps_what_it_replaces_aside() {
 }
 
 #[test]
+fn one_last_step_that_is_not_finite_is_left_out_and_two_of_them_end_the_run() {
+    for (whole, ends_well) in [(3, true), (2, false)] {
+        let project = Project::new(BINARY, "pretrain", 4);
+        let out = project.train("out", &["--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=9"]);
+        for step in whole + 1..=4 {
+            fs::remove_dir_all(out.join(format!("checkpoints/step-{step:08}"))).unwrap();
+        }
+        killed(&out);
+        set(&out, |record| {
+            record["recipe"]["objective"]["lambda_das"] = 3e38.into();
+            record["recipe"]["objective"]["lambda_sds"] = 3e38.into();
+        });
+        let ran = resume(&out);
+        if ends_well {
+            assert_eq!(ran.code, Some(0), "{ran:#?}");
+            let steps = read_jsonl(&out.join("metrics.jsonl"));
+            let skipped: Vec<bool> = steps.iter().map(|step| step["skipped"] == true).collect();
+            assert_eq!(skipped, [false, false, false, true]);
+            assert!(out.join("model.safetensors").is_file());
+        } else {
+            ran.refused(1, &["step 4: ", "not finite"]);
+            assert_eq!(states(&out), ["step-00000001", "step-00000002", "step-00000003"]);
+        }
+    }
+}
+
+#[test]
 fn overwrite_replaces_runs_and_checkpoints_and_nothing_that_the_run_reads() {
     let project = Project::new(BINARY, "pretrain", 2);
     let out = project.path().join("out");

@@ -6,9 +6,10 @@ use serde_json::Value;
 use toml::Table;
 
 use super::AblateError;
+use super::factor::{Factor, Grid};
 use super::key::Keys;
 use super::resolve::{Layer, Resolved, Resolver};
-use super::study::{Factor, Grid, Study, repeated};
+use super::study::{Study, repeated};
 use super::world::World;
 
 /// Cells that are compared with each other: a factor or a grid, in one setting.
@@ -81,7 +82,7 @@ pub(super) fn expand(path: &Path, study: Study, out: &Path, sets: &[String]) -> 
     {
         let resolver = Resolver::new(path, &study, world.as_ref(), sets)?;
         let mut keys = Keys::new(&study, world.as_ref());
-        let settings: Vec<Option<&super::study::Variant>> =
+        let settings: Vec<Option<&super::factor::Variant>> =
             if study.settings.is_empty() { vec![None] } else { study.settings.iter().map(Some).collect() };
         for setting in settings {
             for (name, axis, drafts) in drafts(&study).map_err(wrong)? {

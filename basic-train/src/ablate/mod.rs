@@ -1,12 +1,13 @@
 //! Ablations: a study's cells trained and measured with several seeds each, and tables of what came out.
 //!
-//! - `study` reads the TOML file; `resolve` makes recipes of it and `expand` cells; `key` names a result by all that it
+//! - `study` and `factor` read the TOML file; `resolve` makes recipes of it and `expand` cells; `key` names a result by all that it
 //!   depends on.
 //! - `stage` trains and measures one cell with one seed, `measure` and `lens` have what is measured, `schedule` does it
 //!   for all.
 //! - `summary` puts the results together with `statistics`; `table`, `figure` and `page` show them.
 
 mod expand;
+mod factor;
 mod figure;
 mod key;
 mod lens;
