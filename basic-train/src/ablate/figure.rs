@@ -14,6 +14,8 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 186.0;
 /// Where the largest number is this many times the smallest, the axis is logarithmic.
 const LOGARITHMIC_FROM: f64 = 20.0;
+/// How far lines' points of the same place stand from each other.
+const APART: f64 = 4.0;
 /// Lines with colours of their own.
 const COLOURS: usize = 6;
 
@@ -135,11 +137,13 @@ fn drawing(title: String, x_label: String, series: &[(&str, Vec<Found>)], refere
     let y_of = |y: f64| BOTTOM - (BOTTOM - TOP) * (y / step - from as f64) / (to - from) as f64;
     let number = |value: f64| format!("{value:.1}");
     let lines = series.iter().enumerate().map(|(index, (name, points))| {
+        // Side by side, for their bars not to hide each other.
+        let aside = APART * (index as f64 - (series.len() as f64 - 1.0) / 2.0);
         let corners = points.iter().enumerate().map(|(at, point)| {
-            format!("{}{:.1} {:.1}", if at == 0 { 'M' } else { 'L' }, x_of(point.x), y_of(point.mean))
+            format!("{}{:.1} {:.1}", if at == 0 { 'M' } else { 'L' }, x_of(point.x) + aside, y_of(point.mean))
         });
         let drawn = points.iter().map(|point| Point {
-            x: number(x_of(point.x)),
+            x: number(x_of(point.x) + aside),
             y: number(y_of(point.mean)),
             low: number(y_of(point.mean - point.margin)),
             high: number(y_of(point.mean + point.margin)),

@@ -106,7 +106,7 @@ fn table(summary: &Summary, group: &Rows, section: &Section) -> TableView {
             None => stages.push((stage.clone(), 1)),
         }
     }
-    let rows = group.rows.iter().map(|row| RowView {
+    let rows = group.all().map(|row| RowView {
         name: row.name.clone(),
         baseline: row.is_baseline(),
         seeds: row.entries.iter().flatten().map(|entry| entry.value.seeds).max().unwrap_or(0),

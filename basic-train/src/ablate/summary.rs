@@ -98,6 +98,16 @@ pub struct Rows {
     pub axis: Option<String>,
     /// The cells; those of another factor that are compared with come first.
     pub rows: Vec<Row>,
+    /// In a grid along numbers whose lines are compared with one of them: each line's mean over its numbers, seed by seed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub means: Vec<Row>,
+}
+
+impl Rows {
+    /// The rows of a table: cells, then means.
+    pub fn all(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().chain(&self.means)
+    }
 }
 
 /// A cell.
@@ -175,11 +185,14 @@ pub(super) fn summarize(expanded: &Expanded, results: &Results, revision: Option
         cells.retain(|at| !group.cells.contains(at));
         cells.dedup();
         cells.extend(&group.cells);
+        let rows: Vec<Row> =
+            cells.into_iter().map(|at| row(expanded, &expanded.cells[at], results, &columns)).collect();
         Rows {
             setting: group.setting.clone(),
             name: group.name.clone(),
+            means: group.axis.as_ref().map(|axis| means(axis, &rows, &columns)).unwrap_or_default(),
             axis: group.axis.clone(),
-            rows: cells.into_iter().map(|at| row(expanded, &expanded.cells[at], results, &columns)).collect(),
+            rows,
         }
     });
     Summary {
@@ -210,23 +223,82 @@ fn runs(expanded: &Expanded, cell: &Cell, results: &Results) -> Vec<Run> {
 
 fn row(expanded: &Expanded, cell: &Cell, results: &Results, columns: &[Column]) -> Row {
     let baseline = &expanded.cells[cell.baseline];
-    let (own, theirs) = (runs(expanded, cell, results), runs(expanded, baseline, results));
-    let entry = |column: &Column| {
-        let value = |run: &Run| run.values.get(&column.stage)?.get(&column.metric).copied();
-        let values: Vec<f64> = own.iter().filter_map(value).collect();
-        let pairs = own.iter().zip(&theirs).filter_map(|(own, their)| Some(value(own)? - value(their)?));
-        let difference = (baseline.id != cell.id).then(|| Difference::of(&pairs.collect::<Vec<_>>())).flatten();
-        Spread::of(&values).map(|value| Entry { value, difference })
-    };
+    let own = runs(expanded, cell, results);
+    let theirs = (baseline.id != cell.id).then(|| runs(expanded, baseline, results));
     Row {
         cell: cell.id.clone(),
         name: cell.name.clone(),
         x: cell.x,
         series: cell.series.clone(),
         baseline: baseline.id.clone(),
-        entries: columns.iter().map(entry).collect(),
+        entries: entries(columns, &own, theirs.as_deref()),
         runs: own,
     }
+}
+
+/// The statistics of runs beside the baseline's, which have the same seeds; none for the baseline itself.
+fn entries(columns: &[Column], own: &[Run], theirs: Option<&[Run]>) -> Vec<Option<Entry>> {
+    let entry = |column: &Column| {
+        let value = |run: &Run| run.values.get(&column.stage)?.get(&column.metric).copied();
+        let values: Vec<f64> = own.iter().filter_map(value).collect();
+        let difference = theirs.and_then(|theirs| {
+            let pairs = own.iter().zip(theirs).filter_map(|(own, their)| Some(value(own)? - value(their)?));
+            Difference::of(&pairs.collect::<Vec<_>>())
+        });
+        Spread::of(&values).map(|value| Entry { value, difference })
+    };
+    columns.iter().map(entry).collect()
+}
+
+/// The mean of each line of a grid over its numbers. The differences of one number's cells scatter more than what they
+/// have in common.
+fn means(axis: &str, rows: &[Row], columns: &[Column]) -> Vec<Row> {
+    let mut lines: Vec<(&str, Vec<&Row>)> = Vec::new();
+    for row in rows.iter().filter(|row| row.x.is_some()) {
+        match lines.iter_mut().find(|(name, _)| *name == row.series) {
+            Some((_, line)) => line.push(row),
+            None => lines.push((&row.series, vec![row])),
+        }
+    }
+    // Each cell's baseline stands for the same number, and all of them are in one line.
+    let compared = |row: &Row| {
+        let baseline = rows.iter().find(|other| other.cell == row.baseline)?;
+        (baseline.x == row.x).then_some(baseline.series.as_str())
+    };
+    let Some(base) = rows.first().and_then(compared) else { return Vec::new() };
+    if lines.len() < 2 || rows.iter().any(|row| compared(row) != Some(base)) {
+        return Vec::new();
+    }
+    let lines: Vec<(&str, Vec<Run>)> = lines.into_iter().map(|(name, line)| (name, averaged(&line))).collect();
+    let theirs = lines.iter().find(|(name, _)| *name == base).map(|(_, runs)| runs.clone());
+    let name = |series: &str| format!("mean over {axis}, {series}");
+    let row = |(series, own): (&str, Vec<Run>)| Row {
+        cell: name(series),
+        name: name(series),
+        x: None,
+        series: series.into(),
+        baseline: name(base),
+        entries: entries(columns, &own, theirs.as_deref().filter(|_| series != base)),
+        runs: own,
+    };
+    lines.into_iter().map(row).collect()
+}
+
+/// Seed by seed the mean of what all of these cells have.
+fn averaged(line: &[&Row]) -> Vec<Run> {
+    let first = line.first().map(|row| row.runs.as_slice()).unwrap_or_default();
+    let runs = first.iter().enumerate().map(|(at, run)| {
+        let mean = |stage: &String, metric: &String| {
+            let values = line.iter().map(|row| row.runs.get(at)?.values.get(stage)?.get(metric).copied());
+            let values: Option<Vec<f64>> = values.collect();
+            Some((metric.clone(), values?.iter().sum::<f64>() / line.len() as f64))
+        };
+        let stages = run.values.iter().map(|(stage, values)| {
+            (stage.clone(), values.keys().filter_map(|metric| mean(stage, metric)).collect::<Values>())
+        });
+        Run { seed: run.seed, hashes: BTreeMap::new(), values: stages.collect() }
+    });
+    runs.collect()
 }
 
 fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {

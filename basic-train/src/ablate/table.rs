@@ -149,7 +149,7 @@ fn group_markdown(summary: &Summary, group: &Rows, columns: &[usize]) -> String 
     };
     let labels: Vec<String> = columns.iter().map(label).collect();
     let mut text = format!("| | seeds | {} |\n|---|---|{}\n", labels.join(" | "), "---|".repeat(columns.len()));
-    for row in &group.rows {
+    for row in group.all() {
         let name = if row.is_baseline() { format!("{} (baseline)", row.name) } else { row.name.clone() };
         let seeds = columns.iter().filter_map(|at| row.entries[*at]).map(|entry| entry.value.seeds).max();
         let written = columns.iter().map(|at| match &row.entries[*at] {
@@ -197,7 +197,7 @@ pub(super) fn csv(summary: &Summary) -> Result<Vec<u8>, csv::Error> {
     ])?;
     let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     for group in &summary.groups {
-        for row in &group.rows {
+        for row in group.all() {
             for (entry, column) in row.entries.iter().zip(&summary.columns) {
                 let Some(Entry { value, difference }) = entry else { continue };
                 let interval = difference.and_then(|difference| difference.interval);

@@ -129,6 +129,39 @@ fn settings_repeat_every_factor_and_a_grid_combines_its_axes() {
 }
 
 #[test]
+fn a_grid_along_numbers_has_the_mean_of_each_of_its_lines() {
+    let grid = "[grid]\nbaseline = { arm = \"none\" }\naxes = [\n{ name = \"samples\", key = \"data.limit\", values = [2, 4] },\n\
+                { name = \"arm\", cells = [{ name = \"none\", set = { objective.das = false } }, { name = \"basic\" }] },\n]\n";
+    let study = read(&format!("{STUDY}{grid}")).unwrap();
+    let mut results = made_up(&study);
+    // Cells are called "2, none" and so on: all of them have the same gains, but for these.
+    for (id, gain) in [("grid/2, basic", 0.04), ("grid/4, basic", 0.01)] {
+        for chain in &cell(&study, id).chains {
+            let value = |accuracy: f64| [("accuracy".to_string(), accuracy)].into();
+            let base = 0.5 + 0.06 * chain.seed as f64;
+            results.get_mut(&chain.stages[0].hash).unwrap().values = value(base + gain + 0.01 * chain.seed as f64);
+        }
+    }
+    let summary = summarize(&study, &results, None);
+    let group = summary.groups.last().unwrap();
+    let [none, basic] = &group.means[..] else { panic!("{:?}", group.means) };
+    assert_eq!((none.name.as_str(), basic.name.as_str()), ("mean over samples, none", "mean over samples, basic"));
+    assert!(none.is_baseline() && none.entries[0].unwrap().difference.is_none());
+    // The means over both numbers are 0.025 above, and 0.01 more with each seed: 0.025, 0.035, 0.045.
+    let difference = basic.entries[0].unwrap().difference.unwrap();
+    assert!((difference.mean - 0.035).abs() < 1e-12, "{difference:?}");
+    let [low, high] = difference.interval.unwrap();
+    assert!((high - low - 2.0 * 4.302_652_729_7 * 0.01 / 3.0_f64.sqrt()).abs() < 1e-9);
+    assert!(markdown(&summary).contains("| mean over samples, none (baseline) | 3 | 56.0 ± 6.0 |"));
+    // Without a line to compare with at the same number there is nothing to average.
+    assert!(summary.groups[..3].iter().all(|group| group.means.is_empty()));
+    // A number that lacks a seed leaves it out of the mean.
+    results.remove(&cell(&study, "grid/4, basic").chains[2].stages[0].hash);
+    let basic = summarize(&study, &results, None).groups.last().unwrap().means[1].clone();
+    assert_eq!(basic.entries[0].unwrap().value.seeds, 2);
+}
+
+#[test]
 fn wrong_studies_name_the_key() {
     for (from, to, mention) in [
         ("baseline = \"none\"", "", "baseline: name the cell"),
