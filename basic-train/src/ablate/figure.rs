@@ -36,6 +36,8 @@ pub(super) struct Figure {
     y_ticks: Vec<Tick>,
     /// The height of the baseline that is no point itself.
     reference: Option<String>,
+    /// What the bars at points are.
+    bars: &'static str,
     lines: Vec<Line>,
 }
 
@@ -62,6 +64,10 @@ struct Point {
     high: String,
     told: String,
 }
+
+/// What bars are.
+const MEAN: &str = "95% interval of the mean";
+const PAIRED: &str = "95% interval of the difference, paired by seed";
 
 /// A point in the quantity's own units.
 struct Found {
@@ -91,7 +97,25 @@ pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure>
     let reference = group.rows.iter().find(|row| row.x.is_none() && row.is_baseline());
     let reference = reference.and_then(|row| Some(row.entries.get(at)?.as_ref()?.value.mean * factor));
     let title = format!("{}: {}", column.stage, column.label);
-    drawing(title, group.axis.clone().unwrap_or_default(), &series, reference)
+    drawing(title, group.axis.clone().unwrap_or_default(), &series, reference, MEAN)
+}
+
+/// How far a grid's lines are from the one that they are compared with; `None` where they are not.
+pub(super) fn differences(group: &Rows, at: usize, column: &Column) -> Option<Figure> {
+    let factor = if column.unit == Unit::Percent { 100.0 } else { 1.0 };
+    let find = |row: &Row| {
+        let difference = row.entries.get(at)?.as_ref()?.difference?;
+        let [low, high] = difference.interval?;
+        Some(Found { x: row.x?, mean: difference.mean * factor, margin: (high - low) / 2.0 * factor })
+    };
+    let lines = group.means.iter().map(|mean| {
+        let points = group.rows.iter().filter(|row| row.series == mean.series).filter_map(find).collect();
+        (mean.series.as_str(), points)
+    });
+    // A line that is compared keeps the colour that it has beside the others.
+    let series: Vec<(&str, Vec<Found>)> = lines.collect();
+    let title = format!("{}: {}, difference", column.stage, column.label);
+    drawing(title, group.axis.clone().unwrap_or_default(), &series, Some(0.0), PAIRED)
 }
 
 /// A quantity over the layers, a line for each cell. `columns` are those of the quantity.
@@ -112,11 +136,17 @@ pub(super) fn layers(group: &Rows, columns: &[usize], all: &[Column]) -> Option<
         .filter(|(_, points)| !points.is_empty())
         .collect();
     let title = format!("{}: {}", first.stage, first.layer.as_ref()?.quantity);
-    drawing(title, "layer".into(), &series, None)
+    drawing(title, "layer".into(), &series, None, MEAN)
 }
 
 /// The drawing of series of points; `None` where they have fewer than two places.
-fn drawing(title: String, x_label: String, series: &[(&str, Vec<Found>)], reference: Option<f64>) -> Option<Figure> {
+fn drawing(
+    title: String,
+    x_label: String,
+    series: &[(&str, Vec<Found>)],
+    reference: Option<f64>,
+    bars: &'static str,
+) -> Option<Figure> {
     let all = || series.iter().flat_map(|(_, points)| points);
     let mut xs: Vec<f64> = all().map(|point| point.x).collect();
     xs.sort_by(f64::total_cmp);
@@ -132,7 +162,7 @@ fn drawing(title: String, x_label: String, series: &[(&str, Vec<Found>)], refere
     let x_of = |x: f64| LEFT + 12.0 + (RIGHT - LEFT - 24.0) * place(x);
     let ends = all().flat_map(|point| [point.mean - point.margin, point.mean + point.margin]).chain(reference);
     let (low, high) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), value| (l.min(value), h.max(value)));
-    let step = nice_step(((high - low) / 4.0).max(1e-9));
+    let step = nice_step(((high - low) / 5.0).max(1e-9));
     let (from, to) = ((low / step).floor() as i64, ((high / step).ceil() as i64).max((low / step).floor() as i64 + 1));
     let y_of = |y: f64| BOTTOM - (BOTTOM - TOP) * (y / step - from as f64) / (to - from) as f64;
     let number = |value: f64| format!("{value:.1}");
@@ -151,7 +181,7 @@ fn drawing(title: String, x_label: String, series: &[(&str, Vec<Found>)], refere
         });
         Line { name: (*name).to_string(), colour: index % COLOURS, path: corners.collect(), points: drawn.collect() }
     });
-    let lines: Vec<Line> = lines.collect();
+    let lines: Vec<Line> = lines.filter(|line| !line.points.is_empty()).collect();
     let told = lines.iter().flat_map(|line| &line.points).map(|point| point.told.as_str());
     Some(Figure {
         title,
@@ -167,6 +197,7 @@ fn drawing(title: String, x_label: String, series: &[(&str, Vec<Found>)], refere
         y_ticks: (from..=to)
             .map(|at| Tick { at: number(y_of(at as f64 * step)), label: tick_label(at as f64 * step) })
             .collect(),
+        bars,
         reference: reference.map(|value| number(y_of(value))),
         lines,
     })

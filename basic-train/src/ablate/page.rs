@@ -4,8 +4,8 @@ use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
 use super::AblateError;
-use super::figure::{Figure, figure, layers};
-use super::summary::{Rows, Summary};
+use super::figure::{Figure, differences, figure, layers};
+use super::summary::{Column, Rows, Summary};
 use super::table::{Section, heading, legend, mark, progress, sections};
 
 const PAGE: &str = include_str!("page.html");
@@ -83,7 +83,7 @@ fn view(summary: &Summary, index: usize, group: &Rows) -> GroupView {
     let sections = sections(summary, group);
     let drawn = sections.iter().flat_map(|section| -> Vec<Figure> {
         match (section.title.is_none(), section.layers) {
-            (true, _) => section.columns.iter().filter_map(|at| figure(group, *at, &summary.columns[*at])).collect(),
+            (true, _) => section.columns.iter().flat_map(|at| main(group, *at, &summary.columns[*at])).collect(),
             (false, true) => layers(group, &section.columns, &summary.columns).into_iter().collect(),
             (false, false) => Vec::new(),
         }
@@ -94,6 +94,11 @@ fn view(summary: &Summary, index: usize, group: &Rows) -> GroupView {
         figures: drawn.collect(),
         tables: sections.iter().map(|section| table(summary, group, section)).collect(),
     }
+}
+
+/// A main column's figures: its values, and where lines are compared their differences.
+fn main(group: &Rows, at: usize, column: &Column) -> impl Iterator<Item = Figure> + use<> {
+    figure(group, at, column).into_iter().chain(differences(group, at, column))
 }
 
 fn table(summary: &Summary, group: &Rows, section: &Section) -> TableView {

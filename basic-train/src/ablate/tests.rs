@@ -153,6 +153,10 @@ fn a_grid_along_numbers_has_the_mean_of_each_of_its_lines() {
     let [low, high] = difference.interval.unwrap();
     assert!((high - low - 2.0 * 4.302_652_729_7 * 0.01 / 3.0_f64.sqrt()).abs() < 1e-9);
     assert!(markdown(&summary).contains("| mean over samples, none (baseline) | 3 | 56.0 ± 6.0 |"));
+    // And figures of how far they are apart, of both stages.
+    let page = super::page::render(&summary).unwrap();
+    assert_eq!(page.matches("<figcaption>align: accuracy, %, difference</figcaption>").count(), 1);
+    assert_eq!(page.matches(", difference</figcaption>").count(), 2);
     // Without a line to compare with at the same number there is nothing to average.
     assert!(summary.groups[..3].iter().all(|group| group.means.is_empty()));
     // A number that lacks a seed leaves it out of the mean.
