@@ -204,7 +204,7 @@ fn what_is_wrong_with_a_study_is_told_with_file_and_key() {
 }
 
 #[test]
-fn the_papers_study_resolves_without_its_data() {
+fn the_studies_resolve_and_the_papers_without_its_data() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../studies");
     let dir = tempfile::tempdir().unwrap();
     let count = |name: &str| {
@@ -214,4 +214,6 @@ fn the_papers_study_resolves_without_its_data() {
     assert_eq!(count("paper.toml"), 4 + 3 + 2 + 8);
     assert_eq!(count("shapes.toml"), 2 * (4 + 3 + 2 + 6) * 5);
     assert_eq!(count("captions.toml"), 8 * 2 * 5);
+    assert_eq!(count("losses.toml"), 2 * 4 * 20);
+    assert_eq!(count("lens.toml"), 2 * 4 * 5);
 }
