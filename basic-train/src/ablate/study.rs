@@ -243,6 +243,9 @@ impl Study {
                 return Some(format!("{key}: \"{name}\" must be a name without / and ."));
             }
         }
+        if let Some(setting) = self.settings.iter().find(|setting| setting.x.is_some()) {
+            return Some(format!("settings: \"{}\" cannot have an x, which cells of a factor have", setting.name));
+        }
         if let Some(stage) = self.stages.iter().find(|stage| RECIPE_KEYS.contains(&stage.name.as_str())) {
             return Some(format!("stages: \"{}\" is a key of recipes: call the stage otherwise", stage.name));
         }
