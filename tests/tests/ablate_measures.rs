@@ -1,4 +1,5 @@
-//! What `basic ablate` measures is what the other commands say of the checkpoints that it keeps.
+//! What `basic ablate` measures is what the other commands say of the checkpoints that it keeps. With SHOTS=DIR in the
+//! environment the pages are photographed there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -141,6 +142,35 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
     let page = fs::read_to_string(out.join("table.html")).unwrap();
     assert!(page.contains("<figcaption>pretrain: angle to V^, degrees</figcaption>"));
     in_a_browser(&out);
+
+    // A report has the same tables, beside a run that the study kept.
+    let (report, run_dir) = (dir.path().join("report.html"), cell(&out, 1).0);
+    let written = run(BINARY, args!["report", out, run_dir, "--out", report, "--json"]).json();
+    assert_eq!((&written["studies"][0], written["runs"].as_array().unwrap().len()), (&"Measures".into(), 1));
+    let alone = run(BINARY, args!["report", out, "--out", dir.path().join("alone.html")]).succeeded();
+    assert!(alone.stdout.contains("(1 study, "), "{}", alone.stdout);
+    if let Some(page) = Page::open(&report) {
+        assert_eq!(page.text("#ablations"), "Ablations");
+        assert_eq!(page.evaluate("document.querySelectorAll('.study figure svg').length"), 5);
+        let value = number(&cell(&out, 1).1["pope"]) * 100.0;
+        assert!(page.text(".study tbody tr:nth-child(2)").contains(&format!("{value:.1}")));
+        for (width, height) in [(375, 800), (1280, 900)] {
+            page.resize(width, height);
+            assert!(!page.scrolls_sideways(), "at {width} pixels");
+            photograph(&page, "report", width);
+        }
+        page.assert_quiet();
+    }
+    let results = fs::read_to_string(out.join("results.json")).unwrap();
+    fs::write(out.join("results.json"), &results[..results.len() / 2]).unwrap();
+    run(BINARY, args!["report", out, "--out", report]).refused(1, &["results.json:", "not the results of a study"]);
+}
+
+/// Saves what the window shows below SHOTS, where the environment has it.
+fn photograph(page: &Page, name: &str, width: u32) {
+    if let Some(dir) = std::env::var_os("SHOTS") {
+        page.screenshot(&Path::new(&dir).join(format!("{name}-{width}.png")), 1.0);
+    }
 }
 
 /// The text of an element that is not shown as such.
@@ -148,7 +178,7 @@ fn told_by(page: &Page, selector: &str) -> String {
     text(&page.evaluate(&format!("document.querySelector('{selector}').textContent"))).to_string()
 }
 
-/// The page of the tables: with SHOTS=DIR in the environment it is photographed there.
+/// The page of the tables.
 fn in_a_browser(out: &Path) {
     let Some(page) = Page::open(&out.join("table.html")) else { return };
     assert_eq!(page.evaluate("document.querySelectorAll('figure svg').length"), 5, "a figure for each quantity");
@@ -168,9 +198,7 @@ fn in_a_browser(out: &Path) {
     for (width, height) in [(375, 800), (1280, 900)] {
         page.resize(width, height);
         assert!(!page.scrolls_sideways(), "at {width} pixels");
-        if let Some(dir) = std::env::var_os("SHOTS") {
-            page.screenshot(&Path::new(&dir).join(format!("table-{width}.png")), 1.0);
-        }
+        photograph(&page, "table", width);
     }
     page.assert_quiet();
 }

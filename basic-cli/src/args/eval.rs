@@ -76,7 +76,7 @@ pub struct Compare {
 
 #[derive(Debug, ClapArgs)]
 pub struct Report {
-    /// Directories of training runs, and what `basic eval` left (as for `basic compare`).
+    /// Directories of training runs, what `basic eval` left (as for `basic compare`), and the --out of `basic ablate`.
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// Where the page is written.
@@ -85,7 +85,7 @@ pub struct Report {
     /// Show so many answered questions of each benchmark.
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub samples: usize,
-    /// Print one JSON object: the page, its runs, its bytes.
+    /// Print one JSON object: the page, its runs and studies, its bytes.
     #[arg(long)]
     pub json: bool,
 }

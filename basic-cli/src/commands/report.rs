@@ -12,6 +12,9 @@ pub fn report(args: Report) -> Result<()> {
     if args.json {
         return print_json(&written);
     }
-    say!("report: {} ({} runs, {} KB)", written.page.display(), written.runs.len(), written.bytes.div_ceil(1000));
+    let counts = [(written.runs.len(), "run", "runs"), (written.studies.len(), "study", "studies")];
+    let told = counts.iter().filter(|(count, ..)| *count > 0);
+    let told = told.map(|(count, one, several)| format!("{count} {}, ", if *count == 1 { one } else { several }));
+    say!("report: {} ({}{} KB)", written.page.display(), told.collect::<String>(), written.bytes.div_ceil(1000));
     Ok(())
 }

@@ -12,7 +12,7 @@ mod figure;
 mod key;
 mod lens;
 mod measure;
-mod page;
+pub(crate) mod page;
 mod resolve;
 mod result;
 mod schedule;

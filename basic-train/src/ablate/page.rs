@@ -10,16 +10,38 @@ use super::table::{Section, heading, legend, mark, progress, sections};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
+/// What stands in a study, on its own page and in a report: the template's name, its text, and its style.
+pub(crate) const STUDY: (&str, &str, &str) = ("study.html", include_str!("study.html"), include_str!("study.css"));
 
 #[derive(Serialize)]
-struct Page<'a> {
-    style: &'static str,
-    name: &'a str,
-    description: &'a str,
+struct Page {
+    style: [&'static str; 2],
+    study: StudyView,
+    version: String,
+}
+
+/// A study as its template shows it.
+#[derive(Serialize)]
+pub(crate) struct StudyView {
+    name: String,
+    description: String,
     progress: String,
     legend: String,
     groups: Vec<GroupView>,
-    version: String,
+}
+
+impl StudyView {
+    /// `prefix` makes its ids different from those of other studies in a page.
+    pub fn of(summary: &Summary, prefix: &str) -> Self {
+        let groups = summary.groups.iter().enumerate();
+        Self {
+            name: summary.study.clone(),
+            description: summary.description.trim().into(),
+            progress: progress(summary),
+            legend: legend(summary),
+            groups: groups.map(|(index, group)| view(summary, format!("{prefix}group-{}", index + 1), group)).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -60,12 +82,8 @@ struct EntryView {
 /// The page as HTML.
 pub(super) fn render(summary: &Summary) -> Result<String, AblateError> {
     let page = Page {
-        style: STYLE,
-        name: &summary.study,
-        description: summary.description.trim(),
-        progress: progress(summary),
-        legend: legend(summary),
-        groups: summary.groups.iter().enumerate().map(|(index, group)| view(summary, index, group)).collect(),
+        style: [STYLE, STUDY.2],
+        study: StudyView::of(summary, ""),
         version: match &summary.revision {
             Some(revision) => format!("basic {}, revision {revision}", summary.version),
             None => format!("basic {}", summary.version),
@@ -76,10 +94,11 @@ pub(super) fn render(summary: &Summary) -> Result<String, AblateError> {
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.add_template("page.html", PAGE)?;
+    environment.add_template(STUDY.0, STUDY.1)?;
     Ok(environment.get_template("page.html")?.render(page)?)
 }
 
-fn view(summary: &Summary, index: usize, group: &Rows) -> GroupView {
+fn view(summary: &Summary, id: String, group: &Rows) -> GroupView {
     let sections = sections(summary, group);
     let drawn = sections.iter().flat_map(|section| -> Vec<Figure> {
         match (section.title.is_none(), section.layers) {
@@ -89,7 +108,7 @@ fn view(summary: &Summary, index: usize, group: &Rows) -> GroupView {
         }
     });
     GroupView {
-        id: format!("group-{}", index + 1),
+        id,
         heading: heading(group),
         figures: drawn.collect(),
         tables: sections.iter().map(|section| table(summary, group, section)).collect(),

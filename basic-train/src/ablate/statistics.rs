@@ -1,12 +1,13 @@
 //! Means over seeds, and differences paired by seed with their 95% interval by Student's t.
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// A mean over seeds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The mean.
+    #[serde(deserialize_with = "number")]
     pub mean: f64,
     /// The sample standard deviation; none with one seed.
     pub deviation: Option<f64>,
@@ -15,14 +16,26 @@ pub struct Spread {
 }
 
 /// A mean difference to the baseline, over the seeds that both have.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// Cell minus baseline.
+    #[serde(deserialize_with = "number")]
     pub mean: f64,
     /// The ends of the 95% interval; none with one seed.
+    #[serde(deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
     /// Seeds.
     pub seeds: usize,
+}
+
+/// JSON has null for a number that is not finite.
+fn number<'de, D: Deserializer<'de>>(source: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(source)?.unwrap_or(f64::NAN))
+}
+
+fn interval<'de, D: Deserializer<'de>>(source: D) -> Result<Option<[f64; 2]>, D::Error> {
+    let ends: Option<[Option<f64>; 2]> = Option::deserialize(source)?;
+    Ok(ends.map(|ends| ends.map(|end| end.unwrap_or(f64::NAN))))
 }
 
 impl Spread {

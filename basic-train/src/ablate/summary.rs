@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::expand::{Cell, Expanded};
 use super::lens::{ANSWERED, QUANTITIES, REPLACED};
@@ -12,7 +12,7 @@ use super::statistics::{Difference, Spread};
 use super::study::Measure;
 
 /// A study's findings.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Summary {
     /// The study's name.
     pub study: String,
@@ -35,7 +35,7 @@ pub struct Summary {
 }
 
 /// One quantity behind one stage.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Column {
     /// The stage.
     pub stage: String,
@@ -50,12 +50,12 @@ pub struct Column {
     /// Whether it stands in the first table or in the one with the details.
     pub main: bool,
     /// The layer, where it is one of several: they have a table of their own.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<LayerOf>,
 }
 
 /// A quantity at one of the decoder's layers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerOf {
     /// The quantity, as tables call it.
     pub quantity: String,
@@ -64,7 +64,7 @@ pub struct LayerOf {
 }
 
 /// How a quantity is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// A share as percent; differences in points.
@@ -76,7 +76,7 @@ pub enum Unit {
 }
 
 /// Which way a quantity should go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Better {
     /// Up.
@@ -88,7 +88,7 @@ pub enum Better {
 }
 
 /// A factor or a grid in one setting.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rows {
     /// The setting.
     pub setting: Option<String>,
@@ -99,7 +99,7 @@ pub struct Rows {
     /// The cells; those of another factor that are compared with come first.
     pub rows: Vec<Row>,
     /// In a grid along numbers whose lines are compared with one of them: each line's mean over its numbers, seed by seed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub means: Vec<Row>,
 }
 
@@ -111,21 +111,22 @@ impl Rows {
 }
 
 /// A cell.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// `setting/factor/name`
     pub cell: String,
     /// The name alone.
     pub name: String,
     /// The number that it stands for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x: Option<f64>,
     /// In a grid, the levels of its other axes.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub series: String,
     /// The cell that it is compared with.
     pub baseline: String,
-    /// Each seed's numbers.
+    /// Each seed's numbers, which are not read again: a number that is not finite is null.
+    #[serde(skip_deserializing)]
     pub runs: Vec<Run>,
     /// Their statistics, one a column of the study; `None` where nothing was measured.
     pub entries: Vec<Option<Entry>>,
@@ -143,7 +144,7 @@ pub struct Run {
 }
 
 /// A quantity over the seeds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Mean and deviation.
     pub value: Spread,

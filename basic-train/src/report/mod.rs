@@ -1,9 +1,10 @@
-//! A page about runs: `basic report` puts training runs and evaluations side by side in one HTML file that needs neither a
+//! A page about runs: `basic report` puts training runs, evaluations and studies side by side in one HTML file that needs neither a
 //! network nor other files.
 //!
 //! - `runs` reads the directories; `recipe` says in which keys their recipes differ.
 //! - `series` thins and smooths, `plot` has axes and paths (the demo's report draws with them too), `figures` the curves.
 //! - `evaluations` has the scores with their intervals, `samples` the answered questions with their images.
+//! - `studies` reads what `basic ablate` left, whose page's template shows it here too.
 //! - `page` fills the templates.
 
 mod evaluations;
@@ -14,9 +15,11 @@ mod recipe;
 mod runs;
 mod samples;
 pub(crate) mod series;
+mod studies;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -49,7 +52,7 @@ pub enum ReportError {
     },
     /// Neither a training run nor an evaluation.
     #[error(
-        "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl)",
+        "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl), nor the --out of `basic ablate` (results.json)",
         path = .0.display()
     )]
     NoRun(PathBuf),
@@ -83,18 +86,37 @@ pub struct Written {
     pub page: PathBuf,
     /// The runs, as the page names them.
     pub runs: Vec<String>,
+    /// The studies' names.
+    pub studies: Vec<String>,
     /// The page's bytes.
     pub bytes: usize,
 }
 
-/// Writes the page about the runs and evaluations at `paths`.
+/// Writes the page about the runs, evaluations and studies at `paths`.
 ///
 /// # Errors
 ///
 /// [`ReportError`] that names the file.
 pub fn write(paths: &[PathBuf], out: &Path, options: &Options) -> Result<Written, ReportError> {
-    let runs = runs::open(paths)?;
-    let html = page::render(&runs, options)?;
+    let mut seen = HashSet::new();
+    let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    if let Some(twice) = paths.iter().find(|path| !seen.insert(place(path))) {
+        return Err(ReportError::Twice(twice.clone()));
+    }
+    let (mut studies, mut others) = (Vec::new(), Vec::new());
+    for path in paths {
+        match studies::read(path)? {
+            Some(study) => studies.push(study),
+            None => others.push(path.clone()),
+        }
+    }
+    let runs = runs::open(&others)?;
+    let html = page::render(&runs, &studies, options)?;
     write_atomically(out, html.as_bytes()).map_err(|source| ReportError::Io { path: out.into(), source })?;
-    Ok(Written { page: out.into(), runs: runs.into_iter().map(|run| run.name).collect(), bytes: html.len() })
+    Ok(Written {
+        page: out.into(),
+        runs: runs.into_iter().map(|run| run.name).collect(),
+        studies: studies.into_iter().map(|study| study.study).collect(),
+        bytes: html.len(),
+    })
 }

@@ -10,6 +10,8 @@ use super::recipe::{Row, rows};
 use super::runs::Run;
 use super::samples::{Samples, samples};
 use super::{Options, ReportError};
+use crate::ablate::Summary;
+use crate::ablate::page::{STUDY, StudyView};
 use crate::demo::report::numbers;
 
 /// The embedded templates. The engine escapes whatever it inserts in a file whose name ends in `.html`.
@@ -25,7 +27,7 @@ const COLOURS: usize = 8;
 #[derive(Serialize)]
 struct Page<'a> {
     /// The demo's report and this page look alike.
-    style: [&'static str; 2],
+    style: [&'static str; 3],
     script: &'static str,
     title: String,
     runs: Vec<RunView>,
@@ -39,6 +41,7 @@ struct Page<'a> {
     points: Vec<Points<'a>>,
     tables: Vec<Table>,
     samples: Vec<Samples>,
+    studies: Vec<StudyView>,
     version: &'static str,
 }
 
@@ -64,12 +67,12 @@ struct RunView {
     skipped: String,
 }
 
-pub(super) fn render(runs: &[Run], options: &Options) -> Result<String, ReportError> {
+pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Result<String, ReportError> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    for (file, template) in TEMPLATES {
+    for (file, template) in TEMPLATES.into_iter().chain([(STUDY.0, STUDY.1)]) {
         environment.add_template(file, template).map_err(|source| ReportError::Template { file, source })?;
     }
     let training: Vec<usize> = (0..runs.len()).filter(|i| runs[*i].recipe().is_some()).collect();
@@ -89,9 +92,9 @@ pub(super) fn render(runs: &[Run], options: &Options) -> Result<String, ReportEr
         run.unfinished.iter().map(told)
     });
     let page = Page {
-        style: [include_str!("../demo/report/style.css"), include_str!("report.css")],
+        style: [include_str!("../demo/report/style.css"), include_str!("report.css"), STUDY.2],
         script: include_str!("report.js"),
-        title: title(runs),
+        title: title(runs, studies),
         runs: runs.iter().enumerate().map(|(place, run)| view(place, run)).collect(),
         notes: unfinished.collect(),
         training,
@@ -100,6 +103,11 @@ pub(super) fn render(runs: &[Run], options: &Options) -> Result<String, ReportEr
         points: points.collect(),
         tables: tables(runs),
         samples: if options.samples == 0 { Vec::new() } else { samples(runs, options.samples) },
+        studies: studies
+            .iter()
+            .enumerate()
+            .map(|(index, study)| StudyView::of(study, &format!("study-{}-", index + 1)))
+            .collect(),
         version: env!("CARGO_PKG_VERSION"),
         figures: &figures,
     };
@@ -107,10 +115,12 @@ pub(super) fn render(runs: &[Run], options: &Options) -> Result<String, ReportEr
     environment.get_template(TEMPLATES[0].0).and_then(|template| template.render(page)).map_err(defect)
 }
 
-fn title(runs: &[Run]) -> String {
-    match runs {
-        [run] => run.name.clone(),
-        runs => format!("{} runs side by side", runs.len()),
+fn title(runs: &[Run], studies: &[Summary]) -> String {
+    match (runs, studies) {
+        ([], [study]) => study.study.clone(),
+        ([], studies) => format!("{} studies", studies.len()),
+        ([run], _) => run.name.clone(),
+        (runs, _) => format!("{} runs side by side", runs.len()),
     }
 }
 

@@ -132,12 +132,6 @@ impl Run {
 
 /// Reads the runs at `paths` and names them.
 pub(super) fn open(paths: &[PathBuf]) -> Result<Vec<Run>, ReportError> {
-    let mut seen = HashSet::new();
-    if let Some(twice) =
-        paths.iter().find(|path| !seen.insert(path.canonicalize().unwrap_or_else(|_| path.to_path_buf())))
-    {
-        return Err(ReportError::Twice(twice.clone()));
-    }
     let mut runs: Vec<Run> = paths.iter().map(|path| Run::open(path)).collect::<Result<_, _>>()?;
     runs.iter_mut().zip(names(paths)).for_each(|(run, name)| run.name = name);
     Ok(runs)
@@ -157,7 +151,7 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
     lengths.next().unwrap_or_else(|| parts.iter().map(|parts| end(parts, longest)).collect())
 }
 
-fn text(path: &Path) -> Result<Option<String>, ReportError> {
+pub(super) fn text(path: &Path) -> Result<Option<String>, ReportError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
