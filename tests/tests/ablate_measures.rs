@@ -152,6 +152,9 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
     if let Some(page) = Page::open(&report) {
         assert_eq!(page.text("#ablations"), "Ablations");
         assert_eq!(page.evaluate("document.querySelectorAll('.study figure svg').length"), 5);
+        // The two pages' styles don't mix: what stands below a figure is a line or two.
+        let tallest = "Math.max(...[...document.querySelectorAll('.study .lines')].map(p => p.offsetHeight))";
+        assert!(number(&page.evaluate(tallest)) < 60.0);
         let value = number(&cell(&out, 1).1["pope"]) * 100.0;
         assert!(page.text(".study tbody tr:nth-child(2)").contains(&format!("{value:.1}")));
         for (width, height) in [(375, 800), (1280, 900)] {
