@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::summary::{Column, Row, Rows, Unit};
+use super::summary::{Column, Row, Rows};
 use crate::report::plot::{nice_step, tick_label};
 
 /// The drawing's size and the edges of the plot inside it, in SVG units.
@@ -78,7 +78,7 @@ struct Found {
 
 /// A group's figure of one column over the cells' numbers.
 pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure> {
-    let factor = if column.unit == Unit::Percent { 100.0 } else { 1.0 };
+    let factor = column.unit.factor();
     let find = |row: &&Row| {
         let value = row.entries.get(at)?.as_ref()?.value;
         let margin = value.margin().unwrap_or(0.0);
@@ -102,7 +102,7 @@ pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure>
 
 /// How far a grid's lines are from the one that they are compared with; `None` where they are not.
 pub(super) fn differences(group: &Rows, at: usize, column: &Column) -> Option<Figure> {
-    let factor = if column.unit == Unit::Percent { 100.0 } else { 1.0 };
+    let factor = column.unit.factor();
     let find = |row: &Row| {
         let difference = row.entries.get(at)?.as_ref()?.difference?;
         let [low, high] = difference.interval?;
@@ -121,7 +121,7 @@ pub(super) fn differences(group: &Rows, at: usize, column: &Column) -> Option<Fi
 /// A quantity over the layers, a line for each cell. `columns` are those of the quantity.
 pub(super) fn layers(group: &Rows, columns: &[usize], all: &[Column]) -> Option<Figure> {
     let first = &all[*columns.first()?];
-    let factor = if first.unit == Unit::Percent { 100.0 } else { 1.0 };
+    let factor = first.unit.factor();
     let point = |row: &Row, at: usize| {
         let value = row.entries.get(at)?.as_ref()?.value;
         let margin = value.margin().unwrap_or(0.0);

@@ -5,7 +5,8 @@ use super::summary::{Column, Entry, LayerOf, Rows, Summary, Unit};
 use crate::demo::report::numbers::{fixed, signed};
 
 impl Unit {
-    fn factor(self) -> f64 {
+    /// What a number is multiplied by to be in this unit.
+    pub(super) fn factor(self) -> f64 {
         if self == Self::Percent { 100.0 } else { 1.0 }
     }
 
