@@ -8,11 +8,13 @@ mod eval;
 mod generate;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use ablate::Ablate;
 pub use analyze::Analyze;
 use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
+use basic_models::outside::{FileLimits, set_file_limits};
 pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
@@ -25,6 +27,33 @@ pub use generate::{Chat, Generate, Tokens};
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// What reading one outside file may cost (docs/limits.md).
+#[derive(Debug, Clone, ClapArgs)]
+pub struct LimitArgs {
+    /// Memory that may be made of one outside file (a tokenizer, an archive, a table), such as 4GB; by default 1 GiB.
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    pub file_bytes: Option<u64>,
+    /// Seconds that reading one outside file may take; by default 120.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
+    pub file_seconds: Option<u64>,
+}
+
+impl LimitArgs {
+    /// Puts them in force.
+    pub fn apply(&self) {
+        let mut limits = FileLimits::DEFAULT;
+        if let Some(bytes) = self.file_bytes {
+            limits.bytes = bytes;
+        }
+        if let Some(seconds) = self.file_seconds {
+            limits.time = Duration::from_secs(seconds);
+        }
+        set_file_limits(limits);
+    }
 }
 
 /// What to do.

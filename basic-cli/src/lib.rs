@@ -35,6 +35,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    args.limits.apply();
     match commands::run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -12,6 +12,7 @@ pub mod config;
 pub mod generate;
 pub mod input;
 pub mod nn;
+pub mod outside;
 pub mod processor;
 
 pub use checkpoint::{Checkpoint, CheckpointError};

@@ -1,7 +1,6 @@
 //! The tokenizer of a checkpoint, with the special tokens that its files name.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -12,6 +11,7 @@ use super::literal::AddedTokens;
 use super::piece::overlaps;
 use super::tokenizer_files::read_tokenizer;
 use super::{PLACEHOLDER, ProcessorError, Result, SpecialTokens, TokenIds};
+use crate::outside::guarded;
 
 /// A text's tokens and the bytes of the text that each covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl Tokenizer {
 /// damaged file may make it panic, while it is read or when it is used, which is an error like its others here.
 fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     let damaged = || "the tokenizers library gave up; tokenizer.json is damaged".into();
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged()))
+    guarded(work).unwrap_or_else(|_| Err(damaged()))
 }
 
 /// transformers 5: `add_bos_token` and `add_eos_token` replace the post-processor where tokenizer_config.json has one.

@@ -1,0 +1,53 @@
+//! A library's panic over damaged bytes, as an error.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+
+thread_local! {
+    /// Calls of [`guarded`] that this thread is in.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+static HOOK: Once = Once::new();
+
+/// Runs `work`, which hands bytes from outside to a library that asserts some of what it should check. A panic inside
+/// prints nothing and comes back as its message; `work` must leave nothing half changed that anyone uses afterwards.
+///
+/// A panic on another thread that `work` waits for is not quiet.
+///
+/// # Errors
+/// The panic's message, cut to a line's length.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    HOOK.call_once(|| {
+        let before = take_hook();
+        set_hook(Box::new(move |info| {
+            if DEPTH.get() == 0 {
+                before(info);
+            }
+        }));
+    });
+    DEPTH.set(DEPTH.get() + 1);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    DEPTH.set(DEPTH.get() - 1);
+    done.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        super::excerpt(text.lines().next().unwrap_or_default())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::guarded;
+
+    #[test]
+    fn a_panic_is_an_error_with_its_message_also_inside_another_guard() {
+        assert_eq!(guarded(|| 3), Ok(3));
+        assert_eq!(guarded::<()>(|| panic!("index {} out of bounds", 7)), Err("index 7 out of bounds".into()));
+        let nested = guarded(|| guarded::<()>(|| panic!("inner")));
+        assert_eq!(nested, Ok(Err("inner".into())));
+        let long = guarded::<()>(|| panic!("{}", "x".repeat(100_000))).unwrap_err();
+        assert!(long.len() < 300, "{long}");
+    }
+}
