@@ -231,6 +231,9 @@ pub struct Losses {
     pub checkpoint: PathBuf,
     /// Samples, one JSON object a line: image (a path, a list, or none), prompt, answer.
     pub samples: PathBuf,
+    /// Take images also from below this folder; by default they lie below the file's folder.
+    #[arg(long, value_name = "DIR")]
+    pub image_root: Option<PathBuf>,
     #[command(flatten)]
     pub knobs: Knobs,
     /// Write the gradients of lm, das and sds with respect to v and the projector.

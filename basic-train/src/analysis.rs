@@ -1,8 +1,6 @@
 //! What the projector says: which tokens its visual embeddings are nearest to, how long they are, and how strongly each
 //! loss pulls at it.
 
-use std::path::Path;
-
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, CheckpointError};
 use burn::tensor::{DType, Tensor, TensorReadError};
@@ -12,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::data::{ImageSource, VisionCache};
+use crate::data::{ImageBase, ImageNameError, ImageSource, VisionCache};
 use crate::shapes::{SceneRecord, patch_truth, true_words};
 
 /// Why an analysis failed.
@@ -21,6 +19,9 @@ pub enum AnalysisError {
     /// Checkpoint or image.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A scene's image that is not there, or not below its folder.
+    #[error("scene: {0}")]
+    Image(#[from] ImageNameError),
     /// The device.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
@@ -51,7 +52,7 @@ pub fn grounding(
     model: &Llava,
     checkpoint: &Checkpoint,
     scenes: &[SceneRecord],
-    root: &Path,
+    base: &ImageBase,
     cache: &mut VisionCache,
 ) -> Result<Grounding, AnalysisError> {
     let table = model.language_model.table().without_autodiff().cast(DType::F32);
@@ -64,7 +65,8 @@ pub fn grounding(
     let mut truths: Vec<[&'static str; 3]> = Vec::new();
     let (mut norms, mut rows) = (0.0, 0usize);
     for chunk in scenes.chunks(32) {
-        let files: Vec<ImageSource> = chunk.iter().map(|s| root.join(&s.image).into()).collect();
+        let files = chunk.iter().map(|scene| base.file(&scene.image).map(ImageSource::from));
+        let files: Vec<ImageSource> = files.collect::<Result<_, _>>()?;
         let Some(features) = cache.features(model, checkpoint, &files)? else { continue };
         let v: Tensor<2> = model.multi_modal_projector.forward(features).without_autodiff().cast(DType::F32);
         let lengths = v.clone().square().sum_dim(1).sqrt();

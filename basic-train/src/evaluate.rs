@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, generate};
 use basic_models::nn::Llava;
+use basic_models::outside::{excerpt, read_text};
 use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
 use basic_models::{Checkpoint, CheckpointError, ImageTokens};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::data::{ConversationStyle, ImageSource, VisionCache};
+use crate::data::{ConversationStyle, DataError, ImageBase, ImageNameError, ImageSource, VisionCache};
 use crate::files::write_atomically;
 
 /// A question of LLaVA's evaluation files, with its answer.
@@ -30,6 +31,16 @@ pub struct Question {
     /// The question's type.
     #[serde(default = "unnamed")]
     pub category: String,
+}
+
+impl Question {
+    /// Which one it is, for messages: its index in the file, and its id where it has one.
+    pub(crate) fn place(&self, index: usize) -> String {
+        match &self.question_id {
+            Value::Null => index.to_string(),
+            id => format!("{index} (id {})", excerpt(&id.to_string())),
+        }
+    }
 }
 
 fn unnamed() -> String {
@@ -102,6 +113,25 @@ pub enum EvalError {
     /// No question in the file.
     #[error("{path}: holds no question", path = .0.display())]
     Empty(PathBuf),
+    /// A question's image that is not there, or not below its folder.
+    #[error("question {question}: {source}")]
+    Image {
+        /// Which one: its place in the file, from 0, and its id.
+        question: String,
+        /// Names the image and says what to do.
+        source: ImageNameError,
+    },
+    /// The folder of the images.
+    #[error(transparent)]
+    Folder(#[from] DataError),
+    /// What is wrong with the questions of a file.
+    #[error("{path}: {source}", path = path.display())]
+    Of {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<EvalError>,
+    },
     /// Checkpoint or image.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -116,6 +146,17 @@ pub enum EvalError {
     /// Generation.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+}
+
+impl EvalError {
+    /// The error with the file that the questions are from, where it does not name one.
+    #[must_use]
+    pub fn of(self, path: &Path) -> Self {
+        match self {
+            Self::Image { .. } | Self::Prompt { .. } => Self::Of { path: path.into(), source: Box::new(self) },
+            named => named,
+        }
+    }
 }
 
 /// How questions are answered.
@@ -141,7 +182,7 @@ impl Default for EvalOptions {
 ///
 /// [`EvalError`] that names the file and the line.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
-    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
+    let text = read_text(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let questions: Result<Vec<Question>, _> = lines
         .map(|(index, line)| {
@@ -221,6 +262,19 @@ impl<'a> Answerer<'a> {
     }
 }
 
+/// The questions' images, each of which must be there and below the folders of `base`.
+///
+/// # Errors
+///
+/// [`EvalError::Image`] that names the question and the image.
+pub fn images(questions: &[Question], base: &ImageBase) -> Result<Vec<Option<ImageSource>>, EvalError> {
+    let image = |(index, question): (usize, &Question)| {
+        let wrong = |source| EvalError::Image { question: question.place(index), source };
+        question.image.as_ref().map(|name| base.file(name).map(ImageSource::from).map_err(wrong)).transpose()
+    };
+    questions.iter().enumerate().map(image).collect()
+}
+
 /// Answers `questions` greedily, in order; `progress` sees how many are done.
 ///
 /// # Errors
@@ -230,19 +284,18 @@ pub fn answer(
     model: &Llava,
     checkpoint: &Checkpoint,
     questions: &[Question],
-    root: &Path,
+    base: &ImageBase,
     options: &EvalOptions,
     cache: &mut VisionCache,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Prediction>, EvalError> {
     let mut answerer = Answerer::new(model, checkpoint, options, cache)?;
-    let file = |name: &String| ImageSource::from(root.join(name));
-    let images: Vec<Option<ImageSource>> = questions.iter().map(|q| q.image.as_ref().map(file)).collect();
+    let images = images(questions, base)?;
     // Every prompt is made before the first answer, for a wrong one to be told at once; those of like length share a
     // batch: less padding.
     let mut order = Vec::with_capacity(questions.len());
     for (index, question) in questions.iter().enumerate() {
-        let prompt = answerer.prompt(&index.to_string(), &question.text, question.image.is_some())?;
+        let prompt = answerer.prompt(&question.place(index), &question.text, question.image.is_some())?;
         order.push((prompt.ids.len(), index));
     }
     order.sort_unstable();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use basic_core::{Objective, ObjectiveError};
 use basic_models::checkpoint::ParamPath;
 use basic_models::nn::{Llava, Projector};
+use basic_models::outside::read_text;
 use basic_models::processor::{ProcessorError, tokenize_apart};
 use basic_models::{Batch, Checkpoint, CheckpointError, ImageTokens};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -12,6 +13,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::data::{DataError, ImageBase, ImageNameError};
 
 /// Why the losses of a file could not be computed.
 #[derive(Debug, Error)]
@@ -44,6 +47,31 @@ pub enum InspectError {
         /// Why.
         source: ProcessorError,
     },
+    /// An image that is not there, or not below its folder.
+    #[error("{path}:{line}: {source}", path = path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Names the image and says what to do.
+        source: ImageNameError,
+    },
+    /// A sample longer than the model's context.
+    #[error("{path}:{line}: the sample is {tokens} tokens long, the model's context is {context}: shorten it or leave it out", path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// The model's.
+        context: usize,
+    },
+    /// The folder of the images.
+    #[error(transparent)]
+    Folder(#[from] DataError),
     /// No sample in the file.
     #[error("{path}: holds no sample", path = .0.display())]
     Empty(PathBuf),
@@ -114,14 +142,29 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// Reads the samples of a JSONL file; images are relative to it. Prompt and answer are tokenized apart.
+/// Reads the samples of a JSONL file; images are relative to it and lie below its folder. Prompt and answer are tokenized
+/// apart.
 ///
 /// # Errors
 ///
 /// [`InspectError`] that names the file and the line.
 pub fn read_samples(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<ImageTokens>, InspectError> {
-    let text = std::fs::read_to_string(path).map_err(|source| InspectError::Io { path: path.into(), source })?;
-    let root = path.parent().unwrap_or(Path::new("."));
+    read_samples_within(checkpoint, path, None)
+}
+
+/// [`read_samples`] whose images may also lie below the folder `image_root`.
+///
+/// # Errors
+///
+/// [`InspectError`] that names the file and the line.
+pub fn read_samples_within(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    image_root: Option<&Path>,
+) -> Result<Vec<ImageTokens>, InspectError> {
+    let text = read_text(path).map_err(|source| InspectError::Io { path: path.into(), source })?;
+    let base = ImageBase::of(None, path, image_root)?;
+    let context = checkpoint.config.text_config.context();
     let mut samples = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let line_number = index + 1;
@@ -138,8 +181,16 @@ pub fn read_samples(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<ImageTok
         let tokens = checkpoint.visual_tokens();
         let example = tokenize_apart(&checkpoint.tokenizer, &sample.prompt, &sample.answer, tokens, files.len())
             .map_err(|source| InspectError::Sample { path: path.into(), line: line_number, source })?;
-        let pixels: Result<Vec<_>, _> =
-            files.iter().map(|file| checkpoint.pixels(&root.join(file)).map(|p| p.data)).collect();
+        if example.ids.len() > context {
+            let tokens = example.ids.len();
+            return Err(InspectError::TooLong { path: path.into(), line: line_number, tokens, context });
+        }
+        let pixels = files.iter().map(|name| {
+            let wrong = |source| InspectError::Image { path: path.into(), line: line_number, source };
+            let file = base.file(name).map_err(wrong)?;
+            Ok::<_, InspectError>(checkpoint.pixels(&file)?.data)
+        });
+        let pixels: Result<Vec<_>, _> = pixels.collect();
         samples.push(ImageTokens {
             ids: example.ids,
             labels: example.labels,

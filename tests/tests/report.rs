@@ -44,7 +44,8 @@ fn training(dir: &Path, steps: usize, end: f64, das: bool, answer: &str) {
 fn report(paths: &[PathBuf], out: &Path) -> Value {
     let mut line = args!["report"];
     line.extend(paths.iter().map(Into::into));
-    line.extend(args!["--out", out, "--json"]);
+    // The fixtures' pictures lie neither beside the answers nor in a recorded folder.
+    line.extend(args!["--image-root", fixture("images"), "--out", out, "--json"]);
     run(BASIC, line).json()
 }
 

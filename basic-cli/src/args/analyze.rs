@@ -32,6 +32,9 @@ pub struct Analyze {
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub reading: Reading,
+    /// Take images also from below this folder; by default they lie below the folder that paths are relative to. For a file of questions.
+    #[arg(long, value_name = "DIR", requires = "data")]
+    pub image_root: Option<PathBuf>,
     /// The first images only; with --replace the first questions about images.
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,

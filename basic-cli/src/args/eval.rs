@@ -29,6 +29,9 @@ pub struct Eval {
     /// What image paths are relative to; by default the data file's folder.
     #[arg(long)]
     pub images: Option<PathBuf>,
+    /// Take images also from below this folder; by default they lie below the folder that paths are relative to, and those of benchmarks below --root.
+    #[arg(long, value_name = "DIR")]
+    pub image_root: Option<PathBuf>,
     /// Where the predictions are kept; by default CHECKPOINT/eval/DATA.predictions.jsonl. With --bench a folder, by
     /// default CHECKPOINT/eval, with a folder in it for each benchmark.
     #[arg(long)]
@@ -85,6 +88,10 @@ pub struct Report {
     /// Show so many answered questions of each benchmark.
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub samples: usize,
+    /// Show images also from below this folder; by default they lie below the answers' folder or those that `basic eval`
+    /// recorded, and others are named.
+    #[arg(long, value_name = "DIR")]
+    pub image_root: Option<PathBuf>,
     /// Print one JSON object: the page, its runs and studies, its bytes.
     #[arg(long)]
     pub json: bool,

@@ -243,7 +243,7 @@ fn over_data(
     device: &Device,
 ) -> Result<()> {
     let config: SetConfig = args.reading.of(data);
-    let cases = Cases::open(&config)?;
+    let cases = Cases::open_within(&config, args.image_root.as_deref())?;
     let limit = args.limit.map(|n| n as usize);
     let indices = cases.with_images(limit, true)?;
     let asked = if args.replace { cases.with_images(limit, false)? } else { Vec::new() };

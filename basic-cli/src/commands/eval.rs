@@ -7,8 +7,8 @@ use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use basic_train::benchmarks::{Answers, Benchmark, Judged, Metric, Record, Task, find, metrics, respond};
-use basic_train::data::{ConversationStyle, VisionCache};
-use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
+use basic_train::data::{ConversationStyle, ImageBase, VisionCache};
+use basic_train::evaluate::{EvalOptions, answer, images, read_questions, score, write_predictions};
 use burn::tensor::DType;
 use serde::Serialize;
 
@@ -46,18 +46,21 @@ fn conversation(args: &Eval, checkpoint: &Checkpoint) -> Result<String> {
 
 fn file(args: &Eval, data: &Path) -> Result<()> {
     let questions = read_questions(data)?;
+    let base = ImageBase::of(args.images.as_deref(), data, args.image_root.as_deref())?;
+    // Before weights are read: they may be large.
+    images(&questions, &base).map_err(|error| error.of(data))?;
     let checkpoint = open(args)?;
     let conversation = conversation(args, &checkpoint)?;
     let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
-    let root = args.images.as_deref().or(data.parent()).unwrap_or(Path::new("."));
     let mut options =
         EvalOptions { batch_size: args.batch_size, conversation: args.conversation, ..EvalOptions::default() };
     options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);
     let progress = bar("eval", questions.len());
     let mut cache = VisionCache::new(CACHE_MIB);
-    let predictions = answer(&model, &checkpoint, &questions, root, &options, &mut cache, &mut |done| {
+    let predictions = answer(&model, &checkpoint, &questions, &base, &options, &mut cache, &mut |done| {
         progress.set_position(done as u64);
-    })?;
+    });
+    let predictions = predictions.map_err(|error| error.of(data))?;
     progress.finish_and_clear();
     let stem = data.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let out =
@@ -69,7 +72,8 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
         name: stem,
         checkpoint: args.checkpoint.clone(),
         conversation,
-        images: Some(std::path::absolute(root)?),
+        images: Some(std::path::absolute(Path::new(".").join(base.path()))?),
+        image_roots: base.roots().map(Path::to_path_buf).collect(),
         measure: Some(measure.into()),
         questions: predictions.len(),
         metrics: metrics(measure, &judged),
@@ -110,7 +114,7 @@ fn benchmarks(args: &Eval, root: &Path) -> Result<()> {
     let mut tasks = Vec::new();
     for name in &args.bench {
         let benchmark = find(name)?;
-        let task: Task = benchmark.open(root)?;
+        let task: Task = benchmark.open_within(root, args.image_root.as_deref())?;
         tasks.push((benchmark, task));
     }
     let checkpoint = open(args)?;
@@ -169,6 +173,7 @@ fn one(
         checkpoint: args.checkpoint.clone(),
         conversation: conversation.into(),
         images: None,
+        image_roots: task.image_roots().to_vec(),
         measure: task.measure().map(String::from),
         questions: judged.len(),
         metrics: task.measure().map(|measure| metrics(measure, &judged)).unwrap_or_default(),

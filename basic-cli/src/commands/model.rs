@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use basic_models::checkpoint::resolve;
 use basic_models::processor::ImageProcessor;
 use basic_models::{Batch, Checkpoint};
-use basic_train::inspect::{inspect, read_samples, write_named};
+use basic_train::inspect::{inspect, read_samples_within, write_named};
 use burn::tensor::{DType, Device};
 
 use crate::args::{DeviceArg, Dtype, Losses, Preprocess};
@@ -37,7 +37,7 @@ pub fn losses(args: Losses) -> Result<()> {
     checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let objective = args.knobs.objective();
     objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?;
-    let samples = read_samples(&checkpoint, &args.samples)?;
+    let samples = read_samples_within(&checkpoint, &args.samples, args.image_root.as_deref())?;
     let model = checkpoint.load(args.dtype.into(), &device)?;
     let batch = Batch::collate(&samples, checkpoint.pad_id(), checkpoint.image_shape(), &device);
     let (report, grads) = inspect(model, &batch, &objective)?;

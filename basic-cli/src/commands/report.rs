@@ -8,7 +8,8 @@ use crate::output::{print_json, say};
 
 /// `basic report`.
 pub fn report(args: Report) -> Result<()> {
-    let written = write(&args.runs, &args.out, &Options { samples: args.samples })?;
+    let options = Options { samples: args.samples, image_root: args.image_root };
+    let written = write(&args.runs, &args.out, &options)?;
     if args.json {
         return print_json(&written);
     }

@@ -16,7 +16,7 @@ use super::study::{EvaluationConfig, Measure};
 use super::world::place;
 use crate::analysis::{grounding, mean_loss};
 use crate::benchmarks::{Answers, find, metrics, respond};
-use crate::data::VisionCache;
+use crate::data::{ImageBase, VisionCache};
 use crate::demo::{Bench, Paths};
 use crate::evaluate::{EvalOptions, Question, answer, read_questions, score};
 use crate::inspect::inspect;
@@ -29,14 +29,17 @@ const CACHE_MIB: usize = 512;
 #[derive(Debug)]
 pub(super) struct Questions {
     list: Vec<Question>,
-    root: PathBuf,
+    base: ImageBase,
 }
 
 impl Questions {
     pub fn open(path: &Path, images: Option<&Path>, limit: Option<usize>) -> Result<Self, AblateError> {
         let mut list = read_questions(path)?;
         list.truncate(limit.unwrap_or(usize::MAX));
-        Ok(Self { list, root: images.or(path.parent()).unwrap_or(Path::new(".")).into() })
+        let base = ImageBase::of(images, path, None)?.advising("make that folder, or one above it, evaluation.images");
+        // Before anything is trained.
+        crate::evaluate::images(&list, &base).map_err(|error| error.of(path))?;
+        Ok(Self { list, base })
     }
 }
 
@@ -131,7 +134,7 @@ impl Evaluator {
             &model,
             &loaded.checkpoint,
             &questions.list,
-            &questions.root,
+            &questions.base,
             &options,
             &mut self.cache,
             &mut |_| {},
@@ -145,7 +148,7 @@ impl Evaluator {
         let model = loaded.model.valid();
         let options = self.options();
         if let (true, Some(questions)) = (measures.contains(&Measure::Accuracy), &self.questions) {
-            let (list, root) = (&questions.list, &questions.root);
+            let (list, root) = (&questions.list, &questions.base);
             let answers = answer(&model, &loaded.checkpoint, list, root, &options, &mut self.cache, &mut |_| {})?;
             let scores = score(&answers);
             values.insert("accuracy".into(), scores.accuracy);
@@ -186,7 +189,7 @@ impl Evaluator {
         let (checkpoint, model) = (&loaded.checkpoint, loaded.model.valid());
         let has = |measure: Measure| measures.contains(&measure);
         if has(Measure::Grounding) || has(Measure::VNorm) {
-            let found = grounding(&model, checkpoint, &shapes.scenes, &shapes.root, &mut self.cache)?;
+            let found = grounding(&model, checkpoint, &shapes.scenes, &shapes.images, &mut self.cache)?;
             if has(Measure::Grounding) {
                 values.insert("grounding".into(), found.share);
                 values.insert("grounding_chance".into(), found.chance);

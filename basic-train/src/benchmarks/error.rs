@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::data::{DataError, ImageNameError};
 use crate::evaluate::EvalError;
 
 /// Why a benchmark could not be run.
@@ -63,6 +64,17 @@ pub enum BenchmarkError {
         /// How they would be made.
         now: String,
     },
+    /// An image that is not below its folder.
+    #[error("{asked}: {source}")]
+    Image {
+        /// The question.
+        asked: String,
+        /// Names the image and says what to do.
+        source: ImageNameError,
+    },
+    /// The folder of images.
+    #[error(transparent)]
+    Folder(#[from] DataError),
     /// A device's thread could not be started.
     #[error("the thread of device {rank} could not be started: {source}")]
     Thread {

@@ -1,11 +1,11 @@
 //! GQA's test-dev, balanced: exact match after LLaVA's conversion of predictions.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
 use super::reading::{annotation, id, json, questions};
+use super::root::Root;
 use super::{Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "gqa", max_new_tokens: 128, read };
@@ -28,10 +28,10 @@ pub(super) fn correct(answer: &str, truth: &str) -> bool {
     answer.trim_end_matches('.').to_lowercase() == truth
 }
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("gqa");
     let file = dir.join("llava_gqa_testdev_balanced.jsonl");
-    let (lines, asked) = questions(&file, &dir.join("data/images"))?;
+    let (lines, asked) = questions(&file, &root.images(dir.join("data/images"))?)?;
     // LLaVA's guide leaves open whether the questions lie in the archive's own folder.
     let places = ["data", "data/questions1.2"].map(|place| dir.join(place).join("testdev_balanced_questions.json"));
     let truth = places.iter().find(|path| path.is_file()).unwrap_or(&places[0]);

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::options;
 use super::reading::{LETTER, unique};
+use super::root::Root;
 use super::{Asked, Benchmark, BenchmarkError, Judged, Task};
 use crate::data::ImageSource;
 use crate::files::write_atomically;
@@ -167,7 +168,7 @@ pub(super) fn circular(rows: &[Row], answers: &[String]) -> Vec<(u64, bool, Stri
     questions.into_iter().map(|(index, (right, category))| (index, right, category)).collect()
 }
 
-fn read(root: &Path, name: &str, request: &str) -> Result<Task, BenchmarkError> {
+fn read(root: &Root, name: &str, request: &str) -> Result<Task, BenchmarkError> {
     let table = Table::open(&root.join(format!("{name}.tsv")))?;
     let (mut asked, mut rows) = (Vec::new(), Vec::new());
     for row in 0..table.rows.len() {

@@ -1,17 +1,16 @@
 //! MM-Vet: a GPT judges the answers, so a file for its evaluator.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use super::reading::{id, questions, write_json};
+use super::root::Root;
 use super::{Benchmark, BenchmarkError, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "mm-vet", max_new_tokens: 1024, read };
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("mm-vet");
-    let (lines, asked) = questions(&dir.join("llava-mm-vet.jsonl"), &dir.join("images"))?;
+    let (lines, asked) = questions(&dir.join("llava-mm-vet.jsonl"), &root.images(dir.join("images"))?)?;
     Ok(Task::new(asked).submitted(move |answers, out| {
         let rows = lines.iter().zip(answers);
         let rows = rows.map(|(line, answer)| (format!("v1_{}", id(&line.question_id)), answer.clone().into()));

@@ -18,6 +18,7 @@ mod pope;
 mod reading;
 mod record;
 mod respond;
+mod root;
 mod scienceqa;
 mod textvqa;
 mod vizwiz;
@@ -39,6 +40,8 @@ pub use interval::Metric;
 pub use judged::{Judged, Kind, Measure, Outcome, measures, metrics};
 pub use record::{Record, judged_file, record_file};
 pub use respond::respond;
+
+use root::Root;
 
 use crate::data::ImageSource;
 
@@ -64,7 +67,7 @@ pub struct Benchmark {
     pub name: &'static str,
     /// At most this many tokens an answer, as LLaVA's script for it has.
     pub max_new_tokens: usize,
-    read: fn(&Path) -> Result<Task, BenchmarkError>,
+    read: fn(&Root) -> Result<Task, BenchmarkError>,
 }
 
 impl Benchmark {
@@ -74,7 +77,19 @@ impl Benchmark {
     ///
     /// [`BenchmarkError`] that names the file and the entry.
     pub fn open(&self, root: &Path) -> Result<Task, BenchmarkError> {
-        (self.read)(root)
+        self.open_within(root, None)
+    }
+
+    /// [`Benchmark::open`] where images may also lie below the folder `image_root`. Otherwise each lies below the
+    /// benchmark's folder of images, which may itself be a link, or below `root`.
+    ///
+    /// # Errors
+    ///
+    /// [`BenchmarkError`] that names the file and the entry.
+    pub fn open_within(&self, root: &Path, image_root: Option<&Path>) -> Result<Task, BenchmarkError> {
+        let root = Root::new(root, image_root);
+        let task = (self.read)(&root)?;
+        Ok(Task { image_roots: root.image_roots(), ..task })
     }
 }
 
@@ -108,6 +123,7 @@ type Submission = Box<dyn Fn(&[String], &Path) -> Result<PathBuf, BenchmarkError
 pub struct Task {
     /// The questions.
     pub questions: Vec<Asked>,
+    image_roots: Vec<PathBuf>,
     measure: Option<&'static str>,
     judge: Option<Judge>,
     submission: Option<Submission>,
@@ -125,7 +141,7 @@ struct Mark {
 impl Task {
     /// Questions whose answers are judged or submitted by what [`Task::judged`] and [`Task::submitted`] add.
     fn new(questions: Vec<Asked>) -> Self {
-        Self { questions, measure: None, judge: None, submission: None }
+        Self { questions, image_roots: Vec::new(), measure: None, judge: None, submission: None }
     }
 
     /// Answers judged all together; their mean is called `measure`.
@@ -147,6 +163,11 @@ impl Task {
 
     fn submitted(self, submission: impl Fn(&[String], &Path) -> Result<PathBuf, BenchmarkError> + 'static) -> Self {
         Self { submission: Some(Box::new(submission)), ..self }
+    }
+
+    /// The folders, without links, that the images lie below.
+    pub fn image_roots(&self) -> &[PathBuf] {
+        &self.image_roots
     }
 
     /// What the mean of the scores is called; `None` where the true answers are hidden.

@@ -1,11 +1,11 @@
 //! POPE: whether an object is in the picture, over three splits of questions.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
 use super::reading::{jsonl, questions};
+use super::root::Root;
 use super::{Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "pope", max_new_tokens: 128, read };
@@ -35,10 +35,10 @@ pub(super) fn rates(pairs: &[(bool, bool)]) -> [f64; 5] {
     [ratio(tp + tn, all), precision, recall, f1, ratio(tp + fp, all)]
 }
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("pope");
     let file = dir.join("llava_pope_test.jsonl");
-    let (lines, asked) = questions(&file, &dir.join("val2014"))?;
+    let (lines, asked) = questions(&file, &root.images(dir.join("val2014"))?)?;
     let mut splits: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (index, line) in lines.iter().enumerate() {
         let Some(split) = &line.category else {

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use basic_models::outside::read_text;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::root::Images;
 use super::{Asked, BenchmarkError};
 use crate::files::write_atomically;
 
@@ -20,7 +22,7 @@ pub(super) const LETTER: &str = "Answer with the option's letter from the given 
 
 /// A file's text; where it is not there, `need` says what it is.
 pub(super) fn text(path: &Path, need: &str) -> Result<String, BenchmarkError> {
-    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+    let text = read_text(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => BenchmarkError::Missing { path: path.into(), need: need.into() },
         _ => BenchmarkError::Io { path: path.into(), source },
     })?;
@@ -78,33 +80,24 @@ pub(super) struct Line {
 }
 
 /// LLaVA's question file `path`: its lines, and the questions about images in `images`.
-pub(super) fn questions(path: &Path, images: &Path) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
+pub(super) fn questions(path: &Path, images: &Images) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
     let (lines, asked) = questions_of_images(path, images)?;
     unique(path, lines.iter().map(|line| id(&line.question_id)))?;
     Ok((lines, asked))
 }
 
 /// As [`questions`] where an id is that of an image, which may have several.
-pub(super) fn questions_of_images(path: &Path, images: &Path) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
+pub(super) fn questions_of_images(path: &Path, images: &Images) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
     let lines: Vec<(usize, Line)> = jsonl(path, EVAL_ZIP)?;
     let mut asked = Vec::with_capacity(lines.len());
     for (number, line) in &lines {
         let Some(name) = &line.image else {
             return Err(BenchmarkError::line(path, *number, "the question has no \"image\""));
         };
-        let file = image(images, name, &format!("question {} of {}", line.question_id, path.display()))?;
+        let file = images.file(name, &format!("question {} of {}", line.question_id, path.display()))?;
         asked.push(Asked { id: line.question_id.clone(), prompt: line.text.clone(), image: Some(file.into()) });
     }
     Ok((lines.into_iter().map(|(_, line)| line).collect(), asked))
-}
-
-/// An image's file, which must be there.
-pub(super) fn image(folder: &Path, name: &str, asked: &str) -> Result<PathBuf, BenchmarkError> {
-    let path = folder.join(name);
-    match path.is_file() {
-        true => Ok(path),
-        false => Err(BenchmarkError::Missing { path, need: format!("the image of {asked}") }),
-    }
 }
 
 /// An id as text, whether the file has it as a number or a string.

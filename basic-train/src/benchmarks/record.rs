@@ -20,6 +20,9 @@ pub struct Record {
     /// What image names in the answers are relative to, where they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
+    /// The folders that the images lie below, without links: `basic report` shows none from elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_roots: Vec<PathBuf>,
     /// What the mean of the scores is called; `None` where the true answers are hidden.
     pub measure: Option<String>,
     /// Questions.
@@ -52,7 +55,7 @@ impl Record {
     /// [`BenchmarkError`] that names the file.
     pub fn of(file: &Path) -> Result<Option<Self>, BenchmarkError> {
         let path = record_file(file);
-        match std::fs::read_to_string(&path) {
+        match basic_models::outside::read_text(&path) {
             Ok(text) => match serde_json::from_str(&text) {
                 Ok(record) => Ok(Some(record)),
                 Err(e) => Err(BenchmarkError::entry(&path, "not the record of an evaluation", e)),

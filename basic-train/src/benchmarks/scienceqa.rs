@@ -1,13 +1,13 @@
 //! ScienceQA's test questions that have an image (IMG).
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::options::science_qa;
-use super::reading::{EVAL_ZIP, LETTER, annotation, id, image, json, unique};
+use super::reading::{EVAL_ZIP, LETTER, annotation, id, json, unique};
+use super::root::Root;
 use super::{Asked, Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "scienceqa", max_new_tokens: 1024, read };
@@ -34,7 +34,7 @@ struct Problem {
     answer: usize,
 }
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("scienceqa");
     let (file, truth) = (dir.join("llava_test_CQM-A.json"), dir.join("problems.json"));
     let questions: Vec<Question> = json(&file, EVAL_ZIP)?;
@@ -44,6 +44,7 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
     let splits: HashMap<String, Vec<String>> = json(&splits_file, NEED)?;
     let test = splits.get("test").ok_or_else(|| BenchmarkError::entry(&splits_file, "test", "no such split"))?;
     let test: std::collections::HashSet<&String> = test.iter().collect();
+    let images = root.images(dir.join("images/test"))?;
     let (mut asked, mut truths) = (Vec::new(), Vec::new());
     for question in questions {
         let Some(name) = &question.image else { continue };
@@ -60,7 +61,7 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
             return Err(BenchmarkError::entry(&truth, format!("question {key}"), problem));
         }
         truths.push((problem.choices.len(), problem.answer));
-        let path = image(&dir.join("images/test"), name, &format!("question {key} of {}", file.display()))?;
+        let path = images.file(name, &format!("question {key} of {}", file.display()))?;
         let text = turn.value.replace("<image>", "");
         let prompt = format!("<image>\n{}\n{LETTER}", text.trim());
         asked.push(Asked { id: question.id, prompt, image: Some(path.into()) });

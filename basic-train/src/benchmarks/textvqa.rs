@@ -1,11 +1,11 @@
 //! TextVQA's validation questions, with the OCR tokens that LLaVA's prompts carry.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
 use super::reading::{id, json, questions_of_images};
+use super::root::Root;
 use super::{Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "textvqa", max_new_tokens: 128, read };
@@ -40,10 +40,10 @@ pub(super) fn question(prompt: &str) -> Option<String> {
     }
 }
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("textvqa");
     let (file, truth) = (dir.join("llava_textvqa_val_v051_ocr.jsonl"), dir.join("TextVQA_0.5.1_val.json"));
-    let (lines, asked) = questions_of_images(&file, &dir.join("train_images"))?;
+    let (lines, asked) = questions_of_images(&file, &root.images(dir.join("train_images"))?)?;
     let annotations: Annotations = json(&truth, NEED)?;
     // One image has several questions: the pair names one. The official script, too, lets the last of two like ones win.
     let pairs = annotations.data.into_iter().map(|a| ((a.image_id, a.question.to_lowercase()), a.answers));

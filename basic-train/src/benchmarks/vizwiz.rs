@@ -1,18 +1,17 @@
 //! VizWiz's test questions: the answers are hidden, so a file for the server.
 
-use std::path::Path;
-
 use serde_json::json;
 
 use super::normalize::m4c;
 use super::reading::{questions, write_json};
+use super::root::Root;
 use super::{Benchmark, BenchmarkError, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vizwiz", max_new_tokens: 128, read };
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("vizwiz");
-    let (lines, asked) = questions(&dir.join("llava_test.jsonl"), &dir.join("test"))?;
+    let (lines, asked) = questions(&dir.join("llava_test.jsonl"), &root.images(dir.join("test"))?)?;
     Ok(Task::new(asked).submitted(move |answers, out| {
         let rows = lines.iter().zip(answers).map(|(line, answer)| json!({"image": line.image, "answer": m4c(answer)}));
         write_json(&out.join("vizwiz_test.json"), &rows.collect::<Vec<_>>())

@@ -1,11 +1,10 @@
 //! VizWiz's validation questions, whose answers are public: not in LLaVA's guide, asked as it asks the test questions.
 
-use std::path::Path;
-
 use serde::Deserialize;
 
 use super::normalize::m4c;
-use super::reading::{SHORT, image, json, unique};
+use super::reading::{SHORT, json, unique};
+use super::root::Root;
 use super::{Asked, Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vizwiz-val", max_new_tokens: 128, read };
@@ -27,16 +26,17 @@ struct Given {
     answer: String,
 }
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("vizwiz");
     let file = dir.join("val.json");
     let questions: Vec<Question> = json(&file, NEED)?;
     // An image has one question, and its name is the question's id.
     unique(&file, questions.iter().map(|question| question.image.clone()))?;
+    let images = root.images(dir.join("val"))?;
     let (mut asked, mut people, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for question in questions {
         let name = &question.image;
-        let path = image(&dir.join("val"), name, &format!("question {name} of {}", file.display()))?;
+        let path = images.file(name, &format!("question {name} of {}", file.display()))?;
         if question.answers.is_empty() {
             return Err(BenchmarkError::entry(
                 &file,

@@ -1,21 +1,21 @@
 //! VQAv2's test-dev: the answers are hidden, so a file for the server.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use serde_json::json;
 
 use super::normalize::m4c;
 use super::reading::{EVAL_ZIP, Line, id, jsonl, questions, write_json};
+use super::root::Root;
 use super::{Benchmark, BenchmarkError, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2", max_new_tokens: 128, read };
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("vqav2");
     let (file, set) =
         ["test-dev2015", "test2015"].map(|set| dir.join(format!("llava_vqav2_mscoco_{set}.jsonl"))).into();
-    let (lines, asked) = questions(&file, &dir.join("test2015"))?;
+    let (lines, asked) = questions(&file, &root.images(dir.join("test2015"))?)?;
     // The server wants every question of the whole test set; those that are not of test-dev are left empty.
     let whole: Vec<(usize, Line)> = jsonl(&set, EVAL_ZIP)?;
     let known: HashSet<String> = whole.iter().map(|(_, line)| id(&line.question_id)).collect();

@@ -1,11 +1,10 @@
 //! VQAv2's validation questions, whose answers are public: not in LLaVA's guide, asked as it asks test-dev.
 
-use std::path::Path;
-
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::reading::{SHORT, annotation, by_id, id, image, json, unique};
+use super::reading::{SHORT, annotation, by_id, id, json, unique};
+use super::root::Root;
 use super::{Asked, Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2-val", max_new_tokens: 128, read };
@@ -41,7 +40,7 @@ struct Given {
     answer: String,
 }
 
-fn read(root: &Path) -> Result<Task, BenchmarkError> {
+fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("vqav2");
     let file = dir.join("v2_OpenEnded_mscoco_val2014_questions.json");
     let truth = dir.join("v2_mscoco_val2014_annotations.json");
@@ -49,11 +48,12 @@ fn read(root: &Path) -> Result<Task, BenchmarkError> {
     let annotations: Annotations = json(&truth, NEED)?;
     let map = by_id(&truth, annotations.annotations.into_iter().map(|a| (id(&a.question_id), a)))?;
     unique(&file, questions.questions.iter().map(|question| id(&question.question_id)))?;
+    let images = root.images(dir.join("val2014"))?;
     let (mut asked, mut people, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for question in questions.questions {
         let name = format!("COCO_val2014_{:012}.jpg", question.image_id);
         let key = id(&question.question_id);
-        let path = image(&dir.join("val2014"), &name, &format!("question {key} of {}", file.display()))?;
+        let path = images.file(&name, &format!("question {key} of {}", file.display()))?;
         let found = annotation(&truth, &map, &key, &file)?;
         people.push(found.answers.iter().map(|given| given.answer.clone()).collect::<Vec<_>>());
         types.push(found.answer_type.clone());

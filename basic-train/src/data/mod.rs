@@ -2,6 +2,7 @@
 //!
 //! [`DataSet::open`] indexes what a configuration names; [`Samples::sample`] reads one sample. No set is in memory whole.
 
+mod base;
 mod check;
 mod config;
 mod dataset;
@@ -38,6 +39,7 @@ mod loader_tests;
 #[cfg(test)]
 mod sampler_tests;
 
+pub use base::{ImageBase, ImageNameError};
 pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
 pub use config::{DataConfig, Format, OnError, SetConfig};
 pub use dataset::{DataSet, OneSet};

@@ -37,6 +37,11 @@ impl ImageRoot {
         &self.path
     }
 
+    /// The folder without links.
+    pub fn real(&self) -> &Path {
+        &self.real
+    }
+
     /// The file `name`, which must be there and below the folder, even after following links; or why not.
     pub fn file(&self, name: &str) -> Result<PathBuf, String> {
         let relative = Path::new(name);

@@ -13,8 +13,8 @@ use super::plan::Paths;
 use super::summary::{CurvePoint, SampleAnswer, Stage};
 use super::{DemoError, Event, Observer, norms};
 use crate::analysis::{grounding, mean_loss};
-use crate::data::{Sample, VisionCache, prepare};
-use crate::evaluate::{EvalOptions, Question, answer, read_questions, score};
+use crate::data::{ImageBase, Sample, VisionCache, prepare};
+use crate::evaluate::{EvalError, EvalOptions, Question, answer, read_questions, score};
 use crate::inspect::inspect;
 use crate::recipe::Recipe;
 use crate::shapes::{SceneRecord, Split};
@@ -29,7 +29,7 @@ const SHOWN: usize = 6;
 /// The splits to measure on.
 pub struct Bench {
     /// The data set.
-    pub(crate) root: PathBuf,
+    pub(crate) images: ImageBase,
     /// Questions of the eval split.
     pub eval: Vec<Question>,
     validation: Vec<Question>,
@@ -42,6 +42,7 @@ pub struct Bench {
 impl Bench {
     /// Reads the data set that the demo has written.
     pub fn open(paths: &Paths, device: &Device) -> Result<Self, DemoError> {
+        let images = ImageBase::new(&paths.data, None)?.advising("a Shapes data set holds its images itself");
         let path = paths.data.join("eval.jsonl");
         let eval = read_questions(&path)?;
         let mut validation = read_questions(&paths.data.join("validation.jsonl"))?;
@@ -63,7 +64,9 @@ impl Bench {
         for line in lines(&path)?.lines() {
             let value: serde_json::Value =
                 serde_json::from_str(line).map_err(|e| DemoError::Io { path: path.clone(), source: e.into() })?;
-            let image = paths.data.join(value["image"].as_str().unwrap_or_default());
+            let name = value["image"].as_str().unwrap_or_default();
+            let wrong = |source| EvalError::Image { question: samples.len().to_string(), source };
+            let image = images.file(name).map_err(|source| wrong(source).of(&path))?;
             if samples.last().is_some_and(|s| s.images[0].name() == image) {
                 continue;
             }
@@ -77,7 +80,7 @@ impl Bench {
         }
         samples.truncate(IMAGES);
         let device = device.clone().without_autodiff();
-        Ok(Self { root: paths.data.clone(), eval, validation, scenes, captions: samples, device })
+        Ok(Self { images, eval, validation, scenes, captions: samples, device })
     }
 
     /// The score of always giving a kind's most frequent answer; `overall` too.
@@ -124,7 +127,7 @@ impl Bench {
         cache: &mut VisionCache,
     ) -> Result<f64, DemoError> {
         let options = options();
-        let predictions = answer(model, checkpoint, questions, &self.root, &options, cache, &mut |_| {})?;
+        let predictions = answer(model, checkpoint, questions, &self.images, &options, cache, &mut |_| {})?;
         Ok(score(&predictions).accuracy)
     }
 
@@ -141,11 +144,11 @@ impl Bench {
         observer: Observer,
     ) -> Result<Stage, DemoError> {
         let model = trained.valid();
-        let predictions = answer(&model, checkpoint, &self.eval, &self.root, &options(), cache, &mut |done| {
+        let predictions = answer(&model, checkpoint, &self.eval, &self.images, &options(), cache, &mut |done| {
             observer(Event::Done(done));
         })?;
         let scores = score(&predictions);
-        let grounding = grounding(&model, checkpoint, &self.scenes, &self.root, cache)?;
+        let grounding = grounding(&model, checkpoint, &self.scenes, &self.images, cache)?;
         let batches = self.caption_batches(&model, checkpoint, cache)?;
         let caption_loss = mean_loss(&model, &batches)?;
         // Each loss's pull on the projector, on captions that nothing was trained on.

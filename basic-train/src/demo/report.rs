@@ -23,6 +23,7 @@ mod wording;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::data::{DataError, ImageNameError};
 use crate::demo::summary::Summary;
 
 /// Why the page could not be made.
@@ -44,6 +45,20 @@ pub enum ReportError {
         path: PathBuf,
         /// What the decoder said.
         source: image::ImageError,
+    },
+    /// A sample's image that is not below the folder of images.
+    #[error("sample {0}")]
+    Outside(#[from] ImageNameError),
+    /// The folder of images.
+    #[error(transparent)]
+    Folder(#[from] DataError),
+    /// A sample's image that is larger than images may be, or that a decoder gave up on.
+    #[error("{path}: cannot decode the sample image: {reason}", path = path.display())]
+    Broken {
+        /// The image's file.
+        path: PathBuf,
+        /// What the decoder said.
+        reason: String,
     },
     /// An embedded template failed, which is a defect of this crate.
     #[error("the embedded template {file}: {source}")]

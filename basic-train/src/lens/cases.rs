@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basic_models::outside::read_text;
 use basic_models::processor::{Message, PLACEHOLDER, Role};
 use serde_json::Value;
 
 use super::LensError;
-use crate::data::{ImageSource, OneSet, Sample, Samples, SetConfig};
+use crate::data::{DataError, ImageBase, ImageSource, OneSet, Sample, Samples, SetConfig};
 use crate::evaluate::{EvalError, Question, read_questions};
 
 /// A sample and what kind it is of.
@@ -34,7 +35,7 @@ pub struct Cases {
 #[derive(Debug)]
 enum Reader {
     Set(Box<OneSet>),
-    Questions { questions: Vec<Question>, said: Vec<String>, root: PathBuf },
+    Questions { questions: Vec<Question>, said: Vec<String>, base: ImageBase },
 }
 
 impl Cases {
@@ -45,12 +46,30 @@ impl Cases {
     ///
     /// Names the file and the line.
     pub fn open(config: &SetConfig) -> Result<Self, LensError> {
+        Self::read(config, None, "make that folder, or one above it, `images`")
+    }
+
+    /// [`Cases::open`] where the images of a file of questions may also lie below the folder `image_root`.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and the line.
+    pub fn open_within(config: &SetConfig, image_root: Option<&Path>) -> Result<Self, LensError> {
+        Self::read(config, image_root, "--image-root DIR allows the files below another folder")
+    }
+
+    fn read(config: &SetConfig, image_root: Option<&Path>, hint: &'static str) -> Result<Self, LensError> {
         let path = config.path.clone();
         let reader = match holds_questions(&path) {
             true => {
-                let root = config.images.clone().or_else(|| path.parent().map(Path::to_path_buf)).unwrap_or_default();
                 let questions = read_questions(&path)?;
-                Reader::Questions { said: said_of(&path, &questions)?, questions, root }
+                let base = ImageBase::of(config.images.as_deref(), &path, image_root)?.advising(hint);
+                Reader::Questions { said: said_of(&path, &questions)?, questions, base }
+            }
+            false if image_root.is_some() => {
+                let reason =
+                    "--image-root goes with a file of questions: --images names the folder of a data set's images";
+                return Err(DataError::Set { path, reason: reason.into() }.into());
             }
             false => Reader::Set(Box::new(OneSet::open(config)?)),
         };
@@ -88,17 +107,16 @@ impl Cases {
                 let said: Vec<&str> = answers.map(|message| message.content.as_str()).collect();
                 Ok(Case { said: said.join("\n"), sample, category: "all".into() })
             }
-            Reader::Questions { questions, said, root } => {
+            Reader::Questions { questions, said, base } => {
                 let question = &questions[index];
-                let place = match &question.question_id {
-                    Value::Null => index.to_string(),
-                    id => format!("{index} (id {id})"),
-                };
+                let place = question.place(index);
                 let shown = question.image.is_some() && !question.text.contains(PLACEHOLDER);
                 let text = if shown { format!("{PLACEHOLDER}\n{}", question.text) } else { question.text.clone() };
                 let messages =
                     vec![Message::new(Role::User, text), Message::new(Role::Assistant, question.answer.clone())];
-                let images = question.image.iter().map(|image| ImageSource::File(root.join(image))).collect();
+                let wrong = |source| EvalError::Image { question: place.clone(), source }.of(&self.path);
+                let images = question.image.iter().map(|name| base.file(name).map(ImageSource::File).map_err(wrong));
+                let images = images.collect::<Result<_, _>>()?;
                 let sample = Sample { file: Arc::from(self.path.as_path()), place, images, messages };
                 Ok(Case { sample, category: question.category.clone(), said: said[index].clone() })
             }
@@ -138,7 +156,7 @@ impl Cases {
 
 /// What is said of each question's image: see [`Case::said`].
 fn said_of(path: &Path, questions: &[Question]) -> Result<Vec<String>, LensError> {
-    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
+    let text = read_text(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let caption = |line: &str| serde_json::from_str::<Value>(line).ok()?["caption"].as_str().map(String::from);
     let mut answers: HashMap<Option<&str>, Vec<&str>> = HashMap::new();
@@ -158,6 +176,7 @@ fn holds_questions(path: &Path) -> bool {
         Ok(line) if line.trim().is_empty() => None,
         other => Some(other.unwrap_or_default()),
     });
-    let value: Value = first.and_then(|line| serde_json::from_str(&line).ok()).unwrap_or_default();
+    let value: Value =
+        first.and_then(|line| serde_json::from_str(line.trim_start_matches('\u{feff}')).ok()).unwrap_or_default();
     value["text"].is_string() && value["answer"].is_string()
 }

@@ -3,13 +3,15 @@
 //!
 //! - `runs` reads the directories; `recipe` says in which keys their recipes differ.
 //! - `series` thins and smooths, `plot` has axes and paths (the demo's report draws with them too), `figures` the curves.
-//! - `evaluations` has the scores with their intervals, `samples` the answered questions with their images.
+//! - `evaluations` has the scores with their intervals, `samples` the answered questions with their images, which
+//!   `pictures` finds and makes small.
 //! - `studies` reads what `basic ablate` left, whose page's template shows it here too.
 //! - `page` fills the templates.
 
 mod evaluations;
 mod figures;
 mod page;
+mod pictures;
 pub(crate) mod plot;
 mod recipe;
 mod runs;
@@ -26,6 +28,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::compare::CompareError;
+use crate::data::{DataError, ImageBase};
 use crate::files::write_atomically;
 
 /// Why the page could not be made.
@@ -62,6 +65,9 @@ pub enum ReportError {
     /// The answers of an evaluation.
     #[error(transparent)]
     Answers(#[from] CompareError),
+    /// The folder of images.
+    #[error(transparent)]
+    Folder(#[from] DataError),
     /// An embedded template failed, which is a defect of this crate.
     #[error("the embedded template {file}: {source}")]
     Template {
@@ -77,6 +83,8 @@ pub enum ReportError {
 pub struct Options {
     /// At most so many answered questions of each benchmark.
     pub samples: usize,
+    /// Show images that lie below this folder too.
+    pub image_root: Option<PathBuf>,
 }
 
 /// A page that was written.
@@ -102,6 +110,9 @@ pub fn write(paths: &[PathBuf], out: &Path, options: &Options) -> Result<Written
     let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     if let Some(twice) = paths.iter().find(|path| !seen.insert(place(path))) {
         return Err(ReportError::Twice(twice.clone()));
+    }
+    if let Some(folder) = &options.image_root {
+        ImageBase::new(folder, None)?;
     }
     let (mut studies, mut others) = (Vec::new(), Vec::new());
     for path in paths {

@@ -102,7 +102,7 @@ pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Re
         recipe,
         points: points.collect(),
         tables: tables(runs),
-        samples: if options.samples == 0 { Vec::new() } else { samples(runs, options.samples) },
+        samples: if options.samples == 0 { Vec::new() } else { samples(runs, options) },
         studies: studies
             .iter()
             .enumerate()

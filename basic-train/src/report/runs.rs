@@ -99,12 +99,12 @@ impl Run {
         if !run.is_training() && sets.is_empty() && run.unfinished.is_empty() {
             return Err(ReportError::NoRun(path.into()));
         }
-        sets.extend(run.predictions());
+        sets.extend(run.predictions(path));
         Ok(Self { sets, ..run })
     }
 
     /// What the model said of the first held-out samples at the last evaluation.
-    fn predictions(&self) -> Option<Set> {
+    fn predictions(&self, path: &Path) -> Option<Set> {
         #[derive(Deserialize)]
         struct Sampled {
             prompt: String,
@@ -126,7 +126,8 @@ impl Run {
         };
         let judged: Vec<Judged> = sampled.into_iter().enumerate().map(judged).collect();
         let name = "Held-out samples, at the last evaluation".into();
-        (!judged.is_empty()).then(|| Set { name, file: "eval.jsonl".into(), record: None, measure: None, judged })
+        let file = path.join("eval.jsonl");
+        (!judged.is_empty()).then(|| Set { name, file, record: None, measure: None, judged })
     }
 }
 

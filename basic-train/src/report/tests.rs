@@ -39,7 +39,7 @@ fn evaluated(dir: &Path, answer: &str) {
 }
 
 fn page(paths: &[PathBuf], out: &Path) -> String {
-    let written = write(paths, out, &Options { samples: 12 }).unwrap();
+    let written = write(paths, out, &Options { samples: 12, image_root: None }).unwrap();
     let html = fs::read_to_string(out).unwrap();
     assert_eq!((written.bytes, written.runs.len()), (html.len(), paths.len()));
     html.replace('\u{a0}', " ")
@@ -136,7 +136,8 @@ fn values_that_are_not_finite_leave_gaps_and_not_a_broken_page() {
 fn what_is_no_run_or_is_given_twice_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("report.html");
-    let refused = |paths: &[PathBuf]| write(paths, &out, &Options { samples: 1 }).unwrap_err().to_string();
+    let refused =
+        |paths: &[PathBuf]| write(paths, &out, &Options { samples: 1, image_root: None }).unwrap_err().to_string();
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     assert!(refused(std::slice::from_ref(&empty)).contains("empty: neither a training run"));

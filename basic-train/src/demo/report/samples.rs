@@ -5,11 +5,13 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use image::GenericImageView;
+use basic_models::outside::{guarded, read};
+use basic_models::processor::{DEFAULT_MAX_PIXELS, ProcessorError, decode_image_within};
 use serde::Serialize;
 
 use super::ReportError;
 use super::statistics::{BASIC, LLAVA, runs};
+use crate::data::{ImageBase, ImageNameError};
 use crate::demo::summary::{Run, SampleAnswer, Setting, Stage};
 
 /// Longest answer shown, in characters: a model that never stops fills no page.
@@ -115,11 +117,22 @@ fn shortened(answer: &str) -> String {
 
 /// Reads and decodes the image, so that a broken one is an error here and not a blank on the page.
 fn embed(name: &str, images_root: &Path) -> Result<SampleImage, ReportError> {
-    let path = images_root.join(name);
-    let bytes = std::fs::read(&path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
+    let base = ImageBase::new(images_root, None)?.advising("the demo's images lie in its own folder");
+    let path = base.file(name).map_err(|error| match error {
+        ImageNameError::Io { path, source } => ReportError::Read { path, source },
+        other => other.into(),
+    })?;
+    let bytes = read(&path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
     let undecodable = |source| ReportError::Decode { path: path.clone(), source };
     let format = image::guess_format(&bytes).map_err(undecodable)?;
-    let (width, height) = image::load_from_memory_with_format(&bytes, format).map_err(undecodable)?.dimensions();
+    let broken = |reason| ReportError::Broken { path: path.clone(), reason };
+    // Libraries that decode may panic on damaged bytes.
+    let decoded = guarded(|| decode_image_within(&path, &bytes, DEFAULT_MAX_PIXELS)).map_err(broken)?;
+    let decoded = decoded.map_err(|error| match error {
+        ProcessorError::Decode { source, .. } => undecodable(source),
+        other => broken(other.to_string()),
+    })?;
+    let (width, height) = decoded.dimensions();
     Ok(SampleImage {
         source: format!("data:{};base64,{}", format.to_mime_type(), STANDARD.encode(&bytes)),
         name: name.to_owned(),
