@@ -135,8 +135,13 @@ impl Cases {
         for index in 0..self.len() {
             let wanted = match &self.reader {
                 Reader::Set(set) => !set.outline(index)?.images.is_empty(),
-                Reader::Questions { questions, .. } => match &questions[index].image {
-                    Some(image) => met.insert(image) || !once,
+                Reader::Questions { questions, base, .. } => match &questions[index].image {
+                    Some(image) => {
+                        let question = || questions[index].place(index);
+                        let wrong = |source| EvalError::Image { question: question(), source }.of(&self.path);
+                        base.file(image).map_err(wrong)?;
+                        met.insert(image) || !once
+                    }
                     None => false,
                 },
             };
