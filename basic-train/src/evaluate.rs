@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, generate};
+use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, check_context, generate};
 use basic_models::nn::Llava;
 use basic_models::outside::{excerpt, read_text};
 use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
@@ -143,6 +143,14 @@ pub enum EvalError {
         /// Why.
         source: ProcessorError,
     },
+    /// A question that leaves no room for its answer in the model's context.
+    #[error("question {question}: {source}: shorten it or leave it out, or ask for fewer new tokens")]
+    TooLong {
+        /// Which one.
+        question: String,
+        /// The tokens.
+        source: GenerateError,
+    },
     /// Generation.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -153,7 +161,9 @@ impl EvalError {
     #[must_use]
     pub fn of(self, path: &Path) -> Self {
         match self {
-            Self::Image { .. } | Self::Prompt { .. } => Self::Of { path: path.into(), source: Box::new(self) },
+            Self::Image { .. } | Self::Prompt { .. } | Self::TooLong { .. } => {
+                Self::Of { path: path.into(), source: Box::new(self) }
+            }
             named => named,
         }
     }
@@ -254,6 +264,8 @@ impl<'a> Answerer<'a> {
         let prompt = render_prompt(&self.style, &[Message::new(Role::User, text)], tokenizer.specials())
             .and_then(|text| tokenize_prompt(tokenizer, &text, self.checkpoint.visual_tokens(), usize::from(image)))
             .map_err(|source| EvalError::Prompt { question: name.into(), source })?;
+        check_context(&self.checkpoint.config, prompt.ids.len(), self.settings.max_new_tokens)
+            .map_err(|source| EvalError::TooLong { question: name.into(), source })?;
         Ok(ImageTokens {
             ids: prompt.ids,
             images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),

@@ -218,4 +218,9 @@ fn a_sample_longer_than_the_context_is_named_with_its_line() {
     let line = args!["losses", fixture("plain"), place.at("long.jsonl"), "--grads", grads, "--device", "cpu"];
     basic(line).refused(1, &["long.jsonl:3", "tokens long", "context is 2048"]);
     assert!(!grads.exists());
+    let question = |id: usize, text: String| json!({"question_id": id, "text": text, "answer": "x"}).to_string();
+    let questions = [question(5, "what?".into()), question(6, "two green triangles ".repeat(1500))];
+    fs::write(place.at("long.jsonl"), questions.join("\n")).unwrap();
+    let line = args!["eval", fixture("plain"), place.at("long.jsonl"), "--out", place.at("p.jsonl"), "--device", "cpu"];
+    basic(line).refused(1, &["long.jsonl", "question 1 (id 6)", "context of 2048"]);
 }
