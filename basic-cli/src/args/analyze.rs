@@ -32,7 +32,8 @@ pub struct Analyze {
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub reading: Reading,
-    /// Take images also from below this folder; by default they lie below the folder that paths are relative to. For a file of questions.
+    /// Take the images of a file of questions also from below this folder; by default they lie below the folder that paths
+    /// are relative to.
     #[arg(long, value_name = "DIR", requires = "data")]
     pub image_root: Option<PathBuf>,
     /// The first images only; with --replace the first questions about images.

@@ -29,7 +29,8 @@ pub struct Eval {
     /// What image paths are relative to; by default the data file's folder.
     #[arg(long)]
     pub images: Option<PathBuf>,
-    /// Take images also from below this folder; by default they lie below the folder that paths are relative to, and those of benchmarks below --root.
+    /// Take images also from below this folder; by default they lie below the folder that paths are relative to, and those
+    /// of benchmarks below --root.
     #[arg(long, value_name = "DIR")]
     pub image_root: Option<PathBuf>,
     /// Where the predictions are kept; by default CHECKPOINT/eval/DATA.predictions.jsonl. With --bench a folder, by

@@ -70,7 +70,10 @@ impl ImageBase {
     /// [`DataError`] where one of them is no folder.
     pub fn new(base: &Path, wider: Option<&Path>) -> Result<Self, DataError> {
         let only = Self { base: base.into(), roots: vec![ImageRoot::new(base)?.real().into()], hint: FLAG };
-        wider.map_or(Ok(only.clone()), |folder| only.widened(folder))
+        match wider {
+            Some(folder) => only.widened(folder),
+            None => Ok(only),
+        }
     }
 
     /// Names relative to `base`, which may lead to `roots` alone; those that are no folders count for nothing.
