@@ -337,9 +337,12 @@ fn is_working(name: &str) -> bool {
     is_staged(name) || name.starts_with(".basic-old-")
 }
 
-/// A file that was being written when the program was killed: `tempfile`'s names.
+/// A file that was being written when the program was killed: `tempfile`'s names, after the writer's process number in
+/// later versions.
 fn is_temporary(name: &str) -> bool {
-    name.strip_prefix(".tmp").is_some_and(|name| name.len() == 6 && name.bytes().all(|b| b.is_ascii_alphanumeric()))
+    let random = |name: &str| name.len() == 6 && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    let later = |name: &str| name.split_once('-').is_some_and(|(writer, name)| is_number(writer, 1) && random(name));
+    name.strip_prefix(".tmp").is_some_and(random) || name.strip_prefix(".basic-").is_some_and(later)
 }
 
 /// Decimal digits, at least so many.
