@@ -13,6 +13,7 @@ mod fused;
 mod generation;
 mod hub;
 mod load;
+mod mistaken;
 mod names;
 mod open;
 mod original;
@@ -293,6 +294,7 @@ fn read_text(path: &Path) -> Result<String, CheckpointError> {
 
 /// A directory's config.json as it is.
 fn read_config(dir: &Path) -> Result<Value, CheckpointError> {
+    mistaken::check_directory(dir)?;
     let text = read_text(&dir.join("config.json"))?;
     serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: dir.into(), source: source.into() })
 }
