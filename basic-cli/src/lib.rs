@@ -22,6 +22,7 @@ pub(crate) fn revision() -> Option<String> {
 pub fn main() -> ExitCode {
     memory::keep_freed_pages();
     memory::small_pages();
+    memory::report_large_files();
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

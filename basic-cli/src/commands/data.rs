@@ -214,6 +214,7 @@ pub fn data_export(args: Export) -> Result<()> {
         gzip: args.gzip,
         shard: args.shard as usize,
         overwrite: args.overwrite,
+        sources: [Some(args.data.clone()), args.from_images.clone()].into_iter().flatten().collect(),
         ..ExportOptions::new(args.format)
     };
     let progress = bar("export", set.len());

@@ -154,7 +154,7 @@ pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, C
     Ok(this)
 }
 
-fn kind(config: &Value) -> Kind {
+pub(super) fn kind(config: &Value) -> Kind {
     let model = config["model_type"].as_str().unwrap_or_default();
     if original::is_original(config) {
         Kind::LlavaOriginal

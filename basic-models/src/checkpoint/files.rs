@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::CheckpointError;
+use crate::outside::excerpt;
 
 /// The files of a directory, and what its index says of them.
 #[derive(Debug, Default)]
@@ -26,6 +27,11 @@ const NAMES: [(&str, bool); 4] = [
 
 /// LLaVA's file of a trained projector alone.
 pub(super) const PROJECTOR_FILE: &str = "mm_projector.bin";
+
+/// Whether a directory has a file of a whole model's tensors, or an index of such files.
+pub(super) fn has_weights(dir: &Path) -> bool {
+    NAMES.iter().any(|(name, _)| dir.join(name).is_file())
+}
 
 /// Finds the tensors of `dir`, which may also be a file of tensors itself.
 ///
@@ -66,11 +72,11 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> 
         return Err(bad("\"weight_map\" lists no tensor".into()));
     }
     let shard = |(tensor, file): (&String, &Value)| {
-        let file = file.as_str().ok_or_else(|| bad(format!("{tensor}: the shard's name is not text")))?;
+        let file = file.as_str().ok_or_else(|| bad(format!("{}: the shard's name is not text", excerpt(tensor))))?;
         // A name with folders in it could lead anywhere.
         let plain = Path::new(file).file_name().is_some_and(|name| name == file);
         if !plain {
-            return Err(bad(format!("{tensor}: shard {file:?} is not a file name")));
+            return Err(bad(format!("{}: shard {:?} is not a file name", excerpt(tensor), excerpt(file))));
         }
         Ok((tensor.clone(), file.to_string()))
     };

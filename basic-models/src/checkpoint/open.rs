@@ -10,7 +10,7 @@ use super::original::{self, Original};
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::vocabulary::TokenizerFiles;
-use super::{Checkpoint, CheckpointError, Layout, read_config, read_text};
+use super::{Checkpoint, CheckpointError, Layout, mistaken, read_config, read_text};
 use crate::config::{DecoderConfig, LlavaConfig, VisionFamily};
 use crate::processor::{
     ChatTemplate, FeatureSelect, ImageProcessor, ImageProcessorConfig, ProcessorConfig, TokenIds, Tokenizer,
@@ -54,6 +54,7 @@ impl Checkpoint {
         if original::is_original(&value) {
             return Self::open_original(dir, &value);
         }
+        mistaken::check_model(&dir, &value)?;
         let config = LlavaConfig::from_json(&read_text(&dir.join("config.json"))?)
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         Self::with(Opened {
@@ -206,8 +207,9 @@ fn check_tokens(
         && id as usize >= rows
     {
         return Err(mismatch(format!(
-            "tokenizer.json gives {token:?} the id {id}, the embedding table has {rows} rows: resize the table or use the \
-             tokenizer that belongs to these weights"
+            "tokenizer.json gives {:?} the id {id}, the embedding table has {rows} rows: resize the table or use the \
+             tokenizer that belongs to these weights",
+            crate::outside::excerpt(token)
         )));
     }
     let image = config.image_token_index;

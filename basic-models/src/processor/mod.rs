@@ -65,7 +65,7 @@ pub use styles::ConversationStyle;
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use tokenizer_files::copy_tokenizer_files;
-pub(crate) use tokenizer_files::read_tokenizer_files;
+pub(crate) use tokenizer_files::{TOKENIZER_FILES, read_tokenizer_files};
 
 /// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, ProcessorError>;

@@ -8,7 +8,8 @@ use super::config::read_json_if_exists;
 use super::{ProcessorError, Result, sentencepiece};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
-const TOKENIZER_FILES: [&str; 8] = [
+/// What may lie beside each other; `chat_template.json` is copied with them.
+pub(crate) const TOKENIZER_FILES: [&str; 8] = [
     TOKENIZER_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",

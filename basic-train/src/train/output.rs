@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use basic_models::adapters::save_adapters;
-use basic_models::checkpoint::StagedDir;
-use basic_models::{Checkpoint, CheckpointError, Llava};
+use basic_models::checkpoint::{Contents, Replaces, StagedDir};
+use basic_models::{Checkpoint, Llava};
 
 use super::{RunInfo, Status, TrainError};
 use crate::recipe::{Mode, Part, Recipe};
@@ -12,40 +12,35 @@ use crate::recipe::{Mode, Part, Recipe};
 /// What belongs to a run besides its checkpoint.
 const RUN_FILES: [&str; 5] = ["run.json", "metrics.jsonl", "eval.jsonl", "tensorboard", "checkpoints"];
 
-/// What tells that a directory is a run's or a checkpoint's, whole or not.
-const MARKS: [&str; 6] =
-    ["run.json", "config.json", "adapter_config.json", "failed-run.json", ".replaced", ".replacing"];
-
 /// An earlier run that is being replaced: put aside until the new one has succeeded.
 pub(super) struct Replaced {
     out: PathBuf,
     aside: Option<PathBuf>,
 }
 
-/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced.
-pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainError> {
-    let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
-        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
-    };
-    if !entries.is_empty() && !overwrite {
-        return Err(CheckpointError::Exists(out.into()).into());
-    }
-    // A folder of somebody's own would be moved, and in the end deleted.
-    if !entries.is_empty() && !MARKS.iter().any(|name| out.join(name).exists()) {
-        let reason =
-            "holds neither a run nor a checkpoint, and --overwrite replaces nothing else: choose another directory";
-        return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
+/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced: where
+/// `overwrite` is on, the directory holds nothing but a run's and a checkpoint's files, and nothing of `sources`.
+pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Result<Replaced, TrainError> {
+    let entries = listed(out)?;
+    // What the first write of a killed run's record has left holds nothing that anyone could want back.
+    let unborn =
+        !entries.is_empty() && entries.iter().all(|path| is_temporary(path)) && Contents::Run.check(out).is_ok();
+    if !entries.is_empty() || !out.is_dir() {
+        Replaces::new(overwrite || unborn, Contents::Run, sources).check(out)?;
     }
     std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
-    if entries.is_empty() {
+    if unborn {
+        for path in &entries {
+            std::fs::remove_file(path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+        }
+    }
+    if unborn || entries.is_empty() {
         return Ok(Replaced { out: out.into(), aside: None });
     }
     let (aside, moving) = (out.join(".replaced"), out.join(".replacing"));
     if aside.is_dir() && RunInfo::open(out).is_ok_and(|run| run.status == Status::Done) {
         // The run that replaced it was done, and killed before it had taken it away.
-        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
+        Contents::Run.clear(&aside)?;
     }
     if aside.is_dir() {
         // It holds the last whole checkpoint. The run that put it there did not finish: its states must not be taken
@@ -59,6 +54,24 @@ pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainErro
     Ok(Replaced { out: out.into(), aside: Some(aside) })
 }
 
+/// Entries of the output directory, where there is one. The lock is not among them: it stays with who holds it.
+fn listed(out: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = match std::fs::read_dir(out) {
+        Ok(entries) => entries.flatten().map(|e| e.path()).filter(|path| !path.ends_with(".lock")).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        // The guard says what a file in its place is.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Vec::new(),
+        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
+    };
+    Ok(entries)
+}
+
+/// Whether a file has the name of one that is being written.
+fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(".tmp") || name.starts_with(".basic-")) && path.is_file()
+}
+
 /// Opens the output of a run that goes on. What it replaces is still aside.
 pub(super) fn reopen(out: &Path) -> Replaced {
     let aside = out.join(".replaced");
@@ -69,7 +82,8 @@ impl Replaced {
     /// The new run is whole: the earlier one goes.
     pub(super) fn discard(self) -> Result<(), TrainError> {
         let Some(aside) = self.aside else { return Ok(()) };
-        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside, source })
+        // What somebody has put there meanwhile stays.
+        Ok(Contents::Run.clear(&aside)?)
     }
 
     /// The new run has failed: the earlier one comes back, the failed one's records stay as `failed-*`.
@@ -118,7 +132,7 @@ fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Resu
 pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
     let dtype = recipe.train.dtype.dtype();
     save_adapters_of(model, out, recipe)?;
-    let staged = StagedDir::new(&out.join("checkpoint"), true)?;
+    let staged = StagedDir::inside(out)?;
     checkpoint.save_into(model, &staged, dtype)?;
     staged.sync()?;
     let io = |path: PathBuf| move |source| TrainError::Io { path, source };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
-use basic_models::checkpoint::AssembleOptions;
+use basic_models::checkpoint::{AssembleOptions, spare};
 use basic_models::{Checkpoint, CheckpointError};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -156,8 +156,9 @@ pub fn run(
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
     }
     if options.overwrite {
-        spare(&recipe, &out)?;
+        spare(&read_paths(&recipe), &out)?;
     }
+    checkpoint.check_beside()?;
     let from = match options.resume {
         true => {
             state::sweep(&out);
@@ -182,7 +183,11 @@ pub fn run(
         model = first.restore(model, &path, position)?;
     }
     source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
-    let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
+    let replaced = if options.resume {
+        output::reopen(&out)
+    } else {
+        output::prepare(&out, options.overwrite, read_paths(&recipe))?
+    };
     let record = Record { out: &out, recipe: &recipe, options, source: &source, inputs, held_out, start };
     if let Err(error) = record.write(Status::Running) {
         let _ = Replaced::restore(replaced);
@@ -247,21 +252,6 @@ fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let sets = recipe.data.all_sets().into_iter().flat_map(|set| [Some(set.path), set.images]).flatten();
     let held_out = recipe.eval.iter().flat_map(|eval| [Some(eval.path.clone()), eval.images.clone()]).flatten();
     models.chain(adapters).chain(sets).chain(held_out).collect()
-}
-
-/// Refuses to replace a directory that the run itself reads from.
-fn spare(recipe: &Recipe, out: &Path) -> Result<(), CheckpointError> {
-    let Ok(out) = out.canonicalize() else { return Ok(()) };
-    // A pattern of files lies where they lie.
-    let place = |path: &Path| path.canonicalize().or_else(|_| path.parent().unwrap_or(path).canonicalize());
-    match read_paths(recipe).into_iter().find(|path| place(path).is_ok_and(|place| place.starts_with(&out))) {
-        Some(path) => Err(CheckpointError::Mismatch(format!(
-            "{} lies in {}, which --overwrite would replace: choose another output directory",
-            path.display(),
-            out.display()
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

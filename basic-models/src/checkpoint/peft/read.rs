@@ -45,9 +45,11 @@ pub(in super::super) struct Placed {
 }
 
 impl AdapterFiles {
-    /// Whether a directory holds adapters and no model of its own.
+    /// Whether a directory holds adapters and no model of its own. A config.json beside them, as LLaVA's train.py leaves
+    /// it, is none without tensors.
     pub fn is_at(dir: &Path) -> bool {
-        dir.join(CONFIG).is_file() && !dir.join("config.json").is_file()
+        let model = dir.join("config.json").is_file() && super::super::files::has_weights(dir);
+        dir.join(CONFIG).is_file() && !model
     }
 
     /// Opens a directory that `peft`, this crate or LLaVA's own code has saved adapters in.

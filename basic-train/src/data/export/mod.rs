@@ -1,4 +1,5 @@
-//! Writes any data set in any format that can be read back: the same samples in the same order.
+//! Writes any data set in any format that can be read back: the same samples in the same order. A manifest beside them
+//! tells that the directory is a written one, which `overwrite` may replace.
 
 mod archive;
 mod json;
@@ -7,7 +8,7 @@ mod table;
 use std::path::{Path, PathBuf};
 
 use basic_models::CheckpointError;
-use basic_models::checkpoint::StagedDir;
+use basic_models::checkpoint::{Contents, MANIFEST, Replaces, StagedDir, spare};
 use basic_models::processor::Role;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -36,14 +37,16 @@ pub struct ExportOptions {
     pub gzip: bool,
     /// WebDataset and Parquet: samples of a file.
     pub shard: usize,
-    /// Replace a directory that is there.
+    /// Replace a written set that is there.
     pub overwrite: bool,
+    /// What the samples are read from, beside the files that they name themselves: nothing of it may be replaced.
+    pub sources: Vec<PathBuf>,
 }
 
 impl ExportOptions {
     /// Copies of the images, files of 10,000 samples.
     pub fn new(format: Format) -> Self {
-        Self { format, images: Images::Copy, gzip: false, shard: 10_000, overwrite: false }
+        Self { format, images: Images::Copy, gzip: false, shard: 10_000, overwrite: false, sources: Vec::new() }
     }
 }
 
@@ -117,7 +120,9 @@ pub fn export(
     if options.format == Format::WebDataset && options.images != Images::Copy {
         return impossible("webdataset holds its images itself: write it with --images copy");
     }
-    let staged = StagedDir::new(out, options.overwrite)?;
+    let replaces = Replaces::new(options.overwrite, Contents::Export, options.sources.clone());
+    let staged = StagedDir::replacing(out, replaces)?;
+    let occupied = options.overwrite && out.is_dir();
     let dir = Named { staged: staged.path().into(), target: out.into() };
     let mut writer: Box<dyn Writer> = match options.format {
         Format::Json => Box::new(json::JsonWriter::new(dir, true)?),
@@ -129,6 +134,9 @@ pub fn export(
     let mut images = 0;
     for index in 0..data.len() {
         let sample = data.sample(index)?;
+        if occupied {
+            spare(&read(&sample), out)?;
+        }
         let written: Vec<Image> =
             sample.images.iter().map(|image| to_write(&sample, image, &options.images)).collect::<Result<_, _>>()?;
         images += written.len();
@@ -136,6 +144,8 @@ pub fn export(
         progress(1);
     }
     let files = writer.finish()?;
+    let manifest = json!({ "basic": env!("CARGO_PKG_VERSION"), "samples": data.len(), "files": &files });
+    staged.write(MANIFEST, format!("{manifest:#}\n").as_bytes())?;
     staged.commit()?;
     let alone = matches!(options.format, Format::Json | Format::Jsonl);
     Ok(Exported {
@@ -148,6 +158,15 @@ pub fn export(
         images,
         files: files.len(),
     })
+}
+
+/// The files that a sample comes from.
+fn read(sample: &Sample) -> Vec<PathBuf> {
+    let images = sample.images.iter().filter_map(|image| match image {
+        ImageSource::File(path) => Some(path.to_path_buf()),
+        ImageSource::Bytes { .. } => None,
+    });
+    images.chain([sample.file.to_path_buf()]).collect()
 }
 
 fn to_write(sample: &Sample, image: &ImageSource, images: &Images) -> Result<Image, ExportError> {
