@@ -110,3 +110,42 @@ impl Checkpoint {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+    use crate::checkpoint::Layout;
+
+    fn check(head: Option<&[f32]>, top: bool, text: bool) -> (LlavaConfig, Vec<String>) {
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let (table, head) = (bytes(&[1.0, 0.0, f32::NAN, 4.0]), head.map(bytes));
+        let view = |bytes| TensorView::new(Dtype::F32, vec![2, 2], bytes).unwrap();
+        let head = head.iter().map(|head| ("lm_head.weight", view(head)));
+        let tensors = head.chain([("model.language_model.embed_tokens.weight", view(&table))]);
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+        let mut config = LlavaConfig { tie_word_embeddings: top, ..LlavaConfig::default() };
+        config.text_config.tie_word_embeddings = text;
+        let files = TensorFiles::open(dir.path(), Layout::Llava).unwrap();
+        let said = untie(&mut config, &files, dir.path()).unwrap();
+        (config, said)
+    }
+
+    #[test]
+    fn a_head_that_differs_from_the_table_unties_and_an_equal_or_absent_one_does_not() {
+        for (top, text) in [(true, false), (false, true), (true, true)] {
+            let (config, said) = check(Some(&[1.0, 0.0, f32::NAN, 5.0]), top, text);
+            assert!(!config.tied() && said.len() == 1 && said[0].contains("lm_head.weight"), "{said:?}");
+            for head in [None, Some(&[1.0, -0.0, f32::NAN, 4.0][..])] {
+                let (config, said) = check(head, top, text);
+                assert!(config.tied() && said.is_empty(), "{said:?}");
+            }
+        }
+        assert!(check(Some(&[0.0; 4]), false, false).1.is_empty(), "nothing is tied");
+    }
+}

@@ -130,3 +130,61 @@ fn skip_line(pickle: &mut impl BufRead, budget: &Budget) -> std::io::Result<()> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    /// `count` empty lists in a tuple.
+    fn pickle(count: usize) -> Vec<u8> {
+        [b"\x80\x02(".as_slice(), &vec![b']'; count], b"t."].concat()
+    }
+
+    fn archive(path: &Path, entries: &[(&str, &[u8])]) {
+        let mut zip = ZipWriter::new(File::create(path).unwrap());
+        for (name, bytes) in entries {
+            let deflated = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+            zip.start_file(*name, deflated).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        zip.finish().unwrap();
+    }
+
+    #[test]
+    fn a_pickle_that_would_grow_beyond_the_budget_is_refused_in_every_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pytorch_model.bin");
+        let over = || check(&path).unwrap_err().to_string();
+        archive(&path, &[("x/data.pkl", &pickle(20_000_000)), ("x/version", b"3")]);
+        assert!(fs::metadata(&path).unwrap().len() < 100_000);
+        assert!(over().contains("--file-bytes") && over().contains("pytorch_model.bin"), "{}", over());
+        archive(&path, &[("x/data.pkl", &pickle(20_000)), ("x/version", b"3")]);
+        check(&path).unwrap();
+        fs::write(&path, pickle(20_000_000)).unwrap();
+        assert!(over().contains("--file-bytes"), "{}", over());
+        fs::write(&path, pickle(20_000)).unwrap();
+        check(&path).unwrap();
+    }
+
+    #[test]
+    fn a_length_that_a_pickle_claims_counts_before_its_bytes_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bin");
+        fs::write(&path, [b"\x80\x04\x8e".as_slice(), &(1u64 << 40).to_le_bytes()].concat()).unwrap();
+        assert!(check(&path).unwrap_err().to_string().contains("--file-bytes"));
+    }
+
+    #[test]
+    fn pytorchs_own_files_are_far_from_the_limit() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/original");
+        for name in ["pytorch_model-00002-of-00002.bin", "mm_projector.bin"] {
+            check(&fixtures.join(name)).unwrap();
+        }
+    }
+}

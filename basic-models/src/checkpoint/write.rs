@@ -377,7 +377,25 @@ fn put<T: Float>(values: &[T], slot: &Slot, to: FloatType, sink: &mut Sink) -> R
 
 #[cfg(test)]
 mod tests {
-    use super::parse_size;
+    use super::*;
+
+    #[test]
+    fn finite_values_that_float16_makes_infinite_are_counted_and_refused() {
+        let write = |values: &'static [f32], to: DType| {
+            let dir = tempfile::tempdir().unwrap();
+            let staged = StagedDir::new(&dir.path().join("out"), false).unwrap();
+            let slot = |name: &str| Slot { name: name.into(), shape: vec![values.len()], transposed: false };
+            let tensor = |name| Outgoing::new(&slot(name), move |sink| sink.encode(values, FloatType::of(to)));
+            let tensors = vec![tensor("a.bias"), tensor("b.bias")];
+            write_outgoing(&staged, tensors, Layout::Llava, &SaveOptions::new(to)).map_err(|e| e.to_string())
+        };
+        let large = &[1e6, 65504.0, f32::INFINITY, -7e4, f32::NAN];
+        let said = write(large, DType::F16).unwrap_err();
+        assert!(said.contains("4 values of 2 tensors (first: a.bias)") && said.contains("bfloat16"), "{said}");
+        write(large, DType::BF16).unwrap();
+        // What is infinite or no number already stays what it is; 65519 rounds down.
+        write(&[65519.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN], DType::F16).unwrap();
+    }
 
     #[test]
     fn sizes_are_read_as_transformers_reads_them() {

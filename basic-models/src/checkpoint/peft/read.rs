@@ -69,6 +69,11 @@ impl AdapterFiles {
             let reason = "the adapters hold no tensor: save them again, or use the model below as it is";
             return Err(CheckpointError::Mismatch(format!("{}: {reason}", dir.display())));
         }
+        if let Some((_, entry)) = whole.list().find(|(name, _)| name.contains(".lora_embedding_")) {
+            let (disk, path) = (&entry.disk, dir.display());
+            let reason = "adapters of an embedding table are not read: merge them with peft (merge_and_unload)";
+            return Err(CheckpointError::Mismatch(format!("{path}: {disk}: {reason}")));
+        }
         let whole_names = whole.list().map(|(name, entry)| (name.to_string(), entry.disk.clone())).collect();
         Ok(Self { dir, config, lora, whole, whole_names })
     }

@@ -191,3 +191,52 @@ fn number(object: &Map<String, Value>, key: &str) -> Result<Option<f64>, String>
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(change: &[(&str, Value)]) -> Result<AdapterConfig, String> {
+        let mut config = json!({ "peft_type": "LORA", "r": 4, "lora_alpha": 8 });
+        change.iter().for_each(|(key, value)| config[*key] = value.clone());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("adapter_config.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        AdapterConfig::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn values_of_a_wrong_type_are_errors_that_name_the_file_and_the_key() {
+        for (key, value) in FLAGS.iter().map(|key| (*key, json!("true"))).chain([
+            ("use_rslora", json!(1)),
+            ("bias", json!(true)),
+            ("modules_to_save", json!([1])),
+            ("target_modules", json!(3)),
+            ("init_lora_weights", json!([])),
+            ("r", json!(-1)),
+            ("r", json!(0)),
+            ("lora_alpha", json!("16")),
+            ("lora_alpha", json!(1e308)),
+            ("rank_pattern", json!({ "q_proj": "8" })),
+            ("alpha_pattern", json!([])),
+            ("alpha_pattern", json!({ "q_proj": 1e300 })),
+        ]) {
+            let said = read(&[(key, value)]).unwrap_err();
+            assert!(said.contains("adapter_config.json: ") && said.contains(key), "{said}");
+        }
+        assert!(read(&[("use_rslora", json!(null)), ("bias", json!("none"))]).is_ok());
+    }
+
+    #[test]
+    fn many_patterns_of_names_are_quick_and_many_expressions_are_refused() {
+        let names: Map<String, Value> = (0..60_000).map(|i| (format!("layers.{i}.q_proj"), json!(i))).collect();
+        let config = read(&[("alpha_pattern", names.into())]).unwrap();
+        assert_eq!(config.scale("model.layers.59999.q_proj", 1), 59_999.0);
+        let more: Map<String, Value> = (0..100_000).map(|i| (format!("layers.{i}.q_proj"), json!(i))).collect();
+        assert!(read(&[("alpha_pattern", more.into())]).unwrap_err().contains("100000 entries"));
+        let expressions: Map<String, Value> = (0..2000).map(|i| (format!("{i}.*q_proj"), json!(i))).collect();
+        assert!(read(&[("alpha_pattern", expressions.into())]).unwrap_err().contains("name the layers"));
+    }
+}
