@@ -151,6 +151,31 @@ pub enum CheckpointError {
     /// Two parts that don't fit each other.
     #[error("{0}")]
     Mismatch(String),
+    /// A file that takes more than one may.
+    #[error(transparent)]
+    OverBudget(#[from] crate::outside::OverBudget),
+    /// Finite values that the type to write makes infinite.
+    #[error("{path}: {values} values of {tensors} tensors (first: {first}) do not fit float16, whose largest is 65504: write bfloat16 or float32", path = path.display())]
+    Overflow {
+        /// The directory or file to write.
+        path: PathBuf,
+        /// How many values.
+        values: usize,
+        /// Of how many tensors.
+        tensors: usize,
+        /// The first of them, by its name on disk.
+        first: String,
+    },
+    /// A merge that is not finite though all that goes into it is.
+    #[error("{path}: merged into {name}, the adapter gives values that are not finite: lora_alpha or the factors are too large (scale {scale:e})", path = path.display())]
+    NotFinite {
+        /// The directory of the adapters.
+        path: PathBuf,
+        /// The weight, by our name.
+        name: String,
+        /// The adapter's scale.
+        scale: f64,
+    },
 }
 
 /// The names that a message has room for.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::CheckpointError;
-use crate::outside::excerpt;
+
+use crate::outside::{self, Budget, excerpt};
 
 /// The files of a directory, and what its index says of them.
 #[derive(Debug, Default)]
@@ -62,9 +63,14 @@ pub(super) fn find(dir: &Path) -> Result<Found, CheckpointError> {
     Err(CheckpointError::NoWeights(dir.into()))
 }
 
+/// What an index takes as a tree for each of its bytes.
+const TREE_COST: u64 = 8;
+
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let bad = |reason: String| CheckpointError::Index { path: path.into(), reason };
-    let text = std::fs::read_to_string(path).map_err(CheckpointError::io(path))?;
+    let text = outside::read_text(path).map_err(CheckpointError::io(path))?;
+    // As a tree it takes several times its length.
+    Budget::of(path).take((text.len() as u64).saturating_mul(TREE_COST))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| bad("no \"weight_map\" object".into()))?;

@@ -24,6 +24,8 @@ mod source;
 mod spare;
 mod staged;
 mod take;
+mod tied;
+mod torch;
 mod vocabulary;
 mod write;
 
@@ -78,6 +80,7 @@ pub struct Checkpoint {
     tokenizer_files: TokenizerFiles,
     /// A chat template to write beside the tokenizer, which has none.
     template_source: Option<&'static str>,
+    warnings: Vec<String>,
 }
 
 const PROJECTOR: &str = "multi_modal_projector";
@@ -100,6 +103,11 @@ impl Checkpoint {
         }
         model.multi_modal_projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
         Ok(model)
+    }
+
+    /// What of the checkpoint is not as its configuration says, and what was made of it: a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Tensors on disk that the model has no place for, by their names on disk.
@@ -246,7 +254,7 @@ impl Checkpoint {
             let reason = "has adapters over it already: merge them first";
             return Err(CheckpointError::Mismatch(format!("{}: {reason}", self.dir.display())));
         }
-        self.files = self.files.with_adapters(adapters);
+        self.lay(adapters)?;
         Ok(self)
     }
 

@@ -9,6 +9,7 @@ use super::hub::resolve;
 use super::original::{self, Original};
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
+use super::tied::untie;
 use super::vocabulary::TokenizerFiles;
 use super::{Checkpoint, CheckpointError, Layout, mistaken, read_config, read_text};
 use crate::config::{DecoderConfig, LlavaConfig, VisionFamily};
@@ -123,6 +124,7 @@ impl Checkpoint {
                 files.len()
             )));
         }
+        let warnings = untie(&mut config, &files, &dir)?;
         let tokenizer =
             Tokenizer::load(tokenizer_files.dir(), &token_ids(&config.text_config, Some(config.image_token_index)))?;
         check_tokens(&tokenizer, &config, &mismatch)?;
@@ -180,6 +182,7 @@ impl Checkpoint {
             projector_seed: opened.projector_seed,
             tokenizer_files,
             template_source,
+            warnings,
             dir,
         })
     }

@@ -144,6 +144,7 @@ pub fn run(
     fits(&recipe, options, world, &device)?;
 
     let checkpoint = open_model(&recipe)?;
+    checkpoint.warnings().iter().for_each(|warning| warn(warning));
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
     let data = DataSet::open(&recipe.data, recipe.seed)?;
     let inputs = Inputs::of(&data, &checkpoint)?;
