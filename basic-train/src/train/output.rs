@@ -6,7 +6,9 @@ use basic_models::adapters::save_adapters;
 use basic_models::checkpoint::StagedDir;
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
-use super::{RunInfo, Status, TrainError};
+use super::{RunInfo, Status, TrainError, state};
+use crate::files::is_leftover;
+use crate::held::Held;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.
@@ -23,12 +25,8 @@ pub(super) struct Replaced {
 }
 
 /// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced.
-pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainError> {
-    let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
-        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
-    };
+pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<(Replaced, Held), TrainError> {
+    let entries = entries(out)?;
     if !entries.is_empty() && !overwrite {
         return Err(CheckpointError::Exists(out.into()).into());
     }
@@ -38,10 +36,16 @@ pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainErro
             "holds neither a run nor a checkpoint, and --overwrite replaces nothing else: choose another directory";
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
     }
-    std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
+    let held = Held::take(out)?;
+    state::sweep(out);
     if entries.is_empty() {
-        return Ok(Replaced { out: out.into(), aside: None });
+        // Another process may have come, gone and left a run between the look and the lock.
+        return match self::entries(out)?.is_empty() {
+            true => Ok((Replaced { out: out.into(), aside: None }, held)),
+            false => Err(CheckpointError::Exists(out.into()).into()),
+        };
     }
+    let entries = self::entries(out)?;
     let (aside, moving) = (out.join(".replaced"), out.join(".replacing"));
     if aside.is_dir() && RunInfo::open(out).is_ok_and(|run| run.status == Status::Done) {
         // The run that replaced it was done, and killed before it had taken it away.
@@ -56,7 +60,17 @@ pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainErro
         move_all(entries.iter().filter(|path| ![&aside, &moving].contains(path)), &moving)?;
         std::fs::rename(&moving, &aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
     }
-    Ok(Replaced { out: out.into(), aside: Some(aside) })
+    Ok((Replaced { out: out.into(), aside: Some(aside) }, held))
+}
+
+/// What is in the output directory, but for a lock and what a killed process left half-written.
+fn entries(out: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let found: Vec<PathBuf> = match std::fs::read_dir(out) {
+        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
+    };
+    Ok(found.into_iter().filter(|path| !Held::is_lock(path) && !is_leftover(path)).collect())
 }
 
 /// Opens the output of a run that goes on. What it replaces is still aside.
