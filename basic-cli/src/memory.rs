@@ -38,19 +38,6 @@ pub fn small_pages() {
 #[cfg(not(target_os = "linux"))]
 pub fn small_pages() {}
 
-/// Lets a write beyond the process's limit on file sizes (`ulimit -f`) fail like any other, which the command reports
-/// and cleans up after, instead of ending the process by a signal.
-#[cfg(unix)]
-pub fn report_large_files() {
-    // SAFETY: sets how this process takes one signal, to what the system itself does with it. Done before any other
-    // thread exists.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-}
-
-/// Other systems have no such signal.
-#[cfg(not(unix))]
-pub fn report_large_files() {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ use super::llava::Layout;
 use super::locate::{self, METADATA};
 use super::mixture::Mixture;
 use super::parquet::ParquetData;
+use super::stamps::{Change, Stamps};
 use super::webdataset::WebDataset;
 use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SetConfig, fingerprint};
 
@@ -25,6 +26,8 @@ pub struct OneSet {
     path: PathBuf,
     format: Format,
     reader: Reader,
+    /// Its files from before they were read.
+    stamps: Stamps,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,25 @@ impl DataSet {
         Ok((&self.sets[set], sample))
     }
 
+    /// Refuses data of which a file is not what it was when it was opened; `fingerprint` is the one of then. What the
+    /// system says of the files is looked at first, and the contents only where that has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Set`] that names the file.
+    pub fn unchanged(&self, fingerprint: &str) -> Result<(), DataError> {
+        let Some((path, change)) = self.sets.iter().find_map(|set| set.stamps.changed()) else { return Ok(()) };
+        if change == Change::Touched && self.sets.iter().all(|set| set.stamps.changed().is_none_or(|c| c.1 == change)) {
+            // Written again with the same contents, or given another name.
+            if self.fingerprint()? == fingerprint {
+                return Ok(());
+            }
+        }
+        let reason = "was changed while it was read from: what was trained since the last state is of both: put the file \
+                      back and go on from the last state with --resume, or start anew";
+        Err(DataError::Set { path: path.into(), reason: reason.into() })
+    }
+
     /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
     /// above 16 MiB, 64 pieces spread over each), not their names, places or times; weights, limits, and the seed where
     /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't.
@@ -119,6 +141,7 @@ impl OneSet {
         let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
         let (images, limit) = (config.images.as_deref(), config.limit);
         let files = locate::files(path, format)?;
+        let mut stamps = Stamps::of(&files);
         let holds_images = match format {
             Format::WebDataset => true,
             Format::Folder => !path.join(METADATA).is_file(),
@@ -138,13 +161,17 @@ impl OneSet {
             Format::Folder => {
                 let folder = single(path, &files)?;
                 let metadata = folder.join(METADATA);
+                stamps.extend(Stamps::of(std::slice::from_ref(&metadata)));
                 match metadata.is_file() {
                     true => Reader::Llava(LlavaData::open_as(&metadata, Layout::Lines, images, limit)?),
                     false => Reader::Folder(FolderData::open(folder, limit)?),
                 }
             }
         };
-        Ok(Self { path: path.clone(), format, reader })
+        if let Reader::Folder(data) = &reader {
+            stamps.extend(Stamps::of(&data.files()));
+        }
+        Ok(Self { path: path.clone(), format, reader, stamps })
     }
 
     /// The path, folder or pattern that it was opened by.

@@ -28,6 +28,7 @@ mod sampler;
 mod scan;
 mod show;
 mod source;
+mod stamps;
 mod vision;
 mod webdataset;
 

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use basic_models::adapters::save_adapters;
 use basic_models::checkpoint::{Contents, Replaces, StagedDir};
-use basic_models::{Checkpoint, Llava};
+use basic_models::{Checkpoint, CheckpointError, Llava};
 
-use super::{RunInfo, Status, TrainError};
+use super::{RunInfo, Status, TrainError, state};
+use crate::files::is_leftover;
+use crate::held::Held;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.
@@ -18,25 +20,24 @@ pub(super) struct Replaced {
     aside: Option<PathBuf>,
 }
 
-/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced: where
-/// `overwrite` is on, the directory holds nothing but a run's and a checkpoint's files, and nothing of `sources`.
-pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Result<Replaced, TrainError> {
-    let entries = listed(out)?;
-    // What the first write of a killed run's record has left holds nothing that anyone could want back.
-    let unborn =
-        !entries.is_empty() && entries.iter().all(|path| is_temporary(path)) && Contents::Run.check(out).is_ok();
-    if !entries.is_empty() || !out.is_dir() {
-        Replaces::new(overwrite || unborn, Contents::Run, sources).check(out)?;
+/// Makes the output directory and takes its lock. What an earlier run left is refused, or moved aside where it may be
+/// replaced: where `overwrite` is on, the directory holds nothing but a run's and a checkpoint's files, and nothing of
+/// `sources`.
+pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Result<(Replaced, Held), TrainError> {
+    let found = entries(out)?;
+    if !found.is_empty() || (out.exists() && !out.is_dir()) {
+        Replaces::new(overwrite, Contents::Run, sources).check(out)?;
     }
-    std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
-    if unborn {
-        for path in &entries {
-            std::fs::remove_file(path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
-        }
+    let held = Held::take(out)?;
+    state::sweep(out);
+    if found.is_empty() {
+        // Another process may have come, gone and left a run between the look and the lock.
+        return match entries(out)?.is_empty() {
+            true => Ok((Replaced { out: out.into(), aside: None }, held)),
+            false => Err(CheckpointError::Exists(out.into()).into()),
+        };
     }
-    if unborn || entries.is_empty() {
-        return Ok(Replaced { out: out.into(), aside: None });
-    }
+    let entries = entries(out)?;
     let (aside, moving) = (out.join(".replaced"), out.join(".replacing"));
     if aside.is_dir() && RunInfo::open(out).is_ok_and(|run| run.status == Status::Done) {
         // The run that replaced it was done, and killed before it had taken it away.
@@ -51,25 +52,19 @@ pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Res
         move_all(entries.iter().filter(|path| ![&aside, &moving].contains(path)), &moving)?;
         std::fs::rename(&moving, &aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
     }
-    Ok(Replaced { out: out.into(), aside: Some(aside) })
+    Ok((Replaced { out: out.into(), aside: Some(aside) }, held))
 }
 
-/// Entries of the output directory, where there is one. The lock is not among them: it stays with who holds it.
-fn listed(out: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let entries = match std::fs::read_dir(out) {
-        Ok(entries) => entries.flatten().map(|e| e.path()).filter(|path| !path.ends_with(".lock")).collect(),
+/// What is in the output directory, but for a lock and what a killed process left half-written.
+fn entries(out: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let found: Vec<PathBuf> = match std::fs::read_dir(out) {
+        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         // The guard says what a file in its place is.
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Vec::new(),
         Err(source) => return Err(TrainError::Io { path: out.into(), source }),
     };
-    Ok(entries)
-}
-
-/// Whether a file has the name of one that is being written.
-fn is_temporary(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| name.starts_with(".tmp") || name.starts_with(".basic-")) && path.is_file()
+    Ok(found.into_iter().filter(|path| !Held::is_lock(path) && !is_leftover(path)).collect())
 }
 
 /// Opens the output of a run that goes on. What it replaces is still aside.
