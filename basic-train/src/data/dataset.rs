@@ -49,7 +49,10 @@ impl DataSet {
         let configs = config.all_sets();
         let sets: Vec<OneSet> = configs.iter().map(OneSet::open).collect::<Result<_, _>>()?;
         let sizes: Vec<(usize, f64)> = sets.iter().zip(&configs).map(|(set, c)| (set.len(), c.weight)).collect();
-        let mixture = Mixture::new(&sizes, seed);
+        let mixture = Mixture::new(&sizes, seed).map_err(|reason| {
+            let path = configs.first().map(|set| set.path.clone()).unwrap_or_default();
+            DataError::Set { path, reason: format!("data.sets: {reason}") }
+        })?;
         if mixture.len() == 0 {
             let reason = "data.sets: the weights are so small that an epoch takes no sample: raise them".into();
             return Err(DataError::Set { path: configs[0].path.clone(), reason });

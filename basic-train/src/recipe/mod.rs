@@ -287,6 +287,9 @@ impl Recipe {
         if self.train.batch_size == 0 {
             return invalid("train.batch_size must be at least 1");
         }
+        if let Some(reason) = self.loader.contradiction(self.train.batch_size) {
+            return invalid(&reason);
+        }
         match (self.train.steps, self.train.epochs) {
             (Some(steps), None) if steps > 0 => {}
             (None, Some(epochs)) if epochs.is_finite() && epochs > 0.0 => {}
