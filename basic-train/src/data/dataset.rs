@@ -121,6 +121,10 @@ impl OneSet {
         let path = &config.path;
         let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
         let (images, limit) = (config.images.as_deref(), config.limit);
+        if limit == Some(0) {
+            let reason = "data.limit is 0: a set needs at least one sample".into();
+            return Err(DataError::Set { path: path.clone(), reason });
+        }
         let files = locate::files(path, format)?;
         let holds_images = match format {
             Format::WebDataset => true,
@@ -141,6 +145,9 @@ impl OneSet {
             Format::Folder => {
                 let folder = single(path, &files)?;
                 let metadata = folder.join(METADATA);
+                if metadata.is_file() {
+                    locate::at_home(folder, &metadata)?;
+                }
                 match metadata.is_file() {
                     true => Reader::Llava(LlavaData::open_as(&metadata, Layout::Lines, images, limit)?),
                     false => Reader::Folder(FolderData::open(folder, limit)?),

@@ -32,9 +32,6 @@ const OTHER_IMAGES: [&str; 10] = [
     "img_paths",
 ];
 
-/// The columns of a table that must be read for [`unusable`] to see them.
-pub(super) const MEDIA_KEYS: [&str; 4] = ["video", "videos", "audio", "audios"];
-
 /// Why a record with `images` images cannot be trained on as it is, where it carries more than text and those images.
 pub(super) fn unusable(record: &Value, images: usize) -> Option<String> {
     if let Some(reason) = clip(record, "the record") {

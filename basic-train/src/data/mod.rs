@@ -19,6 +19,7 @@ mod loader_queue;
 mod locate;
 mod media;
 mod mixture;
+mod of_recipe;
 mod order;
 mod pack;
 mod parquet;
