@@ -58,6 +58,12 @@ pub enum ProcessorError {
         /// The decoder's message.
         source: image::ImageError,
     },
+    /// An image file without a byte.
+    #[error("the image {path} is empty (0 bytes); replace the file or drop the sample", path = path.display())]
+    EmptyImage {
+        /// The file.
+        path: PathBuf,
+    },
     /// An image file ends before its data does.
     #[error("the image {path} is truncated: its end marker is missing; replace the file or drop the sample", path = path.display())]
     TruncatedImage {

@@ -43,6 +43,9 @@ pub fn open_image_within(path: impl AsRef<Path>, max_pixels: u64) -> Result<RgbI
 /// Those of [`open_image_within`], but for `Read` and `ImageFileTooLarge`.
 pub fn decode_image_within(name: impl AsRef<Path>, bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {
     let path = name.as_ref();
+    if bytes.is_empty() {
+        return Err(ProcessorError::EmptyImage { path: path.into() });
+    }
     let format = image::guess_format(bytes).map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
     decode(path, bytes, format, max_pixels)
 }
@@ -76,6 +79,9 @@ fn read(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, ImageFormat)> {
     let mut bytes = Vec::new();
     // A file of another kind, however large, is told by its first bytes.
     file.by_ref().take(64).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.is_empty() {
+        return Err(ProcessorError::EmptyImage { path: path.into() });
+    }
     let format = image::guess_format(&bytes).map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
     let limit = max_pixels.saturating_mul(8).saturating_add(1 << 26);
     file.take(limit).read_to_end(&mut bytes).map_err(read)?;

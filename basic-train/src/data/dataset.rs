@@ -52,7 +52,10 @@ impl DataSet {
         let configs = config.all_sets();
         let sets: Vec<OneSet> = configs.iter().map(OneSet::open).collect::<Result<_, _>>()?;
         let sizes: Vec<(usize, f64)> = sets.iter().zip(&configs).map(|(set, c)| (set.len(), c.weight)).collect();
-        let mixture = Mixture::new(&sizes, seed);
+        let mixture = Mixture::new(&sizes, seed).map_err(|reason| {
+            let path = configs.first().map(|set| set.path.clone()).unwrap_or_default();
+            DataError::Set { path, reason: format!("data.sets: {reason}") }
+        })?;
         if mixture.len() == 0 {
             let reason = "data.sets: the weights are so small that an epoch takes no sample: raise them".into();
             return Err(DataError::Set { path: configs[0].path.clone(), reason });
@@ -140,6 +143,10 @@ impl OneSet {
         let path = &config.path;
         let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
         let (images, limit) = (config.images.as_deref(), config.limit);
+        if limit == Some(0) {
+            let reason = "data.limit is 0: a set needs at least one sample".into();
+            return Err(DataError::Set { path: path.clone(), reason });
+        }
         let files = locate::files(path, format)?;
         let mut stamps = Stamps::of(&files);
         let holds_images = match format {
@@ -162,6 +169,9 @@ impl OneSet {
                 let folder = single(path, &files)?;
                 let metadata = folder.join(METADATA);
                 stamps.extend(Stamps::of(std::slice::from_ref(&metadata)));
+                if metadata.is_file() {
+                    locate::at_home(folder, &metadata)?;
+                }
                 match metadata.is_file() {
                     true => Reader::Llava(LlavaData::open_as(&metadata, Layout::Lines, images, limit)?),
                     false => Reader::Folder(FolderData::open(folder, limit)?),

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use basic_models::outside::excerpt;
 use basic_models::processor::{Message, PLACEHOLDER, ProcessorError, from_llava};
 use serde_json::{Value, json};
 
-use super::{DataError, ImageSource, Sample};
+use super::scan::MARK;
+use super::{DataError, ImageSource, Sample, greeting, media};
 
 /// Why a record is no sample.
 #[derive(Debug)]
@@ -51,7 +53,8 @@ const IMAGE_KEYS: [&str; 4] = ["image", "images", "file_name", "file_names"];
 
 /// The names of a record's image files.
 pub(super) fn image_names(record: &Value) -> Result<Vec<&str>, Fault> {
-    let Some((key, value)) = IMAGE_KEYS.iter().map(|key| (key, &record[key])).find(|(_, value)| !value.is_null())
+    // A blank name is how text-only samples of some sets say that there is none.
+    let Some((key, value)) = IMAGE_KEYS.iter().map(|key| (key, &record[key])).find(|(_, value)| !is_blank(value))
     else {
         return Ok(Vec::new());
     };
@@ -63,6 +66,25 @@ pub(super) fn image_names(record: &Value) -> Result<Vec<&str>, Fault> {
     names.ok_or_else(|| format!("\"{key}\" must hold file names").into())
 }
 
+/// Whether a value names no image: null, a blank text, or a list of nothing else.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(name) => name.trim().is_empty(),
+        Value::Array(names) => names.iter().all(is_blank),
+        _ => false,
+    }
+}
+
+/// A caption as a file holds it: without UTF-8's mark, which bears no loss, and without the space around it.
+///
+/// # Errors
+///
+/// Where the bytes are not UTF-8.
+pub(super) fn caption(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
+    Ok(std::str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes))?.trim())
+}
+
 /// A sample of a record's turns and of images that were found already.
 pub(super) fn sample(
     file: &Arc<Path>,
@@ -70,8 +92,12 @@ pub(super) fn sample(
     record: &Value,
     images: Vec<ImageSource>,
 ) -> Result<Sample, DataError> {
-    let messages = turns(record, images.len()).map_err(|fault| fault.at(file, &place))?;
-    Ok(Sample { file: file.clone(), place, images, messages })
+    if let Some(reason) = media::unusable(record, images.len()) {
+        return Err(Fault::Reason(reason).at(file, &place));
+    }
+    let (record, dropped_turns) = greeting::dropped(record);
+    let messages = turns(&record, images.len()).map_err(|fault| fault.at(file, &place))?;
+    Ok(Sample { file: file.clone(), place, images, messages, dropped_turns })
 }
 
 /// The keys that may hold a list of turns.
@@ -157,7 +183,7 @@ fn chat(key: &str, list: &Value) -> Result<Vec<Value>, Fault> {
             Some("user") => "human",
             Some("assistant") => "gpt",
             _ => {
-                let found = &message["role"];
+                let found = excerpt(&message["role"].to_string());
                 return Err(format!("{key}[{index}].role is {found}, expected \"user\", \"assistant\" or \"system\""));
             }
         };
@@ -265,6 +291,11 @@ mod tests {
         assert_eq!(image_names(&json!({"images": ["a.png", "b.png"], "image": null})).unwrap(), ["a.png", "b.png"]);
         assert_eq!(image_names(&json!({"file_name": "a.png"})).unwrap(), ["a.png"]);
         assert!(image_names(&json!({"id": 1})).unwrap().is_empty());
+        for blank in [json!(""), json!("  "), json!([]), json!([""]), json!([null, ""]), json!(null)] {
+            assert!(image_names(&json!({"image": blank})).unwrap().is_empty(), "{blank}");
+            assert_eq!(image_names(&json!({"image": blank, "images": ["a.png"]})).unwrap(), ["a.png"], "{blank}");
+        }
+        assert_eq!(image_names(&json!({"image": ["a.png", ""]})).unwrap(), ["a.png", ""], "the file will be missed");
         assert!(image_names(&json!({"image": 3})).is_err());
         assert!(image_names(&json!({"image": [3]})).is_err());
     }

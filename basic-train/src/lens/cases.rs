@@ -99,7 +99,7 @@ impl Cases {
                 let messages =
                     vec![Message::new(Role::User, text), Message::new(Role::Assistant, question.answer.clone())];
                 let images = question.image.iter().map(|image| ImageSource::File(root.join(image))).collect();
-                let sample = Sample { file: Arc::from(self.path.as_path()), place, images, messages };
+                let sample = Sample { file: Arc::from(self.path.as_path()), place, images, messages, dropped_turns: 0 };
                 Ok(Case { sample, category: question.category.clone(), said: said[index].clone() })
             }
         }

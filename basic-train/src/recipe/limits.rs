@@ -8,16 +8,12 @@ use crate::data::DataError;
 
 /// Optimizer steps of a run.
 pub const MOST_STEPS: usize = 1_000_000_000;
-/// Samples of a step.
-const MOST_SAMPLES: usize = 1 << 20;
+/// Samples of a step; what `loader.prefetch` makes of them has its own bounds ([`crate::data::LoaderConfig`]).
+const MOST_SAMPLES: usize = 1_000_000;
 /// Passes over the data.
 const MOST_EPOCHS: f64 = 1e6;
 /// MiB of cached features: 16 TiB.
 const MOST_CACHE: usize = 1 << 24;
-/// Steps that are made ready ahead.
-const MOST_PREFETCH: usize = 1 << 10;
-/// Samples that are in the making.
-const MOST_AHEAD: usize = 1 << 22;
 /// Rank of adapters.
 const MOST_RANK: usize = 1 << 16;
 /// Tokens of an answer.
@@ -43,7 +39,6 @@ impl Recipe {
             ("eval.every", eval.map(|eval| eval.every), 1..=MOST_STEPS),
             ("eval.samples", eval.map(|eval| eval.samples), 1..=usize::MAX),
             ("eval.max_new_tokens", eval.map(|eval| eval.max_new_tokens), 0..=MOST_TOKENS),
-            ("loader.prefetch", Some(self.loader.prefetch), 0..=MOST_PREFETCH),
             ("parts.vision.rank", self.parts.vision.rank, 1..=MOST_RANK),
             ("parts.projector.rank", self.parts.projector.rank, 1..=MOST_RANK),
             ("parts.decoder.rank", self.parts.decoder.rank, 1..=MOST_RANK),
@@ -56,13 +51,6 @@ impl Recipe {
                     _ => format!("{key} is {value}, it must be at least {least} and at most {most}"),
                 });
             }
-        }
-        // Neither factor is large enough for the product to overflow.
-        if (train.batch_size * self.loader.prefetch) > MOST_AHEAD {
-            return Some(format!(
-                "loader.prefetch = {} steps of train.batch_size = {} samples are more than {MOST_AHEAD} samples at once",
-                self.loader.prefetch, train.batch_size
-            ));
         }
         let optimizer = &self.optimizer;
         let parts = [&self.parts.vision, &self.parts.projector, &self.parts.decoder];

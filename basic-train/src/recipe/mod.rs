@@ -295,6 +295,9 @@ impl Recipe {
         if let Some(reason) = self.data.contradiction() {
             return invalid(&reason);
         }
+        if let Some(reason) = self.loader.contradiction(self.train.batch_size) {
+            return invalid(&reason);
+        }
         match (self.train.steps, self.train.epochs) {
             (Some(steps), None) if steps > 0 => {}
             (None, Some(epochs)) if epochs.is_finite() && epochs > 0.0 => {}

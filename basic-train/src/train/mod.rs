@@ -12,6 +12,7 @@ mod trainer;
 
 pub use backward::{Backward, backward};
 pub use parts::{adapters, prepare_model, set_trainable};
+pub(crate) use run::open_model;
 pub use run::{Outcome, RunInfo, RunOptions, Status, can_go_on, lacks, run};
 pub use source::Source;
 pub use state::{Checksum, Position};

@@ -39,14 +39,27 @@ pub struct ExportOptions {
     pub shard: usize,
     /// Replace a written set that is there.
     pub overwrite: bool,
+<<<<<<< HEAD
     /// What the samples are read from, beside the files that they name themselves: nothing of it may be replaced.
     pub sources: Vec<PathBuf>,
+=======
+    /// How many broken samples may be left out; with 0 the first one is an error.
+    pub max_skipped: usize,
+>>>>>>> w4
 }
 
 impl ExportOptions {
     /// Copies of the images, files of 10,000 samples.
     pub fn new(format: Format) -> Self {
-        Self { format, images: Images::Copy, gzip: false, shard: 10_000, overwrite: false, sources: Vec::new() }
+        Self {
+            format,
+            images: Images::Copy,
+            gzip: false,
+            shard: 10_000,
+            overwrite: false,
+            sources: Vec::new(),
+            max_skipped: 0,
+        }
     }
 }
 
@@ -63,7 +76,14 @@ pub struct Exported {
     pub images: usize,
     /// Data files.
     pub files: usize,
+    /// Broken samples that were left out.
+    pub skipped: usize,
+    /// The first of these, and what is wrong with them.
+    pub first_skipped: Vec<String>,
 }
+
+/// Broken samples that are named where some were left out.
+const NAMED: usize = 5;
 
 /// Why a set could not be written.
 #[derive(Debug, Error)]
@@ -81,6 +101,18 @@ pub enum ExportError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// More broken samples than may be left out.
+    #[error(
+        "{skipped} samples are broken, at most {limit} may be left out (--max-skipped); the last one: {last}; look at the data with `basic data check`, or raise the limit"
+    )]
+    TooManySkipped {
+        /// Samples left out so far.
+        skipped: usize,
+        /// How many may be.
+        limit: usize,
+        /// The last one's place and what is wrong with it.
+        last: String,
     },
     /// What is asked for cannot be written.
     #[error("{0}")]
@@ -131,20 +163,35 @@ pub fn export(
         Format::Parquet => Box::new(table::TableWriter::new(dir, options)),
         Format::Folder => return impossible("a folder of images has no place for conversations: use another format"),
     };
-    let mut images = 0;
+    let (mut samples, mut images, mut skipped, mut first_skipped) = (0, 0, 0, Vec::new());
     for index in 0..data.len() {
-        let sample = data.sample(index)?;
+        progress(1);
+        let (sample, written) = match whole(data, index, options) {
+            Err(ExportError::Data(error)) if options.max_skipped > 0 && error.is_sample() => {
+                skipped += 1;
+                if skipped > options.max_skipped {
+                    let (limit, last) = (options.max_skipped, error.to_string());
+                    return Err(ExportError::TooManySkipped { skipped, limit, last });
+                }
+                if first_skipped.len() < NAMED {
+                    first_skipped.push(error.to_string());
+                }
+                continue;
+            }
+            read => read?,
+        };
         if occupied {
             spare(&read(&sample), out)?;
         }
-        let written: Vec<Image> =
-            sample.images.iter().map(|image| to_write(&sample, image, &options.images)).collect::<Result<_, _>>()?;
         images += written.len();
-        writer.add(index, &sample, &written)?;
-        progress(1);
+        writer.add(samples, &sample, &written)?;
+        samples += 1;
+    }
+    if let Some(first) = first_skipped.first().filter(|_| samples == 0) {
+        return Err(ExportError::Impossible(format!("every sample is broken; the first: {first}")));
     }
     let files = writer.finish()?;
-    let manifest = json!({ "basic": env!("CARGO_PKG_VERSION"), "samples": data.len(), "files": &files });
+    let manifest = json!({ "basic": env!("CARGO_PKG_VERSION"), "samples": samples, "files": &files });
     staged.write(MANIFEST, format!("{manifest:#}\n").as_bytes())?;
     staged.commit()?;
     let alone = matches!(options.format, Format::Json | Format::Jsonl);
@@ -154,9 +201,11 @@ pub fn export(
             Images::Copy => None,
             Images::Reference(root) => Some(root.clone()),
         },
-        samples: data.len(),
+        samples,
         images,
         files: files.len(),
+        skipped,
+        first_skipped,
     })
 }
 
@@ -167,6 +216,14 @@ fn read(sample: &Sample) -> Vec<PathBuf> {
         ImageSource::Bytes { .. } => None,
     });
     images.chain([sample.file.to_path_buf()]).collect()
+}
+
+/// A sample with its images.
+fn whole(data: &dyn Samples, index: usize, options: &ExportOptions) -> Result<(Sample, Vec<Image>), ExportError> {
+    let sample = data.sample(index)?;
+    let written = sample.images.iter().map(|image| to_write(&sample, image, &options.images));
+    let written: Vec<Image> = written.collect::<Result<_, _>>()?;
+    Ok((sample, written))
 }
 
 fn to_write(sample: &Sample, image: &ImageSource, images: &Images) -> Result<Image, ExportError> {
@@ -182,7 +239,10 @@ fn to_write(sample: &Sample, image: &ImageSource, images: &Images) -> Result<Ima
     }
     let bytes = image.bytes().map_err(|error| sample.image_error(error.into()))?;
     let extension = extension(&bytes).ok_or_else(|| {
-        let reason = format!("image {image} is of no format that is known: leave the sample out");
+        let reason = match bytes.is_empty() {
+            true => format!("image {image} is empty (0 bytes): leave the sample out"),
+            false => format!("image {image} is of no format that is known: leave the sample out"),
+        };
         DataError::ImageFile { path: sample.file.to_path_buf(), place: sample.place.clone(), reason }
     })?;
     Ok(Image::Bytes { bytes, extension })
