@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
+use super::placeholders::count_placeholders;
 use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, SpecialTokens};
 
 /// The marks around special tokens in messages, where there are any.
@@ -23,8 +24,17 @@ impl Marks {
     pub fn new<'a>(messages: &'a [Message], specials: &SpecialTokens) -> Result<(Self, Cow<'a, [Message]>)> {
         let tokens: Vec<String> =
             specials.all().filter(|token| !token.is_empty() && *token != PLACEHOLDER).map(str::to_owned).collect();
-        let marks = |around| Self { around, tokens: tokens.clone(), image: specials.image.clone() };
-        if !messages.iter().any(|message| tokens.iter().any(|token| message.content.contains(token.as_str()))) {
+        // Where no image can be meant, a placeholder is such a token too.
+        let tokens_of = |message: &Message| {
+            let placeholder = (!message.shows_images()).then(|| PLACEHOLDER.to_owned());
+            tokens.iter().cloned().chain(placeholder).collect::<Vec<_>>()
+        };
+        let all = || tokens.iter().cloned().chain([PLACEHOLDER.to_owned()]).collect();
+        let marks = |around| Self { around, tokens: all(), image: specials.image.clone() };
+        if !messages
+            .iter()
+            .any(|message| tokens_of(message).iter().any(|token| message.content.contains(token.as_str())))
+        {
             return Ok((marks(None), Cow::Borrowed(messages)));
         }
         let fail = |message: String| ProcessorError::Conversation { place: "a message".into(), reason: message };
@@ -33,13 +43,15 @@ impl Marks {
         let (Some(open), Some(close)) = (free.next(), free.next()) else {
             return Err(fail("it holds special tokens and nearly all of the noncharacters U+FDD0 to U+FDEF".into()));
         };
-        let finder = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(&tokens)
-            .map_err(|e| fail(format!("the special tokens cannot be searched for: {e}")))?;
+        let finder = |tokens: Vec<String>| {
+            let built = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(tokens);
+            built.map_err(|e| fail(format!("the special tokens cannot be searched for: {e}")))
+        };
+        let (questions, others) = (finder(tokens.clone())?, finder(all())?);
         let marked = messages.iter().map(|message| {
             let mut content = String::with_capacity(message.content.len() + 16);
             let mut copied = 0;
+            let finder = if message.shows_images() { &questions } else { &others };
             for found in finder.find_iter(&message.content) {
                 content += &message.content[copied..found.start()];
                 content.push(open);
@@ -48,9 +60,16 @@ impl Marks {
                 copied = found.end();
             }
             content += &message.content[copied..];
-            Message { role: message.role, content }
+            message.with_content(content)
         });
         Ok((marks(Some((open, close))), Cow::Owned(marked.collect())))
+    }
+
+    /// The placeholders of images in what the template made of the messages.
+    pub fn images(&self, rendered: &str, token: &str) -> usize {
+        let text = self.around.map(|(open, close)| format!("{open}{token}{close}"));
+        let text = text.map_or(0, |text| count_placeholders(rendered, &text));
+        count_placeholders(rendered, token).saturating_sub(text)
     }
 
     /// A piece of what the template made of the messages: without marks, the tokens between two of them as text, the

@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::config::read_json_if_exists;
 use super::marks::Marks;
-use super::placeholders::count_placeholders;
 use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
 
 /// A compiled chat template.
@@ -89,7 +88,7 @@ impl ChatTemplate {
     /// The conversation, its answers supervised: what message i appends to the prompt that ends before it.
     pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
         let (marks, messages) = Marks::new(messages, specials)?;
-        let content = self.content_for(&messages, false, specials)?;
+        let content = self.content_for(&marks, &messages, false, specials)?;
         let mut pieces = Vec::new();
         let mut done = String::new();
         for (turn, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
@@ -104,7 +103,7 @@ impl ChatTemplate {
     /// The conversation up to where the assistant's answer begins.
     pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Piece> {
         let (marks, messages) = Marks::new(messages, specials)?;
-        let content = self.content_for(&messages, true, specials)?;
+        let content = self.content_for(&marks, &messages, true, specials)?;
         Ok(marks.piece(&self.render(&messages, content, true, specials)?, false))
     }
 
@@ -125,15 +124,20 @@ impl ChatTemplate {
     }
 
     /// Parts where the template reads them; texts where it doesn't mention any, fails on them, or prints the list.
-    fn content_for(&self, messages: &[Message], generate: bool, specials: &SpecialTokens) -> Result<Content> {
+    fn content_for(
+        &self,
+        marks: &Marks,
+        messages: &[Message],
+        generate: bool,
+        specials: &SpecialTokens,
+    ) -> Result<Content> {
         if !self.takes_lists {
             return Ok(Content::Text);
         }
         let whole = |pick: fn(&Message) -> usize| messages.iter().map(pick).sum::<usize>();
         let printed = |text: &str| text.matches("\"type\":").count();
         let reads_parts = |text: &str| {
-            count_placeholders(text, &specials.image).max(count_placeholders(text, PLACEHOLDER))
-                >= whole(|m| count_placeholders(&m.content, PLACEHOLDER))
+            marks.images(text, &specials.image).max(marks.images(text, PLACEHOLDER)) >= whole(Message::images)
                 && printed(text) <= whole(|m| m.content.matches("\"type\":").count())
         };
         match self.render(messages, Content::Parts, generate, specials) {
@@ -159,7 +163,7 @@ impl ChatTemplate {
             .iter()
             .map(|message| match content {
                 Content::Parts => {
-                    json!({ "role": message.role.name(), "content": parts(&message.content) })
+                    json!({ "role": message.role.name(), "content": parts(message) })
                 }
                 Content::Text => json!({ "role": message.role.name(), "content": message.content }),
             })
@@ -181,9 +185,13 @@ impl ChatTemplate {
 }
 
 /// A content's images and texts in order; the line break after a placeholder goes, since templates set their own.
-fn parts(content: &str) -> Vec<serde_json::Value> {
+fn parts(message: &Message) -> Vec<serde_json::Value> {
     let mut parts = Vec::new();
-    for (i, text) in content.split(PLACEHOLDER).enumerate() {
+    let stretches: Vec<&str> = match message.shows_images() {
+        true => message.content.split(PLACEHOLDER).collect(),
+        false => vec![&message.content],
+    };
+    for (i, text) in stretches.into_iter().enumerate() {
         let text = if i == 0 {
             text
         } else {
