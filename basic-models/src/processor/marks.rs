@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use super::placeholders::count_placeholders;
-use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, SpecialTokens};
+use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
 
 /// The marks around special tokens in messages, where there are any.
 pub(super) struct Marks {
@@ -99,4 +99,61 @@ impl Marks {
     fn with_image<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.image == PLACEHOLDER { text.into() } else { text.replace(PLACEHOLDER, &self.image).into() }
     }
+}
+
+/// Marks at the ends of questions and answers, by which their places in a rendering are found.
+pub(super) struct Ends {
+    question: char,
+    answer: char,
+}
+
+impl Ends {
+    /// Two noncharacters that no message holds, if there are any.
+    pub fn new(messages: &[Message]) -> Option<Self> {
+        let unused = |mark: &char| !messages.iter().any(|message| message.content.contains(*mark));
+        let mut free = ('\u{FDD0}'..='\u{FDEF}').rev().filter(unused);
+        Some(Self { question: free.next()?, answer: free.next()? })
+    }
+
+    /// The message with its mark before the white space at its end, which templates take off.
+    pub fn mark(&self, message: &Message) -> Message {
+        let mark = match message.role {
+            Role::System => return message.clone(),
+            Role::User => self.question,
+            Role::Assistant => self.answer,
+        };
+        let space = trailing(&message.content);
+        let said = &message.content[..message.content.len() - space.len()];
+        message.with_content(format!("{said}{mark}{space}"))
+    }
+
+    /// A rendering without marks, and where they stood in it: of a question and an answer in turns, or none.
+    pub fn places(&self, rendered: &str) -> (String, Vec<usize>) {
+        let mut text = String::with_capacity(rendered.len());
+        let (mut places, mut turns) = (Vec::new(), true);
+        for part in rendered.split_inclusive([self.question, self.answer]) {
+            let said = part.trim_end_matches([self.question, self.answer]);
+            text += said;
+            if said.len() < part.len() {
+                let expected = if places.len() % 2 == 0 { self.question } else { self.answer };
+                turns &= part.ends_with(expected);
+                places.push(text.len());
+            }
+        }
+        if turns { (text, places) } else { (text, Vec::new()) }
+    }
+
+    /// What a rendering has after the last message, which is `message`.
+    pub fn tail<'a>(&self, rendered: &'a str, message: &Message) -> Option<&'a str> {
+        let at = rendered.rfind([self.question, self.answer])?;
+        let tail = rendered[at..].trim_start_matches([self.question, self.answer]);
+        // Its own white space, unless the template took it off. One that writes the same of itself has it twice.
+        let space = trailing(&message.content);
+        Some(tail.strip_prefix(space).unwrap_or(tail))
+    }
+}
+
+/// The white space at a text's end.
+pub(super) fn trailing(text: &str) -> &str {
+    &text[text.trim_end().len()..]
 }
