@@ -52,7 +52,7 @@ mod tokenizer_files;
 mod tests;
 
 pub use config::{ImageKind, ImageProcessorConfig, Resample, Size};
-pub use conversation::{Message, Role, from_llava};
+pub use conversation::{Message, Role, from_llava, from_llava_without_images};
 pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};
 pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
