@@ -10,7 +10,7 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
-use super::array::Array;
+use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels};
 
 /// The exact GELU, `x / 2 (1 + erf(x / sqrt(2)))`. Burn's own has the same value, but most backends' backward pass takes
@@ -25,14 +25,19 @@ fn cdf<B: Backend>(x: Array<B>) -> Array<B> {
 
 pub fn portable<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let x = Array::<B>(x);
-    cdf(x.clone()).mul(x).0
+    let dtype = x.dtype();
+    // In 16 bits 1 + erf loses the tail: gelu(-3.5) would be 0.
+    let x = x.cast(accumulator(dtype));
+    cdf(x.clone()).mul(x).cast(dtype).0
 }
 
 /// `grad (cdf(x) + x pdf(x))`.
 pub fn portable_backward<B: Backend>(x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
     let x = Array::<B>(x);
+    let (dtype, wide) = (x.dtype(), accumulator(x.dtype()));
+    let x = x.cast(wide);
     let pdf = x.clone().square().scale(-0.5).exp().scale(1.0 / (2.0 * PI).sqrt());
-    cdf(x.clone()).add(x.mul(pdf)).mul(Array(grad)).0
+    cdf(x.clone()).add(x.mul(pdf)).mul(Array(grad).cast(wide)).cast(dtype).0
 }
 
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(x: FloatTensor<Autodiff<B, C>>) -> FloatTensor<Autodiff<B, C>> {

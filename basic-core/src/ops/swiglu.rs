@@ -8,7 +8,7 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
-use super::array::Array;
+use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels};
 
 /// `silu(gate) * up`, the middle of Llama's feed-forward block.
@@ -23,7 +23,9 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 
 pub fn portable<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
     let gate = Array::<B>(gate);
-    gate.clone().mul(gate.sigmoid()).mul(Array(up)).0
+    let (dtype, wide) = (gate.dtype(), accumulator(gate.dtype()));
+    let gate = gate.cast(wide);
+    gate.clone().mul(gate.sigmoid()).mul(Array(up).cast(wide)).cast(dtype).0
 }
 
 /// With s = sigmoid(g): `grad up s (1 + g (1 - s))` and `grad g s`.
@@ -33,9 +35,11 @@ pub fn portable_backward<B: Backend>(
     grad: FloatTensor<B>,
 ) -> [FloatTensor<B>; 2] {
     let (gate, up, grad) = (Array::<B>(gate), Array::<B>(up), Array::<B>(grad));
+    let (dtype, wide) = (gate.dtype(), accumulator(gate.dtype()));
+    let (gate, up, grad) = (gate.cast(wide), up.cast(wide), grad.cast(wide));
     let s = gate.clone().sigmoid();
     let slope = gate.clone().mul(s.clone().neg().plus(1.0)).plus(1.0).mul(s.clone());
-    [grad.clone().mul(up).mul(slope).0, grad.mul(gate).mul(s).0]
+    [grad.clone().mul(up).mul(slope).cast(dtype).0, grad.mul(gate).mul(s).cast(dtype).0]
 }
 
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(

@@ -1,13 +1,18 @@
 //! Activation functions.
 
 use basic_core::ops::gelu;
-use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, silu};
+use burn::tensor::{DType, Tensor};
 
 use crate::config::Activation;
 
 /// Applies an activation to each element.
 pub fn activate<const D: usize>(activation: Activation, x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    if matches!(dtype, DType::BF16 | DType::F16) {
+        // Each step rounded to 16 bits would lose the tails, forward and backward.
+        return activate(activation, x.cast(DType::F32)).cast(dtype);
+    }
     match activation {
         Activation::Silu => silu(x),
         Activation::Gelu => gelu(x),

@@ -98,7 +98,13 @@ impl Decoder {
     /// - ids: `[N]`
     /// - output: `[N, d]`
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        let rows = self.table().select(0, ids);
+        let table = self.table();
+        let dtype = table.dtype();
+        // The rows' gradients add up in the type that is selected from: in 16 bits frequent tokens would stall.
+        let rows = match matches!(dtype, DType::BF16 | DType::F16) && table.is_require_grad() {
+            true => table.cast(DType::F32).select(0, ids).cast(dtype),
+            false => table.select(0, ids),
+        };
         match self.embedding_scale {
             Some(scale) => rows.mul_scalar(scale),
             None => rows,
