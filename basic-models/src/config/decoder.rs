@@ -146,6 +146,12 @@ impl DecoderConfig {
         // For these null means "none"; elsewhere it means "the default".
         let nullable = ["sliding_window", "pad_token_id", "bos_token_id", "eos_token_id"];
         let mut merged = section::merged(SECTION, value, family.defaults(), &nullable)?;
+        for key in ["pad_token_id", "bos_token_id", "eos_token_id"] {
+            // Original Llama checkpoints write -1 for a token that there is not.
+            if merged.get(key).and_then(Value::as_i64) == Some(-1) {
+                merged.insert(key.into(), Value::Null);
+            }
+        }
         section::must_be(SECTION, &merged, "attention_dropout", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "resid_pdrop", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "embd_pdrop", &[json!(0.0), json!(0)])?;

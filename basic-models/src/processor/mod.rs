@@ -46,6 +46,8 @@ mod specials;
 mod styles;
 mod template;
 mod tokenizer;
+mod tokenizer_added;
+mod tokenizer_bounds;
 mod tokenizer_files;
 
 #[cfg(test)]
