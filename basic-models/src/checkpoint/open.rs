@@ -212,7 +212,7 @@ fn check_tokens(
         return Err(mismatch(format!(
             "tokenizer.json gives {:?} the id {id}, the embedding table has {rows} rows: resize the table or use the \
              tokenizer that belongs to these weights",
-            crate::outside::excerpt(token)
+            crate::outside::excerpt(&token)
         )));
     }
     let image = config.image_token_index;

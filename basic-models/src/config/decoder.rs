@@ -157,10 +157,6 @@ impl DecoderConfig {
         section::must_be(SECTION, &merged, "embd_pdrop", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "use_bidirectional_attention", &[json!(false)])?;
         let partial = merged.get("partial_rotary_factor").and_then(Value::as_f64);
-        // Llama 1 says -1 where it has no padding token.
-        if merged.get("pad_token_id").and_then(Value::as_i64).is_some_and(|id| id < 0) {
-            merged.insert("pad_token_id".into(), Value::Null);
-        }
         let raw: Raw = section::parse(SECTION, merged)?;
         // Before a list as long as the layers is made.
         at_most(SECTION, &[("num_hidden_layers", raw.num_hidden_layers, most::LAYERS)])?;

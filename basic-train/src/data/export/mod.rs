@@ -39,13 +39,10 @@ pub struct ExportOptions {
     pub shard: usize,
     /// Replace a written set that is there.
     pub overwrite: bool,
-<<<<<<< HEAD
     /// What the samples are read from, beside the files that they name themselves: nothing of it may be replaced.
     pub sources: Vec<PathBuf>,
-=======
     /// How many broken samples may be left out; with 0 the first one is an error.
     pub max_skipped: usize,
->>>>>>> w4
 }
 
 impl ExportOptions {
