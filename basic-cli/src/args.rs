@@ -17,7 +17,7 @@ use basic_models::checkpoint::parse_size;
 use basic_models::outside::{FileLimits, set_file_limits};
 pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-pub use data::{Check, Conversations, Data, Export, ImagesArg, Shapes, Show};
+pub use data::{Check, Conversations, Data, Export, ImagesArg, OnErrorArg, Shapes, Show};
 pub use eval::{Compare, Eval, Report};
 pub use generate::{Chat, Generate, Tokens};
 

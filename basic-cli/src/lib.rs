@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod memory;
 mod output;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ pub(crate) fn revision() -> Option<String> {
 pub fn main() -> ExitCode {
     memory::keep_freed_pages();
     memory::small_pages();
+    signals::keep_write_errors();
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -1,4 +1,5 @@
-//! What the allocator does with fresh and with freed memory.
+//! What the system does for the process: what the allocator does with fresh and with freed memory, and how files that
+//! are too large end.
 
 #![allow(unsafe_code)]
 

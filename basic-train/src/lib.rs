@@ -12,6 +12,7 @@ pub mod data;
 pub mod demo;
 pub mod evaluate;
 pub mod files;
+pub mod held;
 pub mod inspect;
 pub mod lens;
 pub mod optim;

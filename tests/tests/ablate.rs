@@ -217,3 +217,42 @@ fn the_studies_resolve_and_the_papers_without_its_data() {
     assert_eq!(count("losses.toml"), 2 * 4 * 20);
     assert_eq!(count("lens.toml"), 2 * 4 * 5);
 }
+
+#[test]
+fn a_study_of_more_runs_than_anybody_waits_for_is_refused_before_it_is_expanded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("study.toml");
+    let axis = |name: usize, levels: usize| {
+        let levels: Vec<String> = (0..levels).map(|level| level.to_string()).collect();
+        format!("{{ name = \"a{name}\", key = \"seed\", values = [{}] }}", levels.join(", "))
+    };
+    let grid = |axes: usize, levels: usize| {
+        let axes: Vec<String> = (0..axes).map(|at| axis(at, levels)).collect();
+        format!("[grid]\nbaseline = {{ a0 = 0 }}\naxes = [{}]\n", axes.join(", "))
+    };
+    let seeds = |count: u32| format!("seeds = {:?}", (0..count).collect::<Vec<_>>());
+    let cases = [
+        // 2^64, 2^65 and 3^40 cells, which wrap, the first to 0.
+        (seeds(1), grid(64, 2)),
+        (seeds(2), grid(64, 2)),
+        (seeds(1), grid(40, 3)),
+        (seeds(1), grid(6, 10)),
+        (seeds(100_000), grid(1, 2)),
+        (seeds(101), grid(2, 10)),
+    ];
+    for (seeds, grid) in cases {
+        fs::write(&path, STUDY.replace("seeds = [0, 1]", &seeds) + &grid).unwrap();
+        let out = dir.path().join("out");
+        run(BINARY, args!["ablate", path, "--list", "--out", out]).refused(1, &["study.toml", "at most 10000"]);
+    }
+}
+
+#[test]
+fn two_processes_do_not_work_in_one_study() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let lock = fs::File::create(out.join(".lock")).unwrap();
+    lock.try_lock().unwrap();
+    run(BINARY, args!["ablate", study(dir.path()), "--out", out]).refused(1, &["another `basic` is at work there"]);
+}

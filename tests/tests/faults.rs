@@ -138,3 +138,160 @@ fn a_run_that_cannot_fit_is_refused_unless_forced() {
     assert!(!project.path().join("refused").exists(), "{said}");
     run(BINARY, [line("forced"), small, vec!["--force".into()]].concat()).succeeded();
 }
+
+/// A recipe whose every number of steps is long enough to be looked at while it runs.
+fn begun(project: &Project, out: &Path, more: &[&str]) -> std::process::Child {
+    let child = Command::new(BINARY)
+        .args(args!["train", project.path().join("recipe.toml"), "--out", out, "--log-every", "1"])
+        .args(more)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    // The first step is in the metrics.
+    while fs::read(out.join("metrics.jsonl")).unwrap_or_default().is_empty()
+        && begun.elapsed() < Duration::from_secs(60)
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+#[track_caller]
+fn ended(child: std::process::Child, code: i32) -> String {
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(code), "{said}");
+    said
+}
+
+#[test]
+fn a_directory_that_vanishes_from_a_run_without_states_ends_it_with_an_error_and_a_state() {
+    let project = Project::new(BINARY, "finetune", 60);
+    let expected = fs::read(project.train("whole", &[]).join("model.safetensors")).unwrap();
+    let out = project.path().join("out");
+    let child = begun(&project, &out, &[]);
+    fs::rename(&out, project.path().join("elsewhere")).unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("has vanished") && said.contains("--resume"), "{said}");
+    resume(&out).succeeded();
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected, "the same bytes as a run in peace");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_has_its_directory_to_itself() {
+    let project = Project::new(BINARY, "finetune", 60);
+    let out = project.path().join("out");
+    let child = begun(&project, &out, &["--set", "checkpoint.every=5"]);
+    resume(&out).refused(1, &["another `basic` is at work there"]);
+    let again = args!["train", project.path().join("recipe.toml"), "--out", out, "--overwrite", "--ui", "bar"];
+    run(BINARY, again).refused(1, &["another `basic` is at work there"]);
+    ended(child, 0);
+    assert!(out.join("model.safetensors").is_file() && !out.join(".lock").exists());
+}
+
+#[test]
+fn data_that_is_replaced_while_it_is_read_from_ends_the_run() {
+    let project = Project::new(BINARY, "finetune", 60);
+    let out = project.path().join("out");
+    let child = begun(&project, &out, &[]);
+    let data = project.path().join("data.json");
+    // Of the same length, under the same name.
+    let text = fs::read_to_string(&data).unwrap().replace("red", "tan");
+    fs::write(project.path().join("other"), text).unwrap();
+    fs::rename(project.path().join("other"), &data).unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("data.json") && said.contains("was changed while it was read from"), "{said}");
+    assert!(!out.join("model.safetensors").exists(), "no checkpoint of a mixture");
+}
+
+#[test]
+fn data_that_is_written_again_as_it_was_does_not_end_a_run() {
+    let project = Project::new(BINARY, "finetune", 60);
+    let out = project.path().join("out");
+    let child = begun(&project, &out, &[]);
+    let data = project.path().join("data.json");
+    fs::copy(&data, project.path().join("same")).unwrap();
+    fs::rename(project.path().join("same"), &data).unwrap();
+    ended(child, 0);
+}
+
+#[test]
+fn a_run_whose_every_sample_was_left_out_has_learned_nothing_and_says_so() {
+    let project = Project::new(BINARY, "pretrain", 3);
+    let out = project.path().join("out");
+    let line = args![
+        "train",
+        project.path().join("recipe.toml"),
+        "--out",
+        out,
+        "--ui",
+        "bar",
+        "--set",
+        "loader.max_length=1",
+        "--set",
+        "loader.too_long=skip"
+    ];
+    run(BINARY, line).refused(1, &["no sample was trained on", "left out", "basic data check"]);
+    assert!(!out.join("config.json").exists() && !out.join("model.safetensors").exists());
+}
+
+#[test]
+fn what_was_left_out_is_told_at_the_end() {
+    let project = Project::new(BINARY, "finetune", 4);
+    let data = project.path().join("data.json");
+    fs::write(&data, fs::read_to_string(&data).unwrap().replace("d.png", "gone.png")).unwrap();
+    let skip = ["--set", "data.on_error=skip", "--set", "data.max_skipped=7", "--set", "train.batch_size=4"];
+    let line = [
+        args!["train", project.path().join("recipe.toml"), "--out", project.path().join("out")],
+        skip.iter().map(Into::into).collect(),
+    ]
+    .concat();
+    let ran = run(BINARY, line).succeeded();
+    assert!(ran.stdout.contains("left out: 2 broken samples"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_run_without_a_learning_rate_says_so() {
+    let project = Project::new(BINARY, "pretrain", 2);
+    let line = |out: &str, set: &str| {
+        run(BINARY, args!["train", project.path().join("recipe.toml"), "--out", project.path().join(out), "--set", set])
+    };
+    for (out, set) in [("one", "train.steps=1"), ("zero", "optimizer.lr=0")] {
+        let ran = line(out, set);
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+        assert!(ran.stderr.starts_with("warning: the learning rate is 0 in every step"), "{}", ran.stderr);
+    }
+    line("two", "train.steps=2").succeeded();
+}
+
+#[test]
+fn an_error_about_a_value_names_the_recipe_or_the_set() {
+    let project = Project::new(BINARY, "pretrain", 2);
+    let recipe = project.path().join("recipe.toml");
+    let set =
+        |set: &str| run(BINARY, args!["train", recipe, "--out", project.path().join("o"), "--plan", "--set", set]);
+    set("objective.k=99").refused(1, &["recipe.toml", "objective.k=99", "k = 99"]);
+    set("optimizer.lr=-1.0").refused(1, &["--set optimizer.lr=-1.0", "optimizer.lr"]);
+    set("loader.prefetch=1000000000000").refused(1, &["--set loader.prefetch", "at most"]);
+    set(&format!("{}=1", "a.".repeat(100_000))).refused(1, &["--set"]);
+    let text = fs::read_to_string(&recipe).unwrap().replace("batch_size = 3", "batch_size = 9223372036854775807");
+    fs::write(&recipe, text).unwrap();
+    set("seed=1").refused(1, &["recipe.toml", "train.batch_size", "at most"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_limit_on_file_sizes_is_a_write_error_and_no_death_by_signal() {
+    let project = Project::new(BINARY, "finetune", 3);
+    let out = project.path().join("out");
+    let line = args!["train", project.path().join("recipe.toml"), "--out", out];
+    let ran = run_in_shell("ulimit -f 32", BINARY, line);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("too large"), "{}", ran.stderr);
+    let left = fs::read_dir(&out).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+    let left: Vec<String> = left.filter(|name| name.starts_with(".basic-") || name.starts_with(".tmp")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

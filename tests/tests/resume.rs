@@ -200,3 +200,104 @@ fn what_cannot_be_resumed_is_refused_with_its_reason() {
     resume(&out).refused(1, &["run.json", "not the record of a run"]);
     run(BINARY, args!["train"]).refused(2, &[]);
 }
+
+#[test]
+fn a_record_whose_values_were_changed_is_noticed_and_the_state_before_is_used() {
+    let project = Project::new(BINARY, "finetune", STEPS);
+    let out = project.train("out", &["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=3"]);
+    let expected = result(&out);
+    for (from, to) in [
+        ("\"step\": 10", "\"step\": 11"),
+        ("\"skipped_steps\": 0", "\"skipped_steps\": 1"),
+        ("\"nonfinite_in_a_row\": 0", "\"nonfinite_in_a_row\": 4"),
+        ("\"trained\": 30", "\"trained\": 38"),
+    ] {
+        cut_back(&out, 10);
+        let record = out.join("checkpoints/step-00000010/state.json");
+        let text = fs::read_to_string(&record).unwrap();
+        assert!(text.contains(from), "{from}: {text}");
+        fs::write(&record, text.replacen(from, to, 1)).unwrap();
+        let ran = resume(&out);
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+        assert!(
+            ran.stderr.contains("state.json is damaged") && ran.stderr.contains("before it is used"),
+            "{}",
+            ran.stderr
+        );
+        assert_same(&out, &expected);
+    }
+    // A state in another one's folder.
+    cut_back(&out, 10);
+    fs::rename(out.join("checkpoints/step-00000010"), out.join("checkpoints/step-00000011")).unwrap();
+    let ran = resume(&out);
+    assert!(ran.code == Some(0) && ran.stderr.contains("its folder's name another"), "{ran:#?}");
+    assert_same(&out, &expected);
+    // An older state without a checksum goes on.
+    cut_back(&out, 10);
+    let record = out.join("checkpoints/step-00000010/state.json");
+    let mut old = read_json(&record);
+    ["checksum", "trained", "too_long"]
+        .iter()
+        .for_each(|key| assert!(old.as_object_mut().unwrap().shift_remove(*key).is_some()));
+    fs::write(&record, old.to_string()).unwrap();
+    // Its checksum would be of other values: those that it has.
+    resume(&out).succeeded();
+    assert_same(&out, &expected);
+}
+
+#[test]
+fn a_recipe_or_a_step_that_was_changed_in_the_records_is_noticed() {
+    let project = Project::new(BINARY, "finetune", STEPS);
+    let out = project.train("out", &["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"]);
+    cut_back(&out, 6);
+    let path = out.join("run.json");
+    let whole = fs::read_to_string(&path).unwrap();
+    let mut record = read_json(&path);
+    record["recipe"]["optimizer"]["lr"] = 0.000_100_1.into();
+    fs::write(&path, record.to_string()).unwrap();
+    resume(&out).refused(1, &["run.json", "is damaged", "checksum"]);
+    fs::write(&path, whole).unwrap();
+    let metrics = out.join("metrics.jsonl");
+    let text = fs::read_to_string(&metrics).unwrap();
+    fs::write(&metrics, text.replacen("{\"step\":3,", "{\"step\":7,", 1)).unwrap();
+    let ran = resume(&out);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.stderr.contains("metrics.jsonl") && ran.stderr.contains("the first is step 3"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_finished_run_that_lost_its_weights_goes_on_from_its_last_state_or_says_that_there_is_none() {
+    let project = Project::new(BINARY, "finetune", 4);
+    let out = project.train("out", &["--set", "checkpoint.every=2"]);
+    let expected = result(&out);
+    fs::remove_file(out.join("model.safetensors")).unwrap();
+    let ran = resume(&out);
+    assert!(ran.code == Some(0) && ran.stderr.contains("goes on from its last state"), "{ran:#?}");
+    assert_same(&out, &expected);
+    resume(&out).succeeded();
+    let out = project.train("stateless", &[]);
+    fs::remove_file(out.join("model.safetensors")).unwrap();
+    resume(&out).refused(1, &["its checkpoint is not whole any more", "no state", "--overwrite"]);
+}
+
+#[test]
+fn what_a_kill_inside_the_first_write_leaves_is_no_run_and_in_nobodys_way() {
+    let project = Project::new(BINARY, "pretrain", 2);
+    for (name, more) in [("fresh", &[][..]), ("over", &["--overwrite"])] {
+        let out = project.path().join(name);
+        fs::create_dir(&out).unwrap();
+        for left in [".tmpAbCdEf", ".basic-4294967295-aB3dE6", ".lock"] {
+            fs::write(out.join(left), "{").unwrap();
+        }
+        project.train(name, more);
+        let left = fs::read_dir(&out).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+        let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    // A file of somebody's own is no leftover.
+    let out = project.path().join("mine");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join(".basic-notes"), "mine").unwrap();
+    run(BINARY, args!["train", project.path().join("recipe.toml"), "--out", out]).refused(1, &["mine"]);
+    assert_eq!(fs::read(out.join(".basic-notes")).unwrap(), b"mine");
+}

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use basic_train::data::{ConversationStyle, Format, SetConfig};
+use basic_train::data::{ConversationStyle, Format, SetConfig, SkipLimit};
+use basic_train::recipe::Stage;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 /// What to do with data sets.
@@ -67,6 +68,35 @@ pub struct Conversations {
     /// auto, template, or one of LLaVA's styles such as plain or vicuna_v1; with --checkpoint.
     #[arg(long, default_value = "auto", value_parser = conversation)]
     pub conversation: ConversationStyle,
+    /// The stage whose `auto` style is meant: plain captions in pretrain, a chat in finetune; with --checkpoint.
+    #[arg(long, value_enum, default_value = "finetune")]
+    pub stage: StageArg,
+    /// Tokenize as training by this recipe would: its model, stage, conversation style and length.
+    #[arg(long, value_name = "R.toml", conflicts_with_all = ["checkpoint", "conversation", "stage"])]
+    pub recipe: Option<PathBuf>,
+}
+
+/// A stage of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StageArg {
+    Pretrain,
+    Finetune,
+}
+
+impl From<StageArg> for Stage {
+    fn from(stage: StageArg) -> Self {
+        match stage {
+            StageArg::Pretrain => Self::Pretrain,
+            StageArg::Finetune => Self::Finetune,
+        }
+    }
+}
+
+/// What happens to a sample that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnErrorArg {
+    Error,
+    Skip,
 }
 
 pub(super) fn conversation(name: &str) -> Result<ConversationStyle, String> {
@@ -140,6 +170,12 @@ pub struct Export {
     /// Samples of an archive or a Parquet file.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub shard: u32,
+    /// What happens to a broken sample: skip leaves it out and counts it.
+    #[arg(long, value_enum, default_value = "error")]
+    pub on_error: OnErrorArg,
+    /// With --on-error skip: how many samples may be left out, a number or a share such as 1%, the default.
+    #[arg(long, value_name = "N|P%")]
+    pub max_skipped: Option<SkipLimit>,
     /// Gzip the archives.
     #[arg(long)]
     pub gzip: bool,

@@ -54,6 +54,7 @@ fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Res
             unexpected.join(", ")
         );
     }
+    super::model::warn(checkpoint);
     let dtype = output.dtype.map_or(checkpoint.stored_dtype(), Into::into);
     let options = SaveOptions { shard_size: Some(output.shard_size), ..SaveOptions::new(dtype) };
     checkpoint.convert(out, &options, output.overwrite, &device)?;

@@ -4,35 +4,36 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use basic_models::Checkpoint;
-use basic_models::processor::Style;
 use basic_train::data::{
-    CheckOptions, CheckReport, ExportOptions, ImageSource, Images, OneSet, Reason, Sample, Samples, SetConfig, Token,
-    check, export, tokens,
+    CheckOptions, CheckReport, ExportOptions, ImageSource, Images, LoaderConfig, OneSet, Preparer, Reason, Sample,
+    Samples, SetConfig, Token, check, export, tokens,
 };
 use basic_train::files::write_atomically;
 use serde_json::{Value, json};
 
-use crate::args::{Check, Conversations, Export, ImagesArg, Show};
+use basic_train::recipe::{Recipe, Stage};
+
+use crate::args::{Check, Conversations, Export, ImagesArg, OnErrorArg, Show};
 use crate::output::{bar, print_json, say};
 
-/// The checkpoint to tokenize for, and the conversations' style.
-fn open_checkpoint(args: &Conversations) -> Result<Option<(Checkpoint, Style)>> {
+/// What tokenizes as training would.
+fn preparer(args: &Conversations) -> Result<Option<Preparer>> {
+    if let Some(recipe) = &args.recipe {
+        return Ok(Some(Preparer::of_recipe(&Recipe::open(recipe, &[])?)?));
+    }
     let Some(dir) = &args.checkpoint else { return Ok(None) };
     let checkpoint = Checkpoint::open(dir)?;
-    let style = args.conversation.resolve(&checkpoint, false)?;
-    Ok(Some((checkpoint, style)))
+    let style = args.conversation.resolve(&checkpoint, Stage::from(args.stage) == Stage::Pretrain)?;
+    Ok(Some(Preparer::new(&checkpoint, style, &LoaderConfig::default())?))
 }
 
 /// `basic data check`.
 pub fn data_check(args: Check) -> Result<()> {
-    let checkpoint = open_checkpoint(&args.conversations)?;
+    let preparer = preparer(&args.conversations)?;
     let mut reports = Vec::new();
     for path in &args.data {
         let set = OneSet::open(&args.reading.of(path))?;
-        let options = CheckOptions {
-            checkpoint: checkpoint.as_ref().map(|(checkpoint, style)| (checkpoint, style.clone())),
-            sample: args.sample.map(|n| n as usize),
-        };
+        let options = CheckOptions { preparer: preparer.as_ref(), sample: args.sample.map(|n| n as usize) };
         let progress = bar("check", options.sample.unwrap_or(usize::MAX).min(set.len()));
         let report = check(&set, &options, |more| progress.inc(more as u64))?;
         progress.finish_and_clear();
@@ -66,7 +67,17 @@ fn print_report(set: &OneSet, report: &CheckReport) {
     say!("  text only    {}", report.text_only);
     say!("  images       {} (samples by number: {})", report.images, counted(&report.images_per_sample));
     say!("  turns        samples by number of answers: {}", counted(&report.turns_per_sample));
+    if report.dropped_turns > 0 {
+        say!("  dropped      {} answers before the first question, as LLaVA does", report.dropped_turns);
+    }
     if let Some(tokens) = &report.tokens {
+        if let Some(first) = &tokens.first_unknown {
+            say!(
+                "  warning      the tokenizer does not know {} tokens of {} samples, which train as its <unk>; the first: {first}",
+                tokens.unknown,
+                tokens.with_unknown
+            );
+        }
         say!(
             "  tokens       {} to {}, median {}, 95% up to {}; {} in all, {} bear loss",
             tokens.min,
@@ -81,7 +92,10 @@ fn print_report(set: &OneSet, report: &CheckReport) {
             let width = (bucket.samples * 40).div_ceil(most);
             say!("  {:>6} .. {:<6} {:>8} {}", bucket.from, bucket.to - 1, bucket.samples, "█".repeat(width));
         }
-        say!("  over the context of {}: {}", tokens.context, tokens.over_context);
+        match tokens.max_length == tokens.context {
+            true => say!("  over the context of {}: {}", tokens.context, tokens.over_context),
+            false => say!("  over loader.max_length = {}: {}", tokens.max_length, tokens.over_context),
+        }
         say!("  without a target: {}", tokens.without_target);
     }
     say!("  training would leave out {} of {}", report.unusable, report.checked);
@@ -104,21 +118,21 @@ fn print_report(set: &OneSet, report: &CheckReport) {
 
 /// `basic data show`.
 pub fn data_show(args: Show) -> Result<()> {
-    let checkpoint = open_checkpoint(&args.conversations)?;
+    let preparer = preparer(&args.conversations)?;
     let set = OneSet::open(&args.reading.of(&args.data))?;
     if args.index >= set.len() {
         bail!("{}: has {} samples, from 0: there is no sample {}", args.data.display(), set.len(), args.index);
     }
     let sample = set.sample(args.index)?;
     let images = save_images(&sample, args.out.as_deref())?;
-    let tokens = match &checkpoint {
-        Some((checkpoint, style)) => Some(tokens(&sample, checkpoint, style)?),
-        None => None,
-    };
+    let tokens = preparer.as_ref().map(|preparer| tokens(&sample, preparer)).transpose()?;
     if args.json {
         return print_json(&shown(&sample, &images, tokens.as_deref()));
     }
     say!("{}: sample {}", sample.file.display(), sample.place);
+    if sample.dropped_turns > 0 {
+        say!("dropped    {} answer before the first question, as LLaVA does", sample.dropped_turns);
+    }
     for message in &sample.messages {
         say!("{:<10} {}", message.role.name(), message.content.replace('\n', "\n           "));
     }
@@ -182,6 +196,7 @@ fn shown(sample: &Sample, images: &[Saved], tokens: Option<&[Token]>) -> Value {
     let mut value = json!({
         "file": sample.file.display().to_string(),
         "place": sample.place,
+        "dropped_turns": sample.dropped_turns,
         "messages": sample.messages.iter().map(message).collect::<Vec<_>>(),
         "images": images.iter().map(image).collect::<Vec<_>>(),
     });
@@ -214,6 +229,12 @@ pub fn data_export(args: Export) -> Result<()> {
         gzip: args.gzip,
         shard: args.shard as usize,
         overwrite: args.overwrite,
+        sources: [Some(args.data.clone()), args.from_images.clone()].into_iter().flatten().collect(),
+        max_skipped: match args.on_error {
+            OnErrorArg::Error if args.max_skipped.is_some() => bail!("--max-skipped goes with --on-error skip"),
+            OnErrorArg::Error => 0,
+            OnErrorArg::Skip => args.max_skipped.unwrap_or_default().of(set.len()),
+        },
         ..ExportOptions::new(args.format)
     };
     let progress = bar("export", set.len());
@@ -229,6 +250,10 @@ pub fn data_export(args: Export) -> Result<()> {
         written.images,
         written.files
     );
+    if written.skipped > 0 {
+        say!("{} broken samples were left out; the first:", written.skipped);
+        written.first_skipped.iter().for_each(|message| say!("  {message}"));
+    }
     if let Some(root) = &written.images_root {
         say!("its images are read with images = {:?}", root.display().to_string());
     }

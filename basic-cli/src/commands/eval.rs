@@ -29,6 +29,7 @@ pub fn eval(args: Eval) -> Result<()> {
 
 fn open(args: &Eval) -> Result<Checkpoint> {
     let mut checkpoint = Checkpoint::open(&args.checkpoint)?;
+    super::model::warn(&checkpoint);
     checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     Ok(checkpoint)
 }

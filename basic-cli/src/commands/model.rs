@@ -17,7 +17,15 @@ pub(super) fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint>
     if !unexpected.is_empty() {
         tell!("warning: {}: tensors that the model has no place for: {}", dir.display(), unexpected.join(", "));
     }
+    warn(&checkpoint);
     Ok(checkpoint)
+}
+
+/// Says what of a checkpoint is not as its configuration says.
+pub(super) fn warn(checkpoint: &Checkpoint) {
+    for warning in checkpoint.warnings() {
+        tell!("warning: {warning}");
+    }
 }
 
 /// Opens a device that computes in `dtype`; others would panic on the first tensor.

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use basic_train::plan::{Plan, PlanOptions};
+use basic_models::outside::excerpt;
+use basic_train::data::LoaderError;
+use basic_train::plan::{Plan, PlanError, PlanOptions};
 use basic_train::recipe::Recipe;
-use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
+use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, TrainError, can_go_on, lacks, run};
 use indicatif::ProgressBar;
 
 use super::checkpoint::host;
@@ -22,9 +24,18 @@ pub fn train(mut args: Train) -> Result<()> {
         (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
         (None, Some(run)) => {
             let info = RunInfo::open(run)?;
-            if info.status == Status::Done {
-                say!("checkpoint: {} (the run was done already)", run.display());
-                return Ok(());
+            match lacks(run).filter(|_| info.status == Status::Done) {
+                None if info.status == Status::Done => {
+                    say!("checkpoint: {} (the run was done already)", run.display());
+                    return Ok(());
+                }
+                Some(lacks) if !can_go_on(run) => anyhow::bail!(
+                    "{}: the run was done, but its checkpoint is not whole any more and no state is there to go on from: \
+                     {lacks}: train it again with --overwrite",
+                    run.display()
+                ),
+                Some(lacks) => tell!("warning: {lacks}; the run was done and goes on from its last state"),
+                None => {}
             }
             if args.device.is_none() && args.devices.is_empty() {
                 args.devices = info.devices;
@@ -34,8 +45,9 @@ pub fn train(mut args: Train) -> Result<()> {
         // The parser asks for one of the two.
         (None, None) => anyhow::bail!("give a recipe, or --resume and the directory of a run"),
     };
+    let origin = origin(&args);
     if args.plan {
-        return plan(recipe, &args);
+        return plan(recipe, &args).map_err(|error| named(error, &origin));
     }
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
@@ -59,7 +71,10 @@ pub fn train(mut args: Train) -> Result<()> {
     let terminal = std::io::stderr().is_terminal();
     let plain = args.ui.map_or(!terminal, |ui| ui == Ui::Plain);
     let progress = if plain { ProgressBar::hidden() } else { bar("train", 0) };
+    let (mut broken, mut left_out) = (0, 0);
     let outcome = run(&recipe, &options, &mut |text| tell!("warning: {text}"), &mut |step, steps| {
+        broken = step.skipped_samples;
+        left_out += step.left_out.len();
         progress.set_length(steps as u64);
         progress.set_position(step.step as u64);
         progress.set_message(losses(step));
@@ -68,7 +83,13 @@ pub fn train(mut args: Train) -> Result<()> {
             // A closed pipe is no reason to end a run of days.
             let _ = writeln!(std::io::stdout(), "{}", line(step, steps));
         }
-    })?;
+    });
+    let outcome = outcome.map_err(|error| named(error.into(), &origin))?;
+    if broken > 0 || left_out > 0 {
+        say!(
+            "left out: {broken} broken samples in all, {left_out} draws since the run began or went on: left_out in metrics.jsonl"
+        );
+    }
     match outcome {
         Outcome::Done(out) => {
             progress.finish();
@@ -81,6 +102,38 @@ pub fn train(mut args: Train) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where the values of the recipe come from.
+fn origin(args: &Train) -> String {
+    let file = match (&args.recipe, &args.resume) {
+        (Some(recipe), _) => recipe.display().to_string(),
+        (None, run) => run.clone().unwrap_or_default().join("run.json").display().to_string(),
+    };
+    // A value of this kind is in the file or in a set, which the error's key tells.
+    let sets = args.sets.iter().map(|set| format!(" --set {}", excerpt(set)));
+    sets.fold(file, |all, set| if all.len() < 500 { all + &set } else { all })
+}
+
+/// An error about a recipe's value with where that stands.
+fn named(error: anyhow::Error, origin: &str) -> anyhow::Error {
+    let of_recipe = match error.downcast_ref::<TrainError>() {
+        Some(TrainError::Plan(plan)) => matches!(plan, PlanError::Objective(_)),
+        Some(error) => matches!(
+            error,
+            TrainError::Objective(_)
+                | TrainError::Adapter(_)
+                | TrainError::NotFinite { .. }
+                | TrainError::NothingTrained { .. }
+                | TrainError::NoOutput
+                | TrainError::DoesNotFit { .. }
+                | TrainError::Loader(
+                    LoaderError::MaxLength { .. } | LoaderError::Start(_) | LoaderError::TooManySkipped { .. }
+                )
+        ),
+        None => matches!(error.downcast_ref::<PlanError>(), Some(PlanError::Objective(_))),
+    };
+    if of_recipe { anyhow::anyhow!("{origin}: {error}") } else { error }
 }
 
 /// `basic train --plan`.

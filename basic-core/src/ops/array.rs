@@ -75,6 +75,11 @@ impl<B: Backend> Array<B> {
         Self(B::float_select(self.0, dim, rows))
     }
 
+    /// Adds each row of `value` to the row of `self` that `rows` names; a row may be named many times.
+    pub fn select_add(self, dim: usize, rows: IntTensor<B>, value: Self) -> Self {
+        Self(B::float_select_assign(self.0, dim, rows, value.0, IndexingUpdateOp::Add))
+    }
+
     pub fn gather(self, dim: usize, at: IntTensor<B>) -> Self {
         Self(B::float_gather(dim, self.0, at))
     }

@@ -11,7 +11,10 @@ use burn::backend::{Autodiff, AutodiffBackend, Backend, backend_extension};
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
 use super::adamw::{AdamWStep, Updated};
-use super::{HeadLayout, adamw, attention, cross_entropy, directional, distribution, gelu, rms_norm, rotary, swiglu};
+use super::{ActivationKind, HeadLayout};
+use super::{
+    activation, adamw, attention, cross_entropy, directional, distribution, embedding, rms_norm, rotary, swiglu,
+};
 
 /// A loss, `[1]`, and its gradient where it was asked for.
 pub type LossAndGrad<B> = (FloatTensor<B>, Option<FloatTensor<B>>);
@@ -78,8 +81,11 @@ pub trait FusedOps: Backend {
     /// [`swiglu`](super::swiglu).
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// [`gelu`](super::gelu).
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// [`gelu`](super::gelu) and its like.
+    fn activation(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self>;
+
+    /// [`embedding`](super::embedding).
+    fn embedding_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
 
     /// [`rms_norm`](super::rms_norm) on rows, `[N, d]`; `trained` says whether gamma takes a gradient.
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, trained: bool) -> FloatTensor<Self>;
@@ -179,14 +185,23 @@ pub trait Kernels: Backend {
         swiglu::portable_backward::<Self>(gate, up, grad)
     }
 
-    /// The exact GELU.
-    fn exact_gelu_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        gelu::portable::<Self>(x)
+    /// The activation of each element.
+    fn activation_kernel(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self> {
+        activation::portable::<Self>(x, kind)
     }
 
     /// Its gradient.
-    fn exact_gelu_backward_kernel(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        gelu::portable_backward::<Self>(x, grad)
+    fn activation_backward_kernel(
+        x: FloatTensor<Self>,
+        kind: ActivationKind,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        activation::portable_backward::<Self>(x, kind, grad)
+    }
+
+    /// The gradient of a table of so many rows, of which those of `ids` were taken.
+    fn embedding_backward_kernel(rows: usize, ids: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        embedding::portable_backward::<Self>(rows, ids, grad)
     }
 
     /// The normalized rows.
@@ -290,8 +305,11 @@ macro_rules! untracked {
             fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
                 Self::swiglu_kernel(gate, up)
             }
-            fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::exact_gelu_kernel(x)
+            fn activation(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self> {
+                Self::activation_kernel(x, kind)
+            }
+            fn embedding_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+                embedding::rows::<Self>(table, ids)
             }
             fn rms_norm(
                 x: FloatTensor<Self>,
@@ -385,8 +403,12 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         swiglu::tracked::<B, C>(gate, up)
     }
 
-    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        gelu::tracked::<B, C>(x)
+    fn activation(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self> {
+        activation::tracked::<B, C>(x, kind)
+    }
+
+    fn embedding_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        embedding::tracked::<B, C>(table, ids)
     }
 
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, trained: bool) -> FloatTensor<Self> {

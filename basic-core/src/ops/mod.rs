@@ -6,6 +6,7 @@
 //! portable body in terms of the backend's primitives, so that every backend has every operation; Flex replaces those
 //! that pay (`cpu/`).
 
+mod activation;
 mod adamw;
 mod array;
 mod attention;
@@ -14,20 +15,21 @@ mod cpu;
 mod cross_entropy;
 mod directional;
 mod distribution;
+mod embedding;
 #[cfg_attr(feature = "ndarray", allow(deprecated))] // NdArray, upstream since Burn 0.22
 mod extension;
-mod gelu;
 mod rms_norm;
 mod rotary;
 mod swiglu;
 
+pub use activation::{ActivationKind, gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{AdamWMoments, AdamWStep, adamw, sum_of_squares};
 pub use attention::{Attention, attention, attention_mass};
 pub use cross_entropy::{HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, linear_cross_entropy, linear_cross_entropy_within};
 pub use directional::directional_alignment;
 pub use distribution::{SEMANTIC_DISTRIBUTION_BUDGET, semantic_distribution, semantic_distribution_within};
+pub use embedding::embedding;
 pub use extension::{FusedOps, Kernels, LossAndGrad, LossAndGrads};
-pub use gelu::gelu;
 pub use rms_norm::rms_norm;
 pub use rotary::rotate;
 pub use swiglu::swiglu;

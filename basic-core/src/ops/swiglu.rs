@@ -1,14 +1,14 @@
-//! `silu(gate) * up` in one pass each way; only the two inputs are kept.
+//! `silu(gate) * up` in one pass each way; only the two inputs are kept, and 16-bit inputs are computed in f32.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
 use burn::tensor::Tensor;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
-use super::array::Array;
+use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels};
 
 /// `silu(gate) * up`, the middle of Llama's feed-forward block.
@@ -22,8 +22,9 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 }
 
 pub fn portable<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
-    let gate = Array::<B>(gate);
-    gate.clone().mul(gate.sigmoid()).mul(Array(up)).0
+    let dtype = gate.dtype();
+    let [gate, up] = [gate, up].map(|x| Array::<B>(x).cast(accumulator(dtype)));
+    gate.clone().mul(gate.sigmoid()).mul(up).cast(dtype).0
 }
 
 /// With s = sigmoid(g): `grad up s (1 + g (1 - s))` and `grad g s`.
@@ -32,10 +33,11 @@ pub fn portable_backward<B: Backend>(
     up: FloatTensor<B>,
     grad: FloatTensor<B>,
 ) -> [FloatTensor<B>; 2] {
-    let (gate, up, grad) = (Array::<B>(gate), Array::<B>(up), Array::<B>(grad));
+    let dtype = gate.dtype();
+    let [gate, up, grad] = [gate, up, grad].map(|x| Array::<B>(x).cast(accumulator(dtype)));
     let s = gate.clone().sigmoid();
     let slope = gate.clone().mul(s.clone().neg().plus(1.0)).plus(1.0).mul(s.clone());
-    [grad.clone().mul(up).mul(slope).0, grad.mul(gate).mul(s).0]
+    [grad.clone().mul(up).mul(slope), grad.mul(gate).mul(s)].map(|x| x.cast(dtype).0)
 }
 
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(

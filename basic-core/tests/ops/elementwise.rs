@@ -20,6 +20,19 @@ proptest! {
     }
 
     #[test]
+    fn the_other_activations_are_their_compositions(a in 0..4usize, b in 1..6usize, c in 1..40usize, seed: u64) {
+        reference::activations([a, b, c], seed).iter().for_each(check_everywhere);
+    }
+
+    #[test]
+    fn an_embedding_is_the_product_with_one_hot_rows(
+        vocabulary in 1..9usize, d in 1..20usize, ids in prop::collection::vec(0..9i64, 1..30), seed: u64,
+    ) {
+        let ids = ids.into_iter().map(|id| id % vocabulary as i64).collect();
+        check_everywhere(&reference::embedding(vocabulary, d, ids, seed));
+    }
+
+    #[test]
     fn rms_norm_is_its_composition(
         a in 0..4usize, b in 1..6usize, d in 1..40usize, epsilon in prop_oneof![Just(1e-5), Just(1e-2)], seed: u64,
     ) {

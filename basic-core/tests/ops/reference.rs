@@ -297,6 +297,54 @@ pub fn gelu(dims: [usize; 3], seed: u64) -> Pair {
     }
 }
 
+/// The other activations, by their definitions.
+pub fn activations(dims: [usize; 3], seed: u64) -> Vec<Pair> {
+    fn sigmoid(x: Tensor<3>) -> Tensor<3> {
+        (x.neg().exp() + 1.0).recip()
+    }
+    fn pair(
+        name: &'static str,
+        inputs: Vec<Values>,
+        op: fn(Tensor<3>) -> Tensor<3>,
+        by: fn(Tensor<3>) -> Tensor<3>,
+    ) -> Pair {
+        Pair {
+            name,
+            inputs,
+            differentiable: &[true],
+            op: Box::new(move |x| flat(op(x[0].view::<3>()))),
+            reference: Box::new(move |x| flat(by(x[0].view::<3>()))),
+        }
+    }
+    let inputs = || vec![Values::uniform(&dims, -4.0, 4.0, &mut Random(seed))];
+    vec![
+        pair("gelu with tanh", inputs(), ops::gelu_tanh, |x| {
+            let u = (x.clone() + x.clone() * x.clone() * x.clone() * 0.044715) * (2.0 / std::f64::consts::PI).sqrt();
+            x * (u.tanh() + 1.0) * 0.5
+        }),
+        pair("quick gelu", inputs(), ops::quick_gelu, |x| x.clone() * sigmoid(x * 1.702)),
+        pair("silu", inputs(), ops::silu, |x| x.clone() * sigmoid(x)),
+    ]
+}
+
+/// table; rows that repeat, and rows that are never taken.
+pub fn embedding(vocabulary: usize, d: usize, ids: Vec<i64>, seed: u64) -> Pair {
+    let known = ids.clone();
+    Pair {
+        name: "embedding",
+        inputs: vec![Values::uniform(&[vocabulary, d], -1.5, 1.5, &mut Random(seed))],
+        differentiable: &[true],
+        op: Box::new(move |x| flat(ops::embedding(x[0].view(), x[0].ints(&ids, [ids.len()])))),
+        reference: Box::new(move |x| {
+            let one_hot =
+                known.iter().flat_map(|id| (0..vocabulary).map(move |at| f64::from(u8::from(at as i64 == *id))));
+            let one_hot = TensorData::new(one_hot.collect::<Vec<_>>(), [known.len(), vocabulary]);
+            let one_hot = Tensor::<2>::from_data(one_hot, (&x[0].device(), x[0].dtype()));
+            flat(one_hot.matmul(x[0].view()))
+        }),
+    }
+}
+
 /// x, gamma.
 pub fn rms_norm(dims: [usize; 3], epsilon: f64, seed: u64) -> Pair {
     let random = &mut Random(seed);
@@ -341,7 +389,7 @@ pub fn rotate(dims: [usize; 4], own: usize, seed: u64) -> Pair {
 pub fn one_of_each(seed: u64) -> Vec<Pair> {
     let sizes = Sizes { batch: 2, queries: 5, past: 2, kv_heads: 2, group: 3, width: 4 };
     let labels = vec![3, -100, 0, 6, 1];
-    vec![
+    let mut all = vec![
         das(5, 7, seed),
         sds(5, 3, 11, 2, seed),
         cross_entropy(3, 7, HeadLayout::TokenRows, labels.clone(), Some(2.5), 3, seed),
@@ -352,5 +400,8 @@ pub fn one_of_each(seed: u64) -> Vec<Pair> {
         rms_norm([2, 3, 5], 1e-5, seed),
         rotate([2, 3, 2, 6], 1, seed),
         rotate([2, 3, 2, 6], 2, seed),
-    ]
+        embedding(7, 3, vec![2, 2, 0, 6, 2], seed),
+    ];
+    all.extend(activations([2, 3, 5], seed));
+    all
 }

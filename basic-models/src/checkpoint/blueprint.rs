@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::hub::resolve;
-use super::{Checkpoint, CheckpointError, original, part, read_config};
+use super::peft::AdapterFiles;
+use super::{Checkpoint, CheckpointError, mistaken, original, part, read_config};
 use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionFamily};
 use crate::processor::ImageProcessor;
 
@@ -18,10 +19,14 @@ impl LlavaConfig {
     /// [`CheckpointError`] that names the file and the key.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = resolve(dir)?;
+        if AdapterFiles::is_at(&dir) {
+            return Self::open(AdapterFiles::open(&dir)?.base_dir()?);
+        }
         let value = read_config(&dir)?;
         if original::is_original(&value) {
             return Ok(Checkpoint::open(dir)?.config);
         }
+        mistaken::check_model(&dir, &value)?;
         let parsed = Self::from_value(&value);
         let mut config = parsed.map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         config.fit_images(&dir);

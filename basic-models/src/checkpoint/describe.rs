@@ -15,6 +15,7 @@ use super::open::layers;
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::source::{Entry, SourceFile};
+use super::tied::untie;
 use super::{Checkpoint, CheckpointError, Layout, PROJECTOR, original, part, read_config};
 use crate::config::{ConfigError, LlavaConfig};
 
@@ -154,7 +155,7 @@ pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, C
     Ok(this)
 }
 
-fn kind(config: &Value) -> Kind {
+pub(super) fn kind(config: &Value) -> Kind {
     let model = config["model_type"].as_str().unwrap_or_default();
     if original::is_original(config) {
         Kind::LlavaOriginal
@@ -242,7 +243,12 @@ impl Description {
                 Err(error) => self.problem(&error),
             },
             Some(Kind::Decoder) => match alone(dir, "text_config") {
-                Ok(config) => self.compare(&config, files, &decoder, device),
+                Ok(mut config) => {
+                    if let Err(error) = untie(&mut config, files, dir) {
+                        self.problem(&error);
+                    }
+                    self.compare(&config, files, &decoder, device);
+                }
                 Err(error) => self.problem(&error),
             },
             Some(Kind::Adapters) => {

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::adapters::AdapterError;
 use crate::config::ConfigError;
+use crate::outside::excerpt;
 use crate::processor::ProcessorError;
 
 /// What can be wrong with a checkpoint directory.
@@ -57,7 +58,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A tensor that is there twice.
-    #[error("{first} and {second} both hold a parameter, as {other} and as {name}: remove one", first = first.display(), second = second.display())]
+    #[error("{first} and {second} both hold a parameter, as {other} and as {name}: remove one", first = first.display(), second = second.display(), other = excerpt(other), name = excerpt(name))]
     Duplicate {
         /// The file that came first.
         first: PathBuf,
@@ -77,7 +78,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// Tensors that the model needs and the files lack.
-    #[error("{path}: {count} tensors are missing: {names}", path = path.display(), count = .names.len(), names = .names.join(", "))]
+    #[error("{path}: {count} tensors are missing: {names}", path = path.display(), count = .names.len(), names = listed(.names, ", "))]
     Missing {
         /// The directory.
         path: PathBuf,
@@ -85,7 +86,7 @@ pub enum CheckpointError {
         names: Vec<String>,
     },
     /// Tensors of the wrong shape.
-    #[error("{path}: wrong shapes, the config asks for others: {list}", path = path.display(), list = .shapes.join("; "))]
+    #[error("{path}: wrong shapes, the config asks for others: {list}", path = path.display(), list = listed(.shapes, "; "))]
     Shapes {
         /// The directory.
         path: PathBuf,
@@ -93,7 +94,7 @@ pub enum CheckpointError {
         shapes: Vec<String>,
     },
     /// A type that is not f32, f16 or bf16.
-    #[error("{path}: tensor {name} is {dtype}: only F32, F16 and BF16 are read", path = path.display())]
+    #[error("{path}: tensor {name} is {dtype}: only F32, F16 and BF16 are read", path = path.display(), name = excerpt(name), dtype = excerpt(dtype))]
     Dtype {
         /// The file.
         path: PathBuf,
@@ -121,9 +122,72 @@ pub enum CheckpointError {
     /// The directory to write exists.
     #[error("{path}: exists already: choose another directory or pass --overwrite", path = .0.display())]
     Exists(PathBuf),
+    /// A directory that `--overwrite` would replace holds something that this program has not written.
+    #[error("{dir}: holds {entry}, which {reason}, and --overwrite takes nothing else away: move it elsewhere, or choose another directory", dir = dir.display(), entry = excerpt(&entry.to_string_lossy()))]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// The first such entry, relative to it.
+        entry: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A file beside the tensors that could not be written as it is.
+    #[error("{path}: {reason}", path = path.display())]
+    Beside {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A directory that is something else than a LLaVA checkpoint.
+    #[error("{path}: {what}", path = path.display())]
+    NotLlava {
+        /// The directory.
+        path: PathBuf,
+        /// What it is, and what to do with it.
+        what: String,
+    },
     /// Two parts that don't fit each other.
     #[error("{0}")]
     Mismatch(String),
+    /// A file that takes more than one may.
+    #[error(transparent)]
+    OverBudget(#[from] crate::outside::OverBudget),
+    /// Finite values that the type to write makes infinite.
+    #[error("{path}: {values} values of {tensors} tensors (first: {first}) do not fit float16, whose largest is 65504: write bfloat16 or float32", path = path.display())]
+    Overflow {
+        /// The directory or file to write.
+        path: PathBuf,
+        /// How many values.
+        values: usize,
+        /// Of how many tensors.
+        tensors: usize,
+        /// The first of them, by its name on disk.
+        first: String,
+    },
+    /// A merge that is not finite though all that goes into it is.
+    #[error("{path}: merged into {name}, the adapter gives values that are not finite: lora_alpha or the factors are too large (scale {scale:e})", path = path.display())]
+    NotFinite {
+        /// The directory of the adapters.
+        path: PathBuf,
+        /// The weight, by our name.
+        name: String,
+        /// The adapter's scale.
+        scale: f64,
+    },
+}
+
+/// The names that a message has room for.
+const LISTED: usize = 200;
+
+/// A list, each of its texts cut to an excerpt, and how many more there are.
+fn listed(texts: &[String], separator: &str) -> String {
+    let mut list: Vec<String> = texts.iter().take(LISTED).map(|text| excerpt(text)).collect();
+    if texts.len() > LISTED {
+        list.push(format!("and {} more", texts.len() - LISTED));
+    }
+    list.join(separator)
 }
 
 impl CheckpointError {

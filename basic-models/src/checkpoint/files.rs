@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::CheckpointError;
 
+use crate::outside::{self, Budget, excerpt};
+
 /// The files of a directory, and what its index says of them.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -26,6 +28,11 @@ const NAMES: [(&str, bool); 4] = [
 
 /// LLaVA's file of a trained projector alone.
 pub(super) const PROJECTOR_FILE: &str = "mm_projector.bin";
+
+/// Whether a directory has a file of a whole model's tensors, or an index of such files.
+pub(super) fn has_weights(dir: &Path) -> bool {
+    NAMES.iter().any(|(name, _)| dir.join(name).is_file())
+}
 
 /// Finds the tensors of `dir`, which may also be a file of tensors itself.
 ///
@@ -56,9 +63,14 @@ pub(super) fn find(dir: &Path) -> Result<Found, CheckpointError> {
     Err(CheckpointError::NoWeights(dir.into()))
 }
 
+/// What an index takes as a tree for each of its bytes.
+const TREE_COST: u64 = 8;
+
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let bad = |reason: String| CheckpointError::Index { path: path.into(), reason };
-    let text = std::fs::read_to_string(path).map_err(CheckpointError::io(path))?;
+    let text = outside::read_text(path).map_err(CheckpointError::io(path))?;
+    // As a tree it takes several times its length.
+    Budget::of(path).take((text.len() as u64).saturating_mul(TREE_COST))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| bad("no \"weight_map\" object".into()))?;
@@ -66,11 +78,11 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> 
         return Err(bad("\"weight_map\" lists no tensor".into()));
     }
     let shard = |(tensor, file): (&String, &Value)| {
-        let file = file.as_str().ok_or_else(|| bad(format!("{tensor}: the shard's name is not text")))?;
+        let file = file.as_str().ok_or_else(|| bad(format!("{}: the shard's name is not text", excerpt(tensor))))?;
         // A name with folders in it could lead anywhere.
         let plain = Path::new(file).file_name().is_some_and(|name| name == file);
         if !plain {
-            return Err(bad(format!("{tensor}: shard {file:?} is not a file name")));
+            return Err(bad(format!("{}: shard {:?} is not a file name", excerpt(tensor), excerpt(file))));
         }
         Ok((tensor.clone(), file.to_string()))
     };

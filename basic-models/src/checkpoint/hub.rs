@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use hf_hub::{Cache, Repo};
 
 use super::CheckpointError;
+use crate::outside::excerpt;
 
 /// The directory that `name` means: a path that exists; else, where it has the form of a hub name, the snapshot of its
 /// `main` branch in the local Hugging Face cache (`HF_HUB_CACHE`, else `HF_HOME/hub`, else
@@ -34,7 +35,11 @@ fn resolve_in(path: &Path, cache: Option<PathBuf>) -> Result<PathBuf, Checkpoint
     let snapshot = Cache::new(cache).repo(repo).pointer_path(commit.trim());
     // A commit's name is letters and digits: nothing that leads elsewhere.
     if commit.trim().is_empty() || !commit.trim().chars().all(|c| c.is_ascii_alphanumeric()) || !snapshot.is_dir() {
-        return Err(missing(format!("{} names {:?}, which is no snapshot there", main.display(), commit.trim())));
+        return Err(missing(format!(
+            "{} names {:?}, which is no snapshot there",
+            main.display(),
+            excerpt(commit.trim())
+        )));
     }
     Ok(snapshot)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::CheckpointError;
 use super::floats::{Float, FloatType, decode, decode_transposed, encode};
@@ -82,8 +83,14 @@ impl TensorFiles {
         let base = self.values::<f32>(taken, slot)?;
         let Some(adapters) = &self.adapters else { return Ok(matrix(base, [inputs, outputs], device)) };
         let Factors { a, b, rank, scale } = adapters.factors(placed)?;
+        let finite = [&base, &a, &b].iter().all(|values| values.par_iter().all(|value| value.is_finite()));
         let (a, b) = (matrix(a, [inputs, rank], device), matrix(b, [rank, outputs], device));
-        Ok(merged(matrix(base, [inputs, outputs], device), &Adapter { a, b, scale }))
+        let merged = merged(matrix(base, [inputs, outputs], device), &Adapter { a, b, scale });
+        if finite && !merged.clone().is_finite().all().into_scalar::<bool>() {
+            let (path, name) = (adapters.dir().to_path_buf(), slot.name.clone());
+            return Err(CheckpointError::NotFinite { path, name, scale });
+        }
+        Ok(merged)
     }
 
     /// The values of a parameter, row-major, transposed where Burn has it so.
@@ -119,7 +126,8 @@ impl TensorFiles {
         Ok(out)
     }
 
-    fn windows(
+    /// See [`super::source::SourceFile::windows`].
+    pub(super) fn windows(
         &self,
         entry: &Entry,
         unit: usize,

@@ -1,6 +1,7 @@
 //! Hugging Face checkpoints: LLaVA directories, and a vision tower and a decoder put together into a new model.
 
 mod assemble;
+mod beside;
 mod blueprint;
 mod describe;
 mod diagnose;
@@ -9,16 +10,22 @@ mod error;
 mod files;
 mod floats;
 mod fused;
+mod generation;
 mod hub;
 mod load;
+mod mistaken;
 mod names;
 mod open;
 mod original;
+mod owned;
 mod peft;
 mod read;
 mod source;
+mod spare;
 mod staged;
 mod take;
+mod tied;
+mod torch;
 mod vocabulary;
 mod write;
 
@@ -37,9 +44,11 @@ pub use floats::FloatType;
 pub use hub::resolve;
 pub(crate) use names::{LORA_A, LORA_B};
 pub use names::{Layout, ParamPath, Slot, slots};
+pub use owned::{Contents, MANIFEST};
 pub use peft::{AdapterFiles, save_adapters};
 pub use read::TensorFiles;
-pub use staged::StagedDir;
+pub use spare::spare;
+pub use staged::{Replaces, StagedDir};
 pub use write::{SaveOptions, parse_size, write_tensors};
 
 use crate::config::{Family, LlavaConfig, VisionFamily};
@@ -71,6 +80,7 @@ pub struct Checkpoint {
     tokenizer_files: TokenizerFiles,
     /// A chat template to write beside the tokenizer, which has none.
     template_source: Option<&'static str>,
+    warnings: Vec<String>,
 }
 
 const PROJECTOR: &str = "multi_modal_projector";
@@ -93,6 +103,11 @@ impl Checkpoint {
         }
         model.multi_modal_projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
         Ok(model)
+    }
+
+    /// What of the checkpoint is not as its configuration says, and what was made of it: a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Tensors on disk that the model has no place for, by their names on disk.
@@ -154,7 +169,7 @@ impl Checkpoint {
     ///
     /// [`CheckpointError::Exists`] where `target` holds files and `overwrite` is off; I/O errors that name the file.
     pub fn save(&self, model: &Llava, target: &Path, dtype: DType, overwrite: bool) -> Result<(), CheckpointError> {
-        let staged = StagedDir::new(target, overwrite)?;
+        let staged = StagedDir::replacing(target, self.replaces(overwrite))?;
         self.save_into(model, &staged, dtype)?;
         staged.commit()
     }
@@ -183,6 +198,9 @@ impl Checkpoint {
         overwrite: bool,
         device: &Device,
     ) -> Result<(), CheckpointError> {
+        let replaces = self.replaces(overwrite);
+        replaces.check(target)?;
+        self.check_beside()?;
         let to = FloatType::of(options.dtype);
         let model = self.config.init(device);
         self.check_adapters(&model)?;
@@ -196,10 +214,34 @@ impl Checkpoint {
             let projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
             tensors.extend(gather(&projector, PROJECTOR, to));
         }
-        let staged = StagedDir::new(target, overwrite)?;
+        let staged = StagedDir::replacing(target, replaces)?;
         self.save_side_files(&staged, to)?;
         write_outgoing(&staged, tensors, Layout::Llava, &self.fitting(*options))?;
         staged.commit()
+    }
+
+    /// What a writer may replace: a checkpoint that nothing of this one lies in.
+    fn replaces(&self, overwrite: bool) -> Replaces {
+        Replaces::new(overwrite, Contents::Checkpoint, self.sources())
+    }
+
+    /// Everything that is read: the files of tensors, adapters' too, and the folders that they lie in.
+    fn sources(&self) -> Vec<PathBuf> {
+        let files = self.files.all_paths();
+        let folders = files.iter().filter_map(|path| path.parent().map(Path::to_path_buf));
+        let dirs = [self.dir.clone(), self.tokenizer_files.dir().into()];
+        let all: std::collections::BTreeSet<PathBuf> = folders.chain(dirs).chain(files.iter().cloned()).collect();
+        all.into_iter().collect()
+    }
+
+    /// Checks that the files which a written checkpoint has from this one are valid, before work begins.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Beside`] that names the file.
+    pub fn check_beside(&self) -> Result<(), CheckpointError> {
+        generation::generation_config(&self.dir)?;
+        beside::check(self.tokenizer_files.dir())
     }
 
     /// Lays adapters over the checkpoint: it loads and converts merged with them.
@@ -212,7 +254,7 @@ impl Checkpoint {
             let reason = "has adapters over it already: merge them first";
             return Err(CheckpointError::Mismatch(format!("{}: {reason}", self.dir.display())));
         }
-        self.files = self.files.with_adapters(adapters);
+        self.lay(adapters)?;
         Ok(self)
     }
 
@@ -234,8 +276,7 @@ impl Checkpoint {
         let config = LlavaConfig { dtype: Some(dtype.torch_name().into()), ..self.config.clone() };
         let text = config.to_json().map_err(|source| CheckpointError::Config { path: self.dir.clone(), source })?;
         staged.write("config.json", text.as_bytes())?;
-        let generation = std::fs::read_to_string(self.dir.join("generation_config.json")).ok();
-        let generation = generation.filter(|text| serde_json::from_str::<Value>(text).is_ok_and(|v| v.is_object()));
+        let generation = generation::generation_config(&self.dir)?;
         let generation = generation.unwrap_or_else(|| {
             let generation = serde_json::json!({
                 "bos_token_id": self.config.text_config.bos_token_id,
@@ -245,6 +286,7 @@ impl Checkpoint {
             format!("{generation:#}\n")
         });
         staged.write("generation_config.json", generation.as_bytes())?;
+        beside::check(self.tokenizer_files.dir())?;
         copy_tokenizer_files(self.tokenizer_files.dir(), staged.path())?;
         if let Some(template) = self.template_source {
             staged.write("chat_template.jinja", template.as_bytes())?;
@@ -255,11 +297,12 @@ impl Checkpoint {
 }
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {
-    std::fs::read_to_string(path).map_err(CheckpointError::io(path))
+    crate::outside::read_text(path).map_err(CheckpointError::io(path))
 }
 
 /// A directory's config.json as it is.
 fn read_config(dir: &Path) -> Result<Value, CheckpointError> {
+    mistaken::check_directory(dir)?;
     let text = read_text(&dir.join("config.json"))?;
     serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: dir.into(), source: source.into() })
 }

@@ -66,7 +66,8 @@ impl Layout {
                 Some(rest) => format!("language_model.{rest}"),
                 None => disk.to_string(),
             },
-            Self::Adapters => Self::Llava.canonical(&strip(disk, ADAPTERS))?,
+            // PEFT saves the matrix below the adapters of a table or a head along with them.
+            Self::Adapters => Self::Llava.canonical(&strip(disk, ADAPTERS).replacen(".base_layer.", ".", 1))?,
         })
     }
 

@@ -9,8 +9,9 @@ use super::hub::resolve;
 use super::original::{self, Original};
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
+use super::tied::untie;
 use super::vocabulary::TokenizerFiles;
-use super::{Checkpoint, CheckpointError, Layout, read_config, read_text};
+use super::{Checkpoint, CheckpointError, Layout, mistaken, read_config, read_text};
 use crate::config::{DecoderConfig, LlavaConfig, VisionFamily};
 use crate::processor::{
     ChatTemplate, FeatureSelect, ImageProcessor, ImageProcessorConfig, ProcessorConfig, TokenIds, Tokenizer,
@@ -54,6 +55,7 @@ impl Checkpoint {
         if original::is_original(&value) {
             return Self::open_original(dir, &value);
         }
+        mistaken::check_model(&dir, &value)?;
         let config = LlavaConfig::from_json(&read_text(&dir.join("config.json"))?)
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         Self::with(Opened {
@@ -122,6 +124,7 @@ impl Checkpoint {
                 files.len()
             )));
         }
+        let warnings = untie(&mut config, &files, &dir)?;
         let tokenizer =
             Tokenizer::load(tokenizer_files.dir(), &token_ids(&config.text_config, Some(config.image_token_index)))?;
         check_tokens(&tokenizer, &config, &mismatch)?;
@@ -179,6 +182,7 @@ impl Checkpoint {
             projector_seed: opened.projector_seed,
             tokenizer_files,
             template_source,
+            warnings,
             dir,
         })
     }
@@ -206,8 +210,9 @@ fn check_tokens(
         && id as usize >= rows
     {
         return Err(mismatch(format!(
-            "tokenizer.json gives {token:?} the id {id}, the embedding table has {rows} rows: resize the table or use the \
-             tokenizer that belongs to these weights"
+            "tokenizer.json gives {:?} the id {id}, the embedding table has {rows} rows: resize the table or use the \
+             tokenizer that belongs to these weights",
+            crate::outside::excerpt(&token)
         )));
     }
     let image = config.image_token_index;

@@ -45,6 +45,11 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
             supported,
         },
     };
+    for key in TEXTS {
+        if config.get(key).is_some_and(|value| !value.is_null() && !value.is_string()) {
+            return Err(unsupported(key, "text"));
+        }
+    }
     let decoder = match text("model_type") {
         None | Some("llava" | "llava_llama" | "llama") => "llama",
         Some("llava_mistral" | "mistral") => "mistral",
@@ -66,7 +71,7 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
         return Err(unsupported("image_aspect_ratio", "pad or square"));
     }
     for key in ["mm_use_im_start_end", "mm_use_im_patch_token"] {
-        if config.get(key).and_then(Value::as_bool) == Some(true) {
+        if config.get(key).is_some_and(|value| !value.is_null() && value != false) {
             return Err(unsupported(key, "false"));
         }
     }
@@ -94,6 +99,10 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
         image_aspect_ratio: text("image_aspect_ratio").map(Into::into),
     })
 }
+
+/// Keys whose values are text.
+const TEXTS: [&str; 5] =
+    ["model_type", "mm_vision_tower", "mm_projector_type", "mm_vision_select_feature", "image_aspect_ratio"];
 
 /// Keys beside those with `mm_` that are LLaVA's, or say nothing about the decoder.
 const OWN: [&str; 14] = [

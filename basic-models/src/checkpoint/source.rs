@@ -11,9 +11,14 @@ use safetensors::{Dtype, SafeTensors};
 use super::CheckpointError;
 use super::diagnose::diagnose;
 use super::floats::FloatType;
+use super::torch;
+use crate::outside::{Budget, excerpt, guarded};
 
 /// Bytes of a mapped file that are in memory at a time.
 const WINDOW: usize = 4 << 20;
+
+/// What the tree of a safetensors header takes for each of its bytes.
+const HEADER_COST: u64 = 16;
 
 /// A file of tensors.
 #[derive(Debug)]
@@ -93,6 +98,9 @@ impl SourceFile {
 
     fn open_safetensors(path: PathBuf, number: usize) -> Result<(Self, Vec<Entry>), CheckpointError> {
         let map = map(&path)?;
+        // A parsed header takes several times its length.
+        let claimed = map.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length)).min(map.len() as u64);
+        Budget::of(&path).take(claimed.saturating_mul(HEADER_COST))?;
         let read = SafeTensors::read_metadata(&map);
         let (header, metadata) = read.map_err(|error| CheckpointError::Corrupt {
             path: path.clone(),
@@ -117,8 +125,10 @@ impl SourceFile {
 
     fn open_torch(path: PathBuf, number: usize) -> Result<(Self, Vec<Entry>), CheckpointError> {
         let length = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?.len();
-        let torch = |reason: String| CheckpointError::Torch { path: path.clone(), reason };
-        let tensors = PytorchReader::new(&path).map_err(|error| torch(error.to_string()))?.into_tensors();
+        let failed = |reason: String| CheckpointError::Torch { path: path.clone(), reason };
+        torch::check(&path)?;
+        let read = guarded(|| PytorchReader::new(&path)).map_err(&failed)?;
+        let tensors = read.map_err(|error| failed(excerpt(&error.to_string())))?.into_tensors();
         let mut entries = Vec::with_capacity(tensors.len());
         for (disk, tensor) in &tensors {
             let dtype = match tensor.dtype() {
@@ -130,7 +140,7 @@ impl SourceFile {
             let bytes = tensor.byte_len();
             if bytes as u64 > length {
                 // A view with stride 0 may claim any size.
-                return Err(torch(format!("tensor {disk} takes {bytes} bytes, the file has {length}")));
+                return Err(failed(format!("tensor {disk} takes {bytes} bytes, the file has {length}")));
             }
             let shape = tensor.shape().to_vec();
             entries.push(Entry { disk: disk.clone(), file: number, dtype, shape, start: 0, bytes });
@@ -163,7 +173,9 @@ impl SourceFile {
             }
             Data::Torch(tensors) => {
                 let Some(tensor) = tensors.get(&entry.disk) else { return Ok(()) };
-                let bytes = tensor.read().map_err(CheckpointError::io(&self.path))?;
+                let read = guarded(|| tensor.read());
+                let read = read.map_err(|reason| CheckpointError::Torch { path: self.path.clone(), reason })?;
+                let bytes = read.map_err(CheckpointError::io(&self.path))?;
                 let bytes = bytes.get(range).ok_or_else(|| CheckpointError::Torch {
                     path: self.path.clone(),
                     reason: format!("tensor {} is shorter than its shape says", entry.disk),

@@ -1,37 +1,101 @@
 //! A directory that is there whole or not at all: everything is written beside, synced, then renamed.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::CheckpointError;
+use tempfile::TempDir;
+
+use super::owned::{Contents, is_leftover, is_staged};
+use super::{CheckpointError, spare};
 
 /// A directory under construction: [`StagedDir::commit`] gives it its name, dropping it removes it.
 #[derive(Debug)]
 pub struct StagedDir {
-    staging: tempfile::TempDir,
+    staging: TempDir,
+    /// Held as long as the directory is: one without it was left by a process that is gone.
+    _lock: Option<File>,
+    /// The target as its user called it, for messages.
+    named: PathBuf,
+    /// The same with all links followed: a link stays one.
     target: PathBuf,
-    overwrite: bool,
+    replaces: Replaces,
 }
 
-impl StagedDir {
-    /// Starts beside `target`.
+/// What may be replaced.
+#[derive(Debug, Clone)]
+pub struct Replaces {
+    overwrite: bool,
+    contents: Contents,
+    sources: Vec<PathBuf>,
+}
+
+impl Replaces {
+    /// A directory that holds nothing but such contents, where `overwrite` is on, and that nothing of `sources` lies in.
+    pub fn new(overwrite: bool, contents: Contents, sources: Vec<PathBuf>) -> Self {
+        Self { overwrite, contents, sources }
+    }
+
+    /// Checks that `target` may be made: it is absent, empty, or may be replaced.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Exists`] where the target holds files and `overwrite` is off; I/O errors.
-    pub fn new(target: &Path, overwrite: bool) -> Result<Self, CheckpointError> {
-        if occupied(target) && !overwrite {
+    /// [`CheckpointError::Exists`], [`CheckpointError::Foreign`], and those of [`spare`].
+    pub fn check(&self, target: &Path) -> Result<(), CheckpointError> {
+        if !occupied(target) {
+            return Ok(());
+        }
+        if !self.overwrite {
             return Err(CheckpointError::Exists(target.into()));
         }
-        let parent = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+        if !target.is_dir() {
+            let reason = "is no directory, and --overwrite replaces nothing else: choose another name";
+            return Err(CheckpointError::Mismatch(format!("{}: {reason}", target.display())));
+        }
+        spare(&self.sources, target)?;
+        self.contents.check(target)
+    }
+}
+
+impl StagedDir {
+    /// Starts beside `target`, a directory within this program's own: a part of a run.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`StagedDir::replacing`].
+    pub fn new(target: &Path, overwrite: bool) -> Result<Self, CheckpointError> {
+        Self::replacing(target, Replaces::new(overwrite, Contents::Part, Vec::new()))
+    }
+
+    /// Starts beside `target`, and takes away what killed processes have left there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Replaces::check`], before anything is written; I/O errors.
+    pub fn replacing(target: &Path, replaces: Replaces) -> Result<Self, CheckpointError> {
+        let named = target.to_path_buf();
+        let target = match fs::symlink_metadata(target) {
+            Ok(_) => target.canonicalize().map_err(CheckpointError::io(target))?,
+            Err(_) => named.clone(),
         };
+        put_back(&target, replaces.contents);
+        replaces.check(&named)?;
+        let parent = parent(&target);
         fs::create_dir_all(parent).map_err(CheckpointError::io(parent))?;
-        let staging =
-            tempfile::Builder::new().prefix(".basic-").tempdir_in(parent).map_err(CheckpointError::io(parent))?;
-        Ok(Self { staging, target: target.into(), overwrite })
+        let (staging, lock) = begin(parent)?;
+        Ok(Self { staging, _lock: lock, named, target, replaces })
+    }
+
+    /// Starts in `dir`, for files that are moved there one by one: there is nothing to commit.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors.
+    pub fn inside(dir: &Path) -> Result<Self, CheckpointError> {
+        let (staging, lock) = begin(dir)?;
+        let replaces = Replaces::new(false, Contents::Part, Vec::new());
+        Ok(Self { staging, _lock: lock, named: dir.into(), target: dir.into(), replaces })
     }
 
     /// Where to write.
@@ -41,7 +105,7 @@ impl StagedDir {
 
     /// The name that a file will have, for messages.
     pub(super) fn named(&self, name: &str) -> PathBuf {
-        self.target.join(name)
+        self.named.join(name)
     }
 
     /// Writes one file and syncs it.
@@ -51,8 +115,8 @@ impl StagedDir {
     /// [`CheckpointError::Io`] that names the file.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
         let path = self.path().join(name);
-        let mut file = File::create(&path).map_err(CheckpointError::io(self.target.join(name)))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(self.target.join(name)))
+        let mut file = File::create(&path).map_err(CheckpointError::io(self.named(name)))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(self.named(name)))
     }
 
     /// Syncs every file, those that were copied in too: a rename must not outrun its data.
@@ -61,9 +125,9 @@ impl StagedDir {
     ///
     /// [`CheckpointError::Io`] that names the file.
     pub fn sync(&self) -> Result<(), CheckpointError> {
-        for entry in fs::read_dir(self.path()).map_err(CheckpointError::io(&self.target))? {
-            let entry = entry.map_err(CheckpointError::io(&self.target))?;
-            let named = self.target.join(entry.file_name());
+        for entry in fs::read_dir(self.path()).map_err(CheckpointError::io(&self.named))? {
+            let entry = entry.map_err(CheckpointError::io(&self.named))?;
+            let named = self.named.join(entry.file_name());
             File::open(entry.path()).and_then(|file| file.sync_all()).map_err(CheckpointError::io(named))?;
         }
         Ok(())
@@ -73,10 +137,10 @@ impl StagedDir {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Exists`] where somebody else made the target meanwhile; I/O errors.
+    /// Those of [`Replaces::check`], where somebody else wrote there meanwhile; I/O errors. What was there is there again.
     pub fn commit(self) -> Result<(), CheckpointError> {
         self.sync()?;
-        let io = || CheckpointError::io(self.target.clone());
+        let io = || CheckpointError::io(self.named.clone());
         let staging = self.staging.path().to_path_buf();
         #[cfg(unix)]
         {
@@ -85,17 +149,20 @@ impl StagedDir {
             fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).map_err(io())?;
         }
         if occupied(&self.target) {
-            if !self.overwrite {
-                return Err(CheckpointError::Exists(self.target));
-            }
-            let old = staging.with_extension("old");
+            self.replaces.check(&self.named)?;
+            let (old, contents) = (aside(&self.target), self.replaces.contents);
+            // Who sees it aside must not take it for what a killed process left.
+            let _lock = File::open(&self.target).ok().filter(|dir| dir.try_lock().is_ok());
             fs::rename(&self.target, &old).map_err(io())?;
-            if let Err(error) = fs::rename(&staging, &self.target) {
+            // Under this name nobody writes into it any more.
+            let moved = contents.check(&old).map_err(|error| self.renamed(error));
+            let moved = moved.and_then(|()| fs::rename(&staging, &self.target).map_err(io()));
+            if let Err(error) = moved {
                 // Put back what was there before reporting.
                 let _ = fs::rename(&old, &self.target);
-                return Err(CheckpointError::Io { path: self.target, source: error });
+                return Err(error);
             }
-            fs::remove_dir_all(&old).map_err(CheckpointError::io(&old))?;
+            contents.remove(&old)?;
         } else {
             if self.target.is_dir() {
                 fs::remove_dir(&self.target).map_err(io())?;
@@ -106,11 +173,90 @@ impl StagedDir {
         let _ = self.staging.keep();
         Ok(())
     }
+
+    /// An error of the directory aside, by the name that its user knows.
+    fn renamed(&self, error: CheckpointError) -> CheckpointError {
+        match error {
+            CheckpointError::Foreign { entry, reason, .. } => {
+                CheckpointError::Foreign { dir: self.named.clone(), entry, reason }
+            }
+            other => other,
+        }
+    }
 }
 
 fn occupied(path: &Path) -> bool {
     match fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_some(),
-        Err(_) => path.exists(),
+        Err(_) => path.symlink_metadata().is_ok(),
     }
 }
+
+fn parent(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Where a directory is while another takes its name.
+fn aside(target: &Path) -> PathBuf {
+    let mut name = OsString::from(".basic-old-");
+    name.push(target.file_name().unwrap_or_default());
+    parent(target).join(name)
+}
+
+/// Makes a directory to write in, locked, and takes away those that nobody has locked.
+fn begin(parent: &Path) -> Result<(TempDir, Option<File>), CheckpointError> {
+    sweep(parent);
+    loop {
+        let staging =
+            tempfile::Builder::new().prefix(".basic-").tempdir_in(parent).map_err(CheckpointError::io(parent))?;
+        let lock = File::open(staging.path()).map_err(CheckpointError::io(parent));
+        match lock.map(|lock| (lock.try_lock(), lock)) {
+            // Another process sweeps here, and took it for a leftover before it was locked.
+            Err(_) | Ok((Err(fs::TryLockError::WouldBlock), _)) => {}
+            Ok((Ok(()), lock)) if staging.path().is_dir() => return Ok((staging, Some(lock))),
+            Ok((Ok(()), _)) => {}
+            // A file system without locks: there, nothing is swept either.
+            Ok((Err(fs::TryLockError::Error(_)), _)) => return Ok((staging, None)),
+        }
+        if !parent.is_dir() {
+            return Err(CheckpointError::io(parent)(std::io::ErrorKind::NotFound.into()));
+        }
+    }
+}
+
+/// Removes directories that killed processes of this program were writing: of our names, holding nothing but our files,
+/// and locked by nobody. What cannot be removed is in nobody's way.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_str().is_some_and(is_staged);
+        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !is_leftover(&entry.path()) {
+            continue;
+        }
+        let Ok(lock) = File::open(entry.path()) else { continue };
+        if lock.try_lock().is_ok() && is_leftover(&entry.path()) {
+            let part = Contents::Part.check(&entry.path()).is_ok();
+            let contents = if part { Contents::Part } else { Contents::Export };
+            let _ = contents.clear(&entry.path());
+        }
+    }
+}
+
+/// What a process was replacing when it was killed: comes back where nothing has its place, and goes where something has.
+fn put_back(target: &Path, contents: Contents) {
+    let old = aside(target);
+    let Ok(lock) = File::open(&old) else { return };
+    if lock.try_lock().is_err() || contents.check(&old).is_err() {
+        return;
+    }
+    // What fails here is found in the way, and named, where it is.
+    let _ = match occupied(target) {
+        true => contents.remove(&old),
+        false => fs::rename(&old, target).map_err(CheckpointError::io(target)),
+    };
+}
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,8 @@ pub(super) struct Sink {
     named: PathBuf,
     written: u64,
     buffer: Vec<u8>,
+    /// Finite values of the tensor being written that became infinite.
+    overflown: usize,
 }
 
 impl Sink {
@@ -99,9 +101,50 @@ impl Sink {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         encode(values, to, &mut buffer);
+        if to == FloatType::F16 && T::TYPE != FloatType::F16 {
+            self.overflown += overflown(values, &buffer);
+        }
         let put = self.put(&buffer);
         self.buffer = buffer;
         put
+    }
+}
+
+/// How many of `values` are finite and infinite in `bytes`, their f16 form. What was infinite before stays so.
+fn overflown<T: Float>(values: &[T], bytes: &[u8]) -> usize {
+    let (halves, _) = bytes.as_chunks::<2>();
+    let infinite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7FFF == 0x7C00;
+    let mut value = [0.0f32];
+    let mut finite = |from: &T| {
+        T::give(std::slice::from_ref(from), &mut value);
+        value[0].is_finite()
+    };
+    halves.iter().zip(values).filter(|(half, from)| infinite(half) && finite(from)).count()
+}
+
+/// The tensors with values that do not fit the type that they are written in.
+#[derive(Default)]
+struct Overflown {
+    values: usize,
+    tensors: usize,
+    first: String,
+}
+
+impl Overflown {
+    fn add(&mut self, name: &str, values: usize) {
+        if values > 0 {
+            self.values += values;
+            self.tensors += 1;
+            if self.first.is_empty() {
+                self.first = name.into();
+            }
+        }
+    }
+
+    /// An error where there are some: the caller has not given its target the final name yet.
+    fn check(self, path: PathBuf) -> Result<(), CheckpointError> {
+        let Self { values, tensors, first } = self;
+        if values == 0 { Ok(()) } else { Err(CheckpointError::Overflow { path, values, tensors, first }) }
     }
 }
 
@@ -167,7 +210,9 @@ pub(super) fn write_single(
     options: &SaveOptions,
 ) -> Result<(), CheckpointError> {
     let shards = plan(tensors, layout, &SaveOptions { shard_size: None, ..*options });
-    shards.iter().try_for_each(|tensors| write_file(staged, name, tensors))
+    let mut overflown = Overflown::default();
+    shards.iter().try_for_each(|tensors| write_file(staged, name, tensors, &mut overflown))?;
+    overflown.check(staged.named(name))
 }
 
 /// Writes tensors into a staged directory: `model.safetensors`, or shards and their index where one file would be
@@ -179,20 +224,23 @@ pub(super) fn write_outgoing(
     options: &SaveOptions,
 ) -> Result<(), CheckpointError> {
     let shards = plan(tensors, layout, options);
+    let mut overflown = Overflown::default();
     if let [single] = &shards[..] {
-        return write_file(staged, "model.safetensors", single);
+        write_file(staged, "model.safetensors", single, &mut overflown)?;
+        return overflown.check(staged.named("model.safetensors"));
     }
     let mut map = BTreeMap::new();
     let (mut size, mut parameters) = (0, 0);
     for (index, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
-        write_file(staged, &name, shard)?;
+        write_file(staged, &name, shard, &mut overflown)?;
         for tensor in shard {
             map.insert(&tensor.name, name.clone());
             size += tensor.info.data_offsets.1 - tensor.info.data_offsets.0;
             parameters += tensor.info.shape.iter().product::<usize>();
         }
     }
+    overflown.check(staged.named("model.safetensors.index.json"))?;
     let index = json!({ "metadata": { "total_parameters": parameters, "total_size": size }, "weight_map": map });
     staged.write("model.safetensors.index.json", format!("{index:#}\n").as_bytes())
 }
@@ -227,7 +275,12 @@ fn plan<'a>(tensors: Vec<Outgoing<'a>>, layout: Layout, options: &SaveOptions) -
     shards
 }
 
-fn write_file(staged: &StagedDir, name: &str, tensors: &[Planned<'_>]) -> Result<(), CheckpointError> {
+fn write_file(
+    staged: &StagedDir,
+    name: &str,
+    tensors: &[Planned<'_>],
+    overflown: &mut Overflown,
+) -> Result<(), CheckpointError> {
     let named = staged.named(name);
     let invalid = |reason: String| CheckpointError::Mismatch(format!("{}: {reason}", named.display()));
     let format = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -240,12 +293,13 @@ fn write_file(staged: &StagedDir, name: &str, tensors: &[Planned<'_>]) -> Result
     header.resize(header.len().next_multiple_of(8), b' ');
     let file = File::create(staged.path().join(name)).map_err(CheckpointError::io(&named))?;
     let out = BufWriter::with_capacity(1 << 20, file);
-    let mut sink = Sink { out, named: named.clone(), written: 0, buffer: Vec::new() };
+    let mut sink = Sink { out, named: named.clone(), written: 0, buffer: Vec::new(), overflown: 0 };
     sink.put(&(header.len() as u64).to_le_bytes())?;
     sink.put(&header)?;
     let data = sink.written;
     for tensor in tensors {
         tensor.parts.iter().try_for_each(|part| (part.write)(&mut sink))?;
+        overflown.add(&tensor.name, std::mem::take(&mut sink.overflown));
         if sink.written - data != tensor.info.data_offsets.1 as u64 {
             return Err(invalid(format!("{} has another length than its shape says", tensor.name)));
         }
@@ -323,7 +377,25 @@ fn put<T: Float>(values: &[T], slot: &Slot, to: FloatType, sink: &mut Sink) -> R
 
 #[cfg(test)]
 mod tests {
-    use super::parse_size;
+    use super::*;
+
+    #[test]
+    fn finite_values_that_float16_makes_infinite_are_counted_and_refused() {
+        let write = |values: &'static [f32], to: DType| {
+            let dir = tempfile::tempdir().unwrap();
+            let staged = StagedDir::new(&dir.path().join("out"), false).unwrap();
+            let slot = |name: &str| Slot { name: name.into(), shape: vec![values.len()], transposed: false };
+            let tensor = |name| Outgoing::new(&slot(name), move |sink| sink.encode(values, FloatType::of(to)));
+            let tensors = vec![tensor("a.bias"), tensor("b.bias")];
+            write_outgoing(&staged, tensors, Layout::Llava, &SaveOptions::new(to)).map_err(|e| e.to_string())
+        };
+        let large = &[1e6, 65504.0, f32::INFINITY, -7e4, f32::NAN];
+        let said = write(large, DType::F16).unwrap_err();
+        assert!(said.contains("4 values of 2 tensors (first: a.bias)") && said.contains("bfloat16"), "{said}");
+        write(large, DType::BF16).unwrap();
+        // What is infinite or no number already stays what it is; 65519 rounds down.
+        write(&[65519.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN], DType::F16).unwrap();
+    }
 
     #[test]
     fn sizes_are_read_as_transformers_reads_them() {

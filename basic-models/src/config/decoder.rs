@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Activation, ConfigError, Family, Rope, RopeKind, above_zero, divides, positive, section, unsupported};
+use super::{
+    Activation, ConfigError, Family, Rope, RopeKind, above_zero, at_most, divides, most, positive, section, unsupported,
+};
 
 /// A decoder of the Llama shape (transformers' `LlamaConfig` and its kin).
 #[derive(Debug, Clone, PartialEq)]
@@ -143,13 +145,21 @@ impl DecoderConfig {
         };
         // For these null means "none"; elsewhere it means "the default".
         let nullable = ["sliding_window", "pad_token_id", "bos_token_id", "eos_token_id"];
-        let merged = section::merged(SECTION, value, family.defaults(), &nullable)?;
+        let mut merged = section::merged(SECTION, value, family.defaults(), &nullable)?;
+        for key in ["pad_token_id", "bos_token_id", "eos_token_id"] {
+            // Original Llama checkpoints write -1 for a token that there is not.
+            if merged.get(key).and_then(Value::as_i64) == Some(-1) {
+                merged.insert(key.into(), Value::Null);
+            }
+        }
         section::must_be(SECTION, &merged, "attention_dropout", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "resid_pdrop", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "embd_pdrop", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "use_bidirectional_attention", &[json!(false)])?;
         let partial = merged.get("partial_rotary_factor").and_then(Value::as_f64);
         let raw: Raw = section::parse(SECTION, merged)?;
+        // Before a list as long as the layers is made.
+        at_most(SECTION, &[("num_hidden_layers", raw.num_hidden_layers, most::LAYERS)])?;
         let (mut sliding_window, mut windowed) = (raw.sliding_window, None);
         if matches!(family, Family::Qwen2 | Family::Qwen3) {
             sliding_window = sliding_window.filter(|_| raw.use_sliding_window);
@@ -294,8 +304,23 @@ impl DecoderConfig {
             ("num_key_value_heads", self.kv_heads()),
             ("head_dim", self.head_dim()),
             ("sliding_window", self.sliding_window.unwrap_or(1)),
+            ("max_position_embeddings", self.max_position_embeddings),
         ];
         positive("text_config", &sizes)?;
+        let bounds = [
+            ("vocab_size", self.vocab_size, most::VOCABULARY),
+            ("hidden_size", self.hidden_size, most::WIDTH),
+            ("intermediate_size", self.intermediate_size, most::INNER),
+            ("num_hidden_layers", self.num_hidden_layers, most::LAYERS),
+            ("num_attention_heads", self.num_attention_heads, most::HEADS),
+            ("num_key_value_heads", self.kv_heads(), most::HEADS),
+            ("head_dim", self.head_dim(), most::HEAD_DIM),
+            ("num_attention_heads * head_dim", self.num_attention_heads.saturating_mul(self.head_dim()), most::INNER),
+            ("max_position_embeddings", self.max_position_embeddings, most::POSITIONS),
+            ("max_position_embeddings * rope_scaling.factor", self.context(), most::POSITIONS),
+            ("eos_token_id (number of ids)", self.eos_ids().len(), most::END_IDS),
+        ];
+        at_most("text_config", &bounds)?;
         above_zero("text_config.rms_norm_eps", self.rms_norm_eps)?;
         divides(
             "text_config",

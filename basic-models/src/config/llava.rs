@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Activation, ConfigError, DecoderConfig, ProjectorKind, VisionConfig, section, unsupported};
+use super::{Activation, ConfigError, DecoderConfig, ProjectorKind, VisionConfig, at_most, most, section, unsupported};
 
 /// The `model_type` of what transformers' `LlavaConfig` cannot express: other projectors than `mlp2x_gelu`.
 pub const BASIC_MODEL_TYPE: &str = "basic_llava";
@@ -232,6 +232,11 @@ impl LlavaConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.vision_config.validate()?;
         self.text_config.validate()?;
+        let features = match &self.vision_feature_layer {
+            FeatureLayers::One(_) => 1,
+            FeatureLayers::Many(layers) => layers.len(),
+        };
+        at_most("", &[("vision_feature_layer (number of layers)", features, most::FEATURE_LAYERS)])?;
         self.feature_layers()?;
         if self.image_token_index as usize >= self.text_config.vocab_size {
             return Err(ConfigError::Inconsistent(format!(

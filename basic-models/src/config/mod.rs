@@ -21,6 +21,8 @@ pub use projector::ProjectorKind;
 pub use rope::{Rope, RopeKind};
 pub use vision::{VisionConfig, VisionFamily};
 
+use crate::outside::excerpt;
+
 /// A configuration that is unreadable or asks for what is not built.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -45,13 +47,53 @@ pub enum ConfigError {
         /// What would be.
         supported: &'static str,
     },
+    /// A size that no model has.
+    #[error(
+        "config.json: {key} = {value} is more than the {most} that are read: no model has as much, fetch the file again"
+    )]
+    TooLarge {
+        /// The key, with its section.
+        key: String,
+        /// Its value.
+        value: String,
+        /// The bound.
+        most: usize,
+    },
     /// Sizes that contradict each other.
     #[error("config.json: {0}")]
     Inconsistent(String),
 }
 
 fn unsupported(key: &str, value: impl ToString, supported: &'static str) -> ConfigError {
-    ConfigError::Unsupported { key: key.into(), value: value.to_string(), supported }
+    ConfigError::Unsupported { key: key.into(), value: excerpt(&value.to_string()), supported }
+}
+
+/// The most that config.json may say of a size; docs/limits.md lists them. No model is near them, and products of sizes
+/// within them are far from what 64 bits hold.
+mod most {
+    pub const LAYERS: usize = 1 << 12;
+    pub const WIDTH: usize = 1 << 17;
+    pub const INNER: usize = 1 << 20;
+    pub const HEADS: usize = 1 << 14;
+    pub const HEAD_DIM: usize = 1 << 16;
+    pub const VOCABULARY: usize = 1 << 24;
+    pub const POSITIONS: usize = 1 << 30;
+    pub const SIDE: usize = 1 << 13;
+    pub const CHANNELS: usize = 64;
+    pub const REGISTERS: usize = 1 << 10;
+    pub const VISUAL: usize = 1 << 20;
+    pub const FEATURE_LAYERS: usize = 64;
+    pub const END_IDS: usize = 1 << 10;
+}
+
+fn at_most(section: &str, sizes: &[(&str, usize, usize)]) -> Result<(), ConfigError> {
+    match sizes.iter().find(|(_, size, most)| size > most) {
+        Some((key, size, most)) => {
+            let key = if section.is_empty() { key.to_string() } else { format!("{section}.{key}") };
+            Err(ConfigError::TooLarge { key, value: size.to_string(), most: *most })
+        }
+        None => Ok(()),
+    }
 }
 
 fn positive(section: &str, sizes: &[(&str, usize)]) -> Result<(), ConfigError> {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{ConfigError, above_zero, unsupported};
+use crate::outside::excerpt;
 
 /// A rotary position embedding (transformers' `rope_parameters`, in version 4 `rope_theta` and `rope_scaling`).
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +69,10 @@ impl Rope {
             let Some(found) = rope.get(name).filter(|v| !v.is_null()) else { return Ok(None) };
             match found.as_f64().filter(|x| x.is_finite() && *x > 0.0) {
                 Some(x) => Ok(Some(x)),
-                None => Err(ConfigError::Type { key: path(name), reason: format!("{found} is no number above 0") }),
+                None => Err(ConfigError::Type {
+                    key: path(name),
+                    reason: format!("{} is no number above 0", excerpt(&found.to_string())),
+                }),
             }
         };
         let needed = |name: &str| -> Result<f64, ConfigError> {
@@ -79,7 +83,7 @@ impl Rope {
             (None, None) => Self::default().theta,
             (None, Some(theta)) => theta.as_f64().ok_or_else(|| ConfigError::Type {
                 key: "text_config.rope_theta".into(),
-                reason: format!("{theta} is no number"),
+                reason: format!("{} is no number", excerpt(&theta.to_string())),
             })?,
         };
         above_zero("text_config.rope_theta", theta)?;

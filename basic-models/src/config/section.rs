@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{ConfigError, unsupported};
+use crate::outside::excerpt;
 
 /// The class's keys with the values that the section gives them. Null means the default, but for the `nullable` keys.
 pub fn merged(
@@ -47,6 +48,6 @@ pub fn parse<T: DeserializeOwned>(section: &str, merged: Map<String, Value>) -> 
     serde_path_to_error::deserialize(Value::Object(merged)).map_err(|error| {
         let path = error.path().to_string();
         let key = if path == "." { section.to_string() } else { format!("{section}.{path}") };
-        ConfigError::Type { key, reason: error.into_inner().to_string() }
+        ConfigError::Type { key, reason: excerpt(&error.into_inner().to_string()) }
     })
 }

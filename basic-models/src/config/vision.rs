@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Activation, ConfigError, above_zero, divides, positive, section, unsupported};
+use super::{Activation, ConfigError, above_zero, at_most, divides, most, positive, section, unsupported};
 
 /// The families: transformers' `model_type` of the vision encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -308,6 +308,19 @@ impl VisionConfig {
             ("image_size", self.side()),
         ];
         positive("vision_config", &sizes)?;
+        let bounds = [
+            ("hidden_size", self.hidden_size, most::WIDTH),
+            ("intermediate_size", self.intermediate_size, most::INNER),
+            ("projection_dim", self.projection_dim, most::INNER),
+            ("num_hidden_layers", self.num_hidden_layers, most::LAYERS),
+            ("num_attention_heads", self.num_attention_heads, most::HEADS),
+            ("num_channels", self.num_channels, most::CHANNELS),
+            ("image_size", self.image_size.max(self.side()), most::SIDE),
+            ("patch_size", self.patch_size, most::SIDE),
+            ("num_register_tokens", self.registers, most::REGISTERS),
+        ];
+        at_most("vision_config", &bounds)?;
+        at_most("vision_config", &[("(image_size / patch_size)^2", self.num_patches(), most::VISUAL)])?;
         above_zero("vision_config.layer_norm_eps", self.layer_norm_eps)?;
         divides("vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)?;
         if self.patch_size > self.image_size.min(self.side()) {

@@ -155,8 +155,11 @@ impl GenerationDefaults {
             found => found.as_f64().is_some_and(|x| neutral.contains(&x)),
         };
         let defaults = Self {
-            eos_token_id: one_or_more(&value["eos_token_id"])
-                .ok_or_else(|| wrong("eos_token_id", "an id or several"))?,
+            eos_token_id: one_or_more(match &value["eos_token_id"] {
+                none if none.as_i64() == Some(-1) => &Value::Null, // as in config.json
+                given => given,
+            })
+            .ok_or_else(|| wrong("eos_token_id", "an id or several"))?,
             temperature: number("temperature")?,
             top_k,
             top_p: number("top_p")?,

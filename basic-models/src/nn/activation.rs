@@ -1,8 +1,7 @@
 //! Activation functions.
 
-use basic_core::ops::gelu;
+use basic_core::ops::{gelu, gelu_tanh, quick_gelu, silu};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{sigmoid, silu};
 
 use crate::config::Activation;
 
@@ -12,16 +11,8 @@ pub fn activate<const D: usize>(activation: Activation, x: Tensor<D>) -> Tensor<
         Activation::Silu => silu(x),
         Activation::Gelu => gelu(x),
         Activation::GeluTanh => gelu_tanh(x),
-        Activation::QuickGelu => x.clone() * sigmoid(x.mul_scalar(1.702)),
+        Activation::QuickGelu => quick_gelu(x),
     }
-}
-
-/// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, as a sigmoid of twice the argument. Burn's `gelu_approximate`
-/// takes the cube by `powf`, which costs more than all the rest.
-fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let twice = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::SQRT_2;
-    let slope = x.clone().square().mul_scalar(0.044715 * twice).add_scalar(twice);
-    x.clone() * sigmoid(x * slope)
 }
 
 #[cfg(test)]

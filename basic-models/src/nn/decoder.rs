@@ -98,7 +98,7 @@ impl Decoder {
     /// - ids: `[N]`
     /// - output: `[N, d]`
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        let rows = self.table().select(0, ids);
+        let rows = basic_core::ops::embedding(self.table(), ids);
         match self.embedding_scale {
             Some(scale) => rows.mul_scalar(scale),
             None => rows,

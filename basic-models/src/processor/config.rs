@@ -10,6 +10,10 @@ use super::{ProcessorError, Result};
 const IMAGE_FILE: &str = "preprocessor_config.json";
 pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
 
+/// The longest side that settings may ask for: 4096 x 4096 pixels are 192 MiB of numbers, and many times what any vision
+/// tower takes.
+const LONGEST_SIDE: u64 = 4096;
+
 /// Which of transformers' image processors is meant; they share their steps and differ in their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageKind {
@@ -168,7 +172,7 @@ impl ImageProcessorConfig {
         };
         if let Some(size) = &raw.size {
             let square = config.kind == ImageKind::Siglip;
-            let supported = "a length, {\"shortest_edge\"} or {\"height\", \"width\"}, of 1 to 16384";
+            let supported = "a length, {\"shortest_edge\"} or {\"height\", \"width\"}, of 1 to 4096";
             config.size =
                 Some(read_size(size, square).ok_or_else(|| unsupported("size", size.to_string(), supported))?);
         }
@@ -179,7 +183,7 @@ impl ImageProcessorConfig {
                     return Err(unsupported(
                         "crop_size",
                         size.to_string(),
-                        "a length or {\"height\", \"width\"}, of 1 to 16384",
+                        "a length or {\"height\", \"width\"}, of 1 to 4096",
                     ));
                 }
             }
@@ -220,7 +224,35 @@ impl ImageProcessorConfig {
         let factor = raw.rescale_factor.or(config.rescale_factor);
         config.rescale_factor = factor.filter(|_| raw.do_rescale != Some(false));
         config.normalize = (raw.do_normalize != Some(false)).then_some((mean, std));
+        if let Some((key, value, supported)) = config.not_finite() {
+            return Err(unsupported(key, value, supported));
+        }
         Ok(config)
+    }
+
+    /// The number of a pixel's 8-bit `value` in a channel. transformers rescales in float64, then goes on in float32.
+    pub(super) fn number(&self, value: u8, channel: usize) -> f32 {
+        let x = self.rescale_factor.map_or(f32::from(value), |factor| (f64::from(value) * factor) as f32);
+        self.normalize.map_or(x, |(mean, std)| (x - mean[channel]) / std[channel])
+    }
+
+    /// The setting that makes numbers of pixels that are none, with its value and what it may be.
+    fn not_finite(&self) -> Option<(&'static str, String, &'static str)> {
+        // Rescaling and normalization are monotonic: what holds at both ends holds between them.
+        let finite = |config: &Self| (0..3).all(|c| [0, 255].iter().all(|&v| config.number(v, c).is_finite()));
+        if finite(self) {
+            return None;
+        }
+        let rescaled = Self { normalize: None, ..self.clone() };
+        let (mean, std) = self.normalize.unwrap_or(([0.0; 3], [1.0; 3]));
+        Some(if !finite(&rescaled) {
+            let factor = self.rescale_factor.unwrap_or_default();
+            ("rescale_factor", format!("{factor:e}"), "a factor that keeps pixel values finite, such as 1/255")
+        } else if mean.iter().any(|mean| mean.abs() > 1e30) {
+            ("image_mean", format!("{mean:?}"), "means that keep pixel values finite")
+        } else {
+            ("image_std", format!("{std:?}"), "deviations that keep pixel values finite")
+        })
     }
 
     /// Writes preprocessor_config.json so that transformers 4 and 5 read the same settings back. Settings that pad are
@@ -293,8 +325,7 @@ struct Raw {
 
 /// A length (a square, or the shortest edge), `[h, w]`, `{"shortest_edge"}` or `{"height", "width"}`.
 fn read_size(value: &Value, square: bool) -> Option<Size> {
-    // 16384 keeps what a processed image takes within reason, whatever the file says.
-    let length = |v: &Value| v.as_u64().filter(|n| (1..=16384).contains(n)).map(|n| n as u32);
+    let length = |v: &Value| v.as_u64().filter(|n| (1..=LONGEST_SIDE).contains(n)).map(|n| n as u32);
     let get = |key| value.get(key).filter(|v: &&Value| !v.is_null());
     if let Some(edge) = length(value) {
         return Some(if square { Size::Exact { height: edge, width: edge } } else { Size::ShortestEdge(edge) });
@@ -337,14 +368,14 @@ fn read_channels(value: &Value) -> Option<[f32; 3]> {
 
 /// The JSON in `path`, or `None` where there is no such file.
 pub(super) fn read_json_if_exists(path: &Path) -> Result<Option<Value>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+    let text = match crate::outside::read_text(path) {
+        Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
             return Err(ProcessorError::Read { path: path.into(), source });
         }
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| ProcessorError::Json { path: path.into(), source })
+    serde_json::from_str(&text).map(Some).map_err(|source| ProcessorError::Json { path: path.into(), source })
 }
 
 /// Writes JSON, indented.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{PLACEHOLDER, ProcessorError, Result};
+use crate::outside::excerpt;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,28 +32,65 @@ impl Role {
 pub struct Message {
     /// Who speaks.
     pub role: Role,
-    /// What is said, with one [`PLACEHOLDER`] for each image.
+    /// What is said, in a question with one [`PLACEHOLDER`] for each image.
     pub content: String,
+    /// Whether a [`PLACEHOLDER`] in a question is text like any other.
+    literal: bool,
 }
 
 impl Message {
     /// A turn.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
+        Self { role, content: content.into(), literal: false }
+    }
+
+    /// The turn of a sample that has no images: an `<image>` in it is text, say about HTML.
+    #[must_use]
+    pub fn without_images(self) -> Self {
+        Self { literal: true, ..self }
+    }
+
+    /// The turn with other words, its placeholders meaning what they mean in this one.
+    pub(super) fn with_content(&self, content: String) -> Self {
+        Self { content, ..*self }
+    }
+
+    /// Whether a [`PLACEHOLDER`] in it stands for an image: in questions of samples that have images. In what the
+    /// assistant or the system says it is text.
+    pub fn shows_images(&self) -> bool {
+        self.role == Role::User && !self.literal
+    }
+
+    /// The images that it shows.
+    pub fn images(&self) -> usize {
+        if self.shows_images() { self.content.matches(PLACEHOLDER).count() } else { 0 }
     }
 }
 
 /// Reads LLaVA's `"conversations"`: `[{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]`, with an
 /// optional `"system"` turn first. `value` is that list, or a sample that has it under `"conversations"`.
 ///
-/// As LLaVA's `preprocess_multimodal` does, the placeholder of an image is moved to the front of its turn, on a line
-/// of its own. A turn with several placeholders is left as it is (LLaVA would merge them into one).
+/// As LLaVA's `preprocess_multimodal` does, the placeholder of an image is moved to the front of its question, on a
+/// line of its own. A question with several placeholders is left as it is (LLaVA would merge them into one), and so is
+/// an answer, where an `<image>` is text.
 ///
 /// # Errors
 /// [`ProcessorError::Conversation`] where keys, types or speakers are wrong, [`ProcessorError::RoleOrder`] where human
-/// and gpt don't take turns, [`ProcessorError::EmptyMessage`], [`ProcessorError::NoMessages`], and
-/// [`ProcessorError::Unanswered`] where the last turn isn't gpt's.
+/// and gpt don't take turns, [`ProcessorError::EmptyMessage`] where the system or gpt says nothing,
+/// [`ProcessorError::NoMessages`], and [`ProcessorError::Unanswered`] where the last turn isn't gpt's.
 pub fn from_llava(value: &Value) -> Result<Vec<Message>> {
+    read(value, true)
+}
+
+/// [`from_llava`] for a sample that has no images: an `<image>` is text wherever it stands, and stays there.
+///
+/// # Errors
+/// Those of [`from_llava`].
+pub fn from_llava_without_images(value: &Value) -> Result<Vec<Message>> {
+    read(value, false)
+}
+
+fn read(value: &Value, images: bool) -> Result<Vec<Message>> {
     let wrong = |place: &str, reason: String| ProcessorError::Conversation { place: place.into(), reason };
     let list = match value {
         Value::Object(sample) => sample
@@ -77,14 +115,19 @@ pub fn from_llava(value: &Value) -> Result<Vec<Message>> {
             "human" => Role::User,
             "gpt" => Role::Assistant,
             other => {
-                let reason = format!("unknown speaker {other:?}, expected \"human\", \"gpt\" or \"system\"");
+                let reason = format!("unknown speaker {:?}, expected \"human\", \"gpt\" or \"system\"", excerpt(other));
                 return Err(wrong(&format!("conversations[{i}].from"), reason));
             }
         };
-        messages.push(Message { role, content: image_first(text("value")?) });
+        let content = text("value")?;
+        messages.push(match (images, role) {
+            (false, _) => Message::new(role, content).without_images(),
+            (true, Role::User) => Message::new(role, image_first(content)),
+            (true, _) => Message::new(role, content),
+        });
     }
     check_order(&messages)?;
-    check_filled(&messages, &[Role::System, Role::User, Role::Assistant])?;
+    check_filled(&messages, &[Role::System, Role::Assistant])?;
     check_answered(&messages)?;
     Ok(messages)
 }

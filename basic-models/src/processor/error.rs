@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::outside::excerpt;
+
 /// An error of image processing, tokenization or conversation rendering.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -31,7 +33,7 @@ pub enum ProcessorError {
         names: &'static str,
     },
     /// A file isn't JSON, or not of the expected shape.
-    #[error("{path}: not the JSON that is expected here: {source}", path = path.display())]
+    #[error("{path}: not the JSON that is expected here: {reason}", path = path.display(), reason = json_reason(source))]
     Json {
         /// The file.
         path: PathBuf,
@@ -39,7 +41,7 @@ pub enum ProcessorError {
         source: serde_json::Error,
     },
     /// A key holds a value that this library doesn't support.
-    #[error("{path}: \"{key}\" is {value}; supported: {supported}", path = path.display())]
+    #[error("{path}: \"{key}\" is {value}; supported: {supported}", path = path.display(), key = excerpt(key), value = excerpt(value))]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -57,6 +59,20 @@ pub enum ProcessorError {
         path: PathBuf,
         /// The decoder's message.
         source: image::ImageError,
+    },
+    /// An image file without a byte.
+    #[error("the image {path} is empty (0 bytes); replace the file or drop the sample", path = path.display())]
+    EmptyImage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The decoder panicked over an image file.
+    #[error("cannot decode the image {path}: the decoder gave up on damaged data ({reason}); replace the file or drop the sample", path = path.display())]
+    DecoderGaveUp {
+        /// The file.
+        path: PathBuf,
+        /// The panic's message.
+        reason: String,
     },
     /// An image file ends before its data does.
     #[error("the image {path} is truncated: its end marker is missing; replace the file or drop the sample", path = path.display())]
@@ -101,7 +117,7 @@ pub enum ProcessorError {
         reason: String,
     },
     /// tokenizer.json could not be loaded.
-    #[error("{path}: not a tokenizer that this build can load: {message}", path = path.display())]
+    #[error("{path}: not a tokenizer that this build can load: {message}", path = path.display(), message = excerpt(message))]
     LoadTokenizer {
         /// The file.
         path: PathBuf,
@@ -109,7 +125,7 @@ pub enum ProcessorError {
         message: String,
     },
     /// The tokenizer failed on a text.
-    #[error("the tokenizer failed on {text:?}: {message}")]
+    #[error("the tokenizer failed on {text:?}: {message}", text = excerpt(text), message = excerpt(message))]
     Tokenize {
         /// The beginning of the text, or the ids.
         text: String,
@@ -225,4 +241,13 @@ pub enum ProcessorError {
         /// The rendering with the message from there.
         whole: String,
     },
+}
+
+/// A parser's message, which may repeat a value of any length, and where it found it.
+fn json_reason(source: &serde_json::Error) -> String {
+    let whole = source.to_string();
+    match excerpt(&whole) {
+        short if short == whole => whole,
+        short => format!("{short} at line {} column {}", source.line(), source.column()),
+    }
 }

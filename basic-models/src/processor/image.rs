@@ -37,9 +37,7 @@ impl ImageProcessor {
         let mut table = Box::new([[0.0; 256]; 3]);
         for (channel, row) in table.iter_mut().enumerate() {
             for (value, out) in row.iter_mut().enumerate() {
-                // transformers rescales in float64, then goes on in float32.
-                let x = config.rescale_factor.map_or(value as f32, |factor| (value as f64 * factor) as f32);
-                *out = config.normalize.map_or(x, |(mean, std)| (x - mean[channel]) / std[channel]);
+                *out = config.number(value as u8, channel);
             }
         }
         Self { config, max_pixels: DEFAULT_MAX_PIXELS, table }

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, SpecialTokens};
+use super::placeholders::count_placeholders;
+use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
 
 /// The marks around special tokens in messages, where there are any.
 pub(super) struct Marks {
@@ -23,8 +24,17 @@ impl Marks {
     pub fn new<'a>(messages: &'a [Message], specials: &SpecialTokens) -> Result<(Self, Cow<'a, [Message]>)> {
         let tokens: Vec<String> =
             specials.all().filter(|token| !token.is_empty() && *token != PLACEHOLDER).map(str::to_owned).collect();
-        let marks = |around| Self { around, tokens: tokens.clone(), image: specials.image.clone() };
-        if !messages.iter().any(|message| tokens.iter().any(|token| message.content.contains(token.as_str()))) {
+        // Where no image can be meant, a placeholder is such a token too.
+        let tokens_of = |message: &Message| {
+            let placeholder = (!message.shows_images()).then(|| PLACEHOLDER.to_owned());
+            tokens.iter().cloned().chain(placeholder).collect::<Vec<_>>()
+        };
+        let all = || tokens.iter().cloned().chain([PLACEHOLDER.to_owned()]).collect();
+        let marks = |around| Self { around, tokens: all(), image: specials.image.clone() };
+        if !messages
+            .iter()
+            .any(|message| tokens_of(message).iter().any(|token| message.content.contains(token.as_str())))
+        {
             return Ok((marks(None), Cow::Borrowed(messages)));
         }
         let fail = |message: String| ProcessorError::Conversation { place: "a message".into(), reason: message };
@@ -33,13 +43,15 @@ impl Marks {
         let (Some(open), Some(close)) = (free.next(), free.next()) else {
             return Err(fail("it holds special tokens and nearly all of the noncharacters U+FDD0 to U+FDEF".into()));
         };
-        let finder = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(&tokens)
-            .map_err(|e| fail(format!("the special tokens cannot be searched for: {e}")))?;
+        let finder = |tokens: Vec<String>| {
+            let built = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(tokens);
+            built.map_err(|e| fail(format!("the special tokens cannot be searched for: {e}")))
+        };
+        let (questions, others) = (finder(tokens.clone())?, finder(all())?);
         let marked = messages.iter().map(|message| {
             let mut content = String::with_capacity(message.content.len() + 16);
             let mut copied = 0;
+            let finder = if message.shows_images() { &questions } else { &others };
             for found in finder.find_iter(&message.content) {
                 content += &message.content[copied..found.start()];
                 content.push(open);
@@ -48,9 +60,16 @@ impl Marks {
                 copied = found.end();
             }
             content += &message.content[copied..];
-            Message { role: message.role, content }
+            message.with_content(content)
         });
         Ok((marks(Some((open, close))), Cow::Owned(marked.collect())))
+    }
+
+    /// The placeholders of images in what the template made of the messages.
+    pub fn images(&self, rendered: &str, token: &str) -> usize {
+        let text = self.around.map(|(open, close)| format!("{open}{token}{close}"));
+        let text = text.map_or(0, |text| count_placeholders(rendered, &text));
+        count_placeholders(rendered, token).saturating_sub(text)
     }
 
     /// A piece of what the template made of the messages: without marks, the tokens between two of them as text, the
@@ -80,4 +99,61 @@ impl Marks {
     fn with_image<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.image == PLACEHOLDER { text.into() } else { text.replace(PLACEHOLDER, &self.image).into() }
     }
+}
+
+/// Marks at the ends of questions and answers, by which their places in a rendering are found.
+pub(super) struct Ends {
+    question: char,
+    answer: char,
+}
+
+impl Ends {
+    /// Two noncharacters that no message holds, if there are any.
+    pub fn new(messages: &[Message]) -> Option<Self> {
+        let unused = |mark: &char| !messages.iter().any(|message| message.content.contains(*mark));
+        let mut free = ('\u{FDD0}'..='\u{FDEF}').rev().filter(unused);
+        Some(Self { question: free.next()?, answer: free.next()? })
+    }
+
+    /// The message with its mark before the white space at its end, which templates take off.
+    pub fn mark(&self, message: &Message) -> Message {
+        let mark = match message.role {
+            Role::System => return message.clone(),
+            Role::User => self.question,
+            Role::Assistant => self.answer,
+        };
+        let space = trailing(&message.content);
+        let said = &message.content[..message.content.len() - space.len()];
+        message.with_content(format!("{said}{mark}{space}"))
+    }
+
+    /// A rendering without marks, and where they stood in it: of a question and an answer in turns, or none.
+    pub fn places(&self, rendered: &str) -> (String, Vec<usize>) {
+        let mut text = String::with_capacity(rendered.len());
+        let (mut places, mut turns) = (Vec::new(), true);
+        for part in rendered.split_inclusive([self.question, self.answer]) {
+            let said = part.trim_end_matches([self.question, self.answer]);
+            text += said;
+            if said.len() < part.len() {
+                let expected = if places.len() % 2 == 0 { self.question } else { self.answer };
+                turns &= part.ends_with(expected);
+                places.push(text.len());
+            }
+        }
+        if turns { (text, places) } else { (text, Vec::new()) }
+    }
+
+    /// What a rendering has after the last message, which is `message`.
+    pub fn tail<'a>(&self, rendered: &'a str, message: &Message) -> Option<&'a str> {
+        let at = rendered.rfind([self.question, self.answer])?;
+        let tail = rendered[at..].trim_start_matches([self.question, self.answer]);
+        // Its own white space, unless the template took it off. One that writes the same of itself has it twice.
+        let space = trailing(&message.content);
+        Some(tail.strip_prefix(space).unwrap_or(tail))
+    }
+}
+
+/// The white space at a text's end.
+pub(super) fn trailing(text: &str) -> &str {
+    &text[text.trim_end().len()..]
 }

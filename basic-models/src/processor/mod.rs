@@ -46,13 +46,15 @@ mod specials;
 mod styles;
 mod template;
 mod tokenizer;
+mod tokenizer_added;
+mod tokenizer_bounds;
 mod tokenizer_files;
 
 #[cfg(test)]
 mod tests;
 
 pub use config::{ImageKind, ImageProcessorConfig, Resample, Size};
-pub use conversation::{Message, Role, from_llava};
+pub use conversation::{Message, Role, from_llava, from_llava_without_images};
 pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};
 pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
@@ -65,7 +67,7 @@ pub use styles::ConversationStyle;
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use tokenizer_files::copy_tokenizer_files;
-pub(crate) use tokenizer_files::read_tokenizer_files;
+pub(crate) use tokenizer_files::{TOKENIZER_FILES, read_tokenizer_files};
 
 /// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, ProcessorError>;

@@ -9,6 +9,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, Rgb, RgbImage};
 
 use super::{ProcessorError, Result};
+use crate::outside::guarded;
 
 /// The default limit of an image's pixels, the number above which Pillow refuses an image as a decompression bomb.
 pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
@@ -29,7 +30,7 @@ pub fn open_image(path: impl AsRef<Path>) -> Result<RgbImage> {
 /// their upper byte, except those of an image in 16-bit grey without alpha, which Pillow clips at 255.
 ///
 /// # Errors
-/// `Read`, `Decode`, `TruncatedImage`, `ImageFileTooLarge`, or `TooManyPixels`, which is found before anything is
+/// `Read`, `Decode`, `DecoderGaveUp`, `TruncatedImage`, `ImageFileTooLarge`, or `TooManyPixels`, which is found before anything is
 /// decoded.
 pub fn open_image_within(path: impl AsRef<Path>, max_pixels: u64) -> Result<RgbImage> {
     let path = path.as_ref();
@@ -43,11 +44,20 @@ pub fn open_image_within(path: impl AsRef<Path>, max_pixels: u64) -> Result<RgbI
 /// Those of [`open_image_within`], but for `Read` and `ImageFileTooLarge`.
 pub fn decode_image_within(name: impl AsRef<Path>, bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {
     let path = name.as_ref();
+    if bytes.is_empty() {
+        return Err(ProcessorError::EmptyImage { path: path.into() });
+    }
     let format = image::guess_format(bytes).map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
     decode(path, bytes, format, max_pixels)
 }
 
+/// The decoders assert some of what a file should hold: behind the guard, what they give up on is a bad image.
 fn decode(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<RgbImage> {
+    guarded(|| decode_unguarded(path, bytes, format, max_pixels))
+        .unwrap_or_else(|reason| Err(ProcessorError::DecoderGaveUp { path: path.into(), reason }))
+}
+
+fn decode_unguarded(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<RgbImage> {
     let decode = |source| ProcessorError::Decode { path: path.into(), source };
     // The decoder is lenient: it would paint what is missing grey.
     if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
@@ -76,6 +86,9 @@ fn read(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, ImageFormat)> {
     let mut bytes = Vec::new();
     // A file of another kind, however large, is told by its first bytes.
     file.by_ref().take(64).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.is_empty() {
+        return Err(ProcessorError::EmptyImage { path: path.into() });
+    }
     let format = image::guess_format(&bytes).map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
     let limit = max_pixels.saturating_mul(8).saturating_add(1 << 26);
     file.take(limit).read_to_end(&mut bytes).map_err(read)?;

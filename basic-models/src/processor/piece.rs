@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{PLACEHOLDER, ProcessorError, Result};
+use super::{Message, PLACEHOLDER, ProcessorError, Result};
 
 /// A stretch of a rendered conversation.
 ///
@@ -37,9 +37,13 @@ impl Piece {
         self
     }
 
-    /// Appends a message's content, its placeholders as the tokenizer's `image` tokens.
-    pub(super) fn said(&mut self, content: &str, image: &str) -> &mut Self {
-        for (i, text) in content.split(PLACEHOLDER).enumerate() {
+    /// Appends what a message says, the placeholders of its images as the tokenizer's `image` tokens.
+    pub(super) fn said(&mut self, message: &Message, image: &str) -> &mut Self {
+        if !message.shows_images() {
+            self.literal_text(&message.content);
+            return self;
+        }
+        for (i, text) in message.content.split(PLACEHOLDER).enumerate() {
             if i > 0 {
                 self.text += image;
             }

@@ -62,7 +62,7 @@ const BPE: i32 = 2;
 /// other than Llama's.
 pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>> {
     let path = dir.join(MODEL_FILE);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match crate::outside::read(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ProcessorError::Read { path, source }),

@@ -198,14 +198,14 @@ impl ConversationStyle {
         if turns.len() > 2 || system.is_some() {
             return Err(fail("expected one question with an image and one caption; use vicuna_v1 for conversations"));
         }
-        let images = turns.first().map_or(0, |turn| turn.content.matches(super::PLACEHOLDER).count());
+        let images = turns.first().map_or(0, Message::images);
         if images == 0 {
             return Err(fail("the question has no <image>; use vicuna_v1 for samples without images"));
         }
         let mut pieces = vec![Piece::prompt(specials.image.repeat(images))];
         if let Some(caption) = turns.get(1) {
             let mut piece = Piece::answer("");
-            piece.said(&caption.content, &specials.image).fixed("\n");
+            piece.said(caption, &specials.image).fixed("\n");
             pieces.push(piece);
         }
         Ok(pieces)
@@ -216,15 +216,14 @@ impl ConversationStyle {
         let mut prompt = Piece::default();
         self.open(&mut prompt, system)?;
         for (i, turn) in turns.iter().enumerate() {
-            let content = turn.content.as_str();
             if turn.role == Role::User {
-                self.question(&mut prompt, (i == 0).then_some(system), content, specials)?;
+                self.question(&mut prompt, (i == 0).then_some(system), turn, specials);
                 pieces.push(std::mem::take(&mut prompt));
             } else {
                 // LLaVA takes an empty answer for one that is still to come.
                 let mut answer = Piece::answer("");
-                if !content.is_empty() {
-                    self.answer(&mut answer, content, specials)?;
+                if !turn.content.is_empty() {
+                    self.answer(&mut answer, turn, specials)?;
                 }
                 pieces.push(answer);
             }
@@ -260,35 +259,28 @@ impl ConversationStyle {
     }
 
     /// A question and the header of its answer. `first` holds the system text in the first round.
-    fn question(
-        &self,
-        prompt: &mut Piece,
-        first: Option<Option<&str>>,
-        content: &str,
-        specials: &SpecialTokens,
-    ) -> Result<()> {
+    fn question(&self, prompt: &mut Piece, first: Option<Option<&str>>, message: &Message, specials: &SpecialTokens) {
+        let blank = message.content.is_empty();
         let image = &specials.image;
         match self.layout {
             Layout::Named { user, assistant, separator, .. } => {
                 prompt.fixed(user).fixed(":");
-                if !content.is_empty() {
-                    prompt.fixed(" ").said(content, image).fixed(separator);
+                if !blank {
+                    prompt.fixed(" ").said(message, image).fixed(separator);
                 }
                 prompt.fixed(assistant).fixed(":");
             }
             Layout::Marked { user, assistant, end, .. } => {
                 prompt.fixed(user);
-                if !content.is_empty() {
-                    prompt.said(content, image).fixed(end);
+                if !blank {
+                    prompt.said(message, image).fixed(end);
                 }
                 prompt.fixed(assistant);
             }
             Layout::Instructed { begins_sequence } => {
                 let system = match first {
-                    Some(_) if content.is_empty() => {
-                        return Err(ProcessorError::EmptyMessage { turn: 0, role: Role::User.name() });
-                    }
-                    None if content.is_empty() => return Ok(()),
+                    // LLaVA writes nothing for a later one, and gives up on a conversation that begins with one.
+                    None if blank => return,
                     Some(own) => own.or(Some(self.system)).filter(|text| !text.is_empty()),
                     None => {
                         let bos = specials.bos.as_deref().filter(|_| begins_sequence);
@@ -305,14 +297,13 @@ impl ConversationStyle {
                     }
                     prompt.fixed("\n<</SYS>>\n\n");
                 }
-                prompt.said(content, image).fixed(" [/INST]");
+                prompt.said(message, image).fixed(" [/INST]");
             }
             Layout::Caption => {}
         }
-        Ok(())
     }
 
-    fn answer(&self, answer: &mut Piece, content: &str, specials: &SpecialTokens) -> Result<()> {
+    fn answer(&self, answer: &mut Piece, message: &Message, specials: &SpecialTokens) -> Result<()> {
         let image = &specials.image;
         let eos = || {
             let missing = ProcessorError::MissingToken { what: "end-of-sequence", named: String::new() };
@@ -321,13 +312,13 @@ impl ConversationStyle {
         match self.layout {
             Layout::Named { separator, ends_sequence, .. } => {
                 let end = if ends_sequence { eos()? } else { separator };
-                answer.fixed(" ").said(content, image).fixed(end);
+                answer.fixed(" ").said(message, image).fixed(end);
             }
             Layout::Marked { end, .. } => {
-                answer.said(content, image).fixed(end);
+                answer.said(message, image).fixed(end);
             }
             Layout::Instructed { .. } => {
-                answer.fixed(" ").said(content, image).fixed(" ").fixed(eos()?);
+                answer.fixed(" ").said(message, image).fixed(" ").fixed(eos()?);
             }
             Layout::Caption => {}
         }

@@ -7,8 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::json;
 
 use super::config::read_json_if_exists;
-use super::marks::Marks;
-use super::placeholders::count_placeholders;
+use super::marks::{Ends, Marks, trailing};
 use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
 
 /// A compiled chat template.
@@ -89,7 +88,10 @@ impl ChatTemplate {
     /// The conversation, its answers supervised: what message i appends to the prompt that ends before it.
     pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
         let (marks, messages) = Marks::new(messages, specials)?;
-        let content = self.content_for(&messages, false, specials)?;
+        let content = self.content_for(&marks, &messages, false, specials)?;
+        if let Some(pieces) = self.pieces_of_one_rendering(&marks, &messages, content, specials)? {
+            return Ok(pieces);
+        }
         let mut pieces = Vec::new();
         let mut done = String::new();
         for (turn, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
@@ -104,8 +106,74 @@ impl ChatTemplate {
     /// The conversation up to where the assistant's answer begins.
     pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Piece> {
         let (marks, messages) = Marks::new(messages, specials)?;
-        let content = self.content_for(&messages, true, specials)?;
+        let content = self.content_for(&marks, &messages, true, specials)?;
         Ok(marks.piece(&self.render(&messages, content, true, specials)?, false))
+    }
+
+    /// The pieces of a conversation of several answers from one rendering of the whole, where each answer stands in it;
+    /// `None` where that can't be told.
+    ///
+    /// A mark at the end of each turn says where the turn ends in the rendering. What follows a question up to the
+    /// answer, and an answer up to the next question, is the same in each round and known from the first one.
+    fn pieces_of_one_rendering(
+        &self,
+        marks: &Marks,
+        messages: &[Message],
+        content: Content,
+        specials: &SpecialTokens,
+    ) -> Result<Option<Vec<Piece>>> {
+        let answers = messages.iter().filter(|message| message.role == Role::Assistant).count();
+        let (Some(ends), true) = (Ends::new(messages), answers > 1) else { return Ok(None) };
+        let Ok(whole) = self.render(messages, content, false, specials) else { return Ok(None) };
+        let marked: Vec<Message> = messages.iter().map(|message| ends.mark(message)).collect();
+        // A template may stumble over the marks; then the slow way says what is wrong, if anything is.
+        let render = |turns: usize, generate| self.render(&marked[..turns], content, generate, specials).ok();
+        let first = usize::from(messages[0].role == Role::System) + 1;
+        let last = messages.len() - 1;
+        let (Some(text), Some(asked), Some(asked_last), Some(answered)) =
+            (render(messages.len(), false), render(first, true), render(last, true), render(first + 1, false))
+        else {
+            return Ok(None);
+        };
+        let (text, places) = ends.places(&text);
+        let tail = |rendered: &str, message: &Message| ends.tail(rendered, message).map(str::to_owned);
+        let header = tail(&asked, &messages[first - 1]);
+        let (Some(header), Some(ending)) = (header.clone(), tail(&answered, &messages[first])) else { return Ok(None) };
+        let same = tail(&asked_last, &messages[last - 1]).is_some_and(|tail| tail == header);
+        if text != whole || places.len() != 2 * answers || !same {
+            return Ok(None);
+        }
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        for (round, place) in places.chunks(2).enumerate() {
+            let (question, answer) = (&messages[first - 1 + 2 * round], &messages[first + 2 * round]);
+            let (asked, said) = (place[0], place[1]);
+            let between = &whole[asked..said];
+            let space = trailing(&question.content);
+            let asked =
+                asked + between.strip_prefix(space).filter(|rest| rest.starts_with(&header)).map_or(0, |_| space.len());
+            if !whole[asked..said].starts_with(&header) {
+                return Ok(None);
+            }
+            let begin = asked + header.len();
+            let end = match first + 2 * round == last {
+                true => whole.len(),
+                false => {
+                    let after = &whole[said..];
+                    let space = trailing(&answer.content);
+                    let space =
+                        after.strip_prefix(space).filter(|rest| rest.starts_with(&ending)).map_or(0, |_| space.len());
+                    match after[space..].starts_with(&ending) {
+                        true => said + space + ending.len(),
+                        false => return Ok(None),
+                    }
+                }
+            };
+            pieces.push(marks.piece(&whole[done..begin], false));
+            pieces.push(marks.piece(&whole[begin..end], true));
+            done = end;
+        }
+        Ok(Some(pieces))
     }
 
     /// What `whole` has after `prefix`.
@@ -125,15 +193,20 @@ impl ChatTemplate {
     }
 
     /// Parts where the template reads them; texts where it doesn't mention any, fails on them, or prints the list.
-    fn content_for(&self, messages: &[Message], generate: bool, specials: &SpecialTokens) -> Result<Content> {
+    fn content_for(
+        &self,
+        marks: &Marks,
+        messages: &[Message],
+        generate: bool,
+        specials: &SpecialTokens,
+    ) -> Result<Content> {
         if !self.takes_lists {
             return Ok(Content::Text);
         }
         let whole = |pick: fn(&Message) -> usize| messages.iter().map(pick).sum::<usize>();
         let printed = |text: &str| text.matches("\"type\":").count();
         let reads_parts = |text: &str| {
-            count_placeholders(text, &specials.image).max(count_placeholders(text, PLACEHOLDER))
-                >= whole(|m| count_placeholders(&m.content, PLACEHOLDER))
+            marks.images(text, &specials.image).max(marks.images(text, PLACEHOLDER)) >= whole(Message::images)
                 && printed(text) <= whole(|m| m.content.matches("\"type\":").count())
         };
         match self.render(messages, Content::Parts, generate, specials) {
@@ -159,7 +232,7 @@ impl ChatTemplate {
             .iter()
             .map(|message| match content {
                 Content::Parts => {
-                    json!({ "role": message.role.name(), "content": parts(&message.content) })
+                    json!({ "role": message.role.name(), "content": parts(message) })
                 }
                 Content::Text => json!({ "role": message.role.name(), "content": message.content }),
             })
@@ -181,9 +254,13 @@ impl ChatTemplate {
 }
 
 /// A content's images and texts in order; the line break after a placeholder goes, since templates set their own.
-fn parts(content: &str) -> Vec<serde_json::Value> {
+fn parts(message: &Message) -> Vec<serde_json::Value> {
     let mut parts = Vec::new();
-    for (i, text) in content.split(PLACEHOLDER).enumerate() {
+    let stretches: Vec<&str> = match message.shows_images() {
+        true => message.content.split(PLACEHOLDER).collect(),
+        false => vec![&message.content],
+    };
+    for (i, text) in stretches.into_iter().enumerate() {
         let text = if i == 0 {
             text
         } else {

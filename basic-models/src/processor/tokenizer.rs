@@ -206,9 +206,9 @@ impl Tokenizer {
 
 /// What `work` returns. The tokenizers library asserts some of what a tokenizer.json should hold instead of checking it: a
 /// damaged file may make it panic, while it is read or when it is used, which is an error like its others here.
-fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    let damaged = || "the tokenizers library gave up; tokenizer.json is damaged".into();
-    guarded(work).unwrap_or_else(|_| Err(damaged()))
+pub(super) fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    let damaged = |reason| format!("the tokenizers library gave up ({reason}); tokenizer.json is damaged").into();
+    guarded(work).unwrap_or_else(|reason| Err(damaged(reason)))
 }
 
 /// transformers 5: `add_bos_token` and `add_eos_token` replace the post-processor where tokenizer_config.json has one.

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::read_json_if_exists;
-use super::{ProcessorError, Result, sentencepiece};
+use super::{ProcessorError, Result, sentencepiece, tokenizer_added, tokenizer_bounds};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
-const TOKENIZER_FILES: [&str; 8] = [
+/// What may lie beside each other; `chat_template.json` is copied with them.
+pub(crate) const TOKENIZER_FILES: [&str; 8] = [
     TOKENIZER_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -22,8 +23,17 @@ const TOKENIZER_FILES: [&str; 8] = [
 /// The bytes of tokenizer.json, or of the one that tokenizer.model stands for, and the file that they come from.
 pub(super) fn read_tokenizer(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<u8>)> {
     let path = dir.join(TOKENIZER_FILE);
-    match std::fs::read(&path) {
-        Ok(bytes) => return Ok((path, bytes)),
+    match crate::outside::read(&path) {
+        Ok(bytes) => {
+            let bytes = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
+                Some(rest) => rest.to_vec(),
+                None => bytes,
+            };
+            let refused = |message| ProcessorError::LoadTokenizer { path: path.clone(), message };
+            tokenizer_bounds::check(&bytes).map_err(refused)?;
+            let bytes = tokenizer_added::with_added_tokens(dir, &path, bytes, config)?;
+            return Ok((path, bytes));
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(source) => return Err(ProcessorError::Read { path, source }),
     }
@@ -52,7 +62,7 @@ pub(crate) fn read_tokenizer_files(dir: &Path) -> Result<(PathBuf, Vec<u8>)> {
 pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
     for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
         let path = from.join(name);
-        match std::fs::read(&path) {
+        match crate::outside::read(&path) {
             Ok(bytes) => {
                 let path = to.join(name);
                 std::fs::write(&path, bytes).map_err(|source| ProcessorError::Write { path, source })?;

@@ -1,7 +1,11 @@
 //! What a study varies: settings, factors, and grids of several things.
 
+use basic_models::outside::excerpt;
 use serde::Deserialize;
 use toml::{Table, Value};
+
+/// Keys in the path of a value: a recipe has three.
+const MOST_KEYS: usize = 16;
 
 /// A name for some overrides of recipe keys.
 #[derive(Debug, Clone, Deserialize)]
@@ -81,8 +85,8 @@ fn variant(key: &str, value: &Value) -> Result<Variant, String> {
     };
     let x = value.as_float().or(value.as_integer().map(|n| n as f64));
     let keys: Vec<&str> = key.split('.').collect();
-    if keys.iter().any(|key| key.trim().is_empty()) {
-        return Err(format!("key = \"{key}\" is no recipe key"));
+    if keys.len() > MOST_KEYS || keys.iter().any(|key| key.trim().is_empty()) {
+        return Err(format!("key = \"{}\" is no recipe key", excerpt(key)));
     }
     let nested = keys.iter().rev().fold(value.clone(), |inner, key| {
         let mut table = Table::new();

@@ -25,7 +25,6 @@ mod table;
 mod tests;
 mod world;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -47,9 +46,10 @@ use crate::data::DataError;
 use crate::demo::DemoError;
 use crate::evaluate::EvalError;
 use crate::files::write_atomically;
+use crate::held::{Held, HoldError};
 use crate::inspect::InspectError;
 use crate::lens::LensError;
-use crate::recipe::RecipeError;
+use crate::recipe::{RecipeError, toml_reason};
 use crate::shapes::ShapesError;
 use crate::train::TrainError;
 use expand::{Expanded, expand};
@@ -61,14 +61,14 @@ use schedule::{Finished, Results, Schedule};
 pub enum AblateError {
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {}", toml_reason(source), path = path.display())]
     Toml { path: PathBuf, source: toml::de::Error },
     #[error("{path}: {reason}", path = path.display())]
     Study { path: PathBuf, reason: String },
     #[error("{path}: {reason}: delete it and run the study again", path = path.display())]
     Result { path: PathBuf, reason: String },
-    #[error("{path}: another `basic ablate` is at work there: wait for it, or give another --out", path = .0.display())]
-    Locked(PathBuf),
+    #[error(transparent)]
+    Held(#[from] HoldError),
     #[error("--only {0}: no cell has this name: --list shows them")]
     Only(String),
     #[error("--devices {0}: a GPU is named twice; the CPU alone may be")]
@@ -194,7 +194,7 @@ pub fn ablate(path: &Path, options: &AblateOptions, say: &(dyn Fn(&str) + Sync))
             return Err(AblateError::Twice(*device));
         }
     }
-    let _lock = lock(&options.out)?;
+    let _held = Held::take(&options.out)?;
     if let Some(world) = &study.world {
         world.make()?;
     }
@@ -213,18 +213,6 @@ pub fn ablate(path: &Path, options: &AblateOptions, say: &(dyn Fn(&str) + Sync))
         return Err(AblateError::Failed { failed: count, of, cell, source: Box::new(source) });
     }
     Ok(Ablated { summary: summary::summarize(&study, &results, options.revision.clone()), stopped })
-}
-
-/// Keeps a second process from the same output. The system lets go of it, however the process ends.
-fn lock(out: &Path) -> Result<File, AblateError> {
-    std::fs::create_dir_all(out).map_err(AblateError::io(out))?;
-    let path = out.join(".lock");
-    let file = File::create(&path).map_err(AblateError::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(AblateError::Locked(out.into())),
-        Err(std::fs::TryLockError::Error(source)) => Err(AblateError::Io { path, source }),
-    }
 }
 
 /// The results that are there.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use basic_models::outside;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -167,7 +168,7 @@ fn base(path: &Path, study: &Study, stage: &StageConfig) -> Result<Table, Ablate
         RecipeSource::Inline(own) => merge(&mut table, own),
         RecipeSource::File(file) => {
             let file = path.parent().unwrap_or(Path::new(".")).join(file);
-            let text = std::fs::read_to_string(&file).map_err(AblateError::io(&file))?;
+            let text = outside::read_text(&file).map_err(AblateError::io(&file))?;
             let own: Table = toml::from_str(&text).map_err(|source| AblateError::Toml { path: file, source })?;
             merge(&mut table, &own);
         }

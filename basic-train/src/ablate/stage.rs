@@ -14,7 +14,7 @@ use super::result::{StageResult, Values, folder, run_folder};
 use super::study::{EarlyStopping, StopBy};
 use super::world::place;
 use crate::recipe::Recipe;
-use crate::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
+use crate::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, lacks, run};
 
 /// How a chain ended.
 pub(super) enum Ended {
@@ -85,7 +85,9 @@ impl Worker<'_> {
     fn trained(&self, chain: &Chain, stage: usize, label: &str) -> Result<Option<Took>, AblateError> {
         let dir = run_folder(self.out, &chain.stages[stage].hash);
         let info = RunInfo::open(&dir).ok();
-        if let Some(info) = info.as_ref().filter(|info| info.status == Status::Done) {
+        // A run that is done and has lost its checkpoint is no more than its states.
+        let whole = |info: &&RunInfo| info.status == Status::Done && lacks(&dir).is_none();
+        if let Some(info) = info.as_ref().filter(whole) {
             let step_seconds = info.seconds / info.steps.max(1) as f64;
             return Ok(Some(Took { steps: info.steps, seconds: info.seconds, step_seconds }));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use basic_models::outside;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -31,6 +32,15 @@ pub(super) const RECIPE_KEYS: [&str; 15] = [
 /// Those that the study or the command line decides.
 pub(super) const TAKEN: [(&str, &str); 3] =
     [("seed", "write the study's `seeds`"), ("device", "give --device or --devices"), ("output", "give --out")];
+
+/// Cells times settings times seeds.
+const MOST_RUNS: usize = 10_000;
+/// Stages behind each other.
+const MOST_STAGES: usize = 100;
+/// Scenes of a split of the embedded world.
+const MOST_SCENES: usize = 10_000_000;
+/// Questions answered together, and tokens of an answer.
+const MOST_BATCH: usize = 1 << 20;
 
 /// A study: what `basic ablate` reads.
 #[derive(Debug, Clone, Deserialize)]
@@ -211,7 +221,7 @@ impl Study {
     ///
     /// [`AblateError`] that names the file and the key.
     pub fn open(path: &Path) -> Result<Self, AblateError> {
-        let text = std::fs::read_to_string(path).map_err(|source| AblateError::Io { path: path.into(), source })?;
+        let text = outside::read_text(path).map_err(|source| AblateError::Io { path: path.into(), source })?;
         let study: Self = toml::from_str(&text).map_err(|source| AblateError::Toml { path: path.into(), source })?;
         match study.check() {
             Some(reason) => Err(AblateError::Study { path: path.into(), reason }),
@@ -223,6 +233,9 @@ impl Study {
     pub(super) fn check(&self) -> Option<String> {
         if let Some(seed) = repeated(self.seeds.iter()) {
             return Some(format!("seeds: {seed} is there twice"));
+        }
+        if let Some(reason) = self.out_of_bounds() {
+            return Some(reason);
         }
         if self.seeds.is_empty() || self.stages.is_empty() {
             return Some("needs at least one seed and one of [[stages]]".into());
@@ -250,6 +263,35 @@ impl Study {
             return Some(format!("stages: \"{}\" is a key of recipes: call the stage otherwise", stage.name));
         }
         self.stages.iter().find_map(|stage| self.stage_problem(stage))
+    }
+
+    /// Which of its numbers is beyond what a study may have; before anything is made of them.
+    fn out_of_bounds(&self) -> Option<String> {
+        let size = |factor: &Factor| factor.cells.len().max(factor.values.len());
+        let grid = self.grid.as_ref().filter(|grid| !grid.axes.is_empty());
+        let grid = grid.map_or(Some(0), |grid| grid.axes.iter().try_fold(1_usize, |n, axis| n.checked_mul(size(axis))));
+        let factors = self.factors.iter().try_fold(0_usize, |n, factor| n.checked_add(size(factor)));
+        let cells = grid.zip(factors).and_then(|(grid, factors)| grid.checked_add(factors));
+        let runs = cells.and_then(|cells| cells.checked_mul(self.settings.len().max(1))?.checked_mul(self.seeds.len()));
+        if runs.is_none_or(|runs| runs > MOST_RUNS) {
+            let count = runs.map_or("more than can be counted".into(), |runs| runs.to_string());
+            return Some(format!(
+                "its cells in all settings with all seeds are {count}, at most {MOST_RUNS} may be: take fewer factors, \
+                 settings, seeds, or levels of the grid's axes"
+            ));
+        }
+        let scenes = self.world.as_ref().map(|world| [world.train, world.validation, world.eval]);
+        if scenes.is_some_and(|scenes| scenes.iter().any(|n| *n > MOST_SCENES)) {
+            return Some(format!("world: at most {MOST_SCENES} scenes of a split"));
+        }
+        let evaluation = &self.evaluation;
+        let numbers = [
+            ("stages", self.stages.len(), 0, MOST_STAGES),
+            ("evaluation.batch_size", evaluation.batch_size, 1, MOST_BATCH),
+            ("evaluation.max_new_tokens", evaluation.max_new_tokens, 1, MOST_BATCH),
+        ];
+        let wrong = numbers.into_iter().find(|(_, value, least, most)| value < least || value > most);
+        wrong.map(|(key, value, least, most)| format!("{key}: {value} is not between {least} and {most}"))
     }
 
     fn stage_problem(&self, stage: &StageConfig) -> Option<String> {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use basic_models::checkpoint::{Layout, StagedDir, write_tensors};
+use basic_models::checkpoint::{Contents, Layout, Replaces, StagedDir, write_tensors};
 use basic_models::nn::{Decoder, InitScheme, Masks, RotaryTables, seeded_init};
 use basic_models::processor::Tokenizer;
 use basic_models::{CheckpointError, DecoderConfig};
@@ -83,7 +83,7 @@ pub fn pretrain_language(
     overwrite: bool,
     progress: Progress,
 ) -> Result<LanguageScores, BackboneError> {
-    let staged = StagedDir::new(out, overwrite)?;
+    let staged = StagedDir::replacing(out, Replaces::new(overwrite, Contents::Checkpoint, Vec::new()))?;
     let written = |e: serde_json::Error| BackboneError::Tokenizer(e.to_string());
     let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value).map_err(written);
     staged.write("tokenizer.json", pretty(&tokenizer_json())?.as_bytes())?;

@@ -9,6 +9,7 @@ mod tower;
 use std::path::Path;
 
 use basic_models::CheckpointError;
+use basic_models::checkpoint::{Contents, Replaces};
 use burn::tensor::{Device, TensorReadError};
 use serde::Serialize;
 use thiserror::Error;
@@ -73,11 +74,24 @@ pub fn make_backbones(
     overwrite: bool,
     progress: Progress,
 ) -> Result<BackboneScores, BackboneError> {
+    let path = out.join("scores.json");
+    // Before an hour of training: the second directory, and the scores, which are no part of either.
+    for part in ["llm", "vision"] {
+        Replaces::new(overwrite, Contents::Checkpoint, Vec::new()).check(&out.join(part))?;
+    }
+    let scores = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let ours = scores.is_some_and(|scores| scores.get("language").is_some() && scores.get("tower").is_some());
+    if path.symlink_metadata().is_ok() && !overwrite {
+        return Err(CheckpointError::Exists(path).into());
+    }
+    if path.symlink_metadata().is_ok() && !ours {
+        let reason = "is no file of scores, and --overwrite takes nothing else away: choose another directory";
+        return Err(CheckpointError::Mismatch(format!("{}: {reason}", path.display())).into());
+    }
     let language = pretrain_language(&out.join("llm"), config, device, overwrite, progress)?;
     let tower = pretrain_tower(&out.join("vision"), config, device, overwrite, progress)?;
     let scores = BackboneScores { config: config.clone(), language, tower };
     let text = serde_json::to_string_pretty(&scores).map_err(|e| BackboneError::Tokenizer(e.to_string()))?;
-    let path = out.join("scores.json");
     std::fs::write(&path, text + "\n").map_err(CheckpointError::io(path))?;
     Ok(scores)
 }

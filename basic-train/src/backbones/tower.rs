@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use basic_models::checkpoint::{Layout, StagedDir, write_tensors};
+use basic_models::checkpoint::{Contents, Layout, Replaces, StagedDir, write_tensors};
 use basic_models::nn::{InitScheme, VisionEncoder, seeded_init};
 use basic_models::processor::{ImageProcessor, ImageProcessorConfig};
 use basic_models::{CheckpointError, VisionConfig};
@@ -80,7 +80,7 @@ pub fn pretrain_tower(
     overwrite: bool,
     progress: Progress,
 ) -> Result<TowerScores, BackboneError> {
-    let staged = StagedDir::new(out, overwrite)?;
+    let staged = StagedDir::replacing(out, Replaces::new(overwrite, Contents::Checkpoint, Vec::new()))?;
     let config = config();
     let images = ImageProcessor::new(ImageProcessorConfig::clip(config.image_size as u32));
     let device = device.clone().autodiff();

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use basic_models::Checkpoint;
-use basic_models::processor::{IGNORE, ProcessorError, Role, Style, render, tokenize};
+use basic_models::processor::{IGNORE, ProcessorError, Role, Tokenizer, render, tokenize};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{DataError, Sample, Samples, prepare};
+use super::{DataError, Preparer, Sample, Samples};
 
 /// Samples looked at between two reports of progress.
 const CHUNK: usize = 1024;
@@ -20,8 +19,8 @@ const FIRST: usize = 5;
 /// How to check.
 #[derive(Debug, Default)]
 pub struct CheckOptions<'a> {
-    /// Also tokenize, as training on this checkpoint would.
-    pub checkpoint: Option<(&'a Checkpoint, Style)>,
+    /// Also tokenize, as training would.
+    pub preparer: Option<&'a Preparer>,
     /// Look at this many samples alone, drawn evenly by a fixed seed.
     pub sample: Option<usize>,
 }
@@ -54,8 +53,16 @@ pub struct Problem {
 pub struct TokenReport {
     /// The model's context.
     pub context: usize,
+    /// The tokens that a sample may have: the context, or less.
+    pub max_length: usize,
     /// Samples longer than that.
     pub over_context: usize,
+    /// Tokens of text that the tokenizer does not know, and gives as its `<unk>`.
+    pub unknown: usize,
+    /// Samples with such tokens.
+    pub with_unknown: usize,
+    /// The first of these.
+    pub first_unknown: Option<String>,
     /// Samples without a token that bears loss.
     pub without_target: usize,
     /// The shortest.
@@ -100,6 +107,8 @@ pub struct CheckReport {
     pub images_per_sample: BTreeMap<usize, usize>,
     /// Samples by their number of answers.
     pub turns_per_sample: BTreeMap<usize, usize>,
+    /// Answers before the first question, which are dropped as LLaVA does.
+    pub dropped_turns: usize,
     /// With a checkpoint: lengths.
     pub tokens: Option<TokenReport>,
     /// Samples that training would leave out, or stop at.
@@ -113,9 +122,20 @@ pub struct CheckReport {
 struct Finding {
     /// Images and answers; none where it could not be read.
     shape: Option<(usize, usize)>,
-    /// Tokens and those that bear loss.
-    tokens: Option<(usize, usize)>,
+    dropped_turns: usize,
+    tokens: Option<Counted>,
     problem: Option<(Reason, String)>,
+}
+
+/// The tokens of a sample.
+#[derive(Debug)]
+struct Counted {
+    length: usize,
+    targets: usize,
+    /// Those that the tokenizer does not know.
+    unknown: usize,
+    /// Where the sample is, if it has any.
+    place: String,
 }
 
 /// Reads, decodes and (with a checkpoint) tokenizes the samples, on all threads; `progress` hears how many are done.
@@ -147,8 +167,14 @@ pub fn check(
                 *report.turns_per_sample.entry(turns).or_default() += 1;
                 report.text_only += usize::from(images == 0 && finding.problem.is_none());
             }
-            if let Some((length, targets)) = finding.tokens {
+            report.dropped_turns += finding.dropped_turns;
+            if let Some(Counted { length, targets, unknown, place }) = finding.tokens {
                 lengths.push(length);
+                if unknown > 0 {
+                    tokens.unknown += unknown;
+                    tokens.with_unknown += 1;
+                    tokens.first_unknown.get_or_insert(place);
+                }
                 tokens.total += length;
                 tokens.targets += targets;
                 tokens.without_target += usize::from(targets == 0);
@@ -164,10 +190,10 @@ pub fn check(
         }
         progress(chunk.len());
     }
-    report.tokens = options.checkpoint.as_ref().map(|(checkpoint, _)| {
-        let context = checkpoint.config.text_config.context();
-        let over_context = lengths.iter().filter(|length| **length > context).count();
-        TokenReport { context, over_context, ..with_lengths(tokens, lengths) }
+    report.tokens = options.preparer.map(|preparer| {
+        let (context, max_length) = (preparer.context(), preparer.max_length());
+        let over_context = lengths.iter().filter(|length| **length > max_length).count();
+        TokenReport { context, max_length, over_context, ..with_lengths(tokens, lengths) }
     });
     Ok(report)
 }
@@ -207,15 +233,16 @@ fn look(data: &dyn Samples, index: usize, options: &CheckOptions) -> Result<Find
     };
     let answers = sample.messages.iter().filter(|message| message.role == Role::Assistant).count();
     finding.shape = Some((sample.images.len(), answers));
-    let broken = sample.images.iter().find_map(|image| match &options.checkpoint {
-        Some((checkpoint, _)) => image.pixels(checkpoint).err(),
-        None => image.decode().err().map(Into::into),
+    finding.dropped_turns = sample.dropped_turns;
+    let broken = sample.images.iter().find_map(|image| match options.preparer {
+        Some(preparer) => preparer.pixels(image).err(),
+        None => image.decode().err(),
     });
-    finding.problem = broken.map(|error| (Reason::BrokenImage, sample.image_error(error).to_string()));
-    if let Some((checkpoint, style)) = &options.checkpoint {
-        finding.tokens = lengths(&sample, checkpoint, style);
+    finding.problem = broken.map(|error| (Reason::BrokenImage, sample.image_error(error.into()).to_string()));
+    if let Some(preparer) = options.preparer {
+        finding.tokens = lengths(&sample, preparer);
         if finding.problem.is_none()
-            && let Err(error) = prepare(&sample, checkpoint, style)
+            && let Err(error) = preparer.prepare(&sample)
         {
             let reason = match &error {
                 DataError::Conversation { source: ProcessorError::NothingSupervised { .. }, .. } => Reason::NoTarget,
@@ -228,14 +255,31 @@ fn look(data: &dyn Samples, index: usize, options: &CheckOptions) -> Result<Find
     Ok(finding)
 }
 
-/// A sample's tokens before any limit, and those that bear loss.
-fn lengths(sample: &Sample, checkpoint: &Checkpoint, style: &Style) -> Option<(usize, usize)> {
-    let pieces = render(style, &sample.messages, checkpoint.tokenizer.specials()).ok()?;
-    match tokenize(&checkpoint.tokenizer, &pieces, checkpoint.visual_tokens(), sample.images.len()) {
-        Ok(example) => Some((example.ids.len(), example.labels.iter().filter(|label| **label != IGNORE).count())),
-        Err(ProcessorError::NothingSupervised { tokens }) => Some((tokens, 0)),
+/// A sample's tokens before any limit.
+fn lengths(sample: &Sample, preparer: &Preparer) -> Option<Counted> {
+    let tokenizer = preparer.tokenizer();
+    let pieces = render(preparer.style(), &sample.messages, tokenizer.specials()).ok()?;
+    let none = Counted { length: 0, targets: 0, unknown: 0, place: String::new() };
+    match tokenize(tokenizer, &pieces, preparer.visual_tokens(), sample.images.len()) {
+        Ok(example) => {
+            let targets = example.labels.iter().filter(|label| **label != IGNORE).count();
+            let id = unknown_id(tokenizer);
+            let unknown = example.ids.iter().filter(|token| Some(**token) == id).count();
+            let place =
+                if unknown > 0 { format!("{}: sample {}", sample.file.display(), sample.place) } else { String::new() };
+            Some(Counted { length: example.ids.len(), targets, unknown, place })
+        }
+        Err(ProcessorError::NothingSupervised { tokens }) => Some(Counted { length: tokens, ..none }),
         Err(_) => None,
     }
+}
+
+/// The token for what the tokenizer does not know; none where it serves another purpose too.
+fn unknown_id(tokenizer: &Tokenizer) -> Option<u32> {
+    let specials = tokenizer.specials();
+    let name = specials.unk.as_deref().unwrap_or("<unk>");
+    let taken = [&specials.bos, &specials.eos].into_iter().flatten().any(|other| other == name);
+    tokenizer.id_of(name).filter(|_| !taken && specials.image != name)
 }
 
 #[cfg(test)]

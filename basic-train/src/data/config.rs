@@ -4,9 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use basic_models::outside::excerpt;
 use serde::{Deserialize, Serialize};
 
 use super::ConversationStyle;
+use super::mixture::MAX_WEIGHT;
+pub use super::skip_limit::SkipLimit;
 
 /// How a data set is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,9 +91,10 @@ pub struct DataConfig {
     /// What happens to a sample that cannot be trained on.
     #[serde(default)]
     pub on_error: OnError,
-    /// With `on_error = "skip"`: the most different samples that may be left out; see [`DataConfig::skip_limit`].
+    /// With `on_error = "skip"`: the most different samples that may be left out, a number of them or a share such as
+    /// `"1%"`; see [`DataConfig::skip_limit`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_skipped: Option<usize>,
+    pub max_skipped: Option<SkipLimit>,
     /// Several sets, instead of `path`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<SetConfig>,
@@ -157,9 +161,16 @@ impl DataConfig {
             }
             _ => {}
         }
-        let heavy = self.sets.iter().find(|set| !(set.weight.is_finite() && set.weight > 0.0));
+        let heavy = self.sets.iter().find(|set| !(set.weight > 0.0 && set.weight <= MAX_WEIGHT));
         if let Some(set) = heavy {
-            return Some(format!("data.sets: the weight of {} must be a number above 0", set.path.display()));
+            return Some(format!(
+                "data.sets: the weight of {} is {}: it must be a number above 0 and at most {MAX_WEIGHT}",
+                excerpt(&set.path.display().to_string()),
+                set.weight
+            ));
+        }
+        if self.limit == Some(0) || self.sets.iter().any(|set| set.limit == Some(0)) {
+            return Some("data.limit is 0: a set needs at least one sample".into());
         }
         if self.max_skipped.is_some() && self.on_error == OnError::Error {
             return Some("data.max_skipped goes with `on_error = \"skip\"`".into());
@@ -172,14 +183,14 @@ impl DataConfig {
     pub fn skip_limit(&self, samples: usize) -> usize {
         match self.on_error {
             OnError::Error => 0,
-            OnError::Skip => self.max_skipped.unwrap_or_else(|| samples.div_ceil(100)),
+            OnError::Skip => self.max_skipped.unwrap_or_default().of(samples),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DataConfig, Format, OnError};
+    use super::{DataConfig, Format, OnError, SkipLimit};
 
     fn read(text: &str) -> DataConfig {
         toml::from_str(text).unwrap()
@@ -211,6 +222,10 @@ mod tests {
             ("limit = 3\nsets = [{ path = \"b\" }]", "each set"),
             ("sets = [{ path = \"b\", weight = 0.0 }]", "above 0"),
             ("sets = [{ path = \"b\", weight = nan }]", "above 0"),
+            ("sets = [{ path = \"b\", weight = inf }]", "at most 1000"),
+            ("sets = [{ path = \"a\" }, { path = \"b\", weight = 1e300 }]", "of b is 1"),
+            ("path = \"a\"\nlimit = 0", "data.limit"),
+            ("sets = [{ path = \"b\", limit = 0 }]", "data.limit"),
             ("path = \"a\"\nmax_skipped = 3", "on_error"),
         ] {
             let said = read(text).contradiction().unwrap_or_default();
@@ -225,7 +240,10 @@ mod tests {
         assert_eq!(config.skip_limit(1000), 0);
         config.on_error = OnError::Skip;
         assert_eq!((config.skip_limit(1000), config.skip_limit(3)), (10, 1));
-        config.max_skipped = Some(0);
+        config.max_skipped = Some(SkipLimit::Samples(0));
         assert_eq!(config.skip_limit(1000), 0);
+        let share = read("path = \"a\"\non_error = \"skip\"\nmax_skipped = \"2.5%\"");
+        assert_eq!(share.skip_limit(1000), 25);
+        assert_eq!(read(&toml::to_string(&share).unwrap()), share);
     }
 }

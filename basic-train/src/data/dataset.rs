@@ -7,6 +7,7 @@ use super::llava::Layout;
 use super::locate::{self, METADATA};
 use super::mixture::Mixture;
 use super::parquet::ParquetData;
+use super::stamps::{Change, Stamps};
 use super::webdataset::WebDataset;
 use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SetConfig, fingerprint};
 
@@ -25,6 +26,8 @@ pub struct OneSet {
     path: PathBuf,
     format: Format,
     reader: Reader,
+    /// Its files from before they were read.
+    stamps: Stamps,
 }
 
 #[derive(Debug)]
@@ -49,7 +52,10 @@ impl DataSet {
         let configs = config.all_sets();
         let sets: Vec<OneSet> = configs.iter().map(OneSet::open).collect::<Result<_, _>>()?;
         let sizes: Vec<(usize, f64)> = sets.iter().zip(&configs).map(|(set, c)| (set.len(), c.weight)).collect();
-        let mixture = Mixture::new(&sizes, seed);
+        let mixture = Mixture::new(&sizes, seed).map_err(|reason| {
+            let path = configs.first().map(|set| set.path.clone()).unwrap_or_default();
+            DataError::Set { path, reason: format!("data.sets: {reason}") }
+        })?;
         if mixture.len() == 0 {
             let reason = "data.sets: the weights are so small that an epoch takes no sample: raise them".into();
             return Err(DataError::Set { path: configs[0].path.clone(), reason });
@@ -77,6 +83,25 @@ impl DataSet {
             DataError::Set { path: self.sets[0].path.clone(), reason }
         })?;
         Ok((&self.sets[set], sample))
+    }
+
+    /// Refuses data of which a file is not what it was when it was opened; `fingerprint` is the one of then. What the
+    /// system says of the files is looked at first, and the contents only where that has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Set`] that names the file.
+    pub fn unchanged(&self, fingerprint: &str) -> Result<(), DataError> {
+        let Some((path, change)) = self.sets.iter().find_map(|set| set.stamps.changed()) else { return Ok(()) };
+        if change == Change::Touched && self.sets.iter().all(|set| set.stamps.changed().is_none_or(|c| c.1 == change)) {
+            // Written again with the same contents, or given another name.
+            if self.fingerprint()? == fingerprint {
+                return Ok(());
+            }
+        }
+        let reason = "was changed while it was read from: what was trained since the last state is of both: put the file \
+                      back and go on from the last state with --resume, or start anew";
+        Err(DataError::Set { path: path.into(), reason: reason.into() })
     }
 
     /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
@@ -118,7 +143,12 @@ impl OneSet {
         let path = &config.path;
         let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
         let (images, limit) = (config.images.as_deref(), config.limit);
+        if limit == Some(0) {
+            let reason = "data.limit is 0: a set needs at least one sample".into();
+            return Err(DataError::Set { path: path.clone(), reason });
+        }
         let files = locate::files(path, format)?;
+        let mut stamps = Stamps::of(&files);
         let holds_images = match format {
             Format::WebDataset => true,
             Format::Folder => !path.join(METADATA).is_file(),
@@ -138,13 +168,20 @@ impl OneSet {
             Format::Folder => {
                 let folder = single(path, &files)?;
                 let metadata = folder.join(METADATA);
+                stamps.extend(Stamps::of(std::slice::from_ref(&metadata)));
+                if metadata.is_file() {
+                    locate::at_home(folder, &metadata)?;
+                }
                 match metadata.is_file() {
                     true => Reader::Llava(LlavaData::open_as(&metadata, Layout::Lines, images, limit)?),
                     false => Reader::Folder(FolderData::open(folder, limit)?),
                 }
             }
         };
-        Ok(Self { path: path.clone(), format, reader })
+        if let Reader::Folder(data) = &reader {
+            stamps.extend(Stamps::of(&data.files()));
+        }
+        Ok(Self { path: path.clone(), format, reader, stamps })
     }
 
     /// The path, folder or pattern that it was opened by.

@@ -1,8 +1,9 @@
 //! What can be wrong with a data set.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use basic_models::CheckpointError;
+use basic_models::outside::excerpt;
 use basic_models::processor::ProcessorError;
 use thiserror::Error;
 
@@ -10,7 +11,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum DataError {
     /// The file could not be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{}: {source}", shown(path))]
     Io {
         /// The file.
         path: PathBuf,
@@ -18,7 +19,10 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// Not JSON.
-    #[error("{path}: line {line} column {column}: {reason}: LLaVA's format is a JSON array of samples, or one sample a line", path = path.display())]
+    #[error(
+        "{}: line {line} column {column}: {reason}: LLaVA's format is a JSON array of samples, or one sample a line",
+        shown(path)
+    )]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -30,7 +34,7 @@ pub enum DataError {
         reason: String,
     },
     /// A file or folder that is no data set as a whole.
-    #[error("{path}: {reason}", path = path.display())]
+    #[error("{}: {reason}", shown(path))]
     Set {
         /// The file, folder or pattern.
         path: PathBuf,
@@ -38,10 +42,10 @@ pub enum DataError {
         reason: String,
     },
     /// No sample at all.
-    #[error("{path}: holds no sample", path = .0.display())]
+    #[error("{}: holds no sample", shown(.0))]
     Empty(PathBuf),
     /// A sample that is not LLaVA's.
-    #[error("{path}: sample {place}: {reason}", path = path.display())]
+    #[error("{}: sample {}: {reason}", shown(path), excerpt(place))]
     Sample {
         /// The file.
         path: PathBuf,
@@ -51,7 +55,7 @@ pub enum DataError {
         reason: String,
     },
     /// An image file that is missing, or not below its folder.
-    #[error("{path}: sample {place}: {reason}", path = path.display())]
+    #[error("{}: sample {}: {reason}", shown(path), excerpt(place))]
     ImageFile {
         /// The data file.
         path: PathBuf,
@@ -61,7 +65,7 @@ pub enum DataError {
         reason: String,
     },
     /// A conversation that cannot be trained on.
-    #[error("{path}: sample {place}: {source}", path = path.display())]
+    #[error("{}: sample {}: {source}", shown(path), excerpt(place))]
     Conversation {
         /// The file.
         path: PathBuf,
@@ -71,7 +75,7 @@ pub enum DataError {
         source: ProcessorError,
     },
     /// An image that cannot be decoded or processed.
-    #[error("{path}: sample {place}: {source}", path = path.display())]
+    #[error("{}: sample {}: {source}", shown(path), excerpt(place))]
     Image {
         /// The file.
         path: PathBuf,
@@ -81,7 +85,7 @@ pub enum DataError {
         source: CheckpointError,
     },
     /// A sample with more tokens than it may have.
-    #[error("{path}: sample {place}: is {length} tokens long, {}: shorten it, leave it out, or set loader.too_long", longest(*max_length, *context), path = path.display())]
+    #[error("{}: sample {}: is {length} tokens long, {}: shorten it, leave it out, or set loader.too_long", shown(path), excerpt(place), longest(*max_length, *context))]
     TooLong {
         /// The file.
         path: PathBuf,
@@ -108,6 +112,13 @@ impl DataError {
                 | Self::TooLong { .. }
         )
     }
+}
+
+/// A path in a message: a pattern may be as long as its writer likes.
+fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    // What a file system takes is told whole.
+    if text.len() <= 4096 { text } else { excerpt(&text) }
 }
 
 fn longest(max_length: usize, context: usize) -> String {

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::DataError;
 
 /// Files up to this size are hashed whole.
-const WHOLE: u64 = 16 << 20;
+pub(super) const WHOLE: u64 = 16 << 20;
 /// Larger ones at this many places, the first and the last bytes among them, and their size.
 const PLACES: u64 = 64;
 /// The bytes of a place.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basic_models::outside;
 use serde_json::json;
 
 use super::locate::{is_image, walk};
@@ -59,16 +60,19 @@ impl Samples for FolderData {
         let place = record::place(index, &json!(name));
         let wrong = |reason: String| Fault::Reason(reason).at(&self.dir, &place);
         let image = self.root.file(name).map_err(|reason| Fault::Image(reason).at(&self.dir, &place))?;
-        let text = image.with_extension("txt");
-        let caption = match std::fs::read_to_string(&text) {
-            Ok(caption) => caption,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let shown = text.display();
-                return Err(wrong(format!("has no caption: write it into {shown}, or all into a metadata.jsonl")));
-            }
-            Err(error) => return Err(wrong(format!("{}: {error}", text.display()))),
+        let beside = Path::new(&**name).with_extension("txt");
+        let shown = self.dir.join(&beside);
+        let shown = shown.display();
+        let text = match self.root.find("caption", beside.to_str().unwrap_or_default()).map_err(&wrong)? {
+            Some(text) => text,
+            None => return Err(wrong(format!("has no caption: write it into {shown}, or all into a metadata.jsonl"))),
         };
-        let record = json!({"caption": caption.trim()});
+        let bytes = outside::read(&text).map_err(|error| wrong(format!("{shown}: {error}")))?;
+        let caption = record::caption(&bytes).map_err(|_| wrong(format!("the caption {shown} is not UTF-8")))?;
+        if caption.is_empty() {
+            return Err(wrong(format!("the caption {shown} is empty ({} bytes)", bytes.len())));
+        }
+        let record = json!({"caption": caption});
         record::sample(&self.dir, place.clone(), &record, vec![ImageSource::File(image)])
     }
 }
@@ -95,5 +99,40 @@ mod tests {
         assert!(error.is_sample() && error.to_string().contains("c.txt"), "{error}");
         assert_eq!(FolderData::open(dir.path(), Some(1)).unwrap().len(), 1);
         assert!(FolderData::open(&dir.path().join("gone"), None).is_err());
+    }
+
+    #[test]
+    fn a_caption_loses_its_mark_and_must_hold_text() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a", &b"\xef\xbb\xbfa cat\r\n"[..]), ("b", b"\xef\xbb\xbf\n"), ("c", b"\xff\xfea")] {
+            std::fs::write(dir.path().join(format!("{name}.png")), "").unwrap();
+            std::fs::write(dir.path().join(format!("{name}.txt")), text).unwrap();
+        }
+        let data = FolderData::open(dir.path(), None).unwrap();
+        assert_eq!(data.sample(0).unwrap().messages[1].content, "a cat");
+        for (index, mention) in [(1, "b.txt is empty"), (2, "c.txt is not UTF-8")] {
+            let error = data.sample(index).unwrap_err();
+            assert!(error.is_sample() && error.to_string().contains(mention), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_caption_that_is_a_link_stays_in_its_folder() {
+        use std::os::unix::fs::symlink;
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(outside.path().join("secret"), "secret").unwrap();
+        std::fs::write(dir.path().join("all.caption"), "both").unwrap();
+        for name in ["a.png", "b.png", "c.png"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        symlink(outside.path().join("secret"), dir.path().join("a.txt")).unwrap();
+        symlink("all.caption", dir.path().join("b.txt")).unwrap();
+        symlink("/dev/zero", dir.path().join("c.txt")).unwrap();
+        let data = FolderData::open(dir.path(), None).unwrap();
+        let error = data.sample(0).unwrap_err();
+        assert!(error.is_sample() && error.to_string().contains("leads outside"), "{error}");
+        assert_eq!(data.sample(1).unwrap().messages[1].content, "both");
+        assert!(data.sample(2).unwrap_err().to_string().contains("c.txt"));
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basic_models::outside::Budget;
 use serde_json::Value;
 
 use super::record::{self, Fault};
@@ -13,6 +14,9 @@ use super::root::ImageRoot;
 use super::scan::{self, ScanError};
 use super::source::{Source, line_column};
 use super::{DataError, ImageSource, Sample, Samples};
+
+/// What a byte of JSON may take in memory once it is parsed.
+const PARSED: u64 = 16;
 
 /// A data set in LLaVA's format. Opening it finds out where each sample lies; a sample is read and checked when it is
 /// asked for.
@@ -63,7 +67,12 @@ impl LlavaData {
     ) -> Result<Self, DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
         let file = File::open(path).map_err(io)?;
-        let limit = limit.unwrap_or(usize::MAX);
+        let wanted = limit.unwrap_or(usize::MAX);
+        // The places of samples of a byte or two would take many times the file.
+        let len = file.metadata().map_err(io)?.len();
+        let room = len.saturating_add(Budget::of(path).left()) / size_of::<Range<u64>>() as u64;
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let limit = wanted.min(room.saturating_add(1));
         let places = match layout {
             Layout::Array => scan::array_elements(file, limit),
             Layout::Lines => scan::lines(file, limit),
@@ -77,6 +86,9 @@ impl LlavaData {
         })?;
         if places.is_empty() {
             return Err(DataError::Empty(path.into()));
+        }
+        if places.len() > room {
+            return Err(io(Budget::of(path).over_bytes().into()));
         }
         Ok(Self { file: path.into(), source: Source::Path(path.into()), root: ImageRoot::of(root, path)?, places })
     }
@@ -95,8 +107,14 @@ impl LlavaData {
     fn record(&self, index: usize) -> Result<Value, DataError> {
         let io = |source| DataError::Io { path: self.file.to_path_buf(), source };
         let Range { start, end } = self.places[index];
-        let bytes = self.source.read(start, usize::try_from(end - start).unwrap_or(usize::MAX)).map_err(io)?;
-        serde_json::from_slice(&bytes).map_err(|error| {
+        let len = end - start;
+        if Budget::of(&*self.file).take(len.saturating_mul(PARSED)).is_err() {
+            let reason = format!("takes {len} bytes, more than a sample may; --file-bytes raises the limit");
+            return Err(Fault::Reason(reason).at(&self.file, &index.to_string()));
+        }
+        let bytes = self.source.read(start, usize::try_from(len).unwrap_or(usize::MAX)).map_err(io)?;
+        let text = bytes.strip_prefix(scan::MARK).unwrap_or(&bytes);
+        serde_json::from_slice(text).map_err(|error| {
             let (line, column) = match line_column(&self.file, start) {
                 Ok(place) => place,
                 Err(source) => return io(source),

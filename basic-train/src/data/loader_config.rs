@@ -67,7 +67,37 @@ impl Default for LoaderConfig {
     }
 }
 
+/// The samples of a step at most.
+pub const MAX_BATCH: usize = 1_000_000;
+/// Worker threads at most.
+const MAX_WORKERS: usize = 1024;
+/// Steps that are made ready ahead at most.
+const MAX_PREFETCH: usize = 1024;
+/// Samples that are made ready ahead at most, over all steps.
+const MAX_AHEAD: usize = 4_000_000;
+
 impl LoaderConfig {
+    /// What no machine can do, and what to write instead; `batch_size` is the samples of a step.
+    pub fn contradiction(&self, batch_size: usize) -> Option<String> {
+        if let Some(workers) = self.workers.filter(|workers| *workers > MAX_WORKERS) {
+            return Some(format!("loader.workers is {workers}: it must be at most {MAX_WORKERS}; 0 for no threads"));
+        }
+        if self.prefetch > MAX_PREFETCH {
+            return Some(format!("loader.prefetch is {}: it must be at most {MAX_PREFETCH}", self.prefetch));
+        }
+        if batch_size > MAX_BATCH {
+            return Some(format!("train.batch_size is {batch_size}: it must be at most {MAX_BATCH}"));
+        }
+        if self.prefetch.saturating_mul(batch_size) > MAX_AHEAD {
+            return Some(format!(
+                "loader.prefetch = {} steps of train.batch_size = {batch_size} samples are more than the {MAX_AHEAD} \
+                 samples that may be made ready ahead: lower one of them",
+                self.prefetch
+            ));
+        }
+        None
+    }
+
     /// How many threads that means here.
     pub fn threads(&self) -> usize {
         let spare = || available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).max(1);
@@ -107,5 +137,26 @@ impl Plan {
             skipped: BTreeSet::new(),
             held: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LoaderConfig;
+
+    #[test]
+    fn what_no_machine_can_do_is_refused_with_its_key() {
+        let config = LoaderConfig::default();
+        assert_eq!(config.contradiction(256), None);
+        let of = |workers, prefetch, batch| LoaderConfig { workers, prefetch, ..config.clone() }.contradiction(batch);
+        for (said, key) in [
+            (of(Some(1_000_000_000), 2, 1), "loader.workers"),
+            (of(None, usize::MAX, 1), "loader.prefetch"),
+            (of(None, 1, usize::MAX), "train.batch_size"),
+            (of(None, 1000, 100_000), "loader.prefetch"),
+        ] {
+            assert!(said.as_ref().is_some_and(|said| said.contains(key)), "{said:?}");
+        }
+        assert_eq!(of(Some(1024), 1024, 1024), None);
     }
 }

@@ -64,7 +64,7 @@ pub fn sample(index: usize, fault: Option<Fault>) -> Sample {
     }
     let role = |i: usize| if i.is_multiple_of(2) { Role::User } else { Role::Assistant };
     let messages = turns.into_iter().enumerate().map(|(i, text)| Message::new(role(i), text)).collect();
-    Sample { file: Path::new("data.json").into(), place: index.to_string(), images, messages }
+    Sample { file: Path::new("data.json").into(), place: index.to_string(), images, messages, dropped_turns: 0 }
 }
 
 impl Samples for Data {

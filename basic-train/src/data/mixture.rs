@@ -9,6 +9,11 @@ use rand::SeedableRng;
 use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 
+/// The largest weight of a set.
+pub(super) const MAX_WEIGHT: f64 = 1000.0;
+/// The samples that an epoch may take: its order is in memory whole, 4 bytes a sample.
+pub(super) const MAX_SAMPLES: usize = 500_000_000;
+
 /// Where each index of an epoch points.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Mixture {
@@ -30,23 +35,37 @@ struct Part {
 
 impl Mixture {
     /// The mixture of sets of `(samples, weight)`.
-    pub fn new(sets: &[(usize, f64)], seed: u64) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// Where a weight is none, or an epoch would take more than [`MAX_SAMPLES`]; nothing is allocated then.
+    pub fn new(sets: &[(usize, f64)], seed: u64) -> Result<Self, String> {
+        let mut total = 0usize;
+        for &(samples, weight) in sets {
+            if !(weight > 0.0 && weight <= MAX_WEIGHT) {
+                return Err(format!("the weight {weight} must be above 0 and at most {MAX_WEIGHT}"));
+            }
+            let whole = samples.checked_mul(weight.floor() as usize);
+            let taken = whole.and_then(|whole| whole.checked_add(rest(samples, weight))?.checked_add(total));
+            total = taken.filter(|total| *total <= MAX_SAMPLES).ok_or_else(|| {
+                format!("an epoch would take more than {MAX_SAMPLES} samples: lower the weights, or set limits")
+            })?;
+        }
         let mut start = 0;
         let mut parts = Vec::with_capacity(sets.len());
         for (place, &(samples, weight)) in sets.iter().enumerate() {
-            let whole = samples.saturating_mul(weight.floor().max(0.0) as usize);
-            let rest = ((weight - weight.floor()) * samples as f64).round() as usize;
+            let whole = samples * weight.floor() as usize;
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             // Apart from the streams of the order of samples, which count up from 0.
             rng.set_stream(u64::MAX - place as u64);
             let mut partial: Vec<u32> =
-                sample(&mut rng, samples, rest.min(samples)).into_iter().map(|i| i as u32).collect();
+                sample(&mut rng, samples, rest(samples, weight)).into_iter().map(|i| i as u32).collect();
             partial.sort_unstable();
             let taken = whole + partial.len();
             parts.push(Part { samples, start, whole, partial });
             start += taken;
         }
-        Self { parts, len: start }
+        Ok(Self { parts, len: start })
     }
 
     /// Samples of an epoch.
@@ -72,9 +91,31 @@ impl Mixture {
     }
 }
 
+/// The samples of a set's last turn.
+fn rest(samples: usize, weight: f64) -> usize {
+    (((weight - weight.floor()) * samples as f64).round() as usize).min(samples)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Mixture;
+    use super::{MAX_SAMPLES, Mixture};
+
+    fn mixture(sets: &[(usize, f64)], seed: u64) -> Mixture {
+        Mixture::new(sets, seed).unwrap()
+    }
+
+    #[test]
+    fn what_no_epoch_can_take_is_refused_before_anything_is_allocated() {
+        for weight in [f64::NAN, f64::INFINITY, -1.0, 0.0, 1e300, 1e9, 1000.5] {
+            assert!(Mixture::new(&[(4, 1.0), (60, weight)], 0).unwrap_err().contains("weight"), "{weight}");
+        }
+        for sets in [&[(usize::MAX, 1.0)][..], &[(usize::MAX, 2.0), (usize::MAX, 1.0)], &[(600_000_000, 1.0)]] {
+            assert!(Mixture::new(sets, 0).unwrap_err().contains("500000000"));
+        }
+        assert_eq!(mixture(&[(7, 1000.0)], 0).len(), 7000);
+        assert_eq!(mixture(&[(499_999_999, 1.0), (10, 0.1)], 0).len(), MAX_SAMPLES);
+        assert_eq!(mixture(&[(7, 1e-300), (1, 1.0)], 0).len(), 1);
+    }
 
     fn all(mixture: &Mixture) -> Vec<(usize, usize)> {
         (0..mixture.len()).map(|index| mixture.at(index).unwrap()).collect()
@@ -82,14 +123,14 @@ mod tests {
 
     #[test]
     fn one_set_of_weight_one_is_itself() {
-        let mixture = Mixture::new(&[(4, 1.0)], 9);
+        let mixture = mixture(&[(4, 1.0)], 9);
         assert_eq!(all(&mixture), [(0, 0), (0, 1), (0, 2), (0, 3)]);
         assert_eq!(mixture.at(4), None);
     }
 
     #[test]
     fn a_weight_takes_the_set_that_many_times() {
-        let mixture = Mixture::new(&[(4, 2.5), (10, 0.3), (3, 0.01), (2, 1.0)], 1);
+        let mixture = mixture(&[(4, 2.5), (10, 0.3), (3, 0.01), (2, 1.0)], 1);
         assert_eq!(mixture.taken(), [10, 3, 0, 2]);
         assert_eq!(mixture.len(), 15);
         let drawn = all(&mixture);
@@ -105,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_seed_alone_chooses_the_part() {
-        let of = |seed| all(&Mixture::new(&[(1000, 0.5), (1000, 0.5)], seed));
+        let of = |seed| all(&mixture(&[(1000, 0.5), (1000, 0.5)], seed));
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
         let drawn = of(1);

@@ -9,18 +9,20 @@ use rand_chacha::ChaCha8Rng;
 pub struct Order {
     samples: usize,
     seed: u64,
-    epoch: Option<(u64, Vec<usize>)>,
+    /// The epoch that is held, in half the memory of `usize`.
+    epoch: Option<(u64, Vec<u32>)>,
 }
 
 impl Order {
-    /// The order over `samples` samples (at least 1).
+    /// The order over `samples` samples (at least 1, at most `u32::MAX`, of which a mixture has far less).
     pub fn new(samples: usize, seed: u64) -> Self {
         Self { samples: samples.max(1), seed, epoch: None }
     }
 
     /// The indices of batch `step` (0-based); batches run on across the ends of epochs.
     pub fn batch(&mut self, step: usize, size: usize) -> Vec<usize> {
-        (step * size..(step + 1) * size).map(|position| self.at(position)).collect()
+        let first = step.saturating_mul(size);
+        (first..first.saturating_add(size)).map(|position| self.at(position)).collect()
     }
 
     fn at(&mut self, position: usize) -> usize {
@@ -28,11 +30,11 @@ impl Order {
         if self.epoch.as_ref().is_none_or(|(held, _)| *held != epoch) {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
             rng.set_stream(epoch);
-            let mut indices: Vec<usize> = (0..self.samples).collect();
+            let mut indices: Vec<u32> = (0..self.samples as u32).collect();
             indices.shuffle(&mut rng);
             self.epoch = Some((epoch, indices));
         }
-        self.epoch.as_ref().map_or(0, |(_, indices)| indices[position % self.samples])
+        self.epoch.as_ref().map_or(0, |(_, indices)| indices[position % self.samples] as usize)
     }
 }
 

@@ -149,6 +149,21 @@ impl Preparer {
         self.limit.max_length
     }
 
+    /// The tokens that the model takes.
+    pub fn context(&self) -> usize {
+        self.limit.context
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// How conversations are written.
+    pub fn style(&self) -> &Style {
+        &self.style
+    }
+
     /// What happens to longer samples.
     pub fn too_long(&self) -> TooLong {
         self.limit.too_long

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use basic_models::processor::{Message, PLACEHOLDER, ProcessorError, from_llava};
+use basic_models::outside::excerpt;
+use basic_models::processor::{Message, PLACEHOLDER, ProcessorError, from_llava, from_llava_without_images};
 use serde_json::{Value, json};
 
-use super::{DataError, ImageSource, Sample};
+use super::scan::MARK;
+use super::{DataError, ImageSource, Sample, greeting, media};
 
 /// Why a record is no sample.
 #[derive(Debug)]
@@ -51,7 +53,8 @@ const IMAGE_KEYS: [&str; 4] = ["image", "images", "file_name", "file_names"];
 
 /// The names of a record's image files.
 pub(super) fn image_names(record: &Value) -> Result<Vec<&str>, Fault> {
-    let Some((key, value)) = IMAGE_KEYS.iter().map(|key| (key, &record[key])).find(|(_, value)| !value.is_null())
+    // A blank name is how text-only samples of some sets say that there is none.
+    let Some((key, value)) = IMAGE_KEYS.iter().map(|key| (key, &record[key])).find(|(_, value)| !is_blank(value))
     else {
         return Ok(Vec::new());
     };
@@ -63,6 +66,25 @@ pub(super) fn image_names(record: &Value) -> Result<Vec<&str>, Fault> {
     names.ok_or_else(|| format!("\"{key}\" must hold file names").into())
 }
 
+/// Whether a value names no image: null, a blank text, or a list of nothing else.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(name) => name.trim().is_empty(),
+        Value::Array(names) => names.iter().all(is_blank),
+        _ => false,
+    }
+}
+
+/// A caption as a file holds it: without UTF-8's mark, which bears no loss, and without the space around it.
+///
+/// # Errors
+///
+/// Where the bytes are not UTF-8.
+pub(super) fn caption(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
+    Ok(std::str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes))?.trim())
+}
+
 /// A sample of a record's turns and of images that were found already.
 pub(super) fn sample(
     file: &Arc<Path>,
@@ -70,8 +92,12 @@ pub(super) fn sample(
     record: &Value,
     images: Vec<ImageSource>,
 ) -> Result<Sample, DataError> {
-    let messages = turns(record, images.len()).map_err(|fault| fault.at(file, &place))?;
-    Ok(Sample { file: file.clone(), place, images, messages })
+    if let Some(reason) = media::unusable(record, images.len()) {
+        return Err(Fault::Reason(reason).at(file, &place));
+    }
+    let (record, dropped_turns) = greeting::dropped(record);
+    let messages = turns(&record, images.len()).map_err(|fault| fault.at(file, &place))?;
+    Ok(Sample { file: file.clone(), place, images, messages, dropped_turns })
 }
 
 /// The keys that may hold a list of turns.
@@ -83,49 +109,66 @@ pub(super) const CAPTION_KEYS: [&str; 2] = ["caption", "text"];
 /// `role` and `content`, The Cauldron's `texts` of `user` and `assistant` (each under any of [`TURN_KEYS`]), or a
 /// `caption` or `text`.
 ///
-/// LLaVA's turns say with `<image>` where each image goes. The others often don't: where they hold no `<image>` at all,
-/// the images go before the first question.
+/// LLaVA's turns say with `<image>` in their questions where each image goes. The others often don't: where no question
+/// holds an `<image>`, the images go before the first one; so they do in LLaVA's turns where an `<image>` stands in an
+/// answer alone. An `<image>` in an answer or a system text, and any in a record without images, is text.
 pub(super) fn turns(record: &Value, images: usize) -> Result<Vec<Message>, Fault> {
     let list = TURN_KEYS.iter().map(|key| (*key, &record[key])).find(|(_, value)| !value.is_null());
     let caption = CAPTION_KEYS.iter().map(|key| (*key, &record[key])).find(|(_, value)| !value.is_null());
     let llava = match (list, caption) {
         (Some((key, list)), _) => match list.get(0) {
-            Some(first) if first.get("user").or(first.get("assistant")).is_some() => Some(pairs(key, list)?),
-            Some(first) if first.get("role").is_some() => Some(chat(key, list)?),
-            _ if key == "conversations" => None,
-            _ => return from_llava(list).map_err(Fault::Conversation).and_then(|m| counted(m, images)),
+            Some(first) if first.get("user").or(first.get("assistant")).is_some() => {
+                Some(with_places(pairs(key, list)?, images).into())
+            }
+            Some(first) if first.get("role").is_some() => Some(with_places(chat(key, list)?, images).into()),
+            _ => Some(placed(list, images)),
         },
         (None, Some((key, caption))) => {
             let text = caption.as_str().ok_or_else(|| format!("\"{key}\" must be a text"))?;
             if images == 0 {
                 return Err(format!("has a \"{key}\" but no image").into());
             }
-            Some(vec![json!({"from": "human", "value": ""}), json!({"from": "gpt", "value": text})])
+            let turns = vec![json!({"from": "human", "value": ""}), json!({"from": "gpt", "value": text})];
+            Some(with_places(turns, images).into())
         }
         (None, None) => None,
     };
+    let read = if images == 0 { from_llava_without_images } else { from_llava };
     let messages = match llava {
-        Some(turns) => from_llava(&Value::Array(with_places(turns, images))),
-        None => from_llava(record),
+        Some(turns) => read(&turns),
+        None => read(record),
     };
     counted(messages.map_err(Fault::Conversation)?, images)
 }
 
 fn counted(messages: Vec<Message>, images: usize) -> Result<Vec<Message>, Fault> {
-    let places: usize = messages.iter().map(|message| message.content.matches(PLACEHOLDER).count()).sum();
+    let places: usize = messages.iter().map(Message::images).sum();
     if places != images {
         return Err(format!(
-            "has {images} image(s) but {places} \"{PLACEHOLDER}\" in its conversation: write one for each image"
+            "has {images} image(s) but {places} \"{PLACEHOLDER}\" in its questions: write one for each image"
         )
         .into());
     }
     Ok(messages)
 }
 
+/// LLaVA's turns, whatever they are; with the images before the first question where an answer alone speaks of one.
+fn placed(list: &Value, images: usize) -> Value {
+    match list.as_array() {
+        Some(turns) if images > 0 && turns.iter().any(holds_place) => with_places(turns.clone(), images).into(),
+        _ => list.clone(),
+    }
+}
+
+fn holds_place(turn: &Value) -> bool {
+    turn["value"].as_str().is_some_and(|text| text.contains(PLACEHOLDER))
+}
+
 /// The turns with the images before the first question, unless they say themselves where images go.
 fn with_places(mut turns: Vec<Value>, images: usize) -> Vec<Value> {
-    let said = turns.iter().any(|turn| turn["value"].as_str().is_some_and(|text| text.contains(PLACEHOLDER)));
-    if !said && let Some(first) = turns.iter_mut().find(|turn| turn["from"] == "human") {
+    if !turns.iter().any(|turn| turn["from"] == "human" && holds_place(turn))
+        && let Some(first) = turns.iter_mut().find(|turn| turn["from"] == "human")
+    {
         let text = first["value"].as_str().unwrap_or_default();
         let lines = vec![PLACEHOLDER; images].join("\n");
         first["value"] = match (images, text) {
@@ -157,7 +200,7 @@ fn chat(key: &str, list: &Value) -> Result<Vec<Value>, Fault> {
             Some("user") => "human",
             Some("assistant") => "gpt",
             _ => {
-                let found = &message["role"];
+                let found = excerpt(&message["role"].to_string());
                 return Err(format!("{key}[{index}].role is {found}, expected \"user\", \"assistant\" or \"system\""));
             }
         };
@@ -166,6 +209,10 @@ fn chat(key: &str, list: &Value) -> Result<Vec<Value>, Fault> {
             Value::Array(parts) => parts.iter().map(part).collect(),
             _ => None,
         };
+        let shows = |part: &Value| part["type"].as_str().is_some_and(|kind| kind.starts_with("image"));
+        if from != "human" && message["content"].as_array().is_some_and(|parts| parts.iter().any(shows)) {
+            return Err(format!("{key}[{index}] shows an image that isn't the user's: put it into a question"));
+        }
         let text = content.ok_or_else(|| {
             format!(
                 "{key}[{index}].content must be a text, or a list of {{\"type\": \"text\"}} and {{\"type\": \"image\"}}"
@@ -241,6 +288,45 @@ mod tests {
     }
 
     #[test]
+    fn a_placeholder_outside_questions_or_without_images_is_text() {
+        let talk = |question: &str, answer: &str| json!({"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]});
+        let html = "How does HTML show <image>?";
+        assert_eq!(
+            texts(&talk(html, "With an <image> tag."), 0),
+            [format!("user: {html}"), "assistant: With an <image> tag.".into()]
+        );
+        assert_eq!(turns(&talk(html, "x"), 0).unwrap()[0].images(), 0);
+        assert_eq!(
+            texts(&talk("which tag?", "The <image> tag"), 2),
+            ["user: <image>\n<image>\nwhich tag?", "assistant: The <image> tag"]
+        );
+        assert_eq!(
+            texts(&talk("<image>\nwhich?", "An <image>, or <image>"), 1)[1],
+            "assistant: An <image>, or <image>"
+        );
+        let chat = json!({"messages": [
+            {"role": "system", "content": "<image>"},
+            {"role": "user", "content": "which?"},
+            {"role": "assistant", "content": "<image>"},
+        ]});
+        assert_eq!(texts(&chat, 1), ["system: <image>", "user: <image>\nwhich?", "assistant: <image>"]);
+        let shown = json!({"messages": [
+            {"role": "user", "content": "which?"},
+            {"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "this"}]},
+        ]});
+        assert!(refused(&shown, 1).contains("messages[1]"));
+    }
+
+    #[test]
+    fn a_blank_question_is_no_fault() {
+        let blank = json!({"conversations": [
+            {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"},
+            {"from": "human", "value": ""}, {"from": "gpt", "value": "c"},
+        ]});
+        assert_eq!(texts(&blank, 0), ["user: a", "assistant: b", "user: ", "assistant: c"]);
+    }
+
+    #[test]
     fn what_is_no_conversation_says_where() {
         for (record, mention) in [
             (json!({"caption": 3}), "\"caption\" must be a text"),
@@ -265,6 +351,11 @@ mod tests {
         assert_eq!(image_names(&json!({"images": ["a.png", "b.png"], "image": null})).unwrap(), ["a.png", "b.png"]);
         assert_eq!(image_names(&json!({"file_name": "a.png"})).unwrap(), ["a.png"]);
         assert!(image_names(&json!({"id": 1})).unwrap().is_empty());
+        for blank in [json!(""), json!("  "), json!([]), json!([""]), json!([null, ""]), json!(null)] {
+            assert!(image_names(&json!({"image": blank})).unwrap().is_empty(), "{blank}");
+            assert_eq!(image_names(&json!({"image": blank, "images": ["a.png"]})).unwrap(), ["a.png"], "{blank}");
+        }
+        assert_eq!(image_names(&json!({"image": ["a.png", ""]})).unwrap(), ["a.png", ""], "the file will be missed");
         assert!(image_names(&json!({"image": 3})).is_err());
         assert!(image_names(&json!({"image": [3]})).is_err());
     }

@@ -1,6 +1,10 @@
 //! The folder that a set's image files lie in, and nothing outside it.
 
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
+
+use basic_models::outside::excerpt;
+use unicode_normalization::UnicodeNormalization;
 
 use super::DataError;
 
@@ -42,37 +46,70 @@ impl ImageRoot {
         &self.real
     }
 
-    /// The file `name`, which must be there and below the folder, even after following links; or why not.
+    /// The image file `name`, which must be there and below the folder, even after following links; or why not.
     pub fn file(&self, name: &str) -> Result<PathBuf, String> {
+        self.find("image", name)?.ok_or_else(|| {
+            let path = self.path.join(name);
+            let hint = "image files are looked up below the data file's folder, or below `data.images`";
+            format!("image {} does not exist: {hint}", excerpt(&path.display().to_string()))
+        })
+    }
+
+    /// The file `name`, none where there is none; or why it may not be read. `what` is what messages call it.
+    pub fn find(&self, what: &str, name: &str) -> Result<Option<PathBuf>, String> {
         let relative = Path::new(name);
+        let called = excerpt(name);
         if name.is_empty() {
-            return Err("the name of an image is empty".into());
+            return Err(format!("the name of an {what} is empty"));
         }
         if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             let hint = "write paths below the data file's folder, or below `data.images`";
-            return Err(format!("image {name} leaves its folder {}: {hint}", self.shown()));
+            return Err(format!("{what} {called} leaves its folder {}: {hint}", self.shown()));
         }
-        let path = self.path.join(relative);
-        let real = path.canonicalize().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                let hint = "image files are looked up below the data file's folder, or below `data.images`";
-                format!("image {} does not exist: {hint}", path.display())
-            }
-            _ => format!("image {}: {error}", path.display()),
-        })?;
-        if !real.starts_with(&self.real) {
+        let path = match self.path.join(relative) {
+            path if name.is_ascii() || path.symlink_metadata().is_ok() => path,
+            path => self.in_another_form(relative).unwrap_or(path),
+        };
+        let real = match path.canonicalize() {
+            Ok(real) => real,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("{what} {}: {error}", excerpt(&path.display().to_string()))),
+        };
+        if !self.holds(&real) {
             let hint = "make that folder, or one above it, the set's `images`";
             return Err(format!(
-                "image {} is a link that leads outside its folder {}, to {}: {hint}",
+                "{what} {} is a link that leads outside its folder {}, to {}: {hint}",
                 path.display(),
                 self.shown(),
                 real.display()
             ));
         }
         if !real.is_file() {
-            return Err(format!("image {} is not a file", path.display()));
+            return Err(format!("{what} {} is not a file", path.display()));
         }
-        Ok(path)
+        Ok(Some(path))
+    }
+
+    /// Whether a path without links is below the folder. Hugging Face's cache holds files in `blobs` and links to them
+    /// in `snapshots`: there they are at home.
+    pub fn holds(&self, real: &Path) -> bool {
+        let blobs = || {
+            let snapshots = self.real.ancestors().find(|above| above.file_name().is_some_and(|n| n == "snapshots"))?;
+            Some(snapshots.parent()?.join("blobs"))
+        };
+        real.starts_with(&self.real) || blobs().is_some_and(|blobs| real.starts_with(blobs))
+    }
+
+    /// The path whose parts are written in another of Unicode's normal forms: JSON and a disk may differ in how they
+    /// write `é`.
+    fn in_another_form(&self, relative: &Path) -> Option<PathBuf> {
+        let mut path = self.path.clone();
+        for part in relative.components() {
+            let part = part.as_os_str().to_str()?;
+            let forms = [part.to_owned(), part.nfc().collect(), part.nfd().collect()];
+            path = forms.into_iter().map(|form| path.join(form)).find(|path| path.symlink_metadata().is_ok())?;
+        }
+        Some(path)
     }
 
     fn shown(&self) -> std::path::Display<'_> {
@@ -108,6 +145,37 @@ mod tests {
             assert!(said.contains(mention), "{name}: {said}");
         }
         assert!(ImageRoot::new(&root.join("gone")).is_err());
+    }
+
+    #[test]
+    fn a_name_in_another_normal_form_is_the_same_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (composed, apart) = ("caf\u{e9}", "cafe\u{301}");
+        std::fs::create_dir(dir.path().join(apart)).unwrap();
+        std::fs::write(dir.path().join(apart).join(format!("{composed}.png")), "").unwrap();
+        let images = ImageRoot::new(dir.path()).unwrap();
+        for (folder, file) in [(composed, composed), (apart, apart), (composed, apart), (apart, composed)] {
+            let found = images.file(&format!("{folder}/{file}.png")).unwrap();
+            assert!(found.is_file(), "{}", found.display());
+        }
+        assert!(images.file("caf\u{e8}/x.png").unwrap_err().contains("does not exist"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_into_the_blobs_of_hugging_faces_cache_are_at_home() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot = dir.path().join("snapshots/0123/data");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir(dir.path().join("blobs")).unwrap();
+        std::fs::write(dir.path().join("blobs/abc"), "").unwrap();
+        std::fs::write(dir.path().join("elsewhere"), "").unwrap();
+        symlink("../../../blobs/abc", snapshot.join("a.png")).unwrap();
+        symlink("../../../elsewhere", snapshot.join("b.png")).unwrap();
+        let images = ImageRoot::new(&snapshot).unwrap();
+        assert!(images.file("a.png").is_ok());
+        assert!(images.file("b.png").unwrap_err().contains("leads outside"));
     }
 
     #[cfg(unix)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use basic_models::processor::{
     DEFAULT_MAX_PIXELS, ImageProcessor, Message, PixelValues, ProcessorError, decode_image_within, open_image,
 };
-use basic_models::{Checkpoint, CheckpointError};
+use basic_models::{Checkpoint, CheckpointError, outside};
 use image::RgbImage;
 
 use super::DataError;
@@ -45,7 +45,7 @@ impl ImageSource {
             Self::Bytes { bytes, .. } => Ok(bytes.clone()),
             Self::File(path) => {
                 let bytes =
-                    std::fs::read(path).map_err(|source| ProcessorError::Read { path: path.clone(), source })?;
+                    outside::read(path).map_err(|source| ProcessorError::Read { path: path.clone(), source })?;
                 Ok(bytes.into())
             }
         }
@@ -108,6 +108,8 @@ pub struct Sample {
     pub images: Vec<ImageSource>,
     /// The turns.
     pub messages: Vec<Message>,
+    /// Turns that the data has before the first question, and that were dropped, as LLaVA does.
+    pub dropped_turns: usize,
 }
 
 impl Sample {

@@ -69,7 +69,10 @@ impl Sampler {
         let grouped = self.epoch_steps();
         match &mut self.draw {
             Draw::Shuffle(order) => order.batch(step, size),
-            Draw::Sequential => (step * size..(step + 1) * size).map(|position| position % samples).collect(),
+            Draw::Sequential => {
+                let first = step.saturating_mul(size);
+                (first..first.saturating_add(size)).map(|position| position % samples).collect()
+            }
             Draw::Grouped { groups, epoch } => {
                 let wanted = step / grouped;
                 let batches = match epoch.take() {
@@ -113,7 +116,9 @@ impl Sampler {
 
 impl Groups {
     fn new(hints: &[Hint], visual_tokens: usize) -> Self {
-        let length = |hint: &Hint| hint.images * visual_tokens + hint.characters / CHARACTERS_PER_TOKEN;
+        let length = |hint: &Hint| {
+            hint.images.saturating_mul(visual_tokens).saturating_add(hint.characters / CHARACTERS_PER_TOKEN)
+        };
         let (images, texts) = (0..hints.len()).partition(|index| hints[*index].images > 0);
         Self { lengths: hints.iter().map(length).collect(), images, texts }
     }

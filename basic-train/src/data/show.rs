@@ -1,10 +1,9 @@
 //! One sample as training sees it: its tokens, and which of them bear loss.
 
-use basic_models::Checkpoint;
-use basic_models::processor::{IGNORE, Style};
+use basic_models::processor::IGNORE;
 use serde::Serialize;
 
-use super::{DataError, Sample, prepare};
+use super::{DataError, Preparer, Sample};
 
 /// A token of a sample, or an image's run of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,15 +22,15 @@ pub struct Token {
 ///
 /// # Errors
 ///
-/// Those of [`prepare`].
-pub fn tokens(sample: &Sample, checkpoint: &Checkpoint, style: &Style) -> Result<Vec<Token>, DataError> {
-    let prepared = prepare(sample, checkpoint, style)?.tokens;
+/// Those of [`Preparer::prepare`].
+pub fn tokens(sample: &Sample, preparer: &Preparer) -> Result<Vec<Token>, DataError> {
+    let prepared = preparer.prepare(sample)?.tokens;
     let ends: Vec<(usize, usize)> = prepared.images.iter().filter_map(|run| Some((*run.first()?, run.len()))).collect();
     let mut tokens = Vec::new();
     let mut at = 0;
     while let Some((id, label)) = prepared.ids.get(at).zip(prepared.labels.get(at)) {
         let count = ends.iter().find(|(start, _)| *start == at).map_or(1, |(_, count)| (*count).max(1));
-        let text = checkpoint.tokenizer.token_of(*id).unwrap_or_default();
+        let text = preparer.tokenizer().token_of(*id).unwrap_or_default();
         tokens.push(Token { id: *id, text, count, loss: *label != IGNORE });
         at += count;
     }

@@ -76,6 +76,7 @@ impl Bench {
                 place: samples.len().to_string(),
                 images: vec![image.into()],
                 messages: vec![Message::new(Role::User, "<image>"), Message::new(Role::Assistant, caption)],
+                dropped_turns: 0,
             });
         }
         samples.truncate(IMAGES);

@@ -8,10 +8,11 @@ pub mod summary;
 mod sweep;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use basic_core::{DeviceError, DeviceSpec};
+use basic_models::checkpoint::Contents;
 use basic_models::nn::Llava;
 use basic_models::{Checkpoint, CheckpointError};
 use burn::module::Module;
@@ -156,13 +157,21 @@ fn prepare_world(config: &DemoConfig, paths: &Paths, observer: Observer) -> Resu
         if !config.overwrite {
             return Err(CheckpointError::Exists(config.out.clone()).into());
         }
-        // Only what a demo writes; anything else in the directory stays.
-        for name in ["data", "backbones", "runs"] {
-            let path = config.out.join(name);
-            if path.is_dir() {
-                std::fs::remove_dir_all(&path).map_err(io_error(&path))?;
-            }
+        // Only what a demo writes; anything else in the directory stays, and in these folders there is nothing else.
+        let parts = [("data", Contents::Shapes), ("backbones", Contents::Backbones), ("runs", Contents::DemoRuns)];
+        let parts = parts.map(|(name, contents)| (config.out.join(name), contents));
+        let there = |path: &Path| path.symlink_metadata().is_ok();
+        parts.iter().filter(|(path, _)| there(path)).try_for_each(|(path, contents)| contents.check(path))?;
+        let summary = config.out.join("summary.json");
+        let read = std::fs::read(&summary).ok();
+        let ours = read.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        let ours = ours.is_some_and(|summary| summary.get("settings").is_some());
+        if let Some(path) = [summary, config.out.join("report.html")].iter().find(|path| there(path)).filter(|_| !ours)
+        {
+            let reason = "is of no demo, and --overwrite takes nothing else away: move it elsewhere, or choose another";
+            return Err(CheckpointError::Mismatch(format!("{}: {reason} directory", path.display())).into());
         }
+        parts.iter().filter(|(path, _)| there(path)).try_for_each(|(path, contents)| contents.remove(path))?;
     }
     let device = config.device.open()?.autodiff();
     write_backbones(&paths.backbones).map_err(io_error(&paths.backbones))?;

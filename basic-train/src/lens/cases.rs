@@ -117,7 +117,7 @@ impl Cases {
                 let wrong = |source| EvalError::Image { question: place.clone(), source }.of(&self.path);
                 let images = question.image.iter().map(|name| base.file(name).map(ImageSource::File).map_err(wrong));
                 let images = images.collect::<Result<_, _>>()?;
-                let sample = Sample { file: Arc::from(self.path.as_path()), place, images, messages };
+                let sample = Sample { file: Arc::from(self.path.as_path()), place, images, messages, dropped_turns: 0 };
                 Ok(Case { sample, category: question.category.clone(), said: said[index].clone() })
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use basic_models::ImageTokens;
 use basic_models::generate::{GenerationConfig, GenerationDefaults, generate};
-use basic_models::processor::{PLACEHOLDER, Role, Style, render_prompt, tokenize_prompt};
+use basic_models::processor::{Message, PLACEHOLDER, Role, Style, render_prompt, tokenize_prompt};
 use burn::tensor::{DType, Tensor};
 use serde::Serialize;
 
@@ -162,7 +162,7 @@ impl Asking {
             return Ok(None);
         };
         let turns = &sample.messages[..turn];
-        let shown: usize = turns.iter().map(|message| message.content.matches(PLACEHOLDER).count()).sum();
+        let shown: usize = turns.iter().map(Message::images).sum();
         if shown == 0 {
             return Ok(None);
         }

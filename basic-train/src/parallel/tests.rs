@@ -123,7 +123,8 @@ fn samples(checkpoint: &Checkpoint) -> Vec<ImageTokens> {
     let sample = |(images, question, answer): &(&[&str], &str, &str)| {
         let images = images.iter().map(|name| ImageSource::File(root.join(name))).collect();
         let messages = vec![Message::new(Role::User, *question), Message::new(Role::Assistant, *answer)];
-        let sample = Sample { file: Path::new("test").into(), place: String::new(), images, messages };
+        let sample =
+            Sample { file: Path::new("test").into(), place: String::new(), images, messages, dropped_turns: 0 };
         let mut prepared = prepare(&sample, checkpoint, &Style::vicuna_v1()).unwrap();
         for image in &prepared.images {
             prepared.tokens.pixels.push(image.pixels(checkpoint).unwrap().data);

@@ -7,6 +7,7 @@ use basic_models::config::{Activation, DecoderConfig, Family};
 use serde::Serialize;
 
 use super::parts::Counts;
+use super::wide::{Wide, wide};
 use crate::recipe::Mode;
 
 /// What beside the model decides a step's memory, on one device.
@@ -71,33 +72,35 @@ const BLOCKS: [u64; 2] = [1, 3];
 const ENCODED_TOGETHER: u64 = 32;
 
 impl Memory {
-    /// The memory of a step.
+    /// The memory of a step; what 64 bits don't hold is their largest number.
     pub fn of(config: &LlavaConfig, parts: &[Counts; 3], load: &Load) -> Self {
         let element = load.element;
-        let trained: u64 = parts.iter().map(|part| part.trained).sum();
+        let trained = parts.iter().fold(wide(0u64), |sum, part| sum + part.trained);
         let [vision, _, decoder] = parts;
         let text = &config.text_config;
-        let (layers, tokens) = (text.num_hidden_layers as u64, load.samples * load.positions);
-        let stream = tokens * text.hidden_size as u64 * element;
+        let (layers, tokens) = (wide(text.num_hidden_layers), wide(load.samples) * load.positions);
+        let stream = tokens * wide(text.hidden_size) * element;
         let layer = tokens * decoder_layer(text, decoder, load);
-        let composed = decoder.adapted * element;
+        let composed = wide(decoder.adapted) * element;
+        let weights = parts.iter().fold(wide(0u64), |sum, part| sum + part.weights(element, load.gpu));
+        // The last norm's input and output stand behind the layers.
+        let kept = 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer };
         let mut this = Self {
-            weights: parts.iter().map(|part| part.weights(element, load.gpu)).sum(),
-            gradients: trained * element * if load.accumulates { 2 } else { 1 },
-            moments: 8 * trained,
-            master_weights: if element < 4 { 4 * trained } else { 0 },
-            // The last norm's input and output stand behind the layers.
-            decoder_activations: 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer },
-            composed_weights: if load.recompute { composed / layers.max(1) } else { composed },
-            vision: encoder(config, vision, load),
-            projector_activations: projector(config, load),
-            losses: losses(config, load),
+            weights: weights.narrow(),
+            gradients: (trained * element * if load.accumulates { 2u64 } else { 1 }).narrow(),
+            moments: (8 * trained).narrow(),
+            master_weights: if element < 4 { (4 * trained).narrow() } else { 0 },
+            decoder_activations: kept.narrow(),
+            composed_weights: if load.recompute { (composed / layers).narrow() } else { composed.narrow() },
+            vision: encoder(config, vision, load).narrow(),
+            projector_activations: projector(config, load).narrow(),
+            losses: losses(config, load).narrow(),
             // And the dense gradient of an adapted matrix.
-            backward: layer + decoder.widest * element,
+            backward: (layer + wide(decoder.widest) * element).narrow(),
             runtime: RUNTIME[usize::from(load.gpu)],
             total: 0,
         };
-        this.total = this.items().iter().map(|(_, bytes)| bytes).sum();
+        this.total = this.items().iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes));
         this
     }
 
@@ -120,9 +123,9 @@ impl Memory {
 }
 
 /// Bytes that a decoder layer keeps a position.
-fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> u64 {
-    let (d, head, inner) = (config.hidden_size as u64, config.head_dim() as u64, config.intermediate_size as u64);
-    let (heads, kv) = (config.num_attention_heads as u64, config.kv_heads() as u64 * head);
+fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> Wide {
+    let (d, head, inner) = (wide(config.hidden_size), wide(config.head_dim()), wide(config.intermediate_size));
+    let (heads, kv) = (wide(config.num_attention_heads), wide(config.kv_heads()) * head);
     let q = heads * head;
     // The attention's q, k, v and output; gate and up.
     let mut kept = 2 * q + 2 * kv + 2 * inner;
@@ -130,30 +133,29 @@ fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> u64 {
         kept += q + kv; // what comes before the norms of queries and keys
     }
     kept += match config.hidden_act {
-        Activation::Silu => 0,             // SwiGLU is one operation
+        Activation::Silu => wide(0u64),    // SwiGLU is one operation
         Activation::GeluTanh => 3 * inner, // composed of a cubic and a sigmoid
         _ => inner,
     };
     // A matrix's input is kept where the matrix has a gradient, of its own or for its adapter.
     for (kept_input, width) in counts.inputs.iter().zip([d, d, inner]) {
-        kept += if *kept_input { width } else { 0 };
+        kept += if *kept_input { width } else { wide(0u64) };
     }
     // The norms' inputs, which are the residual stream; Gemma's take an f32 copy of it.
-    let norm = if config.family == Family::Gemma { 4 } else { load.element };
+    let norm = if config.family == Family::Gemma { 4u64 } else { load.element };
     kept * load.element + 2 * d * norm + 4 * heads
 }
 
 /// The vision encoder. Its attention's probabilities are materialized, in f32 and in the parameters' type.
-fn encoder(config: &LlavaConfig, counts: &Counts, load: &Load) -> u64 {
+fn encoder(config: &LlavaConfig, counts: &Counts, load: &Load) -> Wide {
     let tower = &config.vision_config;
-    let (d, inner, heads) =
-        (tower.hidden_size as u64, tower.intermediate_size as u64, tower.num_attention_heads as u64);
-    let positions = (tower.num_patches() + tower.special_positions()) as u64;
+    let (d, inner, heads) = (wide(tower.hidden_size), wide(tower.intermediate_size), wide(tower.num_attention_heads));
+    let positions = wide(tower.num_patches() + tower.special_positions());
     if counts.mode == Mode::Frozen {
         // Nothing is kept but the features: the widest moment of a layer, over the images that are encoded together.
         let attention = 6 * d * load.element + heads * positions * (4 + load.element);
         let moment = attention.max((2 * d + 3 * inner) * load.element);
-        let features = (config.features() * config.feature_width()) as u64 * load.element;
+        let features = wide(config.features()) * wide(config.feature_width()) * load.element;
         return load.images.min(ENCODED_TOGETHER) * positions * moment + load.images * features + load.vision_cache;
     }
     // Two layer norms of four values each, q, k, v and the output, two residuals; the block's input, its activation's
@@ -164,22 +166,22 @@ fn encoder(config: &LlavaConfig, counts: &Counts, load: &Load) -> u64 {
     load.images * positions * layer * layers
 }
 
-fn projector(config: &LlavaConfig, load: &Load) -> u64 {
-    let (width, shuffle) = (config.text_config.hidden_size as u64, config.projector.shuffle() as u64);
-    let input = config.feature_width() as u64 * shuffle * shuffle;
+fn projector(config: &LlavaConfig, load: &Load) -> Wide {
+    let (width, shuffle) = (wide(config.text_config.hidden_size), wide(config.projector.shuffle()));
+    let input = wide(config.feature_width()) * shuffle * shuffle;
     // Features, the hidden layer before and after its activation, v; V^ is f32.
-    let row = (input + 3 * width) * load.element + if load.supervised { 4 * width } else { 0 };
-    load.images * config.visual_tokens() as u64 * row
+    let row = (input + 3 * width) * load.element + if load.supervised { 4 * width } else { wide(0u64) };
+    load.images * wide(config.visual_tokens()) * row
 }
 
-fn losses(config: &LlavaConfig, load: &Load) -> u64 {
-    let (vocabulary, width) = (config.text_config.vocab_size as u64, config.text_config.hidden_size as u64);
-    let (tokens, rows) = (load.samples * load.positions, load.images * config.visual_tokens() as u64);
+fn losses(config: &LlavaConfig, load: &Load) -> Wide {
+    let (vocabulary, width) = (wide(config.text_config.vocab_size), wide(config.text_config.hidden_size));
+    let (tokens, rows) = (wide(load.samples) * load.positions, load.images * wide(config.visual_tokens()));
     // No more rows than there are; a chunk has at least one.
-    let chunk = |budget: usize, rows: u64| (rows * vocabulary * 4).min(budget as u64).max(vocabulary * 4);
+    let chunk = |budget: usize, rows: Wide| (rows * vocabulary * 4u64).min(wide(budget)).max(vocabulary * 4u64);
     let blocks = BLOCKS[usize::from(load.gpu)];
     // The gradients of the rows come with the losses: the hidden states' in their type, v's in f32.
     let language = blocks * chunk(LINEAR_CROSS_ENTROPY_BUDGET, tokens) + tokens * width * load.element;
-    let semantic = blocks * chunk(SEMANTIC_DISTRIBUTION_BUDGET, 2 * rows) + 2 * rows * width * 4;
-    if load.supervised && rows > 0 { language + semantic } else { language }
+    let semantic = blocks * chunk(SEMANTIC_DISTRIBUTION_BUDGET, 2 * rows) + 2 * rows * width * 4u64;
+    if load.supervised && rows > wide(0u64) { language + semantic } else { language }
 }

@@ -8,6 +8,7 @@ mod parts;
 #[cfg(test)]
 mod tests;
 mod text;
+mod wide;
 
 use basic_core::{DeviceSpec, ObjectiveError};
 use basic_models::{CheckpointError, LlavaConfig};
@@ -84,6 +85,14 @@ pub enum PlanError {
     /// A knob of the method.
     #[error("objective: {0}")]
     Objective(#[from] ObjectiveError),
+    /// More than 64 bits hold.
+    #[error("{what} takes more than 2^64 bytes, which no device has: {ways} in the recipe")]
+    TooLarge {
+        /// What for.
+        what: &'static str,
+        /// Which keys make it as much.
+        ways: &'static str,
+    },
 }
 
 impl Plan {
@@ -134,20 +143,31 @@ impl Plan {
             }
             false => (data.longest, data.images),
         };
+        let cache = (recipe.train.vision_cache_mib as u64).checked_mul(1 << 20);
         let load = Load {
             element: if bf16 { 2 } else { 4 },
             samples: micro,
             positions,
-            images: micro * images,
+            images: micro.saturating_mul(images),
             accumulates: micro < share as u64,
             recompute: recipe.train.recompute,
             supervised: recipe.objective.supervises(),
-            vision_cache: (recipe.train.vision_cache_mib as u64) << 20,
+            vision_cache: cache.ok_or(PlanError::TooLarge {
+                what: "the vision encoder's cache",
+                ways: "make train.vision_cache_mib smaller",
+            })?,
             gpu,
         };
         let parts = parts::count(recipe, config, host);
         let memory = Memory::of(config, &parts, &load);
         let otherwise = Memory::of(config, &parts, &Load { recompute: !load.recompute, ..load });
+        let largest = |(_, bytes): &(&str, u64)| *bytes == u64::MAX;
+        let all = ("a step", memory.total.max(otherwise.total));
+        if let Some((what, _)) = memory.items().into_iter().chain(otherwise.items()).chain([all]).find(largest) {
+            let ways =
+                "make train.batch_size, train.micro_batch, train.vision_cache_mib or the ranks of adapters smaller";
+            return Err(PlanError::TooLarge { what, ways });
+        }
         let steps = match (recipe.train.steps, data.samples) {
             (Some(steps), _) => Some(steps as u64),
             (None, Some(samples)) => Some(recipe.steps(samples as usize) as u64),
@@ -166,7 +186,7 @@ impl Plan {
             devices,
             dtype: if bf16 { "bfloat16" } else { "float32" },
             parameters: parts.iter().map(|part| part.parameters).sum(),
-            trained: parts.iter().map(|part| part.trained).sum(),
+            trained: parts.iter().fold(0, |sum, part| part.trained.saturating_add(sum)),
             visual_tokens: config.visual_tokens() as u64,
             batch_size: batch as u64,
             steps,

@@ -6,6 +6,7 @@ use basic_models::checkpoint::{Slot, slots};
 use burn::tensor::Device;
 use serde::Serialize;
 
+use super::wide::{Wide, wide};
 use crate::recipe::{Mode, Part, PartConfig, Recipe};
 
 /// A part's numbers.
@@ -79,7 +80,8 @@ impl Counts {
             inputs: [mode == Mode::Full; 3],
         };
         for slot in slots.iter().filter(|slot| adapts && adapted(slot, config.targets.as_deref())) {
-            this.trained += (rank * (slot.shape[0] + slot.shape[1])) as u64;
+            let factors = (rank as u64).saturating_mul((slot.shape[0] + slot.shape[1]) as u64);
+            this.trained = this.trained.saturating_add(factors);
             this.adapted += size(slot);
             this.widest = this.widest.max(size(slot));
             for (input, names) in this.inputs.iter_mut().zip(INPUTS) {
@@ -91,13 +93,13 @@ impl Counts {
 
     /// Bytes of the part as it is held, adapters included; `element` is the size of what is not quantized. A GPU packs
     /// quantized elements; the CPU's backends take a byte for each, of 4 bits as of 8.
-    pub fn weights(&self, element: u64, gpu: bool) -> u64 {
+    pub(super) fn weights(&self, element: u64, gpu: bool) -> Wide {
         let quantized = self.bits.map_or(0, |_| self.adapted);
         let adapters = if self.rank.is_some() { self.trained } else { 0 };
         // With an f32 scale a block.
         let scales = quantized / u64::from(self.block.max(1)) * 4;
         let bits = if gpu { u64::from(self.bits.unwrap_or(8)) } else { 8 };
-        (self.parameters - quantized + adapters) * element + quantized * bits / 8 + scales
+        (wide(self.parameters - quantized) + adapters) * element + wide(quantized) * bits / 8u64 + scales
     }
 }
 

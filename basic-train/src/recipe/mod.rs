@@ -1,11 +1,13 @@
 //! A training run as a TOML file.
 
+mod limits;
 mod parts;
 mod watch;
 
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
+use basic_models::outside::{self, excerpt};
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -15,6 +17,7 @@ use crate::data::LoaderConfig;
 pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
 
+pub(crate) use limits::bounded;
 pub use parts::{Mode, Part, PartConfig, Parts};
 pub use watch::{EvalConfig, WatchConfig};
 
@@ -208,7 +211,7 @@ pub enum RecipeError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, a wrong type.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {}", toml_reason(source), path = path.display())]
     Toml {
         /// The file.
         path: PathBuf,
@@ -216,7 +219,7 @@ pub enum RecipeError {
         source: toml::de::Error,
     },
     /// A `--set` that does not fit.
-    #[error("--set {set}: {reason}")]
+    #[error("--set {}: {}", excerpt(set), excerpt(reason))]
     Set {
         /// As given.
         set: String,
@@ -233,6 +236,12 @@ pub enum RecipeError {
     },
 }
 
+/// A TOML error that is longer is told without the line that it quotes.
+const MOST_REASON: usize = 1000;
+
+/// Keys in the path of a value: a recipe has three.
+const MOST_KEYS: usize = 16;
+
 impl Recipe {
     /// Reads a recipe and applies `sets`, each `key.path=value` with a TOML value (a bare word is a string).
     ///
@@ -240,7 +249,7 @@ impl Recipe {
     ///
     /// [`RecipeError`] that names the file and line, or the `--set`.
     pub fn open(path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+        let text = outside::read_text(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
         let toml = |source| RecipeError::Toml { path: path.into(), source };
         let recipe = if sets.is_empty() {
             toml::from_str(&text).map_err(toml)?
@@ -256,8 +265,10 @@ impl Recipe {
                 },
             }
         };
-        recipe.validate(path)?;
-        Ok(recipe)
+        match recipe.check() {
+            Ok(()) => Ok(recipe),
+            Err(reason) => Err(blame(path, &text, sets, reason)),
+        }
     }
 
     /// What contradicts itself; the first thing.
@@ -284,13 +295,19 @@ impl Recipe {
         if let Some(reason) = self.data.contradiction() {
             return invalid(&reason);
         }
-        if self.train.batch_size == 0 {
-            return invalid("train.batch_size must be at least 1");
+        if let Some(reason) = self.loader.contradiction(self.train.batch_size) {
+            return invalid(&reason);
         }
         match (self.train.steps, self.train.epochs) {
             (Some(steps), None) if steps > 0 => {}
             (None, Some(epochs)) if epochs.is_finite() && epochs > 0.0 => {}
             _ => return invalid("[train] needs either `steps` or `epochs`, above 0"),
+        }
+        if let Some(reason) = self.out_of_bounds() {
+            return invalid(&reason);
+        }
+        if self.objective.k == Some(0) {
+            return invalid("objective.k is 0, it must be between 1 and the decoder's layers");
         }
         if !(0.0..=1.0).contains(&self.schedule.warmup_ratio) {
             return invalid("schedule.warmup_ratio must be between 0 and 1");
@@ -346,6 +363,32 @@ impl Recipe {
     }
 }
 
+/// What is wrong with a TOML file and where, without a line that is as long as somebody wanted.
+pub(crate) fn toml_reason(error: &toml::de::Error) -> String {
+    let whole = error.to_string();
+    match whole.len() > MOST_REASON {
+        false => whole,
+        // The first line says at which line and column.
+        true => format!("{}: {}", excerpt(whole.lines().next().unwrap_or_default()), excerpt(error.message())),
+    }
+}
+
+/// Whose `reason` it is: the set's with which it first holds, or the file's.
+fn blame(path: &Path, text: &str, sets: &[String], reason: String) -> RecipeError {
+    let mut table = toml::from_str::<Table>(text).unwrap_or_default();
+    let holds = |table: &Table| {
+        Recipe::deserialize(table.clone()).is_ok_and(|recipe| recipe.check().is_err_and(|other| other == reason))
+    };
+    if !holds(&table) {
+        for set in sets {
+            if apply_set(&mut table, set).is_ok() && holds(&table) {
+                return RecipeError::Set { set: set.clone(), reason };
+            }
+        }
+    }
+    RecipeError::Invalid { path: path.into(), reason }
+}
+
 /// The set that brought `error`: a table may be incomplete until the last of its sets is applied.
 fn culprit(mut table: Table, sets: &[String], error: &toml::de::Error) -> RecipeError {
     let mut guilty = sets.first();
@@ -367,6 +410,9 @@ pub(crate) fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError>
         Err(_) => Value::String(value.into()),
     };
     let mut keys: Vec<&str> = key.trim().split('.').collect();
+    if keys.len() > MOST_KEYS {
+        return Err(wrong("has more keys in its path than any value of a recipe"));
+    }
     let last = keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| wrong("has no key"))?;
     let mut table = table;
     for key in keys {

@@ -147,6 +147,12 @@ impl Recipe {
         self.parts.of(part).lr.unwrap_or_else(|| self.lr())
     }
 
+    /// Whether nothing that is trained has a learning rate at `step` (0-based) of `steps`.
+    pub fn rate_is_zero(&self, step: usize, steps: usize) -> bool {
+        let factor = self.schedule.factor(step, steps);
+        self.trainable().into_iter().all(|part| self.part_lr(part) * factor == 0.0)
+    }
+
     /// Peak learning rates and weight decays by path.
     pub fn groups(&self) -> Vec<Group> {
         let of_part = |part: Part| {

@@ -12,7 +12,8 @@ mod trainer;
 
 pub use backward::{Backward, backward};
 pub use parts::{adapters, prepare_model, set_trainable};
-pub use run::{Outcome, RunInfo, RunOptions, Status, run};
+pub(crate) use run::open_model;
+pub use run::{Outcome, RunInfo, RunOptions, Status, can_go_on, lacks, run};
 pub use source::Source;
 pub use state::{Checksum, Position};
 pub use trainer::{Progress, StepMetrics, Trainer};
@@ -27,6 +28,7 @@ use burn::tensor::TensorReadError;
 use thiserror::Error;
 
 use crate::data::{DataError, LoaderError};
+use crate::held::HoldError;
 use crate::parallel::{CollectiveError, ReplicasError};
 use crate::plan::PlanError;
 use crate::recipe::RecipeError;
@@ -104,6 +106,23 @@ pub enum TrainError {
         /// The step, from 1.
         step: usize,
     },
+    /// Nothing was left of the data to train on.
+    #[error(
+        "{out}: no sample was trained on in {steps} steps, all that were drawn were left out{last}: no checkpoint is written; look at the data with `basic data check`, and at left_out in {out}/metrics.jsonl",
+        out = out.display(),
+        last = last.as_ref().map(|last| format!(", such as {last}")).unwrap_or_default()
+    )]
+    NothingLearned {
+        /// The run.
+        out: PathBuf,
+        /// Its steps.
+        steps: usize,
+        /// What is wrong with the last one.
+        last: Option<String>,
+    },
+    /// Another process writes there.
+    #[error(transparent)]
+    Held(#[from] HoldError),
     /// What the run would take is not known.
     #[error(transparent)]
     Plan(#[from] PlanError),

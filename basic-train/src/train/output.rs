@@ -3,18 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use basic_models::adapters::save_adapters;
-use basic_models::checkpoint::StagedDir;
+use basic_models::checkpoint::{Contents, Replaces, StagedDir};
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
-use super::{RunInfo, Status, TrainError};
+use super::{RunInfo, Status, TrainError, state};
+use crate::files::is_leftover;
+use crate::held::Held;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.
 const RUN_FILES: [&str; 5] = ["run.json", "metrics.jsonl", "eval.jsonl", "tensorboard", "checkpoints"];
-
-/// What tells that a directory is a run's or a checkpoint's, whole or not.
-const MARKS: [&str; 6] =
-    ["run.json", "config.json", "adapter_config.json", "failed-run.json", ".replaced", ".replacing"];
 
 /// An earlier run that is being replaced: put aside until the new one has succeeded.
 pub(super) struct Replaced {
@@ -22,30 +20,28 @@ pub(super) struct Replaced {
     aside: Option<PathBuf>,
 }
 
-/// Makes the output directory. What an earlier run left is refused, or moved aside where it may be replaced.
-pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainError> {
-    let entries: Vec<PathBuf> = match std::fs::read_dir(out) {
-        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
-    };
-    if !entries.is_empty() && !overwrite {
-        return Err(CheckpointError::Exists(out.into()).into());
+/// Makes the output directory and takes its lock. What an earlier run left is refused, or moved aside where it may be
+/// replaced: where `overwrite` is on, the directory holds nothing but a run's and a checkpoint's files, and nothing of
+/// `sources`.
+pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Result<(Replaced, Held), TrainError> {
+    let found = entries(out)?;
+    if !found.is_empty() || (out.exists() && !out.is_dir()) {
+        Replaces::new(overwrite, Contents::Run, sources).check(out)?;
     }
-    // A folder of somebody's own would be moved, and in the end deleted.
-    if !entries.is_empty() && !MARKS.iter().any(|name| out.join(name).exists()) {
-        let reason =
-            "holds neither a run nor a checkpoint, and --overwrite replaces nothing else: choose another directory";
-        return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
+    let held = Held::take(out)?;
+    state::sweep(out);
+    if found.is_empty() {
+        // Another process may have come, gone and left a run between the look and the lock.
+        return match entries(out)?.is_empty() {
+            true => Ok((Replaced { out: out.into(), aside: None }, held)),
+            false => Err(CheckpointError::Exists(out.into()).into()),
+        };
     }
-    std::fs::create_dir_all(out).map_err(|source| TrainError::Io { path: out.into(), source })?;
-    if entries.is_empty() {
-        return Ok(Replaced { out: out.into(), aside: None });
-    }
+    let entries = entries(out)?;
     let (aside, moving) = (out.join(".replaced"), out.join(".replacing"));
     if aside.is_dir() && RunInfo::open(out).is_ok_and(|run| run.status == Status::Done) {
         // The run that replaced it was done, and killed before it had taken it away.
-        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
+        Contents::Run.clear(&aside)?;
     }
     if aside.is_dir() {
         // It holds the last whole checkpoint. The run that put it there did not finish: its states must not be taken
@@ -56,7 +52,19 @@ pub(super) fn prepare(out: &Path, overwrite: bool) -> Result<Replaced, TrainErro
         move_all(entries.iter().filter(|path| ![&aside, &moving].contains(path)), &moving)?;
         std::fs::rename(&moving, &aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
     }
-    Ok(Replaced { out: out.into(), aside: Some(aside) })
+    Ok((Replaced { out: out.into(), aside: Some(aside) }, held))
+}
+
+/// What is in the output directory, but for a lock and what a killed process left half-written.
+fn entries(out: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let found: Vec<PathBuf> = match std::fs::read_dir(out) {
+        Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        // The guard says what a file in its place is.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Vec::new(),
+        Err(source) => return Err(TrainError::Io { path: out.into(), source }),
+    };
+    Ok(found.into_iter().filter(|path| !Held::is_lock(path) && !is_leftover(path)).collect())
 }
 
 /// Opens the output of a run that goes on. What it replaces is still aside.
@@ -69,7 +77,8 @@ impl Replaced {
     /// The new run is whole: the earlier one goes.
     pub(super) fn discard(self) -> Result<(), TrainError> {
         let Some(aside) = self.aside else { return Ok(()) };
-        std::fs::remove_dir_all(&aside).map_err(|source| TrainError::Io { path: aside, source })
+        // What somebody has put there meanwhile stays.
+        Ok(Contents::Run.clear(&aside)?)
     }
 
     /// The new run has failed: the earlier one comes back, the failed one's records stay as `failed-*`.
@@ -118,7 +127,7 @@ fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Resu
 pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
     let dtype = recipe.train.dtype.dtype();
     save_adapters_of(model, out, recipe)?;
-    let staged = StagedDir::new(&out.join("checkpoint"), true)?;
+    let staged = StagedDir::inside(out)?;
     checkpoint.save_into(model, &staged, dtype)?;
     staged.sync()?;
     let io = |path: PathBuf| move |source| TrainError::Io { path, source };

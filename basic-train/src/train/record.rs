@@ -1,8 +1,9 @@
 //! What a run writes while it runs: steps, states, evaluations, its own record, and in the end the checkpoint.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use basic_models::checkpoint::StagedDir;
 use basic_models::processor::Style;
@@ -14,6 +15,7 @@ use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, output};
 use crate::data::{DataConfig, DataSet, Samples, content_hash, prepare};
 use crate::files::write_atomically;
+use crate::held::Held;
 use crate::recipe::{EvalConfig, Recipe, Stage};
 use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
 
@@ -26,7 +28,15 @@ pub(super) struct Record<'a> {
     pub inputs: Inputs,
     pub held_out: Option<HeldOut>,
     pub start: Instant,
+    /// The data, to look whether it is still what it was.
+    pub data: Arc<DataSet>,
+    /// The output directory, which is this process's own.
+    pub held: Held,
 }
+
+/// Between two looks at the data files, at least; and so many times what the last look took.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_SHARE: u32 = 100;
 
 /// What a run reads, by its contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +63,7 @@ impl Inputs {
 /// The samples that are kept from training, to look at the model with.
 pub(super) struct HeldOut {
     data: DataSet,
+    fingerprint: String,
     style: Style,
     every: usize,
     options: EvaluationOptions,
@@ -71,6 +82,7 @@ impl HeldOut {
         };
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
         let data = DataSet::open(&data, recipe.seed)?;
+        let fingerprint = data.fingerprint()?;
         // A sample that cannot be used ends the run now, and not at its first evaluation.
         let usable = |index: usize| -> Result<(), EvaluationError> {
             let sample = data.sample(index)?;
@@ -81,7 +93,7 @@ impl HeldOut {
         };
         let looked: Vec<_> = (0..data.len().min(samples)).into_par_iter().map(usable).collect();
         looked.into_iter().collect::<Result<(), _>>()?;
-        Ok(Some(Self { data, style, every, options }))
+        Ok(Some(Self { data, fingerprint, style, every, options }))
     }
 
     fn evaluate(
@@ -110,6 +122,8 @@ impl Record<'_> {
         // A state that is saved again keeps what it knew.
         let mut evaluated = trainer.position().evaluation.map(|total| (trainer.done(), total));
         let steps = trainer.steps();
+        let (mut looked, mut pause) = (Instant::now(), LOOK_EVERY);
+        let mut left_out = None;
         while trainer.done() < steps {
             if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
                 if writes {
@@ -120,7 +134,16 @@ impl Record<'_> {
             let step;
             (model, step) = trainer.step(model)?;
             watchers.step(&step)?;
+            left_out = step.left_out.last().cloned().or(left_out);
             progress(&step, steps);
+            if writes && self.vanished() {
+                self.save(checkpoint, trainer, &model, evaluated)?;
+            }
+            if writes && looked.elapsed() >= pause {
+                let start = Instant::now();
+                self.unchanged()?;
+                (looked, pause) = (Instant::now(), LOOK_EVERY.max(start.elapsed() * LOOK_SHARE));
+            }
             let done = trainer.done();
             let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
             if let (true, Some(held_out)) = (writes, &self.held_out)
@@ -134,9 +157,13 @@ impl Record<'_> {
                 self.save(checkpoint, trainer, &model, evaluated)?;
             }
         }
+        if trainer.position().trained == Some(0) {
+            return Err(TrainError::NothingLearned { out: self.out.into(), steps, last: left_out });
+        }
         if writes {
+            self.unchanged()?;
             // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
-            if self.recipe.checkpoint.every.is_some() {
+            if self.recipe.checkpoint.every.is_some() || self.vanished() {
                 self.save(checkpoint, trainer, &model, evaluated)?;
             }
             if let Err(error) = output::save(checkpoint, &model, self.out, self.recipe) {
@@ -148,6 +175,20 @@ impl Record<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the output directory is not there any more.
+    fn vanished(&self) -> bool {
+        self.held.lost() || !self.out.join("run.json").is_file()
+    }
+
+    /// Refuses data files that are not what they were when the run began: what it has learned since is of both.
+    fn unchanged(&self) -> Result<(), TrainError> {
+        self.data.unchanged(&self.inputs.data)?;
+        match &self.held_out {
+            Some(held_out) => Ok(held_out.data.unchanged(&held_out.fingerprint)?),
+            None => Ok(()),
+        }
     }
 
     /// Who hears of the steps behind `done`.
@@ -170,8 +211,17 @@ impl Record<'_> {
         model: &Llava,
         evaluated: Option<(usize, f64)>,
     ) -> Result<(), TrainError> {
-        let vanished = !self.out.join("run.json").is_file();
+        self.unchanged()?;
+        let vanished = self.vanished();
+        let mut anew = None;
         if vanished {
+            if self.held.lost() {
+                anew = Some(Held::take(self.out)?);
+                if self.out.join("run.json").exists() {
+                    let reason = "another run has taken the place of this one, which ends and is not saved".into();
+                    return Err(TrainError::Resume { path: self.out.into(), reason });
+                }
+            }
             self.write(Status::Failed)?;
         }
         let full = |dir: &Path| {
@@ -186,6 +236,7 @@ impl Record<'_> {
         let Inputs { data, model: start } = self.inputs.clone();
         let position = Position { data, model: start, evaluation, ..trainer.position().clone() };
         let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
+        drop(anew);
         if vanished {
             let reason = format!(
                 "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
@@ -208,7 +259,9 @@ impl Record<'_> {
             burn: "0.22.1".into(),
             revision: self.options.revision.clone(),
             seconds: self.start.elapsed().as_secs_f64(),
+            checksum: String::new(),
         };
+        let info = RunInfo { checksum: info.digest(), ..info };
         let path = self.out.join("run.json");
         let text = serde_json::to_string_pretty(&info).map_err(|e| std::io::Error::other(e.to_string()));
         text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))

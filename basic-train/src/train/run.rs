@@ -6,21 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
-use basic_models::checkpoint::AssembleOptions;
-use basic_models::{Checkpoint, CheckpointError};
+use basic_models::checkpoint::{AssembleOptions, spare};
+use basic_models::{Checkpoint, CheckpointError, outside};
 use burn::module::Module;
 use burn::tensor::Device;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::output::{self, Replaced};
 use super::record::{HeldOut, Inputs, Record};
 use super::state;
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
 use crate::data::{DataError, DataSet, TooLong, VisionCache};
+use crate::held::Held;
 use crate::parallel::{Replicas, Solo};
 use crate::plan::{Plan, PlanOptions};
 use crate::recipe::{Part, Recipe};
+use crate::watch::missing_steps;
 
 /// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
 const CHECKED: usize = 20_000;
@@ -98,6 +101,9 @@ pub struct RunInfo {
     pub revision: Option<String>,
     /// Seconds so far, of the last start.
     pub seconds: f64,
+    /// A checksum of recipe and devices; empty in a record that was written without it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub checksum: String,
 }
 
 impl RunInfo {
@@ -109,9 +115,26 @@ impl RunInfo {
     pub fn open(run: &Path) -> Result<Self, TrainError> {
         let path = run.join("run.json");
         let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path)
+        let text = outside::read_text(&path)
             .map_err(|e| wrong(format!("{e}: --resume takes the output directory of a run")))?;
         serde_json::from_str(&text).map_err(|e| wrong(format!("is not the record of a run: {e}")))
+    }
+
+    /// The checksum of what a run that goes on takes from here.
+    pub(super) fn digest(&self) -> String {
+        // A recipe that has no JSON form cannot be written at all, which whoever writes it hears.
+        let bytes = serde_json::to_vec(&(&self.recipe, &self.devices)).unwrap_or_default();
+        format!("{:016x}", xxh3_64(&bytes))
+    }
+
+    /// Refuses a recipe that is not the one that was written.
+    fn intact(&self, run: &Path) -> Result<(), TrainError> {
+        if self.checksum.is_empty() || self.checksum == self.digest() {
+            return Ok(());
+        }
+        let reason = "is damaged: its recipe is not what the run began with; put back what was there, start anew with \
+                      --overwrite, or delete its `checksum` where the recipe was changed on purpose";
+        Err(TrainError::Resume { path: run.join("run.json"), reason: reason.into() })
     }
 }
 
@@ -129,12 +152,15 @@ pub fn run(
     progress: Progress,
 ) -> Result<Outcome, TrainError> {
     let start = Instant::now();
+    let given = recipe;
     let mut recipe = recipe.clone();
     if let Some(device) = options.devices.first() {
         recipe.device = *device;
     }
     let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
     recipe.output = Some(out.clone());
+    // A study goes on by its own recipes, all others by the run's record.
+    let recorded = options.resume.then(|| RunInfo::open(&out).ok()).flatten().filter(|info| info.recipe == *given);
     recipe.optimizer.lr = Some(recipe.lr());
     recipe.resolve_parts();
     let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
@@ -144,10 +170,11 @@ pub fn run(
     fits(&recipe, options, world, &device)?;
 
     let checkpoint = open_model(&recipe)?;
+    checkpoint.warnings().iter().for_each(|warning| warn(warning));
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
-    let data = DataSet::open(&recipe.data, recipe.seed)?;
+    let data = Arc::new(DataSet::open(&recipe.data, recipe.seed)?);
     let inputs = Inputs::of(&data, &checkpoint)?;
-    let source = Arc::new(Source::new(&recipe, &checkpoint, Arc::new(data))?);
+    let source = Arc::new(Source::new(&recipe, &checkpoint, data.clone())?);
     check(&recipe, &source)?;
     let held_out = HeldOut::open(&recipe, &checkpoint)?;
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
@@ -156,10 +183,18 @@ pub fn run(
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
     }
     if options.overwrite {
-        spare(&recipe, &out)?;
+        spare(&read_paths(&recipe), &out)?;
     }
+    checkpoint.check_beside()?;
+    if (0..source.steps()).all(|step| recipe.rate_is_zero(step, source.steps())) {
+        warn(
+            "the learning rate is 0 in every step, nothing will be learned: see optimizer.lr, the lr of [parts], and schedule.warmup_ratio, by which the first step has none",
+        );
+    }
+    let mut own = None;
     let from = match options.resume {
         true => {
+            own = Some(Held::take(&out)?);
             state::sweep(&out);
             state::latest(&out, warn)?
         }
@@ -181,9 +216,21 @@ pub fn run(
         }
         model = first.restore(model, &path, position)?;
     }
+    if options.resume {
+        // Behind the state, whose tensors tell more exactly what a changed recipe does not fit.
+        if let Some(info) = recorded {
+            info.intact(&out)?;
+        }
+        if let Some(missing) = missing_steps(&out, first.done()) {
+            warn(&missing);
+        }
+    }
     source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
-    let replaced = if options.resume { output::reopen(&out) } else { output::prepare(&out, options.overwrite)? };
-    let record = Record { out: &out, recipe: &recipe, options, source: &source, inputs, held_out, start };
+    let (replaced, held) = match own {
+        Some(own) => (output::reopen(&out), own),
+        None => output::prepare(&out, options.overwrite, read_paths(&recipe))?,
+    };
+    let record = Record { out: &out, recipe: &recipe, options, source: &source, inputs, held_out, start, data, held };
     if let Err(error) = record.write(Status::Running) {
         let _ = Replaced::restore(replaced);
         return Err(error);
@@ -227,6 +274,8 @@ pub fn run(
             replaced.discard()?;
             Ok(Outcome::Done(out))
         }
+        // What is there now is not this run's.
+        Err(error) if record.held.lost() => Err(error),
         Err(error) => {
             // The failure itself is what the caller must hear of, not a full disk on top of it.
             let _ = record.write(Status::Failed);
@@ -239,6 +288,17 @@ pub fn run(
     }
 }
 
+/// What a run that is done lacks of its checkpoint: why that cannot be opened. `None` where it is whole.
+pub fn lacks(run: &Path) -> Option<String> {
+    // The configuration is the last file to get its name.
+    Checkpoint::open(run).err().map(|error| error.to_string())
+}
+
+/// Whether a run has a state to go on from.
+pub fn can_go_on(run: &Path) -> bool {
+    !state::saved(run).is_empty()
+}
+
 /// What a run reads, and must not be in the way of what it writes.
 fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let model = &recipe.model;
@@ -247,21 +307,6 @@ fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let sets = recipe.data.all_sets().into_iter().flat_map(|set| [Some(set.path), set.images]).flatten();
     let held_out = recipe.eval.iter().flat_map(|eval| [Some(eval.path.clone()), eval.images.clone()]).flatten();
     models.chain(adapters).chain(sets).chain(held_out).collect()
-}
-
-/// Refuses to replace a directory that the run itself reads from.
-fn spare(recipe: &Recipe, out: &Path) -> Result<(), CheckpointError> {
-    let Ok(out) = out.canonicalize() else { return Ok(()) };
-    // A pattern of files lies where they lie.
-    let place = |path: &Path| path.canonicalize().or_else(|_| path.parent().unwrap_or(path).canonicalize());
-    match read_paths(recipe).into_iter().find(|path| place(path).is_ok_and(|place| place.starts_with(&out))) {
-        Some(path) => Err(CheckpointError::Mismatch(format!(
-            "{} lies in {}, which --overwrite would replace: choose another output directory",
-            path.display(),
-            out.display()
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

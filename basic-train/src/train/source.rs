@@ -7,7 +7,7 @@ use basic_models::Checkpoint;
 
 use super::TrainError;
 use crate::data::{FeatureKeys, Loader, Plan, Preparer, Sampler, Samples, StepSamples};
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{Recipe, Stage, bounded};
 
 /// The steps of a run, each drawn and made ready once and given to every replica.
 #[derive(Debug)]
@@ -40,6 +40,7 @@ impl Source {
             (Some(steps), _) => steps,
             (None, epochs) => sampler.steps(epochs.unwrap_or(1.0)),
         };
+        let steps = bounded(recipe, steps)?;
         Ok(Self { data, preparer, sampler, steps, current: Mutex::default() })
     }
 

@@ -11,10 +11,11 @@ use basic_models::checkpoint::{ParamPath, StagedDir};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::TrainError;
 use super::tensor_file::{Outgoing, Tensors, write};
+use crate::files;
 use crate::optim::{Optimizer, ParameterState, States};
 
 const PARAMETERS: &str = "trained.safetensors";
@@ -43,8 +44,31 @@ pub struct Position {
     /// The objective on the held-out set, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<f64>,
+    /// Samples that were trained on so far, each as often as it was drawn; unknown in a state that was saved without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained: Option<u64>,
+    /// Draws that were left out so far because they are too long.
+    #[serde(default)]
+    pub too_long: u64,
     /// Bytes and checksum (XXH3, 64 bits) of the other files here.
     pub files: BTreeMap<String, Checksum>,
+    /// That of this record itself; empty in a state that was saved without it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub checksum: String,
+}
+
+impl Position {
+    /// The first step's.
+    pub fn start() -> Self {
+        Self { trained: Some(0), ..Self::default() }
+    }
+
+    /// The record's checksum: over all of its values but those of `model`, which is compared with the model itself, and
+    /// `checksum`.
+    fn digest(&self) -> serde_json::Result<String> {
+        let plain = Self { model: String::new(), checksum: String::new(), ..self.clone() };
+        Ok(format!("{:016x}", xxh3_64(&serde_json::to_vec(&plain)?)))
+    }
 }
 
 /// A file's length and checksum.
@@ -78,7 +102,7 @@ pub fn saved(run: &Path) -> Vec<(usize, PathBuf)> {
     let entries = fs::read_dir(folder(run)).into_iter().flatten().flatten();
     let step = |entry: fs::DirEntry| {
         let name = entry.file_name();
-        Some((name.to_str()?.strip_prefix(PREFIX)?.parse().ok()?, entry.path()))
+        Some((step_of(name.to_str()?)?, entry.path()))
     };
     let mut found: Vec<(usize, PathBuf)> = entries.filter_map(step).collect();
     found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
@@ -111,6 +135,9 @@ pub fn save(
         position.files.insert(name.into(), checksum(&path).map_err(io(name))?);
     }
     more(staged.path())?;
+    // JSON has no other numbers.
+    position.evaluation = position.evaluation.filter(|value| value.is_finite());
+    position.checksum = position.digest().map_err(|e| io(RECORD)(e.into()))?;
     let text = serde_json::to_string_pretty(&position).map_err(|e| io(RECORD)(e.into()))?;
     staged.write(RECORD, (text + "\n").as_bytes())?;
     staged.commit()?;
@@ -138,20 +165,29 @@ pub fn prune(run: &Path, keep: usize, step: usize) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Removes what a killed run left half-written.
+/// Removes what a killed run left half-written; the run must be this process's own.
 pub fn sweep(run: &Path) {
-    for entry in fs::read_dir(folder(run)).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(".basic-")) {
-            // What cannot be removed is in nobody's way.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
+    [run, &folder(run)].into_iter().for_each(files::sweep);
 }
 
 fn record(state: &Path) -> Result<Position, String> {
     let path = state.join(RECORD);
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+    let position: Position = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    let damaged = |why: &str| Err(format!("{} is damaged: {why}", path.display()));
+    let named = state.file_name().and_then(|name| name.to_str()).and_then(step_of);
+    if named.is_some_and(|step| step != position.step) {
+        return damaged(&format!("it says step {}, its folder's name another", position.step));
+    }
+    match position.digest() {
+        Ok(own) if position.checksum.is_empty() || own == position.checksum => Ok(position),
+        _ => damaged("its values are not those that its checksum was made of"),
+    }
+}
+
+/// The step in the name of a state's folder.
+fn step_of(name: &str) -> Option<usize> {
+    name.strip_prefix(PREFIX)?.parse().ok()
 }
 
 /// Reads a state's record and checks its files.

@@ -156,7 +156,7 @@ impl<'a> Trainer<'a> {
             optimizer: Optimizer::new(&recipe.optimizer).with_groups(recipe.groups()),
             cache,
             meter: None,
-            position: Position::default(),
+            position: Position::start(),
         }
     }
 
@@ -276,6 +276,8 @@ impl<'a> Trainer<'a> {
         // Not the source's own list: a replica that is ahead may have drawn the next step already.
         let broken = samples.skipped.iter().filter(|skipped| !skipped.too_long);
         self.position.skipped_samples.extend(broken.map(|skipped| skipped.index));
+        self.position.too_long += samples.skipped.iter().filter(|skipped| skipped.too_long).count() as u64;
+        self.position.trained = self.position.trained.map(|trained| trained + samples.samples() as u64);
         let seconds = start.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.position.step,

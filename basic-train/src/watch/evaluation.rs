@@ -6,7 +6,7 @@ use std::time::Instant;
 use basic_core::{Objective, ObjectiveError};
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
-use basic_models::processor::{PLACEHOLDER, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
+use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
 use basic_models::{Batch, Checkpoint, CheckpointError, ImageTokens};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorReadError};
@@ -165,7 +165,7 @@ fn answers(
         let turns = &sample.messages[..last];
         let rendered = render_prompt(style, turns, checkpoint.tokenizer.specials())?;
         // Turns behind the last answer may have images of their own.
-        let images: usize = turns.iter().map(|turn| turn.content.matches(PLACEHOLDER).count()).sum();
+        let images: usize = turns.iter().map(Message::images).sum();
         let sources = &sample.images[..images.min(sample.images.len())];
         let prompt = rendered.text.clone();
         let tokens = tokenize_prompt(&checkpoint.tokenizer, rendered, checkpoint.visual_tokens(), sources.len())?;

@@ -1,7 +1,8 @@
 //! Records as lines of JSON: `metrics.jsonl` and `eval.jsonl`.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,27 @@ impl Jsonl {
     }
 }
 
+/// What is missing of the steps up to `done` in the `metrics.jsonl` of a run that goes on: lines that were damaged or
+/// taken away. `None` where nothing is, or where there is no such file.
+pub fn missing_steps(dir: &Path, done: usize) -> Option<String> {
+    let path = dir.join("metrics.jsonl");
+    let lines = BufReader::new(File::open(&path).ok()?).split(b'\n').map_while(Result::ok);
+    let there: BTreeSet<usize> = lines.filter_map(|line| step_of(&line)).collect();
+    let mut missing = (1..=done).filter(|step| !there.contains(step));
+    let first = missing.next()?;
+    let count = 1 + missing.count();
+    Some(format!("{}: {count} of {done} steps are missing or damaged, the first is step {first}", path.display()))
+}
+
+/// The step of a line that is whole.
+fn step_of(line: &[u8]) -> Option<usize> {
+    #[derive(Deserialize)]
+    struct Record {
+        step: usize,
+    }
+    serde_json::from_slice::<Record>(line).ok().map(|record| record.step)
+}
+
 impl Watcher for Jsonl {
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), WatchError> {
         self.steps.write(metrics.step, metrics)
@@ -81,16 +103,12 @@ impl Lines {
 
     /// Opens a file of an earlier process with its whole lines of steps up to `done`; `None` where there is no file.
     fn kept(path: &Path, done: usize) -> Result<Option<Self>, WatchError> {
-        #[derive(Deserialize)]
-        struct Record {
-            step: usize,
-        }
         let text = match std::fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(WatchError::Io { path: path.into(), source }),
         };
-        let stays = |line: &&[u8]| serde_json::from_slice::<Record>(line).is_ok_and(|record| record.step <= done);
+        let stays = |line: &&[u8]| step_of(line).is_some_and(|step| step <= done);
         let kept = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).filter(stays);
         write_atomically(path, &kept.collect::<Vec<_>>().concat()).map_err(io(path))?;
         let file = OpenOptions::new().append(true).open(path).map_err(io(path))?;

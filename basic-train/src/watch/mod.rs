@@ -27,7 +27,7 @@ use thiserror::Error;
 
 pub use alignment::{Alignment, alignment};
 pub use evaluation::{Evaluation, EvaluationError, EvaluationOptions, Sampled, evaluate};
-pub use jsonl::Jsonl;
+pub use jsonl::{Jsonl, missing_steps};
 pub use meter::{Meter, Speed, Work};
 pub use tensorboard::TensorBoard;
 

@@ -1,6 +1,7 @@
 //! Adapters on disk, as `peft` saves them: `adapter_config.json` and `adapter_model.safetensors`.
 
 mod config;
+mod patterns;
 mod read;
 mod save;
 mod scaling;

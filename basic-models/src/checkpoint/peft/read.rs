@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device};
 use super::super::fused::Part;
 use super::super::hub::resolve;
 use super::super::names::{LORA_A, LORA_B, Layout, Slot, slots};
-use super::super::read::TensorFiles;
+use super::super::read::{TensorFiles, VOCABULARY};
 use super::super::source::{Entry, Stored};
 use super::super::take::Taken;
 use super::super::{CheckpointError, FloatType};
@@ -45,9 +45,11 @@ pub(in super::super) struct Placed {
 }
 
 impl AdapterFiles {
-    /// Whether a directory holds adapters and no model of its own.
+    /// Whether a directory holds adapters and no model of its own. A config.json beside them, as LLaVA's train.py leaves
+    /// it, is none without tensors.
     pub fn is_at(dir: &Path) -> bool {
-        dir.join(CONFIG).is_file() && !dir.join("config.json").is_file()
+        let model = dir.join("config.json").is_file() && super::super::files::has_weights(dir);
+        dir.join(CONFIG).is_file() && !model
     }
 
     /// Opens a directory that `peft`, this crate or LLaVA's own code has saved adapters in.
@@ -65,8 +67,50 @@ impl AdapterFiles {
         if beside.is_file() {
             whole = whole.over(TensorFiles::open(&beside, Layout::Adapters)?);
         }
+        if lora.is_empty() && whole.is_empty() {
+            let reason = "the adapters hold no tensor: save them again, or use the model below as it is";
+            return Err(CheckpointError::Mismatch(format!("{}: {reason}", dir.display())));
+        }
+        if let Some((_, entry)) = whole.list().find(|(name, _)| name.contains(".lora_embedding_")) {
+            let (disk, path) = (&entry.disk, dir.display());
+            let reason = "adapters of an embedding table are not read: merge them with peft (merge_and_unload)";
+            return Err(CheckpointError::Mismatch(format!("{path}: {disk}: {reason}")));
+        }
         let whole_names = whole.list().map(|(name, entry)| (name.to_string(), entry.disk.clone())).collect();
         Ok(Self { dir, config, lora, whole, whole_names })
+    }
+
+    /// Where they lie.
+    pub(in super::super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the table and the head that are saved whole stay one (PEFT's `ensure_weight_tying`).
+    pub(in super::super) fn keeps_tied(&self) -> bool {
+        self.config.keeps_tied
+    }
+
+    /// Whether a layer has factors here, by our name.
+    pub(in super::super) fn has_factors(&self, layer: &str) -> bool {
+        [LORA_A, LORA_B].iter().any(|factor| self.lora.contains(&format!("{layer}{factor}")))
+    }
+
+    /// Leaves out a tensor that was saved whole and says what another says.
+    pub(in super::super) fn forget(&mut self, name: &str) {
+        self.whole.tensors.remove(name);
+        self.whole_names.retain(|(known, _)| known != name);
+    }
+
+    /// Has a tensor that was saved whole stand for another parameter too.
+    pub(in super::super) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(entry) = self.whole.tensors.remove(from) {
+            self.whole.tensors.insert(to.into(), entry);
+        }
+        for (name, _) in &mut self.whole_names {
+            if name == from {
+                *name = to.into();
+            }
+        }
     }
 
     /// All tensors of a directory of adapters.
@@ -168,6 +212,13 @@ impl AdapterFiles {
     ///
     /// Those of [`AdapterFiles::fits`], and of reading.
     pub fn overlay(&self, model: Llava, dtype: DType, device: &Device) -> Result<Llava, CheckpointError> {
+        if model.lm_head.is_none()
+            && let Some(name) = VOCABULARY.iter().find(|name| self.whole.contains(name))
+        {
+            let reason = "the model's head is its embedding table, and the adapters hold one of them whole: merge them \
+                          first with `basic merge`";
+            return Err(CheckpointError::Mismatch(format!("{}: {name}: {reason}", self.dir.display())));
+        }
         self.fits(&model)?;
         self.whole.load_held(model, "", dtype, device)
     }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::super::{CheckpointError, read_text};
+use super::super::CheckpointError;
+use super::patterns::{MOST, MOST_EXPRESSIONS, Pattern};
+use crate::outside::{excerpt, read_text};
 
 /// A read `adapter_config.json`. Ranks are not in it: the factors' shapes say them.
 #[derive(Debug)]
@@ -13,10 +14,27 @@ pub(super) struct AdapterConfig {
     pub base: Option<String>,
     alpha: f64,
     /// PEFT's `alpha_pattern`: the first expression that a module's name ends with wins.
-    alphas: Vec<(Regex, f64)>,
+    alphas: Vec<(Pattern, f64)>,
     /// Whether the scale is `alpha / sqrt(rank)`.
     rank_stabilized: bool,
+    /// PEFT's `ensure_weight_tying`: a table or a head that was saved stands for both.
+    pub keeps_tied: bool,
 }
+
+/// Keys whose values are true or false.
+const FLAGS: [&str; 8] = [
+    "use_rslora",
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "inference_mode",
+    "ensure_weight_tying",
+];
+
+/// Keys whose values are text.
+const TEXTS: [&str; 3] = ["peft_type", "base_model_name_or_path", "bias"];
 
 /// Keys that change what an adapter computes in ways that are not built, and the values at which they don't.
 const UNSUPPORTED: [(&str, &[Value]); 11] = [
@@ -43,13 +61,14 @@ impl AdapterConfig {
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let wrong =
             |key: &str, reason: String| CheckpointError::AdapterConfig { path: path.into(), key: key.into(), reason };
-        let text = read_text(path)?;
+        let text = read_text(path).map_err(CheckpointError::io(path))?;
         let value: Value = serde_json::from_str(&text).map_err(|error| wrong("not JSON", error.to_string()))?;
         let Value::Object(object) = value else { return Err(wrong("not an object", "save the adapters again".into())) };
+        types(&object).map_err(|(key, reason)| wrong(key, reason))?;
         match object.get("peft_type").and_then(Value::as_str) {
             Some("LORA") => {}
             other => {
-                let found = other.unwrap_or("absent");
+                let found = excerpt(other.unwrap_or("absent"));
                 return Err(wrong("peft_type", format!("is {found}: only LORA is read")));
             }
         }
@@ -57,11 +76,14 @@ impl AdapterConfig {
             if let Some(value) = object.get(key).filter(|value| !empty(value))
                 && !harmless.contains(value)
             {
-                return Err(wrong(key, format!("{value} is not supported: merge the adapters with peft")));
+                return Err(wrong(
+                    key,
+                    format!("{} is not supported: merge the adapters with peft", excerpt(&value.to_string())),
+                ));
             }
         }
         if let Some(bias) = object.get("bias").and_then(Value::as_str).filter(|bias| *bias != "none") {
-            return Err(wrong("bias", format!("{bias} is not supported: only none is")));
+            return Err(wrong("bias", format!("{} is not supported: only none is", excerpt(bias))));
         }
         if let Some(start) = object.get("init_lora_weights").and_then(Value::as_str)
             && CHANGES_BASE.iter().any(|name| start.starts_with(name))
@@ -73,10 +95,16 @@ impl AdapterConfig {
         let mut alphas = Vec::new();
         if let Some(patterns) = object.get("alpha_pattern").filter(|value| !empty(value)) {
             let patterns = patterns.as_object().ok_or_else(|| wrong("alpha_pattern", "is not an object".into()))?;
+            let mut expressions = 0;
             for pattern in patterns.keys() {
-                let key = format!("alpha_pattern.{pattern}");
-                let expression = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
-                let expression = expression.map_err(|_| wrong(&key, "is no expression that can be read".into()))?;
+                let key = format!("alpha_pattern.{}", excerpt(pattern));
+                let expression = Pattern::new(pattern);
+                let expression = expression.ok_or_else(|| wrong(&key, "is no expression that can be read".into()))?;
+                expressions += usize::from(expression.is_expression());
+                if expressions > MOST_EXPRESSIONS {
+                    let reason = format!("more than {MOST_EXPRESSIONS} expressions: name the layers instead");
+                    return Err(wrong("alpha_pattern", reason));
+                }
                 let alpha = number(patterns, pattern).map_err(|reason| wrong(&key, reason))?;
                 alphas.extend(alpha.map(|alpha| (expression, alpha)));
             }
@@ -85,17 +113,61 @@ impl AdapterConfig {
             base: object.get("base_model_name_or_path").and_then(Value::as_str).map(String::from),
             alpha,
             alphas,
+            keeps_tied: object.get("ensure_weight_tying") == Some(&Value::Bool(true)),
             rank_stabilized: object.get("use_rslora") == Some(&Value::Bool(true)),
         })
     }
 
     /// The scale of an adapter of `rank`, by its layer's name in the file.
     pub fn scale(&self, layer: &str, rank: usize) -> f64 {
-        let found = self.alphas.iter().find(|(expression, _)| expression.is_match(layer));
+        let found = self.alphas.iter().find(|(expression, _)| expression.matches(layer));
         let alpha = found.map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = rank as f64;
         alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
     }
+}
+
+/// Checks that values have the types that PEFT gives them: one of another type would read as if it were absent.
+fn types(object: &Map<String, Value>) -> Result<(), (&'static str, String)> {
+    let found = |key: &str| object.get(key).filter(|value| !value.is_null());
+    let not = |value: &Value, what: &str| format!("{} is not {what}", excerpt(&value.to_string()));
+    for key in FLAGS {
+        if let Some(value) = found(key).filter(|value| !value.is_boolean()) {
+            return Err((key, not(value, "true or false")));
+        }
+    }
+    for key in TEXTS {
+        if let Some(value) = found(key).filter(|value| !value.is_string()) {
+            return Err((key, not(value, "text")));
+        }
+    }
+    if let Some(value) = found("init_lora_weights").filter(|value| !value.is_boolean() && !value.is_string()) {
+        return Err(("init_lora_weights", not(value, "true, false or text")));
+    }
+    for key in ["modules_to_save", "target_modules"] {
+        let texts = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
+        if let Some(value) = found(key).filter(|value| !value.is_string() && !texts(value)) {
+            return Err((key, not(value, "a list of names")));
+        }
+    }
+    // Ranks are read from the factors' shapes; what PEFT would refuse is refused all the same.
+    if let Some(value) = found("r").filter(|value| value.as_u64().is_none_or(|rank| rank == 0)) {
+        return Err(("r", not(value, "a whole number above 0")));
+    }
+    for key in ["rank_pattern", "alpha_pattern"] {
+        let Some(value) = found(key) else { continue };
+        let Some(patterns) = value.as_object() else { return Err((key, not(value, "an object"))) };
+        if patterns.len() > MOST {
+            return Err((key, format!("{} entries, more than {MOST}", patterns.len())));
+        }
+        let rank = |value: &&Value| value.as_u64().is_none_or(|rank| rank == 0);
+        if key == "rank_pattern"
+            && let Some(value) = patterns.values().find(rank)
+        {
+            return Err((key, not(value, "a whole number above 0")));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a key says nothing.
@@ -111,9 +183,60 @@ fn empty(value: &Value) -> bool {
 fn number(object: &Map<String, Value>, key: &str) -> Result<Option<f64>, String> {
     match object.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_f64().filter(|number| number.is_finite()) {
-            Some(number) => Ok(Some(number)),
-            None => Err(format!("{value} is not a number")),
+        Some(value) => match value.as_f64() {
+            // Weights are merged in f32.
+            Some(number) if number.abs() <= f64::from(f32::MAX) => Ok(Some(number)),
+            Some(number) => Err(format!("{number:e} is too large for a scale")),
+            None => Err(format!("{} is not a number", excerpt(&value.to_string()))),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(change: &[(&str, Value)]) -> Result<AdapterConfig, String> {
+        let mut config = json!({ "peft_type": "LORA", "r": 4, "lora_alpha": 8 });
+        change.iter().for_each(|(key, value)| config[*key] = value.clone());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("adapter_config.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        AdapterConfig::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn values_of_a_wrong_type_are_errors_that_name_the_file_and_the_key() {
+        for (key, value) in FLAGS.iter().map(|key| (*key, json!("true"))).chain([
+            ("use_rslora", json!(1)),
+            ("bias", json!(true)),
+            ("modules_to_save", json!([1])),
+            ("target_modules", json!(3)),
+            ("init_lora_weights", json!([])),
+            ("r", json!(-1)),
+            ("r", json!(0)),
+            ("lora_alpha", json!("16")),
+            ("lora_alpha", json!(1e308)),
+            ("rank_pattern", json!({ "q_proj": "8" })),
+            ("alpha_pattern", json!([])),
+            ("alpha_pattern", json!({ "q_proj": 1e300 })),
+        ]) {
+            let said = read(&[(key, value)]).unwrap_err();
+            assert!(said.contains("adapter_config.json: ") && said.contains(key), "{said}");
+        }
+        assert!(read(&[("use_rslora", json!(null)), ("bias", json!("none"))]).is_ok());
+    }
+
+    #[test]
+    fn many_patterns_of_names_are_quick_and_many_expressions_are_refused() {
+        let names: Map<String, Value> = (0..60_000).map(|i| (format!("layers.{i}.q_proj"), json!(i))).collect();
+        let config = read(&[("alpha_pattern", names.into())]).unwrap();
+        assert_eq!(config.scale("model.layers.59999.q_proj", 1), 59_999.0);
+        let more: Map<String, Value> = (0..100_000).map(|i| (format!("layers.{i}.q_proj"), json!(i))).collect();
+        assert!(read(&[("alpha_pattern", more.into())]).unwrap_err().contains("100000 entries"));
+        let expressions: Map<String, Value> = (0..2000).map(|i| (format!("{i}.*q_proj"), json!(i))).collect();
+        assert!(read(&[("alpha_pattern", expressions.into())]).unwrap_err().contains("name the layers"));
     }
 }

@@ -121,3 +121,19 @@ fn padding_is_asked_for_by_the_image_processor_or_by_llavas_own_key() {
     let back = ImageProcessorConfig::load(dir.path()).unwrap();
     assert_eq!(back, ImageProcessorConfig { kind: ImageKind::Llava, ..padded });
 }
+
+#[test]
+fn settings_that_take_too_much_or_make_no_numbers_are_refused_by_key() {
+    for (settings, key) in [
+        (json!({ "crop_size": { "height": 16384, "width": 16384 } }), "crop_size"),
+        (json!({ "size": { "shortest_edge": 4097 } }), "size"),
+        (json!({ "rescale_factor": 1e300 }), "rescale_factor"),
+        (json!({ "image_std": [1e-45, 0.5, 0.5] }), "image_std"),
+        (json!({ "image_std": 0 }), "image_std"),
+        (json!({ "image_mean": [3e38, 0.5, 0.5], "image_std": 0.1 }), "image_mean"),
+    ] {
+        let error = parse(settings).unwrap_err().to_string();
+        assert!(error.contains(key) && error.len() < 400, "{error}");
+    }
+    assert!(parse(json!({ "size": 4096, "crop_size": 4096 })).is_ok());
+}

@@ -218,3 +218,30 @@ fn a_file_without_end_is_not_read_to_its_end() {
     let error = open_image_within(&path, 1000).unwrap_err();
     assert!(matches!(error, ProcessorError::ImageFileTooLarge { max_pixels: 1000, .. }), "{error}");
 }
+
+#[test]
+fn a_decoder_that_panics_is_an_error_that_names_the_image() {
+    // A palette of four bytes, no multiple of three.
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut chunk = |kind: &[u8; 4], data: &[u8]| {
+        png.extend((data.len() as u32).to_be_bytes());
+        let body = [kind.as_slice(), data].concat();
+        png.extend(&body);
+        let mut crc = !0u32;
+        for byte in &body {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 };
+            }
+        }
+        png.extend((!crc).to_be_bytes());
+    };
+    chunk(b"IHDR", &[0, 0, 0, 1, 0, 0, 0, 1, 8, 3, 0, 0, 0]);
+    chunk(b"PLTE", &[1, 2, 3, 4]);
+    // zlib: one stored block of two zero bytes (the filter, and the palette's first colour).
+    chunk(b"IDAT", &[0x78, 0x01, 1, 2, 0, 0xFD, 0xFF, 0, 0, 0, 2, 0, 1]);
+    chunk(b"IEND", &[]);
+    let error = decode_image_within("bad.png", &png, 100).unwrap_err();
+    assert!(error.to_string().contains("bad.png"), "{error}");
+    assert!(matches!(error, ProcessorError::DecoderGaveUp { .. } | ProcessorError::Decode { .. }), "{error}");
+}

@@ -94,3 +94,39 @@ fn the_template_is_found_in_each_of_its_files_in_transformers_order() {
     write("chat_template.jinja", "3\n");
     assert_eq!(found().as_deref(), Some("3"));
 }
+
+/// What the loss falls on.
+fn answers(source: &str, turns: &[&str]) -> Vec<String> {
+    let style = Style::from(ChatTemplate::new(source, "t").unwrap());
+    let pieces = render(&style, &dialogue(turns), &SpecialTokens::default()).unwrap();
+    pieces.into_iter().filter(|piece| piece.supervised).map(|piece| piece.text).collect()
+}
+
+/// As Qwen3's: an earlier answer's thoughts are dropped, and the last answer has them even where there are none.
+const FORGETFUL: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}\
+    {% set said = m.content.split('</think>')[-1].lstrip('\\n') %}\
+    {% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\\n') if '</think>' in m.content else '' %}\
+    {% if loop.last %}<think>\n{{ thought }}\n</think>\n\n{% endif %}{{ said }}{% else %}{{ m.content }}{% endif %}\
+    <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+#[test]
+fn answers_are_labelled_where_they_stand_when_a_template_rewrites_earlier_ones() {
+    let plain = answers(FORGETFUL, &["hi", "red", "and", "blue", "so", "green"]);
+    assert_eq!(plain, ["red<|im_end|>\n", "blue<|im_end|>\n", "<think>\n\n</think>\n\ngreen<|im_end|>\n"]);
+    let thinking =
+        answers(FORGETFUL, &["hi", "<think>\nabc\n</think>\n\nred", "and", "<think>\nxyz\n</think>\n\nblue"]);
+    assert_eq!(thinking, ["red<|im_end|>\n", "<think>\nxyz\n</think>\n\nblue<|im_end|>\n"]);
+}
+
+#[test]
+fn white_space_at_the_ends_of_turns_stays_or_goes_as_the_template_has_it() {
+    let chatml = |content: &str| {
+        format!(
+            "{{% for m in messages %}}[{{{{ m.role }}}}]{{{{ {content} }}}}[end]{{% endfor %}}\
+             {{% if add_generation_prompt %}}[assistant]{{% endif %}}"
+        )
+    };
+    let turns = ["a \n", "b\n\n", " c ", " d ", "\n", "e"];
+    assert_eq!(answers(&chatml("m.content"), &turns), ["b\n\n[end]", " d [end]", "e[end]"]);
+    assert_eq!(answers(&chatml("m.content | trim"), &turns), ["b[end]", "d[end]", "e[end]"]);
+}

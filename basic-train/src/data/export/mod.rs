@@ -1,4 +1,5 @@
-//! Writes any data set in any format that can be read back: the same samples in the same order.
+//! Writes any data set in any format that can be read back: the same samples in the same order. A manifest beside them
+//! tells that the directory is a written one, which `overwrite` may replace.
 
 mod archive;
 mod json;
@@ -7,7 +8,7 @@ mod table;
 use std::path::{Path, PathBuf};
 
 use basic_models::CheckpointError;
-use basic_models::checkpoint::StagedDir;
+use basic_models::checkpoint::{Contents, MANIFEST, Replaces, StagedDir, spare};
 use basic_models::processor::Role;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -36,14 +37,26 @@ pub struct ExportOptions {
     pub gzip: bool,
     /// WebDataset and Parquet: samples of a file.
     pub shard: usize,
-    /// Replace a directory that is there.
+    /// Replace a written set that is there.
     pub overwrite: bool,
+    /// What the samples are read from, beside the files that they name themselves: nothing of it may be replaced.
+    pub sources: Vec<PathBuf>,
+    /// How many broken samples may be left out; with 0 the first one is an error.
+    pub max_skipped: usize,
 }
 
 impl ExportOptions {
     /// Copies of the images, files of 10,000 samples.
     pub fn new(format: Format) -> Self {
-        Self { format, images: Images::Copy, gzip: false, shard: 10_000, overwrite: false }
+        Self {
+            format,
+            images: Images::Copy,
+            gzip: false,
+            shard: 10_000,
+            overwrite: false,
+            sources: Vec::new(),
+            max_skipped: 0,
+        }
     }
 }
 
@@ -60,7 +73,14 @@ pub struct Exported {
     pub images: usize,
     /// Data files.
     pub files: usize,
+    /// Broken samples that were left out.
+    pub skipped: usize,
+    /// The first of these, and what is wrong with them.
+    pub first_skipped: Vec<String>,
 }
+
+/// Broken samples that are named where some were left out.
+const NAMED: usize = 5;
 
 /// Why a set could not be written.
 #[derive(Debug, Error)]
@@ -78,6 +98,18 @@ pub enum ExportError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// More broken samples than may be left out.
+    #[error(
+        "{skipped} samples are broken, at most {limit} may be left out (--max-skipped); the last one: {last}; look at the data with `basic data check`, or raise the limit"
+    )]
+    TooManySkipped {
+        /// Samples left out so far.
+        skipped: usize,
+        /// How many may be.
+        limit: usize,
+        /// The last one's place and what is wrong with it.
+        last: String,
     },
     /// What is asked for cannot be written.
     #[error("{0}")]
@@ -117,7 +149,9 @@ pub fn export(
     if options.format == Format::WebDataset && options.images != Images::Copy {
         return impossible("webdataset holds its images itself: write it with --images copy");
     }
-    let staged = StagedDir::new(out, options.overwrite)?;
+    let replaces = Replaces::new(options.overwrite, Contents::Export, options.sources.clone());
+    let staged = StagedDir::replacing(out, replaces)?;
+    let occupied = options.overwrite && out.is_dir();
     let dir = Named { staged: staged.path().into(), target: out.into() };
     let mut writer: Box<dyn Writer> = match options.format {
         Format::Json => Box::new(json::JsonWriter::new(dir, true)?),
@@ -126,16 +160,36 @@ pub fn export(
         Format::Parquet => Box::new(table::TableWriter::new(dir, options)),
         Format::Folder => return impossible("a folder of images has no place for conversations: use another format"),
     };
-    let mut images = 0;
+    let (mut samples, mut images, mut skipped, mut first_skipped) = (0, 0, 0, Vec::new());
     for index in 0..data.len() {
-        let sample = data.sample(index)?;
-        let written: Vec<Image> =
-            sample.images.iter().map(|image| to_write(&sample, image, &options.images)).collect::<Result<_, _>>()?;
-        images += written.len();
-        writer.add(index, &sample, &written)?;
         progress(1);
+        let (sample, written) = match whole(data, index, options) {
+            Err(ExportError::Data(error)) if options.max_skipped > 0 && error.is_sample() => {
+                skipped += 1;
+                if skipped > options.max_skipped {
+                    let (limit, last) = (options.max_skipped, error.to_string());
+                    return Err(ExportError::TooManySkipped { skipped, limit, last });
+                }
+                if first_skipped.len() < NAMED {
+                    first_skipped.push(error.to_string());
+                }
+                continue;
+            }
+            read => read?,
+        };
+        if occupied {
+            spare(&read(&sample), out)?;
+        }
+        images += written.len();
+        writer.add(samples, &sample, &written)?;
+        samples += 1;
+    }
+    if let Some(first) = first_skipped.first().filter(|_| samples == 0) {
+        return Err(ExportError::Impossible(format!("every sample is broken; the first: {first}")));
     }
     let files = writer.finish()?;
+    let manifest = json!({ "basic": env!("CARGO_PKG_VERSION"), "samples": samples, "files": &files });
+    staged.write(MANIFEST, format!("{manifest:#}\n").as_bytes())?;
     staged.commit()?;
     let alone = matches!(options.format, Format::Json | Format::Jsonl);
     Ok(Exported {
@@ -144,10 +198,29 @@ pub fn export(
             Images::Copy => None,
             Images::Reference(root) => Some(root.clone()),
         },
-        samples: data.len(),
+        samples,
         images,
         files: files.len(),
+        skipped,
+        first_skipped,
     })
+}
+
+/// The files that a sample comes from.
+fn read(sample: &Sample) -> Vec<PathBuf> {
+    let images = sample.images.iter().filter_map(|image| match image {
+        ImageSource::File(path) => Some(path.to_path_buf()),
+        ImageSource::Bytes { .. } => None,
+    });
+    images.chain([sample.file.to_path_buf()]).collect()
+}
+
+/// A sample with its images.
+fn whole(data: &dyn Samples, index: usize, options: &ExportOptions) -> Result<(Sample, Vec<Image>), ExportError> {
+    let sample = data.sample(index)?;
+    let written = sample.images.iter().map(|image| to_write(&sample, image, &options.images));
+    let written: Vec<Image> = written.collect::<Result<_, _>>()?;
+    Ok((sample, written))
 }
 
 fn to_write(sample: &Sample, image: &ImageSource, images: &Images) -> Result<Image, ExportError> {
@@ -163,7 +236,10 @@ fn to_write(sample: &Sample, image: &ImageSource, images: &Images) -> Result<Ima
     }
     let bytes = image.bytes().map_err(|error| sample.image_error(error.into()))?;
     let extension = extension(&bytes).ok_or_else(|| {
-        let reason = format!("image {image} is of no format that is known: leave the sample out");
+        let reason = match bytes.is_empty() {
+            true => format!("image {image} is empty (0 bytes): leave the sample out"),
+            false => format!("image {image} is of no format that is known: leave the sample out"),
+        };
         DataError::ImageFile { path: sample.file.to_path_buf(), place: sample.place.clone(), reason }
     })?;
     Ok(Image::Bytes { bytes, extension })

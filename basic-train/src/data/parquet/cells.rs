@@ -6,13 +6,48 @@ use arrow_array::{Array, ArrayRef, StructArray};
 use arrow_schema::DataType;
 use serde_json::{Map, Value};
 
-/// A cell as JSON; null where it is null, or of a type that no conversation has.
-pub(super) fn value(array: &ArrayRef, row: usize) -> Value {
-    if array.is_null(row) {
-        return Value::Null;
+use crate::data::record::TURN_KEYS;
+
+/// The bytes that the texts of a row may take: one text of a dictionary may stand in a row any number of times.
+pub(super) const ROW_TEXT: usize = 16 << 20;
+
+/// What a value of JSON takes beside its text.
+const NODE: usize = 32;
+
+/// What is left of [`ROW_TEXT`].
+pub(super) struct Room(usize);
+
+impl Room {
+    pub fn new() -> Self {
+        Self(ROW_TEXT)
     }
-    match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().value(row).into(),
+
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.0 = self.0.checked_sub(bytes.saturating_add(NODE)).ok_or_else(|| {
+            format!("holds more than {} MiB of text, more than a conversation may have", ROW_TEXT >> 20)
+        })?;
+        Ok(())
+    }
+}
+
+/// A cell as JSON; null where it is null, or of a type that no conversation has.
+pub(super) fn value(array: &ArrayRef, row: usize, room: &mut Room) -> Result<Value, String> {
+    room.take(0)?;
+    if array.is_null(row) {
+        return Ok(Value::Null);
+    }
+    Ok(match array.data_type() {
+        DataType::Utf8View => {
+            let text = array.as_string_view().value(row);
+            room.take(text.len())?;
+            text.into()
+        }
+        // Some writers leave out that a column of bytes is one of texts.
+        DataType::BinaryView => {
+            let bytes = array.as_binary_view().value(row);
+            room.take(bytes.len())?;
+            std::str::from_utf8(bytes).map_err(|_| "holds a text that is not UTF-8".to_string())?.into()
+        }
         DataType::Boolean => array.as_boolean().value(row).into(),
         DataType::Int8 => array.as_primitive::<Int8Type>().value(row).into(),
         DataType::Int16 => array.as_primitive::<Int16Type>().value(row).into(),
@@ -24,21 +59,88 @@ pub(super) fn value(array: &ArrayRef, row: usize) -> Value {
         DataType::Float64 => array.as_primitive::<Float64Type>().value(row).into(),
         DataType::List(_) => {
             let items = array.as_list::<i32>().value(row);
-            (0..items.len()).map(|item| value(&items, item)).collect()
+            let items: Result<Vec<Value>, String> = (0..items.len()).map(|item| value(&items, item, room)).collect();
+            Value::Array(items?)
         }
         DataType::Struct(_) => {
             let fields = array.as_struct();
-            // A column that is null is as one that is not there: tables give every row the fields of all rows.
-            let field = |(name, column): (&str, &ArrayRef)| {
-                let cell = value(column, row);
-                (!cell.is_null()).then(|| (name.to_string(), cell))
-            };
-            Value::Object(
-                fields.column_names().into_iter().zip(fields.columns()).filter_map(field).collect::<Map<_, _>>(),
-            )
+            let mut object = Map::new();
+            for (name, column) in fields.column_names().into_iter().zip(fields.columns()) {
+                let cell = value(column, row, room)?;
+                // A column that is null is as one that is not there: tables give every row the fields of all rows.
+                if !cell.is_null() {
+                    object.insert(name.to_string(), cell);
+                }
+            }
+            Value::Object(object)
         }
         _ => Value::Null,
+    })
+}
+
+/// Turns however a table holds them: as a list; as JSON in a text, of the whole list or of each turn; or as a structure of
+/// lists, which older versions of Hugging Face's datasets make of a sequence of structures.
+pub(super) fn turns(name: &str, cell: Value) -> Result<Value, String> {
+    match cell {
+        Value::String(text) => {
+            let parsed = parsed(name, &text)?;
+            // JSON of JSON, as a table gets that was written twice; a whole record in the column of its turns.
+            match parsed {
+                Value::String(text) => self::parsed(name, &text).and_then(|value| list(name, value)),
+                other => list(name, other),
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_string) => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) => parsed(name, &text),
+                other => Ok(other),
+            })
+            .collect(),
+        Value::Object(columns) => rows(name, columns),
+        other => Ok(other),
     }
+}
+
+fn parsed(name: &str, text: &str) -> Result<Value, String> {
+    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
+        format!(
+            "its column \"{name}\" holds a text that is no JSON ({error}): write turns as a list, or with json.dumps"
+        )
+    })
+}
+
+fn list(name: &str, value: Value) -> Result<Value, String> {
+    match value {
+        Value::Array(_) | Value::Null => Ok(value),
+        Value::Object(mut record) => match TURN_KEYS.iter().find_map(|key| record.remove(*key)) {
+            Some(turns @ Value::Array(_)) => Ok(turns),
+            _ => Err(format!("its column \"{name}\" holds JSON that is no list of turns")),
+        },
+        _ => Err(format!("its column \"{name}\" holds JSON that is no list of turns")),
+    }
+}
+
+/// `{from: [..], value: [..]}` as `[{from, value}, ..]`.
+fn rows(name: &str, columns: Map<String, Value>) -> Result<Value, String> {
+    let mut turns: Vec<Map<String, Value>> = Vec::new();
+    for (number, (key, column)) in columns.into_iter().enumerate() {
+        let Value::Array(items) = column else {
+            return Err(format!("its column \"{name}\" holds a structure whose \"{key}\" is no list"));
+        };
+        if number == 0 {
+            turns.resize_with(items.len(), Map::new);
+        }
+        if items.len() != turns.len() {
+            return Err(format!("its column \"{name}\" holds a structure of lists of different lengths"));
+        }
+        for (turn, item) in turns.iter_mut().zip(items) {
+            if !item.is_null() {
+                turn.insert(key.clone(), item);
+            }
+        }
+    }
+    Ok(Value::Array(turns.into_iter().map(Value::Object).collect()))
 }
 
 /// An image in a cell.
@@ -48,9 +150,21 @@ pub(super) enum Cell<'a> {
     Path(&'a str),
 }
 
+/// Whether a cell holds nothing: null, an empty list, or a structure whose fields are all null.
+pub(super) fn is_blank(array: &ArrayRef, row: usize) -> bool {
+    let nothing = |field: &ArrayRef| *field.data_type() == DataType::Null || field.is_null(row);
+    match array.data_type() {
+        DataType::Null => true,
+        _ if array.is_null(row) => true,
+        DataType::List(_) => array.as_list::<i32>().value_length(row) == 0,
+        DataType::Struct(_) => array.as_struct().columns().iter().all(nothing),
+        _ => false,
+    }
+}
+
 /// The images in a cell; none where it is null. `unread` says that their bytes were left out, and are empty.
 pub(super) fn images(array: &ArrayRef, row: usize, unread: bool) -> Result<Vec<Cell<'_>>, String> {
-    if array.is_null(row) {
+    if array.is_null(row) || *array.data_type() == DataType::Null {
         return Ok(Vec::new());
     }
     let image = |array, row| if unread { Ok(Cell::Bytes(&[])) } else { image(array, row) };
@@ -59,7 +173,7 @@ pub(super) fn images(array: &ArrayRef, row: usize, unread: bool) -> Result<Vec<C
             let list = array.as_list::<i32>();
             let offsets = list.value_offsets();
             let range = offsets[row] as usize..offsets[row + 1] as usize;
-            let item = |at: usize| match list.values().is_null(at) {
+            let item = |at: usize| match list.values().is_null(at) || *list.values().data_type() == DataType::Null {
                 true => Err("holds an empty place in its list of images".into()),
                 false => image(list.values(), at),
             };
@@ -71,8 +185,8 @@ pub(super) fn images(array: &ArrayRef, row: usize, unread: bool) -> Result<Vec<C
 
 fn image(array: &ArrayRef, row: usize) -> Result<Cell<'_>, String> {
     match array.data_type() {
-        DataType::Binary => Ok(Cell::Bytes(array.as_binary::<i32>().value(row))),
-        DataType::Utf8 => Ok(Cell::Path(array.as_string::<i32>().value(row))),
+        DataType::BinaryView => Ok(Cell::Bytes(array.as_binary_view().value(row))),
+        DataType::Utf8View => Ok(Cell::Path(array.as_string_view().value(row))),
         DataType::Struct(_) => from_struct(array.as_struct(), row),
         other => Err(format!("holds an image of type {other}")),
     }
@@ -80,11 +194,20 @@ fn image(array: &ArrayRef, row: usize) -> Result<Cell<'_>, String> {
 
 /// `{bytes, path}`: the bytes where there are any, else the path.
 fn from_struct(fields: &StructArray, row: usize) -> Result<Cell<'_>, String> {
-    if let Some(bytes) = fields.column_by_name("bytes").filter(|bytes| !bytes.is_null(row)) {
-        return Ok(Cell::Bytes(bytes.as_binary::<i32>().value(row)));
+    let field = |name: &str| {
+        let field = fields.column_by_name(name)?;
+        (*field.data_type() != DataType::Null && !field.is_null(row)).then_some(field)
+    };
+    if let Some(bytes) = field("bytes").and_then(|bytes| bytes.as_binary_view_opt()) {
+        return Ok(Cell::Bytes(bytes.value(row)));
     }
-    match fields.column_by_name("path").filter(|path| !path.is_null(row)) {
-        Some(path) => Ok(Cell::Path(path.as_string::<i32>().value(row))),
-        None => Err("holds an image with neither bytes nor a path".into()),
+    let Some(path) = field("path") else { return Err("holds an image with neither bytes nor a path".into()) };
+    match (path.as_string_view_opt(), path.as_binary_view_opt()) {
+        (Some(path), _) => Ok(Cell::Path(path.value(row))),
+        (_, Some(path)) => {
+            let path = std::str::from_utf8(path.value(row)).map_err(|_| "holds a path that is not UTF-8")?;
+            Ok(Cell::Path(path))
+        }
+        _ => Err(format!("holds an image whose path is of type {}", path.data_type())),
     }
 }

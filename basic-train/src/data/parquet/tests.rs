@@ -128,7 +128,7 @@ fn windows_of_a_large_row_group_hold_the_right_rows() {
         let outline = data.outline(index).unwrap();
         assert_eq!((outline.images.len(), outline.images[0].bytes().unwrap().len()), (1, 0));
     }
-    assert!(data.files[0].leaves(0, true).1, "an outline leaves heavy images out");
+    assert!(data.files[0].leaves(0, true).1[0], "an outline leaves heavy images out");
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn wrong_columns_and_rows_say_what_is_expected() {
     for (columns, mention) in [
         (vec![("image", numbers.clone()), caption()], "\"image\" is Int64"),
         (vec![("caption", numbers.clone())], "\"caption\" is Int64: expected text"),
-        (vec![("conversations", text(&[Some("[]")]))], "\"conversations\" is Utf8: expected a list"),
+        (vec![("conversations", numbers.clone())], "\"conversations\" is Int64: expected a list"),
         (vec![("label", numbers.clone())], "its columns are label"),
         (
             vec![("image", Arc::new(structure(&[("data", numbers.clone())])) as ArrayRef), caption()],
@@ -208,4 +208,114 @@ fn a_damaged_file_is_an_error_and_never_a_panic() {
             }
         }
     }
+}
+
+#[test]
+fn a_row_takes_its_images_from_whichever_column_has_some_and_null_types_are_null() {
+    let dir = tempfile::tempdir().unwrap();
+    let null = |len: usize| Arc::new(arrow_array::NullArray::new(len)) as ArrayRef;
+    let alone = structure(&[("bytes", bytes(&[Some(b"zero"), None, None])), ("path", null(3))]);
+    let several = lists(bytes(&[Some(b"one"), Some(b"two")]), &[0, 2, 0]);
+    let turns: Vec<String> = [1, 2, 0]
+        .map(|places| {
+            let question = "<image>\n".repeat(places) + "q";
+            format!(r#"[{{"from": "human", "value": {question:?}}}, {{"from": "gpt", "value": "a"}}]"#)
+        })
+        .into();
+    let turns: Vec<Option<&str>> = turns.iter().map(|turns| Some(turns.as_str())).collect();
+    let columns = [
+        ("image", Arc::new(alone) as ArrayRef),
+        ("images", several),
+        ("conversations", text(&turns)),
+        ("text", null(3)),
+    ];
+    let data = open(&written(&dir.path().join("a.parquet"), &columns, 9)).unwrap();
+    let images = |row| data.sample(row).unwrap().images.iter().map(content).collect::<Vec<_>>();
+    assert_eq!(images(0), ["zero"]);
+    assert_eq!(images(1), ["one", "two"]);
+    assert_eq!(data.sample(1).unwrap().messages[1].content, "a");
+    assert!(images(2).is_empty(), "neither column has one");
+}
+
+#[test]
+fn turns_may_be_json_or_a_structure_of_lists_and_what_is_neither_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let list = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
+    let twice = serde_json::to_string(list).unwrap();
+    let record = format!(r#"{{"messages": {list}}}"#);
+    let rows = text(&[Some(list), Some(&twice), Some(&record), Some("[{'role': 'user'}]"), Some("3")]);
+    let data = open(&written(&path, &[("messages", rows)], 9)).unwrap();
+    for row in 0..3 {
+        assert_eq!(data.sample(row).unwrap().messages[1].content, "a", "{row}");
+    }
+    assert!(data.sample(3).unwrap_err().to_string().contains("json.dumps"));
+    assert!(data.sample(4).unwrap_err().to_string().contains("no list of turns"));
+    let from = lists(text(&[Some("human"), Some("gpt")]), &[2]);
+    let value = lists(text(&[Some("q"), Some("a")]), &[2]);
+    let columns = Arc::new(structure(&[("from", from), ("value", value)])) as ArrayRef;
+    let data = open(&written(&path, &[("conversations", columns)], 9)).unwrap();
+    assert_eq!(data.sample(0).unwrap().messages[1].content, "a");
+}
+
+/// Writes texts with these properties.
+fn packed(path: &Path, values: &[&str], properties: parquet::file::properties::WriterPropertiesBuilder) -> PathBuf {
+    let array: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
+    let schema = Arc::new(Schema::new(vec![Field::new("conversations", array.data_type().clone(), true)]));
+    let batch = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, Some(properties.build())).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    path.to_path_buf()
+}
+
+/// What decoding all of a table within ten megabytes says.
+fn within_ten_megabytes(path: &PathBuf) -> String {
+    let data = open(path).unwrap();
+    let table = &data.files[0];
+    let limits = basic_models::outside::FileLimits { bytes: 10 << 20, time: std::time::Duration::from_secs(60) };
+    let budget = Arc::new(basic_models::outside::Budget::within(path, limits));
+    let file = Arc::new(super::pages::Bounded::new(File::open(path).unwrap(), budget).unwrap());
+    let group = super::pages::Group { file, metadata: table.metadata.metadata(), group: 0 };
+    let fields = super::viewed(table.metadata.schema().fields());
+    let mask = parquet::arrow::ProjectionMask::all();
+    let levels = parquet::arrow::parquet_to_arrow_field_levels(table.metadata.parquet_schema(), mask, Some(&fields));
+    let reader = super::ParquetRecordBatchReader::try_new_with_row_groups(&levels.unwrap(), &group, 1, None).unwrap();
+    reader.collect::<Result<Vec<_>, _>>().unwrap_err().to_string()
+}
+
+#[test]
+fn a_page_that_becomes_large_is_refused_and_a_dictionary_is_not_repeated() {
+    use parquet::basic::{Compression, Encoding, ZstdLevel};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let plain = || WriterProperties::builder().set_dictionary_enabled(false);
+    let long = "a".repeat(20 << 20);
+    for codec in [Compression::ZSTD(ZstdLevel::default()), Compression::GZIP(Default::default()), Compression::SNAPPY] {
+        let data = open(&packed(&path, &[&long], plain().set_compression(codec))).unwrap();
+        let error = data.sample(0).unwrap_err();
+        assert!(error.is_sample() && error.to_string().contains("16 MiB of text"), "{error}");
+    }
+    // What the pages take is counted while they are made: the same file within ten megabytes.
+    packed(&path, &[&long], plain().set_compression(Compression::ZSTD(ZstdLevel::default())));
+    assert!(within_ten_megabytes(&path).contains("--file-bytes"));
+
+    // 300 rows of one value of a megabyte: 300 MB, were it repeated.
+    let value = "b".repeat(1 << 20);
+    let many = vec![value.as_str(); 300];
+    let data =
+        open(&packed(&path, &many, WriterProperties::builder().set_dictionary_page_size_limit(4 << 20))).unwrap();
+    let table = &data.files[0];
+    let (leaves, _) = table.leaves(0, false);
+    let key = super::Key { file: 0, group: 0, window: 0, outline: false };
+    let batches = table.decode(&key, table.window_rows(0, &leaves), &leaves).unwrap();
+    let bytes: usize = batches.iter().map(|batch| batch.get_array_memory_size()).sum();
+    assert!(bytes < 16 << 20, "{bytes}");
+
+    // Texts that share their beginnings: each is a megabyte, the file little more than one.
+    let texts: Vec<String> = (0..50).map(|at| format!("{value}{at}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    packed(&path, &texts, plain().set_encoding(Encoding::DELTA_BYTE_ARRAY));
+    assert!(std::fs::metadata(&path).unwrap().len() < 5 << 20);
+    assert!(within_ten_megabytes(&path).contains("--file-bytes"));
 }

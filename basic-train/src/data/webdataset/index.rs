@@ -5,11 +5,15 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use basic_models::outside::{self, Budget};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::data::DataError;
 use crate::data::locate::IMAGES;
 use crate::data::source::Source;
+
+/// What the index of a member takes beside its name, the checks for doubles included.
+const MEMBER: u64 = 64;
 
 /// A block of a tar archive.
 const BLOCK: u64 = 512;
@@ -31,6 +35,8 @@ pub(super) struct Shard {
     names: String,
     members: Vec<Member>,
     samples: Vec<u32>,
+    /// The first member that is left out though its name ends as a sample's text does.
+    pub strange: Option<String>,
 }
 
 /// The members of a sample.
@@ -49,9 +55,19 @@ impl Shard {
         let io = |source| DataError::Io { path: path.into(), source };
         let damaged = |reason: String| DataError::Set { path: path.into(), reason };
         let section = source.section(start, len).map_err(io)?;
-        let mut shard =
-            Self { path: path.into(), source, names: String::new(), members: Vec::new(), samples: Vec::new() };
+        let mut shard = Self {
+            path: path.into(),
+            source,
+            names: String::new(),
+            members: Vec::new(),
+            samples: Vec::new(),
+            strange: None,
+        };
         let mut seen = HashSet::new();
+        // Keys whose members have ended, and members whose names are media but for what stands before the ending.
+        let mut keys = HashSet::new();
+        let mut strange: Option<String> = None;
+        let budget = Budget::of(path);
         let mut end = 0;
         let mut archive = tar::Archive::new(section);
         let unreadable = |error: io::Error| damaged(format!("is no tar archive, or a damaged one: {error}"));
@@ -72,32 +88,46 @@ impl Shard {
             if end > len {
                 return Err(damaged(format!("is truncated inside its member {name}: fetch or make it again")));
             }
-            if split(&name).is_none_or(|(_, extension)| Kind::of(extension).is_none()) {
+            let Some((key, kind)) = split(&name).map(|(key, extension)| (key, Kind::of(extension))) else { continue };
+            if kind.is_none() {
+                strange = strange.or_else(|| names_a_part(&name).then(|| outside::excerpt(&name)));
                 continue;
             }
+            // The index of the archive stays in memory: its names may be as long as the archive pleases.
+            let took = (name.len() as u64).saturating_add(MEMBER);
+            budget.take(took).map_err(|over| io(over.into()))?;
             if !seen.insert(xxh3_64(name.as_bytes())) {
                 return Err(damaged(format!("holds the member {name} twice: give every sample a key of its own")));
             }
-            shard.add(&name, start + offset, size);
+            if shard.add(&name, start.saturating_add(offset), size) && !keys.insert(xxh3_64(key.as_bytes())) {
+                return Err(damaged(format!(
+                    "holds the members of {} apart from each other: sort the archive by name (tar --sort=name)",
+                    outside::excerpt(key)
+                )));
+            }
         }
         // Writers end an archive with blocks of zeros: without one, members may be missing.
         if len > 0 && end.saturating_add(BLOCK) > len {
             return Err(damaged("is truncated: it has no end marker: fetch or make it again".into()));
         }
+        shard.strange = strange;
         shard.names.shrink_to_fit();
         shard.members.shrink_to_fit();
         shard.samples.shrink_to_fit();
         Ok(shard)
     }
 
-    fn add(&mut self, name: &str, offset: u64, size: u64) {
+    /// Adds a member, and says whether it begins a sample.
+    fn add(&mut self, name: &str, offset: u64, size: u64) -> bool {
         let key = split(name).map(|(key, _)| key);
         let last = self.members.len().checked_sub(1).and_then(|last| split(self.name(last)));
-        if last.map(|(key, _)| key) != key {
+        let begins = last.map(|(key, _)| key) != key;
+        if begins {
             self.samples.push(self.members.len() as u32);
         }
         self.members.push(Member { offset, size, name: self.names.len() });
         self.names.push_str(name);
+        begins
     }
 
     fn name(&self, member: usize) -> &str {
@@ -160,6 +190,12 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+/// Whether a member that is no part of a sample looks as if somebody took it for one: `a.outputs.txt`.
+fn names_a_part(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default().to_lowercase();
+    matches!(&last[..], "json" | "txt") && split(name).is_some_and(|(_, extension)| extension.contains('.'))
 }
 
 /// A member's key and extension: its name up to and after the first dot of its last part. None for hidden files.

@@ -11,6 +11,7 @@ use std::io::{BufReader, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basic_models::outside::file_limits;
 use flate2::read::MultiGzDecoder;
 use rayon::prelude::*;
 use serde_json::Value;
@@ -19,6 +20,10 @@ use self::index::Shard;
 use super::record::{self, Fault};
 use super::source::Source;
 use super::{DataError, ImageSource, Sample, Samples};
+
+/// By how much a gzipped archive may grow, where it becomes larger than a file may: small captions in a tar's blocks of
+/// 512 bytes shrink by some dozens.
+const RATIO: u64 = 200;
 
 /// A data set in tar archives.
 #[derive(Debug)]
@@ -86,7 +91,13 @@ impl WebDataset {
             record["caption"] = text.trim().into();
         } else if silent {
             let keys: Vec<&str> = keys.copied().collect();
-            return Err(wrong(format!("has no .txt and no .json with one of {}", keys.join(", "))));
+            let hint = shard.strange.as_ref().map_or(String::new(), |name| {
+                format!(
+                    " (the archive's {name} is left out: a key ends at the first dot of a name, and json, txt or the \
+                     ending of an image must follow, so that a.outputs.txt should be a.txt)"
+                )
+            });
+            return Err(wrong(format!("has no .txt and no .json with one of {}{hint}", keys.join(", "))));
         }
         let named = record::image_names(&record).is_ok_and(|names| !names.is_empty());
         if named && group.images.is_empty() {
@@ -135,6 +146,8 @@ impl Spool {
             return Ok((Source::Path(path.into()), 0, archive.metadata().map_err(io)?.len()));
         }
         archive.rewind().map_err(io)?;
+        let packed = archive.metadata().map_err(io)?.len();
+        let most = packed.saturating_mul(RATIO).max(file_limits().bytes);
         let folder = std::env::temp_dir();
         let unpacked = |reason: String| DataError::Set { path: path.into(), reason };
         let file = match &self.file {
@@ -158,6 +171,11 @@ impl Spool {
                     return Err(unpacked(reason));
                 }
             };
+            if (self.len - start).saturating_add(read as u64) > most {
+                return Err(unpacked(format!(
+                    "becomes more than {RATIO} times as large when it is unpacked: unpack it yourself, or raise --file-bytes"
+                )));
+            }
             (&*file).write_all(&buffer[..read]).map_err(|error| {
                 let hint = "unpack the archives yourself, or set TMPDIR to a folder with room";
                 unpacked(format!("cannot be unpacked into {}: {error}: {hint}", folder.display()))

@@ -131,3 +131,17 @@ fn a_damaged_archive_is_told_wherever_it_ends() {
     assert!(refused("other.tar", &tar(&[("README.md", "x")])).contains("no sample"));
     refused("text.tar", "not a tar, whatever its name says".repeat(40).as_bytes());
 }
+
+#[test]
+fn unsorted_members_and_names_with_more_dots_are_told_by_their_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    let members = [("a.jpg", "x"), ("b.jpg", "x"), ("a.txt", "a cat"), ("b.txt", "a dog")];
+    let error = open(&[written(dir.path(), "a.tar", &tar(&members))]).unwrap_err().to_string();
+    assert!(error.contains("members of a apart") && error.contains("--sort=name"), "{error}");
+    let members =
+        [("a.input.jpg", "x"), ("a.outputs.txt", "a cat"), ("b.jpg", "x"), ("b.txt", "fine"), ("b.meta.json", "{}")];
+    let data = open(&[written(dir.path(), "b.tar", &tar(&members))]).unwrap();
+    let error = data.sample(0).unwrap_err().to_string();
+    assert!(error.contains("a.outputs.txt is left out") && error.contains("first dot"), "{error}");
+    assert!(data.sample(1).is_ok());
+}

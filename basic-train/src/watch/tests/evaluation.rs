@@ -39,6 +39,7 @@ fn held_out() -> HeldOut {
             .enumerate()
             .map(|(i, turn)| Message::new([Role::User, Role::Assistant][i % 2], *turn))
             .collect(),
+        dropped_turns: 0,
     };
     HeldOut(vec![
         sample(&["a.png"], &["<image>\nwhat is in the picture?", "a small red circle"]),

@@ -1,0 +1,65 @@
+//! Rows of a table, whose gradient adds up in f32.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::tensor::{Int, Tensor};
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+
+use super::array::{Array, accumulator};
+use super::{FusedOps, Kernels};
+
+/// The rows `ids` of `table`. A token that stands in a batch many times adds that many rows to one row of the table's
+/// gradient: in bfloat16, whose sums stall at 256 times an addend, most of them would be lost, so the sum is f32's (f64's
+/// for f64) and rounded once.
+///
+/// # Shapes
+/// - table: `[V, d]`
+/// - ids: `[N]`, each below V
+/// - output: `[N, d]`
+pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::embedding_rows(table.into_dispatch(), ids.into_dispatch()))
+}
+
+/// The rows.
+pub fn rows<B: Backend>(table: FloatTensor<B>, ids: IntTensor<B>) -> FloatTensor<B> {
+    Array::<B>(table).select(0, ids).0
+}
+
+/// The table's gradient, `[rows, d]`, of `grad`'s type.
+pub fn portable_backward<B: Backend>(rows: usize, ids: IntTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+    let dtype = grad.dtype();
+    let wide = accumulator(dtype);
+    let d = grad.shape()[1];
+    let sum = Array::<B>::zeros(&[rows, d], wide, &grad.device());
+    sum.select_add(0, ids, Array(grad).cast(wide)).cast(dtype).0
+}
+
+pub fn tracked<B: Kernels, C: CheckpointStrategy>(
+    table: FloatTensor<Autodiff<B, C>>,
+    ids: IntTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    #[derive(Debug)]
+    struct Embedding;
+
+    impl<B: Kernels> Backward<B, 1> for Embedding {
+        type State = (usize, IntTensor<B>);
+
+        fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let grad = grads.consume::<B>(&ops.node);
+            let (vocabulary, ids) = ops.state;
+            if let [Some(parent)] = ops.parents {
+                grads.register::<B>(parent.id, B::embedding_backward_kernel(vocabulary, ids, grad));
+            }
+        }
+    }
+
+    let (table, node) = table.into_parts();
+    let vocabulary = table.shape()[0];
+    match Embedding.prepare::<C>([node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((vocabulary, ids.clone()), rows::<B>(table, ids)),
+        OpsKind::UnTracked(prep) => prep.finish(rows::<B>(table, ids)),
+    }
+}

@@ -1,0 +1,70 @@
+//! The tokenizer's files, which are copied as they are: what would make the copy unreadable is an error before.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::CheckpointError;
+use crate::outside::read;
+use crate::processor::TOKENIZER_FILES;
+
+/// Checks that each file that is there can be read, and that those of JSON are objects and those of text UTF-8.
+///
+/// # Errors
+///
+/// [`CheckpointError::Beside`] that names the file.
+pub(super) fn check(dir: &Path) -> Result<(), CheckpointError> {
+    for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
+        let path = dir.join(name);
+        let wrong = |reason: String| CheckpointError::Beside {
+            path: path.clone(),
+            reason: format!("{reason}; it would be copied as it is: mend or fetch it again, or remove it"),
+        };
+        let bytes = match read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.symlink_metadata().is_err() => continue,
+            Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
+        };
+        if name.ends_with(".json") {
+            let value: Value =
+                serde_json::from_slice(&bytes).map_err(|error| wrong(format!("is not JSON: {error}")))?;
+            if !value.is_object() {
+                return Err(wrong("is no JSON object".into()));
+            }
+        } else if !name.ends_with(".model") && std::str::from_utf8(&bytes).is_err() {
+            return Err(wrong("is not UTF-8".into()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::check;
+
+    #[test]
+    fn a_file_that_nobody_could_read_afterwards_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        check(dir.path()).unwrap();
+        for (name, good, bad) in [
+            ("special_tokens_map.json", &b"{}"[..], &b"{"[..]),
+            ("added_tokens.json", b"{\"<image>\": 3}", b"[]"),
+            ("vocab.json", b"{}", b"{\xff}"),
+            ("merges.txt", b"a b\n", b"a \xff\n"),
+        ] {
+            fs::write(dir.path().join(name), bad).unwrap();
+            let error = check(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+            fs::write(dir.path().join(name), good).unwrap();
+            check(dir.path()).unwrap();
+        }
+        // A link to nowhere is a file that cannot be read, not one that is absent.
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("gone", dir.path().join("tokenizer_config.json")).unwrap();
+            assert!(check(dir.path()).unwrap_err().to_string().contains("tokenizer_config.json"));
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What a directory is that is given as a LLaVA checkpoint and is none.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::describe::{Kind, kind};
+use super::owned::MANIFEST;
+use super::{CheckpointError, original};
+use crate::outside::excerpt;
+
+/// The error of a configuration that is another model's: a language model's, a vision encoder's.
+pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointError> {
+    let model = config["model_type"].as_str().unwrap_or_default();
+    if original::is_original(config) || matches!(model, "" | "llava" | "basic_llava") {
+        return Ok(());
+    }
+    let name = excerpt(model);
+    let what = match kind(config) {
+        Kind::Decoder => format!(
+            "holds a language model (model_type {name}), which sees no images: `basic assemble VISION {} OUT` makes a LLaVA checkpoint of it and a vision encoder",
+            dir.display()
+        ),
+        Kind::Vision => format!(
+            "holds a vision encoder (model_type {name}), which says nothing: `basic assemble {} LLM OUT` makes a LLaVA checkpoint of it and a language model",
+            dir.display()
+        ),
+        _ => return Ok(()),
+    };
+    Err(CheckpointError::NotLlava { path: dir.into(), what })
+}
+
+/// The error of a path without config.json, where it can be told what it is instead.
+pub(super) fn check_directory(dir: &Path) -> Result<(), CheckpointError> {
+    let wrong = |what: &str| Err(CheckpointError::NotLlava { path: dir.into(), what: what.into() });
+    let has = |name: &str| dir.join(name).exists();
+    if dir.is_file() {
+        return wrong("is a file: give the directory of the checkpoint, with its config.json and tokenizer");
+    }
+    if !dir.is_dir() || has("config.json") {
+        return Ok(());
+    }
+    if has("run.json") {
+        return wrong(
+            "holds a run that has no checkpoint yet (no config.json): `basic train --resume` goes on with it",
+        );
+    }
+    if has("state.json") {
+        return wrong(
+            "holds a training state and no checkpoint (no config.json): `basic train --resume` takes its run",
+        );
+    }
+    if has(MANIFEST) || has("data.json") || has("data.jsonl") || has("pretrain.json") {
+        return wrong("holds a data set and no checkpoint: there is no config.json");
+    }
+    Ok(())
+}

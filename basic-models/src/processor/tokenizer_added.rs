@@ -1,0 +1,158 @@
+//! Tokens that stand beside tokenizer.json alone: in `added_tokens_decoder` of tokenizer_config.json, or in
+//! added_tokens.json.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tokenizers::AddedToken;
+
+use super::config::read_json_if_exists;
+use super::tokenizer::checked;
+use super::{PLACEHOLDER, ProcessorError, Result};
+
+/// A token that one of the files names.
+struct Named {
+    id: u32,
+    content: String,
+    flags: Value,
+}
+
+/// tokenizer.json's bytes with the tokens that the other files add to it, as transformers adds them: after the others, by
+/// ascending id. Where there is none, the bytes as they are.
+///
+/// # Errors
+/// `Unsupported` where a file gives a token another id than the one that it gets, which is the one that transformers uses.
+pub(super) fn with_added_tokens(dir: &Path, path: &Path, bytes: Vec<u8>, config: &Value) -> Result<Vec<u8>> {
+    let (from, mut named) = named_tokens(dir, config)?;
+    if named.is_empty() {
+        return Ok(bytes);
+    }
+    named.sort_by_key(|token| token.id);
+    let load = |message: String| ProcessorError::LoadTokenizer { path: path.into(), message };
+    let mut inner = checked(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|e| load(e.to_string()))?;
+    let known = inner.get_added_tokens_decoder();
+    let mut entries = Vec::new();
+    for token in named {
+        let had = inner.token_to_id(&token.content);
+        if had.is_none_or(|id| !known.contains_key(&id)) {
+            let flag = |key: &str| token.flags[key] == json!(true);
+            let added = AddedToken::from(token.content.as_str(), flag("special"))
+                .normalized(flag("normalized"))
+                .lstrip(flag("lstrip"))
+                .rstrip(flag("rstrip"))
+                .single_word(flag("single_word"));
+            checked(|| Ok(inner.add_tokens(&[added]))).map_err(|e| load(e.to_string()))?;
+            let mut entry = token.flags;
+            entry["id"] = token.id.into();
+            entry["content"] = token.content.as_str().into();
+            entries.push(entry);
+        }
+        let gets = inner.token_to_id(&token.content);
+        if gets != Some(token.id) && had.is_none() {
+            let gets = gets.map_or("none".into(), |id| id.to_string());
+            return Err(ProcessorError::Unsupported {
+                path: from,
+                key: token.id.to_string(),
+                value: format!("the token {:?}, whose id in tokenizer.json is {gets}", token.content),
+                supported: "the id that follows those of tokenizer.json",
+            });
+        }
+    }
+    if entries.is_empty() {
+        return Ok(bytes);
+    }
+    let mut whole: Value = serde_json::from_slice(&bytes).map_err(|e| load(e.to_string()))?;
+    match &mut whole["added_tokens"] {
+        Value::Array(added) => added.extend(entries),
+        added => *added = entries.into(),
+    }
+    Ok(whole.to_string().into_bytes())
+}
+
+/// The tokens and the file that names them; `added_tokens_decoder` goes first, as in transformers.
+fn named_tokens(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<Named>)> {
+    let unsupported = |path: &Path, key: &str, value: &Value, supported| ProcessorError::Unsupported {
+        path: path.into(),
+        key: key.into(),
+        value: value.to_string(),
+        supported,
+    };
+    if let Some(decoder) = config["added_tokens_decoder"].as_object() {
+        let path = dir.join("tokenizer_config.json");
+        let tokens = decoder.iter().map(|(key, token)| {
+            let wrong = || unsupported(&path, key, token, "a token's id with its \"content\"");
+            let id = key.parse().map_err(|_| wrong())?;
+            let content = token["content"].as_str().filter(|content| !content.is_empty()).ok_or_else(wrong)?;
+            let flag = |key: &str, default: bool| token[key].as_bool().unwrap_or(default);
+            let special = flag("special", false);
+            let flags = json!({
+                "single_word": flag("single_word", false), "lstrip": flag("lstrip", false),
+                "rstrip": flag("rstrip", false), "normalized": flag("normalized", !special), "special": special,
+            });
+            Ok(Named { id, content: content.into(), flags })
+        });
+        let tokens = tokens.collect::<Result<_>>()?;
+        return Ok((path, tokens));
+    }
+    let path = dir.join("added_tokens.json");
+    let Some(Value::Object(tokens)) = read_json_if_exists(&path)? else { return Ok((path, Vec::new())) };
+    let map = read_json_if_exists(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
+    let special = |content: &str| {
+        content == PLACEHOLDER
+            || [config, &map].into_iter().filter_map(Value::as_object).flatten().any(|(key, value)| {
+                let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+                (key.ends_with("_token") || key.ends_with("_special_tokens"))
+                    && list.iter().any(|token| token == content || token["content"] == content)
+            })
+    };
+    let tokens = tokens.iter().map(|(content, id)| {
+        let number = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let number = number.ok_or_else(|| unsupported(&path, content, id, "a token's id"))?;
+        let special = special(content);
+        let flags = json!({
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": !special, "special": special,
+        });
+        Ok(Named { id: number, content: content.clone(), flags })
+    });
+    let tokens = tokens.collect::<Result<_>>()?;
+    Ok((path, tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::processor::{TokenIds, Tokenizer};
+
+    fn load(config: Value, added: Option<Value>) -> crate::processor::Result<Tokenizer> {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+        let model = json!({ "type": "BPE", "vocab": { "a": 0, "b": 1, "<s>": 2 }, "merges": [] });
+        write("tokenizer.json", &json!({ "version": "1.0", "added_tokens": [], "model": model }));
+        write("tokenizer_config.json", &config);
+        if let Some(added) = added {
+            write("added_tokens.json", &added);
+        }
+        Tokenizer::load(dir.path(), &TokenIds::default())
+    }
+
+    #[test]
+    fn tokens_beside_tokenizer_json_get_the_ids_that_their_file_says() {
+        let token = |content: &str| json!({ "content": content, "special": true });
+        let config =
+            json!({ "added_tokens_decoder": { "4": token("<pic>"), "3": token("<image>"), "2": token("<s>") } });
+        let tokenizer = load(config, None).unwrap();
+        assert_eq!(tokenizer.encode("a<image>b<pic><s>", false).unwrap(), [0, 3, 1, 4, 2]);
+        let tokenizer = load(json!({}), Some(json!({ "<image>": 3 }))).unwrap();
+        assert_eq!(tokenizer.encode("<image>ba", false).unwrap(), [3, 1, 0]);
+        assert_eq!(tokenizer.image_id().unwrap(), 3);
+    }
+
+    #[test]
+    fn an_id_that_contradicts_tokenizer_json_is_an_error_that_names_file_and_token() {
+        let error = load(json!({}), Some(json!({ "<image>": 99 }))).unwrap_err().to_string();
+        assert!(error.contains("added_tokens.json") && error.contains("99") && error.contains("<image>"), "{error}");
+        let error = load(json!({ "added_tokens_decoder": { "x": { "content": "<image>" } } }), None).unwrap_err();
+        assert!(error.to_string().contains("tokenizer_config.json"), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Whether data files are still those that were opened.
+
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rayon::prelude::*;
+
+use super::fingerprint::WHOLE;
+
+/// What the system says of files at one moment, without their contents.
+#[derive(Debug, Default)]
+pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    len: u64,
+    modified: Option<SystemTime>,
+    /// Device and number.
+    file: (u64, u64),
+    /// The last change of anything, its name included.
+    changed: (i64, i64),
+}
+
+/// How a file is not what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Change {
+    /// The contents tell.
+    Touched,
+    /// Another file is there, too large for its contents to be compared whole.
+    Replaced,
+}
+
+impl Stamps {
+    /// Of these files as they are now.
+    pub fn of(files: &[PathBuf]) -> Self {
+        Self(files.par_iter().map(|path| (path.clone(), stamp(path))).collect())
+    }
+
+    /// More files.
+    pub fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
+    /// The file that has changed most; a file that is gone has not: nothing more is read from it.
+    pub fn changed(&self) -> Option<(&Path, Change)> {
+        let change = |(path, held): &'_ (PathBuf, Option<Stamp>)| {
+            let (held, now) = (held.as_ref()?, stamp(path)?);
+            (*held != now).then(|| {
+                let another = held.file != now.file && held.modified != now.modified;
+                if now.len != held.len || (another && now.len > WHOLE) { Change::Replaced } else { Change::Touched }
+            })
+        };
+        let found = self.0.par_iter().filter_map(|file| Some((file.0.as_path(), change(file)?)));
+        found.max_by_key(|(_, change)| *change)
+    }
+}
+
+/// Of what is no file (a pipe), nothing.
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = path.metadata().ok().filter(Metadata::is_file)?;
+    #[cfg(unix)]
+    let (file, changed) = {
+        use std::os::unix::fs::MetadataExt;
+        ((meta.dev(), meta.ino()), (meta.ctime(), meta.ctime_nsec()))
+    };
+    #[cfg(not(unix))]
+    let (file, changed) = ((0, 0), (0, 0));
+    Some(Stamp { len: meta.len(), modified: meta.modified().ok(), file, changed })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Change, Stamps};
+
+    #[test]
+    fn a_file_that_is_written_again_is_noticed_and_one_that_is_gone_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "one").unwrap();
+        fs::write(&b, "one").unwrap();
+        let stamps = Stamps::of(&[a.clone(), b.clone()]);
+        assert_eq!(stamps.changed(), None);
+        // The same length, under the same name.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(dir.path().join("c"), "two").unwrap();
+        fs::rename(dir.path().join("c"), &b).unwrap();
+        assert_eq!(stamps.changed(), Some((b.as_path(), Change::Touched)));
+        fs::write(&a, "longer").unwrap();
+        assert_eq!(stamps.changed(), Some((a.as_path(), Change::Replaced)));
+        fs::remove_file(&a).unwrap();
+        fs::remove_file(&b).unwrap();
+        assert_eq!(stamps.changed(), None);
+    }
+}
