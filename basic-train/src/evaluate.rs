@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, generate};
+use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, check_context, generate};
 use basic_models::nn::Llava;
+use basic_models::outside::read_text;
 use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
 use basic_models::{Checkpoint, CheckpointError, ImageTokens};
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,9 @@ pub enum EvalError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A folder in place of a file.
+    #[error("{path}: is a folder: eval takes a file of questions, one JSON object a line; for a folder of benchmarks, give --bench NAME --root DIR", path = .0.display())]
+    Folder(PathBuf),
     /// No question in the file.
     #[error("{path}: holds no question", path = .0.display())]
     Empty(PathBuf),
@@ -112,6 +116,24 @@ pub enum EvalError {
         question: String,
         /// Why.
         source: ProcessorError,
+    },
+    /// A prompt and its answer do not fit the context.
+    #[error("question {question}: {source}")]
+    TooLong {
+        /// Which one: its place in the file, from 0, or its id.
+        question: String,
+        /// By how much.
+        source: GenerateError,
+    },
+    /// The checkpoint's own fault.
+    #[error("{checkpoint}: question {question}: {source}", checkpoint = checkpoint.display())]
+    Broken {
+        /// Its directory.
+        checkpoint: PathBuf,
+        /// At which question: its place in the file, from 0, or its id.
+        question: String,
+        /// Why.
+        source: GenerateError,
     },
     /// Generation.
     #[error(transparent)]
@@ -141,7 +163,10 @@ impl Default for EvalOptions {
 ///
 /// [`EvalError`] that names the file and the line.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
-    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
+    if path.is_dir() {
+        return Err(EvalError::Folder(path.into()));
+    }
+    let text = read_text(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let questions: Result<Vec<Question>, _> = lines
         .map(|(index, line)| {
@@ -194,7 +219,15 @@ impl<'a> Answerer<'a> {
         let prompts: Result<Vec<_>, _> = questions.iter().map(|q| self.prompt(&q.0, q.1, q.2.is_some())).collect();
         let images: Vec<ImageSource> = questions.iter().filter_map(|question| question.2.cloned()).collect();
         let features = self.cache.features(self.model, self.checkpoint, &images)?;
-        let generated = generate(self.model, &prompts?, features, &self.settings)?;
+        let generated = generate(self.model, &prompts?, features, &self.settings);
+        let generated = generated.map_err(|source| match source {
+            GenerateError::NotFinite { prompt, .. } => EvalError::Broken {
+                checkpoint: self.checkpoint.dir.clone(),
+                question: questions.get(prompt).map(|question| question.0.clone()).unwrap_or_default(),
+                source,
+            },
+            source => source.into(),
+        })?;
         let texts = questions.iter().zip(generated).map(|(question, generated)| {
             let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !self.eos.contains(id)).collect();
             let text = self.checkpoint.tokenizer.decode(&ids, true);
@@ -213,6 +246,8 @@ impl<'a> Answerer<'a> {
         let prompt = render_prompt(&self.style, &[Message::new(Role::User, text)], tokenizer.specials())
             .and_then(|text| tokenize_prompt(tokenizer, &text, self.checkpoint.visual_tokens(), usize::from(image)))
             .map_err(|source| EvalError::Prompt { question: name.into(), source })?;
+        check_context(&self.checkpoint.config, prompt.ids.len(), self.settings.max_new_tokens)
+            .map_err(|source| EvalError::TooLong { question: name.into(), source })?;
         Ok(ImageTokens {
             ids: prompt.ids,
             images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),

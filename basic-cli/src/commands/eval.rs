@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
-use basic_train::benchmarks::{Answers, Benchmark, Judged, Metric, Record, Task, find, metrics, respond};
+use basic_train::benchmarks::{
+    Answers, Benchmark, BenchmarkError, Judged, Metric, Record, Task, find, metrics, respond,
+};
 use basic_train::data::{ConversationStyle, VisionCache};
-use basic_train::evaluate::{EvalOptions, answer, read_questions, score, write_predictions};
+use basic_train::evaluate::{EvalError, EvalOptions, answer, read_questions, score, write_predictions};
 use burn::tensor::DType;
 use serde::Serialize;
 
@@ -44,6 +46,14 @@ fn conversation(args: &Eval, checkpoint: &Checkpoint) -> Result<String> {
     .into())
 }
 
+/// What is wrong with a question, with the file that it stands in.
+fn of_file(error: EvalError, file: &str) -> Error {
+    match error {
+        EvalError::Prompt { .. } | EvalError::TooLong { .. } => Error::new(error).context(file.to_string()),
+        error => error.into(),
+    }
+}
+
 fn file(args: &Eval, data: &Path) -> Result<()> {
     let questions = read_questions(data)?;
     let checkpoint = open(args)?;
@@ -57,7 +67,8 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
     let mut cache = VisionCache::new(CACHE_MIB);
     let predictions = answer(&model, &checkpoint, &questions, root, &options, &mut cache, &mut |done| {
         progress.set_position(done as u64);
-    })?;
+    })
+    .map_err(|error| of_file(error, &data.display().to_string()))?;
     progress.finish_and_clear();
     let stem = data.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let out =
@@ -160,6 +171,10 @@ fn one(
     let progress = bar(benchmark.name, task.questions.len());
     respond(models.to_vec(), checkpoint, &options, &task.questions, &mut answers, &|done| {
         progress.set_position(done as u64);
+    })
+    .map_err(|error| match error {
+        BenchmarkError::Eval(error) => of_file(error, benchmark.name),
+        error => error.into(),
     })?;
     progress.finish_and_clear();
     let texts = answers.finish(&task.questions)?;
