@@ -238,6 +238,16 @@ fn a_question_that_is_too_long_is_named_with_its_file() {
 }
 
 #[test]
+fn a_knob_that_does_not_fit_is_named_with_its_recipe() {
+    let project = tests::project::Project::new(BASIC, "pretrain", 1);
+    let recipe = project.path().join("recipe.toml");
+    let out = project.path().join("out");
+    let line = args!["train", recipe, "--out", out, "--set", "objective.k=99"];
+    basic(line.clone()).refused(1, &["recipe.toml: objective: k = 99"]);
+    basic([line, args!["--plan"]].concat()).refused(1, &["recipe.toml: objective: k = 99"]);
+}
+
+#[test]
 fn a_folder_in_place_of_questions_is_told_from_a_benchmark() {
     let dir = tempfile::tempdir().unwrap();
     let line = args!["eval", fixture("plain"), dir.path(), "--device", "cpu"];

@@ -1,15 +1,16 @@
 //! Training.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::time::Duration;
 
-use anyhow::Result;
-use basic_train::plan::{Plan, PlanOptions};
+use anyhow::{Error, Result};
+use basic_train::plan::{Plan, PlanError, PlanOptions};
 use basic_train::recipe::Recipe;
-use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, run};
+use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, TrainError, run};
 use indicatif::ProgressBar;
 
 use super::checkpoint::host;
@@ -37,6 +38,7 @@ pub fn train(mut args: Train) -> Result<()> {
     if args.plan {
         return plan(recipe, &args);
     }
+    let source = args.recipe.clone();
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {
@@ -68,6 +70,10 @@ pub fn train(mut args: Train) -> Result<()> {
             // Lines that are lost are no reason to end a run of days: it goes on, and ends with the error.
             say!("{}", line(step, steps));
         }
+    })
+    .map_err(|error| match error {
+        TrainError::Objective(_) => of_recipe(error.into(), source.as_deref()),
+        error => error.into(),
     })?;
     match outcome {
         Outcome::Done(out) => {
@@ -83,11 +89,22 @@ pub fn train(mut args: Train) -> Result<()> {
     Ok(())
 }
 
+/// What is wrong with a knob, with the recipe that sets it.
+fn of_recipe(error: Error, recipe: Option<&Path>) -> Error {
+    match recipe {
+        Some(recipe) => error.context(recipe.display().to_string()),
+        None => error,
+    }
+}
+
 /// `basic train --plan`.
 fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
     recipe.device = args.device.or(args.devices.first().copied()).unwrap_or(recipe.device);
     let options = PlanOptions { memory: args.memory, samples: args.samples, devices: args.devices.len() };
-    let plan = Plan::new(&recipe, &options, &host()?)?;
+    let plan = Plan::new(&recipe, &options, &host()?).map_err(|error| match error {
+        PlanError::Objective(_) => of_recipe(error.into(), args.recipe.as_deref()),
+        error => error.into(),
+    })?;
     if args.json {
         return print_json(&plan);
     }
