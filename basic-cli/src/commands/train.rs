@@ -72,7 +72,9 @@ pub fn train(mut args: Train) -> Result<()> {
         }
     })
     .map_err(|error| match error {
-        TrainError::Objective(_) => of_recipe(error.into(), source.as_deref()),
+        TrainError::Objective(_) | TrainError::Plan(PlanError::Objective(_)) => {
+            of_recipe(error.into(), source.as_deref())
+        }
         error => error.into(),
     })?;
     match outcome {
