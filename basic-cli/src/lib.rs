@@ -11,6 +11,7 @@ mod signals;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 
 /// The git revision that the binary was built from, where known.
@@ -19,26 +20,24 @@ pub(crate) fn revision() -> Option<String> {
 }
 
 /// Parses the command line and runs it: exit code 0 on success, 2 on a usage error, 1 on any other failure, with one
-/// line on standard error.
+/// line on standard error. Output that is lost is a failure; a reader who goes away is none.
 pub fn main() -> ExitCode {
     memory::keep_freed_pages();
     memory::small_pages();
     signals::keep_write_errors();
-    let args = match args::Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => {
-            let text = error.to_string();
-            if !text.starts_with("error: ") {
-                error.exit(); // help or the version, which have many lines
-            }
-            // clap begins a paragraph for the usage and another for the help.
-            let paragraphs: Vec<String> = text.trim().split("\n\n").map(one_line).collect();
-            output::tell!("{}", paragraphs.join("; "));
-            return ExitCode::from(2);
+    let done = match args::Args::try_parse() {
+        Ok(args) => {
+            args.limits.apply();
+            commands::run(args.command)
         }
+        Err(help) if !help.use_stderr() => {
+            output::print_help(&help);
+            Ok(())
+        }
+        Err(error) => return usage(&error),
     };
-    args.limits.apply();
-    match commands::run(args.command) {
+    let lost = output::finish().context("standard output");
+    match done.and(lost) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::tell!("error: {}", message(&error));
@@ -47,8 +46,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Tells how the command line is wrong.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
+    if text.starts_with("error: ") {
+        // clap begins a paragraph for the usage and another for the help.
+        let paragraphs: Vec<String> = text.trim().split("\n\n").map(one_line).collect();
+        output::tell!("{}", paragraphs.join("; "));
+    } else {
+        // The help in place of a missing command, which has many lines.
+        let _ = error.print();
+    }
+    ExitCode::from(2)
+}
+
 /// The error with its causes, but for those that its text holds already (the libraries' errors are whole sentences).
-fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
     error.chain().map(|cause| one_line(&cause.to_string())).fold(String::new(), |text, cause| match text.is_empty() {
         true => cause,
         false if text.contains(&cause) => text,

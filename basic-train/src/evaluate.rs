@@ -110,6 +110,9 @@ pub enum EvalError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A folder in place of a file.
+    #[error("{path}: is a folder: eval takes a file of questions, one JSON object a line; for a folder of benchmarks, give --bench NAME --root DIR", path = .0.display())]
+    Folder(PathBuf),
     /// No question in the file.
     #[error("{path}: holds no question", path = .0.display())]
     Empty(PathBuf),
@@ -123,7 +126,7 @@ pub enum EvalError {
     },
     /// The folder of the images.
     #[error(transparent)]
-    Folder(#[from] DataError),
+    Root(#[from] DataError),
     /// What is wrong with the questions of a file.
     #[error("{path}: {source}", path = path.display())]
     Of {
@@ -149,6 +152,16 @@ pub enum EvalError {
         /// Which one.
         question: String,
         /// The tokens.
+        source: GenerateError,
+    },
+    /// The checkpoint's own fault.
+    #[error("{checkpoint}: question {question}: {source}", checkpoint = checkpoint.display())]
+    Broken {
+        /// Its directory.
+        checkpoint: PathBuf,
+        /// At which question: its place in the file, from 0, or its id.
+        question: String,
+        /// Why.
         source: GenerateError,
     },
     /// Generation.
@@ -192,6 +205,9 @@ impl Default for EvalOptions {
 ///
 /// [`EvalError`] that names the file and the line.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
+    if path.is_dir() {
+        return Err(EvalError::Folder(path.into()));
+    }
     let text = read_text(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let questions: Result<Vec<Question>, _> = lines
@@ -245,7 +261,15 @@ impl<'a> Answerer<'a> {
         let prompts: Result<Vec<_>, _> = questions.iter().map(|q| self.prompt(&q.0, q.1, q.2.is_some())).collect();
         let images: Vec<ImageSource> = questions.iter().filter_map(|question| question.2.cloned()).collect();
         let features = self.cache.features(self.model, self.checkpoint, &images)?;
-        let generated = generate(self.model, &prompts?, features, &self.settings)?;
+        let generated = generate(self.model, &prompts?, features, &self.settings);
+        let generated = generated.map_err(|source| match source {
+            GenerateError::NotFinite { prompt, .. } => EvalError::Broken {
+                checkpoint: self.checkpoint.dir.clone(),
+                question: questions.get(prompt).map(|question| question.0.clone()).unwrap_or_default(),
+                source,
+            },
+            source => source.into(),
+        })?;
         let texts = questions.iter().zip(generated).map(|(question, generated)| {
             let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !self.eos.contains(id)).collect();
             let text = self.checkpoint.tokenizer.decode(&ids, true);

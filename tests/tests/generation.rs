@@ -97,6 +97,9 @@ fn a_generation_config_that_cannot_be_followed_is_named_with_its_key() {
     for (value, mention) in [
         (json!({"temperature": -1.0}).to_string(), "temperature is -1, expected a number over 0"),
         (json!({"eos_token_id": "</s>"}).to_string(), "eos_token_id is \"</s>\""),
+        (json!({"do_sample": "yes"}).to_string(), "do_sample is \"yes\", expected true or false"),
+        (json!({"use_cache": 0}).to_string(), "use_cache is 0, expected true or false"),
+        (json!({"max_length": "20"}).to_string(), "max_length is \"20\", expected a whole number"),
         ("{".to_string(), "line 1"),
     ] {
         let (_dir, model) = checkpoint(&[("generation_config.json", value)]);

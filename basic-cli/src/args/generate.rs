@@ -8,6 +8,9 @@ use clap::Args as ClapArgs;
 
 use super::{DeviceArg, Dtype};
 
+/// At most this many new tokens, unless a flag says otherwise.
+pub const MAX_NEW_TOKENS: usize = 512;
+
 /// Where the settings come from that no flag gives.
 const DEFAULTS: &str = "Greedy, unless --temperature, --top-k, --top-p, --min-p or --seed is given. What these leave open, the \
 repetition penalty and the stop strings come from the checkpoint's generation_config.json where it sets them; its \
@@ -28,9 +31,9 @@ pub struct Generate {
     /// The prompt, with one <image> for each image; \n is a line break.
     #[arg(long)]
     pub prompt: String,
-    /// At most this many new tokens.
-    #[arg(long, default_value_t = 8)]
-    pub max_new_tokens: usize,
+    /// At most this many new tokens; by default 512, and no more than the context holds.
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.
@@ -64,9 +67,9 @@ pub struct Chat {
     /// Instructions before the conversation.
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// At most this many tokens an answer, and no more than the context holds.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_new_tokens: u32,
+    /// At most this many tokens an answer, by default 512, and no more than the context holds.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_new_tokens: Option<u32>,
     #[command(flatten)]
     pub device: DeviceArg,
     /// The parameters' type.

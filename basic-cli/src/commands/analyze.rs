@@ -154,7 +154,8 @@ fn over_image(
     if let Some(out) = &args.out {
         text += &format!("{}\n", out.join("lens.html").display());
     }
-    print_text(&text)
+    print_text(&text);
+    Ok(())
 }
 
 fn new_tokens(args: &Analyze, usual: usize) -> usize {
@@ -285,7 +286,8 @@ fn over_data(
     if args.json {
         return print_json(&surveys);
     }
-    print_text(&surveys.checkpoints.iter().map(tell_survey).collect::<String>())
+    print_text(&surveys.checkpoints.iter().map(tell_survey).collect::<String>());
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use basic_models::Checkpoint;
-use basic_models::generate::{Conversation, GenerationConfig};
+use basic_models::generate::{Answer, Conversation, GenerateError, GenerationConfig};
 use basic_models::processor::{ConversationStyle, Style};
 use burn::tensor::Tensor;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::generate::{Printer, pixels, settings};
+use super::generate::{Printer, blamed, pixels, settings, tell_of_a_cut};
 use super::model::{open, open_device};
-use crate::args::Chat;
-use crate::output::tell;
+use crate::args::{Chat, MAX_NEW_TOKENS};
+use crate::output::{closed, tell};
 
 const HELP: &str = "/image PATH  talk about another image, from the start\n\
                     /reset       forget the conversation\n\
@@ -34,7 +34,8 @@ pub fn chat(args: Chat) -> Result<()> {
     let mut checkpoint = open(&args.checkpoint, &device)?;
     checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let style = style(&checkpoint, args.style);
-    let (config, mut stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens as usize)?;
+    let most = args.max_new_tokens.map_or(MAX_NEW_TOKENS, |most| most as usize);
+    let (config, mut stop) = settings(&checkpoint, &args.tokens, most)?;
     stop.extend(style.stops().iter().map(|stop| stop.to_string()));
     let read = |image: &Path| pixels(&checkpoint, &[PathBuf::from(image)]);
     let first = args.image.as_deref().map(read).transpose()?;
@@ -61,7 +62,7 @@ pub fn chat(args: Chat) -> Result<()> {
             "" => Ok(()),
             "/quit" => break,
             "/help" => {
-                tell!("{HELP}");
+                HELP.lines().for_each(|line| tell!("{line}"));
                 Ok(())
             }
             "/reset" => {
@@ -75,13 +76,21 @@ pub fn chat(args: Chat) -> Result<()> {
                 (_, true) => Err(anyhow!("{line}: no such command; /help lists them")),
                 (_, false) => {
                     turn += 1;
-                    answer(&mut conversation, line, &seeded(&config, turn), &stop)
+                    let answered = answer(&mut conversation, line, &seeded(&config, turn), &stop);
+                    answered.map_err(|error| blamed(error, &checkpoint)).map(|answer| {
+                        if args.max_new_tokens.is_none() {
+                            tell_of_a_cut(&answer);
+                        }
+                    })
                 }
             },
         };
         match done {
-            Err(error) if terminal => tell!("error: {error:#}"),
+            Err(error) if terminal => tell!("error: {}", crate::message(&error)),
             done => done?,
+        }
+        if closed() {
+            break;
         }
     }
     Ok(())
@@ -110,8 +119,8 @@ fn answer(
     question: &str,
     config: &GenerationConfig,
     stop: &[String],
-) -> Result<()> {
-    let mut printer = Printer::new(true);
+) -> Result<Answer, GenerateError> {
+    let printer = Printer::new(true);
     let mut begun = false;
     CANCELLED.store(false, Ordering::SeqCst);
     ANSWERING.store(true, Ordering::SeqCst);
@@ -127,7 +136,7 @@ fn answer(
     if answer.text.trim().is_empty() {
         tell!("note: the answer is blank, the question is forgotten");
     }
-    printer.check()
+    Ok(answer)
 }
 
 /// Ctrl-C: ends an answer; where none is in the making, or it does not end, the program.

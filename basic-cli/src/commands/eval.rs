@@ -6,7 +6,9 @@ use anyhow::Result;
 use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
-use basic_train::benchmarks::{Answers, Benchmark, Judged, Metric, Record, Task, find, metrics, respond};
+use basic_train::benchmarks::{
+    Answers, Benchmark, BenchmarkError, Judged, Metric, Record, Task, find, metrics, respond,
+};
 use basic_train::data::{ConversationStyle, ImageBase, VisionCache};
 use basic_train::evaluate::{EvalOptions, answer, images, read_questions, score, write_predictions};
 use burn::tensor::DType;
@@ -165,6 +167,10 @@ fn one(
     let progress = bar(benchmark.name, task.questions.len());
     respond(models.to_vec(), checkpoint, &options, &task.questions, &mut answers, &|done| {
         progress.set_position(done as u64);
+    })
+    .map_err(|error| match error {
+        BenchmarkError::Eval(error) => anyhow::Error::new(error).context(benchmark.name.to_string()),
+        error => error.into(),
     })?;
     progress.finish_and_clear();
     let texts = answers.finish(&task.questions)?;

@@ -1,42 +1,45 @@
 //! `basic generate`.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, stdout};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use basic_models::Checkpoint;
-use basic_models::generate::{GenerationConfig, GenerationDefaults, TextOptions, check_context, generate_text};
+use basic_models::generate::{
+    Answer, Finish, GenerateError, GenerationConfig, GenerationDefaults, TextOptions, check_context, generate_text,
+};
 use basic_models::processor::tokenize_prompt;
 use burn::tensor::{Tensor, TensorData};
 use serde_json::json;
 
 use super::model::{open, open_device};
-use crate::args::{Generate, Tokens};
-use crate::output::{print_json, say, tell};
+use crate::args::{Generate, MAX_NEW_TOKENS, Tokens};
+use crate::output::{closed, print_json, print_text, say, tell};
 
 /// Answers one prompt.
 pub fn generate(args: Generate) -> Result<()> {
     let device = open_device(&args.device, args.dtype)?;
     let mut checkpoint = open(&args.checkpoint, &device)?;
     checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
-    let (config, stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens)?;
+    let (mut config, stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens.unwrap_or(MAX_NEW_TOKENS))?;
     let text = args.prompt.replace("\\n", "\n");
     let count = args.image.len();
     let prompt =
         tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), count).context("--prompt")?;
     // Before the weights are read: they may be large.
-    check_context(&checkpoint.config, prompt.ids.len(), config.max_new_tokens)?;
+    check_context(&checkpoint.config, prompt.ids.len(), args.max_new_tokens.unwrap_or(1)).context("--prompt")?;
+    let room = checkpoint.config.text_config.context().saturating_sub(prompt.ids.len());
+    config.max_new_tokens = config.max_new_tokens.min(room);
     let pixels = pixels(&checkpoint, &args.image)?;
     let model = checkpoint.load(args.dtype.into(), &device)?;
     let features = model.encode(Tensor::from_data(pixels, &device));
     let options = TextOptions { tokenizer: &checkpoint.tokenizer, stop: &stop };
-    let mut printer = Printer::new(!args.json && (args.stream || stdout().is_terminal()));
+    let printer = Printer::new(!args.json && (args.stream || stdout().is_terminal()));
     let answers = generate_text(&model, &[prompt.into()], Some(features), &config, &options, &mut |piece| {
         printer.print(piece.text)
     });
-    let answer = answers?.pop().unwrap_or_default();
-    printer.check()?;
+    let answer = answers.map_err(|error| blamed(error, &checkpoint))?.pop().unwrap_or_default();
     if args.json {
         let generated = answer.generated;
         return print_json(&json!({
@@ -48,7 +51,30 @@ pub fn generate(args: Generate) -> Result<()> {
         }));
     }
     say!("{}", if printer.on { "" } else { &answer.text });
+    if args.max_new_tokens.is_none() {
+        tell_of_a_cut(&answer);
+    }
     Ok(())
+}
+
+/// Says so where an answer ended at a number of tokens that nobody asked for.
+pub(super) fn tell_of_a_cut(answer: &Answer) {
+    let tokens = answer.generated.ids.len();
+    match (answer.generated.finish, tokens < MAX_NEW_TOKENS) {
+        (Finish::Length, false) => {
+            tell!("note: the answer was cut at {tokens} tokens: --max-new-tokens raises that");
+        }
+        (Finish::Length, true) => tell!("note: the answer was cut at {tokens} tokens: the model's context is full"),
+        _ => {}
+    }
+}
+
+/// A generation's error, with the checkpoint where it is the checkpoint's fault.
+pub(super) fn blamed(error: GenerateError, checkpoint: &Checkpoint) -> Error {
+    match error {
+        GenerateError::NotFinite { .. } => Error::new(error).context(checkpoint.dir.display().to_string()),
+        error => error.into(),
+    }
 }
 
 /// The settings of a checkpoint's generation, and the texts at which it stops.
@@ -88,30 +114,18 @@ pub(super) fn pixels(checkpoint: &Checkpoint, images: &[PathBuf]) -> Result<Tens
 /// Prints pieces of an answer on standard output as they come.
 pub(super) struct Printer {
     pub on: bool,
-    failed: Option<std::io::Error>,
 }
 
 impl Printer {
     pub fn new(on: bool) -> Self {
-        Self { on, failed: None }
+        Self { on }
     }
 
     /// Breaks off where nobody reads any more.
-    pub fn print(&mut self, text: &str) -> ControlFlow<()> {
-        if !self.on || text.is_empty() {
-            return ControlFlow::Continue(());
+    pub fn print(&self, text: &str) -> ControlFlow<()> {
+        if self.on && !text.is_empty() {
+            print_text(text);
         }
-        let mut out = stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    pub fn check(&mut self) -> Result<()> {
-        self.failed.take().map_or(Ok(()), |error| Err(error).context("standard output"))
+        if self.on && closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

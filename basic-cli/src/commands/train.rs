@@ -1,6 +1,6 @@
 //! Training.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -80,8 +80,8 @@ pub fn train(mut args: Train) -> Result<()> {
         progress.set_message(losses(step));
         let shown = step.step == 1 || step.step == steps || (step.step as u64).is_multiple_of(args.log_every);
         if plain && shown {
-            // A closed pipe is no reason to end a run of days.
-            let _ = writeln!(std::io::stdout(), "{}", line(step, steps));
+            // Lines that are lost are no reason to end a run of days: it goes on, and ends with the error.
+            say!("{}", line(step, steps));
         }
     });
     let outcome = outcome.map_err(|error| named(error.into(), &origin))?;
@@ -144,7 +144,8 @@ fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
     if args.json {
         return print_json(&plan);
     }
-    print_text(&plan.to_string())
+    print_text(&plan.to_string());
+    Ok(())
 }
 
 /// The losses and speed of a step, for a progress bar.

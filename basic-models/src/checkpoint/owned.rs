@@ -43,13 +43,8 @@ const CHECKPOINT: [&str; 6] = [
 ];
 
 /// What a part of a run has beside a checkpoint's files.
-const PART: [&str; 5] = [
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "state.json",
-    "parameters.safetensors",
-    "optimizer.safetensors",
-];
+const PART: [&str; 5] =
+    ["adapter_config.json", "adapter_model.safetensors", "state.json", "trained.safetensors", "optimizer.safetensors"];
 
 /// Records of a run.
 const RUN: [&str; 6] = ["run.json", "metrics.jsonl", "eval.jsonl", "recipe.toml", ".lock", "run.lock"];

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::GenerateError;
 use crate::Checkpoint;
+use crate::outside::{excerpt, read_text};
 
 /// How far a generation goes and how its tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +121,67 @@ const NOT_FOLLOWED: [(&str, &[f64]); 22] = [
     ("watermarking_config", &[]),
 ];
 
+/// Keys with one JSON type (beside null), and what to call it.
+type Typed = (&'static [&'static str], &'static str, fn(&Value) -> bool);
+
+/// The types of transformers' keys, also of those that change nothing here.
+const TYPES: [Typed; 4] = [
+    (
+        &[
+            "do_sample",
+            "low_memory",
+            "output_attentions",
+            "output_hidden_states",
+            "output_logits",
+            "output_scores",
+            "remove_invalid_values",
+            "renormalize_logits",
+            "return_dict_in_generate",
+            "token_healing",
+            "use_cache",
+        ],
+        "true or false",
+        Value::is_boolean,
+    ),
+    (&["early_stopping"], "true, false or \"never\"", |found| found.is_boolean() || found == "never"),
+    (
+        &[
+            "max_length",
+            "max_new_tokens",
+            "min_length",
+            "min_new_tokens",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+            "num_beams",
+            "num_beam_groups",
+            "num_return_sequences",
+            "num_assistant_tokens",
+            "prompt_lookup_num_tokens",
+            "bos_token_id",
+            "pad_token_id",
+        ],
+        "a whole number",
+        |found| found.is_i64() || found.is_u64() || found.as_f64().is_some_and(|x| x.fract() == 0.0),
+    ),
+    (
+        &[
+            "assistant_confidence_threshold",
+            "diversity_penalty",
+            "encoder_repetition_penalty",
+            "epsilon_cutoff",
+            "eta_cutoff",
+            "guidance_scale",
+            "length_penalty",
+            "max_time",
+            "penalty_alpha",
+            "top_h",
+            "typical_p",
+        ],
+        "a number",
+        Value::is_number,
+    ),
+];
+
 impl GenerationDefaults {
     /// Reads generation_config.json; where there is none, nothing is set.
     ///
@@ -128,7 +190,7 @@ impl GenerationDefaults {
     /// [`GenerateError::File`] or [`GenerateError::Defaults`], naming the file and the key.
     pub fn load(dir: &Path) -> Result<Self, GenerateError> {
         let path = dir.join("generation_config.json");
-        let text = match std::fs::read_to_string(&path) {
+        let text = match read_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(GenerateError::File { path, source }),
@@ -141,7 +203,14 @@ impl GenerationDefaults {
         if !value.is_object() {
             return Err("expected an object".into());
         }
-        let wrong = |key: &str, expected: &str| format!("{key} is {}, expected {expected}", value[key]);
+        let wrong =
+            |key: &str, expected: &str| format!("{key} is {}, expected {expected}", excerpt(&value[key].to_string()));
+        // Also of what is not followed: a wrong type is a broken file, which transformers would refuse or misread.
+        for (keys, expected, fits) in TYPES {
+            if let Some(key) = keys.iter().find(|key| !value[**key].is_null() && !fits(&value[**key])) {
+                return Err(wrong(key, expected));
+            }
+        }
         let number = |key: &str| match &value[key] {
             Value::Null => Ok(None),
             found => found.as_f64().map(Some).ok_or_else(|| wrong(key, "a number")),
@@ -234,12 +303,32 @@ mod tests {
     }
 
     #[test]
+    fn what_transformers_writes_is_read() {
+        let text = r#"{"do_sample": true, "use_cache": false, "early_stopping": "never", "max_length": 4096,
+            "pad_token_id": -1, "bos_token_id": 1, "length_penalty": 1, "num_beams": null}"#;
+        assert_eq!(GenerationDefaults::parse(text).unwrap(), GenerationDefaults::default());
+    }
+
+    #[test]
+    fn a_long_wrong_value_is_not_repeated() {
+        let text = format!(r#"{{"temperature": "{}"}}"#, "x".repeat(100_000));
+        let error = GenerationDefaults::parse(&text).unwrap_err();
+        assert!(error.starts_with("temperature is \"xxx") && error.len() < 300, "{} bytes", error.len());
+    }
+
+    #[test]
     fn wrong_values_are_named_by_their_key() {
         for (text, message) in [
             (r#"{"temperature": "hot"}"#, "temperature is \"hot\", expected a number"),
             (r#"{"temperature": 0.0}"#, "temperature is 0, expected a number over 0"),
             (r#"{"top_k": -1}"#, "top_k is -1, expected a whole number, 0 for all"),
             (r#"{"eos_token_id": ["</s>"]}"#, "eos_token_id is [\"</s>\"], expected an id or several"),
+            (r#"{"do_sample": "false"}"#, "do_sample is \"false\", expected true or false"),
+            (r#"{"use_cache": 1}"#, "use_cache is 1, expected true or false"),
+            (r#"{"early_stopping": "ever"}"#, "early_stopping is \"ever\", expected true, false or \"never\""),
+            (r#"{"max_new_tokens": "20"}"#, "max_new_tokens is \"20\", expected a whole number"),
+            (r#"{"num_beams": [1]}"#, "num_beams is [1], expected a whole number"),
+            (r#"{"typical_p": true}"#, "typical_p is true, expected a number"),
             ("[]", "expected an object"),
         ] {
             assert_eq!(GenerationDefaults::parse(text).unwrap_err(), message);

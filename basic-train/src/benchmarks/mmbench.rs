@@ -1,6 +1,6 @@
 //! MMBench, in English and Chinese: a question is right only if it is with its options in every rotation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -102,14 +102,37 @@ impl Table {
         lines.join("\n")
     }
 
-    fn image(&self, row: usize, index: u64) -> Result<ImageSource, BenchmarkError> {
-        let entry = format!("question {index}");
-        let Some(text) = self.cell(row, "image") else {
-            return Err(BenchmarkError::entry(&self.path, entry, "has no image"));
-        };
-        let wrong = |e| BenchmarkError::entry(&self.path, &entry, format!("its image is not base64: {e}"));
-        let bytes = STANDARD.decode(text.trim()).map_err(wrong)?;
-        Ok(ImageSource::Bytes { name: self.path.join(index.to_string()), bytes: bytes.into() })
+    /// The image of each row: its cell's, or that of the row whose index the cell holds, which must have one itself.
+    fn images(&self) -> Result<Vec<ImageSource>, BenchmarkError> {
+        let wrong =
+            |index: u64, problem: String| BenchmarkError::entry(&self.path, format!("question {index}"), problem);
+        let (mut places, mut own) = (HashMap::new(), Vec::with_capacity(self.rows.len()));
+        for row in 0..self.rows.len() {
+            let index = self.index(row)?;
+            places.insert(index, row);
+            let Some(text) = self.cell(row, "image").map(str::trim).filter(|text| !text.is_empty()) else {
+                return Err(wrong(index, "has no image".into()));
+            };
+            own.push(match reference(text) {
+                Some(of) => Cell::Of(index, of),
+                None => {
+                    let bytes = STANDARD.decode(text);
+                    let bytes = bytes.map_err(|e| wrong(index, format!("its image is not base64: {e}")))?;
+                    Cell::Image(ImageSource::Bytes { name: self.path.join(index.to_string()), bytes: bytes.into() })
+                }
+            });
+        }
+        let found = own.iter().map(|cell| match cell {
+            Cell::Image(image) => Ok(image.clone()),
+            Cell::Of(index, of) => match of.parse().ok().and_then(|of: u64| places.get(&of)).map(|row| &own[*row]) {
+                Some(Cell::Image(image)) => Ok(image.clone()),
+                Some(Cell::Of(..)) => {
+                    Err(wrong(*index, format!("its image is that of question {of}, which holds no image itself")))
+                }
+                None => Err(wrong(*index, format!("its image is that of question {of}, which is not in the file"))),
+            },
+        });
+        found.collect()
     }
 
     /// The table as LLaVA's script hands it to MMBench's server.
@@ -144,6 +167,24 @@ impl Table {
     }
 }
 
+/// What a cell of the column "image" holds.
+enum Cell {
+    Image(ImageSource),
+    /// For the question of the first index, the index of another one.
+    Of(u64, String),
+}
+
+/// No image is as short as this, and an index is shorter.
+const SHORT: usize = 64;
+
+/// The index that a cell holds in place of an image, as VLMEvalKit's tables do where questions share one.
+fn reference(cell: &str) -> Option<String> {
+    // pandas writes whole numbers so where its column had gaps.
+    let digits = cell.strip_suffix(".0").unwrap_or(cell);
+    let whole = !digits.is_empty() && digits.len() <= SHORT && digits.bytes().all(|byte| byte.is_ascii_digit());
+    whole.then(|| digits.into())
+}
+
 /// What one rotation of a question needs to be judged.
 #[derive(Debug)]
 pub(super) struct Row {
@@ -171,10 +212,9 @@ pub(super) fn circular(rows: &[Row], answers: &[String]) -> Vec<(u64, bool, Stri
 fn read(root: &Root, name: &str, request: &str) -> Result<Task, BenchmarkError> {
     let table = Table::open(&root.join(format!("{name}.tsv")))?;
     let (mut asked, mut rows) = (Vec::new(), Vec::new());
-    for row in 0..table.rows.len() {
+    for (row, image) in table.images()?.into_iter().enumerate() {
         let index = table.index(row)?;
-        let image = Some(table.image(row, index)?);
-        asked.push(Asked { id: index.into(), prompt: table.prompt(row, request), image });
+        asked.push(Asked { id: index.into(), prompt: table.prompt(row, request), image: Some(image) });
         let text = |column| table.cell(row, column).unwrap_or_default().to_string();
         rows.push(Row { index, choices: table.choices(row), answer: text("answer"), category: text("category") });
     }
@@ -238,7 +278,34 @@ mod tests {
         assert_eq!(table.prompt(0, "Go."), "Which?\nThis?\nA. one\nB. two\nGo.");
         assert_eq!(table.choices(0).iter().map(|(c, _)| *c).collect::<String>(), "ABD");
         std::fs::write(&path, "index\tquestion\tA\tB\timage\n3\tq\ta\tb\t???\n").unwrap();
-        let error = Table::open(&path).unwrap().image(0, 3).unwrap_err().to_string();
+        let error = Table::open(&path).unwrap().images().unwrap_err().to_string();
         assert!(error.contains("question 3") && error.contains("not base64"), "{error}");
+    }
+
+    #[test]
+    fn a_row_may_have_the_image_of_another_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.tsv");
+        let images = |cells: &[&str]| {
+            let rows = cells.iter().enumerate().map(|(i, cell)| format!("{}\tq\ta\tb\t{cell}\n", 7 + i));
+            std::fs::write(&path, format!("index\tquestion\tA\tB\timage\n{}", rows.collect::<String>())).unwrap();
+            Table::open(&path).unwrap().images().map_err(|error| error.to_string())
+        };
+        let bytes = |image: &ImageSource| match image {
+            ImageSource::Bytes { bytes, .. } => bytes.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        let found = images(&["9", "QUFB", "QkJC", "8", "9.0", "MTIz"]).unwrap();
+        assert_eq!(found.iter().map(bytes).collect::<Vec<_>>(), [b"BBB", b"AAA", b"BBB", b"AAA", b"BBB", b"123"]);
+        for (cells, mention) in [
+            (&["QUFB", "9", "8"][..], "question 8: its image is that of question 9, which holds no image itself"),
+            (&["7"], "question 7: its image is that of question 7, which holds no image itself"),
+            (&["QUFB", "12"], "question 8: its image is that of question 12, which is not in the file"),
+            (&["99999999999999999999999"], "which is not in the file"),
+            (&["QUFB", "nan"], "question 8: has no image"),
+        ] {
+            let error = images(cells).unwrap_err();
+            assert!(error.contains(mention), "{error}");
+        }
     }
 }
