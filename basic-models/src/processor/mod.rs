@@ -29,6 +29,7 @@
 //! # }
 //! ```
 
+mod bounds;
 mod config;
 mod conversation;
 mod error;

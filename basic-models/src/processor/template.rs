@@ -6,6 +6,7 @@ use minijinja::value::{Kwargs, Value, ViaDeserialize};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::json;
 
+use super::bounds;
 use super::config::read_json_if_exists;
 use super::marks::{Ends, Marks, trailing};
 use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
@@ -42,14 +43,23 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_filter("tojson", to_json);
+        bounds::bound(&mut environment);
+        let fail = |message: String| ProcessorError::Template { origin: origin.clone(), message };
+        if source.len() > bounds::SOURCE {
+            return Err(fail(format!("it has more than the {} bytes that a template may have", bounds::SOURCE)));
+        }
         let takes_lists = ["content[", "'type'", "\"type\"", ".type"].iter().any(|mark| source.contains(mark));
         // transformers' own tag around answers; it renders what it encloses.
         let source = source.replace("endgeneration", "endif");
         let source = ["{% generation", "{%- generation", "{%+ generation"]
             .iter()
             .fold(source, |source, tag| source.replace(tag, &tag.replace("generation", "if true")));
-        let fail = |e: Error| ProcessorError::Template { origin: origin.clone(), message: describe(&e) };
-        environment.add_template_owned("chat_template", source).map_err(fail)?;
+        // The environment is made on a stack of its own, for what is deep overflows a usual one.
+        let compile = move || environment.add_template_owned("chat_template", source).map(|()| environment);
+        let thread = std::thread::Builder::new().stack_size(bounds::STACK).spawn(compile);
+        let thread = thread.map_err(|e| fail(format!("no thread to compile it on: {e}")))?;
+        let compiled = thread.join().map_err(|_| fail("it cannot be compiled".into()))?;
+        let environment = compiled.map_err(|e| fail(describe(&e)))?;
         Ok(Self { environment, origin, takes_lists })
     }
 
@@ -249,6 +259,7 @@ impl ChatTemplate {
                 names = context! { ..Value::from_iter([(name, token.as_str())]), ..names };
             }
         }
+        bounds::begin();
         self.environment.get_template("chat_template").and_then(|template| template.render(names)).map_err(fail)
     }
 }
