@@ -40,6 +40,7 @@ mod marks;
 mod open;
 mod piece;
 mod placeholders;
+mod program;
 mod render;
 mod resample;
 mod sentencepiece;

@@ -1,20 +1,22 @@
 //! Chat templates (Jinja), set up as transformers sets them up.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use minijinja::value::{Kwargs, Value, ViaDeserialize};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::json;
 
-use super::bounds;
 use super::config::read_json_if_exists;
 use super::marks::{Ends, Marks, trailing};
+use super::program::Program;
 use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
+use crate::outside;
 
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    program: Arc<Program>,
     origin: String,
     takes_lists: bool,
 }
@@ -36,31 +38,19 @@ impl ChatTemplate {
     pub fn new(source: &str, origin: impl Into<String>) -> Result<Self> {
         let origin = origin.into();
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_filter("tojson", to_json);
-        bounds::bound(&mut environment);
-        let fail = |message: String| ProcessorError::Template { origin: origin.clone(), message };
-        if source.len() > bounds::SOURCE {
-            return Err(fail(format!("it has more than the {} bytes that a template may have", bounds::SOURCE)));
-        }
         let takes_lists = ["content[", "'type'", "\"type\"", ".type"].iter().any(|mark| source.contains(mark));
         // transformers' own tag around answers; it renders what it encloses.
         let source = source.replace("endgeneration", "endif");
         let source = ["{% generation", "{%- generation", "{%+ generation"]
             .iter()
             .fold(source, |source, tag| source.replace(tag, &tag.replace("generation", "if true")));
-        // The environment is made on a stack of its own, for what is deep overflows a usual one.
-        let compile = move || environment.add_template_owned("chat_template", source).map(|()| environment);
-        let thread = std::thread::Builder::new().stack_size(bounds::STACK).spawn(compile);
-        let thread = thread.map_err(|e| fail(format!("no thread to compile it on: {e}")))?;
-        let compiled = thread.join().map_err(|_| fail("it cannot be compiled".into()))?;
-        let environment = compiled.map_err(|e| fail(describe(&e)))?;
-        Ok(Self { environment, origin, takes_lists })
+        let fail = |e: Error| ProcessorError::Template { origin: origin.clone(), message: describe(&e) };
+        let program = Program::new(environment, source).map_err(fail)?;
+        Ok(Self { program: Arc::new(program), origin, takes_lists })
     }
 
     /// The template of a checkpoint: chat_template.jinja, else chat_template.json, else `"chat_template"` in
@@ -70,7 +60,7 @@ impl ChatTemplate {
     /// `Read`, `Json` or `Template`, naming the file.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("chat_template.jinja");
-        match std::fs::read_to_string(&path) {
+        match outside::read_text(&path) {
             Ok(source) => return Self::new(&source, path.display().to_string()).map(Some),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(ProcessorError::Read { path, source }),
@@ -259,8 +249,7 @@ impl ChatTemplate {
                 names = context! { ..Value::from_iter([(name, token.as_str())]), ..names };
             }
         }
-        bounds::begin();
-        self.environment.get_template("chat_template").and_then(|template| template.render(names)).map_err(fail)
+        self.program.render(names).map_err(fail)
     }
 }
 
@@ -290,7 +279,10 @@ fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     format!(
         "{}{line}",
-        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+        error.detail().map_or_else(
+            || error.kind().to_string(),
+            |detail| format!("{}: {}", error.kind(), outside::excerpt(detail))
+        )
     )
 }
 
