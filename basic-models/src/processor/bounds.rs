@@ -1,13 +1,16 @@
 //! What rendering a chat template may cost.
 
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 /// Instructions of one rendering.
-const FUEL: u64 = 10_000_000;
+pub(super) const FUEL: u64 = 10_000_000;
+/// How long compiling or rendering may take.
+pub(super) const TIME: Duration = Duration::from_secs(5);
 /// Bytes that one rendering may write and make on the way, all together.
 const BYTES: usize = 512 << 20;
 /// Bytes of one value, written out.
@@ -34,16 +37,23 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 thread_local! {
     static LEFT: Cell<usize> = const { Cell::new(BYTES) };
+    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Begins a rendering on this thread.
 pub(super) fn begin() {
     LEFT.set(BYTES);
+    BEGUN.set(Some(Instant::now()));
 }
 
 /// An error of these bounds.
 pub(super) fn over(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
+}
+
+/// The error of what takes too long.
+pub(super) fn too_long() -> Error {
+    over(format!("it takes longer than the {} seconds that it may take", TIME.as_secs()))
 }
 
 /// Bounds what templates of an environment may do.
@@ -75,13 +85,21 @@ pub(super) fn bound(environment: &mut Environment<'_>) {
         ("format", Value::from_function(filters::format)),
         ("batch", Value::from_function(filters::batch)),
         ("slice", Value::from_function(filters::slice)),
+        ("chain", Value::from_function(filters::chain)),
     ];
     for (name, own) in own {
         environment.add_filter(name, move |state: &State<'_, '_>, args: Rest<Value>| {
             if let Some((value, rest)) = args.split_first() {
                 foresee(name, value, rest)?;
             }
-            own.call(state, &args)
+            let value = own.call(state, &args)?;
+            match (name, value.kind()) {
+                ("chain", ValueKind::Seq | ValueKind::Iterable) => {
+                    weigh(&value)?;
+                    Ok(Value::from(value.try_iter()?.collect::<Vec<_>>()))
+                }
+                _ => Ok(value),
+            }
         });
     }
     environment.remove_global("debug");
@@ -89,6 +107,10 @@ pub(super) fn bound(environment: &mut Environment<'_>) {
 }
 
 fn take(bytes: usize) -> Result<()> {
+    // Nobody waits any more; the thread ends here.
+    if BEGUN.get().is_some_and(|begun| begun.elapsed() > 2 * TIME) {
+        return Err(too_long());
+    }
     match LEFT.get().checked_sub(bytes) {
         Some(left) => {
             LEFT.set(left);
@@ -117,7 +139,11 @@ fn made(value: Value) -> Result<Value> {
         Some(text) => text.len(),
         None => value.len().unwrap_or(1).saturating_mul(3 * ITEM),
     })?;
-    Ok(value)
+    // Sums and slices of lists are views of views otherwise, as deep as there were operations.
+    match value.kind() {
+        ValueKind::Iterable => Ok(Value::from(value.try_iter()?.collect::<Vec<_>>())),
+        _ => Ok(value),
+    }
 }
 
 /// The bytes of a value if it were written.
@@ -198,7 +224,11 @@ pub(super) fn product(left: &Value, right: &Value, limit: usize) -> Result<()> {
             return Ok(());
         }
         let count = i128::try_from(other.clone()).unwrap_or(0).max(0);
-        fits(usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(weigh(value)?), limit)
+        let bytes = match value.as_str() {
+            Some(text) => text.len(),
+            None => weigh(value)?,
+        };
+        fits(usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(bytes), limit)
     };
     times(left, right)?;
     times(right, left)
@@ -211,7 +241,13 @@ fn multiply(left: Value, right: Value) -> Result<Value> {
         (ValueKind::Number | ValueKind::Bool, ValueKind::Number | ValueKind::Bool) => None,
         (ValueKind::String | ValueKind::Seq | ValueKind::Iterable, _) => Some((&left, &right)),
         (_, ValueKind::String | ValueKind::Seq | ValueKind::Iterable) => Some((&right, &left)),
-        _ => return Err(over(format!("tried to use * operator on unsupported types {} and {}", left.kind(), right.kind()))),
+        _ => {
+            return Err(over(format!(
+                "tried to use * operator on unsupported types {} and {}",
+                left.kind(),
+                right.kind()
+            )));
+        }
     };
     let made_of = match repeated {
         Some((value, count)) => {
@@ -253,7 +289,9 @@ fn foresee(name: &str, value: &Value, args: &[Value]) -> Result<()> {
                 None => value.len().unwrap_or_else(|| value.try_iter().map_or(0, Iterator::count)),
             };
             let joined = match args.first() {
-                Some(arg) if arg.as_str().is_some() && value.as_str().is_none() => count(value).saturating_mul(text(0).len()),
+                Some(arg) if arg.as_str().is_some() && value.as_str().is_none() => {
+                    count(value).saturating_mul(text(0).len())
+                }
                 Some(arg) => count(arg).saturating_mul(own).max(count(value).saturating_mul(weigh(arg)?)),
                 None => 0,
             };

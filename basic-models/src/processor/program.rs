@@ -6,12 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::Duration;
 
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
-use minijinja::machinery::{
-    CodeGenerator, Instruction, Instructions, Vm, WhitespaceConfig, make_string_output, parse,
-};
+use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Vm, WhitespaceConfig, make_string_output, parse};
 use minijinja::{AutoEscape, Environment, Error, Value};
 
 use super::bounds::{self, over};
@@ -27,9 +24,6 @@ const STACK: usize = 256 << 20;
 const NESTING: usize = 1000;
 /// What constants that are multiplied while compiling may become.
 const CONSTANT: usize = 1 << 20;
-/// How long compiling or rendering may take. It is asked twice, for a process that was stopped meanwhile may be late
-/// for no fault of the template.
-const TIME: Duration = Duration::from_secs(3);
 /// No filter's slot: it is looked up by its name.
 const NO_SLOT: u8 = !0;
 
@@ -56,8 +50,7 @@ impl Program {
         apart(move || {
             // Instructions borrow the source; a process compiles few templates, and each stays as long as it does.
             let source: &'static str = Box::leak(source.into_boxed_str());
-            let whitespace =
-                WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
+            let whitespace = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
             let tree = parse(source, NAME, Default::default(), whitespace)?;
             statement(&tree, 0)?;
             let mut generator = CodeGenerator::new(NAME, source);
@@ -95,16 +88,16 @@ fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'st
         .stack_size(STACK)
         .spawn(body)
         .map_err(|e| over(format!("there is no thread to run it on: {e}")))?;
-    let answer = match result.recv_timeout(TIME) {
-        Err(RecvTimeoutError::Timeout) => result.recv_timeout(TIME),
+    // It is asked twice: a process that was stopped meanwhile may be late for no fault of the template.
+    let half = bounds::TIME / 2;
+    let answer = match result.recv_timeout(half) {
+        Err(RecvTimeoutError::Timeout) => result.recv_timeout(half),
         answer => answer,
     };
     match answer {
         Ok(Ok(answer)) => answer,
         Ok(Err(panic)) => Err(over(format!("the template engine gave up: {panic}"))),
-        Err(RecvTimeoutError::Timeout) => {
-            Err(over(format!("it takes longer than the {} seconds that it may take", 2 * TIME.as_secs())))
-        }
+        Err(RecvTimeoutError::Timeout) => Err(bounds::too_long()),
         Err(RecvTimeoutError::Disconnected) => Err(over("the template engine gave up".into())),
     }
 }

@@ -7,6 +7,7 @@ use minijinja::value::{Kwargs, Value, ViaDeserialize};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::json;
 
+use super::bounds;
 use super::config::read_json_if_exists;
 use super::marks::{Ends, Marks, trailing};
 use super::program::Program;
@@ -276,6 +277,9 @@ fn parts(message: &Message) -> Vec<serde_json::Value> {
 
 /// The message with what caused it, and the line.
 fn describe(error: &Error) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("it takes more than the {} steps that one rendering may take", bounds::FUEL);
+    }
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     format!(
         "{}{line}",
