@@ -14,7 +14,7 @@ pub(super) const TIME: Duration = Duration::from_secs(5);
 /// Bytes that one rendering may write and make on the way, all together.
 const BYTES: usize = 512 << 20;
 /// Bytes of one value, written out.
-const VALUE: usize = 16 << 20;
+pub(super) const VALUE: usize = 16 << 20;
 /// What an item of a list or a map counts besides its text.
 const ITEM: usize = 16;
 /// How deep values may nest.

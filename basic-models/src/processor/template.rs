@@ -285,7 +285,7 @@ fn describe(error: &Error) -> String {
         "{}{line}",
         error.detail().map_or_else(
             || error.kind().to_string(),
-            |detail| format!("{}: {}", error.kind(), outside::excerpt(detail))
+            |detail| format!("{}: {}", error.kind(), outside::excerpt(&detail.lines().collect::<Vec<_>>().join(" ")))
         )
     )
 }
@@ -295,7 +295,7 @@ fn to_json(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> std::re
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
-    let mut out = Vec::new();
+    let mut out = Bounded(Vec::new());
     let written = match indent {
         Some(width) => {
             let spaces = " ".repeat(width.min(16));
@@ -305,7 +305,24 @@ fn to_json(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> std::re
         None => serde::Serialize::serialize(&value.0, &mut serde_json::Serializer::with_formatter(&mut out, OneLine)),
     };
     written.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    Ok(String::from_utf8_lossy(&out).into_owned())
+    Ok(String::from_utf8_lossy(&out.0).into_owned())
+}
+
+/// Bytes that do not grow beyond what a template may make: indentation is as wide as a value is deep.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len().saturating_add(bytes.len()) > bounds::VALUE {
+            return Err(std::io::Error::other(format!("it makes a value of more than {} bytes", bounds::VALUE)));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `", "` and `": "` as separators.

@@ -85,7 +85,7 @@ fn growth_is_refused_whatever_makes_it() {
 
 #[test]
 fn operators_and_statements_of_usual_templates_mean_what_they_meant() {
-    let source = "{% macro f(x, y=2) %}[{{ x * y }}]{% endmacro %}{{ f(3) }}{{ f('ab', 3) }}{{ 2 * 1.5 }}{{ 'a' ~ 1 + 2 }}\
+    let source = "{% macro f(x, y=2) %}[{{ x * y }}]{% endmacro %}{{ f(3) }}{{ f('ab', 3) }}{{ 2 * 1.5 }}{{ 'a' ~ (1 + 2) }}\
         {{ [1] + [2] }}{{ messages[::-1][0].role }}{% for i in range(3) recursive %}{{ i }}{% if i == 0 %}\
         {{ loop([7, 8]) }}{% endif %}{% else %}none{% endfor %}{% set n = namespace(x=1) %}{% set n.x = n.x + 1 %}\
         {{ 'yes' if n.x == 2 and y is not defined else 'no' }}{{ ['a', 'b']|join('-') }}{{ '='*60000 == '=' }}";
