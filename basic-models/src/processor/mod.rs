@@ -29,6 +29,7 @@
 //! # }
 //! ```
 
+mod bounds;
 mod config;
 mod conversation;
 mod error;
@@ -39,6 +40,7 @@ mod marks;
 mod open;
 mod piece;
 mod placeholders;
+mod program;
 mod render;
 mod resample;
 mod sentencepiece;

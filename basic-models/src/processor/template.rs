@@ -1,19 +1,23 @@
 //! Chat templates (Jinja), set up as transformers sets them up.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use minijinja::value::{Kwargs, Value, ViaDeserialize};
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::json;
 
+use super::bounds;
 use super::config::read_json_if_exists;
 use super::marks::{Ends, Marks, trailing};
+use super::program::Program;
 use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
+use crate::outside;
 
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    program: Arc<Program>,
     origin: String,
     takes_lists: bool,
 }
@@ -35,9 +39,6 @@ impl ChatTemplate {
     pub fn new(source: &str, origin: impl Into<String>) -> Result<Self> {
         let origin = origin.into();
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -49,8 +50,8 @@ impl ChatTemplate {
             .iter()
             .fold(source, |source, tag| source.replace(tag, &tag.replace("generation", "if true")));
         let fail = |e: Error| ProcessorError::Template { origin: origin.clone(), message: describe(&e) };
-        environment.add_template_owned("chat_template", source).map_err(fail)?;
-        Ok(Self { environment, origin, takes_lists })
+        let program = Program::new(environment, source).map_err(fail)?;
+        Ok(Self { program: Arc::new(program), origin, takes_lists })
     }
 
     /// The template of a checkpoint: chat_template.jinja, else chat_template.json, else `"chat_template"` in
@@ -60,7 +61,7 @@ impl ChatTemplate {
     /// `Read`, `Json` or `Template`, naming the file.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("chat_template.jinja");
-        match std::fs::read_to_string(&path) {
+        match outside::read_text(&path) {
             Ok(source) => return Self::new(&source, path.display().to_string()).map(Some),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(ProcessorError::Read { path, source }),
@@ -249,7 +250,7 @@ impl ChatTemplate {
                 names = context! { ..Value::from_iter([(name, token.as_str())]), ..names };
             }
         }
-        self.environment.get_template("chat_template").and_then(|template| template.render(names)).map_err(fail)
+        self.program.render(names).map_err(fail)
     }
 }
 
@@ -276,10 +277,16 @@ fn parts(message: &Message) -> Vec<serde_json::Value> {
 
 /// The message with what caused it, and the line.
 fn describe(error: &Error) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("it takes more than the {} steps that one rendering may take", bounds::FUEL);
+    }
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
     format!(
         "{}{line}",
-        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+        error.detail().map_or_else(
+            || error.kind().to_string(),
+            |detail| format!("{}: {}", error.kind(), outside::excerpt(&detail.lines().collect::<Vec<_>>().join(" ")))
+        )
     )
 }
 
@@ -288,7 +295,7 @@ fn to_json(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> std::re
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
-    let mut out = Vec::new();
+    let mut out = Bounded(Vec::new());
     let written = match indent {
         Some(width) => {
             let spaces = " ".repeat(width.min(16));
@@ -298,7 +305,24 @@ fn to_json(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> std::re
         None => serde::Serialize::serialize(&value.0, &mut serde_json::Serializer::with_formatter(&mut out, OneLine)),
     };
     written.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    Ok(String::from_utf8_lossy(&out).into_owned())
+    Ok(String::from_utf8_lossy(&out.0).into_owned())
+}
+
+/// Bytes that do not grow beyond what a template may make: indentation is as wide as a value is deep.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len().saturating_add(bytes.len()) > bounds::VALUE {
+            return Err(std::io::Error::other(format!("it makes a value of more than {} bytes", bounds::VALUE)));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `", "` and `": "` as separators.

@@ -1,5 +1,6 @@
 //! Conformance with transformers (fixtures made by tests/reference/{processor,image,style,tokenizer,label}_fixtures.py) and behaviour on bad input.
 
+mod bounds;
 mod config;
 mod conversations;
 mod corpus;
