@@ -6,7 +6,7 @@ use basic_models::outside::excerpt;
 use thiserror::Error;
 
 use super::DataError;
-use super::root::ImageRoot;
+use super::root::{ImageRoot, in_another_form};
 
 /// The folder that the images of a question file are relative to, and those that they may not leave: that one, and what a
 /// user added.
@@ -123,7 +123,10 @@ impl ImageBase {
     ///
     /// [`ImageNameError`] that names it.
     pub fn file(&self, name: &str) -> Result<PathBuf, ImageNameError> {
-        let path = self.path().join(name);
+        let path = match self.path().join(name) {
+            path if name.is_ascii() || path.symlink_metadata().is_ok() => path,
+            path => in_another_form(self.path(), Path::new(name)).unwrap_or(path),
+        };
         if name.is_empty() {
             return Err(ImageNameError::NotAFile { name: name.into() });
         }
@@ -178,6 +181,8 @@ mod tests {
             let said = images.file(name).unwrap_err().to_string();
             assert!(said.contains(mention), "{name:?}: {said}");
         }
+        std::fs::write(base.join("caf\u{e9}.png"), "").unwrap();
+        assert!(images.file("cafe\u{301}.png").is_ok(), "another of Unicode's normal forms");
         assert!(images.file("gone.png").unwrap_err().is_missing());
         let elsewhere = ImageBase::within(&base, &[dir.path().join("base-too"), dir.path().join("gone")]);
         assert!(elsewhere.file("../base-too/y.png").is_ok() && elsewhere.file("in/x.png").is_err());

@@ -68,7 +68,7 @@ impl ImageRoot {
         }
         let path = match self.path.join(relative) {
             path if name.is_ascii() || path.symlink_metadata().is_ok() => path,
-            path => self.in_another_form(relative).unwrap_or(path),
+            path => in_another_form(&self.path, relative).unwrap_or(path),
         };
         let real = match path.canonicalize() {
             Ok(real) => real,
@@ -100,21 +100,21 @@ impl ImageRoot {
         real.starts_with(&self.real) || blobs().is_some_and(|blobs| real.starts_with(blobs))
     }
 
-    /// The path whose parts are written in another of Unicode's normal forms: JSON and a disk may differ in how they
-    /// write `é`.
-    fn in_another_form(&self, relative: &Path) -> Option<PathBuf> {
-        let mut path = self.path.clone();
-        for part in relative.components() {
-            let part = part.as_os_str().to_str()?;
-            let forms = [part.to_owned(), part.nfc().collect(), part.nfd().collect()];
-            path = forms.into_iter().map(|form| path.join(form)).find(|path| path.symlink_metadata().is_ok())?;
-        }
-        Some(path)
-    }
-
     fn shown(&self) -> std::path::Display<'_> {
         self.real.display()
     }
+}
+
+/// The path below `folder` whose parts are written in another of Unicode's normal forms: JSON and a disk may differ in how
+/// they write `é`.
+pub(super) fn in_another_form(folder: &Path, relative: &Path) -> Option<PathBuf> {
+    let mut path = folder.to_path_buf();
+    for part in relative.components() {
+        let part = part.as_os_str().to_str()?;
+        let forms = [part.to_owned(), part.nfc().collect(), part.nfd().collect()];
+        path = forms.into_iter().map(|form| path.join(form)).find(|path| path.symlink_metadata().is_ok())?;
+    }
+    Some(path)
 }
 
 #[cfg(test)]
