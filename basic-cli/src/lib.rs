@@ -12,6 +12,7 @@ mod signals;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use basic_models::outside::excerpt;
 use clap::Parser;
 
 /// The git revision that the binary was built from, where known.
@@ -48,7 +49,14 @@ pub fn main() -> ExitCode {
 
 /// Tells how the command line is wrong.
 fn usage(error: &clap::Error) -> ExitCode {
-    let text = error.to_string();
+    let mut text = error.to_string();
+    // clap repeats a value before it names the flag, which a long one would push out of the line.
+    for arg in std::env::args_os().skip(1).filter_map(|arg| arg.into_string().ok()) {
+        let value = if arg.starts_with("--") { arg.split_once('=').map_or("", |(_, value)| value) } else { &arg };
+        if value.len() > 200 {
+            text = text.replace(value, &excerpt(value));
+        }
+    }
     if text.starts_with("error: ") {
         // clap begins a paragraph for the usage and another for the help.
         let paragraphs: Vec<String> = text.trim().split("\n\n").map(one_line).collect();
