@@ -198,11 +198,12 @@ fn an_error_is_one_short_line_whatever_it_repeats() {
 #[test]
 fn a_checkpoint_whose_numbers_break_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let config = fs::read_to_string(fixture("plain/processor_config.json")).unwrap();
-    let factor =
-        config.split("\"rescale_factor\": ").nth(1).unwrap().split([',', '\n', '}']).next().unwrap().to_string();
-    let factor = format!("\"rescale_factor\": {factor}");
-    let model = edited(dir.path(), "processor_config.json", &factor, "\"rescale_factor\": 1e300");
+    let model = copy_of("plain", &dir.path().join("model"));
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].as_chunks_mut::<4>().0.iter_mut().for_each(|value| *value = f32::NAN.to_le_bytes());
+    fs::write(&weights, bytes).unwrap();
     let name = model.display().to_string();
     basic(generate(&model, "<image> x", &[])).refused(1, &[&name, "not finite"]);
     let asked = dir.path().join("questions.jsonl");
@@ -243,8 +244,8 @@ fn a_knob_that_does_not_fit_is_named_with_its_recipe() {
     let recipe = project.path().join("recipe.toml");
     let out = project.path().join("out");
     let line = args!["train", recipe, "--out", out, "--set", "objective.k=99"];
-    basic(line.clone()).refused(1, &["recipe.toml: objective: k = 99"]);
-    basic([line, args!["--plan"]].concat()).refused(1, &["recipe.toml: objective: k = 99"]);
+    basic(line.clone()).refused(1, &["recipe.toml --set objective.k=99: objective: k = 99"]);
+    basic([line, args!["--plan"]].concat()).refused(1, &["recipe.toml --set objective.k=99: objective: k = 99"]);
 }
 
 #[test]

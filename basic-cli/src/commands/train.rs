@@ -123,7 +123,6 @@ fn named(error: anyhow::Error, origin: &str) -> anyhow::Error {
             error,
             TrainError::Objective(_)
                 | TrainError::Adapter(_)
-                | TrainError::NotFinite { .. }
                 | TrainError::NothingTrained { .. }
                 | TrainError::NoOutput
                 | TrainError::DoesNotFit { .. }

@@ -25,7 +25,7 @@ proptest! {
     }
 
     #[test]
-    fn an_embedding_is_the_product_with_one_hot_rows(
+    fn an_embedding_is_burns_selection(
         vocabulary in 1..9usize, d in 1..20usize, ids in prop::collection::vec(0..9i64, 1..30), seed: u64,
     ) {
         let ids = ids.into_iter().map(|id| id % vocabulary as i64).collect();

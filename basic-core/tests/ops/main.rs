@@ -7,6 +7,7 @@ mod cross_entropy;
 mod elementwise;
 mod extremes;
 mod gradients;
+mod half;
 mod harness;
 mod losses;
 mod optimizer;

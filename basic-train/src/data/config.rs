@@ -164,7 +164,7 @@ impl DataConfig {
         let heavy = self.sets.iter().find(|set| !(set.weight > 0.0 && set.weight <= MAX_WEIGHT));
         if let Some(set) = heavy {
             return Some(format!(
-                "data.sets: the weight of {} is {}: it must be a number above 0 and at most {MAX_WEIGHT}",
+                "data.sets: the weight of {} is {:e}: it must be a number above 0 and at most {MAX_WEIGHT}",
                 excerpt(&set.path.display().to_string()),
                 set.weight
             ));

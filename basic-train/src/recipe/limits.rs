@@ -19,7 +19,7 @@ const MOST_RANK: usize = 1 << 16;
 /// Tokens of an answer.
 const MOST_TOKENS: usize = 1 << 20;
 /// Learning rates, weight decays and norms.
-const RATES: RangeInclusive<f64> = 0.0..=1e6;
+const RATES: RangeInclusive<f64> = 0.0..=1e30;
 /// AdamW's epsilon: as a 32-bit number it must be more than 0.
 const EPSILONS: RangeInclusive<f64> = 1e-30..=1e6;
 
@@ -77,7 +77,10 @@ impl Recipe {
             if let Some(value) = value.filter(|value| !bounds.contains(value)) {
                 let (least, most) = (bounds.start(), bounds.end());
                 return Some(match *most {
-                    f64::MAX => format!("{key} is {value}, it must be a finite number, at least {least}"),
+                    f64::MAX => format!("{key} is {value:e}, it must be a finite number, at least {least}"),
+                    _ if *least > 0.0 => {
+                        format!("{key} is {value:e}, it must be a number above 0, from {least:e} to {most:e}")
+                    }
                     _ => format!(
                         "{key} is {value:e}, it must be a finite number, at least {least:e} and at most {most:e}"
                     ),
@@ -124,7 +127,7 @@ mod tests {
         for more in [
             "",
             "optimizer.lr = 0.0",
-            "optimizer.lr = 1e6",
+            "optimizer.lr = 1e30",
             "objective.lambda_das = 1e40",
             "loader.prefetch = 1024",
             "checkpoint.keep_last = 9223372036854775807",

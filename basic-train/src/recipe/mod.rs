@@ -219,7 +219,7 @@ pub enum RecipeError {
         source: toml::de::Error,
     },
     /// A `--set` that does not fit.
-    #[error("--set {}: {}", excerpt(set), excerpt(reason))]
+    #[error("--set {}: {reason}", excerpt(set))]
     Set {
         /// As given.
         set: String,
@@ -382,7 +382,7 @@ fn blame(path: &Path, text: &str, sets: &[String], reason: String) -> RecipeErro
     if !holds(&table) {
         for set in sets {
             if apply_set(&mut table, set).is_ok() && holds(&table) {
-                return RecipeError::Set { set: set.clone(), reason };
+                return RecipeError::Set { set: set.clone(), reason: format!("{}: {reason}", path.display()) };
             }
         }
     }
