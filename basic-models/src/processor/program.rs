@@ -140,16 +140,16 @@ fn checked(from: &Instructions<'static>) -> Result<Instructions<'static>, Error>
     }
     places.push(to.len() as u32);
     for at in 0..to.len() as u32 {
-        match to.get_mut(at) {
-            Some(
-                Instruction::Iterate(target)
-                | Instruction::Jump(target)
-                | Instruction::JumpIfFalse(target)
-                | Instruction::JumpIfFalseOrPop(target)
-                | Instruction::JumpIfTrueOrPop(target)
-                | Instruction::BuildMacro(_, target, _),
-            ) => *target = places.get(*target as usize).copied().unwrap_or(u32::MAX),
-            _ => {}
+        if let Some(
+            Instruction::Iterate(target)
+            | Instruction::Jump(target)
+            | Instruction::JumpIfFalse(target)
+            | Instruction::JumpIfFalseOrPop(target)
+            | Instruction::JumpIfTrueOrPop(target)
+            | Instruction::BuildMacro(_, target, _),
+        ) = to.get_mut(at)
+        {
+            *target = places.get(*target as usize).copied().unwrap_or(u32::MAX);
         }
     }
     Ok(to)
