@@ -4,6 +4,7 @@ mod ablate;
 mod analyze;
 mod checkpoint;
 mod data;
+mod devices;
 mod eval;
 mod generate;
 
@@ -18,6 +19,7 @@ use basic_models::outside::{FileLimits, set_file_limits};
 pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, OnErrorArg, Shapes, Show};
+pub use devices::Devices;
 pub use eval::{Compare, Eval, Report};
 pub use generate::{Chat, Generate, MAX_NEW_TOKENS, Tokens};
 
@@ -98,7 +100,7 @@ pub enum Command {
     },
     /// Pretrain the demo's small backbones.
     Backbones(Backbones),
-    /// List the devices of this build and machine.
+    /// List the devices of this build and machine, or try one of them.
     Devices(Devices),
 }
 
@@ -392,11 +394,4 @@ pub struct Backbones {
     pub overwrite: bool,
     #[command(flatten)]
     pub device: DeviceArg,
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct Devices {
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
 }

@@ -23,12 +23,15 @@
 
 #![warn(missing_docs)]
 
+pub mod check;
 mod device;
 mod objective;
 pub mod ops;
 mod supervision;
 
-pub use device::{DeviceError, DeviceInfo, DeviceSpec, available_devices, quantizes};
+pub use device::{
+    DeviceError, DeviceInfo, DeviceSpec, available_devices, check_nccl, kernel_folder, missing_parts, quantizes,
+};
 pub use objective::{LayerWeights, LossParts, Objective, ObjectiveError, PatchWeights};
 pub use ops::{directional_alignment, semantic_distribution};
 pub use supervision::{ImageSpan, Seen, Supervision, SupervisionLayout, Targets};

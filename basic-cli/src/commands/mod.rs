@@ -8,6 +8,7 @@ mod checkpoint;
 mod compare;
 mod data;
 mod demo;
+mod devices;
 mod eval;
 mod generate;
 mod model;
@@ -45,7 +46,7 @@ pub fn run(command: Command) -> Result<()> {
             Data::Export(args) => data::data_export(args),
         },
         Command::Backbones(args) => world::backbones(args),
-        Command::Devices(args) => world::devices(args),
+        Command::Devices(args) => devices::devices(args),
     }
 }
 

@@ -1,12 +1,10 @@
-//! The embedded world, its backbones, and the machine's devices.
+//! The embedded world and its backbones.
 
 use anyhow::Result;
-use basic_core::available_devices;
 use basic_train::backbones::{BackboneConfig, make_backbones};
 use basic_train::shapes::write_dataset;
-use serde_json::json;
 
-use crate::args::{Backbones, Devices, Shapes};
+use crate::args::{Backbones, Shapes};
 use crate::output::{bar, print_json, say};
 
 /// `basic data shapes`.
@@ -42,27 +40,4 @@ pub fn backbones(args: Backbones) -> Result<()> {
     })?;
     progress.finish();
     print_json(&scores)
-}
-
-/// `basic devices`.
-pub fn devices(args: Devices) -> Result<()> {
-    let devices = available_devices();
-    let features: Vec<&str> = [
-        ("cpu", cfg!(feature = "cpu")),
-        ("ndarray", cfg!(feature = "ndarray")),
-        ("wgpu", cfg!(feature = "wgpu")),
-        ("cuda", cfg!(feature = "cuda")),
-    ]
-    .into_iter()
-    .filter_map(|(name, on)| on.then_some(name))
-    .collect();
-    if args.json {
-        return print_json(&json!({"compiled": features, "devices": devices}));
-    }
-    say!("compiled in: {}", features.join(", "));
-    for device in devices {
-        let note = if device.software { ", a software device" } else { "" };
-        say!("{:<10} {}{note}", device.spec.to_string(), device.backend);
-    }
-    Ok(())
 }

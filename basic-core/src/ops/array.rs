@@ -63,6 +63,17 @@ impl<B: Backend> Array<B> {
         Self(B::float_slice(self.0, &slices))
     }
 
+    /// Adds `part`, which may be shorter along `dim`, to the front of `self`.
+    pub fn add_front(self, dim: usize, part: Self) -> Self {
+        let len = part.dims()[dim];
+        if len == self.dims()[dim] {
+            return self.add(part);
+        }
+        let slices: Vec<Slice> = part.dims().iter().map(|d| range(0, *d)).collect();
+        let sum = self.clone().narrow(dim, 0, len).add(part);
+        Self(B::float_slice_assign(self.0, &slices, sum.0))
+    }
+
     pub fn cat(parts: Vec<Self>, dim: usize) -> Self {
         let mut parts: Vec<_> = parts.into_iter().map(|part| part.0).collect();
         match parts.len() {

@@ -13,10 +13,13 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
 use super::array::{Array, accumulator, hidden_keys};
+use super::blocks::{BLOCK_BUDGET, budget_or};
 use super::{FusedOps, Kernels};
 
-/// Bytes that a block of scores may take in the portable body.
-const SCORES_BUDGET: usize = 64 << 20;
+/// Blocks that queries are cut into so that each leaves out the keys behind its last query: eight leave out 7/16 of all.
+const CAUSAL_BLOCKS: usize = 8;
+/// A block has no fewer queries for that.
+const CAUSAL_QUERIES: usize = 128;
 
 /// What [`attention`] gives.
 #[derive(Debug, Clone)]
@@ -191,7 +194,8 @@ fn unstacked<B: Backend>(x: Array<B>, sizes: &Sizes, n: usize) -> Array<B> {
     x.reshape(&[sizes.batch, sizes.heads, n, sizes.width]).swap(1, 2)
 }
 
-/// Scaled scores `[B, heads, n, keys]` in the accumulator's type, hidden keys at the lowest finite value.
+/// Scaled scores `[B, heads, n, seen]` of the first `seen` keys, in the accumulator's type; hidden keys at the lowest
+/// finite value.
 fn scores<B: Backend>(
     q: Array<B>,
     k_columns: Array<B>,
@@ -201,19 +205,34 @@ fn scores<B: Backend>(
 ) -> Array<B> {
     let n = q.dims()[1];
     let dtype = accumulator(q.dtype());
-    let shape = [sizes.batch, sizes.heads, n, sizes.keys];
+    let seen = k_columns.dims()[3];
+    let shape = [sizes.batch, sizes.heads, n, seen];
     let raw = stacked(q, sizes).matmul(k_columns).cast(dtype).scale(sizes.scale()).reshape(&shape);
-    let hidden = hidden_keys::<B>(positions, first, sizes.keys);
+    let hidden = hidden_keys::<B>(positions, first, seen);
     raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0))
 }
 
-/// Queries whose scores fit the budget.
-fn block(sizes: &Sizes) -> usize {
-    (SCORES_BUDGET / (4 * sizes.batch * sizes.heads * sizes.keys).max(1)).clamp(1, sizes.queries)
+/// A block of queries, and the keys up to its last query.
+struct Block {
+    start: usize,
+    len: usize,
+    seen: usize,
+}
+
+/// Queries in blocks whose scores fit the device's budget.
+fn blocks<B: Kernels>(sizes: &Sizes, device: &B::Device) -> impl Iterator<Item = Block> + use<B> {
+    let Sizes { queries, keys, .. } = *sizes;
+    let row = 4 * sizes.batch * sizes.heads * keys;
+    let fitting = budget_or::<B>(None, device, BLOCK_BUDGET) / row.max(1);
+    let block = fitting.min(queries.div_ceil(CAUSAL_BLOCKS).max(CAUSAL_QUERIES)).clamp(1, queries);
+    (0..queries).step_by(block).map(move |start| {
+        let len = block.min(queries - start);
+        Block { start, len, seen: keys - queries + start + len }
+    })
 }
 
 /// Forward: output and log-sum-exp.
-pub fn portable<B: Backend>(
+pub fn portable<B: Kernels>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -221,60 +240,65 @@ pub fn portable<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let sizes = Sizes::of::<B>(&q, &k);
     let dtype = q.dtype();
+    let device = q.device();
     let q = Array::<B>(q);
     let columns = Array::<B>(k).swap(1, 2).swap(2, 3); // [B, kv_heads, w, keys]
     let values = Array::<B>(v).swap(1, 2); // [B, kv_heads, keys, w]
     let (mut outputs, mut sums) = (Vec::new(), Vec::new());
-    for start in (0..sizes.queries).step_by(block(&sizes)) {
-        let n = block(&sizes).min(sizes.queries - start);
-        let (first, positions) = visible::<B>(&first, &sizes, start, n);
-        let scores = scores(q.clone().narrow(1, start, n), columns.clone(), first, positions, &sizes);
-        let lse = scores.log_sum_exp(); // [B, heads, n, 1]
+    for Block { start, len, seen } in blocks::<B>(&sizes, &device) {
+        let (first, positions) = visible::<B>(&first, &sizes, start, len);
+        let columns = columns.clone().narrow(3, 0, seen);
+        let scores = scores(q.clone().narrow(1, start, len), columns, first, positions, &sizes);
+        let lse = scores.log_sum_exp(); // [B, heads, len, 1]
         let p = scores.sub(lse.clone()).exp().cast(dtype);
-        let p = p.reshape(&[sizes.batch, sizes.kv_heads, sizes.group() * n, sizes.keys]);
-        outputs.push(unstacked(p.matmul(values.clone()), &sizes, n));
-        sums.push(lse.reshape(&[sizes.batch, sizes.heads, n]));
+        let p = p.reshape(&[sizes.batch, sizes.kv_heads, sizes.group() * len, seen]);
+        outputs.push(unstacked(p.matmul(values.clone().narrow(2, 0, seen)), &sizes, len));
+        sums.push(lse.reshape(&[sizes.batch, sizes.heads, len]));
     }
     (Array::cat(outputs, 1).0, Array::cat(sums, 2).0)
 }
 
 /// With P the probabilities, O the output and G its gradient: `dV = P^T G`, `dS = P (G V^T - rowsum(G O))`,
 /// `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
-pub fn portable_backward<B: Backend>(saved: Saved<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
     let sizes = Sizes::of::<B>(&saved.q, &saved.k);
     let dtype = saved.q.dtype();
+    let device = saved.q.device();
     let sums = accumulator(dtype);
     let (q, output, grad) = (Array::<B>(saved.q), Array::<B>(saved.output), Array::<B>(grad));
     let keys = Array::<B>(saved.k).swap(1, 2); // [B, kv_heads, keys, w]
     let values = Array::<B>(saved.v).swap(1, 2);
     let lse = Array::<B>(saved.lse);
     let (mut q_grads, mut k_grad, mut v_grad) = (Vec::new(), None::<Array<B>>, None::<Array<B>>);
+    // Each block's part has as many keys as it sees. The last block sees all of them and comes first.
     let total = |sum: Option<Array<B>>, part: Array<B>| {
         let part = part.cast(sums);
         Some(match sum {
-            Some(sum) => sum.add(part),
+            Some(sum) => sum.add_front(2, part),
             None => part,
         })
     };
-    for start in (0..sizes.queries).step_by(block(&sizes)) {
-        let n = block(&sizes).min(sizes.queries - start);
-        let shape = [sizes.batch, sizes.heads, n, sizes.keys];
-        let rows = [sizes.batch, sizes.kv_heads, sizes.group() * n, sizes.keys];
-        let (first, positions) = visible::<B>(&saved.first, &sizes, start, n);
-        let q = q.clone().narrow(1, start, n);
+    let blocks: Vec<Block> = blocks::<B>(&sizes, &device).collect();
+    for Block { start, len, seen } in blocks.into_iter().rev() {
+        let shape = [sizes.batch, sizes.heads, len, seen];
+        let rows = [sizes.batch, sizes.kv_heads, sizes.group() * len, seen];
+        let (keys, values) = (keys.clone().narrow(2, 0, seen), values.clone().narrow(2, 0, seen));
+        let (first, positions) = visible::<B>(&saved.first, &sizes, start, len);
+        let q = q.clone().narrow(1, start, len);
         let scores = scores(q.clone(), keys.clone().swap(2, 3), first, positions, &sizes);
-        let lse = lse.clone().narrow(2, start, n).reshape(&[sizes.batch, sizes.heads, n, 1]);
-        let p = scores.sub(lse).exp(); // [B, heads, n, keys]
-        let (q, g) = (stacked(q, &sizes), stacked(grad.clone().narrow(1, start, n), &sizes));
-        let o = stacked(output.clone().narrow(1, start, n), &sizes);
-        let drop = g.clone().cast(sums).mul(o.cast(sums)).sum_dim(3).reshape(&[sizes.batch, sizes.heads, n, 1]);
-        let pull = g.clone().matmul(values.clone().swap(2, 3)).cast(sums).reshape(&shape);
+        let lse = lse.clone().narrow(2, start, len).reshape(&[sizes.batch, sizes.heads, len, 1]);
+        let p = scores.sub(lse).exp(); // [B, heads, len, seen]
+        let (q, g) = (stacked(q, &sizes), stacked(grad.clone().narrow(1, start, len), &sizes));
+        let o = stacked(output.clone().narrow(1, start, len), &sizes);
+        let drop = g.clone().cast(sums).mul(o.cast(sums)).sum_dim(3).reshape(&[sizes.batch, sizes.heads, len, 1]);
+        let pull = g.clone().matmul(values.swap(2, 3)).cast(sums).reshape(&shape);
         let s = p.clone().mul(pull.sub(drop)).scale(sizes.scale()).cast(dtype).reshape(&rows);
         let p = p.cast(dtype).reshape(&rows);
-        q_grads.push(unstacked(s.clone().matmul(keys.clone()), &sizes, n));
+        q_grads.push(unstacked(s.clone().matmul(keys), &sizes, len));
         k_grad = total(k_grad, s.swap(2, 3).matmul(q));
         v_grad = total(v_grad, p.swap(2, 3).matmul(g));
     }
+    q_grads.reverse();
     let back = |sum: Option<Array<B>>, like: Array<B>| match sum {
         Some(sum) => sum.swap(1, 2).cast(dtype).0,
         None => like.0,

@@ -12,7 +12,7 @@ use super::array::{Array, accumulator};
 use super::distribution::{chunk_rows, scale_saved};
 use super::{FusedOps, Kernels, LossAndGrads};
 
-/// Bytes that the logits of a chunk of rows may take, by default: 64 MiB.
+/// Bytes that the logits of a chunk of rows may take, by default, on a CPU: 64 MiB.
 pub const LINEAR_CROSS_ENTROPY_BUDGET: usize = 64 << 20;
 
 /// How an output head lies in memory.
@@ -24,14 +24,14 @@ pub enum HeadLayout {
     TokenColumns,
 }
 
-/// [`linear_cross_entropy_within`] the default budget, the mean over the rows that have a label.
+/// [`linear_cross_entropy_within`] the default budget, which is the [device's](super::block_budget) on a GPU: the mean over the rows that have a label.
 ///
 /// # Panics
 ///
 /// Where the shapes do not fit each other or a label is not in the vocabulary.
 pub fn linear_cross_entropy(hidden: Tensor<2>, head: Tensor<2>, layout: HeadLayout, labels: &[i64]) -> Tensor<1> {
     let count = labels.iter().filter(|label| **label >= 0).count();
-    linear_cross_entropy_within(hidden, head, layout, labels, count.max(1) as f64, LINEAR_CROSS_ENTROPY_BUDGET)
+    chunked(hidden, head, layout, labels, count.max(1) as f64, None)
 }
 
 /// The sum of the cross entropies of the rows that have a label, divided by `divisor` (the global count of labels, for
@@ -58,6 +58,17 @@ pub fn linear_cross_entropy_within(
     labels: &[i64],
     divisor: f64,
     budget: usize,
+) -> Tensor<1> {
+    chunked(hidden, head, layout, labels, divisor, Some(budget))
+}
+
+fn chunked(
+    hidden: Tensor<2>,
+    head: Tensor<2>,
+    layout: HeadLayout,
+    labels: &[i64],
+    divisor: f64,
+    budget: Option<usize>,
 ) -> Tensor<1> {
     let [n, d] = hidden.dims();
     assert_eq!(labels.len(), n, "linear_cross_entropy: hidden is [{n}, {d}]");

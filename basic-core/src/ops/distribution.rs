@@ -11,17 +11,17 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels, LossAndGrad};
 
-/// Bytes that the logits of a chunk of rows may take, by default: 48 MiB. The whole operation then needs 13% of what the
+/// Bytes that the logits of a chunk of rows may take, by default, on a CPU: 48 MiB. The whole operation then needs 13% of what the
 /// plain form needs at 784 rows and 32,000 words.
 pub const SEMANTIC_DISTRIBUTION_BUDGET: usize = 48 << 20;
 
-/// [`semantic_distribution_within`] the default budget.
+/// [`semantic_distribution_within`] the default budget, which is the [device's](super::block_budget) on a GPU.
 ///
 /// # Panics
 ///
 /// Where the shapes do not fit each other.
 pub fn semantic_distribution(v: Tensor<2>, target: Tensor<2>, table: Tensor<2>, weights: Tensor<1>) -> Tensor<1> {
-    semantic_distribution_within(v, target, table, weights, SEMANTIC_DISTRIBUTION_BUDGET)
+    chunked(v, target, table, weights, None)
 }
 
 /// Semantic distribution supervision: `sum_i weights_i KL(softmax(target_i E^T) || softmax(v_i E^T))` (method.md).
@@ -47,6 +47,10 @@ pub fn semantic_distribution_within(
     weights: Tensor<1>,
     budget: usize,
 ) -> Tensor<1> {
+    chunked(v, target, table, weights, Some(budget))
+}
+
+fn chunked(v: Tensor<2>, target: Tensor<2>, table: Tensor<2>, weights: Tensor<1>, budget: Option<usize>) -> Tensor<1> {
     let [m, d] = v.dims();
     assert_eq!((target.dims(), weights.dims()), ([m, d], [m]), "semantic_distribution: v is [{m}, {d}]");
     assert_eq!(table.dims()[1], d, "semantic_distribution: v is [{m}, {d}], the table is not [V, {d}]");

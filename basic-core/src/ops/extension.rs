@@ -7,11 +7,14 @@ use burn::backend::Flex;
 #[cfg(feature = "ndarray")]
 use burn::backend::NdArray;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, AutodiffBackend, Backend, backend_extension};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata, backend_extension};
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
 use super::adamw::{AdamWStep, Updated};
-use super::{ActivationKind, HeadLayout};
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use super::block_budget;
+use super::blocks::budget_or;
+use super::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET};
 use super::{
     activation, adamw, attention, cross_entropy, directional, distribution, embedding, rms_norm, rotary, swiglu,
 };
@@ -45,7 +48,7 @@ pub trait FusedOps: Backend {
         target: FloatTensor<Self>,
         table: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        budget: usize,
+        budget: Option<usize>,
     ) -> FloatTensor<Self>;
 
     /// [`linear_cross_entropy`](super::linear_cross_entropy_within) on rows that all have a label; `trained` says
@@ -56,7 +59,7 @@ pub trait FusedOps: Backend {
         labels: IntTensor<Self>,
         layout: HeadLayout,
         divisor: f64,
-        budget: usize,
+        budget: Option<usize>,
         trained: [bool; 2],
     ) -> FloatTensor<Self>;
 
@@ -109,6 +112,11 @@ pub trait FusedOps: Backend {
 /// The computations behind [`FusedOps`], forward and backward, on a backend without autodiff. The bodies given here are
 /// portable; override one where a backend can do better.
 pub trait Kernels: Backend {
+    /// Bytes that a block of scores or logits may take on this device, where that is not for each operation to say.
+    fn block_budget(_device: &Self::Device) -> Option<usize> {
+        None
+    }
+
     /// The loss and its gradient with respect to `v`.
     fn directional_alignment_kernel(
         v: FloatTensor<Self>,
@@ -251,7 +259,15 @@ pub trait Kernels: Backend {
 impl Kernels for NdArray {}
 // With Burn's fusion on, `Cube` records primitives and fuses them: the portable bodies are what it fuses best.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl Kernels for Cube {}
+impl Kernels for Cube {
+    fn block_budget(device: &Self::Device) -> Option<usize> {
+        let client = device.client();
+        let memory = &client.properties().memory;
+        // A block is one buffer.
+        let largest = usize::try_from(memory.max_page_size).unwrap_or(usize::MAX);
+        Some(block_budget(memory.max_memory()?).min(largest))
+    }
+}
 
 /// A backend without autodiff computes and keeps nothing.
 macro_rules! untracked {
@@ -269,8 +285,9 @@ macro_rules! untracked {
                 target: FloatTensor<Self>,
                 table: FloatTensor<Self>,
                 weights: FloatTensor<Self>,
-                budget: usize,
+                budget: Option<usize>,
             ) -> FloatTensor<Self> {
+                let budget = budget_or::<Self>(budget, &v.device(), SEMANTIC_DISTRIBUTION_BUDGET);
                 Self::semantic_distribution_kernel(v, target, table, weights, budget, false).0
             }
             fn linear_cross_entropy(
@@ -279,9 +296,10 @@ macro_rules! untracked {
                 labels: IntTensor<Self>,
                 layout: HeadLayout,
                 divisor: f64,
-                budget: usize,
+                budget: Option<usize>,
                 _trained: [bool; 2],
             ) -> FloatTensor<Self> {
+                let budget = budget_or::<Self>(budget, &hidden.device(), LINEAR_CROSS_ENTROPY_BUDGET);
                 Self::linear_cross_entropy_kernel(hidden, head, labels, layout, divisor, budget, [false; 2]).0
             }
             fn attention(
@@ -359,9 +377,10 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         target: FloatTensor<Self>,
         table: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        budget: usize,
+        budget: Option<usize>,
     ) -> FloatTensor<Self> {
         let (target, table, weights) = (target.into_primitive(), table.into_primitive(), weights.into_primitive());
+        let budget = budget_or::<B>(budget, &table.device(), SEMANTIC_DISTRIBUTION_BUDGET);
         distribution::tracked::<B, C>(v, target, table, weights, budget)
     }
 
@@ -371,9 +390,10 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         labels: IntTensor<Self>,
         layout: HeadLayout,
         divisor: f64,
-        budget: usize,
+        budget: Option<usize>,
         trained: [bool; 2],
     ) -> FloatTensor<Self> {
+        let budget = budget_or::<B>(budget, &labels.device(), LINEAR_CROSS_ENTROPY_BUDGET);
         cross_entropy::tracked::<B, C>(hidden, head, labels, layout, divisor, budget, trained)
     }
 

@@ -10,6 +10,7 @@ mod activation;
 mod adamw;
 mod array;
 mod attention;
+mod blocks;
 #[cfg(feature = "cpu")]
 mod cpu;
 mod cross_entropy;
@@ -25,6 +26,7 @@ mod swiglu;
 pub use activation::{ActivationKind, gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{AdamWMoments, AdamWStep, adamw, sum_of_squares};
 pub use attention::{Attention, attention, attention_mass};
+pub use blocks::{BLOCK_BUDGET, block_budget};
 pub use cross_entropy::{HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, linear_cross_entropy, linear_cross_entropy_within};
 pub use directional::directional_alignment;
 pub use distribution::{SEMANTIC_DISTRIBUTION_BUDGET, semantic_distribution, semantic_distribution_within};

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::Builder;
 
-use basic_core::{DeviceError, DeviceSpec};
+use basic_core::{DeviceError, DeviceSpec, check_nccl};
 use burn::tensor::Device;
 use thiserror::Error;
 
@@ -60,7 +60,12 @@ impl Replicas {
         }
         let devices: Result<Vec<Device>, DeviceError> =
             specs.iter().map(|spec| spec.open().map(Device::autodiff)).collect();
-        Ok(Self { devices: devices?, nccl: matches!(first, DeviceSpec::Cuda(_)) })
+        let devices = devices?;
+        let nccl = matches!(first, DeviceSpec::Cuda(_));
+        if nccl && devices.len() > 1 {
+            check_nccl()?;
+        }
+        Ok(Self { devices, nccl })
     }
 
     /// The devices, by rank.

@@ -1,7 +1,7 @@
 //! What a step needs, in bytes, by what it is for. docs/memory.md states the formulae and sets them beside
 //! measurements.
 
-use basic_core::ops::{LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET};
+use basic_core::ops::{LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, block_budget};
 use basic_models::LlavaConfig;
 use basic_models::config::{Activation, DecoderConfig, Family};
 use serde::Serialize;
@@ -31,6 +31,8 @@ pub struct Load {
     pub vision_cache: u64,
     /// Whether the device is a GPU.
     pub gpu: bool,
+    /// The device's memory in bytes, which decides how large a GPU's blocks are; 0 where it is not known.
+    pub device: u64,
 }
 
 /// Bytes by purpose.
@@ -66,7 +68,8 @@ pub struct Memory {
 const MIB: u64 = 1 << 20;
 /// An allowance: the process on a CPU; context, kernels and the allocator's slack on a GPU.
 const RUNTIME: [u64; 2] = [64 * MIB, 1536 * MIB];
-/// Blocks of logits that are alive together: the CPU's kernels work in place, on a GPU they are composed of operations.
+/// Blocks of scores or logits that are alive together: the CPU's kernels work in place, on a GPU they are composed of
+/// operations.
 const BLOCKS: [u64; 2] = [1, 3];
 /// Images that a frozen encoder takes at once (`data::VisionCache`).
 const ENCODED_TOGETHER: u64 = 32;
@@ -96,7 +99,7 @@ impl Memory {
             projector_activations: projector(config, load).narrow(),
             losses: losses(config, load).narrow(),
             // And the dense gradient of an adapted matrix.
-            backward: (layer + wide(decoder.widest) * element).narrow(),
+            backward: (layer + wide(decoder.widest) * element + scores(text, load)).narrow(),
             runtime: RUNTIME[usize::from(load.gpu)],
             total: 0,
         };
@@ -120,6 +123,15 @@ impl Memory {
             ("runtime", self.runtime),
         ]
     }
+}
+
+/// The blocks of scores of a GPU's attention, which is composed of operations.
+fn scores(config: &DecoderConfig, load: &Load) -> Wide {
+    if !load.gpu {
+        return wide(0u64);
+    }
+    let all = 4 * wide(load.samples) * wide(config.num_attention_heads) * load.positions * load.positions;
+    BLOCKS[1] * all.min(wide(block_budget(load.device)))
 }
 
 /// Bytes that a decoder layer keeps a position.
@@ -180,8 +192,12 @@ fn losses(config: &LlavaConfig, load: &Load) -> Wide {
     // No more rows than there are; a chunk has at least one.
     let chunk = |budget: usize, rows: Wide| (rows * vocabulary * 4u64).min(wide(budget)).max(vocabulary * 4u64);
     let blocks = BLOCKS[usize::from(load.gpu)];
+    let [language, semantic] = match load.gpu {
+        true => [block_budget(load.device); 2],
+        false => [LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET],
+    };
     // The gradients of the rows come with the losses: the hidden states' in their type, v's in f32.
-    let language = blocks * chunk(LINEAR_CROSS_ENTROPY_BUDGET, tokens) + tokens * width * load.element;
-    let semantic = blocks * chunk(SEMANTIC_DISTRIBUTION_BUDGET, 2 * rows) + 2 * rows * width * 4u64;
+    let language = blocks * chunk(language, tokens) + tokens * width * load.element;
+    let semantic = blocks * chunk(semantic, 2 * rows) + 2 * rows * width * 4u64;
     if load.supervised && rows > wide(0u64) { language + semantic } else { language }
 }

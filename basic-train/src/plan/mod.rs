@@ -135,6 +135,7 @@ impl Plan {
         let micro = recipe.train.micro_batch.unwrap_or(share).min(share) as u64;
         let bf16 = recipe.train.dtype.dtype() == DType::BF16;
         let gpu = budget::is_gpu(recipe.device);
+        let budget = options.memory.map(Budget::given).or_else(|| Budget::of(recipe.device));
         // A packed row is full, of as many samples as there is room for.
         let (positions, images) = match recipe.loader.packing {
             true => {
@@ -157,6 +158,7 @@ impl Plan {
                 ways: "make train.vision_cache_mib smaller",
             })?,
             gpu,
+            device: budget.as_ref().map_or(0, |budget| budget.bytes),
         };
         let parts = parts::count(recipe, config, host);
         let memory = Memory::of(config, &parts, &load);
@@ -176,7 +178,6 @@ impl Plan {
         if steps.is_none() {
             notes.push("how many steps an epoch has depends on the data: --samples N says how many samples".into());
         }
-        let budget = options.memory.map(Budget::given).or_else(|| Budget::of(recipe.device));
         if budget.is_none() {
             notes.push("the backend does not tell how much memory the device has: --memory 80GB says it".into());
         }

@@ -1,6 +1,12 @@
 //! Device selection: the one place, beside the extension traits, that names a backend.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+mod kernels;
+
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use burn::tensor::Device;
@@ -45,6 +51,14 @@ pub enum DeviceError {
     /// The build has the backend, the machine lacks the device.
     #[error("device '{0}' was not found on this machine: `basic devices` lists what is here")]
     NotFound(String),
+    /// Something that the device needs is missing.
+    #[error("device '{device}' cannot be used: {missing}")]
+    Missing {
+        /// What was asked for.
+        device: String,
+        /// What is missing, where it was looked for, what helps.
+        missing: String,
+    },
 }
 
 impl FromStr for DeviceSpec {
@@ -143,6 +157,18 @@ pub fn available_devices() -> Vec<DeviceInfo> {
     cuda.chain(wgpu).chain(cpu).chain(ndarray).collect()
 }
 
+/// What the devices of this build need and this machine lacks: a sentence each, with where it was looked for and what
+/// helps. NCCL is one of them, which several CUDA devices need and one does not.
+pub fn missing_parts() -> Vec<String> {
+    cuda_missing()
+}
+
+/// The folder in which compiled kernels and what autotune measured are kept, where this build has a backend that keeps
+/// them.
+pub fn kernel_folder() -> Option<PathBuf> {
+    kept_kernels()
+}
+
 /// Whether a device holds weights as symmetric integers of so many bits: 8 all of them, 4 all but NdArray.
 pub fn quantizes(device: &Device, bits: u8) -> bool {
     bits == 8 || (bits == 4 && !format!("{device:?}").contains("NdArray"))
@@ -210,14 +236,54 @@ fn cuda_count() -> usize {
 
 #[cfg(feature = "cuda")]
 fn cuda_count() -> usize {
-    use burn::tensor::DeviceType;
-    // CubeCL loads the CUDA driver on first use and panics where there is none.
-    std::panic::catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_vec().len()).unwrap_or(0)
+    cuda::Parts::here().devices()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_missing() -> Vec<String> {
+    Vec::new()
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_missing() -> Vec<String> {
+    let parts = cuda::Parts::here();
+    parts.missing().into_iter().chain(parts.nccl.clone().err()).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn kept_kernels() -> Option<PathBuf> {
+    None
+}
+
+#[cfg(feature = "cuda")]
+fn kept_kernels() -> Option<PathBuf> {
+    Some(kernels::folder())
+}
+
+/// Whether several CUDA devices can add their gradients.
+///
+/// # Errors
+///
+/// [`DeviceError::Missing`] where NCCL's library is not there.
+pub fn check_nccl() -> Result<(), DeviceError> {
+    #[cfg(feature = "cuda")]
+    if let Err(missing) = &cuda::Parts::here().nccl {
+        return Err(DeviceError::Missing { device: "cuda".into(), missing: missing.clone() });
+    }
+    Ok(())
 }
 
 #[cfg(feature = "cuda")]
 fn open_cuda(spec: &DeviceSpec, index: usize) -> Result<Device, DeviceError> {
-    if index < cuda_count() { Ok(Device::cuda(index)) } else { Err(DeviceError::NotFound(spec.to_string())) }
+    let parts = cuda::Parts::here();
+    match parts.missing().first() {
+        Some(missing) => Err(DeviceError::Missing { device: spec.to_string(), missing: missing.clone() }),
+        None if index < parts.devices() => {
+            kernels::keep();
+            Ok(Device::cuda(index))
+        }
+        None => Err(DeviceError::NotFound(spec.to_string())),
+    }
 }
 
 #[cfg(not(feature = "cuda"))]

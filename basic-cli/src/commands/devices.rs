@@ -1,0 +1,94 @@
+//! `basic devices`: what is here, what is missing, whether it computes what it should.
+
+use anyhow::{Result, bail};
+use basic_core::check::{Checked, check};
+use basic_core::{DeviceSpec, available_devices, kernel_folder, missing_parts};
+use burn::tensor::DType;
+use serde_json::json;
+
+use crate::args::Devices;
+use crate::output::{print_json, say};
+
+/// Lists, or tries one.
+pub fn devices(args: Devices) -> Result<()> {
+    match args.check {
+        Some(device) => try_out(device, &args),
+        None => list(&args),
+    }
+}
+
+fn list(args: &Devices) -> Result<()> {
+    let devices = available_devices();
+    let features: Vec<&str> = [
+        ("cpu", cfg!(feature = "cpu")),
+        ("ndarray", cfg!(feature = "ndarray")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+    ]
+    .into_iter()
+    .filter_map(|(name, on)| on.then_some(name))
+    .collect();
+    if args.json {
+        return print_json(&json!({
+            "compiled": features,
+            "devices": devices,
+            "missing": missing_parts(),
+            "kernels": kernel_folder(),
+        }));
+    }
+    say!("compiled in: {}", features.join(", "));
+    for device in devices {
+        let note = if device.software { ", a software device" } else { "" };
+        say!("{:<10} {}{note}", device.spec.to_string(), device.backend);
+    }
+    for part in missing_parts() {
+        say!("missing: {part}");
+    }
+    if let Some(folder) = kernel_folder() {
+        say!("compiled kernels and measurements are kept in {}", folder.display());
+    }
+    Ok(())
+}
+
+/// Every operation on a device, in each type that it has.
+fn try_out(spec: DeviceSpec, args: &Devices) -> Result<()> {
+    let device = spec.open()?;
+    let asked: Vec<DType> = match args.dtype {
+        Some(dtype) => vec![dtype.into()],
+        None => vec![DType::F32, DType::BF16],
+    };
+    let (dtypes, without): (Vec<DType>, Vec<DType>) =
+        asked.into_iter().partition(|dtype| device.supports_dtype(*dtype));
+    if let (true, Some(dtype)) = (dtypes.is_empty(), without.first()) {
+        bail!("device '{spec}' has no {}: leave out --dtype", dtype.name());
+    }
+    let all = check(&device, &dtypes, &mut |checked| {
+        if !args.json {
+            say!("{}", line(checked));
+        }
+    });
+    let failed = all.iter().filter(|checked| !checked.passed).count();
+    if args.json {
+        let without: Vec<&str> = without.iter().map(|dtype| dtype.name()).collect();
+        print_json(&json!({"device": spec, "without": without, "failed": failed, "operations": all}))?;
+    } else {
+        without.iter().for_each(|dtype| say!("{spec} has no {}, which was left out", dtype.name()));
+    }
+    if failed > 0 {
+        bail!("{failed} of {} operations do not compute what they should on {spec}", all.len());
+    }
+    if !args.json {
+        say!("{spec}: all {} operations compute what they should", all.len());
+    }
+    Ok(())
+}
+
+fn line(checked: &Checked) -> String {
+    let verdict = if checked.passed { "ok" } else { "FAILED" };
+    let found = match (&checked.error, checked.difference) {
+        (Some(error), _) => error.clone(),
+        (None, Some(difference)) => format!("off by {difference:.1e}, {:.0e} are let pass", checked.tolerance),
+        (None, None) => "nothing came back".into(),
+    };
+    format!("{verdict:<6} {:<5} {:<32} {found}, {:.2} s", checked.dtype, checked.name, checked.seconds)
+}

@@ -1,0 +1,205 @@
+//! The operations with their inputs: odd sizes, grouped heads, packed rows, windows, several blocks.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+use crate::ops::{self, ActivationKind, AdamWMoments, AdamWStep, HeadLayout};
+
+/// Where and in which type to compute.
+pub struct Place {
+    /// The device, with autodiff.
+    pub device: Device,
+    /// The inputs' type.
+    pub dtype: DType,
+}
+
+/// An operation with its inputs.
+pub struct Case {
+    pub name: &'static str,
+    /// The value and the gradients of all inputs that have one.
+    pub run: fn(&Place) -> Vec<Vec<f64>>,
+    /// The tolerance in 16 bits.
+    pub loose: f64,
+}
+
+const fn case(name: &'static str, run: fn(&Place) -> Vec<Vec<f64>>, loose: f64) -> Case {
+    Case { name, run, loose }
+}
+
+/// All of them.
+pub const CASES: &[Case] = &[
+    case("product", product, 0.05),
+    case("gelu", |p| activation(p, ActivationKind::Gelu), 0.03),
+    case("gelu_tanh", |p| activation(p, ActivationKind::GeluTanh), 0.03),
+    case("quick_gelu", |p| activation(p, ActivationKind::QuickGelu), 0.03),
+    case("silu", |p| activation(p, ActivationKind::Silu), 0.03),
+    case("swiglu", swiglu, 0.03),
+    case("embedding", embedding, 0.03),
+    case("rms_norm", rms_norm, 0.05),
+    case("rotate", rotate, 0.05),
+    case("attention", |p| attention(p, [2, 7, 7, 4, 2, 10], &[0; 7]), 0.1),
+    case("attention of packed rows", |p| attention(p, [1, 9, 9, 3, 3, 8], &[0, 0, 0, 3, 3, 3, 3, 7, 7]), 0.1),
+    case("attention in a window", |p| attention(p, [1, 9, 9, 6, 2, 16], &[0, 0, 0, 1, 2, 3, 4, 5, 6]), 0.1),
+    case("attention of one query", |p| attention(p, [3, 1, 33, 4, 1, 12], &[2]), 0.1),
+    case("attention in blocks", |p| attention(p, [1, 300, 300, 2, 1, 8], &[0; 300]), 0.2),
+    case("attention_mass", attention_mass, 0.1),
+    case("directional_alignment", directional_alignment, 0.1),
+    case("semantic_distribution", |p| semantic_distribution(p, None), 0.1),
+    case("semantic_distribution in chunks", |p| semantic_distribution(p, Some(3 * 2 * 67 * 4)), 0.1),
+    case("linear_cross_entropy by rows", |p| cross_entropy(p, HeadLayout::TokenRows, None), 0.1),
+    case("linear_cross_entropy in chunks", |p| cross_entropy(p, HeadLayout::TokenColumns, Some(3 * 67 * 4)), 0.1),
+    case("adamw", adamw, 0.03),
+    case("sum_of_squares", sum_of_squares, 0.03),
+];
+
+/// Multiples of 1/64 from -1 to 1, by a linear congruence of the seed and the position.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % 129) as f32 / 64.0 - 1.0
+    };
+    (0..count).map(next).collect()
+}
+
+impl Place {
+    fn tensor<const D: usize>(&self, seed: u64, dims: [usize; D]) -> Tensor<D> {
+        let data = TensorData::new(numbers(seed, dims.iter().product()), dims).convert_dtype(self.dtype);
+        Tensor::from_data(data, (&self.device, self.dtype))
+    }
+
+    fn leaf<const D: usize>(&self, seed: u64, dims: [usize; D]) -> Tensor<D> {
+        self.tensor(seed, dims).require_grad()
+    }
+
+    fn ints<const D: usize>(&self, values: &[i64], dims: [usize; D]) -> Tensor<D, Int> {
+        Tensor::from_data(TensorData::new(values.to_vec(), dims), &self.device.clone().without_autodiff())
+    }
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+/// A value, and the gradients by `leaves` of its sum with weights that differ.
+fn both<const D: usize>(
+    place: &Place,
+    value: Tensor<D>,
+    leaves: Vec<Box<dyn Fn(&Gradients) -> Vec<f64>>>,
+) -> Vec<Vec<f64>> {
+    let weights = place.tensor(99, value.dims()).cast(value.dtype());
+    let grads = value.clone().mul(weights).sum().backward();
+    let mut all = vec![read(value)];
+    all.extend(leaves.into_iter().map(|leaf| leaf(&grads)));
+    all
+}
+
+type Gradients = burn::tensor::Gradients;
+
+fn grad<const D: usize>(leaf: &Tensor<D>) -> Box<dyn Fn(&Gradients) -> Vec<f64>> {
+    let leaf = leaf.clone();
+    Box::new(move |grads| leaf.grad(grads).map(read).unwrap_or_default())
+}
+
+fn product(p: &Place) -> Vec<Vec<f64>> {
+    let (a, b) = (p.leaf(1, [3, 65, 129]), p.leaf(2, [3, 129, 33]));
+    both(p, a.clone().matmul(b.clone()), vec![grad(&a), grad(&b)])
+}
+
+fn activation(p: &Place, kind: ActivationKind) -> Vec<Vec<f64>> {
+    let x = p.leaf(3, [37, 5]);
+    let wide = x.clone().mul_scalar(4.0);
+    let value = match kind {
+        ActivationKind::Gelu => ops::gelu(wide),
+        ActivationKind::GeluTanh => ops::gelu_tanh(wide),
+        ActivationKind::QuickGelu => ops::quick_gelu(wide),
+        ActivationKind::Silu => ops::silu(wide),
+    };
+    both(p, value, vec![grad(&x)])
+}
+
+fn swiglu(p: &Place) -> Vec<Vec<f64>> {
+    let (gate, up) = (p.leaf(4, [13, 7]), p.leaf(5, [13, 7]));
+    both(p, ops::swiglu(gate.clone(), up.clone()), vec![grad(&gate), grad(&up)])
+}
+
+fn embedding(p: &Place) -> Vec<Vec<f64>> {
+    let table = p.leaf(6, [13, 9]);
+    // One token stands most of the times.
+    let ids: Vec<i64> = (0..41).map(|i| if i % 5 == 0 { i % 13 } else { 7 }).collect();
+    both(p, ops::embedding(table.clone(), p.ints(&ids, [41])), vec![grad(&table)])
+}
+
+fn rms_norm(p: &Place) -> Vec<Vec<f64>> {
+    let (x, gamma) = (p.leaf(7, [7, 33]), p.leaf(8, [33]));
+    both(p, ops::rms_norm(x.clone(), gamma.clone(), 1e-5), vec![grad(&x), grad(&gamma)])
+}
+
+fn rotate(p: &Place) -> Vec<Vec<f64>> {
+    let x = p.leaf(9, [2, 7, 3, 10]);
+    both(p, ops::rotate(x.clone(), p.tensor(10, [1, 7, 5]), p.tensor(11, [1, 7, 5])), vec![grad(&x)])
+}
+
+/// Batch, queries, keys, heads, key heads, head width; the first key of each query.
+fn attention(p: &Place, [b, t, keys, heads, kv, width]: [usize; 6], first: &[i64]) -> Vec<Vec<f64>> {
+    let q = p.leaf(12, [b, t, heads, width]);
+    let (k, v) = (p.leaf(13, [b, keys, kv, width]), p.leaf(14, [b, keys, kv, width]));
+    let found = ops::attention(q.clone(), k.clone(), v.clone(), p.ints(first, [1, t]));
+    let mut all = both(p, found.output, vec![grad(&q), grad(&k), grad(&v)]);
+    all.push(read(found.lse));
+    all
+}
+
+fn attention_mass(p: &Place) -> Vec<Vec<f64>> {
+    let (q, k) = (p.tensor(15, [2, 9, 4, 8]), p.tensor(16, [2, 9, 2, 8]));
+    let first = p.ints(&[0, 0, 0, 0, 2, 2, 2, 2, 2], [1, 9]);
+    let lse = ops::attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
+    let rows = p.ints(&[2, 5, 8, 0, 1, 7], [2, 3]);
+    let readout = p.tensor::<3>(17, [2, 2, 3]).abs();
+    vec![read(ops::attention_mass(q, k, lse, first, rows, readout))]
+}
+
+fn directional_alignment(p: &Place) -> Vec<Vec<f64>> {
+    let (v, target) = (p.leaf(18, [11, 23]), p.tensor(19, [11, 23]));
+    let weights = p.tensor::<1>(20, [11]).abs();
+    both(p, ops::directional_alignment(v.clone(), target, weights), vec![grad(&v)])
+}
+
+fn semantic_distribution(p: &Place, budget: Option<usize>) -> Vec<Vec<f64>> {
+    let (v, target, table) = (p.leaf(21, [11, 23]), p.tensor(22, [11, 23]), p.tensor(23, [67, 23]));
+    let weights = p.tensor::<1>(24, [11]).abs();
+    let value = match budget {
+        None => ops::semantic_distribution(v.clone(), target, table, weights),
+        Some(bytes) => ops::semantic_distribution_within(v.clone(), target, table, weights, bytes),
+    };
+    both(p, value, vec![grad(&v)])
+}
+
+fn cross_entropy(p: &Place, layout: HeadLayout, budget: Option<usize>) -> Vec<Vec<f64>> {
+    let hidden = p.leaf(25, [11, 23]);
+    let head = match layout {
+        HeadLayout::TokenRows => p.leaf(26, [67, 23]),
+        HeadLayout::TokenColumns => p.leaf(26, [23, 67]),
+    };
+    let labels: Vec<i64> = (0..11).map(|i| if i % 4 == 3 { -100 } else { i * 6 }).collect();
+    let value = match budget {
+        None => ops::linear_cross_entropy(hidden.clone(), head.clone(), layout, &labels),
+        Some(bytes) => ops::linear_cross_entropy_within(hidden.clone(), head.clone(), layout, &labels, 9.0, bytes),
+    };
+    both(p, value, vec![grad(&hidden), grad(&head)])
+}
+
+fn adamw(p: &Place) -> Vec<Vec<f64>> {
+    let mut parameter = p.tensor(27, [13, 7]);
+    let mut moments: Option<AdamWMoments<2>> = None;
+    for time in 1..=3 {
+        let step = AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, time };
+        let (next, kept) = ops::adamw(parameter, p.tensor(27 + time as u64, [13, 7]), moments, step);
+        (parameter, moments) = (next, Some(kept));
+    }
+    let moments = moments.map(|kept| [read(kept.first), read(kept.second)]);
+    [read(parameter)].into_iter().chain(moments.into_iter().flatten()).collect()
+}
+
+fn sum_of_squares(p: &Place) -> Vec<Vec<f64>> {
+    vec![read(ops::sum_of_squares(p.tensor::<2>(31, [101, 57])))]
+}
