@@ -1,6 +1,7 @@
 //! The data of a run: every set that a configuration names, as one.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::folder::FolderData;
 use super::llava::Layout;
@@ -9,7 +10,7 @@ use super::mixture::Mixture;
 use super::parquet::ParquetData;
 use super::stamps::{Change, Stamps};
 use super::webdataset::WebDataset;
-use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SetConfig, fingerprint};
+use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SeenImages, SetConfig, fingerprint};
 
 /// The sets of a run, mixed by weight: see [`SetConfig::weight`].
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct DataSet {
     mixture: Mixture,
     /// What decides which sample an index means, besides the files.
     choice: u64,
+    /// Its image files, as they are read.
+    seen: SeenImages,
 }
 
 /// One data set of any format.
@@ -38,6 +41,9 @@ enum Reader {
     Folder(FolderData),
 }
 
+/// What clocks of machines that share files differ by, at most.
+const AHEAD: Duration = Duration::from_secs(60);
+
 impl DataSet {
     /// Indexes every set; `seed` chooses the samples of sets that an epoch takes in part. No sample is read: what is
     /// wrong with one is told when it is.
@@ -50,6 +56,7 @@ impl DataSet {
             return Err(DataError::Set { path: config.path.clone().unwrap_or_default(), reason });
         }
         let configs = config.all_sets();
+        let opened = SystemTime::now();
         let sets: Vec<OneSet> = configs.iter().map(OneSet::open).collect::<Result<_, _>>()?;
         let sizes: Vec<(usize, f64)> = sets.iter().zip(&configs).map(|(set, c)| (set.len(), c.weight)).collect();
         let mixture = Mixture::new(&sizes, seed).map_err(|reason| {
@@ -63,7 +70,10 @@ impl DataSet {
         let parts = sizes.iter().any(|(_, weight)| weight.fract() != 0.0);
         let numbers = sizes.iter().flat_map(|(len, weight)| [*len as u64, weight.to_bits()]);
         let choice = fingerprint::combine(numbers.chain([if parts { seed } else { 0 }]));
-        Ok(Self { sets, mixture, choice })
+        // A file system whose clock is a little ahead tells by what it holds.
+        let latest = sets.iter().filter_map(|set| set.stamps.latest()).filter(|at| *at < opened + AHEAD).max();
+        let seen = SeenImages::new(latest.map_or(opened, |latest| latest.max(opened)), mixture.len());
+        Ok(Self { sets, mixture, choice, seen })
     }
 
     /// The sets, in the configuration's order.
@@ -106,7 +116,8 @@ impl DataSet {
 
     /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
     /// above 16 MiB, 64 pieces spread over each), not their names, places or times; weights, limits, and the seed where
-    /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't.
+    /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't:
+    /// [`SeenImages`] knows those that were read.
     ///
     /// # Errors
     ///
@@ -130,6 +141,10 @@ impl Samples for DataSet {
     fn outline(&self, index: usize) -> Result<Sample, DataError> {
         let (set, sample) = self.at(index)?;
         set.outline(sample)
+    }
+
+    fn seen(&self) -> Option<&SeenImages> {
+        Some(&self.seen)
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use rayon::prelude::*;
 
-use super::fingerprint::WHOLE;
+use super::DataError;
+use super::fingerprint::{WHOLE, of_contents};
+use super::seen::changed_at;
 
 /// What the system says of files at one moment, without their contents.
 #[derive(Debug, Default)]
@@ -19,7 +21,36 @@ struct Stamp {
     /// Device and number.
     file: (u64, u64),
     /// The last change of anything, its name included.
-    changed: (i64, i64),
+    changed: Option<SystemTime>,
+}
+
+/// Files with their contents at one moment.
+#[derive(Debug)]
+pub(crate) struct Watched(Vec<(Stamps, u64)>);
+
+impl Watched {
+    /// Of those of these files that are there.
+    ///
+    /// # Errors
+    ///
+    /// Names the file that cannot be read.
+    pub fn of(files: &[PathBuf]) -> Result<Self, DataError> {
+        let there = files.par_iter().filter(|path| path.is_file());
+        let watched = there.map(|path| {
+            let file = std::slice::from_ref(path);
+            Ok((Stamps::of(file), of_contents(file)?))
+        });
+        Ok(Self(watched.collect::<Result<_, _>>()?))
+    }
+
+    /// The first file whose contents are not what they were; one that is gone has not changed.
+    pub fn changed(&self) -> Option<&Path> {
+        self.0.iter().find_map(|(stamps, hash)| {
+            let (path, change) = stamps.changed()?;
+            let same = || of_contents(&[path.into()]).is_ok_and(|now| now == *hash);
+            (change == Change::Replaced || !same()).then_some(path)
+        })
+    }
 }
 
 /// How a file is not what it was.
@@ -35,6 +66,11 @@ impl Stamps {
     /// Of these files as they are now.
     pub fn of(files: &[PathBuf]) -> Self {
         Self(files.par_iter().map(|path| (path.clone(), stamp(path))).collect())
+    }
+
+    /// When the last of the files was changed.
+    pub fn latest(&self) -> Option<SystemTime> {
+        self.0.iter().filter_map(|(_, stamp)| stamp.as_ref()?.changed).max()
     }
 
     /// More files.
@@ -60,20 +96,20 @@ impl Stamps {
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = path.metadata().ok().filter(Metadata::is_file)?;
     #[cfg(unix)]
-    let (file, changed) = {
+    let file = {
         use std::os::unix::fs::MetadataExt;
-        ((meta.dev(), meta.ino()), (meta.ctime(), meta.ctime_nsec()))
+        (meta.dev(), meta.ino())
     };
     #[cfg(not(unix))]
-    let (file, changed) = ((0, 0), (0, 0));
-    Some(Stamp { len: meta.len(), modified: meta.modified().ok(), file, changed })
+    let file = (0, 0);
+    Some(Stamp { len: meta.len(), modified: meta.modified().ok(), file, changed: changed_at(&meta) })
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::{Change, Stamps};
+    use super::{Change, Stamps, Watched};
 
     #[test]
     fn a_file_that_is_written_again_is_noticed_and_one_that_is_gone_is_not() {
@@ -93,5 +129,21 @@ mod tests {
         fs::remove_file(&a).unwrap();
         fs::remove_file(&b).unwrap();
         assert_eq!(stamps.changed(), None);
+    }
+
+    #[test]
+    fn of_watched_files_the_contents_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        fs::write(&a, "one").unwrap();
+        fs::write(&b, "one").unwrap();
+        let watched = Watched::of(&[a.clone(), b.clone(), dir.path().join("absent")]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(&a, "one").unwrap();
+        assert_eq!(watched.changed(), None);
+        fs::write(&b, "two").unwrap();
+        assert_eq!(watched.changed(), Some(b.as_path()));
+        fs::remove_file(&b).unwrap();
+        assert_eq!(watched.changed(), None);
     }
 }
