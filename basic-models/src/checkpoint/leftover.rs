@@ -65,11 +65,24 @@ pub fn is_leftover(entry: &Path) -> bool {
 
 /// Of which kind a folder `.basic-...` is, which holds nothing but what one under construction may hold.
 fn under_construction(dir: &Path) -> Option<Contents> {
-    let contents = [Contents::Part, Contents::Export].into_iter().find(|contents| contents.holds_only_its_own(dir))?;
-    let random = dir.file_name()?.to_str()?.strip_prefix(PREFIX)?.trim_end_matches(".old");
-    // A name that is a word may be the user's own: then there is something in it.
-    let kept = is_random(random) && is_word(random) && contents.holds_something(dir);
-    (!kept).then_some(contents)
+    let own = |contents: &Contents| contents.holds_only_its_own(dir);
+    [Contents::Part, Contents::Export].into_iter().find(own).filter(|_| !may_be_kept(dir))
+}
+
+/// Whether a folder `.basic-...` has a word for its name, which a person may have given it, and something in it.
+pub(super) fn may_be_kept(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX));
+    let name = name.map(|name| name.trim_end_matches(".old"));
+    name.is_some_and(|name| is_random(name) && is_word(name)) && holds_something(dir)
+}
+
+/// Whether a folder has a file that is more than a beginning.
+fn holds_something(dir: &Path) -> bool {
+    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => holds_something(&entry.path()),
+        Ok(meta) => meta.len() >= HEAD,
+        Err(_) => true,
+    })
 }
 
 /// Whether the file is empty, or begins in one of these ways as far as it goes; blanks don't count.

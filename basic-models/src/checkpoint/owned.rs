@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::CheckpointError;
-use super::leftover::{OF_RUNS, begins, is_temporary};
+use super::leftover::{OF_RUNS, begins, is_temporary, may_be_kept};
 use names::{
     Place, is_checkpoint, is_export, is_number, is_part, is_png, is_safetensors, is_scene, is_state, is_working,
 };
@@ -160,12 +160,6 @@ impl Contents {
         self.inventory(dir).is_ok()
     }
 
-    /// Whether a directory has a file of this kind that is more than a beginning.
-    pub(super) fn holds_something(self, dir: &Path) -> bool {
-        let more = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.len() >= 64);
-        self.inventory(dir).is_ok_and(|found| found.files.iter().any(more))
-    }
-
     fn inventory(self, dir: &Path) -> Result<Inventory, CheckpointError> {
         let mut found = Inventory { files: Vec::new(), folders: Vec::new() };
         self.walk(dir, "", &mut found, &mut |entry| {
@@ -190,7 +184,7 @@ impl Contents {
             let kind = entry.file_type().map_err(CheckpointError::io(&path))?;
             let relative = name.to_str().map(|name| format!("{above}{name}"));
             match relative.as_deref() {
-                Some(name) if kind.is_dir() && self.folder(name) => {
+                Some(name) if kind.is_dir() && self.folder(name) && !may_be_kept(&path) => {
                     found.folders.push(path.clone());
                     self.walk(&path, &format!("{name}/"), found, foreign)?;
                 }
