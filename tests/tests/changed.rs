@@ -158,18 +158,50 @@ fn images_that_are_touched_or_written_again_as_they_were_do_not_end_a_run() {
 }
 
 #[test]
+fn a_caption_of_a_folder_that_is_replaced_by_one_of_its_length_ends_the_run() {
+    let project = Project::new(BINARY, "pretrain", 200);
+    let (folder, recipe) = (images(project.path()), project.path().join("recipe.toml"));
+    for name in ["a", "b", "c", "d"] {
+        fs::write(folder.join(name).with_extension("txt"), "a small red circle").unwrap();
+    }
+    let text = fs::read_to_string(&recipe).unwrap();
+    let lines =
+        text.lines().filter(|line| !line.starts_with("images = ")).map(|line| match line.starts_with("path = ") {
+            true => format!("path = {:?}", folder.display().to_string()),
+            false => line.into(),
+        });
+    fs::write(&recipe, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let child = begun(&project, &["checkpoint.every=5", "data.conversation=plain"]);
+    fs::write(folder.join("b.txt"), "a small tan circle").unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("b.txt") && said.contains("--resume"), "{said}");
+    let out = project.path().join("out");
+    fs::write(folder.join("b.txt"), "a small red circle").unwrap();
+    if out.join("checkpoints").is_dir() {
+        resume(&out).succeeded();
+    }
+}
+
+#[test]
 fn a_held_out_image_that_is_replaced_ends_the_run() {
     let project = Project::new(BINARY, "finetune", 200);
     let images = images(project.path());
     let recipe = project.path().join("recipe.toml");
     let (data, folder) = (project.path().join("data.json").display().to_string(), images.display().to_string());
     let text = fs::read_to_string(&recipe).unwrap();
-    fs::write(&recipe, format!("{text}[eval]\npath = {data:?}\nimages = {folder:?}\nevery = 100\nsamples = 8\n"))
+    fs::write(&recipe, format!("{text}[eval]\npath = {data:?}\nimages = {folder:?}\nevery = 5\nsamples = 8\n"))
         .unwrap();
-    let child = begun(&project, &["checkpoint.every=5"]);
+    let child = begun(&project, &[]);
+    let before = fs::read(images.join("d.png")).unwrap();
     fs::copy(fixture("images/tall.png"), images.join("d.png")).unwrap();
     let said = ended(child, 1);
     assert!(said.contains("d.png: was changed while the run went on"), "{said}");
+    // What was trained is kept.
+    let out = project.path().join("out");
+    assert!(out.join("checkpoints").is_dir());
+    fs::write(images.join("d.png"), before).unwrap();
+    resume(&out).succeeded();
+    assert_eq!(losses(&out).len(), 200);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::llava::Layout;
 use super::locate::{self, METADATA};
 use super::mixture::Mixture;
 use super::parquet::ParquetData;
-use super::stamps::{Change, Stamps};
+use super::stamps::{Change, ShortStamps, Stamps};
 use super::webdataset::WebDataset;
 use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SeenImages, SetConfig, fingerprint};
 
@@ -31,6 +31,8 @@ pub struct OneSet {
     reader: Reader,
     /// Its files from before they were read.
     stamps: Stamps,
+    /// Those of a folder of images.
+    many: ShortStamps,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,11 @@ impl DataSet {
         let numbers = sizes.iter().flat_map(|(len, weight)| [*len as u64, weight.to_bits()]);
         let choice = fingerprint::combine(numbers.chain([if parts { seed } else { 0 }]));
         // A file system whose clock is a little ahead tells by what it holds.
-        let latest = sets.iter().filter_map(|set| set.stamps.latest()).filter(|at| *at < opened + AHEAD).max();
+        let latest = sets
+            .iter()
+            .filter_map(|set| set.stamps.latest().max(set.many.latest()))
+            .filter(|at| *at < opened + AHEAD)
+            .max();
         let seen = SeenImages::new(latest.map_or(opened, |latest| latest.max(opened)), mixture.len());
         Ok(Self { sets, mixture, choice, seen })
     }
@@ -102,8 +108,9 @@ impl DataSet {
     ///
     /// [`DataError::Set`] that names the file.
     pub fn unchanged(&self, fingerprint: &str) -> Result<(), DataError> {
-        let Some((path, change)) = self.sets.iter().find_map(|set| set.stamps.changed()) else { return Ok(()) };
-        if change == Change::Touched && self.sets.iter().all(|set| set.stamps.changed().is_none_or(|c| c.1 == change)) {
+        let changed = self.sets.iter().filter_map(OneSet::changed).max_by_key(|(_, change)| *change);
+        let Some((path, change)) = changed else { return Ok(()) };
+        if change == Change::Touched {
             // Written again with the same contents, or given another name.
             if self.fingerprint()? == fingerprint {
                 return Ok(());
@@ -111,7 +118,7 @@ impl DataSet {
         }
         let reason = "was changed while it was read from: what was trained since the last state is of both: put the file \
                       back and go on from the last state with --resume, or start anew";
-        Err(DataError::Set { path: path.into(), reason: reason.into() })
+        Err(DataError::Set { path, reason: reason.into() })
     }
 
     /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
@@ -193,10 +200,21 @@ impl OneSet {
                 }
             }
         };
-        if let Reader::Folder(data) = &reader {
-            stamps.extend(Stamps::of(&data.files()));
-        }
-        Ok(Self { path: path.clone(), format, reader, stamps })
+        let many = match &reader {
+            Reader::Folder(data) => ShortStamps::of(&data.files()),
+            _ => ShortStamps::default(),
+        };
+        Ok(Self { path: path.clone(), format, reader, stamps, many })
+    }
+
+    /// The file that has changed most since it was opened. Of a folder of images no contents are known, and to be written
+    /// again is to be changed.
+    fn changed(&self) -> Option<(PathBuf, Change)> {
+        let many = || match &self.reader {
+            Reader::Folder(data) => Some((self.many.changed(&data.files())?.to_path_buf(), Change::Replaced)),
+            _ => None,
+        };
+        self.stamps.changed().map(|(path, change)| (path.to_path_buf(), change)).or_else(many)
     }
 
     /// The path, folder or pattern that it was opened by.

@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 
 use basic_models::ImageTokens;
 
-use super::{DataError, FeatureKeys, ImageSource, LoaderError, Preparer, Samples};
+use super::{DataError, FeatureKeys, ImageSource, LoaderError, Preparer, Sample, Samples};
 
 /// A sample to make ready, and which replica it is for.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +76,7 @@ impl Task {
         };
         let images: Result<Vec<LoadedImage>, DataError> = prepared.images.into_iter().map(image).collect();
         let images = images?;
-        self.seen(job.index, &images)?;
+        self.seen(job.index, &sample, &images)?;
         Ok(Loaded {
             index: job.index,
             file: sample.file.clone(),
@@ -89,7 +89,7 @@ impl Task {
 
 impl Task {
     /// Checks that image files are what they were, once they have been read.
-    fn seen(&self, index: usize, images: &[LoadedImage]) -> Result<(), DataError> {
+    fn seen(&self, index: usize, sample: &Sample, images: &[LoadedImage]) -> Result<(), DataError> {
         let Some(seen) = self.samples.seen() else { return Ok(()) };
         let file = |image: &LoadedImage| match &image.source {
             ImageSource::File(path) => Some(path.clone()),
@@ -99,7 +99,7 @@ impl Task {
         let whole = images.iter().all(|image| image.pixels.is_some());
         // Where features are held, nothing is read.
         match whole && !files.is_empty() {
-            true => seen.check(index, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>()),
+            true => seen.check(index, sample, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>()),
             false => Ok(()),
         }
     }

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{DataError, fingerprint};
+use super::{DataError, Sample, fingerprint};
 
 /// What a run remembers of the image files that it reads: 8 bytes a sample, and nothing where images lie in the data files.
 ///
@@ -19,7 +19,7 @@ use super::{DataError, fingerprint};
 pub struct SeenImages {
     opened: SystemTime,
     samples: usize,
-    /// A hash over the contents of a sample's images; 0 where they have not been read.
+    /// A hash over a sample's text and the contents of its images; 0 where they have not been read.
     hashes: OnceLock<Vec<AtomicU64>>,
 }
 
@@ -29,34 +29,37 @@ impl SeenImages {
         Self { opened, samples, hashes: OnceLock::new() }
     }
 
-    /// Checks the images of a sample, which have just been read.
+    /// Checks the images of sample `index`, which have just been read, and its text.
     ///
     /// # Errors
     ///
-    /// [`DataError::Set`] that names the image.
-    pub(super) fn check(&self, sample: usize, images: &[&Path]) -> Result<(), DataError> {
+    /// [`DataError::Set`] that names the file.
+    pub(super) fn check(&self, index: usize, sample: &Sample, images: &[&Path]) -> Result<(), DataError> {
         // A file that is gone by now was read whole: nothing more is read from it.
-        let Some(hash) = images.iter().map(|path| content(path)).collect::<Option<Vec<u64>>>() else { return Ok(()) };
-        let hash = fingerprint::combine(hash).max(1);
-        let Some(held) = self.hashes().get(sample) else { return Ok(()) };
-        let first = match held.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire) {
+        let Some(hashes) = images.iter().map(|path| content(path)).collect::<Option<Vec<u64>>>() else { return Ok(()) };
+        let text = sample.messages.iter().map(|message| xxh3_64(message.content.as_bytes()));
+        let hash = fingerprint::combine(hashes.into_iter().chain(text)).max(1);
+        let Some(held) = self.hashes().get(index) else { return Ok(()) };
+        let (file, what) = match held.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire) {
             Err(known) if known == hash => return Ok(()),
-            Err(_) => false,
-            Ok(_) => true,
-        };
-        let last = images.iter().filter_map(|path| Some((changed(path)?, path))).max_by_key(|(at, _)| *at);
-        let Some((_, image)) = last.filter(|(at, _)| !first || *at > self.opened) else { return Ok(()) };
-        let what = match first {
-            true => "was changed after the run had begun to read its data",
-            false => {
-                "is not what it was when its sample was trained on before (or another image of that sample is not)"
+            Err(_) => {
+                // The text of an image in a folder lies beside it.
+                let files = images.iter().flat_map(|path| [path.to_path_buf(), path.with_extension("txt")]);
+                let what =
+                    "is not what it was when its sample was trained on before, or another file of that sample is not";
+                (files.max_by_key(|path| changed(path)), what)
+            }
+            Ok(_) => {
+                let changed = images.iter().find(|path| changed(path).is_some_and(|at| at > self.opened));
+                (changed.map(|path| path.to_path_buf()), "was changed after the run had begun to read its data")
             }
         };
+        let Some(path) = file else { return Ok(()) };
         let reason = format!(
             "{what}: what was trained since the last state is of both: put the file back and go on from the last state \
              with --resume, or start anew"
         );
-        Err(DataError::Set { path: image.to_path_buf(), reason })
+        Err(DataError::Set { path, reason })
     }
 
     fn hashes(&self) -> &[AtomicU64] {
@@ -120,10 +123,17 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
+    use basic_models::processor::{Message, Role};
+
     use super::*;
 
     /// What the clock of a file system may be behind.
     const TICK: Duration = Duration::from_millis(30);
+
+    fn said(text: &str) -> Sample {
+        let messages = vec![Message::new(Role::User, text)];
+        Sample { file: Path::new("d").into(), place: "0".into(), images: Vec::new(), messages, dropped_turns: 0 }
+    }
 
     fn images(dir: &Path) -> [PathBuf; 2] {
         let images = [dir.join("a.png"), dir.join("b.png")];
@@ -139,16 +149,16 @@ mod tests {
         fs::write(dir.path().join("old"), "older than the run").unwrap();
         std::thread::sleep(TICK);
         let seen = SeenImages::new(SystemTime::now(), 4);
-        seen.check(0, &[&a]).unwrap();
-        seen.check(1, &[&b]).unwrap();
+        seen.check(0, &said("a"), &[&a]).unwrap();
+        seen.check(1, &said("a"), &[&b]).unwrap();
         std::thread::sleep(TICK);
         // A file whose contents are older than the run, under another's name.
         fs::rename(dir.path().join("old"), &b).unwrap();
         for (sample, images, named) in [(1, vec![&*b], &b), (2, vec![&*b], &b), (3, vec![&*a, &*b], &b)] {
-            let error = seen.check(sample, &images).unwrap_err();
+            let error = seen.check(sample, &said("a"), &images).unwrap_err();
             assert!(!error.is_sample() && error.to_string().contains(&named.display().to_string()), "{error}");
         }
-        seen.check(0, &[&a]).unwrap();
+        seen.check(0, &said("a"), &[&a]).unwrap();
     }
 
     #[test]
@@ -156,16 +166,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [a, b] = images(dir.path());
         let seen = SeenImages::new(SystemTime::now(), 1);
-        seen.check(0, &[&a]).unwrap();
+        seen.check(0, &said("a"), &[&a]).unwrap();
         std::thread::sleep(TICK);
         // The same bytes in another file: a restored backup.
         fs::copy(&a, dir.path().join("c")).unwrap();
+        fs::copy(&a, dir.path().join("d")).unwrap();
         fs::rename(dir.path().join("c"), &a).unwrap();
-        seen.check(0, &[&a]).unwrap();
+        seen.check(0, &said("a"), &[&a]).unwrap();
         fs::copy(&b, &a).unwrap();
-        assert!(seen.check(0, &[&a]).unwrap_err().to_string().contains("a.png"));
+        assert!(seen.check(0, &said("a"), &[&a]).unwrap_err().to_string().contains("a.png"));
+        fs::copy(dir.path().join("d"), &a).unwrap();
+        seen.check(0, &said("a"), &[&a]).unwrap();
+        assert!(seen.check(0, &said("b"), &[&a]).is_err(), "its text counts as well");
         fs::remove_file(&a).unwrap();
-        seen.check(0, &[&a]).unwrap();
+        seen.check(0, &said("a"), &[&a]).unwrap();
     }
 
     #[test]
@@ -174,15 +188,15 @@ mod tests {
         let [a, b] = images(dir.path());
         let seen = SeenImages::new(SystemTime::now(), 3);
         assert_eq!(seen.to_bytes(), None);
-        seen.check(1, &[&a]).unwrap();
+        seen.check(1, &said("a"), &[&a]).unwrap();
         let bytes = seen.to_bytes().unwrap();
         assert_eq!(bytes.len(), 24);
         fs::copy(&b, &a).unwrap();
         std::thread::sleep(TICK);
         let later = SeenImages::new(SystemTime::now(), 3);
         later.restore(&bytes).unwrap();
-        assert!(later.check(1, &[&a]).is_err());
-        later.check(0, &[&a]).unwrap();
+        assert!(later.check(1, &said("a"), &[&a]).is_err());
+        later.check(0, &said("a"), &[&a]).unwrap();
         assert!(later.restore(&bytes[..23]).is_err() && later.restore(&bytes[..16]).is_err());
     }
 }

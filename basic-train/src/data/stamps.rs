@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use rayon::prelude::*;
 
 use super::DataError;
-use super::fingerprint::{WHOLE, of_contents};
+use super::fingerprint::{WHOLE, combine, of_contents};
 use super::seen::changed_at;
 
 /// What the system says of files at one moment, without their contents.
@@ -22,6 +22,45 @@ struct Stamp {
     file: (u64, u64),
     /// The last change of anything, its name included.
     changed: Option<SystemTime>,
+}
+
+/// What the system said of many files, in their order, in 8 bytes each: of all but the last change of anything, which a
+/// change of rights or of links moves too. 0 of what is not there.
+#[derive(Debug, Default)]
+pub(super) struct ShortStamps {
+    stamps: Vec<u64>,
+    latest: Option<SystemTime>,
+}
+
+impl ShortStamps {
+    /// Of these files as they are now.
+    pub fn of(files: &[PathBuf]) -> Self {
+        let stamps: Vec<_> = files.par_iter().map(|path| stamp(path)).collect();
+        let latest = stamps.iter().filter_map(|stamp| stamp.as_ref()?.changed).max();
+        Self { stamps: stamps.iter().map(short).collect(), latest }
+    }
+
+    /// The first of the same files that is another one, or was written; one that is gone has not changed, nor has one that
+    /// came.
+    pub fn changed<'a>(&self, files: &'a [PathBuf]) -> Option<&'a Path> {
+        let both = files.par_iter().zip(&self.stamps);
+        let changed = |(path, held): &(&PathBuf, &u64)| {
+            let now = short(&stamp(path));
+            **held != 0 && now != 0 && now != **held
+        };
+        both.find_first(changed).map(|(path, _)| path.as_path())
+    }
+
+    /// When the last of the files was changed.
+    pub fn latest(&self) -> Option<SystemTime> {
+        self.latest
+    }
+}
+
+fn short(stamp: &Option<Stamp>) -> u64 {
+    let Some(Stamp { len, modified, file, .. }) = stamp else { return 0 };
+    let since = modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
+    combine([*len, since.as_secs(), since.subsec_nanos().into(), file.0, file.1]).max(1)
 }
 
 /// Files with their contents at one moment.
@@ -109,7 +148,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 mod tests {
     use std::fs;
 
-    use super::{Change, Stamps, Watched};
+    use super::{Change, ShortStamps, Stamps, Watched};
 
     #[test]
     fn a_file_that_is_written_again_is_noticed_and_one_that_is_gone_is_not() {
@@ -129,6 +168,22 @@ mod tests {
         fs::remove_file(&a).unwrap();
         fs::remove_file(&b).unwrap();
         assert_eq!(stamps.changed(), None);
+    }
+
+    #[test]
+    fn of_many_files_one_that_is_written_again_or_exchanged_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["a", "b", "absent"].map(|name| dir.path().join(name));
+        fs::write(&files[0], "one").unwrap();
+        fs::write(&files[1], "one").unwrap();
+        let stamps = ShortStamps::of(&files);
+        assert!(stamps.latest().is_some());
+        fs::write(&files[2], "new").unwrap();
+        fs::remove_file(&files[0]).unwrap();
+        assert_eq!(stamps.changed(&files), None);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(&files[1], "two").unwrap();
+        assert_eq!(stamps.changed(&files), Some(files[1].as_path()));
     }
 
     #[test]

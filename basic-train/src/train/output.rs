@@ -171,3 +171,47 @@ fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), Tr
     save_adapters(model, &whole, &base.display().to_string(), &staged, recipe.train.dtype.dtype())?;
     Ok(staged.commit()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_put_by_comes_beside_what_somebody_has_put_there_and_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path();
+        let write = |name: &str, text: &str| {
+            let path = out.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let read = |name: &str| fs::read_to_string(out.join(name)).unwrap_or_default();
+        write("failed-checkpoints/step-00000001/state.json", "old");
+        write("failed-checkpoints/step-00000002/why.md", "mine");
+        write("failed-run.json", "old");
+        write("checkpoints/step-00000003/state.json", "new");
+        write("run.json", "new");
+        put_by(out).unwrap();
+        assert!(!out.join("failed-checkpoints/step-00000001").exists(), "ours goes");
+        assert_eq!(read("failed-checkpoints/step-00000002/why.md"), "mine");
+        assert_eq!(read("failed-checkpoints/step-00000003/state.json"), "new");
+        assert_eq!(read("failed-run.json"), "new");
+        assert!(!out.join("checkpoints").exists() && !out.join("run.json").exists());
+        // A state of the same step cannot come beside a file of somebody's: an error, and nothing is lost.
+        write("checkpoints/step-00000002/state.json", "newer");
+        assert!(put_by(out).is_err());
+        assert_eq!(read("failed-checkpoints/step-00000002/why.md"), "mine");
+        assert_eq!(read("checkpoints/step-00000002/state.json"), "newer");
+        #[cfg(unix)]
+        {
+            fs::remove_dir_all(out.join("checkpoints")).unwrap();
+            fs::remove_file(out.join("failed-run.json")).unwrap();
+            std::os::unix::fs::symlink("elsewhere", out.join("failed-run.json")).unwrap();
+            write("run.json", "newest");
+            assert!(put_by(out).is_err());
+            assert!(out.join("failed-run.json").is_symlink() && read("run.json") == "newest");
+        }
+    }
+}

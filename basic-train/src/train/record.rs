@@ -179,6 +179,11 @@ impl Record<'_> {
             if let (true, Some(held_out)) = (writes, &self.held_out)
                 && (due(Some(held_out.every)) || done == steps)
             {
+                // What was trained is none the worse for it.
+                if let Err(error) = unchanged(&held_out.images, "this evaluation would not be of the same images") {
+                    self.save(checkpoint, trainer, &model, evaluated)?;
+                    return Err(error.into());
+                }
                 let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
                 watchers.evaluation(&evaluation)?;
                 evaluated = Some((done, evaluation.total));
@@ -218,10 +223,7 @@ impl Record<'_> {
     fn unchanged(&self) -> Result<(), TrainError> {
         self.data.unchanged(&self.inputs.data)?;
         match &self.held_out {
-            Some(held_out) => {
-                held_out.data.unchanged(&held_out.fingerprint)?;
-                Ok(unchanged(&held_out.images, "the evaluations of this run would not be of the same images")?)
-            }
+            Some(held_out) => Ok(held_out.data.unchanged(&held_out.fingerprint)?),
             None => Ok(()),
         }
     }
