@@ -51,7 +51,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Removes what dead writers left in `dir` of a file that began as `bytes` do, once a process, directory and beginning.
 fn sweep_once(dir: &Path, bytes: &[u8]) {
-    static SWEPT: Mutex<Option<HashSet<(PathBuf, Vec<u8>)>>> = Mutex::new(None);
+    type Swept = HashSet<(PathBuf, Vec<u8>)>;
+    static SWEPT: Mutex<Option<Swept>> = Mutex::new(None);
     let Ok(real) = dir.canonicalize() else { return };
     let head = bytes[..bytes.len().min(HEAD)].to_vec();
     if !SWEPT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert((real, head)) {
