@@ -2,16 +2,18 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How the names of temporary files and folders begin; the writer's process number and random characters follow.
-const PREFIX: &str = ".basic-";
+use basic_models::checkpoint::leftover::{PREFIX, writer};
 
 /// A file that is being written has a lock from its second moment on.
 const LOCKED_AFTER: Duration = Duration::from_secs(60);
+
+/// So many bytes tell what a file is.
+const HEAD: usize = 12;
 
 /// Writes beside `path`, syncs, and renames. A link keeps pointing where it does; what is no regular file (a device, a
 /// pipe) is written to as it is. What a killed process left half-written beside it goes.
@@ -30,7 +32,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         _ => Path::new("."),
     };
     fs::create_dir_all(parent)?;
-    sweep_once(parent);
+    sweep_once(parent, bytes);
     let prefix = format!("{PREFIX}{}-", std::process::id());
     let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(parent)?;
     // Tells others that its writer lives; a file system without locks tells by the process's number alone.
@@ -47,31 +49,30 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the temporary files in `dir` whose writers are dead, once a process and directory.
-fn sweep_once(dir: &Path) {
-    static SWEPT: Mutex<Option<HashSet<PathBuf>>> = Mutex::new(None);
+/// Removes what dead writers left in `dir` of a file that began as `bytes` do, once a process, directory and beginning.
+fn sweep_once(dir: &Path, bytes: &[u8]) {
+    type Swept = HashSet<(PathBuf, Vec<u8>)>;
+    static SWEPT: Mutex<Option<Swept>> = Mutex::new(None);
     let Ok(real) = dir.canonicalize() else { return };
-    if !SWEPT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(real) {
+    let head = bytes[..bytes.len().min(HEAD)].to_vec();
+    if !SWEPT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert((real, head)) {
         return;
     }
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let writer = entry.file_name().to_str().and_then(writer);
-        if writer.is_some_and(|writer| is_left(&entry, writer)) {
+        if writer.is_some_and(|writer| is_left(&entry, writer)) && agrees(&entry.path(), bytes) {
             // What cannot be removed is in nobody's way.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// The writer's process number in the name of a temporary file.
-fn writer(name: &str) -> Option<u32> {
-    let (writer, random) = name.strip_prefix(PREFIX)?.split_once('-')?;
-    is_random(random).then(|| writer.parse().ok())?
-}
-
-/// What tempfile puts into names.
-fn is_random(text: &str) -> bool {
-    text.len() == 6 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+/// Whether a file is empty or begins as `bytes` do: the name alone doesn't tell whose it is.
+fn agrees(file: &Path, bytes: &[u8]) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
+    let length = head.len().min(bytes.len());
+    read.is_ok() && (head.is_empty() || (length > 0 && head[..length] == bytes[..length]))
 }
 
 /// Whether nobody writes a file any more: it is locked by nobody, and its writer is dead or has had time to lock it.
@@ -87,76 +88,40 @@ fn is_dead(process: u32) -> bool {
     Path::new("/proc/self").exists() && !Path::new("/proc").join(process.to_string()).exists()
 }
 
-/// Whether an entry of a directory that this process has to itself is what a killed one left half-written: a temporary
-/// file or folder under construction, of this version or of one before that had tempfile's own names for files.
-pub(crate) fn is_leftover(entry: &Path) -> bool {
-    let Some(name) = entry.file_name().and_then(|name| name.to_str()) else { return false };
-    if let Some(random) = name.strip_prefix(".tmp") {
-        return is_random(random) && entry.symlink_metadata().is_ok_and(|meta| meta.is_file());
-    }
-    let Some(rest) = name.strip_prefix(PREFIX) else { return false };
-    let rest = rest.strip_suffix(".old").unwrap_or(rest);
-    let random = match rest.split_once('-') {
-        Some((writer, random)) if writer.bytes().all(|byte| byte.is_ascii_digit()) => random,
-        _ => rest,
-    };
-    is_random(random) || rest.starts_with("stale-step-")
-}
-
-/// Removes all [leftovers](is_leftover) in `dir`, which must be locked.
-pub(crate) fn sweep(dir: &Path) {
-    for path in fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        if is_leftover(&path) {
-            // What cannot be removed is in nobody's way.
-            let _ = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::{is_leftover, sweep, write_atomically};
+    use super::write_atomically;
 
     #[test]
     fn what_a_dead_writer_left_goes_and_all_else_stays() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         // No process has the largest number.
-        let names = [".basic-4294967295-aB3dE6", ".basic-notes", ".basic-4294967295-aB3dE6.txt", ".tmpAbCdEf", "a"];
-        names.iter().for_each(|name| fs::write(at(name), "x").unwrap());
+        let dead = |random: &str| format!(".basic-4294967295-{random}");
+        let goes = [(dead("aB3dE6"), "{\n  \"sta"), (dead("aB3dE7"), ""), (dead("aB3dE8"), "{\n  \"status\": 1, more")];
+        let stays = [
+            (dead("notes1"), "my own notes"),
+            (dead("aB3dE9"), "{\"mine\": 1}"),
+            (dead("aB3dE6.txt"), "{\n  \"sta"),
+            (".basic-notes".into(), "{"),
+            (".tmpAbCdEf".into(), "{"),
+            ("a".into(), "x"),
+        ];
+        goes.iter().chain(&stays).for_each(|(name, text)| fs::write(at(name), text).unwrap());
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("a", at(&dead("LiNk12"))).unwrap();
         let locked = at(".basic-4294967295-Locked");
         let writer = fs::File::create(&locked).unwrap();
         writer.try_lock().unwrap();
         let fresh = at(&format!(".basic-{}-Fresh1", std::process::id()));
-        fs::write(&fresh, "x").unwrap();
-        write_atomically(&at("b"), b"y").unwrap();
-        let left: Vec<bool> = names.iter().map(|name| at(name).exists()).collect();
-        assert_eq!(left, [!cfg!(target_os = "linux"), true, true, true, true]);
+        fs::write(&fresh, "{").unwrap();
+        write_atomically(&at("b"), b"{\n  \"status\": \"running\"").unwrap();
+        assert!(goes.iter().all(|(name, _)| at(name).exists() != cfg!(target_os = "linux")));
+        assert!(stays.iter().all(|(name, text)| fs::read(at(name)).unwrap() == text.as_bytes()));
+        assert_eq!(at(&dead("LiNk12")).is_symlink(), cfg!(unix));
         assert!(locked.exists() && fresh.exists(), "a live writer keeps its file");
-    }
-
-    #[test]
-    fn a_directory_of_ones_own_is_swept_of_files_and_folders_under_construction() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let goes =
-            [".basic-aB3dE6", ".basic-17-aB3dE6", ".basic-aB3dE6.old", ".basic-stale-step-00000003", ".tmpAbCdEf"];
-        let stays = [".basic-notes-of-mine", ".tmp", ".tmpAbCdEfG", ".basic-", "run.json"];
-        for name in &goes[..4] {
-            fs::create_dir_all(at(name).join("deep")).unwrap();
-        }
-        fs::write(at(goes[4]), "{").unwrap();
-        stays.iter().for_each(|name| fs::write(at(name), "x").unwrap());
-        assert!(goes.iter().all(|name| is_leftover(&at(name))));
-        sweep(dir.path());
-        let left = fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
-        let mut left: Vec<String> = left.collect();
-        left.sort();
-        let mut stays: Vec<String> = stays.map(String::from).to_vec();
-        stays.sort();
-        assert_eq!(left, stays);
     }
 
     #[test]

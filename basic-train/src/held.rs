@@ -74,9 +74,10 @@ impl Held {
         return !self.path.is_dir();
     }
 
-    /// Whether an entry of a directory is the lock's file.
+    /// Whether an entry of a directory is the lock's file, which is empty: another program's need not be.
     pub fn is_lock(entry: &Path) -> bool {
-        entry.file_name().is_some_and(|name| name == NAME)
+        let empty = || entry.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+        entry.file_name().is_some_and(|name| name == NAME) && empty()
     }
 }
 
@@ -84,7 +85,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let path = self.path.join(NAME);
         // Still locked here: nobody else can have it. Where it cannot be removed it is in nobody's way.
-        if cfg!(unix) && is_at(&self.lock, &path) {
+        if cfg!(unix) && Self::is_lock(&path) && is_at(&self.lock, &path) {
             let _ = fs::remove_file(path);
         }
     }
@@ -132,6 +133,11 @@ mod tests {
         // A killed process leaves the file, which locks nothing.
         std::fs::write(path.join(".lock"), "").unwrap();
         assert!(!Held::take(&path).unwrap().lost());
+        assert!(!path.join(".lock").exists());
+        // Another program's is used, and stays what it is.
+        std::fs::write(path.join(".lock"), "pid 1").unwrap();
+        assert!(!Held::take(&path).unwrap().lost());
+        assert_eq!(std::fs::read(path.join(".lock")).unwrap(), b"pid 1");
     }
 
     #[cfg(unix)]

@@ -286,8 +286,8 @@ fn what_a_kill_inside_the_first_write_leaves_is_no_run_and_in_nobodys_way() {
     for (name, more) in [("fresh", &[][..]), ("over", &["--overwrite"])] {
         let out = project.path().join(name);
         fs::create_dir(&out).unwrap();
-        for left in [".tmpAbCdEf", ".basic-4294967295-aB3dE6", ".lock"] {
-            fs::write(out.join(left), "{").unwrap();
+        for (left, text) in [(".tmpAbCdEf", "{"), (".basic-4294967295-aB3dE6", "{"), (".lock", "")] {
+            fs::write(out.join(left), text).unwrap();
         }
         project.train(name, more);
         let left = fs::read_dir(&out).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());

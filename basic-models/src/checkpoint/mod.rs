@@ -12,6 +12,7 @@ mod floats;
 mod fused;
 mod generation;
 mod hub;
+pub mod leftover;
 mod load;
 mod mistaken;
 mod names;
@@ -53,7 +54,9 @@ pub use write::{SaveOptions, parse_size, write_tensors};
 
 use crate::config::{Family, LlavaConfig, VisionFamily};
 use crate::nn::{InitScheme, Llava, seeded_init};
-use crate::processor::{ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, Tokenizer, copy_tokenizer_files};
+use crate::processor::{
+    ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, TOKENIZER_FILES, Tokenizer, copy_tokenizer_files,
+};
 use vocabulary::TokenizerFiles;
 use write::{gather, write_outgoing};
 
@@ -82,6 +85,16 @@ pub struct Checkpoint {
     template_source: Option<&'static str>,
     warnings: Vec<String>,
 }
+
+/// Configurations that lie beside a checkpoint's weights.
+const BESIDE: [&str; 6] = [
+    "config.json",
+    "adapter_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "generation_config.json",
+];
 
 const PROJECTOR: &str = "multi_modal_projector";
 
@@ -121,6 +134,21 @@ impl Checkpoint {
         let tokenizer = ["tokenizer.json", "tokenizer.model"].map(|name| self.tokenizer_files.dir().join(name));
         let tokenizer = tokenizer.into_iter().find(|path| path.is_file());
         self.files.all_paths().into_iter().chain(tokenizer).collect()
+    }
+
+    /// The configurations and vocabularies beside the weights, adapters' too, in a fixed order: what of them is there is read
+    /// when the checkpoint is opened, and some of it again when it is written.
+    pub fn beside_files(&self) -> Vec<PathBuf> {
+        let files = self.files.all_paths();
+        let folders = files.iter().filter_map(|path| path.parent());
+        let mut dirs: Vec<&Path> = Vec::new();
+        for dir in [&*self.dir].into_iter().chain(folders).chain([self.tokenizer_files.dir()]) {
+            if !dirs.contains(&dir) {
+                dirs.push(dir);
+            }
+        }
+        let names = BESIDE.into_iter().chain(TOKENIZER_FILES);
+        dirs.iter().flat_map(|dir| names.clone().map(|name| dir.join(name))).filter(|path| path.is_file()).collect()
     }
 
     /// The type that most of the parameters on disk have.

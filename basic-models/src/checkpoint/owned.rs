@@ -1,5 +1,7 @@
 //! What this program's commands write into a directory, by name: `--overwrite` takes that away and nothing else.
 
+mod names;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::CheckpointError;
-use crate::processor::TOKENIZER_FILES;
+use super::leftover::{OF_RUNS, begins, is_temporary, may_be_kept};
+use names::{
+    Place, is_checkpoint, is_export, is_number, is_part, is_png, is_safetensors, is_scene, is_state, is_working,
+};
+use names::{is_writing, run_place};
 
 /// What a directory may hold for a command to replace it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,28 +32,19 @@ pub enum Contents {
     Backbones,
     /// Checkpoints of a demo's runs.
     DemoRuns,
+    /// The embedded world of a study: backbones and data set.
+    World,
 }
 
 /// The file that tells a data set that `basic data export` has written from one of somebody's own: `data.json` and
 /// `images` are anybody's names.
 pub const MANIFEST: &str = ".basic-export.json";
 
-/// What a checkpoint has beside its tokenizer and its tensors.
-const CHECKPOINT: [&str; 6] = [
-    "config.json",
-    "generation_config.json",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "model.safetensors.index.json",
-];
-
-/// What a part of a run has beside a checkpoint's files.
-const PART: [&str; 5] =
-    ["adapter_config.json", "adapter_model.safetensors", "state.json", "trained.safetensors", "optimizer.safetensors"];
-
 /// Records of a run.
-const RUN: [&str; 6] = ["run.json", "metrics.jsonl", "eval.jsonl", "recipe.toml", ".lock", "run.lock"];
+const RUN: [&str; 6] = ["run.json", "metrics.jsonl", "eval.jsonl", "recipe.toml", LOCKS[0], LOCKS[1]];
+
+/// Locks, which are empty.
+const LOCKS: [&str; 2] = [".lock", "run.lock"];
 
 /// What tells that a directory is a run's or a checkpoint's, whole or not.
 const MARKS: [&str; 6] =
@@ -62,6 +59,27 @@ struct Inventory {
     folders: Vec<PathBuf>,
 }
 
+impl Inventory {
+    fn take_away(mut self) -> Result<(), CheckpointError> {
+        let marks = |path: &PathBuf| MARKS.iter().chain([&MANIFEST]).any(|mark| path.ends_with(mark));
+        self.files.sort_by_key(marks);
+        for path in &self.files {
+            fs::remove_file(path).map_err(CheckpointError::io(path))?;
+        }
+        for path in self.folders.iter().rev() {
+            match fs::remove_dir(path) {
+                // A link to a directory stays one.
+                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
+                Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+                    return Err(CheckpointError::io(path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Contents {
     /// What an error says of a file that this is not: which ...
     fn foreign(self) -> &'static str {
@@ -71,6 +89,7 @@ impl Contents {
             Self::Run => "belongs to neither a run nor a checkpoint",
             Self::Export => "no `basic data export` has written",
             Self::Shapes | Self::Backbones | Self::DemoRuns => "no demo has written",
+            Self::World => "no study has written",
         }
     }
 
@@ -98,7 +117,22 @@ impl Contents {
         }
     }
 
-    /// Removes what is of this kind in a directory, and the directory where nothing else is left in it.
+    /// Removes a directory whose place tells that it is this program's: it needs no mark.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Foreign`] that names the first other entry, before anything is removed; I/O errors.
+    pub fn remove_unmarked(self, dir: &Path) -> Result<(), CheckpointError> {
+        if !dir.metadata().map_err(CheckpointError::io(dir))?.is_dir() {
+            let (above, entry) = (dir.parent().unwrap_or(dir).into(), dir.file_name().unwrap_or_default().into());
+            return Err(CheckpointError::Foreign { dir: above, entry, reason: self.foreign() });
+        }
+        self.inventory(dir)?;
+        self.clear(dir)
+    }
+
+    /// Removes what is of this kind in a directory, and the directory where nothing else is left in it. What tells that
+    /// the directory is this program's goes last: who is killed here goes on here.
     ///
     /// # Errors
     ///
@@ -107,18 +141,23 @@ impl Contents {
         let mut found = Inventory { files: Vec::new(), folders: vec![dir.into()] };
         // A foreign entry stays, and with it the folders above.
         self.walk(dir, "", &mut found, &mut |_| Ok(()))?;
-        for path in &found.files {
-            fs::remove_file(path).map_err(CheckpointError::io(path))?;
-        }
-        for path in found.folders.iter().rev() {
-            match fs::remove_dir(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
-                    return Err(CheckpointError::io(path)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        found.take_away()
+    }
+
+    /// The same of a folder in a directory of this kind.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors that name the file.
+    pub fn clear_folder(self, dir: &Path, name: &str) -> Result<(), CheckpointError> {
+        let mut found = Inventory { files: Vec::new(), folders: vec![dir.join(name)] };
+        self.walk(&dir.join(name), &format!("{name}/"), &mut found, &mut |_| Ok(()))?;
+        found.take_away()
+    }
+
+    /// Whether everything in a directory has this kind's names and contents.
+    pub(super) fn holds_only_its_own(self, dir: &Path) -> bool {
+        self.inventory(dir).is_ok()
     }
 
     fn inventory(self, dir: &Path) -> Result<Inventory, CheckpointError> {
@@ -145,11 +184,11 @@ impl Contents {
             let kind = entry.file_type().map_err(CheckpointError::io(&path))?;
             let relative = name.to_str().map(|name| format!("{above}{name}"));
             match relative.as_deref() {
-                Some(name) if kind.is_dir() && self.folder(name) => {
+                Some(name) if kind.is_dir() && self.folder(name) && !may_be_kept(&path) => {
                     found.folders.push(path.clone());
                     self.walk(&path, &format!("{name}/"), found, foreign)?;
                 }
-                Some(name) if kind.is_file() && self.file(name) => found.files.push(path),
+                Some(name) if kind.is_file() && self.file(name) && self.wrote(&path, name) => found.files.push(path),
                 _ => foreign(Path::new(above).join(name))?,
             }
         }
@@ -163,9 +202,8 @@ impl Contents {
             |name: &str| -> Option<Value> { serde_json::from_slice(&crate::outside::read(&dir.join(name)).ok()?).ok() };
         // What a run of this program was killed over, in the first write of its record.
         let unborn = |entry: &OsStr| {
-            let begun = |bytes: Vec<u8>| bytes.is_empty() || bytes.starts_with(b"{");
-            let ours = entry.to_str().is_some_and(|name| is_temporary(name) || RUN[4..].contains(&name));
-            ours && crate::outside::read(&dir.join(entry)).is_ok_and(begun)
+            let ours = |name: &str| (is_temporary(name) || LOCKS.contains(&name)) && self.wrote(&dir.join(name), name);
+            entry.to_str().is_some_and(ours)
         };
         let model = |config: Value| config.get("model_type").is_some_and(Value::is_string);
         let entries: Vec<_> = fs::read_dir(dir).map_err(CheckpointError::io(dir))?.flatten().collect();
@@ -178,7 +216,7 @@ impl Contents {
                 other && MARKS.iter().any(|name| has(name))
             }
             Self::Export => object(MANIFEST).is_some_and(|manifest| manifest.get("basic").is_some()),
-            Self::Part | Self::Shapes | Self::Backbones | Self::DemoRuns => true,
+            Self::Part | Self::Shapes | Self::Backbones | Self::DemoRuns | Self::World => true,
         };
         let first = entries.iter().map(fs::DirEntry::file_name).min();
         match first.filter(|_| !ours) {
@@ -186,6 +224,30 @@ impl Contents {
                 Err(CheckpointError::Foreign { dir: dir.into(), entry: entry.into(), reason: self.foreign() })
             }
             None => Ok(()),
+        }
+    }
+
+    /// Whether this program wrote a file whose name may be anybody's: an empty lock, or what begins as it writes.
+    fn wrote(self, path: &Path, name: &str) -> bool {
+        let last = name.rsplit('/').next().unwrap_or_default();
+        if LOCKS.contains(&last) {
+            return begins(path, &[]);
+        }
+        if !is_temporary(last) && !is_writing(last) {
+            return true;
+        }
+        match self {
+            Self::Checkpoint | Self::Part | Self::Export | Self::Run => begins(path, &OF_RUNS),
+            // PNG's mark has bytes that are no text and blanks behind them.
+            Self::Shapes => begins(path, &["{", "["]) || is_png(path),
+            // JSON, a template, or a header of safetensors behind its length.
+            Self::Backbones => begins(path, &["{"]) || is_safetensors(path),
+            Self::DemoRuns => begins(path, &["stage=\""]),
+            Self::World => match name.split_once('/') {
+                Some(("backbones", rest)) => Self::Backbones.wrote(path, rest),
+                Some(("data", rest)) => Self::Shapes.wrote(path, rest),
+                _ => begins(path, &["{\"world\":", "{\"version\":"]),
+            },
         }
     }
 
@@ -203,8 +265,8 @@ impl Contents {
             }),
             Self::Export => is_export(name),
             Self::Shapes => match name.strip_prefix("images/") {
-                Some(image) => is_scene(image) || image.starts_with(".writing-"),
-                None => SHAPES.contains(&name) || name.starts_with(".writing-"),
+                Some(image) => is_scene(image) || is_writing(image),
+                None => SHAPES.contains(&name) || is_writing(name),
             },
             Self::Backbones => match name.split_once('/') {
                 Some(("llm" | "vision", file)) => is_checkpoint(file) || is_temporary(file),
@@ -217,6 +279,12 @@ impl Contents {
                 // What a killed demo was writing.
                 [_, staged, file] => is_working(staged) && is_checkpoint(file),
                 _ => false,
+            },
+            Self::World => match name.split_once('/') {
+                Some(("backbones", name)) => Self::Backbones.file(name),
+                Some(("data", name)) => Self::Shapes.file(name),
+                Some(_) => false,
+                None => name == "world.json" || is_temporary(name),
             },
         }
     }
@@ -245,102 +313,14 @@ impl Contents {
                 None => name.contains("-seed"),
                 Some((_, stage)) => matches!(stage, "pretrain" | "finetune") || is_working(stage),
             },
+            Self::World => match name.split_once('/') {
+                None => matches!(name, "backbones" | "data"),
+                Some(("backbones", name)) => Self::Backbones.folder(name),
+                Some((_, name)) => Self::Shapes.folder(name),
+            },
         }
     }
 }
 
-/// Whether a folder `.basic-...` holds nothing but what one under construction may hold.
-pub(super) fn is_leftover(dir: &Path) -> bool {
-    [Contents::Part, Contents::Export].iter().any(|contents| contents.inventory(dir).is_ok())
-}
-
-/// Where in a run a name lies.
-enum Place<'a> {
-    Top(&'a str),
-    Part(&'a str),
-    Events(&'a str),
-}
-
-/// Follows a name into a run's folders, those of an earlier run that is put aside too.
-fn run_place(name: &str) -> Option<Place<'_>> {
-    let Some((folder, rest)) = name.split_once('/') else {
-        return Some(Place::Top(name.strip_prefix("failed-").unwrap_or(name)));
-    };
-    match folder.strip_prefix("failed-").unwrap_or(folder) {
-        ".replaced" | ".replacing" => run_place(rest),
-        "tensorboard" => Some(Place::Events(rest)),
-        "adapter" => Some(Place::Part(rest)),
-        staged if is_working(staged) => Some(Place::Part(rest)),
-        "checkpoints" => {
-            let (state, rest) = rest.split_once('/')?;
-            (is_state(state) || is_working(state)).then_some(Place::Part(rest))
-        }
-        _ => None,
-    }
-}
-
-fn is_checkpoint(name: &str) -> bool {
-    let shard = || {
-        let (index, count) = name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
-        Some(is_number(index, 5) && is_number(count, 5))
-    };
-    CHECKPOINT.contains(&name)
-        || TOKENIZER_FILES.contains(&name)
-        || name == "model.safetensors"
-        || shard() == Some(true)
-}
-
-fn is_part(name: &str) -> bool {
-    is_checkpoint(name) || PART.contains(&name)
-}
-
-fn is_export(name: &str) -> bool {
-    let image = |name: &str| {
-        let (folder, file) = name.split_once('/')?;
-        let (stem, extension) = file.split_once('.')?;
-        let (index, number) = stem.split_once('-')?;
-        let extension = ["jpg", "png", "webp", "gif", "bmp"].contains(&extension);
-        Some(is_number(folder, 5) && is_number(index, 8) && is_number(number, 1) && extension)
-    };
-    match name.strip_prefix("images/") {
-        Some(name) => image(name) == Some(true),
-        None => {
-            let shard = |(stem, end): (&str, &str)| is_number(stem, 5) && matches!(end, "tar" | "tar.gz" | "parquet");
-            matches!(name, "data.json" | "data.jsonl" | MANIFEST) || name.split_once('.').is_some_and(shard)
-        }
-    }
-}
-
-/// `train_000012.png`
-fn is_scene(name: &str) -> bool {
-    let stem = name.strip_suffix(".png").and_then(|stem| stem.split_once('_'));
-    stem.is_some_and(|(split, index)| matches!(split, "train" | "validation" | "eval") && is_number(index, 6))
-}
-
-fn is_state(name: &str) -> bool {
-    name.strip_prefix("step-").is_some_and(|step| is_number(step, 8))
-}
-
-/// A directory under construction, or one that is being taken away.
-pub(super) fn is_staged(name: &str) -> bool {
-    let random = |name: &str| name.len() == 6 && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    name.strip_prefix(".basic-").is_some_and(|name| random(name) || name.strip_prefix("stale-").is_some_and(is_state))
-}
-
-/// The same, or a directory that is put aside while another takes its name.
-fn is_working(name: &str) -> bool {
-    is_staged(name) || name.starts_with(".basic-old-")
-}
-
-/// A file that was being written when the program was killed: `tempfile`'s names, after the writer's process number in
-/// later versions.
-fn is_temporary(name: &str) -> bool {
-    let random = |name: &str| name.len() == 6 && name.bytes().all(|b| b.is_ascii_alphanumeric());
-    let later = |name: &str| name.split_once('-').is_some_and(|(writer, name)| is_number(writer, 1) && random(name));
-    name.strip_prefix(".tmp").is_some_and(random) || name.strip_prefix(".basic-").is_some_and(later)
-}
-
-/// Decimal digits, at least so many.
-fn is_number(text: &str, digits: usize) -> bool {
-    text.len() >= digits && text.bytes().all(|b| b.is_ascii_digit())
-}
+#[cfg(test)]
+mod tests;

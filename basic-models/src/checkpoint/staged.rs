@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::owned::{Contents, is_leftover, is_staged};
+use super::leftover::{PREFIX, sweep_folders};
+use super::owned::Contents;
 use super::{CheckpointError, spare};
 
 /// A directory under construction: [`StagedDir::commit`] gives it its name, dropping it removes it.
@@ -208,10 +209,11 @@ fn aside(target: &Path) -> PathBuf {
 
 /// Makes a directory to write in, locked, and takes away those that nobody has locked.
 fn begin(parent: &Path) -> Result<(TempDir, Option<File>), CheckpointError> {
-    sweep(parent);
+    sweep_folders(parent);
+    let prefix = format!("{PREFIX}{}-", std::process::id());
     loop {
         let staging =
-            tempfile::Builder::new().prefix(".basic-").tempdir_in(parent).map_err(CheckpointError::io(parent))?;
+            tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(CheckpointError::io(parent))?;
         let lock = File::open(staging.path()).map_err(CheckpointError::io(parent));
         match lock.map(|lock| (lock.try_lock(), lock)) {
             // Another process sweeps here, and took it for a leftover before it was locked.
@@ -223,23 +225,6 @@ fn begin(parent: &Path) -> Result<(TempDir, Option<File>), CheckpointError> {
         }
         if !parent.is_dir() {
             return Err(CheckpointError::io(parent)(std::io::ErrorKind::NotFound.into()));
-        }
-    }
-}
-
-/// Removes directories that killed processes of this program were writing: of our names, holding nothing but our files,
-/// and locked by nobody. What cannot be removed is in nobody's way.
-fn sweep(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_str().is_some_and(is_staged);
-        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !is_leftover(&entry.path()) {
-            continue;
-        }
-        let Ok(lock) = File::open(entry.path()) else { continue };
-        if lock.try_lock().is_ok() && is_leftover(&entry.path()) {
-            let part = Contents::Part.check(&entry.path()).is_ok();
-            let contents = if part { Contents::Part } else { Contents::Export };
-            let _ = contents.clear(&entry.path());
         }
     }
 }

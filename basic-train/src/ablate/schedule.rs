@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use basic_core::DeviceSpec;
+use basic_models::checkpoint::Contents;
 
 use super::AblateError;
 use super::expand::{Chain, Expanded};
@@ -181,7 +182,7 @@ impl Schedule<'_> {
         self.jobs[job].chain.stages.iter().map(|stage| stage.hash.as_str())
     }
 
-    /// Deletes the checkpoints that no job needs any more.
+    /// Deletes the checkpoints that no job needs any more; what somebody has put beside their files stays.
     fn sweep(&self, state: &Mutex<State>) -> Result<(), AblateError> {
         if self.study.study.keep_checkpoints {
             return Ok(());
@@ -191,7 +192,7 @@ impl Schedule<'_> {
         for hash in (0..self.jobs.len()).flat_map(|at| self.hashes(at)) {
             let dir = run_folder(self.out, hash);
             if !needed.contains(hash) && held.results.contains_key(hash) && dir.is_dir() {
-                std::fs::remove_dir_all(&dir).map_err(AblateError::io(&dir))?;
+                Contents::Run.clear(&dir)?;
             }
         }
         Ok(())

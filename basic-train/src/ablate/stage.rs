@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
+use basic_models::checkpoint::Contents;
 
 use super::AblateError;
 use super::expand::{Chain, Expanded};
@@ -71,9 +72,9 @@ impl Worker<'_> {
             };
             result.write(self.out)?;
             // The states along the way have been looked at.
-            let states = run_folder(self.out, &planned.hash).join("checkpoints");
-            if self.study.study.stages[stage].early_stopping.is_some() && states.is_dir() {
-                std::fs::remove_dir_all(&states).map_err(AblateError::io(&states))?;
+            let run = run_folder(self.out, &planned.hash);
+            if self.study.study.stages[stage].early_stopping.is_some() && run.join("checkpoints").is_dir() {
+                Contents::Run.clear_folder(&run, "checkpoints")?;
             }
             (self.done)(chain, stage, result)?;
         }
@@ -96,7 +97,7 @@ impl Worker<'_> {
         }
         let resume = info.is_some() && states(&dir).is_ok_and(|states| !states.is_empty());
         if !resume && dir.exists() {
-            std::fs::remove_dir_all(&dir).map_err(AblateError::io(&dir))?;
+            Contents::Run.remove_unmarked(&dir)?;
         }
         let recipe = self.recipe(chain, stage);
         let options = RunOptions {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use basic_models::checkpoint::Contents;
 use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -43,8 +44,8 @@ impl World {
         }
         let partial = self.dir.with_extension("partial");
         for dir in [&partial, &self.dir] {
-            if dir.exists() {
-                std::fs::remove_dir_all(dir).map_err(AblateError::io(dir))?;
+            if dir.symlink_metadata().is_ok() {
+                Contents::World.remove_unmarked(dir)?;
             }
         }
         let backbones = partial.join("backbones");

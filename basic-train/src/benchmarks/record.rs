@@ -1,6 +1,8 @@
 //! What an evaluation leaves beside its answers: the scores (`result.json`) and every answer with its own
 //! (`judged.jsonl`), which `basic compare` and `basic report` read.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -97,6 +99,20 @@ impl Record {
 /// Takes away what was made of answers that are no longer all there.
 pub(super) fn forget(dir: &Path) -> Result<(), BenchmarkError> {
     let judged = judged_file(dir);
+    // The names are anybody's: a file that is no record of an evaluation is an error.
+    let there = Record::of(&judged)?.is_some();
+    let line = |line: &[u8]| {
+        let value: Option<serde_json::Value> = serde_json::from_slice(line).ok();
+        value.is_some_and(|value| value.get("question_id").is_some())
+    };
+    let first = File::open(&judged).and_then(|file| {
+        let mut first = Vec::new();
+        BufReader::new(file).take(1 << 20).read_until(b'\n', &mut first).map(|_| first)
+    });
+    if first.is_ok_and(|first| !there && !first.is_empty() && !line(&first)) {
+        let problem = "holds no judged answers: move it elsewhere, or choose another --out";
+        return Err(BenchmarkError::line(&judged, 1, problem));
+    }
     for path in [record_file(&judged), judged] {
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(BenchmarkError::Io { path, source: e }),
@@ -120,5 +136,27 @@ mod tests {
         ] {
             assert_eq!(record_file(Path::new(file)), Path::new(record), "{file}");
         }
+    }
+
+    #[test]
+    fn scores_that_no_longer_hold_go_and_files_of_somebodys_own_under_their_names_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (record, judged) = (dir.path().join("result.json"), dir.path().join("judged.jsonl"));
+        let ours =
+            r#"{"name": "a", "checkpoint": "b", "conversation": "c", "measure": null, "questions": 1, "metrics": []}"#;
+        for (path, mine) in [(&record, "{\"port\": 1}"), (&judged, "{\"port\": 1}\n"), (&judged, "notes")] {
+            std::fs::write(path, mine).unwrap();
+            let error = forget(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(&path.display().to_string()), "{error}");
+            assert_eq!(std::fs::read_to_string(path).unwrap(), mine);
+            std::fs::remove_file(path).unwrap();
+        }
+        std::fs::write(&record, ours).unwrap();
+        std::fs::write(&judged, "{\"question_id\": 1, \"cut").unwrap();
+        forget(dir.path()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        std::fs::write(&judged, "{\"question_id\": 1}\n").unwrap();
+        forget(dir.path()).unwrap();
+        assert!(!judged.exists());
     }
 }

@@ -1,15 +1,16 @@
 //! The data of a run: every set that a configuration names, as one.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::folder::FolderData;
 use super::llava::Layout;
 use super::locate::{self, METADATA};
 use super::mixture::Mixture;
 use super::parquet::ParquetData;
-use super::stamps::{Change, Stamps};
+use super::stamps::{Change, ShortStamps, Stamps};
 use super::webdataset::WebDataset;
-use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SetConfig, fingerprint};
+use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SeenImages, SetConfig, fingerprint};
 
 /// The sets of a run, mixed by weight: see [`SetConfig::weight`].
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct DataSet {
     mixture: Mixture,
     /// What decides which sample an index means, besides the files.
     choice: u64,
+    /// Its image files, as they are read.
+    seen: SeenImages,
 }
 
 /// One data set of any format.
@@ -28,6 +31,8 @@ pub struct OneSet {
     reader: Reader,
     /// Its files from before they were read.
     stamps: Stamps,
+    /// Those of a folder of images.
+    many: ShortStamps,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,9 @@ enum Reader {
     Parquet(ParquetData),
     Folder(FolderData),
 }
+
+/// What clocks of machines that share files differ by, at most.
+const AHEAD: Duration = Duration::from_secs(60);
 
 impl DataSet {
     /// Indexes every set; `seed` chooses the samples of sets that an epoch takes in part. No sample is read: what is
@@ -50,6 +58,7 @@ impl DataSet {
             return Err(DataError::Set { path: config.path.clone().unwrap_or_default(), reason });
         }
         let configs = config.all_sets();
+        let opened = SystemTime::now();
         let sets: Vec<OneSet> = configs.iter().map(OneSet::open).collect::<Result<_, _>>()?;
         let sizes: Vec<(usize, f64)> = sets.iter().zip(&configs).map(|(set, c)| (set.len(), c.weight)).collect();
         let mixture = Mixture::new(&sizes, seed).map_err(|reason| {
@@ -63,7 +72,14 @@ impl DataSet {
         let parts = sizes.iter().any(|(_, weight)| weight.fract() != 0.0);
         let numbers = sizes.iter().flat_map(|(len, weight)| [*len as u64, weight.to_bits()]);
         let choice = fingerprint::combine(numbers.chain([if parts { seed } else { 0 }]));
-        Ok(Self { sets, mixture, choice })
+        // A file system whose clock is a little ahead tells by what it holds.
+        let latest = sets
+            .iter()
+            .filter_map(|set| set.stamps.latest().max(set.many.latest()))
+            .filter(|at| *at < opened + AHEAD)
+            .max();
+        let seen = SeenImages::new(latest.map_or(opened, |latest| latest.max(opened)), mixture.len());
+        Ok(Self { sets, mixture, choice, seen })
     }
 
     /// The sets, in the configuration's order.
@@ -92,8 +108,9 @@ impl DataSet {
     ///
     /// [`DataError::Set`] that names the file.
     pub fn unchanged(&self, fingerprint: &str) -> Result<(), DataError> {
-        let Some((path, change)) = self.sets.iter().find_map(|set| set.stamps.changed()) else { return Ok(()) };
-        if change == Change::Touched && self.sets.iter().all(|set| set.stamps.changed().is_none_or(|c| c.1 == change)) {
+        let changed = self.sets.iter().filter_map(OneSet::changed).max_by_key(|(_, change)| *change);
+        let Some((path, change)) = changed else { return Ok(()) };
+        if change == Change::Touched {
             // Written again with the same contents, or given another name.
             if self.fingerprint()? == fingerprint {
                 return Ok(());
@@ -101,12 +118,13 @@ impl DataSet {
         }
         let reason = "was changed while it was read from: what was trained since the last state is of both: put the file \
                       back and go on from the last state with --resume, or start anew";
-        Err(DataError::Set { path: path.into(), reason: reason.into() })
+        Err(DataError::Set { path, reason: reason.into() })
     }
 
     /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
     /// above 16 MiB, 64 pieces spread over each), not their names, places or times; weights, limits, and the seed where
-    /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't.
+    /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't:
+    /// [`SeenImages`] knows those that were read.
     ///
     /// # Errors
     ///
@@ -130,6 +148,10 @@ impl Samples for DataSet {
     fn outline(&self, index: usize) -> Result<Sample, DataError> {
         let (set, sample) = self.at(index)?;
         set.outline(sample)
+    }
+
+    fn seen(&self) -> Option<&SeenImages> {
+        Some(&self.seen)
     }
 }
 
@@ -178,10 +200,21 @@ impl OneSet {
                 }
             }
         };
-        if let Reader::Folder(data) = &reader {
-            stamps.extend(Stamps::of(&data.files()));
-        }
-        Ok(Self { path: path.clone(), format, reader, stamps })
+        let many = match &reader {
+            Reader::Folder(data) => ShortStamps::of(&data.files()),
+            _ => ShortStamps::default(),
+        };
+        Ok(Self { path: path.clone(), format, reader, stamps, many })
+    }
+
+    /// The file that has changed most since it was opened. Of a folder of images no contents are known, and to be written
+    /// again is to be changed.
+    fn changed(&self) -> Option<(PathBuf, Change)> {
+        let many = || match &self.reader {
+            Reader::Folder(data) => Some((self.many.changed(&data.files())?.to_path_buf(), Change::Replaced)),
+            _ => None,
+        };
+        self.stamps.changed().map(|(path, change)| (path.to_path_buf(), change)).or_else(many)
     }
 
     /// The path, folder or pattern that it was opened by.

@@ -3,13 +3,13 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use basic_models::ImageTokens;
 
-use super::{DataError, FeatureKeys, ImageSource, LoaderError, Preparer, Samples};
+use super::{DataError, FeatureKeys, ImageSource, LoaderError, Preparer, Sample, Samples};
 
 /// A sample to make ready, and which replica it is for.
 #[derive(Debug, Clone, Copy)]
@@ -75,13 +75,33 @@ impl Task {
             Ok(LoadedImage { source, pixels })
         };
         let images: Result<Vec<LoadedImage>, DataError> = prepared.images.into_iter().map(image).collect();
+        let images = images?;
+        self.seen(job.index, &sample, &images)?;
         Ok(Loaded {
             index: job.index,
             file: sample.file.clone(),
             place: sample.place.clone(),
             tokens: prepared.tokens,
-            images: images?,
+            images,
         })
+    }
+}
+
+impl Task {
+    /// Checks that image files are what they were, once they have been read.
+    fn seen(&self, index: usize, sample: &Sample, images: &[LoadedImage]) -> Result<(), DataError> {
+        let Some(seen) = self.samples.seen() else { return Ok(()) };
+        let file = |image: &LoadedImage| match &image.source {
+            ImageSource::File(path) => Some(path.clone()),
+            ImageSource::Bytes { .. } => None,
+        };
+        let files: Vec<PathBuf> = images.iter().filter_map(file).collect();
+        let whole = images.iter().all(|image| image.pixels.is_some());
+        // Where features are held, nothing is read.
+        match whole && !files.is_empty() {
+            true => seen.check(index, sample, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>()),
+            false => Ok(()),
+        }
     }
 }
 

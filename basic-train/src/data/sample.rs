@@ -10,7 +10,7 @@ use basic_models::processor::{
 use basic_models::{Checkpoint, CheckpointError, outside};
 use image::RgbImage;
 
-use super::DataError;
+use super::{DataError, SeenImages};
 
 /// Where an image's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -169,5 +169,10 @@ pub trait Samples: fmt::Debug + Send + Sync {
     /// Those of [`Samples::sample`], but for what only an image's bytes show.
     fn outline(&self, index: usize) -> Result<Sample, DataError> {
         self.sample(index)
+    }
+
+    /// What is known of the image files that were read, where that is kept.
+    fn seen(&self) -> Option<&SeenImages> {
+        None
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 
+use basic_models::checkpoint::Contents;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 use rand::{Rng, RngExt};
@@ -24,8 +25,6 @@ use super::text::{CAPTION_PROMPT, caption};
 const SCENE_LIMIT: usize = 1_000_000;
 /// The share of conversations in `finetune.json` that also hold a caption.
 const CAPTION_SHARE: f64 = 0.25;
-/// The JSON files of a data set.
-const FILES: [&str; 5] = ["scenes.jsonl", "eval.jsonl", "validation.jsonl", "finetune.json", "pretrain.json"];
 
 /// What [`write_dataset`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -68,6 +67,9 @@ pub fn write_dataset(
         return Err(ShapesError::TooManyScenes { requested, limit: SCENE_LIMIT });
     }
     let existed = claim(dir)?;
+    let images = dir.join("images");
+    // Where another process was faster, the folder is its own.
+    fs::create_dir(&images).map_err(|source| ShapesError::io(&images, source))?;
     let written = write_all(dir, [train_n, val_n, eval_n], seed);
     if written.is_err() {
         discard(dir, existed);
@@ -90,21 +92,16 @@ fn claim(dir: &Path) -> Result<bool, ShapesError> {
     }
 }
 
-/// Removes what a failed attempt left. Errors are ignored: the one that led here is the one to report.
+/// Removes what a failed attempt left, and nothing that somebody has put there meanwhile. Errors are ignored: the one that
+/// led here is the one to report.
 fn discard(dir: &Path, existed: bool) {
-    let _ = fs::remove_dir_all(dir.join("images"));
-    for name in FILES {
-        let _ = fs::remove_file(dir.join(name));
-    }
-    if !existed {
-        let _ = fs::remove_dir(dir);
+    let _ = Contents::Shapes.clear(dir);
+    if existed {
+        let _ = fs::create_dir_all(dir);
     }
 }
 
 fn write_all(dir: &Path, counts: [usize; 3], seed: u64) -> Result<Written, ShapesError> {
-    let images = dir.join("images");
-    fs::create_dir(&images).map_err(|source| ShapesError::io(&images, source))?;
-
     let (mut pretrain, mut finetune, mut scenes) = (Vec::new(), Vec::new(), Vec::new());
     let (mut validation, mut eval) = (Vec::new(), Vec::new());
     for (&split, count) in Split::ALL.iter().zip(counts) {

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use basic_models::adapters::save_adapters;
+use basic_models::checkpoint::leftover::is_leftover;
 use basic_models::checkpoint::{Contents, Replaces, StagedDir};
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
 use super::{RunInfo, Status, TrainError, state};
-use crate::files::is_leftover;
 use crate::held::Held;
 use crate::recipe::{Mode, Part, Recipe};
 
@@ -98,21 +98,34 @@ impl Replaced {
     }
 }
 
-/// Renames what a run that did not finish has left to `failed-*`.
+/// Renames what a run that did not finish has left to `failed-*`. What somebody has put into an earlier `failed-*` stays,
+/// and the new comes beside it.
 fn put_by(out: &Path) -> Result<(), TrainError> {
     for name in RUN_FILES {
-        let (path, failed) = (out.join(name), out.join(format!("failed-{name}")));
-        let io = |source| TrainError::Io { path: path.clone(), source };
-        if path.exists() {
-            if failed.is_dir() {
-                std::fs::remove_dir_all(&failed).map_err(io)?;
+        let put_by = format!("failed-{name}");
+        let (path, failed) = (out.join(name), out.join(&put_by));
+        if !path.exists() {
+            continue;
+        }
+        let there = |path: &Path| path.symlink_metadata();
+        if there(&failed).is_ok_and(|meta| meta.is_dir()) {
+            Contents::Run.clear_folder(out, &put_by)?;
+        }
+        let io = |source| TrainError::Io { path: failed.clone(), source };
+        match there(&failed) {
+            Ok(meta) if meta.is_dir() => {
+                let inside = std::fs::read_dir(&path).map_err(io)?.flatten().map(|entry| entry.path());
+                move_all(inside.collect::<Vec<_>>().iter(), &failed)?;
+                std::fs::remove_dir(&path).map_err(io)?;
             }
-            std::fs::rename(&path, failed).map_err(io)?;
+            Ok(meta) if !meta.is_file() => return Err(io(std::io::ErrorKind::AlreadyExists.into())),
+            _ => std::fs::rename(&path, &failed).map_err(io)?,
         }
     }
     Ok(())
 }
 
+/// Moves entries into a directory, over files of their names and over nothing else.
 fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Result<(), TrainError> {
     std::fs::create_dir_all(target).map_err(|source| TrainError::Io { path: target.into(), source })?;
     for path in paths {
@@ -157,4 +170,48 @@ fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), Tr
     let staged = StagedDir::new(&out.join("adapter"), true)?;
     save_adapters(model, &whole, &base.display().to_string(), &staged, recipe.train.dtype.dtype())?;
     Ok(staged.commit()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_put_by_comes_beside_what_somebody_has_put_there_and_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path();
+        let write = |name: &str, text: &str| {
+            let path = out.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let read = |name: &str| fs::read_to_string(out.join(name)).unwrap_or_default();
+        write("failed-checkpoints/step-00000001/state.json", "old");
+        write("failed-checkpoints/step-00000002/why.md", "mine");
+        write("failed-run.json", "old");
+        write("checkpoints/step-00000003/state.json", "new");
+        write("run.json", "new");
+        put_by(out).unwrap();
+        assert!(!out.join("failed-checkpoints/step-00000001").exists(), "ours goes");
+        assert_eq!(read("failed-checkpoints/step-00000002/why.md"), "mine");
+        assert_eq!(read("failed-checkpoints/step-00000003/state.json"), "new");
+        assert_eq!(read("failed-run.json"), "new");
+        assert!(!out.join("checkpoints").exists() && !out.join("run.json").exists());
+        // A state of the same step cannot come beside a file of somebody's: an error, and nothing is lost.
+        write("checkpoints/step-00000002/state.json", "newer");
+        assert!(put_by(out).is_err());
+        assert_eq!(read("failed-checkpoints/step-00000002/why.md"), "mine");
+        assert_eq!(read("checkpoints/step-00000002/state.json"), "newer");
+        #[cfg(unix)]
+        {
+            fs::remove_dir_all(out.join("checkpoints")).unwrap();
+            fs::remove_file(out.join("failed-run.json")).unwrap();
+            std::os::unix::fs::symlink("elsewhere", out.join("failed-run.json")).unwrap();
+            write("run.json", "newest");
+            assert!(put_by(out).is_err());
+            assert!(out.join("failed-run.json").is_symlink() && read("run.json") == "newest");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What a run writes while it runs: steps, states, evaluations, its own record, and in the end the checkpoint.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,11 +10,12 @@ use basic_models::checkpoint::StagedDir;
 use basic_models::processor::Style;
 use basic_models::{Checkpoint, Llava};
 use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::run::{RunInfo, RunOptions, Status};
 use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, output};
-use crate::data::{DataConfig, DataSet, Samples, content_hash, prepare};
+use crate::data::{DataConfig, DataError, DataSet, ImageSource, Samples, SeenImages, Watched, content_hash, prepare};
 use crate::files::write_atomically;
 use crate::held::Held;
 use crate::recipe::{EvalConfig, Recipe, Stage};
@@ -30,6 +32,8 @@ pub(super) struct Record<'a> {
     pub start: Instant,
     /// The data, to look whether it is still what it was.
     pub data: Arc<DataSet>,
+    /// What lies beside the model's weights, and is read again for the checkpoint.
+    pub beside: Watched,
     /// The output directory, which is this process's own.
     pub held: Held,
 }
@@ -43,12 +47,18 @@ const LOOK_SHARE: u32 = 100;
 pub(super) struct Inputs {
     data: String,
     model: String,
+    beside: String,
 }
 
 impl Inputs {
     pub(super) fn of(data: &DataSet, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
         let model = content_hash(&checkpoint.source_files())?;
-        Ok(Self { data: data.fingerprint()?, model: format!("{model:016x}") })
+        let mut beside = checkpoint.beside_files();
+        // How answers are chosen is nothing to training.
+        beside.retain(|path| !path.ends_with("generation_config.json"));
+        let names = beside.iter().filter_map(|path| path.file_name()?.to_str()).collect::<Vec<_>>().join("/");
+        let beside = content_hash(&beside)? ^ xxh3_64(names.as_bytes());
+        Ok(Self { data: data.fingerprint()?, model: format!("{model:016x}"), beside: format!("{beside:016x}") })
     }
 
     /// What a state of this run cannot go on with.
@@ -56,7 +66,11 @@ impl Inputs {
         if self.data != since.data {
             return Some("data files");
         }
-        (!since.model.is_empty() && self.model != since.model).then_some("model's files")
+        let differs = |own: &str, since: &str| !since.is_empty() && own != since;
+        if differs(&self.model, &since.model) {
+            return Some("model's files");
+        }
+        differs(&self.beside, &since.beside).then_some("model's configuration or vocabulary")
     }
 }
 
@@ -64,9 +78,18 @@ impl Inputs {
 pub(super) struct HeldOut {
     data: DataSet,
     fingerprint: String,
+    /// Its image files.
+    images: Watched,
     style: Style,
     every: usize,
     options: EvaluationOptions,
+}
+
+/// Refuses files that are not what they were when the run began.
+fn unchanged(files: &Watched, so: &str) -> Result<(), DataError> {
+    let Some(path) = files.changed() else { return Ok(()) };
+    let reason = format!("was changed while the run went on, {so}: put it back and go on with --resume, or start anew");
+    Err(DataError::Set { path: path.into(), reason })
 }
 
 impl HeldOut {
@@ -84,16 +107,23 @@ impl HeldOut {
         let data = DataSet::open(&data, recipe.seed)?;
         let fingerprint = data.fingerprint()?;
         // A sample that cannot be used ends the run now, and not at its first evaluation.
-        let usable = |index: usize| -> Result<(), EvaluationError> {
+        let usable = |index: usize| -> Result<Vec<ImageSource>, EvaluationError> {
             let sample = data.sample(index)?;
             let images = prepare(&sample, checkpoint, &style)?.images;
-            Ok(images
+            images
                 .iter()
-                .try_for_each(|image| image.pixels(checkpoint).map(drop).map_err(|e| sample.image_error(e)))?)
+                .try_for_each(|image| image.pixels(checkpoint).map(drop).map_err(|e| sample.image_error(e)))?;
+            Ok(images)
         };
         let looked: Vec<_> = (0..data.len().min(samples)).into_par_iter().map(usable).collect();
-        looked.into_iter().collect::<Result<(), _>>()?;
-        Ok(Some(Self { data, fingerprint, style, every, options }))
+        let images = looked.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let file = |image: ImageSource| match image {
+            ImageSource::File(path) => Some(path),
+            ImageSource::Bytes { .. } => None,
+        };
+        let files: BTreeSet<PathBuf> = images.into_iter().flatten().filter_map(file).collect();
+        let images = Watched::of(&files.into_iter().collect::<Vec<_>>())?;
+        Ok(Some(Self { data, fingerprint, images, style, every, options }))
     }
 
     fn evaluate(
@@ -149,6 +179,11 @@ impl Record<'_> {
             if let (true, Some(held_out)) = (writes, &self.held_out)
                 && (due(Some(held_out.every)) || done == steps)
             {
+                // What was trained is none the worse for it.
+                if let Err(error) = unchanged(&held_out.images, "this evaluation would not be of the same images") {
+                    self.save(checkpoint, trainer, &model, evaluated)?;
+                    return Err(error.into());
+                }
                 let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
                 watchers.evaluation(&evaluation)?;
                 evaluated = Some((done, evaluation.total));
@@ -166,7 +201,9 @@ impl Record<'_> {
             if self.recipe.checkpoint.every.is_some() || self.vanished() {
                 self.save(checkpoint, trainer, &model, evaluated)?;
             }
-            if let Err(error) = output::save(checkpoint, &model, self.out, self.recipe) {
+            let same = unchanged(&self.beside, "the checkpoint would not be what was trained with");
+            let saved = same.map_err(TrainError::from);
+            if let Err(error) = saved.and_then(|()| output::save(checkpoint, &model, self.out, self.recipe)) {
                 // What was trained is often far smaller than the checkpoint: there may be room for that.
                 if self.recipe.checkpoint.every.is_none() {
                     let _ = self.save(checkpoint, trainer, &model, evaluated);
@@ -228,14 +265,16 @@ impl Record<'_> {
             if !self.recipe.checkpoint.full {
                 return Ok(());
             }
+            unchanged(&self.beside, "the checkpoint would not be what was trained with")?;
             let staged = StagedDir::new(&dir.join("model"), false)?;
             checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
             Ok(staged.commit()?)
         };
         let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
-        let Inputs { data, model: start } = self.inputs.clone();
-        let position = Position { data, model: start, evaluation, ..trainer.position().clone() };
-        let saved = state::save(self.out, model, trainer.optimizer(), position, full)?;
+        let Inputs { data, model: start, beside } = self.inputs.clone();
+        let position = Position { data, model: start, beside, evaluation, ..trainer.position().clone() };
+        let images = self.data.seen().and_then(SeenImages::to_bytes);
+        let saved = state::save(self.out, model, trainer.optimizer(), position, images, full)?;
         drop(anew);
         if vanished {
             let reason = format!(

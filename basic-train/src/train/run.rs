@@ -18,7 +18,7 @@ use super::output::{self, Replaced};
 use super::record::{HeldOut, Inputs, Record};
 use super::state;
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
-use crate::data::{DataError, DataSet, TooLong, VisionCache};
+use crate::data::{DataError, DataSet, Samples, TooLong, VisionCache, Watched};
 use crate::held::Held;
 use crate::parallel::{Replicas, Solo};
 use crate::plan::{Plan, PlanOptions};
@@ -174,6 +174,7 @@ pub fn run(
     recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
     let data = Arc::new(DataSet::open(&recipe.data, recipe.seed)?);
     let inputs = Inputs::of(&data, &checkpoint)?;
+    let beside = Watched::of(&checkpoint.beside_files())?;
     let source = Arc::new(Source::new(&recipe, &checkpoint, data.clone())?);
     check(&recipe, &source)?;
     let held_out = HeldOut::open(&recipe, &checkpoint)?;
@@ -214,6 +215,10 @@ pub fn run(
                 format!("the {what} are not what they were when this state was saved: put them back, or start anew");
             return Err(TrainError::Resume { path, reason });
         }
+        if let (Some(bytes), Some(seen)) = (state::images(&path, &position)?, data.seen()) {
+            let wrong = |reason| TrainError::Resume { path: path.join("images.bin"), reason };
+            seen.restore(&bytes).map_err(wrong)?;
+        }
         model = first.restore(model, &path, position)?;
     }
     if options.resume {
@@ -230,7 +235,8 @@ pub fn run(
         Some(own) => (output::reopen(&out), own),
         None => output::prepare(&out, options.overwrite, read_paths(&recipe))?,
     };
-    let record = Record { out: &out, recipe: &recipe, options, source: &source, inputs, held_out, start, data, held };
+    let record =
+        Record { out: &out, recipe: &recipe, options, source: &source, inputs, held_out, start, data, beside, held };
     if let Err(error) = record.write(Status::Running) {
         let _ = Replaced::restore(replaced);
         return Err(error);

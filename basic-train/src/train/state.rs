@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use basic_models::Llava;
-use basic_models::checkpoint::{ParamPath, StagedDir};
+use basic_models::checkpoint::{Contents, ParamPath, StagedDir, leftover};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -15,12 +15,12 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::TrainError;
 use super::tensor_file::{Outgoing, Tensors, write};
-use crate::files;
 use crate::optim::{Optimizer, ParameterState, States};
 
 const PARAMETERS: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const RECORD: &str = "state.json";
+const IMAGES: &str = "images.bin";
 const PREFIX: &str = "step-";
 
 /// `state.json`.
@@ -41,6 +41,9 @@ pub struct Position {
     /// The same of the files of the model that the run began with; empty in a state that was saved without it.
     #[serde(default)]
     pub model: String,
+    /// The same of the configurations and vocabularies beside them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub beside: String,
     /// The objective on the held-out set, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<f64>,
@@ -63,10 +66,11 @@ impl Position {
         Self { trained: Some(0), ..Self::default() }
     }
 
-    /// The record's checksum: over all of its values but those of `model`, which is compared with the model itself, and
-    /// `checksum`.
+    /// The record's checksum: over all of its values but those of `model` and `beside`, which are compared with the model
+    /// itself, and `checksum`.
     fn digest(&self) -> serde_json::Result<String> {
-        let plain = Self { model: String::new(), checksum: String::new(), ..self.clone() };
+        let (model, beside, checksum) = Default::default();
+        let plain = Self { model, beside, checksum, ..self.clone() };
         Ok(format!("{:016x}", xxh3_64(&serde_json::to_vec(&plain)?)))
     }
 }
@@ -109,7 +113,7 @@ pub fn saved(run: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-/// Saves a state; `more` writes further files into the same directory. Nothing has its name until all is on disk.
+/// Saves a state; `images` is what is known of the image files that were read, and `more` writes further files into the same directory. Nothing has its name until all is on disk.
 ///
 /// # Errors
 ///
@@ -119,6 +123,7 @@ pub fn save(
     model: &Llava,
     optimizer: &Optimizer,
     mut position: Position,
+    images: Option<Vec<u8>>,
     more: impl FnOnce(&Path) -> Result<(), TrainError>,
 ) -> Result<PathBuf, TrainError> {
     let target = folder(run).join(format!("{PREFIX}{:08}", position.step));
@@ -134,6 +139,10 @@ pub fn save(
         write(&path, tensors).map_err(io(name))?;
         position.files.insert(name.into(), checksum(&path).map_err(io(name))?);
     }
+    if let Some(images) = images {
+        staged.write(IMAGES, &images)?;
+        position.files.insert(IMAGES.into(), checksum(&staged.path().join(IMAGES)).map_err(io(IMAGES))?);
+    }
     more(staged.path())?;
     // JSON has no other numbers.
     position.evaluation = position.evaluation.filter(|value| value.is_finite());
@@ -144,7 +153,7 @@ pub fn save(
     Ok(target)
 }
 
-/// Removes all states but the last `keep` up to `step` and the best one. Those behind `step`, where the run stands, are
+/// Removes all states but the last `keep` up to `step` and the best one, and those to which somebody added files. Those behind `step`, where the run stands, are
 /// damaged ones that it could not go on from: they must not count among the last.
 ///
 /// # Errors
@@ -157,17 +166,21 @@ pub fn prune(run: &Path, keep: usize, step: usize) -> Result<(), TrainError> {
     let best = scored.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, path)| path.clone());
     let stale = all.iter().skip(keep.max(1)).map(|(_, path)| path.clone()).filter(|path| Some(path) != best.as_ref());
     for path in stale.chain(later.into_iter().map(|(_, path)| path)).collect::<Vec<_>>() {
+        if Contents::Part.check(&path).is_err() {
+            continue;
+        }
         // Renamed first: a directory that is half removed must not look like a state.
         let doomed = path.with_file_name(format!(".basic-stale-{}", path.file_name().unwrap_or_default().display()));
         let io = |source| TrainError::Io { path: path.clone(), source };
-        fs::rename(&path, &doomed).and_then(|()| fs::remove_dir_all(&doomed)).map_err(io)?;
+        fs::rename(&path, &doomed).map_err(io)?;
+        Contents::Part.clear(&doomed)?;
     }
     Ok(())
 }
 
 /// Removes what a killed run left half-written; the run must be this process's own.
 pub fn sweep(run: &Path) {
-    [run, &folder(run)].into_iter().for_each(files::sweep);
+    [run, &folder(run)].into_iter().for_each(leftover::sweep);
 }
 
 fn record(state: &Path) -> Result<Position, String> {
@@ -193,7 +206,9 @@ fn step_of(name: &str) -> Option<usize> {
 /// Reads a state's record and checks its files.
 fn verify(state: &Path) -> Result<Position, String> {
     let position = record(state)?;
-    for name in [PARAMETERS, OPTIMIZER] {
+    // A state of a run that read no image files, or of an earlier version, knows nothing of them.
+    let images = position.files.contains_key(IMAGES).then_some(IMAGES);
+    for name in [PARAMETERS, OPTIMIZER].into_iter().chain(images) {
         let path = state.join(name);
         let found = checksum(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         let expected = position.files.get(name).ok_or_else(|| format!("{RECORD} does not list {name}"))?;
@@ -234,6 +249,17 @@ pub fn latest(run: &Path, warn: &mut dyn FnMut(&str)) -> Result<Option<(PathBuf,
             reason: format!("none of its {} states is whole ({first}): start the run anew", damaged.len()),
         }),
     }
+}
+
+/// What a state knows of the image files that were read; `None` where it knows nothing.
+///
+/// # Errors
+///
+/// [`TrainError::Io`] that names the file.
+pub fn images(state: &Path, position: &Position) -> Result<Option<Vec<u8>>, TrainError> {
+    let path = state.join(IMAGES);
+    let read = position.files.contains_key(IMAGES).then(|| fs::read(&path)).transpose();
+    read.map_err(|source| TrainError::Io { path, source })
 }
 
 /// Puts a state into a model and an optimizer that were made by the same recipe.

@@ -1,0 +1,127 @@
+//! The names of the files and folders that this program writes.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use super::MANIFEST;
+use crate::checkpoint::leftover::is_staged;
+use crate::processor::TOKENIZER_FILES;
+
+/// What a checkpoint has beside its tokenizer and its tensors.
+const CHECKPOINT: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "model.safetensors.index.json",
+];
+
+/// What a part of a run has beside a checkpoint's files.
+const PART: [&str; 6] = [
+    "images.bin",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "state.json",
+    "trained.safetensors",
+    "optimizer.safetensors",
+];
+
+/// Where in a run a name lies.
+pub(super) enum Place<'a> {
+    Top(&'a str),
+    Part(&'a str),
+    Events(&'a str),
+}
+
+/// Follows a name into a run's folders, those of an earlier run that is put aside too.
+pub(super) fn run_place(name: &str) -> Option<Place<'_>> {
+    let Some((folder, rest)) = name.split_once('/') else {
+        return Some(Place::Top(name.strip_prefix("failed-").unwrap_or(name)));
+    };
+    match folder.strip_prefix("failed-").unwrap_or(folder) {
+        ".replaced" | ".replacing" => run_place(rest),
+        "tensorboard" => Some(Place::Events(rest)),
+        "adapter" => Some(Place::Part(rest)),
+        staged if is_working(staged) => Some(Place::Part(rest)),
+        "checkpoints" => {
+            let (state, rest) = rest.split_once('/')?;
+            (is_state(state) || is_working(state)).then_some(Place::Part(rest))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn is_checkpoint(name: &str) -> bool {
+    let shard = || {
+        let (index, count) = name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
+        Some(is_number(index, 5) && is_number(count, 5))
+    };
+    CHECKPOINT.contains(&name)
+        || TOKENIZER_FILES.contains(&name)
+        || name == "model.safetensors"
+        || shard() == Some(true)
+}
+
+pub(super) fn is_part(name: &str) -> bool {
+    is_checkpoint(name) || PART.contains(&name)
+}
+
+pub(super) fn is_export(name: &str) -> bool {
+    let image = |name: &str| {
+        let (folder, file) = name.split_once('/')?;
+        let (stem, extension) = file.split_once('.')?;
+        let (index, number) = stem.split_once('-')?;
+        let extension = ["jpg", "png", "webp", "gif", "bmp"].contains(&extension);
+        Some(is_number(folder, 5) && is_number(index, 8) && is_number(number, 1) && extension)
+    };
+    match name.strip_prefix("images/") {
+        Some(name) => image(name) == Some(true),
+        None => {
+            let shard = |(stem, end): (&str, &str)| is_number(stem, 5) && matches!(end, "tar" | "tar.gz" | "parquet");
+            matches!(name, "data.json" | "data.jsonl" | MANIFEST) || name.split_once('.').is_some_and(shard)
+        }
+    }
+}
+
+/// `train_000012.png`
+pub(super) fn is_scene(name: &str) -> bool {
+    let stem = name.strip_suffix(".png").and_then(|stem| stem.split_once('_'));
+    stem.is_some_and(|(split, index)| matches!(split, "train" | "validation" | "eval") && is_number(index, 6))
+}
+
+pub(super) fn is_state(name: &str) -> bool {
+    name.strip_prefix("step-").is_some_and(|step| is_number(step, 8))
+}
+
+/// A directory under construction, or one that is put aside while another takes its name.
+pub(super) fn is_working(name: &str) -> bool {
+    is_staged(name) || name.starts_with(".basic-old-")
+}
+
+/// A file of the embedded world's data set that was being written.
+pub(super) fn is_writing(name: &str) -> bool {
+    let random = |name: &str| name.len() == 6 && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    name.strip_prefix(".writing-").is_some_and(random)
+}
+
+pub(super) fn is_png(path: &Path) -> bool {
+    head(path).is_some_and(|head| head.starts_with(b"\x89PNG"))
+}
+
+pub(super) fn is_safetensors(path: &Path) -> bool {
+    head(path).is_some_and(|head| head.get(8) == Some(&b'{'))
+}
+
+/// The first bytes of a file.
+fn head(path: &Path) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    fs::File::open(path).ok()?.take(16).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+/// Decimal digits, at least so many.
+pub(super) fn is_number(text: &str, digits: usize) -> bool {
+    text.len() >= digits && text.bytes().all(|b| b.is_ascii_digit())
+}

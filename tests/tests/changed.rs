@@ -1,0 +1,245 @@
+//! Files that a run reads again and that somebody changes meanwhile: images, held-out images, what lies beside the weights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tests::fixtures::{copy_of, fixture, read_json};
+use tests::project::{Project, losses};
+use tests::{Ran, args, run};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
+
+/// Images are read each time that they are drawn.
+const UNCACHED: &str = "train.vision_cache_mib=0";
+
+/// The data set's images, copied to a folder of their own.
+fn images(dir: &Path) -> PathBuf {
+    let images = dir.join("images");
+    fs::create_dir(&images).unwrap();
+    for name in ["a.png", "b.png", "c.png", "d.png"] {
+        fs::copy(fixture("images").join(name), images.join(name)).unwrap();
+    }
+    images
+}
+
+fn train(project: &Project, sets: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args(args!["train", project.path().join("recipe.toml"), "--out", project.path().join("out")])
+        .args(["--log-every", "1", "--ui", "bar"])
+        .args(sets.iter().flat_map(|set| ["--set", set]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A run whose first step is done.
+fn begun(project: &Project, sets: &[&str]) -> Child {
+    let child = train(project, sets).spawn().unwrap();
+    let (begun, metrics) = (Instant::now(), project.path().join("out/metrics.jsonl"));
+    while fs::read(&metrics).unwrap_or_default().is_empty() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+#[track_caller]
+fn ended(child: Child, code: i32) -> String {
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(code), "{said}");
+    said
+}
+
+fn resume(out: &Path) -> Ran {
+    run(BINARY, args!["train", "--resume", out])
+}
+
+/// Makes a finished run one that was killed behind `step`.
+fn killed(out: &Path, step: usize) {
+    for entry in fs::read_dir(out.join("checkpoints")).unwrap().flatten() {
+        if !entry.file_name().to_str().unwrap().ends_with(&format!("{step:08}")) {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    for file in ["model.safetensors", "config.json"] {
+        fs::remove_file(out.join(file)).unwrap();
+    }
+    let mut record = read_json(&out.join("run.json"));
+    record["status"] = "running".into();
+    fs::write(out.join("run.json"), record.to_string()).unwrap();
+}
+
+#[test]
+fn an_image_that_is_replaced_after_it_was_trained_on_ends_the_run() {
+    let project = Project::new(BINARY, "finetune", 200);
+    let images = images(project.path());
+    let child = begun(&project, &[UNCACHED, &format!("data.images={}", images.display()), "data.on_error=skip"]);
+    fs::copy(fixture("images/tall.png"), images.join("b.png")).unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("b.png") && said.contains("--resume") && said.starts_with("error: "), "{said}");
+    assert!(!project.path().join("out/model.safetensors").exists());
+}
+
+#[test]
+fn an_image_that_is_replaced_before_it_is_first_read_ends_the_run_too() {
+    let project = Project::new(BINARY, "finetune", 100);
+    let images = project.path().join("images");
+    fs::create_dir(&images).unwrap();
+    let turns = json!([{"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "a star"}]);
+    let samples: Vec<_> = (0..300).map(|i| json!({"image": format!("{i}.png"), "conversations": turns})).collect();
+    fs::write(project.path().join("data.json"), json!(samples).to_string()).unwrap();
+    for i in 0..300 {
+        fs::copy(fixture("images/a.png"), images.join(format!("{i}.png"))).unwrap();
+        // Older than the run, whatever is read of a file's contents.
+        fs::copy(fixture("images/b.png"), project.path().join(format!("{i}.png"))).unwrap();
+    }
+    let sets = format!("data.images={}", images.display());
+    let child = begun(&project, &[&sets, "loader.prefetch=1"]);
+    for i in 0..300 {
+        fs::rename(project.path().join(format!("{i}.png")), images.join(format!("{i}.png"))).unwrap();
+    }
+    let said = ended(child, 1);
+    assert!(said.contains(".png: was changed after the run had begun"), "{said}");
+}
+
+#[test]
+fn an_image_that_is_replaced_between_a_stop_and_going_on_is_told_and_one_that_was_copied_is_not() {
+    let project = Project::new(BINARY, "finetune", 8);
+    let images = images(project.path());
+    let sets = [UNCACHED, &format!("data.images={}", images.display()), "checkpoint.every=4", "checkpoint.keep_last=9"];
+    ended(train(&project, &sets).spawn().unwrap(), 0);
+    let out = project.path().join("out");
+    let expected = fs::read(out.join("model.safetensors")).unwrap();
+    killed(&out, 4);
+    let before = fs::read(images.join("c.png")).unwrap();
+    fs::copy(fixture("images/wide.png"), images.join("c.png")).unwrap();
+    resume(&out).refused(1, &["c.png", "is not what it was when its sample was trained on"]);
+    // Another place, other times, the same contents: a data set that was moved.
+    fs::write(images.join("c.png"), before).unwrap();
+    let elsewhere = project.path().join("elsewhere");
+    fs::rename(&images, &elsewhere).unwrap();
+    fs::create_dir(&images).unwrap();
+    for entry in fs::read_dir(&elsewhere).unwrap().flatten() {
+        fs::copy(entry.path(), images.join(entry.file_name())).unwrap();
+    }
+    // What the state knows of images is checked as its other files are.
+    let known = out.join("checkpoints/step-00000004/images.bin");
+    let bytes = fs::read(&known).unwrap();
+    assert_eq!(bytes.len(), 8 * 8);
+    fs::write(&known, &bytes[1..]).unwrap();
+    let ran = resume(&out);
+    assert!(ran.code == Some(1) && ran.stderr.contains("images.bin is damaged"), "{ran:#?}");
+    fs::write(&known, bytes).unwrap();
+    resume(&out).succeeded();
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected, "the same bytes as a run in peace");
+}
+
+#[test]
+fn images_that_are_touched_or_written_again_as_they_were_do_not_end_a_run() {
+    let project = Project::new(BINARY, "finetune", 60);
+    let images = images(project.path());
+    let child = begun(&project, &[&format!("data.images={}", images.display())]);
+    // Every image is in the first three steps.
+    let (begun, metrics) = (Instant::now(), project.path().join("out/metrics.jsonl"));
+    while fs::read(&metrics).unwrap().iter().filter(|byte| **byte == b'\n').count() < 4
+        && begun.elapsed() < Duration::from_secs(60)
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for name in ["a.png", "b.png", "c.png", "d.png"] {
+        fs::copy(images.join(name), project.path().join(name)).unwrap();
+        fs::rename(project.path().join(name), images.join(name)).unwrap();
+    }
+    ended(child, 0);
+}
+
+#[test]
+fn a_caption_of_a_folder_that_is_replaced_by_one_of_its_length_ends_the_run() {
+    let project = Project::new(BINARY, "pretrain", 200);
+    let (folder, recipe) = (images(project.path()), project.path().join("recipe.toml"));
+    for name in ["a", "b", "c", "d"] {
+        fs::write(folder.join(name).with_extension("txt"), "a small red circle").unwrap();
+    }
+    let text = fs::read_to_string(&recipe).unwrap();
+    let lines =
+        text.lines().filter(|line| !line.starts_with("images = ")).map(|line| match line.starts_with("path = ") {
+            true => format!("path = {:?}", folder.display().to_string()),
+            false => line.into(),
+        });
+    fs::write(&recipe, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let child = begun(&project, &["checkpoint.every=5", "data.conversation=plain"]);
+    fs::write(folder.join("b.txt"), "a small tan circle").unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("b.txt") && said.contains("--resume"), "{said}");
+    let out = project.path().join("out");
+    fs::write(folder.join("b.txt"), "a small red circle").unwrap();
+    if out.join("checkpoints").is_dir() {
+        resume(&out).succeeded();
+    }
+}
+
+#[test]
+fn a_held_out_image_that_is_replaced_ends_the_run() {
+    let project = Project::new(BINARY, "finetune", 200);
+    let images = images(project.path());
+    let recipe = project.path().join("recipe.toml");
+    let (data, folder) = (project.path().join("data.json").display().to_string(), images.display().to_string());
+    let text = fs::read_to_string(&recipe).unwrap();
+    fs::write(&recipe, format!("{text}[eval]\npath = {data:?}\nimages = {folder:?}\nevery = 5\nsamples = 8\n"))
+        .unwrap();
+    let child = begun(&project, &[]);
+    let before = fs::read(images.join("d.png")).unwrap();
+    fs::copy(fixture("images/tall.png"), images.join("d.png")).unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("d.png: was changed while the run went on"), "{said}");
+    // What was trained is kept.
+    let out = project.path().join("out");
+    assert!(out.join("checkpoints").is_dir());
+    fs::write(images.join("d.png"), before).unwrap();
+    resume(&out).succeeded();
+    assert_eq!(losses(&out).len(), 200);
+}
+
+#[test]
+fn what_lies_beside_the_weights_is_what_it_was_or_the_run_says_so() {
+    let project = Project::new(BINARY, "finetune", 40);
+    let model = project.path().join("model");
+    copy_of("plain", &model);
+    let start = format!("model.checkpoint={}", model.display());
+    ended(train(&project, &[&start]).spawn().unwrap(), 0);
+    let out = project.path().join("out");
+    let expected = fs::read(out.join("model.safetensors")).unwrap();
+    fs::rename(&out, project.path().join("whole")).unwrap();
+
+    // Read again for the checkpoint: what was trained is kept.
+    let child = begun(&project, &[&start]);
+    let file = model.join("tokenizer_config.json");
+    let before = fs::read_to_string(&file).unwrap();
+    fs::write(&file, before.replacen('{', "{\"mine\": true,", 1)).unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("tokenizer_config.json: was changed while the run went on"), "{said}");
+    assert!(!out.join("config.json").exists() && out.join("checkpoints/step-00000040").is_dir());
+    let ran = resume(&out);
+    ran.refused(1, &["step-00000040", "the model's configuration or vocabulary are not what they were"]);
+    fs::write(&file, before).unwrap();
+    resume(&out).succeeded();
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected);
+    assert_eq!(losses(&out).len(), 40);
+
+    // The configuration decides what the weights mean.
+    killed(&out, 40);
+    let config = model.join("config.json");
+    let before = fs::read_to_string(&config).unwrap();
+    let mut value = read_json(&config);
+    value["text_config"]["rms_norm_eps"] = 0.01.into();
+    fs::write(&config, value.to_string()).unwrap();
+    resume(&out).refused(1, &["the model's configuration or vocabulary are not what they were"]);
+    fs::write(&config, before).unwrap();
+    // How answers are chosen is not asked for.
+    fs::write(model.join("generation_config.json"), "{\"bos_token_id\": 1}").unwrap();
+    resume(&out).succeeded();
+}
