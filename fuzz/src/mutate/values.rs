@@ -58,15 +58,32 @@ pub fn toml(bytes: &[u8], random: &mut impl Rng) -> Vec<u8> {
 fn changes(value: &mut Value, random: &mut impl Rng) -> Vec<String> {
     let mut raws = Vec::new();
     for _ in 0..random.random_range(1..=3) {
-        let donor = {
-            let count = count(value);
-            node(value, &mut random.random_range(0..count)).map(|node| node.clone()).unwrap_or_default()
-        };
-        let count = count(value);
-        let Some(node) = node(value, &mut random.random_range(0..count)) else { continue };
-        change(node, donor, &mut raws, random);
+        let donor = node(value, &mut place(value, random)).map(|node| node.clone()).unwrap_or_default();
+        if let Some(node) = node(value, &mut place(value, random)) {
+            change(node, donor, &mut raws, random);
+        }
     }
     raws
+}
+
+/// The number of a value inside: of any with the same chance, or of one that is found by going down from above, so that the
+/// entries of a large table do not stand for all.
+fn place(value: &Value, random: &mut impl Rng) -> usize {
+    if random.random() {
+        return random.random_range(0..count(value));
+    }
+    let (mut at, mut number) = (value, 0);
+    while random.random_ratio(3, 4) {
+        let members: Vec<&Value> = match at {
+            Value::Array(list) if !list.is_empty() => list.iter().collect(),
+            Value::Object(map) if !map.is_empty() => map.values().collect(),
+            _ => break,
+        };
+        let chosen = random.random_range(0..members.len());
+        number += 1 + members[..chosen].iter().map(|member| count(member)).sum::<usize>();
+        at = members[chosen];
+    }
+    number
 }
 
 fn count(value: &Value) -> usize {
