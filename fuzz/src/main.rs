@@ -68,8 +68,7 @@ fn print(target: &Target, tally: &Tally, compared: bool) {
         "{format:14} {name:36} {tried:6} tried {accepted:6} accepted {refused:6} refused {failed:4} failed{before}"
     );
     tally.failures.iter().for_each(|f| println!("    {}: {}", f.input.display(), f.reason.trim().replace('\n', "\\n")));
-    let mut reasons: Vec<&str> =
-        tally.before.iter().map(|reason| reason.split(':').next().unwrap_or_default()).collect();
+    let mut reasons: Vec<&str> = tally.before.iter().map(|f| f.reason.split(':').next().unwrap_or_default()).collect();
     reasons.sort_unstable();
     reasons.chunk_by(|a, b| a == b).for_each(|same| println!("    before, {} times: {}", same.len(), same[0]));
 }

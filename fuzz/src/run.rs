@@ -51,8 +51,8 @@ pub struct Tally {
     pub refused: usize,
     /// Inputs that failed.
     pub failures: Vec<Failure>,
-    /// Inputs that failed with the other binary, and why.
-    pub before: Vec<String>,
+    /// Inputs that failed with the other binary.
+    pub before: Vec<Failure>,
     /// Why the other binary read none of them: it does not take the whole input.
     pub before_cannot: Option<String>,
 }
@@ -68,6 +68,8 @@ impl Tally {
 struct Laid<'a> {
     target: &'a Target,
     folder: tempfile::TempDir,
+    /// The damaged file, in the folder and whole.
+    place: PathBuf,
     whole: Vec<u8>,
 }
 
@@ -86,10 +88,11 @@ impl<'a> Laid<'a> {
             }
         }
         target.adjust(&dir)?;
-        let whole = fs::read(dir.join(target.damaged))?;
+        let place = target.place(&dir)?;
+        let whole = fs::read(dir.join(&place))?;
         let kept = folder.path().join("kept");
         fs::rename(&dir, &kept)?;
-        let this = Self { target, folder, whole };
+        let this = Self { target, folder, place, whole };
         if let Some(reason) = this.untaken(basic, limits)? {
             return Err(io::Error::other(format!("{}: the whole input is not taken: {reason}", target.name)));
         }
@@ -119,7 +122,7 @@ impl<'a> Laid<'a> {
             fs::remove_dir_all(&work)?;
         }
         copy(&self.folder.path().join("kept"), &work)?;
-        fs::write(work.join(self.target.damaged), input)?;
+        fs::write(work.join(&self.place), input)?;
         attempt(self.target, basic, limits, &work)
     }
 }
@@ -143,11 +146,9 @@ pub fn fuzz(target: &Target, options: &Options) -> io::Result<Tally> {
         let input = input(target, &laid.whole, options.seed, number);
         match laid.attempt(&options.basic, &options.limits, &input)? {
             Verdict::Failed(reason) => {
-                fs::create_dir_all(&options.keep)?;
-                let name = format!("{}-{}-{number}", target.name.replace([' ', '/'], "-"), options.seed);
-                let kept = options.keep.join(name);
-                fs::write(&kept, &input)?;
-                tally.failures.push(Failure { reason, input: kept });
+                tally
+                    .failures
+                    .push(Failure { reason, input: keep(&options.keep, target, options.seed, number, &input)? });
             }
             Verdict::Accepted => tally.accepted += 1,
             Verdict::Refused(_) => tally.refused += 1,
@@ -155,10 +156,19 @@ pub fn fuzz(target: &Target, options: &Options) -> io::Result<Tally> {
         if let Some(before) = options.before.as_ref().filter(|_| tally.before_cannot.is_none())
             && let Verdict::Failed(reason) = laid.attempt(before, &options.limits, &input)?
         {
-            tally.before.push(reason);
+            let input = keep(&options.keep.join("before"), target, options.seed, number, &input)?;
+            tally.before.push(Failure { reason, input });
         }
     }
     Ok(tally)
+}
+
+/// Keeps an input; where.
+fn keep(folder: &Path, target: &Target, seed: u64, number: u64, input: &[u8]) -> io::Result<PathBuf> {
+    fs::create_dir_all(folder)?;
+    let path = folder.join(format!("{}-{seed}-{number}", target.folder()));
+    fs::write(&path, input)?;
+    Ok(path)
 }
 
 /// The n-th input of a target.

@@ -29,7 +29,7 @@ pub struct Target {
     pub made_by: Vec<&'static [&'static str]>,
     /// What is changed then.
     adjusted: Option<fn(&Path) -> io::Result<()>>,
-    /// The file that is damaged.
+    /// The file that is damaged; `*` for the first of a folder's entries.
     pub damaged: &'static str,
     /// The command's arguments, relative to the working folder.
     pub line: &'static [&'static str],
@@ -74,6 +74,11 @@ impl Target {
         self
     }
 
+    /// Its name as a file's.
+    pub fn folder(&self) -> String {
+        self.name.replace([' ', '/'], "-")
+    }
+
     /// Lays the whole files out in an empty folder.
     ///
     /// # Errors
@@ -89,6 +94,25 @@ impl Target {
             fs::write(path, text)?;
         }
         Ok(())
+    }
+
+    /// Where the damaged file lies in a folder that is laid out, relative to it.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    pub fn place(&self, folder: &Path) -> io::Result<PathBuf> {
+        let mut place = PathBuf::new();
+        for part in Path::new(self.damaged) {
+            if part != "*" {
+                place.push(part);
+                continue;
+            }
+            let entries = fs::read_dir(folder.join(&place))?.map(|entry| entry.map(|entry| entry.file_name()));
+            let entries = entries.collect::<io::Result<Vec<_>>>()?;
+            place.push(entries.into_iter().min().ok_or_else(|| io::Error::other("an empty folder"))?);
+        }
+        Ok(place)
     }
 
     /// Makes of the whole files what no command leaves.
@@ -125,7 +149,7 @@ pub fn targets(fixtures: &Path) -> Vec<Target> {
 
 /// The inputs of a target that failed once and were mended, kept beside this crate.
 pub fn regressions(target: &Target) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target.name.replace([' ', '/'], "-"));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target.folder());
     let mut files: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
     files.sort();
     files

@@ -141,9 +141,8 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
         let target = target.text("mixture.toml", MIXTURE).with(fixtures.join("images/a.png"), "captions/a.png");
         target.text("captions/a.txt", "a red circle")
     };
-    let studied = |name, kind, damaged, line| {
-        new("studies", name, kind, damaged, line).text("study.toml", STUDY).made(STUDIED).adjusted(one_cell)
-    };
+    let studied =
+        |name, kind, damaged, line| new("studies", name, kind, damaged, line).text("study.toml", STUDY).made(STUDIED);
     vec![
         new("recipes", "recipe", Kind::Toml, "recipe.toml", &["train", "recipe.toml", "--plan"]),
         mixture(new(
@@ -166,7 +165,7 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
             .text("grid.toml", GRID),
         studied("results.json", Kind::Json, "st/results.json", &["report", "st", "--out", "page.html"])
             .leaves(Leaves::File("page.html")),
-        studied("result.json of a cell", Kind::Json, "st/cells/0/result.json", STUDIED),
+        studied("result.json of a cell", Kind::Json, "st/cells/*/result.json", STUDIED),
         state("run.json", Kind::Json, "run/run.json", RESUME),
         state("state.json", Kind::Json, "run/checkpoints/step-00000001/state.json", RESUME).leaves(same),
         state("trained.safetensors", Kind::Safetensors, "run/checkpoints/step-00000001/trained.safetensors", RESUME)
@@ -195,11 +194,4 @@ fn unfinished(folder: &Path) -> io::Result<()> {
     }
     let record = fs::read_to_string(run.join("run.json"))?;
     fs::write(run.join("run.json"), record.replacen("\"done\"", "\"running\"", 1))
-}
-
-/// Gives one of a study's cells a name that is known before.
-fn one_cell(folder: &Path) -> io::Result<()> {
-    let cells = folder.join("st/cells");
-    let first = fs::read_dir(&cells)?.next().ok_or_else(|| io::Error::other("a study without cells"))??;
-    std::os::unix::fs::symlink(first.file_name(), cells.join("0"))
 }
