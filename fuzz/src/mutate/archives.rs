@@ -62,6 +62,17 @@ fn rewritten(whole: &[u8], random: &mut impl Rng) -> Option<Vec<u8>> {
     Some(out.finish().ok()?.into_inner())
 }
 
+/// A file of pickles with opcodes and numbers changed, at its head for the most part: tensors lie behind them.
+pub fn pickles(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
+    let head = if random.random() { whole.len().min(600) } else { whole.len() };
+    let (head, data) = whole.split_at(head);
+    let mut head = head.to_vec();
+    for _ in 0..random.random_range(1..=3) {
+        opcode(&mut head, random);
+    }
+    [&head, data].concat()
+}
+
 /// Changes a pickle: an opcode, a short number, a run of opcodes, or bytes.
 fn opcode(pickle: &mut Vec<u8>, random: &mut impl Rng) {
     if pickle.is_empty() {

@@ -104,6 +104,12 @@ fn joined(chunks: &[Chunk]) -> Vec<u8> {
     out
 }
 
+/// Whether all chunks have their length and CRC.
+#[cfg(test)]
+pub(super) fn png_is_whole(bytes: &[u8]) -> bool {
+    chunks(bytes).is_some_and(|chunks| joined(&chunks) == bytes)
+}
+
 /// The CRC of PNG's chunks.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {

@@ -87,7 +87,7 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
             new("safetensors", "safetensors index", Kind::Json, "model/model.safetensors.index.json", CONVERT),
         ),
         of("original", new(".bin pickles", "bin", Kind::Zip, bin, CONVERT)),
-        of("original", new(".bin pickles", "legacy bin", Kind::Bytes, bin, CONVERT)).with(seeds("legacy.bin"), bin),
+        of("original", new(".bin pickles", "legacy bin", Kind::Pickles, bin, CONVERT)).with(seeds("legacy.bin"), bin),
         of("original", new(".bin pickles", "bin of a tower", Kind::Zip, "model/tower/pytorch_model.bin", CONVERT)),
         of("original", new(".bin pickles", "bin, inspected", Kind::Zip, bin, &["inspect", "model"]))
             .leaves(Leaves::Nothing),
