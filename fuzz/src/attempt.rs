@@ -43,19 +43,27 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// Runs the target's command in its folder.
-pub(crate) fn attempt(target: &Target, basic: &Path, limits: &Limits, dir: &Path) -> io::Result<Verdict> {
+/// Runs the target's command in its folder; what came of it, and the time and memory that it took.
+pub(crate) fn attempt(
+    target: &Target,
+    basic: &Path,
+    limits: &Limits,
+    dir: &Path,
+) -> io::Result<(Verdict, Duration, u64)> {
+    let begun = Instant::now();
     let (out, err) = (dir.join("stdout.txt"), dir.join("stderr.txt"));
     let mut command = Command::new(basic);
     command.args(target.line).current_dir(dir).stdin(Stdio::null());
     command.stdout(File::create(&out)?).stderr(File::create(&err)?);
     let Some(ended) = ended(&mut command, limits)? else {
-        return Ok(Verdict::Failed(format!("ran for more than {} s", limits.patience.as_secs())));
+        let late = format!("ran for more than {} s", limits.patience.as_secs());
+        return Ok((Verdict::Failed(late), begun.elapsed(), 0));
     };
+    let time = begun.elapsed();
     let (said, told) = (fs::read(&out)?, fs::read(&err)?);
     fs::remove_file(out)?;
     fs::remove_file(err)?;
-    Ok(judged(target, &ended, limits, dir, &said, &told))
+    Ok((judged(target, &ended, limits, dir, &said, &told), time, ended.resident))
 }
 
 fn judged(target: &Target, ended: &Ended, limits: &Limits, dir: &Path, said: &[u8], told: &[u8]) -> Verdict {

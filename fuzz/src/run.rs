@@ -51,6 +51,10 @@ pub struct Tally {
     pub refused: usize,
     /// Inputs that failed.
     pub failures: Vec<Failure>,
+    /// The longest time that an input took.
+    pub slowest: Duration,
+    /// The most memory, in bytes.
+    pub largest: u64,
     /// Inputs that failed with the other binary.
     pub before: Vec<Failure>,
     /// Why the other binary read none of them: it does not take the whole input.
@@ -104,7 +108,7 @@ impl<'a> Laid<'a> {
 
     /// What a binary says against the whole input.
     fn untaken(&self, basic: &Path, limits: &Limits) -> io::Result<Option<String>> {
-        Ok(match self.attempt(basic, limits, &self.whole)? {
+        Ok(match self.attempt(basic, limits, &self.whole)?.0 {
             Verdict::Accepted => None,
             Verdict::Refused(reason) => Some(reason),
             Verdict::Failed(reason) => Some(reason),
@@ -116,7 +120,7 @@ impl<'a> Laid<'a> {
     }
 
     /// Tries an input. What commands left before must not meet it: each begins with the folder as it was laid out.
-    fn attempt(&self, basic: &Path, limits: &Limits, input: &[u8]) -> io::Result<Verdict> {
+    fn attempt(&self, basic: &Path, limits: &Limits, input: &[u8]) -> io::Result<(Verdict, Duration, u64)> {
         let work = self.work();
         if work.exists() {
             fs::remove_dir_all(&work)?;
@@ -144,7 +148,9 @@ pub fn fuzz(target: &Target, options: &Options) -> io::Result<Tally> {
             break;
         }
         let input = input(target, &laid.whole, options.seed, number);
-        match laid.attempt(&options.basic, &options.limits, &input)? {
+        let (verdict, time, memory) = laid.attempt(&options.basic, &options.limits, &input)?;
+        (tally.slowest, tally.largest) = (tally.slowest.max(time), tally.largest.max(memory));
+        match verdict {
             Verdict::Failed(reason) => {
                 tally
                     .failures
@@ -154,7 +160,7 @@ pub fn fuzz(target: &Target, options: &Options) -> io::Result<Tally> {
             Verdict::Refused(_) => tally.refused += 1,
         }
         if let Some(before) = options.before.as_ref().filter(|_| tally.before_cannot.is_none())
-            && let Verdict::Failed(reason) = laid.attempt(before, &options.limits, &input)?
+            && let Verdict::Failed(reason) = laid.attempt(before, &options.limits, &input)?.0
         {
             let input = keep(&options.keep.join("before"), target, options.seed, number, &input)?;
             tally.before.push(Failure { reason, input });
@@ -187,7 +193,7 @@ pub fn replay(target: &Target, options: &Options, inputs: &[PathBuf]) -> io::Res
     let laid = Laid::new(target, &options.basic, &options.limits)?;
     let mut tally = Tally::default();
     for path in inputs {
-        match laid.attempt(&options.basic, &options.limits, &fs::read(path)?)? {
+        match laid.attempt(&options.basic, &options.limits, &fs::read(path)?)?.0 {
             Verdict::Failed(reason) => tally.failures.push(Failure { reason, input: path.clone() }),
             Verdict::Accepted => tally.accepted += 1,
             Verdict::Refused(_) => tally.refused += 1,

@@ -31,7 +31,7 @@ limit = 1
 [data]
 conversation = "vicuna_v1"
 on_error = "skip"
-max_skipped = "10%"
+max_skipped = 3
 
 [objective]
 lambda_das = 0.5
