@@ -64,8 +64,10 @@ fn print(target: &Target, tally: &Tally, compared: bool) {
         None => format!(", before: {} failed", tally.before.len()),
     };
     let (format, name, failed) = (target.format, target.name, tally.failures.len());
+    let (slowest, largest) = (tally.slowest.as_secs_f64(), tally.largest >> 20);
     println!(
-        "{format:14} {name:36} {tried:6} tried {accepted:6} accepted {refused:6} refused {failed:4} failed{before}"
+        "{format:14} {name:36} {tried:6} tried {accepted:6} accepted {refused:6} refused {failed:4} failed, at most \
+         {slowest:.1} s, {largest} MiB{before}"
     );
     tally.failures.iter().for_each(|f| println!("    {}: {}", f.input.display(), f.reason.trim().replace('\n', "\\n")));
     let mut reasons: Vec<&str> = tally.before.iter().map(|f| f.reason.split(':').next().unwrap_or_default()).collect();

@@ -64,7 +64,7 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     };
     let page = Leaves::File("page.html");
     vec![
-        new("JSONL", "questions", Kind::Lines, "q.jsonl", &["eval", "model", "q.jsonl", "--max-new-tokens", "1"])
+        new("JSONL", "questions", Kind::Lines, "q.jsonl", &["eval", "model", "./q.jsonl", "--max-new-tokens", "1"])
             .text("q.jsonl", QUESTIONS.repeat(2)),
         bench("vqav2 questions", Kind::Lines, "bench/vqav2/llava_vqav2_mscoco_test-dev2015.jsonl", eval!("vqav2")),
         bench("vqav2 test questions", Kind::Lines, "bench/vqav2/llava_vqav2_mscoco_test2015.jsonl", eval!("vqav2")),
