@@ -75,6 +75,8 @@ struct Laid<'a> {
     /// The damaged file, in the folder and whole.
     place: PathBuf,
     whole: Vec<u8>,
+    /// What binaries make of the whole input, where that is compared.
+    results: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl<'a> Laid<'a> {
@@ -96,22 +98,23 @@ impl<'a> Laid<'a> {
         let whole = fs::read(dir.join(&place))?;
         let kept = folder.path().join("kept");
         fs::rename(&dir, &kept)?;
-        let this = Self { target, folder, place, whole };
-        if let Some(reason) = this.untaken(basic, limits)? {
-            return Err(io::Error::other(format!("{}: the whole input is not taken: {reason}", target.name)));
+        let mut this = Self { target, folder, place, whole, results: Vec::new() };
+        match this.untaken(basic, limits)? {
+            None => Ok(this),
+            Some(reason) => Err(io::Error::other(format!("{}: the whole input is not taken: {reason}", target.name))),
         }
-        if let Leaves::Same(name) = target.leaves {
-            fs::copy(this.work().join(name), kept.join(SAME))?;
-        }
-        Ok(this)
     }
 
-    /// What a binary says against the whole input.
-    fn untaken(&self, basic: &Path, limits: &Limits) -> io::Result<Option<String>> {
+    /// What a binary says against the whole input; what it makes of it is kept, to compare with.
+    fn untaken(&mut self, basic: &Path, limits: &Limits) -> io::Result<Option<String>> {
         Ok(match self.attempt(basic, limits, &self.whole)?.0 {
-            Verdict::Accepted => None,
-            Verdict::Refused(reason) => Some(reason),
-            Verdict::Failed(reason) => Some(reason),
+            Verdict::Accepted => {
+                if let Leaves::Same(name) = self.target.leaves {
+                    self.results.push((basic.into(), fs::read(self.work().join(name))?));
+                }
+                None
+            }
+            Verdict::Refused(reason) | Verdict::Failed(reason) => Some(reason),
         })
     }
 
@@ -126,6 +129,9 @@ impl<'a> Laid<'a> {
             fs::remove_dir_all(&work)?;
         }
         copy(&self.folder.path().join("kept"), &work)?;
+        if let Some((_, result)) = self.results.iter().find(|(made_by, _)| made_by == basic) {
+            fs::write(work.join(SAME), result)?;
+        }
         fs::write(work.join(&self.place), input)?;
         attempt(self.target, basic, limits, &work)
     }
@@ -137,7 +143,7 @@ impl<'a> Laid<'a> {
 ///
 /// The operating system's, where files cannot be laid out or the binary cannot be started; the whole input is not taken.
 pub fn fuzz(target: &Target, options: &Options) -> io::Result<Tally> {
-    let laid = Laid::new(target, &options.basic, &options.limits)?;
+    let mut laid = Laid::new(target, &options.basic, &options.limits)?;
     let mut tally = Tally::default();
     if let Some(before) = &options.before {
         tally.before_cannot = laid.untaken(before, &options.limits)?;
