@@ -7,7 +7,7 @@ use std::time::Duration;
 use fuzz::{Limits, Options, Target, fuzz, regressions, replay, targets};
 
 /// Damaged inputs of each target. More of them, and other seeds: docs/fuzzing.md.
-const INPUTS: u64 = 5;
+const INPUTS: u64 = 4;
 
 fn options(keep: &Path) -> Options {
     Options {

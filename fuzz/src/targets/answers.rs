@@ -108,7 +108,7 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
             "predictions, gone on with",
             Kind::Lines,
             "p.predictions.jsonl",
-            &["eval", "model", "q.jsonl", "--max-new-tokens", "1", "--out", "./p.predictions.jsonl"],
+            &["eval", "model", "./q.jsonl", "--max-new-tokens", "1", "--out", "./p.predictions.jsonl"],
         )
         .text("q.jsonl", QUESTIONS)
         .text("p.predictions.jsonl", PREDICTION),
