@@ -30,6 +30,23 @@ pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointEr
     Err(CheckpointError::NotLlava { path: dir.into(), what })
 }
 
+/// Whether a configuration is a language model's alone.
+pub(super) fn is_decoder(config: &Value) -> bool {
+    !original::is_original(config)
+        && !matches!(config["model_type"].as_str(), None | Some("llava" | "basic_llava"))
+        && matches!(kind(config), Kind::Decoder)
+}
+
+/// The error of adapters whose model below is a language model alone.
+pub(super) fn adapters_of_decoder(adapters: &Path, base: &Path) -> CheckpointError {
+    let what = format!(
+        "holds adapters of a language model alone ({}), which sees no images: merge them into it with peft \
+         (merge_and_unload, save_pretrained), then `basic assemble VISION MERGED OUT` makes a LLaVA checkpoint of it",
+        base.display()
+    );
+    CheckpointError::NotLlava { path: adapters.into(), what }
+}
+
 /// The error of a path without config.json, where it can be told what it is instead.
 pub(super) fn check_directory(dir: &Path) -> Result<(), CheckpointError> {
     let wrong = |what: &str| Err(CheckpointError::NotLlava { path: dir.into(), what: what.into() });
