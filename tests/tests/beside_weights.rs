@@ -1,5 +1,5 @@
-//! What lies beside the weights, or twice among them: generation_config.json, and heads of models whose head is said to be the
-//! embedding table.
+//! What lies beside the weights, or twice among them: generation_config.json, keys of wrong types, patterns of a tokenizer,
+//! heads of models whose head is said to be the embedding table, and values that a smaller type makes infinite.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -157,4 +157,99 @@ fn a_head_that_is_the_table_in_another_type_is_compared_by_its_values() {
     let index = json!({ "metadata": {}, "weight_map": map });
     fs::write(model.join("model.safetensors.index.json"), index.to_string()).unwrap();
     losses(&model).succeeded();
+}
+
+#[test]
+fn what_the_files_hold_against_the_configuration_is_told_once_by_every_command_that_opens_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tied(dir.path(), Some(&|_, value| -value));
+    let data = dir.path().join("data.json");
+    let turns = json!([{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a circle"}]);
+    fs::write(&data, json!([{"image": "a.png", "conversations": turns}]).to_string()).unwrap();
+    fs::copy(fixture("images/a.png"), dir.path().join("a.png")).unwrap();
+    let recipe = dir.path().join("recipe.toml");
+    let text =
+        format!("stage = \"finetune\"\n[model]\ncheckpoint = {model:?}\n[data]\npath = {data:?}\n[train]\nsteps = 1\n");
+    fs::write(&recipe, text).unwrap();
+    let image = fixture("images/a.png");
+    for line in [
+        args!["data", "check", data, "--checkpoint", model],
+        args!["data", "show", data, "0", "--checkpoint", model],
+        args!["data", "check", data, "--recipe", recipe],
+        args!["losses", model, fixture("samples.jsonl")],
+        args!["generate", model, "--image", image, "--prompt", "<image>\n?", "--max-new-tokens", "1"],
+        args!["analyze", model, "--image", image, "--prompt", "<image>\n?"],
+        args!["train", recipe, "--out", dir.path().join("run"), "--device", "cpu"],
+    ] {
+        let ran = run(BASIC, &line);
+        assert_eq!(ran.code, Some(0), "{line:?}: {ran:?}");
+        let told = ran.stderr.lines().filter(|line| line.starts_with("warning: ") && line.contains("lm_head.weight"));
+        assert_eq!(told.count(), 1, "{line:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn values_that_float16_makes_infinite_are_counted_when_a_model_is_loaded_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = plain(dir.path());
+    let path = model.join("model.safetensors");
+    let mut tensors = read(&path);
+    let name = tensors.keys().find(|name| name.ends_with("layers.0.mlp.up_proj.weight")).unwrap().clone();
+    tensors.get_mut(&name).unwrap().values[..3].copy_from_slice(&[70_000.0, -65_520.0, f32::INFINITY]);
+    let bias = tensors.keys().find(|name| name.ends_with("linear_1.bias")).unwrap().clone();
+    tensors.get_mut(&bias).unwrap().values[0] = 1e30;
+    write(&path, &tensors);
+    let line =
+        args!["generate", model, "--image", fixture("images/a.png"), "--prompt", "<image>\n?", "--dtype", "float16"];
+    run(BASIC, &line).refused(1, &["model: 3 values of 2 tensors", "float16", "bfloat16 or float32"]);
+    let out = dir.path().join("out");
+    run(BASIC, args!["convert", model, out, "--dtype", "f16"]).refused(1, &["3 values of 2 tensors", "float16"]);
+}
+
+#[test]
+fn keys_of_another_type_name_their_file_and_are_never_what_an_absent_key_means() {
+    let dir = tempfile::tempdir().unwrap();
+    for (file, part, key, value) in [
+        ("config.json", None, "tie_word_embeddings", json!("true")),
+        ("config.json", Some("text_config"), "rope_theta", json!("10000")),
+        ("config.json", Some("text_config"), "rms_norm_eps", json!("1e-5")),
+        ("processor_config.json", Some("image_processor"), "do_resize", json!("yes")),
+        ("processor_config.json", Some("image_processor"), "rescale_factor", json!("1/255")),
+        ("processor_config.json", None, "image_token", json!(3)),
+        ("tokenizer_config.json", None, "add_bos_token", json!("false")),
+        ("tokenizer_config.json", None, "clean_up_tokenization_spaces", json!(1)),
+        ("tokenizer_config.json", None, "eos_token", json!(2)),
+        ("tokenizer_config.json", None, "added_tokens_decoder", json!([])),
+        ("tokenizer_config.json", None, "chat_template", json!({"default": "{{ x }}"})),
+    ] {
+        let model = plain(dir.path());
+        let path = model.join(file);
+        let mut whole = read_json(&path);
+        match part {
+            Some(part) => whole[part][key] = value,
+            None => whole[key] = value,
+        }
+        fs::write(&path, whole.to_string()).unwrap();
+        // config.json is called by its directory.
+        let name = if file == "config.json" { "model" } else { file };
+        losses(&model).refused(1, &[name, key]);
+    }
+}
+
+#[test]
+fn a_pattern_without_end_in_a_tokenizer_is_an_error_that_names_it_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = plain(dir.path());
+    let path = model.join("tokenizer.json");
+    let mut tokenizer = read_json(&path);
+    let pattern = json!({ "Regex": "(a|aa)+$" });
+    tokenizer["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": [
+        { "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false }, tokenizer["pre_tokenizer"],
+    ] });
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let question = format!("<image>\n{}!", "a".repeat(1000));
+    let begun = std::time::Instant::now();
+    let line = args!["generate", model, "--image", fixture("images/a.png"), "--prompt", question];
+    run(BASIC, &line).refused(1, &["tokenizer.json", "patterns"]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(40), "{:?}", begun.elapsed());
 }

@@ -18,11 +18,11 @@ pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointEr
     let name = excerpt(model);
     let what = match kind(config) {
         Kind::Decoder => format!(
-            "holds a language model (model_type {name}), which sees no images: `basic assemble VISION {} OUT` makes a LLaVA checkpoint of it and a vision encoder",
+            "holds a language model (model_type {name}), which sees no images: `basic assemble --vision DIR --llm {} --out DIR` makes a LLaVA checkpoint of it and a vision encoder",
             dir.display()
         ),
         Kind::Vision => format!(
-            "holds a vision encoder (model_type {name}), which says nothing: `basic assemble {} LLM OUT` makes a LLaVA checkpoint of it and a language model",
+            "holds a vision encoder (model_type {name}), which says nothing: `basic assemble --vision {} --llm DIR --out DIR` makes a LLaVA checkpoint of it and a language model",
             dir.display()
         ),
         _ => return Ok(()),
@@ -41,7 +41,7 @@ pub(super) fn is_decoder(config: &Value) -> bool {
 pub(super) fn adapters_of_decoder(adapters: &Path, base: &Path) -> CheckpointError {
     let what = format!(
         "holds adapters of a language model alone ({}), which sees no images: merge them into it with peft \
-         (merge_and_unload, save_pretrained), then `basic assemble VISION MERGED OUT` makes a LLaVA checkpoint of it",
+         (merge_and_unload, save_pretrained), then `basic assemble --vision DIR --llm MERGED --out DIR` makes a LLaVA checkpoint of it",
         base.display()
     );
     CheckpointError::NotLlava { path: adapters.into(), what }

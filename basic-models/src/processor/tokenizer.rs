@@ -62,6 +62,15 @@ impl Tokenizer {
         let map = read_json_if_exists(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
         let processor = read_json_if_exists(&dir.join("processor_config.json"))?.unwrap_or_default();
         let file = |name: &str| dir.join(name);
+        for (name, value) in [
+            ("tokenizer_config.json", &tokenizer_config),
+            ("special_tokens_map.json", &map),
+            ("processor_config.json", &processor),
+        ] {
+            if !value.is_object() && !value.is_null() {
+                return Err(wanted::wrong(&file(name), "", value, "an object"));
+            }
+        }
         let (config_path, map_path) = (file("tokenizer_config.json"), file("special_tokens_map.json"));
         let named = |key: &str| {
             let there = wanted::token(&config_path, &tokenizer_config, key)?;

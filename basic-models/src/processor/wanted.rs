@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{ProcessorError, Result};
+use crate::outside::excerpt;
 
 /// A key that is true or false; `None` where it is absent or null.
 pub(super) fn flag(path: &Path, file: &Value, key: &str) -> Result<Option<bool>> {
@@ -33,6 +35,27 @@ pub(super) fn token<'a>(path: &Path, file: &'a Value, key: &str) -> Result<Optio
         Value::Object(token) if token.get("content").is_some_and(Value::is_string) => Ok(token["content"].as_str()),
         other => Err(wrong(path, key, other, "a token, or an object with its \"content\"")),
     }
+}
+
+/// A whole file or a part of one; a key of another type is named.
+pub(super) fn typed<T: DeserializeOwned>(path: &Path, file: &Value) -> Result<T> {
+    serde_path_to_error::deserialize(file).map_err(|error| {
+        let key = error.path().to_string();
+        let reason = error.into_inner();
+        let pointer = format!("/{}", key.replace('.', "/"));
+        match file.pointer(&pointer) {
+            Some(value) => {
+                let said = format!("{}: {reason}", excerpt(&value.to_string()));
+                ProcessorError::Unsupported {
+                    path: path.into(),
+                    key,
+                    value: said,
+                    supported: "what transformers writes",
+                }
+            }
+            None => ProcessorError::Json { path: path.into(), source: reason },
+        }
+    })
 }
 
 pub(super) fn wrong(path: &Path, key: &str, value: &Value, supported: &'static str) -> ProcessorError {
