@@ -164,6 +164,8 @@ fn adapters_of_a_language_model_alone_say_how_to_go_on() {
     let llm = language_model(dir.path());
     let lora = adapters(dir.path(), &llm);
     fs::remove_file(lora.join("config.json")).unwrap();
+    let incomplete = ["lora: holds adapters of a language model alone", "and a projector", "config.json"];
+    run(BASIC, args!["losses", lora, fixture("samples.jsonl")]).refused(1, &incomplete);
     fs::remove_file(lora.join("non_lora_trainables.bin")).unwrap();
     let mentions = ["lora: holds adapters of a language model alone", "vicuna", "merge_and_unload", "basic assemble"];
     run(BASIC, args!["losses", lora, fixture("samples.jsonl")]).refused(1, &mentions);

@@ -38,12 +38,20 @@ pub(super) fn is_decoder(config: &Value) -> bool {
 }
 
 /// The error of adapters whose model below is a language model alone.
-pub(super) fn adapters_of_decoder(adapters: &Path, base: &Path) -> CheckpointError {
-    let what = format!(
-        "holds adapters of a language model alone ({}), which sees no images: merge them into it with peft \
-         (merge_and_unload, save_pretrained), then `basic assemble --vision DIR --llm MERGED --out DIR` makes a LLaVA checkpoint of it",
-        base.display()
-    );
+pub(super) fn adapters_of_decoder(adapters: &Path, base: &Path, projector: bool) -> CheckpointError {
+    let base = base.display();
+    let what = if projector {
+        format!(
+            "holds adapters of a language model alone ({base}) and a projector, but no config.json that says what model they \
+             make: copy the one that LLaVA's train.py wrote beside them"
+        )
+    } else {
+        format!(
+            "holds adapters of a language model alone ({base}), which sees no images: merge them into it with peft \
+             (merge_and_unload, save_pretrained), then `basic assemble --vision DIR --llm MERGED --out DIR` makes a LLaVA \
+             checkpoint of it"
+        )
+    };
     CheckpointError::NotLlava { path: adapters.into(), what }
 }
 

@@ -84,7 +84,10 @@ impl Checkpoint {
         }
         match adapters.original()? {
             Some(value) => Self::open_original(adapters.dir(), &value, base)?.with_adapters(adapters),
-            None => Err(mistaken::adapters_of_decoder(adapters.dir(), &base)),
+            None => {
+                let projector = adapters.holds(super::PROJECTOR);
+                Err(mistaken::adapters_of_decoder(adapters.dir(), &base, projector))
+            }
         }
     }
 

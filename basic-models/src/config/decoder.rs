@@ -313,7 +313,6 @@ impl DecoderConfig {
             ("sliding_window", self.sliding_window.unwrap_or(1)),
             ("max_position_embeddings", self.max_position_embeddings),
         ];
-        positive("text_config", &sizes)?;
         let bounds = [
             ("vocab_size", self.vocab_size, most::VOCABULARY),
             ("hidden_size", self.hidden_size, most::WIDTH),
@@ -327,7 +326,9 @@ impl DecoderConfig {
             ("max_position_embeddings * rope_scaling.factor", self.context(), most::POSITIONS),
             ("eos_token_id (number of ids)", self.eos_ids().len(), most::END_IDS),
         ];
+        // First: of too many heads each has a width of 0.
         at_most("text_config", &bounds)?;
+        positive("text_config", &sizes)?;
         above_zero("text_config.rms_norm_eps", self.rms_norm_eps)?;
         divides(
             "text_config",
