@@ -168,8 +168,9 @@ fn what_the_files_hold_against_the_configuration_is_told_once_by_every_command_t
     fs::write(&data, json!([{"image": "a.png", "conversations": turns}]).to_string()).unwrap();
     fs::copy(fixture("images/a.png"), dir.path().join("a.png")).unwrap();
     let recipe = dir.path().join("recipe.toml");
-    let text =
-        format!("stage = \"finetune\"\n[model]\ncheckpoint = {model:?}\n[data]\npath = {data:?}\n[train]\nsteps = 1\n");
+    let text = format!(
+        "stage = \"finetune\"\n[model]\ncheckpoint = {model:?}\n[data]\npath = {data:?}\n[train]\nsteps = 1\nbatch_size = 1\n"
+    );
     fs::write(&recipe, text).unwrap();
     let image = fixture("images/a.png");
     for line in [

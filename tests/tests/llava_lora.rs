@@ -146,7 +146,7 @@ fn the_folder_that_llavas_training_leaves_loads_generates_and_merges_over_either
         is_merged(&converted);
         let beside = losses(lora);
         assert!(beside.iter().all(|loss| loss.is_finite()));
-        for other in [losses(&out), committed.clone()] {
+        for other in [losses(&out), committed] {
             let near = beside.iter().zip(&other).all(|(a, b)| (a - b).abs() < 1e-4 * b.abs());
             assert!(near, "{beside:?} {other:?}");
         }
