@@ -78,3 +78,33 @@ fn a_plan_says_what_does_not_fit_and_what_it_had_to_assume() {
     let recipe = plan.dir.path().join("recipe.toml");
     basic(args!["train", recipe, "--samples", "80"]).refused(2, &["--plan"]);
 }
+
+#[test]
+fn a_plan_of_the_largest_model_there_may_be_is_counted_and_of_a_larger_one_refused() {
+    let plan = Plan::new();
+    let path = plan.dir.path().join("model/config.json");
+    let mut config = tests::fixtures::read_json(&path);
+    for (key, value) in [
+        ("num_hidden_layers", 4096),
+        ("hidden_size", 131_072),
+        ("intermediate_size", 1_048_576),
+        ("num_attention_heads", 1024),
+        ("num_key_value_heads", 1024),
+        ("head_dim", 128),
+        ("vocab_size", 16_777_216),
+        ("max_position_embeddings", 1 << 30),
+    ] {
+        config["text_config"][key] = json!(value);
+    }
+    fs::write(&path, config.to_string()).unwrap();
+    let shown = basic(plan.line(&["--set", "train.batch_size=1000000"])).succeeded().stdout;
+    assert!(shown.contains("it does not fit"), "{shown}");
+    for (key, value) in [("head_dim", 1u64 << 62), ("num_hidden_layers", 1_000_000_000), ("vocab_size", 1 << 40)] {
+        let mut more = config.clone();
+        more["text_config"][key] = json!(value);
+        fs::write(&path, more.to_string()).unwrap();
+        basic(plan.line(&[])).refused(1, &["model", key]);
+    }
+    let cache = ["--set", "train.vision_cache_mib=9223372036854775807"];
+    basic(plan.line(&cache)).refused(1, &["vision_cache_mib"]);
+}

@@ -40,7 +40,7 @@ pub fn convert(args: Convert) -> Result<()> {
 
 /// `basic merge`.
 pub fn merge(args: Merge) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.base)?.with_adapters(AdapterFiles::open(&args.adapter)?)?;
+    let checkpoint = Checkpoint::open_with(&args.base, AdapterFiles::open(&args.adapter)?)?;
     write(&checkpoint, &args.out, &args.output)
 }
 

@@ -13,16 +13,18 @@ use serde_json::{Value, json};
 
 use basic_train::recipe::{Recipe, Stage};
 
+use super::model::warn;
 use crate::args::{Check, Conversations, Export, ImagesArg, OnErrorArg, Show};
-use crate::output::{bar, print_json, say};
+use crate::output::{bar, print_json, say, tell};
 
 /// What tokenizes as training would.
 fn preparer(args: &Conversations) -> Result<Option<Preparer>> {
     if let Some(recipe) = &args.recipe {
-        return Ok(Some(Preparer::of_recipe(&Recipe::open(recipe, &[])?)?));
+        return Ok(Some(Preparer::of_recipe(&Recipe::open(recipe, &[])?, &mut |text| tell!("warning: {text}"))?));
     }
     let Some(dir) = &args.checkpoint else { return Ok(None) };
     let checkpoint = Checkpoint::open(dir)?;
+    warn(&checkpoint);
     let style = args.conversation.resolve(&checkpoint, Stage::from(args.stage) == Stage::Pretrain)?;
     Ok(Some(Preparer::new(&checkpoint, style, &LoaderConfig::default())?))
 }

@@ -11,6 +11,7 @@ use super::read::{TensorFiles, VOCABULARY};
 use super::vocabulary::TokenizerFiles;
 use super::{Checkpoint, CheckpointError, Layout};
 use crate::config::{LlavaConfig, ProjectorKind};
+use crate::outside::excerpt;
 use crate::processor::{TokenIds, Tokenizer};
 
 /// How a model is put together.
@@ -106,7 +107,14 @@ pub(super) fn room_for(
     config["image_token_index"] = image.into();
     let mismatch = |what: String| CheckpointError::Mismatch(format!("config.json: {what}"));
     let text = config["text_config"].as_object_mut().ok_or_else(|| mismatch("it is no JSON object".into()))?;
-    let given = text.get("vocab_size").and_then(Value::as_u64).map(|rows| rows as usize);
+    let given = match text.get("vocab_size").filter(|rows| !rows.is_null()) {
+        None => None,
+        Some(rows) => {
+            let number = rows.as_u64().and_then(|rows| usize::try_from(rows).ok());
+            let said = || mismatch(format!("vocab_size is {}, which is no number of rows", excerpt(&rows.to_string())));
+            Some(number.ok_or_else(said)?)
+        }
+    };
     let Some(rows) = given.or(files.shape(VOCABULARY[0]).and_then(|shape| shape.first().copied())) else {
         return Ok(None);
     };

@@ -20,7 +20,12 @@ impl LlavaConfig {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = resolve(dir)?;
         if AdapterFiles::is_at(&dir) {
-            return Self::open(AdapterFiles::open(&dir)?.base_dir()?);
+            let adapters = AdapterFiles::open(&dir)?;
+            let base = adapters.base_dir()?;
+            return match !AdapterFiles::is_at(&base) && mistaken::is_decoder(&read_config(&base)?) {
+                true => Ok(Checkpoint::open_with(base, adapters)?.config),
+                false => Self::open(base),
+            };
         }
         let value = read_config(&dir)?;
         if original::is_original(&value) {

@@ -154,10 +154,10 @@ pub enum CheckpointError {
     /// A file that takes more than one may.
     #[error(transparent)]
     OverBudget(#[from] crate::outside::OverBudget),
-    /// Finite values that the type to write makes infinite.
-    #[error("{path}: {values} values of {tensors} tensors (first: {first}) do not fit float16, whose largest is 65504: write bfloat16 or float32", path = path.display())]
+    /// Finite values that the type to write, or to compute in, makes infinite.
+    #[error("{path}: {values} values of {tensors} tensors (first: {first}) do not fit float16, whose largest is 65504: take bfloat16 or float32 (--dtype, or dtype in [train] of a recipe)", path = path.display())]
     Overflow {
-        /// The directory or file to write.
+        /// The directory or file to write, or the directory to read.
         path: PathBuf,
         /// How many values.
         values: usize,

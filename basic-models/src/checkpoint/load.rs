@@ -14,7 +14,7 @@ use super::peft::Placed;
 use super::read::TensorFiles;
 use super::source::Entry;
 use super::take::Taken;
-use super::write::{Outgoing, Sink, write_tensor};
+use super::write::{Outgoing, Overflown, Sink, write_tensor};
 use crate::adapters::{Adapter, Factors, merged};
 
 impl TensorFiles {
@@ -58,12 +58,14 @@ impl TensorFiles {
     ) -> Result<M, CheckpointError> {
         let (taken, placed) = (self.take(wanted)?, self.placed(wanted)?);
         let path = ParamPath::new(prefix);
-        let mut fill = Fill { source: self, taken, placed, path, dtype, device: device.clone(), failed: None };
+        let (device, overflown) = (device.clone(), Overflown::default());
+        let mut fill = Fill { source: self, taken, placed, path, dtype, device, overflown, failed: None };
         let module = module.map(&mut fill);
-        match fill.failed {
-            Some(error) => Err(error),
-            None => Ok(module),
+        if let Some(error) = fill.failed {
+            return Err(error);
         }
+        fill.overflown.check(self.dirs.first().map(|(dir, _)| dir.clone()).unwrap_or_default())?;
+        Ok(module)
     }
 
     /// The adapters of the wanted weights.
@@ -197,6 +199,9 @@ fn matrix(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
+/// The least that is infinite in f16: half way from its largest number to the next.
+const TOO_LARGE: f32 = 65520.0;
+
 struct Fill<'a> {
     source: &'a TensorFiles,
     taken: BTreeMap<String, Taken>,
@@ -204,6 +209,8 @@ struct Fill<'a> {
     path: ParamPath,
     dtype: DType,
     device: Device,
+    /// Finite values that are none in f16.
+    overflown: Overflown,
     failed: Option<CheckpointError>,
 }
 
@@ -211,7 +218,13 @@ impl Fill<'_> {
     fn tensor<const D: usize>(&mut self, taken: &Taken, slot: &Slot) -> Result<Tensor<D>, CheckpointError> {
         if let Some(placed) = self.placed.remove(&slot.name) {
             let plain = self.device.clone().without_autodiff();
-            let folded = self.source.folded(taken, slot, &placed, &plain)?.cast(self.dtype);
+            let folded = self.source.folded(taken, slot, &placed, &plain)?;
+            if self.dtype == DType::F16 {
+                let large = folded.clone().abs().greater_equal_elem(TOO_LARGE).bool_and(folded.clone().is_finite());
+                let count = large.int().sum().into_scalar::<i64>();
+                self.overflown.add(&taken.entry.disk, usize::try_from(count).unwrap_or(usize::MAX));
+            }
+            let folded = folded.cast(self.dtype);
             let folded: Tensor<D> = folded.reshape(Shape::from(vec![slot.shape[1], slot.shape[0]]));
             return Ok(if self.device.is_autodiff() { Tensor::from_inner(folded) } else { folded });
         }
@@ -221,7 +234,16 @@ impl Fill<'_> {
         };
         let data = match FloatType::of(self.dtype) {
             FloatType::F32 => TensorData::new(self.source.values::<f32>(taken, slot)?, shape),
-            FloatType::F16 => TensorData::new(self.source.values::<f16>(taken, slot)?, shape),
+            FloatType::F16 => {
+                let values = self.source.values::<f16>(taken, slot)?;
+                if taken.float != FloatType::F16 && values.iter().any(|value| value.is_infinite()) {
+                    // Seldom: what was infinite before stays so.
+                    let wide = self.source.values::<f32>(taken, slot)?;
+                    let became = |(half, wide): &(&f16, &f32)| half.is_infinite() && wide.is_finite();
+                    self.overflown.add(&taken.entry.disk, values.iter().zip(&wide).filter(became).count());
+                }
+                TensorData::new(values, shape)
+            }
             FloatType::BF16 => TensorData::new(self.source.values::<bf16>(taken, slot)?, shape),
         };
         let held = FloatType::of(self.dtype).dtype();

@@ -18,16 +18,41 @@ pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointEr
     let name = excerpt(model);
     let what = match kind(config) {
         Kind::Decoder => format!(
-            "holds a language model (model_type {name}), which sees no images: `basic assemble VISION {} OUT` makes a LLaVA checkpoint of it and a vision encoder",
+            "holds a language model (model_type {name}), which sees no images: `basic assemble --vision DIR --llm {} --out DIR` makes a LLaVA checkpoint of it and a vision encoder",
             dir.display()
         ),
         Kind::Vision => format!(
-            "holds a vision encoder (model_type {name}), which says nothing: `basic assemble {} LLM OUT` makes a LLaVA checkpoint of it and a language model",
+            "holds a vision encoder (model_type {name}), which says nothing: `basic assemble --vision {} --llm DIR --out DIR` makes a LLaVA checkpoint of it and a language model",
             dir.display()
         ),
         _ => return Ok(()),
     };
     Err(CheckpointError::NotLlava { path: dir.into(), what })
+}
+
+/// Whether a configuration is a language model's alone.
+pub(super) fn is_decoder(config: &Value) -> bool {
+    !original::is_original(config)
+        && !matches!(config["model_type"].as_str(), None | Some("llava" | "basic_llava"))
+        && matches!(kind(config), Kind::Decoder)
+}
+
+/// The error of adapters whose model below is a language model alone.
+pub(super) fn adapters_of_decoder(adapters: &Path, base: &Path, projector: bool) -> CheckpointError {
+    let base = base.display();
+    let what = if projector {
+        format!(
+            "holds adapters of a language model alone ({base}) and a projector, but no config.json that says what model they \
+             make: copy the one that LLaVA's train.py wrote beside them"
+        )
+    } else {
+        format!(
+            "holds adapters of a language model alone ({base}), which sees no images: merge them into it with peft \
+             (merge_and_unload, save_pretrained), then `basic assemble --vision DIR --llm MERGED --out DIR` makes a LLaVA \
+             checkpoint of it"
+        )
+    };
+    CheckpointError::NotLlava { path: adapters.into(), what }
 }
 
 /// The error of a path without config.json, where it can be told what it is instead.

@@ -49,11 +49,12 @@ impl Checkpoint {
         let dir = resolve(dir)?;
         if AdapterFiles::is_at(&dir) {
             let adapters = AdapterFiles::open(&dir)?;
-            return Self::open(adapters.base_dir()?)?.with_adapters(adapters);
+            let base = adapters.base_dir()?;
+            return Self::open_with(base, adapters);
         }
         let value = read_config(&dir)?;
         if original::is_original(&value) {
-            return Self::open_original(dir, &value);
+            return Self::open_original(&dir, &value, dir.clone());
         }
         mistaken::check_model(&dir, &value)?;
         let config = LlavaConfig::from_json(&read_text(&dir.join("config.json"))?)
@@ -70,10 +71,32 @@ impl Checkpoint {
         })
     }
 
-    fn open_original(dir: PathBuf, value: &Value) -> Result<Self, CheckpointError> {
+    /// Opens a checkpoint with adapters over it. Of LLaVA's own adapters the checkpoint may be the language model that they
+    /// were trained on: what the whole model is says the config.json beside them, and its projector lies there too.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Checkpoint::open`] and [`Checkpoint::with_adapters`].
+    pub fn open_with(base: impl AsRef<Path>, adapters: AdapterFiles) -> Result<Self, CheckpointError> {
+        let base = resolve(base)?;
+        if AdapterFiles::is_at(&base) || !mistaken::is_decoder(&read_config(&base)?) {
+            return Self::open(base)?.with_adapters(adapters);
+        }
+        match adapters.original()? {
+            Some(value) => Self::open_original(adapters.dir(), &value, base)?.with_adapters(adapters),
+            None => {
+                let projector = adapters.holds(super::PROJECTOR);
+                Err(mistaken::adapters_of_decoder(adapters.dir(), &base, projector))
+            }
+        }
+    }
+
+    /// Opens what a config.json of LLaVA's own code in `from` describes, with the weights and the tokenizer in `dir`.
+    fn open_original(from: &Path, value: &Value, dir: PathBuf) -> Result<Self, CheckpointError> {
         let files = TensorFiles::open(&dir, Layout::Llava)?;
-        let Original { mut config, tower, image_aspect_ratio } = original::read(&dir, value, &files)?;
-        let tokenizer_files = TokenizerFiles::with_image_token(&dir)?;
+        let Original { mut config, tower, image_aspect_ratio } = original::read(from, value, &files)?;
+        let brings_tokenizer = ["tokenizer.json", "tokenizer.model"].iter().any(|name| from.join(name).is_file());
+        let tokenizer_files = TokenizerFiles::with_image_token(if brings_tokenizer { from } else { &dir })?;
         let growth = room_for(&tokenizer_files, &files, &mut config, None)?;
         let config = LlavaConfig::from_json(&config.to_string())
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;

@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use tokenizers::AddedToken;
 
 use super::CheckpointError;
-use crate::processor::{PLACEHOLDER, ProcessorError, copy_tokenizer_files, read_tokenizer_files};
+use crate::outside::{excerpt, guarded, read_text};
+use crate::processor::{PLACEHOLDER, ProcessorError, build_tokenizer, copy_tokenizer_files, read_tokenizer_files};
 
 /// A directory with tokenizer files.
 #[derive(Debug)]
@@ -33,12 +34,13 @@ impl TokenizerFiles {
     pub fn with_image_token(dir: &Path) -> Result<Self, CheckpointError> {
         let (path, bytes) = read_tokenizer_files(dir)?;
         let unread = |message: String| ProcessorError::LoadTokenizer { path: path.clone(), message };
-        let mut known = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| unread(e.to_string()))?;
+        let mut known = build_tokenizer(&path, &bytes)?;
         if known.token_to_id(PLACEHOLDER).is_some() {
             return Ok(Self::of(dir));
         }
         // The library has its own mind about the next id, whatever the file says: where ids have gaps, it is no simple sum.
-        known.add_special_tokens(&[AddedToken::from(PLACEHOLDER, true).normalized(false)]);
+        let image = AddedToken::from(PLACEHOLDER, true).normalized(false);
+        guarded(|| known.add_special_tokens(&[image])).map_err(unread)?;
         let next = known.token_to_id(PLACEHOLDER).ok_or_else(|| unread("it takes no new token".into()))?;
         let mut tokenizer: Value = serde_json::from_slice(&bytes).map_err(|e| unread(e.to_string()))?;
         let flags = json!({
@@ -56,21 +58,25 @@ impl TokenizerFiles {
         copy_tokenizer_files(dir, copy.path())?;
         write(copy.path(), "tokenizer.json", &tokenizer)?;
         let config = copy.path().join("tokenizer_config.json");
-        let mut config = match fs::read_to_string(&config) {
-            Ok(text) => serde_json::from_str(&text).map_err(|e| {
-                CheckpointError::Mismatch(format!("{}: {e}", dir.join("tokenizer_config.json").display()))
-            })?,
-            Err(_) => json!({ "tokenizer_class": "PreTrainedTokenizerFast" }),
-        };
-        if config.is_object() {
-            // transformers 4 keeps the added tokens here too.
-            if !config["added_tokens_decoder"].is_object() {
-                config["added_tokens_decoder"] = added_tokens(&tokenizer);
+        let config_of = dir.join("tokenizer_config.json");
+        let wrong = |what: String| CheckpointError::Mismatch(format!("{}: {what}", config_of.display()));
+        let mut config: Value = match read_text(&config) {
+            Ok(text) => serde_json::from_str(&text).map_err(|e| wrong(excerpt(&e.to_string())))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                json!({ "tokenizer_class": "PreTrainedTokenizerFast" })
             }
-            config["added_tokens_decoder"][next.to_string()] = flags;
-            config["image_token"] = PLACEHOLDER.into();
-            config["processor_class"] = "LlavaProcessor".into();
+            Err(source) => return Err(CheckpointError::io(config_of)(source)),
+        };
+        if !config.is_object() {
+            return Err(wrong("is not a JSON object".into()));
         }
+        // transformers 4 keeps the added tokens here too.
+        if !config["added_tokens_decoder"].is_object() {
+            config["added_tokens_decoder"] = added_tokens(&tokenizer);
+        }
+        config["added_tokens_decoder"][next.to_string()] = flags;
+        config["image_token"] = PLACEHOLDER.into();
+        config["processor_class"] = "LlavaProcessor".into();
         write(copy.path(), "tokenizer_config.json", &config)?;
         Ok(Self { dir: copy.path().into(), _copy: Some(copy) })
     }

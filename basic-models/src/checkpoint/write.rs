@@ -124,14 +124,14 @@ fn overflown<T: Float>(values: &[T], bytes: &[u8]) -> usize {
 
 /// The tensors with values that do not fit the type that they are written in.
 #[derive(Default)]
-struct Overflown {
+pub(super) struct Overflown {
     values: usize,
     tensors: usize,
     first: String,
 }
 
 impl Overflown {
-    fn add(&mut self, name: &str, values: usize) {
+    pub fn add(&mut self, name: &str, values: usize) {
         if values > 0 {
             self.values += values;
             self.tensors += 1;
@@ -141,8 +141,8 @@ impl Overflown {
         }
     }
 
-    /// An error where there are some: the caller has not given its target the final name yet.
-    fn check(self, path: PathBuf) -> Result<(), CheckpointError> {
+    /// An error where there are some: a caller that writes has not given its target the final name yet.
+    pub fn check(self, path: PathBuf) -> Result<(), CheckpointError> {
         let Self { values, tensors, first } = self;
         if values == 0 { Ok(()) } else { Err(CheckpointError::Overflow { path, values, tensors, first }) }
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Activation, ConfigError, Family, Rope, RopeKind, above_zero, at_most, divides, most, positive, section, unsupported,
 };
+use crate::outside::excerpt;
 
 /// A decoder of the Llama shape (transformers' `LlamaConfig` and its kin).
 #[derive(Debug, Clone, PartialEq)]
@@ -156,7 +157,13 @@ impl DecoderConfig {
         section::must_be(SECTION, &merged, "resid_pdrop", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "embd_pdrop", &[json!(0.0), json!(0)])?;
         section::must_be(SECTION, &merged, "use_bidirectional_attention", &[json!(false)])?;
-        let partial = merged.get("partial_rotary_factor").and_then(Value::as_f64);
+        let partial = match merged.get("partial_rotary_factor").filter(|value| !value.is_null()) {
+            None => None,
+            Some(value) => Some(value.as_f64().ok_or_else(|| ConfigError::Type {
+                key: "text_config.partial_rotary_factor".into(),
+                reason: format!("{} is no number", excerpt(&value.to_string())),
+            })?),
+        };
         let raw: Raw = section::parse(SECTION, merged)?;
         // Before a list as long as the layers is made.
         at_most(SECTION, &[("num_hidden_layers", raw.num_hidden_layers, most::LAYERS)])?;
@@ -306,7 +313,6 @@ impl DecoderConfig {
             ("sliding_window", self.sliding_window.unwrap_or(1)),
             ("max_position_embeddings", self.max_position_embeddings),
         ];
-        positive("text_config", &sizes)?;
         let bounds = [
             ("vocab_size", self.vocab_size, most::VOCABULARY),
             ("hidden_size", self.hidden_size, most::WIDTH),
@@ -320,7 +326,9 @@ impl DecoderConfig {
             ("max_position_embeddings * rope_scaling.factor", self.context(), most::POSITIONS),
             ("eos_token_id (number of ids)", self.eos_ids().len(), most::END_IDS),
         ];
+        // First: of too many heads each has a width of 0.
         at_most("text_config", &bounds)?;
+        positive("text_config", &sizes)?;
         above_zero("text_config.rms_norm_eps", self.rms_norm_eps)?;
         divides(
             "text_config",

@@ -1,6 +1,8 @@
 //! The configurations of Hugging Face checkpoints, with the defaults of transformers' classes for absent keys.
 
 mod activation;
+#[cfg(test)]
+mod bounds;
 mod decoder;
 mod family;
 mod llava;

@@ -78,14 +78,15 @@ impl Rope {
         let needed = |name: &str| -> Result<f64, ConfigError> {
             number(name)?.ok_or_else(|| ConfigError::Type { key: path(name), reason: "is missing".into() })
         };
-        let theta = match (number("rope_theta")?, value.get("rope_theta").filter(|v| !v.is_null())) {
-            (Some(theta), _) => theta,
-            (None, None) => Self::default().theta,
-            (None, Some(theta)) => theta.as_f64().ok_or_else(|| ConfigError::Type {
+        // Also where the other wins: a text there is a mistake, not an absent key.
+        let top = match value.get("rope_theta").filter(|v| !v.is_null()) {
+            None => None,
+            Some(theta) => Some(theta.as_f64().ok_or_else(|| ConfigError::Type {
                 key: "text_config.rope_theta".into(),
                 reason: format!("{} is no number", excerpt(&theta.to_string())),
-            })?,
+            })?),
         };
+        let theta = number("rope_theta")?.or(top).unwrap_or(Self::default().theta);
         above_zero("text_config.rope_theta", theta)?;
         let name = rope.get("rope_type").or_else(|| rope.get("type")).filter(|v| !v.is_null());
         let kind = match name.map(|v| v.as_str().unwrap_or_default()) {

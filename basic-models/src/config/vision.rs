@@ -301,6 +301,7 @@ impl VisionConfig {
         let sizes = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("num_channels", self.num_channels),
             ("patch_size", self.patch_size),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ProcessorError, Result};
+use super::{ProcessorError, Result, wanted};
 
 const IMAGE_FILE: &str = "preprocessor_config.json";
 pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
@@ -143,7 +143,7 @@ impl ImageProcessorConfig {
     /// # Errors
     /// `Json` or `Unsupported`, with the file and the key.
     pub fn from_json(value: &Value, path: &Path) -> Result<Self> {
-        let raw = Raw::deserialize(value).map_err(|source| ProcessorError::Json { path: path.into(), source })?;
+        let raw: Raw = wanted::typed(path, value)?;
         let unsupported = |key: &str, value: String, supported| ProcessorError::Unsupported {
             path: path.into(),
             key: key.into(),

@@ -117,7 +117,7 @@ pub enum ProcessorError {
         reason: String,
     },
     /// tokenizer.json could not be loaded.
-    #[error("{path}: not a tokenizer that this build can load: {message}", path = path.display(), message = excerpt(message))]
+    #[error("{path}: not a tokenizer that this build can load: {message}", path = path.display(), message = said(message))]
     LoadTokenizer {
         /// The file.
         path: PathBuf,
@@ -125,9 +125,11 @@ pub enum ProcessorError {
         message: String,
     },
     /// The tokenizer failed on a text.
-    #[error("the tokenizer failed on {text:?}: {message}", text = excerpt(text), message = excerpt(message))]
+    #[error("{path}: the tokenizer failed on {text}: {message}", path = path.display(), message = said(message))]
     Tokenize {
-        /// The beginning of the text, or the ids.
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The beginning of the text, quoted, and its length; or the ids.
         text: String,
         /// The tokenizers library's message.
         message: String,
@@ -241,6 +243,11 @@ pub enum ProcessorError {
         /// The rendering with the message from there.
         whole: String,
     },
+}
+
+/// A library's message, which may repeat a text or a pattern of any length; ours are short, and end with what to do.
+fn said(message: &str) -> String {
+    if message.len() <= 500 { message.into() } else { excerpt(message) }
 }
 
 /// A parser's message, which may repeat a value of any length, and where it found it.

@@ -30,6 +30,7 @@
 //! ```
 
 mod bounds;
+mod charsmap;
 mod config;
 mod conversation;
 mod error;
@@ -47,10 +48,12 @@ mod sentencepiece;
 mod specials;
 mod styles;
 mod template;
+mod timed;
 mod tokenizer;
 mod tokenizer_added;
 mod tokenizer_bounds;
 mod tokenizer_files;
+mod wanted;
 
 #[cfg(test)]
 mod tests;
@@ -69,7 +72,7 @@ pub use styles::ConversationStyle;
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, Tokenizer};
 pub use tokenizer_files::copy_tokenizer_files;
-pub(crate) use tokenizer_files::{TOKENIZER_FILES, read_tokenizer_files};
+pub(crate) use tokenizer_files::{TOKENIZER_FILES, build_tokenizer, read_tokenizer_files};
 
 /// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, ProcessorError>;

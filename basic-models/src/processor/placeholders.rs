@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::config::{PROCESSOR_FILE, read_json_if_exists, write_json};
-use super::{ProcessorError, Result};
+use super::{ProcessorError, Result, wanted};
 
 /// The placeholder of an image in conversations and prompts, as LLaVA's data sets write it.
 pub const PLACEHOLDER: &str = "<image>";
@@ -93,7 +93,7 @@ impl ProcessorConfig {
         let Some(value) = read_json_if_exists(&path)? else {
             return Ok(fallback);
         };
-        let file = File::deserialize(value).map_err(|source| ProcessorError::Json { path: path.clone(), source })?;
+        let file: File = wanted::typed(&path, &value)?;
         if file.patch_size == Some(0) {
             return Err(ProcessorError::Unsupported {
                 path,

@@ -3,19 +3,26 @@
 //! The model becomes the tokenizer.json that transformers' `LlamaTokenizer` amounts to: BPE with byte fallback, whose
 //! merges are all the ways to put a piece together out of two others, in the order of the pieces' ids.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::config::read_json_if_exists;
+use super::tokenizer_added::named_tokens;
+use super::wanted::{flag, text};
 use super::{ProcessorError, Result};
+use crate::outside::{Budget, OverBudget};
 
 pub(super) const MODEL_FILE: &str = "tokenizer.model";
 
 /// More bytes than any real piece has: splitting a piece everywhere takes the square of its length.
 const LONGEST_PIECE: usize = 1024;
+/// Pieces; as many tokens as a config.json may say.
+const MOST_PIECES: usize = 1 << 24;
+/// Memory for a byte of the file while it is read (a piece takes two bytes at least), and for a merge of the tokenizer.json.
+const MEMORY: u64 = 32;
+const MERGE_MEMORY: u64 = 256;
 
 /// What is needed of `sentencepiece_model.proto`.
 #[derive(Clone, PartialEq, Message)]
@@ -32,6 +39,8 @@ struct ModelProto {
 struct SentencePiece {
     #[prost(string, optional, tag = "1")]
     piece: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    score: Option<f32>,
     #[prost(int32, optional, tag = "3")]
     kind: Option<i32>,
 }
@@ -48,9 +57,11 @@ struct NormalizerSpec {
     charsmap: Option<Vec<u8>>,
 }
 
+const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
+const BYTE: i32 = 6;
 const BPE: i32 = 2;
 
 /// The tokenizer.json for the tokenizer.model of a checkpoint, or `None` where there is none. `config` is
@@ -68,6 +79,9 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
         Err(source) => return Err(ProcessorError::Read { path, source }),
     };
     let broken = |message: String| ProcessorError::LoadTokenizer { path: path.clone(), message };
+    let budget = Budget::of(&path);
+    let over = |source: OverBudget| ProcessorError::Read { path: path.clone(), source: source.into() };
+    budget.take((bytes.len() as u64).saturating_mul(MEMORY)).map_err(over)?;
     let model = ModelProto::decode(bytes.as_slice()).map_err(|e| broken(format!("not a SentencePiece model: {e}")))?;
     drop(bytes);
     let unsupported = |path: &Path, key: &str, value: String, supported| {
@@ -85,19 +99,15 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
         let supported = "none (the rule \"identity\"); convert the model to tokenizer.json with transformers";
         return unsupported(&path, "normalizer_spec.precompiled_charsmap", "set".into(), supported);
     }
-    if let Some(class) = config["tokenizer_class"].as_str()
+    if let Some(class) = text(&dir.join("tokenizer_config.json"), config, "tokenizer_class")?
         && !["LlamaTokenizer", "PreTrainedTokenizer", "TokenizersBackend"].contains(&class.trim_end_matches("Fast"))
     {
         let supported = "LlamaTokenizer; convert the model to tokenizer.json with transformers";
         return unsupported(&dir.join("tokenizer_config.json"), "tokenizer_class", class.into(), supported);
     }
-    let pieces = model.pieces.iter().map(|piece| piece.piece.as_deref().unwrap_or_default());
-    if let Some(long) = pieces.clone().find(|piece| piece.len() > LONGEST_PIECE) {
-        return Err(broken(format!("a piece is {} bytes long, more than {LONGEST_PIECE}", long.len())));
-    }
-    let vocabulary: HashMap<&str, u32> = pieces.zip(0..).collect();
+    let vocabulary = vocabulary(&model.pieces).map_err(broken)?;
     let special = |piece: &SentencePiece| matches!(piece.kind, Some(UNKNOWN | CONTROL | USER_DEFINED));
-    let mut added: Vec<Value> = model
+    let added: Vec<Value> = model
         .pieces
         .iter()
         .zip(0u32..)
@@ -106,9 +116,10 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
             added_token(id, piece.piece.as_deref().unwrap_or_default(), piece.kind != Some(USER_DEFINED))
         })
         .collect();
-    more_added_tokens(dir, config, &mut added)?;
-    let prefix = config["add_prefix_space"].as_bool().unwrap_or(true);
-    let scheme = match (prefix, config["legacy"].as_bool().unwrap_or(false)) {
+    let added = more_added_tokens(dir, config, added)?;
+    let config_path = dir.join("tokenizer_config.json");
+    let prefix = flag(&config_path, config, "add_prefix_space")?.unwrap_or(true);
+    let scheme = match (prefix, flag(&config_path, config, "legacy")?.unwrap_or(false)) {
         (false, _) => "never",
         (true, true) => "always",
         (true, false) => "first",
@@ -122,6 +133,7 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
     let merges = merges(&vocabulary);
+    budget.take((merges.len() as u64).saturating_mul(MERGE_MEMORY)).map_err(over)?;
     // In the order of the ids, so that the same model makes the same file.
     let mut ordered: Vec<(&str, u32)> = vocabulary.into_iter().collect();
     ordered.sort_unstable_by_key(|&(_, id)| id);
@@ -144,6 +156,35 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
     })))
 }
 
+/// The pieces and their ids, which are their places; where they are none that SentencePiece would write, what is wrong.
+fn vocabulary(pieces: &[SentencePiece]) -> std::result::Result<HashMap<&str, u32>, String> {
+    if pieces.is_empty() || pieces.len() > MOST_PIECES {
+        return Err(format!("it has {} pieces; supported: 1 to {MOST_PIECES}", pieces.len()));
+    }
+    let mut vocabulary = HashMap::with_capacity(pieces.len());
+    for (piece, id) in pieces.iter().zip(0u32..) {
+        let text = piece.piece.as_deref().unwrap_or_default();
+        let wrong = |what: String| Err(format!("piece {id} ({:?}) {what}", text.chars().take(24).collect::<String>()));
+        if text.is_empty() {
+            return wrong("has no text".into());
+        }
+        if text.len() > LONGEST_PIECE {
+            return wrong(format!("is {} bytes long, more than {LONGEST_PIECE}", text.len()));
+        }
+        if let Some(score) = piece.score.filter(|score| !score.is_finite()) {
+            return wrong(format!("has the score {score}, which is no number to order pieces by"));
+        }
+        let kind = piece.kind.unwrap_or(NORMAL);
+        if !(NORMAL..=BYTE).contains(&kind) {
+            return wrong(format!("has the type {kind}, of {NORMAL} to {BYTE}"));
+        }
+        if let Some(first) = vocabulary.insert(text, id) {
+            return wrong(format!("stands there a second time, after piece {first}"));
+        }
+    }
+    Ok(vocabulary)
+}
+
 /// Every way to put a piece together out of two, by the id of the whole, then the lengths of the two.
 fn merges<'a>(vocabulary: &HashMap<&'a str, u32>) -> Vec<[&'a str; 2]> {
     let mut found = Vec::new();
@@ -160,34 +201,19 @@ fn merges<'a>(vocabulary: &HashMap<&'a str, u32>) -> Vec<[&'a str; 2]> {
     found.into_iter().map(|(_, _, pair)| pair).collect()
 }
 
-/// Tokens that were added after training: `added_tokens_decoder` in tokenizer_config.json, else added_tokens.json.
-fn more_added_tokens(dir: &Path, config: &Value, added: &mut Vec<Value>) -> Result<()> {
-    let path = dir.join("added_tokens.json");
-    let mut more: Vec<(u32, String, bool)> = Vec::new();
-    if let Some(decoder) = config["added_tokens_decoder"].as_object() {
-        for (id, token) in decoder {
-            if let (Ok(id), Some(content)) = (id.parse(), token["content"].as_str()) {
-                more.push((id, content.into(), token["special"].as_bool().unwrap_or(false)));
-            }
-        }
-    } else if let Some(Value::Object(tokens)) = read_json_if_exists(&path)? {
-        for (content, id) in tokens {
-            let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| ProcessorError::Unsupported {
-                path: path.clone(),
-                key: content.clone(),
-                value: id.to_string(),
-                supported: "a token's id",
-            })?;
-            more.push((id, content, true));
-        }
+/// Tokens that were added after training: `added_tokens_decoder` in tokenizer_config.json, else added_tokens.json. They
+/// stand in for what the model has under their ids.
+fn more_added_tokens(dir: &Path, config: &Value, added: Vec<Value>) -> Result<Vec<Value>> {
+    let mut by_id: BTreeMap<u64, Value> =
+        added.into_iter().map(|token| (token["id"].as_u64().unwrap_or_default(), token)).collect();
+    let (from, named) = named_tokens(dir, config)?;
+    // added_tokens.json says nothing else of its tokens.
+    let all_special = from.ends_with("added_tokens.json");
+    for token in named {
+        let special = all_special || token.flags["special"] == json!(true);
+        by_id.insert(u64::from(token.id), added_token(token.id, &token.content, special));
     }
-    more.sort_unstable();
-    for (id, content, special) in more {
-        added.retain(|token| token["id"] != json!(id));
-        added.push(added_token(id, &content, special));
-    }
-    added.sort_by_key(|token| token["id"].as_u64());
-    Ok(())
+    Ok(by_id.into_values().collect())
 }
 
 fn added_token(id: u32, content: &str, special: bool) -> Value {

@@ -11,7 +11,7 @@ use super::bounds;
 use super::config::read_json_if_exists;
 use super::marks::{Ends, Marks, trailing};
 use super::program::Program;
-use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
+use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens, wanted};
 use crate::outside;
 
 /// A compiled chat template.
@@ -69,15 +69,19 @@ impl ChatTemplate {
         for name in ["chat_template.json", "tokenizer_config.json"] {
             let path = dir.join(name);
             let json = read_json_if_exists(&path)?.unwrap_or_default();
-            let source = match &json["chat_template"] {
-                serde_json::Value::String(source) => Some(source),
-                serde_json::Value::Array(named) => {
-                    named.iter().find(|t| t["name"] == "default").and_then(|t| match &t["template"] {
-                        serde_json::Value::String(source) => Some(source),
-                        _ => None,
-                    })
+            let template = &json["chat_template"];
+            let one = |template: &serde_json::Value| template["name"].is_string() && template["template"].is_string();
+            let source = match template {
+                serde_json::Value::Null => None,
+                serde_json::Value::String(source) => Some(source.as_str()),
+                serde_json::Value::Array(named) if named.iter().all(one) => {
+                    let default = named.iter().find(|template| template["name"] == "default");
+                    default.and_then(|template| template["template"].as_str())
                 }
-                _ => None,
+                _ => {
+                    let supported = "a text, or a list of objects with a \"name\" and a \"template\"";
+                    return Err(wanted::wrong(&path, "chat_template", template, supported));
+                }
             };
             if let Some(source) = source {
                 return Self::new(source, path.display().to_string()).map(Some);

@@ -1,7 +1,8 @@
 //! The tokenizer of a checkpoint, with the special tokens that its files name.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
@@ -9,9 +10,11 @@ use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
 use super::config::read_json_if_exists;
 use super::literal::AddedTokens;
 use super::piece::overlaps;
-use super::tokenizer_files::read_tokenizer;
-use super::{PLACEHOLDER, ProcessorError, Result, SpecialTokens, TokenIds};
-use crate::outside::guarded;
+use super::timed::{Clock, checked};
+use super::tokenizer_bounds::may_be_slow;
+use super::tokenizer_files::{build_tokenizer, read_tokenizer};
+use super::{PLACEHOLDER, ProcessorError, Result, SpecialTokens, TokenIds, wanted};
+use crate::outside::excerpt;
 
 /// A text's tokens and the bytes of the text that each covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +31,11 @@ pub struct Encoded {
 /// A tokenizer.json with its special tokens; encodes and decodes as transformers' fast tokenizers do.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
+    /// The file that it comes from.
+    path: PathBuf,
+    /// Where its work may take longer than the length of a text explains.
+    pub(super) clock: Option<Clock>,
     specials: SpecialTokens,
     ids: TokenIds,
     /// The ids of all special tokens, ascending.
@@ -50,27 +57,52 @@ impl Tokenizer {
         let tokenizer_config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let (path, bytes) = read_tokenizer(dir, &tokenizer_config)?;
         let load = |e: tokenizers::Error| ProcessorError::LoadTokenizer { path: path.clone(), message: e.to_string() };
-        let mut inner = checked(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(load)?;
+        let mut inner = build_tokenizer(&path, &bytes)?;
         drop(bytes);
         let map = read_json_if_exists(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
         let processor = read_json_if_exists(&dir.join("processor_config.json"))?.unwrap_or_default();
-        let named = |key: &str| token_text(&tokenizer_config[key]).or_else(|| token_text(&map[key]));
-        let image = named("image_token")
-            .or_else(|| token_text(&tokenizer_config["extra_special_tokens"]["image_token"]))
-            .or_else(|| token_text(&processor["image_token"]))
+        let file = |name: &str| dir.join(name);
+        for (name, value) in [
+            ("tokenizer_config.json", &tokenizer_config),
+            ("special_tokens_map.json", &map),
+            ("processor_config.json", &processor),
+        ] {
+            if !value.is_object() && !value.is_null() {
+                return Err(wanted::wrong(&file(name), "", value, "an object"));
+            }
+        }
+        let (config_path, map_path) = (file("tokenizer_config.json"), file("special_tokens_map.json"));
+        let named = |key: &str| {
+            let there = wanted::token(&config_path, &tokenizer_config, key)?;
+            Ok::<_, ProcessorError>(match there {
+                Some(token) => Some(token.to_owned()),
+                None => wanted::token(&map_path, &map, key)?.map(str::to_owned),
+            })
+        };
+        let extra = wanted::token(&config_path, &tokenizer_config["extra_special_tokens"], "image_token")?;
+        let of_processor = wanted::token(&file("processor_config.json"), &processor, "image_token")?;
+        let image = named("image_token")?
+            .or_else(|| extra.or(of_processor).map(str::to_owned))
             .unwrap_or_else(|| PLACEHOLDER.into());
         let by_id = |id: Option<u32>| id.and_then(|id| inner.id_to_token(id));
         let specials = SpecialTokens {
-            bos: named("bos_token").or_else(|| by_id(config.bos)),
-            eos: named("eos_token").or_else(|| by_id(config.eos)),
-            pad: named("pad_token").or_else(|| by_id(config.pad)),
-            unk: named("unk_token"),
+            bos: named("bos_token")?.or_else(|| by_id(config.bos)),
+            eos: named("eos_token")?.or_else(|| by_id(config.eos)),
+            pad: named("pad_token")?.or_else(|| by_id(config.pad)),
+            unk: named("unk_token")?,
             image: by_id(config.image).unwrap_or(image),
             others: Vec::new(),
         };
-        adapt_post_processor(&mut inner, &tokenizer_config, &specials).map_err(load)?;
-        let clean_up = tokenizer_config["clean_up_tokenization_spaces"].as_bool().unwrap_or(false);
-        Ok(Self { clean_up, ..checked(|| Self::new(inner, specials)).map_err(load)? })
+        // Null counts as false here, as in transformers.
+        let adds = |key: &str| {
+            let there = tokenizer_config.get(key).is_some();
+            Ok::<_, ProcessorError>(wanted::flag(&config_path, &tokenizer_config, key)?.or(there.then_some(false)))
+        };
+        let (bos, eos) = (adds("add_bos_token")?, adds("add_eos_token")?);
+        adapt_post_processor(&mut inner, bos, eos, &specials).map_err(load)?;
+        let clean_up = wanted::flag(&config_path, &tokenizer_config, "clean_up_tokenization_spaces")?.unwrap_or(false);
+        let tokenizer = checked(|| Self::new(inner, specials)).map_err(load)?;
+        Ok(Self { clean_up, path, ..tokenizer })
     }
 
     /// A tokenizer with these special tokens; the others are the tokenizer's own. Those that its vocabulary holds without marking them are marked, so that
@@ -103,7 +135,9 @@ impl Tokenizer {
         let (special_ids, contents): (Vec<u32>, Vec<String>) = special.into_iter().unzip();
         let named: Vec<String> = specials.all().map(str::to_owned).collect();
         specials.others.extend(contents.into_iter().filter(|content| !named.contains(content)));
-        Ok(Self { inner, specials, ids, special_ids, clean_up: false })
+        let clock = needs_clock(&inner)?.then(Clock::default);
+        let path = "tokenizer.json".into();
+        Ok(Self { inner: Arc::new(inner), path, clock, specials, ids, special_ids, clean_up: false })
     }
 
     /// The special tokens' texts.
@@ -181,9 +215,10 @@ impl Tokenizer {
         if !(0..usual.ids.len()).any(|i| special(i) && overlaps(literal, &usual.spans[i])) {
             return Ok(usual);
         }
-        checked(|| AddedTokens::of(&self.inner)?.encode(&self.inner, text, literal, add_special))
+        let (whole, literal) = (text.to_owned(), literal.to_vec());
+        self.work(text.len(), move |inner| AddedTokens::of(inner)?.encode(inner, &whole, &literal, add_special))
             .map(|encoding| encoded(&encoding))
-            .map_err(|e| tokenize_error(text, &e))
+            .map_err(|e| self.failed_on(text, &e))
     }
 
     /// The text of ids; with `skip_special`, without special tokens.
@@ -191,8 +226,13 @@ impl Tokenizer {
     /// # Errors
     /// [`ProcessorError::Tokenize`].
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let fail = |e: tokenizers::Error| ProcessorError::Tokenize { text: format!("{ids:?}"), message: e.to_string() };
-        let text = checked(|| self.inner.decode(ids, skip_special)).map_err(fail)?;
+        let fail = |e: tokenizers::Error| ProcessorError::Tokenize {
+            path: self.path.clone(),
+            text: format!("the ids {}", excerpt(&format!("{ids:?}"))),
+            message: e.to_string(),
+        };
+        let whole = ids.to_vec();
+        let text = self.work(ids.len(), move |inner| inner.decode(&whole, skip_special)).map_err(fail)?;
         // transformers 5 ignores the setting for BPE, whose texts the clean-up would damage.
         let clean_up = self.clean_up && !matches!(self.inner.get_model(), ModelWrapper::BPE(_));
         Ok(if clean_up { clean_up_spaces(text) } else { text })
@@ -200,32 +240,59 @@ impl Tokenizer {
 
     // `encode` counts offsets in bytes of the text (`encode_char_offsets` in characters).
     fn encode_inner(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
-        checked(|| self.inner.encode(text, add_special)).map_err(|e| tokenize_error(text, &e))
+        let whole = text.to_owned();
+        let encoding = self.work(text.len(), move |inner| inner.encode(whole, add_special));
+        encoding.map_err(|e| self.failed_on(text, &e))
+    }
+
+    /// What the library makes of so many bytes, or ids.
+    fn work<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T> + Send + 'static,
+    ) -> tokenizers::Result<T> {
+        match &self.clock {
+            None => checked(|| work(&self.inner)),
+            Some(clock) => {
+                let inner = self.inner.clone();
+                clock.run(bytes, move || work(&inner))
+            }
+        }
+    }
+
+    fn failed_on(&self, text: &str, source: &tokenizers::Error) -> ProcessorError {
+        let text = format!("{:?}", excerpt(text));
+        ProcessorError::Tokenize { path: self.path.clone(), text, message: source.to_string() }
     }
 }
 
-/// What `work` returns. The tokenizers library asserts some of what a tokenizer.json should hold instead of checking it: a
-/// damaged file may make it panic, while it is read or when it is used, which is an error like its others here.
-pub(super) fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    let damaged = |reason| format!("the tokenizers library gave up ({reason}); tokenizer.json is damaged").into();
-    guarded(work).unwrap_or_else(|reason| Err(damaged(reason)))
+/// Whether a tokenizer has patterns that may be slow, or looks through what stands before each of its added tokens.
+fn needs_clock(inner: &tokenizers::Tokenizer) -> tokenizers::Result<bool> {
+    let steps = json!([
+        serde_json::to_value(inner.get_normalizer())?,
+        serde_json::to_value(inner.get_pre_tokenizer())?,
+        serde_json::to_value(inner.get_post_processor())?,
+        serde_json::to_value(inner.get_decoder())?,
+    ]);
+    let looks_back = |token: &AddedToken| token.lstrip || token.single_word;
+    Ok(may_be_slow(&steps) || inner.get_added_tokens_decoder().values().any(looks_back))
 }
 
 /// transformers 5: `add_bos_token` and `add_eos_token` replace the post-processor where tokenizer_config.json has one.
 fn adapt_post_processor(
     inner: &mut tokenizers::Tokenizer,
-    config: &Value,
+    bos: Option<bool>,
+    eos: Option<bool>,
     specials: &SpecialTokens,
 ) -> tokenizers::Result<()> {
-    let keys = ["add_bos_token", "add_eos_token"];
-    if keys.iter().all(|key| config.get(key).is_none()) {
+    if (bos, eos) == (None, None) {
         return Ok(());
     }
-    let wanted = |key: &str, token: &Option<String>| {
-        let token = token.as_ref().filter(|_| config[key].as_bool() == Some(true))?;
+    let wanted = |adds: Option<bool>, token: &Option<String>| {
+        let token = token.as_ref().filter(|_| adds == Some(true))?;
         Some((token.clone(), inner.token_to_id(token)?))
     };
-    let (bos, eos) = (wanted(keys[0], &specials.bos), wanted(keys[1], &specials.eos));
+    let (bos, eos) = (wanted(bos, &specials.bos), wanted(eos, &specials.eos));
     let piece = |(token, _): &(String, u32)| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
     let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
     let single: Vec<Value> = bos.iter().map(piece).chain([text]).chain(eos.iter().map(piece)).collect();
@@ -246,15 +313,6 @@ fn encoded(encoding: &tokenizers::Encoding) -> Encoded {
         spans: encoding.get_offsets().iter().map(|&(start, end)| start..end).collect(),
         added: encoding.get_special_tokens_mask().iter().map(|&mask| mask == 1).collect(),
     }
-}
-
-fn tokenize_error(text: &str, source: &tokenizers::Error) -> ProcessorError {
-    ProcessorError::Tokenize { text: text.chars().take(80).collect(), message: source.to_string() }
-}
-
-/// A token in tokenizer_config.json: a string or `{"content": string, ..}`.
-fn token_text(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
 
 /// transformers' `clean_up_tokenization`, in its order.

@@ -1,20 +1,22 @@
 //! Tokens that stand beside tokenizer.json alone: in `added_tokens_decoder` of tokenizer_config.json, or in
 //! added_tokens.json.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokenizers::AddedToken;
 
 use super::config::read_json_if_exists;
-use super::tokenizer::checked;
+use super::timed::Clock;
+use super::tokenizer_files::build_tokenizer;
 use super::{PLACEHOLDER, ProcessorError, Result};
 
 /// A token that one of the files names.
-struct Named {
-    id: u32,
-    content: String,
-    flags: Value,
+pub(super) struct Named {
+    pub id: u32,
+    pub content: String,
+    pub flags: Value,
 }
 
 /// tokenizer.json's bytes with the tokens that the other files add to it, as transformers adds them: after the others, by
@@ -29,24 +31,33 @@ pub(super) fn with_added_tokens(dir: &Path, path: &Path, bytes: Vec<u8>, config:
     }
     named.sort_by_key(|token| token.id);
     let load = |message: String| ProcessorError::LoadTokenizer { path: path.into(), message };
-    let mut inner = checked(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|e| load(e.to_string()))?;
+    let mut inner = build_tokenizer(path, &bytes)?;
     let known = inner.get_added_tokens_decoder();
-    let mut entries = Vec::new();
-    for token in named {
-        let had = inner.token_to_id(&token.content);
-        if had.is_none_or(|id| !known.contains_key(&id)) {
+    let had: Vec<Option<u32>> = named.iter().map(|token| inner.token_to_id(&token.content)).collect();
+    let (mut entries, mut added) = (Vec::new(), Vec::new());
+    let mut contents = HashSet::new();
+    for (token, had) in named.iter().zip(&had) {
+        if had.is_none_or(|id| !known.contains_key(&id)) && contents.insert(token.content.as_str()) {
             let flag = |key: &str| token.flags[key] == json!(true);
-            let added = AddedToken::from(token.content.as_str(), flag("special"))
+            let one = AddedToken::from(token.content.as_str(), flag("special"))
                 .normalized(flag("normalized"))
                 .lstrip(flag("lstrip"))
                 .rstrip(flag("rstrip"))
                 .single_word(flag("single_word"));
-            checked(|| Ok(inner.add_tokens(&[added]))).map_err(|e| load(e.to_string()))?;
-            let mut entry = token.flags;
+            added.push(one);
+            let mut entry = token.flags.clone();
             entry["id"] = token.id.into();
             entry["content"] = token.content.as_str().into();
             entries.push(entry);
         }
+    }
+    // All at once: with each, the library puts together all that there are. Those that it normalizes, it may take long for.
+    let adding = move || {
+        inner.add_tokens(&added);
+        Ok(inner)
+    };
+    let inner = Clock::default().run(bytes.len(), adding).map_err(|e| load(e.to_string()))?;
+    for (token, had) in named.iter().zip(had) {
         let gets = inner.token_to_id(&token.content);
         if gets != Some(token.id) && had.is_none() {
             let gets = gets.map_or("none".into(), |id| id.to_string());
@@ -70,24 +81,32 @@ pub(super) fn with_added_tokens(dir: &Path, path: &Path, bytes: Vec<u8>, config:
 }
 
 /// The tokens and the file that names them; `added_tokens_decoder` goes first, as in transformers.
-fn named_tokens(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<Named>)> {
+pub(super) fn named_tokens(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<Named>)> {
     let unsupported = |path: &Path, key: &str, value: &Value, supported| ProcessorError::Unsupported {
         path: path.into(),
         key: key.into(),
         value: value.to_string(),
         supported,
     };
-    if let Some(decoder) = config["added_tokens_decoder"].as_object() {
-        let path = dir.join("tokenizer_config.json");
+    let path = dir.join("tokenizer_config.json");
+    let listed = &config["added_tokens_decoder"];
+    if !listed.is_null() && !listed.is_object() {
+        return Err(unsupported(&path, "added_tokens_decoder", listed, "an object of tokens by their ids"));
+    }
+    if let Some(decoder) = listed.as_object() {
         let tokens = decoder.iter().map(|(key, token)| {
             let wrong = || unsupported(&path, key, token, "a token's id with its \"content\"");
             let id = key.parse().map_err(|_| wrong())?;
             let content = token["content"].as_str().filter(|content| !content.is_empty()).ok_or_else(wrong)?;
-            let flag = |key: &str, default: bool| token[key].as_bool().unwrap_or(default);
-            let special = flag("special", false);
+            let flag = |flag: &str, default: bool| match &token[flag] {
+                Value::Null => Ok(default),
+                Value::Bool(set) => Ok(*set),
+                _ => Err(unsupported(&path, key, token, "a token whose flags are true or false")),
+            };
+            let special = flag("special", false)?;
             let flags = json!({
-                "single_word": flag("single_word", false), "lstrip": flag("lstrip", false),
-                "rstrip": flag("rstrip", false), "normalized": flag("normalized", !special), "special": special,
+                "single_word": flag("single_word", false)?, "lstrip": flag("lstrip", false)?,
+                "rstrip": flag("rstrip", false)?, "normalized": flag("normalized", !special)?, "special": special,
             });
             Ok(Named { id, content: content.into(), flags })
         });
@@ -95,7 +114,11 @@ fn named_tokens(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<Named>)> {
         return Ok((path, tokens));
     }
     let path = dir.join("added_tokens.json");
-    let Some(Value::Object(tokens)) = read_json_if_exists(&path)? else { return Ok((path, Vec::new())) };
+    let tokens = match read_json_if_exists(&path)? {
+        None => return Ok((path, Vec::new())),
+        Some(Value::Object(tokens)) => tokens,
+        Some(other) => return Err(unsupported(&path, "", &other, "an object of tokens and their ids")),
+    };
     let map = read_json_if_exists(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
     let special = |content: &str| {
         content == PLACEHOLDER

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::charsmap;
+use crate::outside::excerpt;
+
 /// How many times as long a text may become, at worst. The largest of real tokenizers is NFKC with Metaspace, 36.
 const LARGEST_GROWTH: f64 = 256.0;
 /// Bytes that the steps of a tokenizer may put around a text.
@@ -18,6 +21,22 @@ const DEEPEST: usize = 8;
 const MOST_STEPS: usize = 256;
 /// The longest regular expression of a step, in bytes.
 const LONGEST_PATTERN: usize = 65536;
+/// Memory that a tokenizer takes for a byte of its file, at most: short tokens and merges.
+pub(super) const MEMORY: u64 = 20;
+
+/// Regular expressions that take time in proportion to a text's length, whatever the text: those of GPT-2, Llama 3 and
+/// Qwen 2, and simple ones.
+pub(super) const QUICK: [&str; 9] = [
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"\s+",
+    r"\s",
+    " ",
+    " +",
+    " {2,}",
+    r"[0-9][0-9][0-9]",
+];
 
 #[derive(Deserialize)]
 struct Parts {
@@ -48,10 +67,10 @@ struct Model {
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let Ok(parts) = serde_json::from_slice::<Parts>(bytes) else { return Ok(()) };
     if let Some(model) = &parts.model {
-        let dropout = model.dropout.as_f64().unwrap_or(0.0);
-        if dropout != 0.0 {
+        if !model.dropout.is_null() && model.dropout.as_f64() != Some(0.0) {
             return Err(format!(
-                "model.dropout is {dropout}, so that the same text has other tokens every time; set it to null"
+                "model.dropout is {dropout}, so that the same text has other tokens every time; set it to null",
+                dropout = excerpt(&model.dropout.to_string())
             ));
         }
         for (key, text) in [
@@ -101,7 +120,7 @@ impl Text {
         if pattern.is_some_and(|pattern| pattern.len() > LONGEST_PATTERN) {
             return Err(format!("{place} has a pattern of more than {LONGEST_PATTERN} bytes"));
         }
-        match step["type"].as_str() {
+        match kind_of(step) {
             Some("Replace") => {
                 let content = bytes("content");
                 // A regular expression may match a byte, or none: then the content goes between any two bytes.
@@ -113,6 +132,10 @@ impl Text {
                 };
                 self.grow(growth.max(1.0), added);
             }
+            Some("Precompiled") => match step["precompiled_charsmap"].as_str() {
+                Some(table) => self.grow(charsmap::growth(table).map_err(|e| format!("{place}: {e}"))?.max(1.0), 0.0),
+                None => return Err(format!("{place} has a \"Precompiled\" without a precompiled_charsmap")),
+            },
             Some("Prepend") => self.grow(1.0, bytes("prepend")),
             Some("NFKC" | "NFKD") => self.grow(12.0, 0.0),
             Some("NFC" | "NFD" | "Lowercase" | "BertNormalizer" | "Metaspace") => self.grow(3.0, 4.0),
@@ -145,6 +168,34 @@ impl Text {
     }
 }
 
+/// What a step is; old files tell it by the keys alone.
+fn kind_of(step: &Value) -> Option<&str> {
+    let has = |key: &str| step.get(key).is_some();
+    step["type"].as_str().or_else(|| match () {
+        () if has("precompiled_charsmap") => Some("Precompiled"),
+        () if has("pattern") && has("content") => Some("Replace"),
+        () if has("prepend") => Some("Prepend"),
+        () if has("single") => Some("TemplateProcessing"),
+        () if has("prefix") => Some("WordPiece"),
+        () if has("suffix") => Some("BPEDecoder"),
+        () if has("replacement") => Some("Metaspace"),
+        () if has("trim_offsets") => Some("ByteLevel"),
+        () => None,
+    })
+}
+
+/// Whether a part of a tokenizer.json holds a regular expression that may take longer than a text's length explains.
+pub(super) fn may_be_slow(part: &Value) -> bool {
+    match part {
+        Value::Array(parts) => parts.iter().any(may_be_slow),
+        Value::Object(keys) => keys.iter().any(|(key, value)| match value.as_str() {
+            Some(pattern) => key == "Regex" && !QUICK.contains(&pattern),
+            None => may_be_slow(value),
+        }),
+        _ => false,
+    }
+}
+
 /// Whether a regular expression matches nothing at all, between any two characters; where that cannot be told, it may.
 fn may_be_empty(pattern: Option<&str>) -> bool {
     pattern.and_then(|pattern| regex::Regex::new(pattern).ok()).is_none_or(|regex| regex.is_match(""))
@@ -154,7 +205,7 @@ fn may_be_empty(pattern: Option<&str>) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::check;
+    use super::{check, may_be_slow};
 
     fn with(part: &str, step: Value) -> Result<(), String> {
         check(json!({ part: step, "model": { "type": "BPE", "vocab": {}, "merges": [] } }).to_string().as_bytes())
@@ -188,6 +239,34 @@ mod tests {
             deep = json!({ "type": "Sequence", "normalizers": [deep] });
         }
         assert!(with("normalizer", deep).is_err());
+    }
+
+    #[test]
+    fn old_files_whose_steps_have_no_type_are_held_to_the_same_bounds() {
+        let double = json!({ "pattern": { "Regex": "." }, "content": "aa" });
+        assert!(with("normalizer", json!({ "normalizers": vec![double; 9] })).is_err());
+        assert!(with("normalizer", json!({ "prepend": "x".repeat(100_000) })).is_err());
+    }
+
+    #[test]
+    fn a_table_of_replacements_is_looked_through() {
+        let table = |map: &str| json!({ "type": "Precompiled", "precompiled_charsmap": map });
+        let said = with("normalizer", json!({ "type": "Sequence", "normalizers": [table("/////wAA")] })).unwrap_err();
+        assert!(said.contains("precompiled_charsmap is damaged"), "{said}");
+        assert!(with("normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": 3 })).is_err());
+    }
+
+    #[test]
+    fn patterns_of_real_tokenizers_are_quick_and_strange_ones_may_be_slow() {
+        let split = |regex: &str| {
+            json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false },
+        ] })
+        };
+        assert!(may_be_slow(&split("(a+)+$")));
+        assert!(may_be_slow(&split("a*b")));
+        assert!(!may_be_slow(&split(super::QUICK[1])));
+        assert!(!may_be_slow(&json!({ "type": "Replace", "pattern": { "String": "(a+)+$" }, "content": "" })));
     }
 
     #[test]

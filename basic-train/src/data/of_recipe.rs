@@ -10,8 +10,9 @@ impl Preparer {
     /// # Errors
     ///
     /// A model that is not there or not whole, a style that it cannot give, a length that it cannot take.
-    pub fn of_recipe(recipe: &Recipe) -> Result<Self, TrainError> {
+    pub fn of_recipe(recipe: &Recipe, warn: &mut dyn FnMut(&str)) -> Result<Self, TrainError> {
         let checkpoint = open_model(recipe)?;
+        checkpoint.warnings().iter().for_each(|warning| warn(warning));
         let style = recipe.data.conversation.resolve(&checkpoint, recipe.stage == Stage::Pretrain)?;
         Ok(Self::new(&checkpoint, style, &recipe.loader)?)
     }

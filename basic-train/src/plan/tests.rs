@@ -293,3 +293,27 @@ fn the_table_of_distributed_md_is_the_plans() {
         assert!(page.contains(&row), "docs/distributed.md lacks\n{row}");
     }
 }
+
+#[test]
+fn what_64_bits_do_not_hold_is_an_error_that_names_the_keys_and_never_a_small_number() {
+    let text = json!({ "model_type": "llama", "vocab_size": 1 << 24, "hidden_size": 1 << 17, "num_hidden_layers": 4096,
+        "intermediate_size": 1 << 20, "num_attention_heads": 1024, "max_position_embeddings": 1 << 30 });
+    let config = LlavaConfig::from_value(&json!({ "model_type": "llava", "text_config": text })).unwrap();
+    for (train, positions) in [
+        ("batch_size = 1000000", 1 << 30),
+        ("batch_size = 1000000, recompute = true", 1 << 30),
+        ("batch_size = 1000000", u64::MAX),
+        ("batch_size = 1000000, micro_batch = 1", u64::MAX),
+    ] {
+        let recipe = recipe(&format!("stage = \"finetune\"\ntrain = {{ epochs = 1.0, {train} }}"));
+        let data = lengths(positions, Some(u64::MAX));
+        let error = Plan::of(&recipe, &config, data, &PlanOptions::default(), &host(), Vec::new()).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, PlanError::TooLarge { .. }), "{train}: {said}");
+        assert!(said.contains("2^64 bytes") && said.contains("train.batch_size"), "{said}");
+    }
+    // What they hold is counted, however much it is.
+    let recipe = recipe("stage = \"finetune\"\ntrain = { epochs = 1.0, batch_size = 1 }");
+    let plan = plan(&recipe, &config, lengths(4096, Some(1)));
+    assert!(plan.memory.total > 4 * plan.parameters && plan.parameters > 1 << 50, "{}", plan.parameters);
+}

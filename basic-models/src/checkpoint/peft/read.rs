@@ -5,18 +5,21 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{DType, Device};
+use serde_json::Value;
 
 use super::super::fused::Part;
 use super::super::hub::resolve;
 use super::super::names::{LORA_A, LORA_B, Layout, Slot, slots};
+use super::super::original::is_original;
 use super::super::read::{TensorFiles, VOCABULARY};
 use super::super::source::{Entry, Stored};
 use super::super::take::Taken;
-use super::super::{CheckpointError, FloatType};
+use super::super::{CheckpointError, FloatType, read_config};
 use super::scaling::AdapterConfig;
 use super::{CONFIG, TENSORS};
 use crate::adapters::{Factors, Quantization, attach_factors};
 use crate::nn::Llava;
+use crate::outside::excerpt;
 
 /// PyTorch's file of tensors, which older versions of `peft` wrote.
 const TORCH: &str = "adapter_model.bin";
@@ -75,6 +78,18 @@ impl AdapterFiles {
             let (disk, path) = (&entry.disk, dir.display());
             let reason = "adapters of an embedding table are not read: merge them with peft (merge_and_unload)";
             return Err(CheckpointError::Mismatch(format!("{path}: {disk}: {reason}")));
+        }
+        for module in &config.saved {
+            let holds = whole.list().any(|(_, entry)| entry.disk.contains(module.as_str()));
+            let other = config.keeps_tied && ["embed_tokens", "lm_head"].contains(&module.as_str());
+            if !holds && !other {
+                let reason = format!("names {}, and the files hold no tensor of it", excerpt(module));
+                return Err(CheckpointError::AdapterConfig {
+                    path: dir.join(CONFIG),
+                    key: "modules_to_save".into(),
+                    reason,
+                });
+            }
         }
         let whole_names = whole.list().map(|(name, entry)| (name.to_string(), entry.disk.clone())).collect();
         Ok(Self { dir, config, lora, whole, whole_names })
@@ -157,6 +172,19 @@ impl AdapterFiles {
         Ok(dir)
     }
 
+    /// The config.json beside the adapters, where LLaVA's own code left one: that of the whole model, whose base is a
+    /// language model alone.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] where it cannot be read.
+    pub(in super::super) fn original(&self) -> Result<Option<Value>, CheckpointError> {
+        if !self.dir.join("config.json").is_file() {
+            return Ok(None);
+        }
+        Ok(Some(read_config(&self.dir)?).filter(is_original))
+    }
+
     /// Whether a part (`language_model`) has adapters here.
     pub fn adapts(&self, prefix: &str) -> bool {
         self.lora.contains_any(&format!("{prefix}."))
@@ -231,6 +259,7 @@ impl AdapterFiles {
     pub fn fits(&self, model: &Llava) -> Result<(), CheckpointError> {
         let all = slots(model, "");
         self.check(&all, "")?;
+        self.complete(&all)?;
         self.place(&all).map(|_| ())
     }
 
@@ -262,6 +291,34 @@ impl AdapterFiles {
         Ok(())
     }
 
+    /// Layers that lack their adapters although `target_modules` names them, and others of the same name in the same part
+    /// have some: a file that lost tensors.
+    fn complete(&self, slots: &[Slot]) -> Result<(), CheckpointError> {
+        let layers = slots.iter().filter(|slot| slot.transposed && !slot.is_adapter());
+        let mut groups: BTreeMap<(&str, &str), (bool, Vec<&str>)> = BTreeMap::new();
+        for layer in layers.filter_map(|slot| slot.name.strip_suffix(".weight")) {
+            let (part, leaf) = (layer.split('.').next().unwrap_or(layer), layer.rsplit('.').next().unwrap_or(layer));
+            if layer.starts_with("vision_tower.head.") || !self.config.targets.iter().any(|target| target == leaf) {
+                continue;
+            }
+            let (some, without) = groups.entry((part, leaf)).or_default();
+            match self.has_factors(layer) {
+                true => *some = true,
+                false => without.push(layer),
+            }
+        }
+        let lost: Vec<&str> =
+            groups.into_values().filter(|(some, _)| *some).flat_map(|(_, without)| without).take(8).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(CheckpointError::Mismatch(format!(
+            "{}: target_modules in {CONFIG} names these layers, and the files hold no factors of them: {}",
+            self.dir.display(),
+            lost.join(", ")
+        )))
+    }
+
     /// The adapters of the weights among `slots`, by their names.
     pub(in super::super) fn place(&self, slots: &[Slot]) -> Result<BTreeMap<String, Placed>, CheckpointError> {
         let rows: BTreeMap<&str, usize> =
@@ -278,6 +335,13 @@ impl AdapterFiles {
                 }
             }
             let module = a.disk.strip_suffix(LORA_A).unwrap_or(&a.disk);
+            if let Some((key, said)) = self.config.other_rank(module, rank) {
+                let reason = format!(
+                    "is {said}, and {} is {:?}, of rank {rank}: the two files belong to different adapters",
+                    a.disk, a.shape
+                );
+                return Err(CheckpointError::AdapterConfig { path: self.dir.join(CONFIG), key: key.into(), reason });
+            }
             let scale = self.config.scale(module, rank);
             let placed = Placed { a: self.taken(a)?, b: self.taken(b)?, rank, scale };
             found.insert(slot.name.clone(), placed);

@@ -8,13 +8,22 @@ use super::super::CheckpointError;
 use super::patterns::{MOST, MOST_EXPRESSIONS, Pattern};
 use crate::outside::{excerpt, read_text};
 
-/// A read `adapter_config.json`. Ranks are not in it: the factors' shapes say them.
+/// A read `adapter_config.json`.
 #[derive(Debug)]
 pub(super) struct AdapterConfig {
     pub base: Option<String>,
     alpha: f64,
     /// PEFT's `alpha_pattern`: the first expression that a module's name ends with wins.
     alphas: Vec<(Pattern, f64)>,
+    /// What `r` says; the factors' shapes must agree.
+    rank: Option<u64>,
+    /// PEFT's `rank_pattern`, with what the file calls each.
+    ranks: Vec<(Pattern, String, u64)>,
+    /// PEFT's `modules_to_save`.
+    pub saved: Vec<String>,
+    /// Last names of the layers that all have adapters in a part where one has: those of a `target_modules` that is a
+    /// list, where no other key leaves layers out.
+    pub targets: Vec<String>,
     /// Whether the scale is `alpha / sqrt(rank)`.
     rank_stabilized: bool,
     /// PEFT's `ensure_weight_tying`: a table or a head that was saved stands for both.
@@ -34,7 +43,7 @@ const FLAGS: [&str; 8] = [
 ];
 
 /// Keys whose values are text.
-const TEXTS: [&str; 3] = ["peft_type", "base_model_name_or_path", "bias"];
+const TEXTS: [&str; 4] = ["peft_type", "base_model_name_or_path", "bias", "task_type"];
 
 /// Keys that change what an adapter computes in ways that are not built, and the values at which they don't.
 const UNSUPPORTED: [(&str, &[Value]); 11] = [
@@ -50,6 +59,9 @@ const UNSUPPORTED: [(&str, &[Value]); 11] = [
     ("arrow_config", &[]),
     ("kasa_config", &[]),
 ];
+
+/// Keys that leave layers out which `target_modules` names.
+const LEAVE_OUT: [&str; 3] = ["layers_to_transform", "exclude_modules", "layers_pattern"];
 
 /// Ways to start adapters that change the weights below them.
 const CHANGES_BASE: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
@@ -92,24 +104,42 @@ impl AdapterConfig {
             return Err(wrong("init_lora_weights", reason));
         }
         let alpha = number(&object, "lora_alpha").map_err(|reason| wrong("lora_alpha", reason))?.unwrap_or(8.0);
-        let mut alphas = Vec::new();
-        if let Some(patterns) = object.get("alpha_pattern").filter(|value| !empty(value)) {
-            let patterns = patterns.as_object().ok_or_else(|| wrong("alpha_pattern", "is not an object".into()))?;
+        let patterns = |name: &str| {
+            let mut read = Vec::new();
+            let Some(Value::Object(patterns)) = object.get(name) else { return Ok(read) };
             let mut expressions = 0;
-            for pattern in patterns.keys() {
-                let key = format!("alpha_pattern.{}", excerpt(pattern));
+            for (pattern, value) in patterns {
+                let key = format!("{name}.{}", excerpt(pattern));
                 let expression = Pattern::new(pattern);
                 let expression = expression.ok_or_else(|| wrong(&key, "is no expression that can be read".into()))?;
                 expressions += usize::from(expression.is_expression());
                 if expressions > MOST_EXPRESSIONS {
                     let reason = format!("more than {MOST_EXPRESSIONS} expressions: name the layers instead");
-                    return Err(wrong("alpha_pattern", reason));
+                    return Err(wrong(name, reason));
                 }
-                let alpha = number(patterns, pattern).map_err(|reason| wrong(&key, reason))?;
-                alphas.extend(alpha.map(|alpha| (expression, alpha)));
+                read.push((expression, key, value));
             }
+            Ok(read)
+        };
+        let mut alphas = Vec::new();
+        for (expression, key, value) in patterns("alpha_pattern")? {
+            let alpha = number_of(value).map_err(|reason| wrong(&key, reason))?;
+            alphas.extend(alpha.map(|alpha| (expression, alpha)));
         }
+        let mut ranks = Vec::new();
+        for (expression, key, value) in patterns("rank_pattern")? {
+            ranks.extend(value.as_u64().map(|rank| (expression, key, rank)));
+        }
+        let names = |key: &str| match object.get(key) {
+            Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(String::from).collect(),
+            _ => Vec::new(),
+        };
+        let all_layers = LEAVE_OUT.iter().all(|key| object.get(*key).is_none_or(empty));
         Ok(Self {
+            rank: object.get("r").and_then(Value::as_u64),
+            ranks,
+            saved: names("modules_to_save"),
+            targets: if all_layers { names("target_modules") } else { Vec::new() },
             base: object.get("base_model_name_or_path").and_then(Value::as_str).map(String::from),
             alpha,
             alphas,
@@ -120,11 +150,27 @@ impl AdapterConfig {
 
     /// The scale of an adapter of `rank`, by its layer's name in the file.
     pub fn scale(&self, layer: &str, rank: usize) -> f64 {
+        let layer = module(layer);
         let found = self.alphas.iter().find(|(expression, _)| expression.matches(layer));
         let alpha = found.map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = rank as f64;
         alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
     }
+}
+
+impl AdapterConfig {
+    /// What says another rank than `rank` of the factors of a layer: the key, and what it says.
+    pub fn other_rank(&self, layer: &str, rank: usize) -> Option<(&str, u64)> {
+        let layer = module(layer);
+        let found = self.ranks.iter().find(|(expression, _, _)| expression.matches(layer));
+        let said = found.map(|(_, key, rank)| (key.as_str(), *rank)).or(self.rank.map(|rank| ("r", rank)));
+        said.filter(|(_, said)| *said != rank as u64)
+    }
+}
+
+/// A layer's name as PEFT's patterns see it.
+fn module(layer: &str) -> &str {
+    layer.strip_prefix("base_model.model.").unwrap_or(layer)
 }
 
 /// Checks that values have the types that PEFT gives them: one of another type would read as if it were absent.
@@ -149,6 +195,21 @@ fn types(object: &Map<String, Value>) -> Result<(), (&'static str, String)> {
         if let Some(value) = found(key).filter(|value| !value.is_string() && !texts(value)) {
             return Err((key, not(value, "a list of names")));
         }
+    }
+    for key in ["exclude_modules", "layers_pattern"] {
+        let texts = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
+        if let Some(value) = found(key).filter(|value| !value.is_string() && !texts(value)) {
+            return Err((key, not(value, "a name or a list of names")));
+        }
+    }
+    let layer = |value: &Value| value.as_u64().is_some();
+    let layers = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(layer));
+    if let Some(value) = found("layers_to_transform").filter(|value| !layer(value) && !layers(value)) {
+        return Err(("layers_to_transform", not(value, "a layer's number or a list of them")));
+    }
+    if let Some(value) = found("lora_dropout").filter(|value| !value.as_f64().is_some_and(|p| (0.0..=1.0).contains(&p)))
+    {
+        return Err(("lora_dropout", not(value, "a share")));
     }
     // Ranks are read from the factors' shapes; what PEFT would refuse is refused all the same.
     if let Some(value) = found("r").filter(|value| value.as_u64().is_none_or(|rank| rank == 0)) {
@@ -181,14 +242,16 @@ fn empty(value: &Value) -> bool {
 }
 
 fn number(object: &Map<String, Value>, key: &str) -> Result<Option<f64>, String> {
-    match object.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_f64() {
-            // Weights are merged in f32.
-            Some(number) if number.abs() <= f64::from(f32::MAX) => Ok(Some(number)),
-            Some(number) => Err(format!("{number:e} is too large for a scale")),
-            None => Err(format!("{} is not a number", excerpt(&value.to_string()))),
-        },
+    object.get(key).map_or(Ok(None), number_of)
+}
+
+fn number_of(value: &Value) -> Result<Option<f64>, String> {
+    match value.as_f64() {
+        _ if value.is_null() => Ok(None),
+        // Weights are merged in f32.
+        Some(number) if number.abs() <= f64::from(f32::MAX) => Ok(Some(number)),
+        Some(number) => Err(format!("{number:e} is too large for a scale")),
+        None => Err(format!("{} is not a number", excerpt(&value.to_string()))),
     }
 }
 
@@ -221,12 +284,33 @@ mod tests {
             ("lora_alpha", json!(1e308)),
             ("rank_pattern", json!({ "q_proj": "8" })),
             ("alpha_pattern", json!([])),
+            ("rank_pattern", json!({ "q_proj(": 8 })),
+            ("layers_to_transform", json!("0")),
+            ("layers_to_transform", json!([0, -1])),
+            ("exclude_modules", json!({})),
+            ("lora_dropout", json!("0.1")),
+            ("task_type", json!(1)),
             ("alpha_pattern", json!({ "q_proj": 1e300 })),
         ]) {
             let said = read(&[(key, value)]).unwrap_err();
             assert!(said.contains("adapter_config.json: ") && said.contains(key), "{said}");
         }
         assert!(read(&[("use_rslora", json!(null)), ("bias", json!("none"))]).is_ok());
+    }
+
+    #[test]
+    fn a_rank_is_what_the_first_pattern_or_r_says() {
+        let config =
+            read(&[("rank_pattern", json!({ "layers.0.q_proj": 2, "^model.v_proj": 3, "q_proj": 16 }))]).unwrap();
+        assert_eq!(config.other_rank("base_model.model.layers.0.q_proj", 2), None);
+        assert_eq!(
+            config.other_rank("base_model.model.layers.0.q_proj", 16),
+            Some(("rank_pattern.layers.0.q_proj", 2))
+        );
+        assert_eq!(config.other_rank("base_model.model.model.v_proj", 4), Some(("rank_pattern.^model.v_proj", 3)));
+        assert_eq!(config.other_rank("base_model.model.o_proj", 4), None);
+        assert_eq!(config.other_rank("base_model.model.o_proj", 8), Some(("r", 4)));
+        assert_eq!(read(&[("r", json!(null))]).unwrap().other_rank("x.q_proj", 99), None);
     }
 
     #[test]

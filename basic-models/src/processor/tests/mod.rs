@@ -4,6 +4,7 @@ mod bounds;
 mod config;
 mod conversations;
 mod corpus;
+mod hostile_tokenizers;
 mod images;
 mod labels;
 mod masks;
