@@ -1,0 +1,171 @@
+"""A dry run of the CUDA binary on a machine without a GPU: every kernel is compiled by the real NVRTC and launched on a
+driver that counts (driver.c). What a training step launches, copies, waits for and reserves is held against budgets.json.
+
+    python dry.py BINARY CACHE [--write]      --write sets the budgets to what was found, with a tenth of slack
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# A step's counts are half the difference between a run of three steps and a run of one.
+FEW, MANY = 1, 3
+
+
+class Failed(Exception):
+    pass
+
+
+def toolkit():
+    """The folder of the CUDA toolkit that pip installed into this interpreter's environment."""
+    import nvidia
+
+    for root in nvidia.__path__:
+        for folder in sorted(Path(root).glob("cu*"), reverse=True):
+            if (folder / "include" / "cuda_bf16.h").is_file():
+                return folder
+    raise Failed("no CUDA headers in this environment: pip install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl")
+
+
+class Dry:
+    def __init__(self, binary, cache):
+        self.binary = Path(binary).resolve()
+        self.folder = Path(tempfile.mkdtemp(prefix="basic-cuda-dry-"))
+        self.stats = self.folder / "stats.jsonl"
+        driver = self.folder / "libcuda.so"
+        subprocess.run(
+            ["gcc", "-O1", "-shared", "-fPIC", "-w", "-o", driver, HERE / "driver.c", "-lpthread"], check=True
+        )
+        self.environment = os.environ | {
+            "CUDA_PATH": str(toolkit()),
+            "LD_LIBRARY_PATH": str(self.folder),
+            "BASIC_KERNEL_CACHE": str(Path(cache).resolve()),
+            # Times on this driver mean nothing: try as little as possible.
+            "CUBECL_AUTOTUNE_LEVEL": "minimal",
+            "CUDA_STUB_STATS": str(self.stats),
+            "RUST_BACKTRACE": "0",
+        }
+
+    def run(self, *arguments, expect=0, **environment):
+        """Runs the binary; its output, the driver's counts, and the seconds it took."""
+        self.stats.unlink(missing_ok=True)
+        start = time.monotonic()
+        done = subprocess.run(
+            [self.binary, *map(str, arguments)],
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=3600,
+        )
+        seconds = time.monotonic() - start
+        shown = " ".join(map(str, arguments))
+        if expect is not None and done.returncode != expect:
+            raise Failed(f"basic {shown}: exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
+        if "Compilation Error" in done.stderr + done.stdout:
+            raise Failed(f"basic {shown}: a kernel does not compile: {done.stderr[:4000]}")
+        lines = self.stats.read_text().splitlines() if self.stats.exists() else []
+        return done, json.loads(lines[-1]) if lines else {}, seconds
+
+    def step(self, *arguments):
+        """What a step of `basic bench` takes, and the peak memory of the run."""
+        counts = []
+        for steps in (FEW, MANY):
+            done, found, seconds = self.run(
+                "bench", "--device", "cuda:0", "--warmup", 1, "--steps", steps, "--json", *arguments
+            )
+            counts.append(found)
+            print(f"   {steps} steps: {seconds:.0f} s, {found['kernels_compiled']} kernels", flush=True)
+        few, many = counts
+        each = {
+            key: (many[key] - few[key]) / (MANY - FEW)
+            for key in ("launches", "dtoh", "htod", "syncs", "dtoh_bytes", "htod_bytes")
+        }
+        each["peak_mib"] = many["peak_mib"]
+        each["host_s"] = json.loads(done.stdout)["step_s"]
+        kernels = {
+            name: (count - few["top"].get(name, 0)) / (MANY - FEW) for name, count in many["top"].items()
+        }
+        each["kernels"] = {name: count for name, count in kernels.items() if count > 0}
+        return each
+
+
+def operations(dry):
+    """Every operation compiles and launches, forward and backward, in both types; the zeros that come back are wrong."""
+    done, found, seconds = dry.run("devices", "--check", "cuda:0", "--json", expect=1)
+    report = json.loads(done.stdout)
+    broken = [case for case in report["operations"] if case["error"]]
+    for case in broken:
+        print(f"   {case['dtype']} {case['name']}: {case['error']}")
+    if broken:
+        raise Failed(f"{len(broken)} of {len(report['operations'])} operations do not run")
+    if report["failed"] != len(report["operations"]):
+        raise Failed("an operation whose results are zeros passed the check")
+    print(f"operations: {len(report['operations'])}, {found['kernels_compiled']} kernels, {seconds:.0f} s", flush=True)
+
+
+def refusals(dry):
+    """What is missing is said in one line."""
+    cases = [
+        ({"CUDA_STUB_VERSION": "12010"}, "newer than", "an old driver"),
+        ({"CUDA_STUB_DEVICES": "0"}, "no device", "no device"),
+        ({"CUDA_PATH": str(dry.folder)}, "cuda_bf16.h", "no headers"),
+        ({"LD_LIBRARY_PATH": ""}, "libcuda.so", "no driver"),
+        ({"CUDA_STUB_MIB": "64"}, "memory", "too little memory"),
+    ]
+    for environment, said, what in cases:
+        done, _, _ = dry.run("bench", "--preset", "tiny", "--device", "cuda:0", expect=1, **environment)
+        lines = done.stderr.strip().splitlines()
+        if len(lines) != 1 or not lines[0].startswith("error: ") or said not in lines[0]:
+            raise Failed(f"{what}: not one line that says '{said}': {done.stderr[:2000]}")
+        print(f"{what}: {lines[0][:160]}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("binary")
+    parser.add_argument("cache")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", nargs="*", help="names of budgets.json")
+    args = parser.parse_args()
+    budgets = json.loads((HERE / "budgets.json").read_text())
+    dry = Dry(args.binary, args.cache)
+    failed = []
+    try:
+        if not args.only:
+            done, _, _ = dry.run("devices")
+            if "cuda:0" not in done.stdout:
+                raise Failed(f"basic devices does not list cuda:0: {done.stdout}")
+            refusals(dry)
+            operations(dry)
+        for name, budget in budgets.items():
+            if args.only and name not in args.only:
+                continue
+            print(f"{name}: basic bench {' '.join(budget['arguments'])}", flush=True)
+            found = dry.step(*budget["arguments"])
+            for key, most in budget["at_most"].items():
+                if args.write:
+                    budget["at_most"][key] = most if key == "dtoh" else round(found[key] * 1.1)
+                elif found[key] > most:
+                    failed.append(f"{name}: {key} is {found[key]:.0f}, at most {most} were allowed")
+            shown = {key: value for key, value in found.items() if key != "kernels"}
+            print("   a step: " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items()))
+            for kernel, count in sorted(found["kernels"].items(), key=lambda item: -item[1])[:12]:
+                print(f"   {count:8.0f}  {kernel[:100]}")
+        if args.write:
+            (HERE / "budgets.json").write_text(json.dumps(budgets, indent=2) + "\n")
+    except Failed as error:
+        failed.append(str(error))
+    for line in failed:
+        print(f"FAILED {line}", file=sys.stderr)
+    print("the dry run failed" if failed else "the dry run passed")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
