@@ -76,13 +76,18 @@ fn is_blank(value: &Value) -> bool {
     }
 }
 
+/// The bytes of a text without UTF-8's mark at their head.
+pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(MARK).unwrap_or(bytes)
+}
+
 /// A caption as a file holds it: without UTF-8's mark, which bears no loss, and without the space around it.
 ///
 /// # Errors
 ///
 /// Where the bytes are not UTF-8.
 pub(super) fn caption(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
-    Ok(std::str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes))?.trim())
+    Ok(std::str::from_utf8(without_mark(bytes))?.trim())
 }
 
 /// A sample of a record's turns and of images that were found already.
