@@ -105,7 +105,7 @@ impl LlavaData {
         let io = |source| DataError::Io { path: self.file.to_path_buf(), source };
         let Range { start, end } = self.places[index];
         let len = end - start;
-        let budget = Budget::of(&*self.file);
+        let budget = record::budget(&self.file);
         let costly = || {
             let reason = format!("takes more memory than a sample may, of {len} bytes; --file-bytes raises the limit");
             Fault::Reason(reason).at(&self.file, &index.to_string())

@@ -19,13 +19,11 @@ const PARTS: [(&str, &str); 5] = [
     ("input_audio", "sound"),
 ];
 /// The endings of files of films.
-const FILMS: [&str; 16] = [
-    "mp4", "m4v", "webm", "mkv", "avi", "mov", "mpg", "mpeg", "m2ts", "wmv", "flv", "ogv", "3gp", "3g2", "vob", "mts",
-];
+const FILMS: [&str; 16] =
+    ["mp4", "m4v", "webm", "mkv", "avi", "mov", "mpg", "mpeg", "m2ts", "wmv", "flv", "ogv", "3gp", "3g2", "vob", "mts"];
 /// The endings of files of sounds.
-const SOUNDS: [&str; 15] = [
-    "wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "m4b", "aac", "wma", "aif", "aiff", "amr", "au", "weba",
-];
+const SOUNDS: [&str; 15] =
+    ["wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "m4b", "aac", "wma", "aif", "aiff", "amr", "au", "weba"];
 /// The endings of files of images that are not decoded.
 const OTHER_FORMATS: [&str; 8] = ["tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "jfif"];
 /// Keys under which others name images, and this program does not.
@@ -77,14 +75,21 @@ fn in_turn(turn: &Value, images: usize, place: &str) -> Option<String> {
     })
 }
 
+/// What a key holds, where it is one of films or sounds.
+fn clip_of(key: &str) -> Option<&'static str> {
+    let (_, what) = CLIPS.iter().find(|(stem, _)| key.strip_prefix(stem).is_some_and(|end| ENDS.contains(&end)))?;
+    Some(*what)
+}
+
+/// Whether a column of this name holds what [`unusable`] looks for.
+pub(super) fn is_media(column: &str) -> bool {
+    clip_of(column).is_some() || OTHER_IMAGES.contains(&column)
+}
+
 /// The film or sound under a key of an object.
 fn clip(object: &Value, place: &str) -> Option<String> {
     let fields = object.as_object()?;
-    let what = |key: &str| {
-        let (_, what) = CLIPS.iter().find(|(stem, _)| key.strip_prefix(stem).is_some_and(|end| ENDS.contains(&end)))?;
-        Some(*what)
-    };
-    fields.iter().find_map(|(key, value)| what(key).filter(|_| holds(value)).map(|what| said(place, what)))
+    fields.iter().find_map(|(key, value)| clip_of(key).filter(|_| holds(value)).map(|what| said(place, what)))
 }
 
 fn said(place: &str, what: &str) -> String {

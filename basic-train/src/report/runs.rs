@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use basic_models::outside;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -153,7 +154,7 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
 }
 
 pub(super) fn text(path: &Path) -> Result<Option<String>, ReportError> {
-    match std::fs::read(path) {
+    match outside::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
         Err(source) => Err(ReportError::Io { path: path.into(), source }),

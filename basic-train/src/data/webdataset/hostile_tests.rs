@@ -73,7 +73,10 @@ fn a_size_that_no_member_has_is_refused_however_it_is_written() {
         refused(&[right("a"), header("b.txt", b'0', size)], &[mention]);
     }
     for size in ["18446744073709551615", "99999999"] {
-        refused(&[right("a"), pax(&[("size", size)]), member("b.txt", b'0', b"x")], &["truncated inside its member b.txt"]);
+        refused(
+            &[right("a"), pax(&[("size", size)]), member("b.txt", b'0', b"x")],
+            &["truncated inside its member b.txt"],
+        );
     }
     for size in ["-1", "1e3", "99999999999999999999999"] {
         refused(&[right("a"), pax(&[("size", size)]), member("b.txt", b'0', b"x")], &["pax header"]);
@@ -205,6 +208,8 @@ fn texts_lose_their_mark_and_an_empty_one_is_told() {
 fn a_json_that_becomes_large_is_the_samples_fault() {
     let lists = format!("[{}0]", "[0],".repeat(2 << 20));
     broken(&[member("a.json", b'0', lists.as_bytes())], &["--file-bytes", "(id a)"]);
+    let text = format!("[{:?}]", "a long answer ".repeat(1 << 16));
+    broken(&[member("a.json", b'0', text.as_bytes())], &["conversation"]);
 }
 
 #[test]

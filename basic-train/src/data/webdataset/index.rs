@@ -173,7 +173,9 @@ fn flaw(name: &str, extension: &str, stored: Stored) -> Option<String> {
     let reason = match (Kind::of(extension), stored) {
         (Some(Kind::Unread(reason)), _) => reason,
         (_, Stored::Whole | Stored::Nothing) => return None,
-        (_, Stored::HardLink) => "is a link to another member, which has no bytes: make the archive with --hard-dereference",
+        (_, Stored::HardLink) => {
+            "is a link to another member, which has no bytes: make the archive with --hard-dereference"
+        }
         (_, Stored::SymbolicLink) => "is a link to a file, which has no bytes: make the archive with --dereference",
         (_, Stored::Sparse) => "is stored sparse: make the archive without --sparse",
         (_, Stored::InPart) => "goes on in another archive: join the volumes, or make one archive",

@@ -80,9 +80,13 @@ impl WebDataset {
         if let Some(reason) = group.flaw {
             return Err(wrong(reason));
         }
-        let budget = Budget::of(&*shard.path);
+        let budget = record::budget(&shard.path);
+        let of_images = Budget::of(&*shard.path);
         let costly = |member: Member, what: &str| {
-            let reason = format!("its {what} of {} bytes takes more memory than it may; --file-bytes raises the limit", member.size);
+            let reason = format!(
+                "its {what} of {} bytes takes more memory than it may; --file-bytes raises the limit",
+                member.size
+            );
             wrong(reason)
         };
         let mut record = match group.json {
@@ -118,11 +122,14 @@ impl WebDataset {
         }
         let named = record::image_names(&record).is_ok_and(|names| !names.is_empty());
         if named && group.images.is_empty() {
-            return Err(wrong(format!("names an image, but the archive holds none under the key {}", excerpt(group.key))));
+            return Err(wrong(format!(
+                "names an image, but the archive holds none under the key {}",
+                excerpt(group.key)
+            )));
         }
         let image = |(name, member): &(&str, Member)| {
             if with_images {
-                budget.take(member.size).map_err(|_| costly(*member, "images"))?;
+                of_images.take(member.size).map_err(|_| costly(*member, "images"))?;
             }
             let bytes = if with_images { shard.read(*member).map_err(io)? } else { Vec::new() };
             Ok(ImageSource::Bytes { name: shard.path.join(name), bytes: bytes.into() })
