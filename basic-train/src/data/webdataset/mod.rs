@@ -118,7 +118,11 @@ impl WebDataset {
                      ending of an image must follow, so that a.outputs.txt should be a.txt)"
                 )
             });
-            return Err(wrong(format!("has no .txt and no .json with one of {}{hint}", keys.join(", "))));
+            let folder = match hint.is_empty() && group.key.contains('/') {
+                true => " (the folder is a part of the key: img/a.jpg and txt/a.txt are two samples)",
+                false => "",
+            };
+            return Err(wrong(format!("has no .txt and no .json with one of {}{hint}{folder}", keys.join(", "))));
         }
         let named = record::image_names(&record).is_ok_and(|names| !names.is_empty());
         if named && group.images.is_empty() {
