@@ -127,7 +127,13 @@ impl Table {
                 Some(of) => Cell::Of(index, of),
                 None => {
                     let bytes = STANDARD.decode(text);
-                    let bytes = bytes.map_err(|e| wrong(index, format!("its image is not base64: {e}")))?;
+                    let bytes = bytes.map_err(|e| {
+                        let cell = outside::excerpt(text);
+                        wrong(
+                            index,
+                            format!("its image is not base64: {e}, nor is it another question's index: {cell}"),
+                        )
+                    })?;
                     Cell::Image(ImageSource::Bytes { name: self.path.join(index.to_string()), bytes: bytes.into() })
                 }
             });

@@ -333,9 +333,11 @@ mod tests {
         assert_eq!(of("b", b"PAR1..."), Format::Parquet);
         assert_eq!(of("c", &[0x1f, 0x8b, 8]), Format::WebDataset);
         assert!(format_of(&dir.path().join("gone.json")).unwrap_err().to_string().contains("gone.json"));
-        for (name, head, by) in
-            [("d.tar.zst", &b"\x28\xb5\x2f\xfd\n{}"[..], "zstd"), ("e.zip", b"PK\x03\x04", "zip"), ("f.tar.bz2", b"BZh9", "bzip2")]
-        {
+        for (name, head, by) in [
+            ("d.tar.zst", &b"\x28\xb5\x2f\xfd\n{}"[..], "zstd"),
+            ("e.zip", b"PK\x03\x04", "zip"),
+            ("f.tar.bz2", b"BZh9", "bzip2"),
+        ] {
             let said = format_of(&touch(dir.path(), name, head)).unwrap_err().to_string();
             assert!(said.contains(name) && said.contains(by), "{said}");
         }
