@@ -42,11 +42,23 @@ pub fn parse_json(json: &[u8], budget: &Budget) -> Result<Value, Unparsed> {
     Ok(serde_json::from_slice(json)?)
 }
 
+/// Checks that the values of a line of JSON fit into what is left of `budget`, and takes nothing: what is made of a line that
+/// is parsed into a type is little of it.
+///
+/// # Errors
+/// [`OverBudget`].
+pub fn check_json(json: &[u8], budget: &Budget) -> Result<(), OverBudget> {
+    let bytes = json_bytes(json);
+    budget.take(bytes)?;
+    budget.give_back(bytes);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{Unparsed, json_bytes, parse_json};
+    use super::{Unparsed, check_json, json_bytes, parse_json};
     use crate::outside::{Budget, FileLimits};
 
     #[test]
@@ -60,6 +72,9 @@ mod tests {
         let budget = || Budget::within("a", FileLimits { bytes: 1 << 20, time: Duration::from_secs(60) });
         assert!(matches!(parse_json(lists.as_bytes(), &budget()), Err(Unparsed::Costly(_))));
         assert!(parse_json(text.as_bytes(), &budget()).unwrap().is_array());
+        let left = budget();
+        assert!(check_json(lists.as_bytes(), &left).is_err() && check_json(text.as_bytes(), &left).is_ok());
+        assert_eq!(left.left(), 1 << 20);
         assert!(matches!(parse_json(b"[", &budget()), Err(Unparsed::Syntax(_))));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use basic_models::outside::{self, Budget};
+use basic_models::outside::{self, Budget, Unparsed};
 use serde_json::Value;
 
 use super::CompareError;
@@ -147,7 +147,10 @@ fn parse(line: &[u8], place: usize, budget: &Budget) -> Result<Judged, String> {
     let took = outside::json_bytes(line);
     let value = outside::parse_json(line, budget);
     budget.give_back(took);
-    let value = value.map_err(|e| format!("no JSON: {e}"))?;
+    let value = value.map_err(|e| match e {
+        Unparsed::Syntax(error) => format!("no JSON: {error}"),
+        Unparsed::Costly(over) => over.reason(),
+    })?;
     if value.get("correct").is_some() {
         let prediction: Prediction = serde_json::from_value(value).map_err(|e| format!("no prediction: {e}"))?;
         return Ok(Judged::of(&prediction, place));

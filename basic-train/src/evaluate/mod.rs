@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
-use basic_models::outside::{excerpt, read_text};
+use basic_models::outside::{Budget, check_json, excerpt, read_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -118,10 +118,13 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
         return Err(EvalError::Folder(path.into()));
     }
     let text = read_text(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
+    let budget = Budget::of(path);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let questions: Result<Vec<Question>, _> = lines
         .map(|(index, line)| {
             let wrong = |source| EvalError::Line { path: path.into(), line: index + 1, source };
+            check_json(line.as_bytes(), &budget)
+                .map_err(|over| EvalError::Io { path: path.into(), source: over.into() })?;
             serde_json::from_str(line).map_err(wrong)
         })
         .collect();

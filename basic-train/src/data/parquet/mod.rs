@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 use self::cache::{Cache, Key};
 use self::room::Room;
-use self::table::{Failure, Table, costs};
+use self::table::{Failure, Table};
 use super::record::{self, Fault};
 use super::root::ImageRoot;
 use super::{DataError, ImageSource, Sample, Samples};
@@ -94,7 +94,7 @@ impl ParquetData {
                 Failure::Damaged(reason) => {
                     format!("row group {group} cannot be read: {reason}: is the file damaged?")
                 }
-                Failure::Costly(over) => format!("row group {group} cannot be read: {}", costs(&over, &table.path)),
+                Failure::Costly(over) => format!("row group {group} cannot be read: {}", over.reason()),
             };
             Fault::Reason(reason).at(&table.path, &row.to_string())
         })?;

@@ -70,7 +70,7 @@ impl Table {
         };
         let metadata = guarded(&budget, load).map_err(|failure| match failure {
             Failure::Damaged(reason) => set(format!("is no Parquet file, or a damaged one: {reason}")),
-            Failure::Costly(over) => set(format!("its footer {}", costs(&over, path))),
+            Failure::Costly(over) => set(format!("its footer {}", over.reason())),
         })?;
         let columns = Columns::of(metadata.schema()).map_err(set)?;
         let mut groups = vec![0usize];
@@ -235,10 +235,4 @@ fn guarded<T>(purse: &Purse, read: impl FnOnce() -> Result<T, Failure>) -> Resul
     let done =
         outside::guarded(read).unwrap_or_else(|_| Err(Failure::Damaged("its bytes contradict each other".into())));
     done.map_err(|failure| purse.over().map_or(failure, Failure::Costly))
-}
-
-/// What is too much, without the path that the message begins with anyway.
-pub(super) fn costs(over: &OverBudget, path: &Path) -> String {
-    let said = over.to_string();
-    said.strip_prefix(&format!("{}: ", path.display())).map_or(said.clone(), String::from)
 }
