@@ -298,6 +298,9 @@ fn check_counts_what_there_is_and_what_training_would_leave_out() {
     let set = &report["sets"][0];
     assert_eq!((&report["samples"], &report["unusable"]), (&json!(7), &json!(4)));
     assert_eq!((&set["format"], &set["checked"], &set["text_only"]), (&json!("json"), &json!(7), &json!(1)));
+    assert_eq!(set["conversation"], "vicuna_v1");
+    let said = basic(line[..line.len() - 1].to_vec()).succeeded().stdout;
+    assert!(said.contains("vicuna_v1, one of LLaVA's"), "{said}");
     assert_eq!(set["images_per_sample"], json!({"0": 1, "1": 3, "2": 1}));
     assert_eq!(set["turns_per_sample"], json!({"1": 4, "2": 1}));
     let problems = &set["problems"];
@@ -329,6 +332,7 @@ fn show_gives_turns_images_and_the_tokens_that_bear_loss() {
     let shown = basic([line.clone(), args!["--out", png, "--json"]].concat()).json();
     assert_eq!(shown["messages"][1], json!({"role": "assistant", "content": "a red circle"}));
     assert_eq!(shown["place"], "0 (id good)");
+    assert_eq!(shown["conversation"], "vicuna_v1");
     let saved = ImageSource::File(png).decode().unwrap();
     assert_eq!(saved, ImageSource::File(fixture("images/a.png")).decode().unwrap());
     assert_eq!(shown["images"][0]["width"], saved.width());

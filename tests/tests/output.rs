@@ -211,6 +211,9 @@ fn a_checkpoint_whose_numbers_break_is_named() {
     fs::copy(picture, dir.path().join("b.png")).unwrap();
     fs::write(&asked, "{\"image\": \"b.png\", \"text\": \"what?\", \"answer\": \"x\"}\n").unwrap();
     basic(args!["eval", model, asked, "--device", "cpu"]).refused(1, &[&name, "question 0", "not finite"]);
+    let line =
+        args!["analyze", model, "--image", fixture("images/b.png"), "--prompt", "<image> what?", "--device", "cpu"];
+    basic(line).refused(1, &[&name, "not finite"]);
     let mut chat = assert_cmd::Command::new(BASIC);
     chat.args(args!["chat", model, "--device", "cpu", "--image", fixture("images/b.png")]).write_stdin("what?\n");
     let output = chat.output().unwrap();

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use basic_models::checkpoint::CheckpointError;
-use basic_models::generate::{GenerationConfig, GenerationDefaults, TextOptions, check_context, generate_text};
+use basic_models::generate::{
+    GenerateError, GenerationConfig, GenerationDefaults, TextOptions, check_context, generate_text,
+};
 use basic_models::nn::Llava;
 use basic_models::processor::tokenize_prompt;
 use basic_models::{Checkpoint, ImageTokens};
@@ -110,18 +112,19 @@ fn over_image(
     let mut told = Vec::new();
     for ((path, checkpoint), prompt) in checkpoints.iter().zip(prompts) {
         let model = checkpoint.load(args.dtype.into(), device)?;
-        let mut lens = Lens::new(&model, checkpoint, options.clone())?;
+        let mut lens = Lens::new(&model, checkpoint, options.clone()).map_err(broken(path))?;
         let truth = |image: &ImageSource| match (&scenes, &args.caption, options.meaning.rule) {
             (Some(scenes), _, Rule::Labels) => scenes.truth(image.name(), lens.grid()),
             (_, Some(caption), Rule::Caption) => Ok(Truth::Words(content_words(caption))),
             _ => Ok(Truth::Any),
         };
         let truths: Vec<Truth> = images.iter().map(truth).collect::<Result<_, _>>()?;
-        let reading = lens.read(prompt.clone(), &images, &truths)?;
+        let reading = lens.read(prompt.clone(), &images, &truths).map_err(broken(path))?;
         let replaced = args
             .replace
             .then(|| answers(&model, checkpoint, &lens, &prompt, &images, new_tokens(args, 64)))
-            .transpose()?;
+            .transpose()
+            .map_err(broken(path))?;
         told.push(Told {
             checkpoint: path.clone(),
             layers: checkpoint.config.text_config.num_hidden_layers,
@@ -198,6 +201,20 @@ fn said(meaning: Meaning, caption: Option<&str>) -> String {
     }
 }
 
+/// Names the checkpoint where it is the checkpoint's own fault: its numbers are not finite.
+fn broken<E: Into<anyhow::Error>>(checkpoint: &Path) -> impl Fn(E) -> anyhow::Error + '_ {
+    |error| {
+        let error = error.into();
+        let own = error.chain().any(|cause| {
+            let lens = cause.downcast_ref::<LensError>();
+            let generated = cause.downcast_ref::<GenerateError>();
+            matches!(lens, Some(LensError::NotFinite { .. } | LensError::Generate(GenerateError::NotFinite { .. })))
+                || matches!(generated, Some(GenerateError::NotFinite { .. }))
+        });
+        if own { error.context(checkpoint.display().to_string()) } else { error }
+    }
+}
+
 /// Both answers to a prompt, greedily.
 fn answers(
     model: &Llava,
@@ -255,11 +272,12 @@ fn over_data(
     for (at, (path, checkpoint)) in checkpoints.iter().enumerate() {
         let style = args.conversation.resolve(checkpoint, false).map_err(CheckpointError::from)?;
         let model = checkpoint.load(args.dtype.into(), device)?;
-        let mut lens = Lens::new(&model, checkpoint, options.clone())?;
+        let mut lens = Lens::new(&model, checkpoint, options.clone()).map_err(broken(path))?;
         let progress = bar("analyze", indices.len());
         let survey = survey(&mut lens, &cases, &indices, &style, scenes.as_ref(), &mut |done| {
             progress.set_position(done as u64)
-        })?;
+        })
+        .map_err(broken(path))?;
         progress.finish_and_clear();
         let replaced = match args.replace {
             false => None,
@@ -267,7 +285,8 @@ fn over_data(
                 let progress = bar("replace", asked.len());
                 let found = replacement(&mut lens, &cases, &asked, &style, new_tokens(args, 16), &mut |done| {
                     progress.set_position(done as u64);
-                })?;
+                })
+                .map_err(broken(path))?;
                 progress.finish_and_clear();
                 Some(found)
             }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use basic_models::Checkpoint;
+use basic_models::processor::Style;
 use basic_train::data::{
     CheckOptions, CheckReport, ExportOptions, ImageSource, Images, LoaderConfig, OneSet, Preparer, Reason, Sample,
     Samples, SetConfig, Token, check, export, tokens,
@@ -29,9 +30,25 @@ fn preparer(args: &Conversations) -> Result<Option<Preparer>> {
     Ok(Some(Preparer::new(&checkpoint, style, &LoaderConfig::default())?))
 }
 
+/// The name of the style that turns become text by.
+fn style_name(preparer: &Preparer) -> &'static str {
+    match preparer.style() {
+        Style::Template(_) => "template",
+        Style::Named(style) => style.name(),
+    }
+}
+
+fn in_words(style: &str) -> String {
+    match style {
+        "template" => "the checkpoint's chat template".into(),
+        style => format!("{style}, one of LLaVA's"),
+    }
+}
+
 /// `basic data check`.
 pub fn data_check(args: Check) -> Result<()> {
     let preparer = preparer(&args.conversations)?;
+    let style = preparer.as_ref().map(style_name);
     let mut reports = Vec::new();
     for path in &args.data {
         let set = OneSet::open(&args.reading.of(path))?;
@@ -40,7 +57,7 @@ pub fn data_check(args: Check) -> Result<()> {
         let report = check(&set, &options, |more| progress.inc(more as u64))?;
         progress.finish_and_clear();
         if !args.json {
-            print_report(&set, &report);
+            print_report(&set, &report, style);
         }
         reports.push((set, report));
     }
@@ -51,6 +68,9 @@ pub fn data_check(args: Check) -> Result<()> {
                 let mut value = serde_json::to_value(report)?;
                 value["path"] = set.path().display().to_string().into();
                 value["format"] = set.format().name().into();
+                if let Some(style) = style {
+                    value["conversation"] = style.into();
+                }
                 Ok(value)
             })
             .collect::<Result<_>>()?;
@@ -61,7 +81,7 @@ pub fn data_check(args: Check) -> Result<()> {
     Ok(())
 }
 
-fn print_report(set: &OneSet, report: &CheckReport) {
+fn print_report(set: &OneSet, report: &CheckReport, style: Option<&str>) {
     say!("{} ({}): {} samples, {} checked", set.path().display(), set.format(), report.samples, report.checked);
     let counted = |counts: &std::collections::BTreeMap<usize, usize>| {
         counts.iter().map(|(number, samples)| format!("{number}: {samples}")).collect::<Vec<_>>().join(", ")
@@ -71,6 +91,9 @@ fn print_report(set: &OneSet, report: &CheckReport) {
     say!("  turns        samples by number of answers: {}", counted(&report.turns_per_sample));
     if report.dropped_turns > 0 {
         say!("  dropped      {} answers before the first question, as LLaVA does", report.dropped_turns);
+    }
+    if let Some(style) = style {
+        say!("  style        {}", in_words(style));
     }
     if let Some(tokens) = &report.tokens {
         if let Some(first) = &tokens.first_unknown {
@@ -129,7 +152,11 @@ pub fn data_show(args: Show) -> Result<()> {
     let images = save_images(&sample, args.out.as_deref())?;
     let tokens = preparer.as_ref().map(|preparer| tokens(&sample, preparer)).transpose()?;
     if args.json {
-        return print_json(&shown(&sample, &images, tokens.as_deref()));
+        let mut value = shown(&sample, &images, tokens.as_deref());
+        if let Some(preparer) = &preparer {
+            value["conversation"] = style_name(preparer).into();
+        }
+        return print_json(&value);
     }
     say!("{}: sample {}", sample.file.display(), sample.place);
     if sample.dropped_turns > 0 {
@@ -141,6 +168,9 @@ pub fn data_show(args: Show) -> Result<()> {
     for (image, width, height, saved) in &images {
         let saved = saved.as_ref().map(|path| format!(", saved as {}", path.display())).unwrap_or_default();
         say!("image      {image}, {width} x {height}{saved}");
+    }
+    if let Some(preparer) = &preparer {
+        say!("style      {}", in_words(style_name(preparer)));
     }
     if let Some(tokens) = tokens {
         say!("tokens     {} ({} bear loss, in [brackets])", total(&tokens), targets(&tokens));

@@ -7,10 +7,10 @@ use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use basic_train::benchmarks::{
-    Answers, Benchmark, BenchmarkError, Judged, Metric, Record, Task, find, metrics, respond,
+    self, Answers, Benchmark, BenchmarkError, Judged, Metric, Record, Task, find, metrics, respond,
 };
 use basic_train::data::{ConversationStyle, ImageBase, VisionCache};
-use basic_train::evaluate::{EvalOptions, answer, images, read_questions, score, write_predictions};
+use basic_train::evaluate::{EvalOptions, answer, check_prompts, images, read_questions, score, write_predictions};
 use burn::tensor::DType;
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ const CACHE_MIB: usize = 256;
 pub fn eval(args: Eval) -> Result<()> {
     match (args.data.clone(), args.root.clone()) {
         (Some(data), _) => file(&args, &data),
-        (None, Some(root)) => benchmarks(&args, &root),
+        (None, Some(root)) => of_benchmarks(&args, &root),
         // The parser asks for one of the two.
         (None, None) => anyhow::bail!("give a file of questions, or --bench and --root"),
     }
@@ -54,10 +54,11 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
     images(&questions, &base).map_err(|error| error.of(data))?;
     let checkpoint = open(args)?;
     let conversation = conversation(args, &checkpoint)?;
-    let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
     let mut options =
         EvalOptions { batch_size: args.batch_size, conversation: args.conversation, ..EvalOptions::default() };
     options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);
+    check_prompts(&checkpoint, &questions, &options).map_err(|error| error.of(data))?;
+    let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
     let progress = bar("eval", questions.len());
     let mut cache = VisionCache::new(CACHE_MIB);
     let predictions = answer(&model, &checkpoint, &questions, &base, &options, &mut cache, &mut |done| {
@@ -112,7 +113,7 @@ struct Report {
     benchmarks: Vec<Told>,
 }
 
-fn benchmarks(args: &Eval, root: &Path) -> Result<()> {
+fn of_benchmarks(args: &Eval, root: &Path) -> Result<()> {
     // Every folder is read before the first answer, for a wrong one to be told at once.
     let mut tasks = Vec::new();
     for name in &args.bench {
@@ -122,6 +123,10 @@ fn benchmarks(args: &Eval, root: &Path) -> Result<()> {
     }
     let checkpoint = open(args)?;
     let conversation = conversation(args, &checkpoint)?;
+    for (benchmark, task) in &tasks {
+        let checked = benchmarks::check_prompts(&checkpoint, &options(args, benchmark), &task.questions);
+        checked.map_err(|error| named(benchmark, error))?;
+    }
     let models = models(args, &checkpoint)?;
     let mut report = Report { checkpoint: args.checkpoint.clone(), conversation, benchmarks: Vec::new() };
     for (benchmark, task) in tasks {
@@ -149,6 +154,19 @@ fn models(args: &Eval, checkpoint: &Checkpoint) -> Result<Vec<Llava>> {
     Ok(models.into_iter().map(|(_, model)| model).collect())
 }
 
+fn options(args: &Eval, benchmark: &Benchmark) -> EvalOptions {
+    let max_new_tokens = args.max_new_tokens.unwrap_or(benchmark.max_new_tokens);
+    EvalOptions { batch_size: args.batch_size, max_new_tokens, conversation: args.conversation }
+}
+
+/// An error of a benchmark's questions, with the benchmark's name.
+fn named(benchmark: &Benchmark, error: BenchmarkError) -> anyhow::Error {
+    match error {
+        BenchmarkError::Eval(error) => anyhow::Error::new(error).context(benchmark.name.to_string()),
+        error => error.into(),
+    }
+}
+
 fn one(
     args: &Eval,
     checkpoint: &Checkpoint,
@@ -158,8 +176,8 @@ fn one(
     task: &Task,
 ) -> Result<Told> {
     let out = args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval")).join(benchmark.name);
-    let max_new_tokens = args.max_new_tokens.unwrap_or(benchmark.max_new_tokens);
-    let options = EvalOptions { batch_size: args.batch_size, max_new_tokens, conversation: args.conversation };
+    let options = options(args, &benchmark);
+    let max_new_tokens = options.max_new_tokens;
     let weights = weights(&args.checkpoint)?;
     let made = format!("by {weights} with at most {max_new_tokens} tokens, prompts by {conversation}");
     let mut answers = Answers::open(&out, &task.questions, &made, args.fresh)?;
@@ -168,10 +186,7 @@ fn one(
     respond(models.to_vec(), checkpoint, &options, &task.questions, &mut answers, &|done| {
         progress.set_position(done as u64);
     })
-    .map_err(|error| match error {
-        BenchmarkError::Eval(error) => anyhow::Error::new(error).context(benchmark.name.to_string()),
-        error => error.into(),
-    })?;
+    .map_err(|error| named(&benchmark, error))?;
     progress.finish_and_clear();
     let texts = answers.finish(&task.questions)?;
     let judged = task.judge(&texts);

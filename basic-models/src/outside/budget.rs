@@ -60,9 +60,19 @@ pub enum OverBudget {
     },
 }
 
+impl OverBudget {
+    /// What is too much, without the file.
+    pub fn reason(&self) -> String {
+        let (Self::Bytes { path, .. } | Self::Time { path, .. }) = self;
+        let said = self.to_string();
+        said.strip_prefix(&format!("{}: ", path.display())).map_or(said.clone(), String::from)
+    }
+}
+
 impl From<OverBudget> for io::Error {
+    /// Like the system's errors it does not name the file: whoever tells of it does.
     fn from(error: OverBudget) -> Self {
-        Self::other(error)
+        Self::other(error.reason())
     }
 }
 
@@ -175,6 +185,8 @@ mod tests {
         budget.take(60).unwrap();
         let over = budget.take(41).unwrap_err();
         assert!(over.to_string().contains("a.bin") && over.to_string().contains("--file-bytes"), "{over}");
+        let as_io = std::io::Error::from(over).to_string();
+        assert!(as_io.starts_with("takes more than the 100 bytes"), "{as_io}");
         assert_eq!(budget.left(), 40, "a refused request takes nothing");
         budget.give_back(60);
         budget.give_back(u64::MAX);

@@ -121,7 +121,7 @@ impl<'a> Keys<'a> {
         let embedded = self.world.is_some_and(|world| dir.starts_with(&world.dir) && !dir.is_dir());
         let text = match embedded {
             true => crate::demo::embedded().find(|(name, _)| *name == "llm/config.json")?.1.to_vec(),
-            false => std::fs::read(dir.join("config.json")).ok()?,
+            false => basic_models::outside::read(&dir.join("config.json")).ok()?,
         };
         let config: Value = serde_json::from_slice(&text).ok()?;
         let own = config.get("text_config").unwrap_or(&config);

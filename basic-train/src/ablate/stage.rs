@@ -247,7 +247,7 @@ fn states(run: &Path) -> std::io::Result<Vec<(usize, PathBuf)>> {
 /// The language-model losses of a run's held-out evaluations.
 fn losses(run: &Path) -> Result<Vec<(usize, f64)>, AblateError> {
     let path = run.join("eval.jsonl");
-    let text = std::fs::read_to_string(&path).map_err(AblateError::io(&path))?;
+    let text = basic_models::outside::read_text(&path).map_err(AblateError::io(&path))?;
     let line = |line: &str| {
         let value: serde_json::Value = serde_json::from_str(line).ok()?;
         Some((value["step"].as_u64()? as usize, value["lm"].as_f64()?))

@@ -79,7 +79,9 @@ pub fn make_backbones(
     for part in ["llm", "vision"] {
         Replaces::new(overwrite, Contents::Checkpoint, Vec::new()).check(&out.join(part))?;
     }
-    let scores = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let scores = basic_models::outside::read(&path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
     let ours = scores.is_some_and(|scores| scores.get("language").is_some() && scores.get("tower").is_some());
     if path.symlink_metadata().is_ok() && !overwrite {
         return Err(CheckpointError::Exists(path).into());

@@ -139,7 +139,7 @@ pub(super) fn key(question: &Asked) -> (String, String) {
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, BenchmarkError> {
-    match std::fs::read(path) {
+    match basic_models::outside::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(BenchmarkError::Io { path: path.into(), source }),

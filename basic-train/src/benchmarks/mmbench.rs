@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use basic_models::outside::{self, Budget};
 
 use super::options;
 use super::reading::{LETTER, unique};
@@ -53,9 +54,18 @@ impl Table {
             let entry = e.position().map_or("the table".into(), |place| format!("line {}", place.line()));
             BenchmarkError::entry(path, entry, format!("not a table of tabs: {e}"))
         };
-        let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_path(path).map_err(wrong)?;
+        let io = |source| BenchmarkError::Io { path: path.into(), source };
+        let bytes = outside::read(path).map_err(io)?;
+        let budget = Budget::of(path);
+        let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(&bytes[..]);
         let columns = reader.headers().map_err(wrong)?.iter().map(String::from).collect();
-        let rows = reader.records().map(|row| Ok(row.map_err(wrong)?.iter().map(String::from).collect()));
+        let rows = reader.records().map(|row| {
+            let row = row.map_err(wrong)?;
+            // A cell is a text of its own, however short it is.
+            let cells = (row.len() * size_of::<String>()) as u64;
+            budget.take(cells.saturating_add(row.as_slice().len() as u64)).map_err(|over| io(over.into()))?;
+            Ok(row.iter().map(String::from).collect())
+        });
         let table = Self { path: path.into(), columns, rows: rows.collect::<Result<_, BenchmarkError>>()? };
         for column in ["index", "question", "image", "A", "B"] {
             if table.column(column).is_none() {
@@ -117,7 +127,13 @@ impl Table {
                 Some(of) => Cell::Of(index, of),
                 None => {
                     let bytes = STANDARD.decode(text);
-                    let bytes = bytes.map_err(|e| wrong(index, format!("its image is not base64: {e}")))?;
+                    let bytes = bytes.map_err(|e| {
+                        let cell = outside::excerpt(text);
+                        wrong(
+                            index,
+                            format!("its image is not base64: {e}, nor is it another question's index: {cell}"),
+                        )
+                    })?;
                     Cell::Image(ImageSource::Bytes { name: self.path.join(index.to_string()), bytes: bytes.into() })
                 }
             });

@@ -39,7 +39,7 @@ pub use error::BenchmarkError;
 pub use interval::Metric;
 pub use judged::{Judged, Kind, Measure, Outcome, measures, metrics};
 pub use record::{Record, judged_file, record_file};
-pub use respond::respond;
+pub use respond::{check_prompts, respond};
 
 use root::Root;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use basic_models::outside::read_text;
+use basic_models::outside::{Budget, check_json, read_text};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -55,9 +55,14 @@ fn in_line(error: &serde_json::Error) -> String {
 pub(super) fn jsonl<T: DeserializeOwned>(path: &Path, need: &str) -> Result<Vec<(usize, T)>, BenchmarkError> {
     let text = text(path, need)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let parse = |(index, line)| match serde_json::from_str(line) {
-        Ok(value) => Ok((index + 1, value)),
-        Err(e) => Err(BenchmarkError::line(path, index + 1, in_line(&e))),
+    let budget = Budget::of(path);
+    let parse = |(index, line): (usize, &str)| {
+        check_json(line.as_bytes(), &budget)
+            .map_err(|over| BenchmarkError::Io { path: path.into(), source: over.into() })?;
+        match serde_json::from_str(line) {
+            Ok(value) => Ok((index + 1, value)),
+            Err(e) => Err(BenchmarkError::line(path, index + 1, in_line(&e))),
+        }
     };
     let values: Vec<(usize, T)> = lines.map(parse).collect::<Result<_, _>>()?;
     match values.is_empty() {

@@ -11,7 +11,7 @@ use super::answers::key;
 use super::reading::id;
 use super::{Answers, Asked, BenchmarkError};
 use crate::data::VisionCache;
-use crate::evaluate::{Answerer, EvalOptions};
+use crate::evaluate::{Answerer, EvalOptions, Prompts};
 
 /// Bytes of a shard's stack, as much as the main thread usually has.
 const STACK: usize = 8 << 20;
@@ -60,6 +60,16 @@ pub fn respond(
             .collect();
         results.into_iter().collect()
     })
+}
+
+/// Makes the prompt of every question, for one that cannot be answered to be told before the weights are read.
+///
+/// # Errors
+///
+/// [`BenchmarkError`] that names the question.
+pub fn check_prompts(checkpoint: &Checkpoint, options: &EvalOptions, asked: &[Asked]) -> Result<(), BenchmarkError> {
+    let prompts = asked.iter().map(|asked| (id(&asked.id), asked.prompt.as_str(), asked.image.is_some()));
+    Ok(Prompts::new(checkpoint, options)?.check(prompts)?)
 }
 
 /// The batches that the devices share.

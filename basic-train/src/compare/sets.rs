@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use basic_models::outside::{self, Budget, Unparsed};
 use serde_json::Value;
 
 use super::CompareError;
@@ -106,13 +107,14 @@ impl Found {
 /// The answers in a file.
 pub(crate) fn read(file: &Path) -> Result<Set, CompareError> {
     let io = |source| CompareError::Io { path: file.into(), source };
-    let bytes = std::fs::read(file).map_err(io)?;
+    let bytes = outside::read(file).map_err(io)?;
+    let budget = Budget::of(file);
     let record = Record::of(file)?;
     let mut judged = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if !line.trim_ascii().is_empty() {
             let last = !bytes[..].ends_with(b"\n") && bytes.ends_with(line);
-            judged.push(parse(line, judged.len()).map_err(|problem| {
+            judged.push(parse(line, judged.len(), &budget).map_err(|problem| {
                 let problem =
                     if last { format!("the line is cut off ({problem}): run `basic eval` again") } else { problem };
                 CompareError::Line { path: file.into(), line: index + 1, problem }
@@ -140,8 +142,15 @@ pub(crate) fn read(file: &Path) -> Result<Set, CompareError> {
 }
 
 /// A line of either kind of file.
-fn parse(line: &[u8], place: usize) -> Result<Judged, String> {
-    let value: Value = serde_json::from_slice(line).map_err(|e| format!("no JSON: {e}"))?;
+fn parse(line: &[u8], place: usize, budget: &Budget) -> Result<Judged, String> {
+    // A line is gone when its answer is made of it.
+    let took = outside::json_bytes(line);
+    let value = outside::parse_json(line, budget);
+    budget.give_back(took);
+    let value = value.map_err(|e| match e {
+        Unparsed::Syntax(error) => format!("no JSON: {error}"),
+        Unparsed::Costly(over) => over.reason(),
+    })?;
     if value.get("correct").is_some() {
         let prediction: Prediction = serde_json::from_value(value).map_err(|e| format!("no prediction: {e}"))?;
         return Ok(Judged::of(&prediction, place));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use basic_models::outside::Budget;
+use basic_models::outside::{Budget, Unparsed, parse_json};
 use serde_json::Value;
 
 use super::record::{self, Fault};
@@ -14,9 +14,6 @@ use super::root::ImageRoot;
 use super::scan::{self, ScanError};
 use super::source::{Source, line_column};
 use super::{DataError, ImageSource, Sample, Samples};
-
-/// What a byte of JSON may take in memory once it is parsed.
-const PARSED: u64 = 16;
 
 /// A data set in LLaVA's format. Opening it finds out where each sample lies; a sample is read and checked when it is
 /// asked for.
@@ -41,7 +38,7 @@ impl Layout {
         let io = |source| DataError::Io { path: path.into(), source };
         let mut bytes = Vec::new();
         File::open(path).and_then(|file| file.take(1 << 16).read_to_end(&mut bytes)).map_err(io)?;
-        let text = bytes.strip_prefix(scan::MARK).unwrap_or(&bytes);
+        let text = record::without_mark(&bytes);
         let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
         Ok(if first == Some(&b'[') { Self::Array } else { Self::Lines })
     }
@@ -108,13 +105,15 @@ impl LlavaData {
         let io = |source| DataError::Io { path: self.file.to_path_buf(), source };
         let Range { start, end } = self.places[index];
         let len = end - start;
-        if Budget::of(&*self.file).take(len.saturating_mul(PARSED)).is_err() {
-            let reason = format!("takes {len} bytes, more than a sample may; --file-bytes raises the limit");
-            return Err(Fault::Reason(reason).at(&self.file, &index.to_string()));
-        }
+        let budget = record::budget(&self.file);
+        let costly = || {
+            let reason = format!("takes more memory than a sample may, of {len} bytes; --file-bytes raises the limit");
+            Fault::Reason(reason).at(&self.file, &index.to_string())
+        };
+        budget.take(len).map_err(|_| costly())?;
         let bytes = self.source.read(start, usize::try_from(len).unwrap_or(usize::MAX)).map_err(io)?;
-        let text = bytes.strip_prefix(scan::MARK).unwrap_or(&bytes);
-        serde_json::from_slice(text).map_err(|error| {
+        parse_json(record::without_mark(&bytes), &budget).map_err(|error| {
+            let Unparsed::Syntax(error) = error else { return costly() };
             let (line, column) = match line_column(&self.file, start) {
                 Ok(place) => place,
                 Err(source) => return io(source),

@@ -34,6 +34,21 @@ fn is_tar(path: &Path) -> bool {
     [".tar", ".tar.gz", ".tgz"].iter().any(|end| name(path).ends_with(end))
 }
 
+/// The first bytes of archives that are packed as none of the formats is, and what they are called.
+const PACKED: [(&[u8], &str); 4] =
+    [(b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03\x04", "zip")];
+
+/// Refuses a file that is packed so: as a text it would be samples that are all broken.
+fn unpacked(path: &Path, head: &[u8]) -> Result<(), DataError> {
+    match PACKED.iter().find(|(magic, _)| head.starts_with(magic)) {
+        None => Ok(()),
+        Some((_, name)) => {
+            let reason = format!("is packed by {name}, which is not read: unpack it, or pack it as .tar or .tar.gz");
+            Err(DataError::Set { path: path.into(), reason })
+        }
+    }
+}
+
 /// Whether a file's name is that of an image.
 pub(super) fn is_image(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -222,6 +237,7 @@ pub(super) fn format_of(path: &Path) -> Result<Format, DataError> {
     let mut head = Vec::new();
     let read = File::open(first).and_then(|file| file.take(512).read_to_end(&mut head));
     read.map_err(|source| DataError::Io { path: first.into(), source })?;
+    unpacked(first, &head)?;
     if head.starts_with(b"PAR1") {
         Ok(Format::Parquet)
     } else if head.starts_with(&[0x1f, 0x8b]) || head.get(257..262) == Some(b"ustar") {
@@ -317,6 +333,14 @@ mod tests {
         assert_eq!(of("b", b"PAR1..."), Format::Parquet);
         assert_eq!(of("c", &[0x1f, 0x8b, 8]), Format::WebDataset);
         assert!(format_of(&dir.path().join("gone.json")).unwrap_err().to_string().contains("gone.json"));
+        for (name, head, by) in [
+            ("d.tar.zst", &b"\x28\xb5\x2f\xfd\n{}"[..], "zstd"),
+            ("e.zip", b"PK\x03\x04", "zip"),
+            ("f.tar.bz2", b"BZh9", "bzip2"),
+        ] {
+            let said = format_of(&touch(dir.path(), name, head)).unwrap_err().to_string();
+            assert!(said.contains(name) && said.contains(by), "{said}");
+        }
     }
 
     #[test]

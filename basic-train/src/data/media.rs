@@ -18,6 +18,14 @@ const PARTS: [(&str, &str); 5] = [
     ("audio_url", "sound"),
     ("input_audio", "sound"),
 ];
+/// The endings of files of films.
+const FILMS: [&str; 16] =
+    ["mp4", "m4v", "webm", "mkv", "avi", "mov", "mpg", "mpeg", "m2ts", "wmv", "flv", "ogv", "3gp", "3g2", "vob", "mts"];
+/// The endings of files of sounds.
+const SOUNDS: [&str; 15] =
+    ["wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "m4b", "aac", "wma", "aif", "aiff", "amr", "au", "weba"];
+/// The endings of files of images that are not decoded.
+const OTHER_FORMATS: [&str; 8] = ["tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "jfif"];
 /// Keys under which others name images, and this program does not.
 const OTHER_IMAGES: [&str; 10] = [
     "image_path",
@@ -67,18 +75,35 @@ fn in_turn(turn: &Value, images: usize, place: &str) -> Option<String> {
     })
 }
 
+/// What a key holds, where it is one of films or sounds.
+fn clip_of(key: &str) -> Option<&'static str> {
+    let (_, what) = CLIPS.iter().find(|(stem, _)| key.strip_prefix(stem).is_some_and(|end| ENDS.contains(&end)))?;
+    Some(*what)
+}
+
+/// Whether a column of this name holds what [`unusable`] looks for.
+pub(super) fn is_media(column: &str) -> bool {
+    clip_of(column).is_some() || OTHER_IMAGES.contains(&column)
+}
+
 /// The film or sound under a key of an object.
 fn clip(object: &Value, place: &str) -> Option<String> {
     let fields = object.as_object()?;
-    let what = |key: &str| {
-        let (_, what) = CLIPS.iter().find(|(stem, _)| key.strip_prefix(stem).is_some_and(|end| ENDS.contains(&end)))?;
-        Some(*what)
-    };
-    fields.iter().find_map(|(key, value)| what(key).filter(|_| holds(value)).map(|what| said(place, what)))
+    fields.iter().find_map(|(key, value)| clip_of(key).filter(|_| holds(value)).map(|what| said(place, what)))
 }
 
 fn said(place: &str, what: &str) -> String {
     format!("{place} carries {what}: images and text alone are supported; leave the sample out")
+}
+
+/// What is wrong with a file that ends so (in lower case), where it is something to see or hear that nothing reads.
+pub(super) fn unread(extension: &str) -> Option<&'static str> {
+    let kinds: [(&[&str], _); 3] = [
+        (&FILMS, "is a video: images and text alone are supported; leave the sample out"),
+        (&SOUNDS, "is sound: images and text alone are supported; leave the sample out"),
+        (&OTHER_FORMATS, "is an image of a format that is not read: convert it to PNG or JPEG"),
+    ];
+    kinds.iter().find(|(endings, _)| endings.contains(&extension)).map(|(_, reason)| *reason)
 }
 
 /// Whether a value names or holds anything: not null, blank, a bare number or flag, or a list or object of nothing else.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use basic_models::outside::excerpt;
+use basic_models::outside::{Budget, FileLimits, excerpt, file_limits};
 use basic_models::processor::{Message, PLACEHOLDER, ProcessorError, from_llava, from_llava_without_images};
 use serde_json::{Value, json};
 
@@ -76,13 +76,24 @@ fn is_blank(value: &Value) -> bool {
     }
 }
 
+/// The budget of one sample of a file: an eighth of the file's, for as many threads read as there are.
+pub(super) fn budget(file: &Path) -> Budget {
+    let limits = file_limits();
+    Budget::within(file, FileLimits { bytes: limits.bytes / 8, ..limits })
+}
+
+/// The bytes of a text without UTF-8's mark at their head.
+pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(MARK).unwrap_or(bytes)
+}
+
 /// A caption as a file holds it: without UTF-8's mark, which bears no loss, and without the space around it.
 ///
 /// # Errors
 ///
 /// Where the bytes are not UTF-8.
 pub(super) fn caption(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
-    Ok(std::str::from_utf8(bytes.strip_prefix(MARK).unwrap_or(bytes))?.trim())
+    Ok(std::str::from_utf8(without_mark(bytes))?.trim())
 }
 
 /// A sample of a record's turns and of images that were found already.
@@ -125,6 +136,7 @@ pub(super) fn turns(record: &Value, images: usize) -> Result<Vec<Message>, Fault
         },
         (None, Some((key, caption))) => {
             let text = caption.as_str().ok_or_else(|| format!("\"{key}\" must be a text"))?;
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
             if images == 0 {
                 return Err(format!("has a \"{key}\" but no image").into());
             }

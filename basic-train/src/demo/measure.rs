@@ -48,7 +48,7 @@ impl Bench {
         let mut validation = read_questions(&paths.data.join("validation.jsonl"))?;
         validation.truncate(VALIDATION);
         let lines = |path: &PathBuf| {
-            std::fs::read_to_string(path).map_err(|source| DemoError::Io { path: path.clone(), source })
+            basic_models::outside::read_text(path).map_err(|source| DemoError::Io { path: path.clone(), source })
         };
         let scene_file = paths.data.join("scenes.jsonl");
         let mut scenes: Vec<SceneRecord> = Vec::new();

@@ -163,7 +163,7 @@ fn prepare_world(config: &DemoConfig, paths: &Paths, observer: Observer) -> Resu
         let there = |path: &Path| path.symlink_metadata().is_ok();
         parts.iter().filter(|(path, _)| there(path)).try_for_each(|(path, contents)| contents.check(path))?;
         let summary = config.out.join("summary.json");
-        let read = std::fs::read(&summary).ok();
+        let read = basic_models::outside::read(&summary).ok();
         let ours = read.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
         let ours = ours.is_some_and(|summary| summary.get("settings").is_some());
         if let Some(path) = [summary, config.out.join("report.html")].iter().find(|path| there(path)).filter(|_| !ours)

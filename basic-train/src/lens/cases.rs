@@ -1,7 +1,7 @@
 //! What a survey looks at: the samples of a data set, or a file of questions with answers.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -176,7 +176,8 @@ fn said_of(path: &Path, questions: &[Question]) -> Result<Vec<String>, LensError
 /// Whether a file's first line is a question with its answer.
 fn holds_questions(path: &Path) -> bool {
     let Ok(file) = std::fs::File::open(path) else { return false };
-    let mut lines = BufReader::new(file).lines();
+    // A question is no longer; a line of a data set may be as long as its file.
+    let mut lines = BufReader::new(file.take(1 << 20)).lines();
     let first = lines.find_map(|line| match line {
         Ok(line) if line.trim().is_empty() => None,
         other => Some(other.unwrap_or_default()),

@@ -93,7 +93,7 @@ impl Scenes {
     /// [`LensError::Labels`] that names the file and the line.
     pub fn read(path: &Path) -> Result<Self, LensError> {
         let wrong = |reason: String| LensError::Labels { labels: path.into(), reason };
-        let text = std::fs::read_to_string(path)
+        let text = basic_models::outside::read_text(path)
             .map_err(|e| wrong(format!("{e}: the rule labels needs the scenes.jsonl of a Shapes data set")))?;
         let mut scenes = HashMap::new();
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

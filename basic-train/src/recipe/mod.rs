@@ -2,6 +2,7 @@
 
 mod limits;
 mod parts;
+mod sets;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use basic_models::outside::{self, excerpt};
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::data::LoaderConfig;
 pub use crate::data::{DataConfig, SetConfig};
@@ -19,6 +20,8 @@ use crate::optim::{OptimizerConfig, Schedule};
 
 pub(crate) use limits::bounded;
 pub use parts::{Mode, Part, PartConfig, Parts};
+pub(crate) use sets::apply_set;
+use sets::{blame, culprit};
 pub use watch::{EvalConfig, WatchConfig};
 
 /// The two stages of LLaVA's recipe.
@@ -239,9 +242,6 @@ pub enum RecipeError {
 /// A TOML error that is longer is told without the line that it quotes.
 const MOST_REASON: usize = 1000;
 
-/// Keys in the path of a value: a recipe has three.
-const MOST_KEYS: usize = 16;
-
 impl Recipe {
     /// Reads a recipe and applies `sets`, each `key.path=value` with a TOML value (a bare word is a string).
     ///
@@ -371,54 +371,4 @@ pub(crate) fn toml_reason(error: &toml::de::Error) -> String {
         // The first line says at which line and column.
         true => format!("{}: {}", excerpt(whole.lines().next().unwrap_or_default()), excerpt(error.message())),
     }
-}
-
-/// Whose `reason` it is: the set's with which it first holds, or the file's.
-fn blame(path: &Path, text: &str, sets: &[String], reason: String) -> RecipeError {
-    let mut table = toml::from_str::<Table>(text).unwrap_or_default();
-    let holds = |table: &Table| {
-        Recipe::deserialize(table.clone()).is_ok_and(|recipe| recipe.check().is_err_and(|other| other == reason))
-    };
-    if !holds(&table) {
-        for set in sets {
-            if apply_set(&mut table, set).is_ok() && holds(&table) {
-                return RecipeError::Set { set: set.clone(), reason: format!("{}: {reason}", path.display()) };
-            }
-        }
-    }
-    RecipeError::Invalid { path: path.into(), reason }
-}
-
-/// The set that brought `error`: a table may be incomplete until the last of its sets is applied.
-fn culprit(mut table: Table, sets: &[String], error: &toml::de::Error) -> RecipeError {
-    let mut guilty = sets.first();
-    for set in sets {
-        let applied = apply_set(&mut table, set).is_ok();
-        if applied && Recipe::deserialize(table.clone()).is_err_and(|e| e.message() == error.message()) {
-            guilty = Some(set);
-            break;
-        }
-    }
-    RecipeError::Set { set: guilty.cloned().unwrap_or_default(), reason: error.message().into() }
-}
-
-pub(crate) fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
-    let wrong = |reason: &str| RecipeError::Set { set: set.into(), reason: reason.into() };
-    let (key, value) = set.split_once('=').ok_or_else(|| wrong("write key=value, such as optimizer.lr=1e-4"))?;
-    let value = match toml::from_str::<Table>(&format!("v = {value}")) {
-        Ok(mut parsed) => parsed.remove("v").ok_or_else(|| wrong("has no value"))?,
-        Err(_) => Value::String(value.into()),
-    };
-    let mut keys: Vec<&str> = key.trim().split('.').collect();
-    if keys.len() > MOST_KEYS {
-        return Err(wrong("has more keys in its path than any value of a recipe"));
-    }
-    let last = keys.pop().filter(|k| !k.is_empty()).ok_or_else(|| wrong("has no key"))?;
-    let mut table = table;
-    for key in keys {
-        let entry = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
-        table = entry.as_table_mut().ok_or_else(|| wrong("goes through a key that is not a table"))?;
-    }
-    table.insert(last.into(), value);
-    Ok(())
 }

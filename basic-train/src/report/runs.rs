@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use basic_models::outside;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -153,7 +154,7 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
 }
 
 pub(super) fn text(path: &Path) -> Result<Option<String>, ReportError> {
-    match std::fs::read(path) {
+    match outside::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
         Err(source) => Err(ReportError::Io { path: path.into(), source }),
@@ -164,12 +165,15 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, ReportError> {
 fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ReportError> {
     let Some(text) = text(path)? else { return Ok(Vec::new()) };
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    let parse = |(index, line)| {
+    let budget = outside::Budget::of(path);
+    let parse = |(index, line): (usize, &str)| {
         let wrong = |e: serde_json::Error| ReportError::Line {
             path: path.into(),
             line: index + 1,
             problem: format!("no record of a step: {e}"),
         };
+        let costly = |over: outside::OverBudget| ReportError::Io { path: path.into(), source: over.into() };
+        outside::check_json(line.as_bytes(), &budget).map_err(costly)?;
         serde_json::from_str(line).map_err(wrong)
     };
     text[..whole].lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()

@@ -1,11 +1,13 @@
 //! Looking at the model during a run: losses on held-out samples, and what it says about some of them.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use basic_core::{Objective, ObjectiveError};
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
+use basic_models::outside::excerpt;
 use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
 use basic_models::{Batch, Checkpoint, CheckpointError, ImageTokens};
 use burn::module::Module;
@@ -88,6 +90,18 @@ pub enum EvaluationError {
     /// Generation.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// The model's own fault.
+    #[error("the model after step {step}: {}: sample {place}: {source}", file.display())]
+    NotFinite {
+        /// The step.
+        step: usize,
+        /// The file of held-out samples.
+        file: PathBuf,
+        /// The sample that was to be answered.
+        place: String,
+        /// Why.
+        source: GenerateError,
+    },
     /// The device.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
@@ -141,13 +155,14 @@ pub fn evaluate(
     let total =
         lm + weighted(objective.das, objective.lambda_das, das) + weighted(objective.sds, objective.lambda_sds, sds);
     let shown = &samples[..options.predictions.min(samples.len())];
-    let predictions = answers(&model, checkpoint, shown, style, options, &mut cache)?;
+    let predictions = answers(step, &model, checkpoint, shown, style, options, &mut cache)?;
     let seconds = start.elapsed().as_secs_f64();
     Ok(Evaluation { step, lm, das, sds, total, samples: samples.len(), tokens, seconds, predictions })
 }
 
 /// Greedy answers where the samples have their last ones.
 fn answers(
+    step: usize,
     model: &Llava,
     checkpoint: &Checkpoint,
     samples: &[Sample],
@@ -182,7 +197,16 @@ fn answers(
         }];
         let features = cache.features(model, checkpoint, sources).map_err(|e| sample.image_error(e))?;
         let mut go_on = |_: basic_models::generate::Piece<'_>| ControlFlow::Continue(());
-        let answer = generate_text(model, &prompts, features, &settings, &text, &mut go_on)?;
+        let answer = generate_text(model, &prompts, features, &settings, &text, &mut go_on);
+        let answer = answer.map_err(|source| match source {
+            GenerateError::NotFinite { .. } => EvaluationError::NotFinite {
+                step,
+                file: sample.file.to_path_buf(),
+                place: excerpt(&sample.place),
+                source,
+            },
+            other => other.into(),
+        })?;
         found.push(Sampled {
             prompt,
             images: sources.iter().map(ToString::to_string).collect(),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use basic_models::outside;
 use serde::{Deserialize, Serialize};
 
 use super::{Evaluation, WatchError, Watcher};
@@ -59,8 +60,8 @@ impl Jsonl {
 /// taken away. `None` where nothing is, or where there is no such file.
 pub fn missing_steps(dir: &Path, done: usize) -> Option<String> {
     let path = dir.join("metrics.jsonl");
-    let lines = BufReader::new(File::open(&path).ok()?).split(b'\n').map_while(Result::ok);
-    let there: BTreeSet<usize> = lines.filter_map(|line| step_of(&line)).collect();
+    let text = outside::read(&path).ok()?;
+    let there: BTreeSet<usize> = text.split(|byte| *byte == b'\n').filter_map(step_of).collect();
     let mut missing = (1..=done).filter(|step| !there.contains(step));
     let first = missing.next()?;
     let count = 1 + missing.count();
@@ -103,7 +104,7 @@ impl Lines {
 
     /// Opens a file of an earlier process with its whole lines of steps up to `done`; `None` where there is no file.
     fn kept(path: &Path, done: usize) -> Result<Option<Self>, WatchError> {
-        let text = match std::fs::read(path) {
+        let text = match outside::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(WatchError::Io { path: path.into(), source }),

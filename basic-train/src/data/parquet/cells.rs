@@ -4,9 +4,10 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, StructArray};
 use arrow_schema::DataType;
+use basic_models::outside::{Budget, Unparsed, parse_json};
 use serde_json::{Map, Value};
 
-use crate::data::record::TURN_KEYS;
+use crate::data::record::{self, TURN_KEYS};
 
 /// The bytes that the texts of a row may take: one text of a dictionary may stand in a row any number of times.
 pub(super) const ROW_TEXT: usize = 16 << 20;
@@ -80,20 +81,22 @@ pub(super) fn value(array: &ArrayRef, row: usize, room: &mut Room) -> Result<Val
 
 /// Turns however a table holds them: as a list; as JSON in a text, of the whole list or of each turn; or as a structure of
 /// lists, which older versions of Hugging Face's datasets make of a sequence of structures.
-pub(super) fn turns(name: &str, cell: Value) -> Result<Value, String> {
+///
+/// The values of the JSON take from `budget`.
+pub(super) fn turns(name: &str, cell: Value, budget: &Budget) -> Result<Value, String> {
     match cell {
         Value::String(text) => {
-            let parsed = parsed(name, &text)?;
+            let parsed = parsed(name, &text, budget)?;
             // JSON of JSON, as a table gets that was written twice; a whole record in the column of its turns.
             match parsed {
-                Value::String(text) => self::parsed(name, &text).and_then(|value| list(name, value)),
+                Value::String(text) => self::parsed(name, &text, budget).and_then(|value| list(name, value)),
                 other => list(name, other),
             }
         }
         Value::Array(items) if items.iter().any(Value::is_string) => items
             .into_iter()
             .map(|item| match item {
-                Value::String(text) => parsed(name, &text),
+                Value::String(text) => parsed(name, &text, budget),
                 other => Ok(other),
             })
             .collect(),
@@ -102,11 +105,16 @@ pub(super) fn turns(name: &str, cell: Value) -> Result<Value, String> {
     }
 }
 
-fn parsed(name: &str, text: &str) -> Result<Value, String> {
-    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
-        format!(
+fn parsed(name: &str, text: &str, budget: &Budget) -> Result<Value, String> {
+    parse_json(record::without_mark(text.as_bytes()), budget).map_err(|error| match error {
+        Unparsed::Syntax(error) => format!(
             "its column \"{name}\" holds a text that is no JSON ({error}): write turns as a list, or with json.dumps"
-        )
+        ),
+        Unparsed::Costly(_) => {
+            format!(
+                "the JSON in its column \"{name}\" takes more memory than a sample may; --file-bytes raises the limit"
+            )
+        }
     })
 }
 
@@ -159,6 +167,26 @@ pub(super) fn is_blank(array: &ArrayRef, row: usize) -> bool {
         DataType::List(_) => array.as_list::<i32>().value_length(row) == 0,
         DataType::Struct(_) => array.as_struct().columns().iter().all(nothing),
         _ => false,
+    }
+}
+
+/// Whether a cell names or holds nothing to see or hear: blank, a blank text, a bare number or flag, or nothing but such.
+pub(super) fn is_silent(array: &ArrayRef, row: usize) -> bool {
+    if is_blank(array, row) {
+        return true;
+    }
+    match array.data_type() {
+        DataType::Utf8View => array.as_string_view().value(row).trim().is_empty(),
+        DataType::BinaryView => array.as_binary_view().value(row).trim_ascii().is_empty(),
+        DataType::List(_) => {
+            let items = array.as_list::<i32>().value(row);
+            // The samples of a sound are numbers.
+            items.data_type().is_nested() && (0..items.len()).all(|item| is_silent(&items, item))
+                || matches!(items.data_type(), DataType::Utf8View | DataType::BinaryView)
+                    && (0..items.len()).all(|item| is_silent(&items, item))
+        }
+        DataType::Struct(_) => array.as_struct().columns().iter().all(|field| is_silent(field, row)),
+        other => other.is_primitive() || *other == DataType::Boolean,
     }
 }
 

@@ -2,10 +2,8 @@
 
 use arrow_schema::{DataType, Field, Schema};
 
+use crate::data::media;
 use crate::data::record::{CAPTION_KEYS, TURN_KEYS};
-
-/// The columns of media that are no images: a row that has some is no sample, so that they must be seen.
-const MEDIA_KEYS: [&str; 4] = ["video", "videos", "audio", "audios"];
 
 /// The columns that are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +12,7 @@ pub(super) struct Columns {
     pub images: Vec<Images>,
     /// Turns or captions, and the id.
     pub text: Vec<String>,
-    /// Videos and sounds: what matters is whether a row has any.
+    /// Videos, sounds, and images under other names: what matters is whether a row has any.
     pub media: Vec<String>,
 }
 
@@ -66,7 +64,8 @@ impl Columns {
             other => item_has_path(other),
         };
         let images = images.into_iter().map(|field| Images { name: field.name().clone(), has_paths: has_paths(field) });
-        let media = MEDIA_KEYS.iter().filter(|name| find(name).is_some()).map(|name| name.to_string()).collect();
+        let names = schema.fields().iter().map(|field| field.name());
+        let media = names.filter(|name| media::is_media(name)).cloned().collect();
         Ok(Self { images: images.collect(), text, media })
     }
 }

@@ -3,6 +3,7 @@
 //! Texts and bytes are decoded as views into whole pages. That costs nothing where a dictionary's one value stands in many
 //! rows, and much where a window shows a few rows of a page of hundreds of megabytes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -42,6 +43,33 @@ pub(super) fn shown(array: &ArrayRef) -> u64 {
         DataType::BinaryView => array.as_binary_view().lengths().map(u64::from).sum(),
         DataType::List(_) => shown(array.as_list::<i32>().values()),
         DataType::Struct(_) => array.as_struct().columns().iter().map(shown).sum(),
+        _ => 0,
+    }
+}
+
+/// The bytes that batches keep in memory: their views, and the pages or copies that these show, each once.
+pub(super) fn kept(batches: &[RecordBatch]) -> u64 {
+    let mut seen = HashSet::new();
+    batches
+        .iter()
+        .flat_map(|batch| batch.columns())
+        .fold(0, |sum, column| sum.saturating_add(kept_of(column, &mut seen)))
+}
+
+fn kept_of(array: &ArrayRef, seen: &mut HashSet<usize>) -> u64 {
+    let mut new = |(place, len): (usize, usize)| if seen.insert(place) { len as u64 } else { 0 };
+    let own = array.len() as u64 * 16;
+    own + match array.data_type() {
+        DataType::Utf8View => {
+            let pages = array.as_string_view().data_buffers().iter();
+            pages.map(|page| new((page.as_ptr() as usize, page.len()))).sum()
+        }
+        DataType::BinaryView => {
+            let pages = array.as_binary_view().data_buffers().iter();
+            pages.map(|page| new((page.as_ptr() as usize, page.len()))).sum()
+        }
+        DataType::List(_) => kept_of(array.as_list::<i32>().values(), seen),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(|column| kept_of(column, seen)).sum(),
         _ => 0,
     }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use basic_models::outside::{Budget, OverBudget};
+use basic_models::outside::OverBudget;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::RowGroups;
 use parquet::basic::{Compression, Encoding};
@@ -15,6 +15,7 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length, SerializedPageReader};
 
 use super::delta::prefix_bytes;
+use super::room::Purse;
 use super::thrift::{self, PageClaims, Unreadable};
 use crate::data::source::Section;
 use crate::data::source::Source;
@@ -38,11 +39,11 @@ pub(super) fn over(error: OverBudget) -> ParquetError {
 pub(super) struct Bounded {
     source: Source,
     len: u64,
-    pub budget: Arc<Budget>,
+    pub budget: Arc<Purse>,
 }
 
 impl Bounded {
-    pub fn new(file: File, budget: Arc<Budget>) -> std::io::Result<Self> {
+    pub fn new(file: File, budget: Arc<Purse>) -> std::io::Result<Self> {
         let len = file.metadata()?.len();
         Ok(Self { source: Source::Open(Arc::new(file)), len, budget })
     }
@@ -255,7 +256,7 @@ struct Pages {
 /// A page's bytes, with what they took.
 struct Held {
     bytes: Bytes,
-    budget: Arc<Budget>,
+    budget: Arc<Purse>,
     taken: u64,
 }
 

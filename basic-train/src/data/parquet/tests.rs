@@ -274,13 +274,21 @@ fn within_ten_megabytes(path: &PathBuf) -> String {
     let data = open(path).unwrap();
     let table = &data.files[0];
     let limits = basic_models::outside::FileLimits { bytes: 10 << 20, time: std::time::Duration::from_secs(60) };
-    let budget = Arc::new(basic_models::outside::Budget::within(path, limits));
+    let room = Arc::new(super::Room::new(10 << 20));
+    let budget = basic_models::outside::Budget::within(path, limits);
+    let budget = Arc::new(super::room::Purse::new(budget, room));
     let file = Arc::new(super::pages::Bounded::new(File::open(path).unwrap(), budget).unwrap());
     let group = super::pages::Group { file, metadata: table.metadata.metadata(), group: 0 };
-    let fields = super::viewed(table.metadata.schema().fields());
+    let fields = super::compact::viewed(table.metadata.schema().fields());
     let mask = parquet::arrow::ProjectionMask::all();
     let levels = parquet::arrow::parquet_to_arrow_field_levels(table.metadata.parquet_schema(), mask, Some(&fields));
-    let reader = super::ParquetRecordBatchReader::try_new_with_row_groups(&levels.unwrap(), &group, 1, None).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new_with_row_groups(
+        &levels.unwrap(),
+        &group,
+        1,
+        None,
+    )
+    .unwrap();
     reader.collect::<Result<Vec<_>, _>>().unwrap_err().to_string()
 }
 
@@ -308,7 +316,7 @@ fn a_page_that_becomes_large_is_refused_and_a_dictionary_is_not_repeated() {
     let table = &data.files[0];
     let (leaves, _) = table.leaves(0, false);
     let key = super::Key { file: 0, group: 0, window: 0, outline: false };
-    let batches = table.decode(&key, table.window_rows(0, &leaves), &leaves).unwrap();
+    let batches = table.decode(&data.room, &key, table.window_rows(0, &leaves), &leaves).unwrap();
     let bytes: usize = batches.iter().map(|batch| batch.get_array_memory_size()).sum();
     assert!(bytes < 16 << 20, "{bytes}");
 
@@ -318,4 +326,57 @@ fn a_page_that_becomes_large_is_refused_and_a_dictionary_is_not_repeated() {
     packed(&path, &texts, plain().set_encoding(Encoding::DELTA_BYTE_ARRAY));
     assert!(std::fs::metadata(&path).unwrap().len() < 5 << 20);
     assert!(within_ten_megabytes(&path).contains("--file-bytes"));
+}
+
+#[test]
+fn media_under_any_of_its_names_break_a_row_and_an_empty_cell_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let turns = r#"[{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]"#;
+    let rows = || text(&[Some(turns), Some(turns), Some(turns)]);
+    let paths = text(&[Some("x.mp4"), None, Some(" ")]);
+    let beside = structure(&[("bytes", bytes(&[None, None, None])), ("path", paths.clone())]);
+    let listed = lists(text(&[Some("x.mp4"), Some("")]), &[1, 0, 1]);
+    for (name, column) in [
+        ("video_path", paths.clone()),
+        ("audio_url", paths.clone()),
+        ("image_path", paths),
+        ("video", Arc::new(beside) as ArrayRef),
+        ("videos", listed),
+    ] {
+        let path = written(&dir.path().join("a.parquet"), &[(name, column), ("conversations", rows())], 9);
+        let data = open(&path).unwrap();
+        let error = data.sample(0).unwrap_err();
+        assert!(error.is_sample(), "{name}: {error}");
+        for row in 1..3 {
+            assert_eq!(data.sample(row).unwrap().messages[0].content, "q", "{name} {row}");
+        }
+    }
+}
+
+#[test]
+fn a_caption_loses_its_mark_and_json_counts_what_it_becomes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let columns = [("image", bytes(&[Some(b"x")])), ("caption", text(&[Some("\u{feff}a cat")]))];
+    assert_eq!(open(&written(&path, &columns, 9)).unwrap().sample(0).unwrap().messages[1].content, "a cat");
+    let lists = format!("[{}0]", "[0],".repeat(1 << 20));
+    let data = open(&written(&path, &[("conversations", text(&[Some(&lists)]))], 9)).unwrap();
+    let error = data.sample(0).unwrap_err();
+    assert!(error.is_sample() && error.to_string().contains("--file-bytes"), "{error}");
+}
+
+#[test]
+fn windows_that_are_large_are_not_kept_beside_each_other() {
+    use parquet::basic::{Compression, ZstdLevel};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let zstd = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default()));
+    let row = "a".repeat(100 << 20);
+    let zstd = zstd.set_dictionary_enabled(false).set_max_row_group_row_count(Some(1));
+    let data = open(&packed(&path, &[&row, &row, &row, &row, &row], zstd)).unwrap();
+    for row in 0..5 {
+        assert!(data.sample(row).unwrap_err().to_string().contains("16 MiB of text"));
+        assert!(data.cache.kept() <= 256 << 20, "{}", data.cache.kept());
+    }
+    assert!(data.cache.kept() > 0);
 }

@@ -5,26 +5,26 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use basic_models::outside::{self, Budget};
+use basic_models::outside::{Budget, excerpt};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::headers::{Headers, Stored};
 use crate::data::DataError;
 use crate::data::locate::IMAGES;
+use crate::data::media;
 use crate::data::source::Source;
 
-/// What the index of a member takes beside its name, the checks for doubles included.
-const MEMBER: u64 = 64;
-
-/// A block of a tar archive.
-const BLOCK: u64 = 512;
+/// What the index of a member takes beside its name, the checks for doubles and the room to grow included.
+const MEMBER: u64 = 128;
 
 /// A member's bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     offset: u64,
-    size: u64,
+    pub size: u64,
     /// Where its name begins in the shard's names; it ends where the next begins.
     name: usize,
+    stored: Stored,
 }
 
 /// An archive's index: members in the archive's order, and where each sample begins among them.
@@ -34,8 +34,8 @@ pub(super) struct Shard {
     source: Source,
     names: String,
     members: Vec<Member>,
-    samples: Vec<u32>,
-    /// The first member that is left out though its name ends as a sample's text does.
+    samples: Vec<usize>,
+    /// The first member that is left out though it looks as if it were a part of a sample.
     pub strange: Option<String>,
 }
 
@@ -47,6 +47,8 @@ pub(super) struct Group<'a> {
     pub text: Option<Member>,
     /// By name, in the sample's order.
     pub images: Vec<(&'a str, Member)>,
+    /// Why the sample cannot be used, where a member of it cannot be read.
+    pub flaw: Option<String>,
 }
 
 impl Shard {
@@ -64,53 +66,44 @@ impl Shard {
             strange: None,
         };
         let mut seen = HashSet::new();
-        // Keys whose members have ended, and members whose names are media but for what stands before the ending.
+        // Keys whose members have ended.
         let mut keys = HashSet::new();
-        let mut strange: Option<String> = None;
         let budget = Budget::of(path);
-        let mut end = 0;
-        let mut archive = tar::Archive::new(section);
-        let unreadable = |error: io::Error| damaged(format!("is no tar archive, or a damaged one: {error}"));
-        for entry in archive.entries_with_seek().map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let (offset, size) = (entry.raw_file_position(), entry.size());
-            let bytes = entry.path_bytes();
-            let name = String::from_utf8_lossy(&bytes);
-            let kind = entry.header().entry_type();
-            if kind.is_gnu_sparse() {
-                return Err(damaged(format!("its member {name} is stored sparse, which cannot be read by place")));
-            }
-            if !kind.is_file() && !kind.is_contiguous() {
-                end = offset;
+        let mut headers = Headers::new(path, section, len);
+        while let Some(entry) = headers.next()? {
+            budget.check_time().map_err(|over| io(over.into()))?;
+            if entry.stored == Stored::Nothing {
                 continue;
             }
-            end = offset.saturating_add(size).saturating_add((BLOCK - size % BLOCK) % BLOCK);
-            if end > len {
-                return Err(damaged(format!("is truncated inside its member {name}: fetch or make it again")));
-            }
-            let Some((key, kind)) = split(&name).map(|(key, extension)| (key, Kind::of(extension))) else { continue };
-            if kind.is_none() {
-                strange = strange.or_else(|| names_a_part(&name).then(|| outside::excerpt(&name)));
+            let Some((key, extension)) = split(&entry.name) else { continue };
+            if Kind::of(extension).is_none() {
+                if shard.strange.is_none() && (names_a_part(extension) || shard.last_key() == Some(key)) {
+                    shard.strange = Some(excerpt(&entry.name));
+                }
                 continue;
             }
             // The index of the archive stays in memory: its names may be as long as the archive pleases.
-            let took = (name.len() as u64).saturating_add(MEMBER);
+            let took = (entry.name.len() as u64).saturating_mul(2).saturating_add(MEMBER);
             budget.take(took).map_err(|over| io(over.into()))?;
-            if !seen.insert(xxh3_64(name.as_bytes())) {
-                return Err(damaged(format!("holds the member {name} twice: give every sample a key of its own")));
+            if !seen.insert(xxh3_64(entry.name.as_bytes())) {
+                return Err(damaged(format!(
+                    "holds the member {} twice: give every sample a key of its own",
+                    excerpt(&entry.name)
+                )));
             }
-            if shard.add(&name, start.saturating_add(offset), size) && !keys.insert(xxh3_64(key.as_bytes())) {
+            let member = Member {
+                offset: start.saturating_add(entry.offset),
+                size: entry.size,
+                name: shard.names.len(),
+                stored: entry.stored,
+            };
+            if shard.add(&entry.name, member) && !keys.insert(xxh3_64(key.as_bytes())) {
                 return Err(damaged(format!(
                     "holds the members of {} apart from each other: sort the archive by name (tar --sort=name)",
-                    outside::excerpt(key)
+                    excerpt(key)
                 )));
             }
         }
-        // Writers end an archive with blocks of zeros: without one, members may be missing.
-        if len > 0 && end.saturating_add(BLOCK) > len {
-            return Err(damaged("is truncated: it has no end marker: fetch or make it again".into()));
-        }
-        shard.strange = strange;
         shard.names.shrink_to_fit();
         shard.members.shrink_to_fit();
         shard.samples.shrink_to_fit();
@@ -118,16 +111,20 @@ impl Shard {
     }
 
     /// Adds a member, and says whether it begins a sample.
-    fn add(&mut self, name: &str, offset: u64, size: u64) -> bool {
-        let key = split(name).map(|(key, _)| key);
-        let last = self.members.len().checked_sub(1).and_then(|last| split(self.name(last)));
-        let begins = last.map(|(key, _)| key) != key;
+    fn add(&mut self, name: &str, member: Member) -> bool {
+        let begins = self.last_key() != split(name).map(|(key, _)| key);
         if begins {
-            self.samples.push(self.members.len() as u32);
+            self.samples.push(self.members.len());
         }
-        self.members.push(Member { offset, size, name: self.names.len() });
+        self.members.push(member);
         self.names.push_str(name);
         begins
+    }
+
+    /// The key of the member that was added last.
+    fn last_key(&self) -> Option<&str> {
+        let last = self.members.len().checked_sub(1)?;
+        split(self.name(last)).map(|(key, _)| key)
     }
 
     fn name(&self, member: usize) -> &str {
@@ -142,18 +139,19 @@ impl Shard {
 
     /// The members of a sample.
     pub fn group(&self, sample: usize) -> Group<'_> {
-        let start = self.samples[sample] as usize;
-        let end = self.samples.get(sample + 1).map_or(self.members.len(), |next| *next as usize);
-        let mut group = Group { key: "", json: None, text: None, images: Vec::new() };
+        let start = self.samples[sample];
+        let end = self.samples.get(sample + 1).copied().unwrap_or(self.members.len());
+        let mut group = Group { key: "", json: None, text: None, images: Vec::new(), flaw: None };
         for (index, member) in (start..end).zip(&self.members[start..end]) {
             let name = self.name(index);
             let (key, extension) = split(name).unwrap_or((name, ""));
             group.key = key;
+            group.flaw = group.flaw.or_else(|| flaw(name, extension, member.stored));
             match Kind::of(extension) {
                 Some(Kind::Json) => group.json = Some(*member),
                 Some(Kind::Text) => group.text = Some(*member),
                 Some(Kind::Image) => group.images.push((name, *member)),
-                None => {}
+                Some(Kind::Unread(_)) | None => {}
             }
         }
         // Writers sort by name, which puts 10.jpg before 2.jpg: where all images have a number, it counts.
@@ -170,16 +168,33 @@ impl Shard {
     }
 }
 
+/// Why a member cannot be read, where it is something that is not read, or stored so that it cannot be.
+fn flaw(name: &str, extension: &str, stored: Stored) -> Option<String> {
+    let reason = match (Kind::of(extension), stored) {
+        (Some(Kind::Unread(reason)), _) => reason,
+        (_, Stored::Whole | Stored::Nothing) => return None,
+        (_, Stored::HardLink) => {
+            "is a link to another member, which has no bytes: make the archive with --hard-dereference"
+        }
+        (_, Stored::SymbolicLink) => "is a link to a file, which has no bytes: make the archive with --dereference",
+        (_, Stored::Sparse) => "is stored sparse: make the archive without --sparse",
+        (_, Stored::InPart) => "goes on in another archive: join the volumes, or make one archive",
+    };
+    Some(format!("its member {} {reason}", excerpt(name)))
+}
+
 /// What a member is by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Image,
     Json,
     Text,
+    /// A film, a sound, an image of another format, and why it is not read: a sample that has one is none without it.
+    Unread(&'static str),
 }
 
 impl Kind {
-    /// `0.jpg` is an image as `jpg` is; everything else is what it is alone.
+    /// `0.jpg` is an image as `jpg` is; a text is one alone.
     fn of(extension: &str) -> Option<Self> {
         let extension = extension.to_lowercase();
         let last = extension.rsplit('.').next().unwrap_or_default();
@@ -187,15 +202,15 @@ impl Kind {
             "json" => Some(Self::Json),
             "txt" => Some(Self::Text),
             _ if IMAGES.contains(&last) => Some(Self::Image),
-            _ => None,
+            _ => media::unread(last).map(Self::Unread),
         }
     }
 }
 
 /// Whether a member that is no part of a sample looks as if somebody took it for one: `a.outputs.txt`.
-fn names_a_part(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or_default().to_lowercase();
-    matches!(&last[..], "json" | "txt") && split(name).is_some_and(|(_, extension)| extension.contains('.'))
+fn names_a_part(extension: &str) -> bool {
+    let last = extension.rsplit('.').next().unwrap_or_default().to_lowercase();
+    matches!(&last[..], "json" | "txt") && extension.contains('.')
 }
 
 /// A member's key and extension: its name up to and after the first dot of its last part. None for hidden files.

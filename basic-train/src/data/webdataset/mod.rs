@@ -4,6 +4,7 @@
 //! gzipped archive has no places: it is unpacked once into a nameless file in the folder for temporary files, which is
 //! gone when the process ends, however it ends.
 
+mod headers;
 mod index;
 
 use std::fs::File;
@@ -11,12 +12,12 @@ use std::io::{BufReader, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use basic_models::outside::file_limits;
+use basic_models::outside::{Budget, Unparsed, excerpt, file_limits, parse_json};
 use flate2::read::MultiGzDecoder;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use self::index::Shard;
+use self::index::{Member, Shard};
 use super::record::{self, Fault};
 use super::source::Source;
 use super::{DataError, ImageSource, Sample, Samples};
@@ -76,19 +77,39 @@ impl WebDataset {
         let place = record::place(index - first, &Value::String(group.key.into()));
         let io = |source| DataError::Io { path: shard.path.to_path_buf(), source };
         let wrong = |reason: String| Fault::Reason(reason).at(&shard.path, &place);
+        if let Some(reason) = group.flaw {
+            return Err(wrong(reason));
+        }
+        let budget = record::budget(&shard.path);
+        let of_images = Budget::of(&*shard.path);
+        let costly = |member: Member, what: &str| {
+            let reason = format!(
+                "its {what} of {} bytes takes more memory than it may; --file-bytes raises the limit",
+                member.size
+            );
+            wrong(reason)
+        };
         let mut record = match group.json {
             Some(member) => {
+                budget.take(member.size).map_err(|_| costly(member, ".json"))?;
                 let bytes = shard.read(member).map_err(io)?;
-                serde_json::from_slice(&bytes).map_err(|error| wrong(format!("{}.json: {error}", group.key)))?
+                parse_json(record::without_mark(&bytes), &budget).map_err(|error| match error {
+                    Unparsed::Syntax(error) => wrong(format!("{}.json: {error}", excerpt(group.key))),
+                    Unparsed::Costly(_) => costly(member, ".json"),
+                })?
             }
             None => Value::Object(serde_json::Map::new()),
         };
         let keys = record::TURN_KEYS.iter().chain(&record::CAPTION_KEYS);
         let silent = record.is_object() && keys.clone().all(|key| record[*key].is_null());
         if let Some(member) = group.text.filter(|_| silent) {
+            budget.take(member.size.saturating_mul(2)).map_err(|_| costly(member, ".txt"))?;
             let bytes = shard.read(member).map_err(io)?;
-            let text = String::from_utf8(bytes).map_err(|_| wrong(format!("{}.txt is not UTF-8", group.key)))?;
-            record["caption"] = text.trim().into();
+            let text = record::caption(&bytes).map_err(|_| wrong("its .txt is not UTF-8".into()))?;
+            if text.is_empty() {
+                return Err(wrong(format!("its .txt is empty ({} bytes)", member.size)));
+            }
+            record["caption"] = text.into();
         } else if silent {
             let keys: Vec<&str> = keys.copied().collect();
             let hint = shard.strange.as_ref().map_or(String::new(), |name| {
@@ -97,13 +118,23 @@ impl WebDataset {
                      ending of an image must follow, so that a.outputs.txt should be a.txt)"
                 )
             });
-            return Err(wrong(format!("has no .txt and no .json with one of {}{hint}", keys.join(", "))));
+            let folder = match hint.is_empty() && group.key.contains('/') {
+                true => " (the folder is a part of the key: img/a.jpg and txt/a.txt are two samples)",
+                false => "",
+            };
+            return Err(wrong(format!("has no .txt and no .json with one of {}{hint}{folder}", keys.join(", "))));
         }
         let named = record::image_names(&record).is_ok_and(|names| !names.is_empty());
         if named && group.images.is_empty() {
-            return Err(wrong(format!("names an image, but the archive holds none under the key {}", group.key)));
+            return Err(wrong(format!(
+                "names an image, but the archive holds none under the key {}",
+                excerpt(group.key)
+            )));
         }
-        let image = |(name, member): &(&str, _)| {
+        let image = |(name, member): &(&str, Member)| {
+            if with_images {
+                of_images.take(member.size).map_err(|_| costly(*member, "images"))?;
+            }
             let bytes = if with_images { shard.read(*member).map_err(io)? } else { Vec::new() };
             Ok(ImageSource::Bytes { name: shard.path.join(name), bytes: bytes.into() })
         };
@@ -186,5 +217,7 @@ impl Spool {
     }
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

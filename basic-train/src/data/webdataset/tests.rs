@@ -144,4 +144,13 @@ fn unsorted_members_and_names_with_more_dots_are_told_by_their_cause() {
     let error = data.sample(0).unwrap_err().to_string();
     assert!(error.contains("a.outputs.txt is left out") && error.contains("first dot"), "{error}");
     assert!(data.sample(1).is_ok());
+    for (members, mention) in [
+        ([("a.jpg", "x"), ("a.cap", "a cat")], "a.cap is left out"),
+        ([("v_0.5.jpg", "x"), ("v_0.5.txt", "a cat")], "v_0.5.txt is left out"),
+        ([("img/a.jpg", "x"), ("txt/a.txt", "a cat")], "the folder is a part of the key"),
+    ] {
+        let data = open(&[written(dir.path(), "c.tar", &tar(&members))]).unwrap();
+        let error = data.sample(0).unwrap_err().to_string();
+        assert!(error.contains(mention), "{error}");
+    }
 }

@@ -1,18 +1,20 @@
 //! Exact match on questions: `basic eval`.
 
+mod answerer;
+mod error;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, check_context, generate};
+use basic_models::Checkpoint;
 use basic_models::nn::Llava;
-use basic_models::outside::{excerpt, read_text};
-use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
-use basic_models::{Checkpoint, CheckpointError, ImageTokens};
+use basic_models::outside::{Budget, check_json, excerpt, read_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use thiserror::Error;
 
-use crate::data::{ConversationStyle, DataError, ImageBase, ImageNameError, ImageSource, VisionCache};
+pub use self::answerer::{Answerer, Prompts};
+pub use self::error::EvalError;
+use crate::data::{ConversationStyle, ImageBase, ImageSource, VisionCache};
 use crate::files::write_atomically;
 
 /// A question of LLaVA's evaluation files, with its answer.
@@ -89,99 +91,6 @@ pub struct TypeScore {
     pub questions: usize,
 }
 
-/// Why a file could not be evaluated.
-#[derive(Debug, Error)]
-pub enum EvalError {
-    /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A line is not a question.
-    #[error("{path}:{line}: {source}: a question has \"image\", \"text\", \"answer\" and \"category\"", path = path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// A folder in place of a file.
-    #[error("{path}: is a folder: eval takes a file of questions, one JSON object a line; for a folder of benchmarks, give --bench NAME --root DIR", path = .0.display())]
-    Folder(PathBuf),
-    /// No question in the file.
-    #[error("{path}: holds no question", path = .0.display())]
-    Empty(PathBuf),
-    /// A question's image that is not there, or not below its folder.
-    #[error("question {question}: {source}")]
-    Image {
-        /// Which one: its place in the file, from 0, and its id.
-        question: String,
-        /// Names the image and says what to do.
-        source: ImageNameError,
-    },
-    /// The folder of the images.
-    #[error(transparent)]
-    Root(#[from] DataError),
-    /// What is wrong with the questions of a file.
-    #[error("{path}: {source}", path = path.display())]
-    Of {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: Box<EvalError>,
-    },
-    /// Checkpoint or image.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Template or tokenizer.
-    #[error("question {question}: {source}")]
-    Prompt {
-        /// Which one: its place in the file, from 0, or its id.
-        question: String,
-        /// Why.
-        source: ProcessorError,
-    },
-    /// A question that leaves no room for its answer in the model's context.
-    #[error("question {question}: {source}: shorten it or leave it out, or ask for fewer new tokens")]
-    TooLong {
-        /// Which one.
-        question: String,
-        /// The tokens.
-        source: GenerateError,
-    },
-    /// The checkpoint's own fault.
-    #[error("{checkpoint}: question {question}: {source}", checkpoint = checkpoint.display())]
-    Broken {
-        /// Its directory.
-        checkpoint: PathBuf,
-        /// At which question: its place in the file, from 0, or its id.
-        question: String,
-        /// Why.
-        source: GenerateError,
-    },
-    /// Generation.
-    #[error(transparent)]
-    Generate(#[from] GenerateError),
-}
-
-impl EvalError {
-    /// The error with the file that the questions are from, where it does not name one.
-    #[must_use]
-    pub fn of(self, path: &Path) -> Self {
-        match self {
-            Self::Image { .. } | Self::Prompt { .. } | Self::TooLong { .. } => {
-                Self::Of { path: path.into(), source: Box::new(self) }
-            }
-            named => named,
-        }
-    }
-}
-
 /// How questions are answered.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
@@ -209,92 +118,19 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
         return Err(EvalError::Folder(path.into()));
     }
     let text = read_text(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
+    let budget = Budget::of(path);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let questions: Result<Vec<Question>, _> = lines
         .map(|(index, line)| {
             let wrong = |source| EvalError::Line { path: path.into(), line: index + 1, source };
+            check_json(line.as_bytes(), &budget)
+                .map_err(|over| EvalError::Io { path: path.into(), source: over.into() })?;
             serde_json::from_str(line).map_err(wrong)
         })
         .collect();
     match questions? {
         questions if questions.is_empty() => Err(EvalError::Empty(path.into())),
         questions => Ok(questions),
-    }
-}
-
-/// Answers prompts greedily, several together.
-pub struct Answerer<'a> {
-    model: &'a Llava,
-    checkpoint: &'a Checkpoint,
-    cache: &'a mut VisionCache,
-    style: Style,
-    eos: Vec<u32>,
-    settings: GenerationConfig,
-}
-
-impl<'a> Answerer<'a> {
-    /// An answerer by `checkpoint`'s template and end tokens.
-    ///
-    /// # Errors
-    ///
-    /// [`EvalError`] where the template or the generation settings cannot be followed.
-    pub fn new(
-        model: &'a Llava,
-        checkpoint: &'a Checkpoint,
-        options: &EvalOptions,
-        cache: &'a mut VisionCache,
-    ) -> Result<Self, EvalError> {
-        let style = options.conversation.resolve(checkpoint, false);
-        let style = style.map_err(|source| EvalError::Prompt { question: "0".into(), source })?;
-        let eos = GenerationDefaults::load(&checkpoint.dir)?.end_ids(checkpoint);
-        let settings = GenerationConfig::greedy(options.max_new_tokens, eos.clone(), checkpoint.pad_id());
-        Ok(Self { model, checkpoint, cache, style, eos, settings })
-    }
-
-    /// The answers to questions of (name, text, image), without the spaces around them. An image's place is before the
-    /// text, unless the text has an `<image>`.
-    ///
-    /// # Errors
-    ///
-    /// [`EvalError`] that names the image or the question.
-    pub fn answer(&mut self, questions: &[(String, &str, Option<&ImageSource>)]) -> Result<Vec<String>, EvalError> {
-        let prompts: Result<Vec<_>, _> = questions.iter().map(|q| self.prompt(&q.0, q.1, q.2.is_some())).collect();
-        let images: Vec<ImageSource> = questions.iter().filter_map(|question| question.2.cloned()).collect();
-        let features = self.cache.features(self.model, self.checkpoint, &images)?;
-        let generated = generate(self.model, &prompts?, features, &self.settings);
-        let generated = generated.map_err(|source| match source {
-            GenerateError::NotFinite { prompt, .. } => EvalError::Broken {
-                checkpoint: self.checkpoint.dir.clone(),
-                question: questions.get(prompt).map(|question| question.0.clone()).unwrap_or_default(),
-                source,
-            },
-            source => source.into(),
-        })?;
-        let texts = questions.iter().zip(generated).map(|(question, generated)| {
-            let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !self.eos.contains(id)).collect();
-            let text = self.checkpoint.tokenizer.decode(&ids, true);
-            let text = text.map_err(|source| EvalError::Prompt { question: question.0.clone(), source })?;
-            Ok(text.trim().to_string())
-        });
-        texts.collect()
-    }
-
-    fn prompt(&self, name: &str, text: &str, image: bool) -> Result<ImageTokens, EvalError> {
-        let text = match image && !text.contains("<image>") {
-            true => format!("<image>\n{text}"),
-            false => text.to_string(),
-        };
-        let tokenizer = &self.checkpoint.tokenizer;
-        let prompt = render_prompt(&self.style, &[Message::new(Role::User, text)], tokenizer.specials())
-            .and_then(|text| tokenize_prompt(tokenizer, &text, self.checkpoint.visual_tokens(), usize::from(image)))
-            .map_err(|source| EvalError::Prompt { question: name.into(), source })?;
-        check_context(&self.checkpoint.config, prompt.ids.len(), self.settings.max_new_tokens)
-            .map_err(|source| EvalError::TooLong { question: name.into(), source })?;
-        Ok(ImageTokens {
-            ids: prompt.ids,
-            images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),
-            ..ImageTokens::default()
-        })
     }
 }
 
@@ -309,6 +145,18 @@ pub fn images(questions: &[Question], base: &ImageBase) -> Result<Vec<Option<Ima
         question.image.as_ref().map(|name| base.file(name).map(ImageSource::from).map_err(wrong)).transpose()
     };
     questions.iter().enumerate().map(image).collect()
+}
+
+/// Makes every prompt, for one that cannot be answered to be told before the weights are read.
+///
+/// # Errors
+///
+/// [`EvalError`] that names the question.
+pub fn check_prompts(checkpoint: &Checkpoint, questions: &[Question], options: &EvalOptions) -> Result<(), EvalError> {
+    let prompts = questions.iter().enumerate();
+    let prompts =
+        prompts.map(|(index, question)| (question.place(index), &question.text[..], question.image.is_some()));
+    Prompts::new(checkpoint, options)?.check(prompts)
 }
 
 /// Answers `questions` greedily, in order; `progress` sees how many are done.
@@ -331,7 +179,7 @@ pub fn answer(
     // batch: less padding.
     let mut order = Vec::with_capacity(questions.len());
     for (index, question) in questions.iter().enumerate() {
-        let prompt = answerer.prompt(&question.place(index), &question.text, question.image.is_some())?;
+        let prompt = answerer.prompts().prompt(&question.place(index), &question.text, question.image.is_some())?;
         order.push((prompt.ids.len(), index));
     }
     order.sort_unstable();
