@@ -1,5 +1,8 @@
 //! What CUDA needs beside this binary, asked for before CubeCL does: CubeCL panics where a part is missing.
 
+// The libraries are C: each call says what it loads or writes.
+#![allow(unsafe_code)]
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
