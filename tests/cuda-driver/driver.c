@@ -371,6 +371,7 @@ R cuEventCreate(H *e, unsigned f) {
   *e = t;
   return 0;
 }
+static int probing;
 R cuEventRecord(H e, H s) {
   events++;
   *(double *)e = now();
@@ -381,10 +382,10 @@ R cuEventSynchronize(H e) {
   return 0;
 }
 R cuEventQuery(H e) { return 0; }
+// Times mean nothing here. CubeCL's autotune compares a kernel with what its probes say that the device can do, and takes
+// the first that comes near: probes that take a second and kernels that take none leave it one kernel to compile.
 R cuEventElapsedTime(float *ms, H a, H b) {
-  *ms = (*(double *)b - *(double *)a) * 1e3f;
-  if (*ms <= 0)
-    *ms = 1e-3f;
+  *ms = probing ? 1e3f : 1e-3f;
   return 0;
 }
 R cuEventElapsedTime_v2(float *ms, H a, H b) { return cuEventElapsedTime(ms, a, b); }
@@ -421,17 +422,20 @@ R cuFuncGetAttribute(int *v, int a, H f) {
   return 0;
 }
 R cuFuncSetCacheConfig(H f, int c) { return 0; }
+static void launched(struct fn *f) {
+  launches++;
+  if (!f)
+    return;
+  f->n++;
+  probing = strstr(f->name, "throughput") || strstr(f->name, "launch_overhead");
+}
 R cuLaunchKernel(H f, unsigned a, unsigned b, unsigned c, unsigned x, unsigned y, unsigned z, unsigned sh, H s,
                  void **p, void **e) {
-  launches++;
-  if (f)
-    ((struct fn *)f)->n++;
+  launched(f);
   return 0;
 }
 R cuLaunchKernelEx(const void *cfg, H f, void **p, void **e) {
-  launches++;
-  if (f)
-    ((struct fn *)f)->n++;
+  launched(f);
   return 0;
 }
 R cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, H f, int b, size_t s) {

@@ -1,6 +1,6 @@
 //! The operations with their inputs: odd sizes, grouped heads, packed rows, windows, several blocks.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 
 use crate::ops::{self, ActivationKind, AdamWMoments, AdamWStep, HeadLayout};
 
@@ -81,11 +81,7 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 }
 
 /// A value, and the gradients by `leaves` of its sum with weights that differ.
-fn both<const D: usize>(
-    place: &Place,
-    value: Tensor<D>,
-    leaves: Vec<Box<dyn Fn(&Gradients) -> Vec<f64>>>,
-) -> Vec<Vec<f64>> {
+fn both<const D: usize>(place: &Place, value: Tensor<D>, leaves: Vec<Leaf>) -> Vec<Vec<f64>> {
     let weights = place.tensor(99, value.dims()).cast(value.dtype());
     let grads = value.clone().mul(weights).sum().backward();
     let mut all = vec![read(value)];
@@ -93,9 +89,10 @@ fn both<const D: usize>(
     all
 }
 
-type Gradients = burn::tensor::Gradients;
+/// Reads the gradient of an input.
+type Leaf = Box<dyn Fn(&Gradients) -> Vec<f64>>;
 
-fn grad<const D: usize>(leaf: &Tensor<D>) -> Box<dyn Fn(&Gradients) -> Vec<f64>> {
+fn grad<const D: usize>(leaf: &Tensor<D>) -> Leaf {
     let leaf = leaf.clone();
     Box::new(move |grads| leaf.grad(grads).map(read).unwrap_or_default())
 }
