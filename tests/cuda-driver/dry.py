@@ -114,8 +114,8 @@ def refusals(dry):
     """What is missing is said in one line."""
     cases = [
         ({"CUDA_STUB_VERSION": "12010"}, "newer than", "an old driver"),
-        ({"CUDA_STUB_DEVICES": "0"}, "no device", "no device"),
-        ({"CUDA_PATH": str(dry.folder)}, "cuda_bf16.h", "no headers"),
+        ({"CUDA_STUB_DEVICES": "0"}, "NO_DEVICE", "no device"),
+        ({"CUDA_PATH": str(dry.folder)}, "libnvrtc.so", "no toolkit"),
         ({"LD_LIBRARY_PATH": ""}, "libcuda.so", "no driver"),
         ({"CUDA_STUB_MIB": "64"}, "memory", "too little memory"),
     ]
