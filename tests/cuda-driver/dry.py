@@ -113,7 +113,7 @@ def operations(dry):
 def refusals(dry):
     """What is missing is said in one line."""
     cases = [
-        ({"CUDA_STUB_VERSION": "12010"}, "newer than", "an old driver"),
+        ({"CUDA_STUB_VERSION": "12010"}, "newer driver", "an old driver"),
         ({"CUDA_STUB_DEVICES": "0"}, "NO_DEVICE", "no device"),
         ({"CUDA_PATH": str(dry.folder)}, "libnvrtc.so", "no toolkit"),
         ({"LD_LIBRARY_PATH": ""}, "libcuda.so", "no driver"),

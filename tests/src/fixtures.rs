@@ -79,6 +79,14 @@ pub fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
+/// The names of what lies in `dir`, folders among it, in order.
+pub fn entries(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())).flatten();
+    let mut found: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    found.sort();
+    found
+}
+
 /// The names of [`tree`].
 pub fn names(dir: &Path) -> Vec<String> {
     tree(dir).into_iter().map(|(name, _)| name.display().to_string()).collect()

@@ -7,6 +7,7 @@ pub mod binary;
 pub mod browser;
 pub mod fixtures;
 pub mod project;
+pub mod runs;
 pub mod tensors;
 
 pub use binary::{Ran, run, run_in_shell};

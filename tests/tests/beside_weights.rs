@@ -254,3 +254,18 @@ fn a_pattern_without_end_in_a_tokenizer_is_an_error_that_names_it_in_time() {
     run(BASIC, &line).refused(1, &["tokenizer.json", "patterns"]);
     assert!(begun.elapsed() < std::time::Duration::from_secs(40), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn json_that_takes_a_hundred_times_its_bytes_is_refused_wherever_a_checkpoint_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    for name in ["config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json"] {
+        let model = copy_of("plain", &dir.path().join(name.replace('.', "-")));
+        let file = model.join(name);
+        let whole = fs::read_to_string(&file).unwrap_or_else(|_| "{\"eos_token_id\": 2}".into());
+        let whole = whole.trim_end().strip_suffix('}').unwrap().to_owned();
+        fs::write(&file, format!("{whole}, \"more\": [{}0]}}", "[0],".repeat(1_000_000))).unwrap();
+        run(BASIC, args!["convert", &model, &out, "--file-bytes", "128MB"]).refused(1, &[name, "--file-bytes"]);
+        assert!(!out.exists(), "{name}");
+    }
+}

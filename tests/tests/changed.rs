@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::fixtures::{copy_of, fixture, read_json};
 use tests::project::{Project, losses};
+use tests::runs::killed_behind;
 use tests::{Ran, args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
@@ -58,21 +59,6 @@ fn resume(out: &Path) -> Ran {
     run(BINARY, args!["train", "--resume", out])
 }
 
-/// Makes a finished run one that was killed behind `step`.
-fn killed(out: &Path, step: usize) {
-    for entry in fs::read_dir(out.join("checkpoints")).unwrap().flatten() {
-        if !entry.file_name().to_str().unwrap().ends_with(&format!("{step:08}")) {
-            fs::remove_dir_all(entry.path()).unwrap();
-        }
-    }
-    for file in ["model.safetensors", "config.json"] {
-        fs::remove_file(out.join(file)).unwrap();
-    }
-    let mut record = read_json(&out.join("run.json"));
-    record["status"] = "running".into();
-    fs::write(out.join("run.json"), record.to_string()).unwrap();
-}
-
 #[test]
 fn an_image_that_is_replaced_after_it_was_trained_on_ends_the_run() {
     let project = Project::new(BINARY, "finetune", 200);
@@ -114,7 +100,7 @@ fn an_image_that_is_replaced_between_a_stop_and_going_on_is_told_and_one_that_wa
     ended(train(&project, &sets).spawn().unwrap(), 0);
     let out = project.path().join("out");
     let expected = fs::read(out.join("model.safetensors")).unwrap();
-    killed(&out, 4);
+    killed_behind(&out, 4);
     let before = fs::read(images.join("c.png")).unwrap();
     fs::copy(fixture("images/wide.png"), images.join("c.png")).unwrap();
     resume(&out).refused(1, &["c.png", "is not what it was when its sample was trained on"]);
@@ -231,7 +217,7 @@ fn what_lies_beside_the_weights_is_what_it_was_or_the_run_says_so() {
     assert_eq!(losses(&out).len(), 40);
 
     // The configuration decides what the weights mean.
-    killed(&out, 40);
+    killed_behind(&out, 40);
     let config = model.join("config.json");
     let before = fs::read_to_string(&config).unwrap();
     let mut value = read_json(&config);

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
-use tests::fixtures::read_json;
+use tests::fixtures::entries;
 use tests::project::Project;
+use tests::runs::{change_record, killed};
 use tests::{Ran, args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
@@ -24,26 +24,6 @@ fn write(path: PathBuf, text: &str) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, text).unwrap();
     path
-}
-
-/// What a folder holds.
-fn names(dir: &Path) -> Vec<String> {
-    let names = fs::read_dir(dir).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    names
-}
-
-/// A killed run with the states that it has.
-fn killed(out: &Path, change: impl FnOnce(&mut Value)) {
-    let mut record = read_json(&out.join("run.json"));
-    record["status"] = "running".into();
-    change(&mut record);
-    record.as_object_mut().unwrap().remove("checksum");
-    fs::write(out.join("run.json"), record.to_string()).unwrap();
-    for file in ["model.safetensors", "config.json"] {
-        fs::remove_file(out.join(file)).unwrap();
-    }
 }
 
 #[test]
@@ -72,7 +52,7 @@ fn files_of_a_users_own_under_names_of_temporary_ones_stay() {
         let file = write(out.join(name), text);
         train(&project, &out, &["--overwrite"]).refused(1, &[top]);
         fs::remove_dir_all(out.join("checkpoints/step-00000003")).unwrap();
-        killed(&out, |_| {});
+        killed(&out);
         resume(&out).succeeded();
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
         assert!(out.join("config.json").is_file());
@@ -92,7 +72,7 @@ fn what_killed_runs_of_any_version_left_goes() {
         write(out.join(".lock"), "");
         resume(&out).refused(1, &["run.json"]);
         train(&project, &out, &["--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=9"]).succeeded();
-        let left = names(&out);
+        let left = entries(&out);
         assert!(left.iter().all(|name| !name.starts_with('.')), "{left:?}");
         fs::remove_dir_all(&out).unwrap();
     }
@@ -105,10 +85,10 @@ fn what_killed_runs_of_any_version_left_goes() {
     write(states.join(".basic-stale-step-00000001/state.json"), "{}");
     write(out.join(".basic-4294967295-xB3dE6/model.safetensors"), "");
     write(out.join(".tmpZzZzZz"), "{\"step\":1,\"lm\":");
-    killed(&out, |_| {});
+    killed(&out);
     resume(&out).succeeded();
-    assert_eq!(names(&states), ["step-00000001", "step-00000002", "step-00000003"]);
-    assert!(names(&out).iter().all(|name| !name.starts_with('.')), "{:?}", names(&out));
+    assert_eq!(entries(&states), ["step-00000001", "step-00000002", "step-00000003"]);
+    assert!(entries(&out).iter().all(|name| !name.starts_with('.')), "{:?}", entries(&out));
 }
 
 #[test]
@@ -119,15 +99,16 @@ fn a_state_with_files_of_a_users_own_stays_whole() {
     let states = out.join("checkpoints");
     ["step-00000003", "step-00000004"].iter().for_each(|name| fs::remove_dir_all(states.join(name)).unwrap());
     let notes = write(states.join("step-00000001/notes.md"), "the best so far");
-    let before = names(&states.join("step-00000001"));
-    killed(&out, |record| record["recipe"]["checkpoint"]["keep_last"] = 1.into());
+    let before = entries(&states.join("step-00000001"));
+    killed(&out);
+    change_record(&out, |record| record["recipe"]["checkpoint"]["keep_last"] = 1.into());
     resume(&out).succeeded();
-    assert_eq!(names(&states), ["step-00000001", "step-00000004"]);
-    assert_eq!(names(&states.join("step-00000001")), before);
+    assert_eq!(entries(&states), ["step-00000001", "step-00000004"]);
+    assert_eq!(entries(&states.join("step-00000001")), before);
     assert_eq!(fs::read_to_string(notes).unwrap(), "the best so far");
     // Nor does another run take them away.
     train(&project, &out, &["--overwrite"]).refused(1, &["checkpoints/step-00000001/notes.md"]);
-    assert_eq!(names(&states.join("step-00000001")), before);
+    assert_eq!(entries(&states.join("step-00000001")), before);
 }
 
 #[test]
@@ -136,12 +117,12 @@ fn what_a_user_keeps_among_the_records_of_a_failed_run_stays() {
     let (first, out) = (project.path().join("first"), project.path().join("out"));
     train(&project, &first, &[]).succeeded();
     train(&project, &out, &["--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=9"]).succeeded();
-    killed(&out, |_| {});
+    killed(&out);
     fs::rename(&first, out.join(".replaced")).unwrap();
     let notes = write(out.join("failed-checkpoints/step-00000002/why.md"), "it diverged");
     train(&project, &out, &["--overwrite"]).refused(1, &["failed-checkpoints/step-00000002/why.md"]);
     assert_eq!(fs::read_to_string(&notes).unwrap(), "it diverged");
-    assert_eq!(names(&out.join("checkpoints")), ["step-00000001", "step-00000002", "step-00000003"]);
+    assert_eq!(entries(&out.join("checkpoints")), ["step-00000001", "step-00000002", "step-00000003"]);
 }
 
 const STUDY: &str = r#"
@@ -199,9 +180,9 @@ fn a_study_takes_away_its_own_files_alone() {
     let world = world.into_iter().find(|path| path.join("world.json").is_file()).unwrap();
     fs::remove_file(world.join("world.json")).unwrap();
     let picture = write(world.join("data/images/cat.png"), "mine");
-    let held = names(&world.join("data/images"));
+    let held = entries(&world.join("data/images"));
     ablate().refused(1, &["data/images/cat.png", "no study has written"]);
-    assert_eq!(names(&world.join("data/images")), held);
+    assert_eq!(entries(&world.join("data/images")), held);
     fs::remove_file(&picture).unwrap();
     let partial = world.with_extension("partial");
     let picture = write(partial.join("cat.png"), "mine");
@@ -217,7 +198,7 @@ fn a_study_takes_away_its_own_files_alone() {
     let notes = write(cell.join("notes.md"), "mine");
     keep(false);
     assert_eq!(ablate().code, Some(0));
-    assert_eq!(names(&cell), ["notes.md"]);
+    assert_eq!(entries(&cell), ["notes.md"]);
     assert_eq!(fs::read_to_string(&notes).unwrap(), "mine");
 }
 
@@ -281,7 +262,7 @@ fn a_run_whose_place_another_one_has_taken_ends_and_touches_nothing_there() {
     let said = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(1), "{said}");
     assert!(said.contains("another run has taken the place of this one"), "{said}");
-    assert_eq!(names(&out), ["run.json"]);
+    assert_eq!(entries(&out), ["run.json"]);
     assert_eq!(fs::read_to_string(out.join("run.json")).unwrap(), "{\"status\": \"running\"}");
 }
 

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
-use tests::fixtures::{fixture, names, read_json, read_jsonl};
+use tests::fixtures::{entries, fixture, names, read_json, read_jsonl};
 use tests::project::Project;
+use tests::runs::{change_record, killed};
 use tests::{Ran, args, run, run_in_shell};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
@@ -23,26 +23,7 @@ fn resume(out: &Path) -> Ran {
 }
 
 fn states(out: &Path) -> Vec<String> {
-    let entries = fs::read_dir(out.join("checkpoints")).unwrap().flatten();
-    let mut found: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
-    found.sort();
-    found
-}
-
-/// Makes a finished run one that was killed, with the states that it has.
-fn killed(out: &Path) {
-    set(out, |record| record["status"] = "running".into());
-    for file in ["model.safetensors", "config.json"] {
-        fs::remove_file(out.join(file)).unwrap();
-    }
-}
-
-fn set(out: &Path, change: impl FnOnce(&mut Value)) {
-    let mut record = read_json(&out.join("run.json"));
-    change(&mut record);
-    // As the message about a record that does not fit its checksum says.
-    record.as_object_mut().unwrap().remove("checksum");
-    fs::write(out.join("run.json"), record.to_string()).unwrap();
+    entries(&out.join("checkpoints"))
 }
 
 /// Adds `[eval]` to the recipe.
@@ -104,8 +85,8 @@ fn a_run_that_fails_with_states_can_go_on_and_keeps_what_it_replaces_aside() {
     assert_eq!(states(&out), ["step-00000001", "step-00000002"]);
     assert!(fs::read(out.join(".replaced/model.safetensors")).unwrap() == before);
     // With a limit that it does not reach, its later steps would be done.
-    set(&out, |record| record["recipe"]["objective"]["lambda_das"] = 1.0.into());
-    set(&out, |record| record["recipe"]["objective"]["lambda_sds"] = 1.0.into());
+    change_record(&out, |record| record["recipe"]["objective"]["lambda_das"] = 1.0.into());
+    change_record(&out, |record| record["recipe"]["objective"]["lambda_sds"] = 1.0.into());
     resume(&out).succeeded();
     assert_eq!(read_jsonl(&out.join("metrics.jsonl")).len(), 4);
     assert!(!out.join(".replaced").exists());
@@ -120,7 +101,7 @@ fn one_last_step_that_is_not_finite_is_left_out_and_two_of_them_end_the_run() {
             fs::remove_dir_all(out.join(format!("checkpoints/step-{step:08}"))).unwrap();
         }
         killed(&out);
-        set(&out, |record| {
+        change_record(&out, |record| {
             record["recipe"]["objective"]["lambda_das"] = 3e38.into();
             record["recipe"]["objective"]["lambda_sds"] = 3e38.into();
         });

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::fixtures::{read_json, read_jsonl};
 use tests::project::Project;
+use tests::runs::killed_behind;
 use tests::{args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
@@ -52,22 +53,6 @@ fn resume(out: &Path) -> tests::Ran {
     run(BINARY, args!["train", "--resume", out])
 }
 
-/// A finished run, cut back to what it was after `step`: without its checkpoint, marked as running.
-fn cut_back(out: &Path, step: usize) {
-    for entry in fs::read_dir(out.join("checkpoints")).unwrap().flatten() {
-        let at: usize = entry.file_name().to_str().unwrap().trim_start_matches("step-").parse().unwrap();
-        if at > step {
-            fs::remove_dir_all(entry.path()).unwrap();
-        }
-    }
-    for file in ["model.safetensors", "config.json"] {
-        fs::remove_file(out.join(file)).unwrap();
-    }
-    let mut record = read_json(&out.join("run.json"));
-    record["status"] = "running".into();
-    fs::write(out.join("run.json"), record.to_string()).unwrap();
-}
-
 #[test]
 fn a_resumed_run_gives_the_same_bits_from_any_step_on() {
     for (stage, more) in [
@@ -83,7 +68,7 @@ fn a_resumed_run_gives_the_same_bits_from_any_step_on() {
         assert_same(&out, &expected);
         // Steps 3 and 8 are the ends of epochs over eight samples in batches of three; 1 and 7 lie within one.
         for step in [11, 8, 7, 3, 1] {
-            cut_back(&out, step);
+            killed_behind(&out, step);
             resume(&out).succeeded();
             assert_same(&out, &expected);
         }
@@ -159,7 +144,7 @@ fn a_damaged_state_is_noticed_and_the_one_before_is_used() {
     let project = Project::new(BINARY, "finetune", STEPS);
     let out = project.train("out", &["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=3"]);
     let expected = result(&out);
-    cut_back(&out, 10);
+    killed_behind(&out, 10);
     for name in ["trained.safetensors", "optimizer.safetensors"] {
         let file = out.join("checkpoints/step-00000010").join(name);
         let mut bytes = fs::read(&file).unwrap();
@@ -171,7 +156,7 @@ fn a_damaged_state_is_noticed_and_the_one_before_is_used() {
         let file = file.display().to_string();
         assert!(ran.stderr.starts_with("warning: ") && ran.stderr.contains(&file), "{}", ran.stderr);
         assert_same(&out, &expected);
-        cut_back(&out, 10);
+        killed_behind(&out, 10);
     }
     for entry in fs::read_dir(out.join("checkpoints")).unwrap().flatten() {
         fs::write(entry.path().join("optimizer.safetensors"), "short").unwrap();
@@ -191,7 +176,7 @@ fn what_cannot_be_resumed_is_refused_with_its_reason() {
     let ran = resume(&out).succeeded();
     assert!(ran.stdout.contains("was done already"), "{}", ran.stdout);
     // Another recipe than the one that made the state.
-    cut_back(&out, 2);
+    killed_behind(&out, 2);
     let mut record = read_json(&out.join("run.json"));
     record["recipe"]["parts"]["decoder"]["mode"] = "full".into();
     fs::write(out.join("run.json"), record.to_string()).unwrap();
@@ -212,7 +197,7 @@ fn a_record_whose_values_were_changed_is_noticed_and_the_state_before_is_used() 
         ("\"nonfinite_in_a_row\": 0", "\"nonfinite_in_a_row\": 4"),
         ("\"trained\": 30", "\"trained\": 38"),
     ] {
-        cut_back(&out, 10);
+        killed_behind(&out, 10);
         let record = out.join("checkpoints/step-00000010/state.json");
         let text = fs::read_to_string(&record).unwrap();
         assert!(text.contains(from), "{from}: {text}");
@@ -227,13 +212,13 @@ fn a_record_whose_values_were_changed_is_noticed_and_the_state_before_is_used() 
         assert_same(&out, &expected);
     }
     // A state in another one's folder.
-    cut_back(&out, 10);
+    killed_behind(&out, 10);
     fs::rename(out.join("checkpoints/step-00000010"), out.join("checkpoints/step-00000011")).unwrap();
     let ran = resume(&out);
     assert!(ran.code == Some(0) && ran.stderr.contains("its folder's name another"), "{ran:#?}");
     assert_same(&out, &expected);
     // An older state without a checksum goes on.
-    cut_back(&out, 10);
+    killed_behind(&out, 10);
     let record = out.join("checkpoints/step-00000010/state.json");
     let mut old = read_json(&record);
     ["checksum", "trained", "too_long"]
@@ -249,7 +234,7 @@ fn a_record_whose_values_were_changed_is_noticed_and_the_state_before_is_used() 
 fn a_recipe_or_a_step_that_was_changed_in_the_records_is_noticed() {
     let project = Project::new(BINARY, "finetune", STEPS);
     let out = project.train("out", &["--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"]);
-    cut_back(&out, 6);
+    killed_behind(&out, 6);
     let path = out.join("run.json");
     let whole = fs::read_to_string(&path).unwrap();
     let mut record = read_json(&path);

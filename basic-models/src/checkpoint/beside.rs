@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::CheckpointError;
-use crate::outside::read;
+use crate::outside::{Budget, check_json, read};
 use crate::processor::TOKENIZER_FILES;
 
 /// Checks that each file that is there can be read, and that those of JSON are objects and those of text UTF-8.
@@ -26,6 +26,8 @@ pub(super) fn check(dir: &Path) -> Result<(), CheckpointError> {
             Err(error) => return Err(wrong(format!("cannot be read: {error}"))),
         };
         if name.ends_with(".json") {
+            check_json(&bytes, &Budget::of(&path))
+                .map_err(|over| wrong(format!("cannot be read: {}", over.reason())))?;
             let value: Value =
                 serde_json::from_slice(&bytes).map_err(|error| wrong(format!("is not JSON: {error}")))?;
             if !value.is_object() {

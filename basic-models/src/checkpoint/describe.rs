@@ -232,7 +232,7 @@ impl Description {
                 Err(error) => {
                     self.problem(&error);
                     // A tokenizer's fault, perhaps: the tensors can be compared all the same.
-                    let config = std::fs::read_to_string(dir.join("config.json")).ok();
+                    let config = crate::outside::read_json_text(&dir.join("config.json")).ok();
                     if let Some(config) = config.and_then(|text| LlavaConfig::from_json(&text).ok()) {
                         self.compare(&config, files, &|_| true, device);
                     }

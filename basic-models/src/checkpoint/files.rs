@@ -68,7 +68,7 @@ const TREE_COST: u64 = 8;
 
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let bad = |reason: String| CheckpointError::Index { path: path.into(), reason };
-    let text = outside::read_text(path).map_err(CheckpointError::io(path))?;
+    let text = outside::read_json_text(path).map_err(CheckpointError::io(path))?;
     // As a tree it takes several times its length.
     Budget::of(path).take((text.len() as u64).saturating_mul(TREE_COST))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;

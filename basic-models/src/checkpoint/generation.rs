@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::CheckpointError;
-use crate::outside::{excerpt, read_text};
+use crate::outside::{excerpt, read_json_text};
 
 const NAME: &str = "generation_config.json";
 
@@ -62,7 +62,7 @@ pub(super) fn generation_config(dir: &Path) -> Result<Option<String>, Checkpoint
         path: path.clone(),
         reason: format!("{reason}; mend the file, or remove it: then one is written from config.json"),
     };
-    let text = match read_text(&path) {
+    let text = match read_json_text(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
             return Ok(None);

@@ -324,14 +324,14 @@ impl Checkpoint {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, CheckpointError> {
-    crate::outside::read_text(path).map_err(CheckpointError::io(path))
+fn read_json_text(path: &Path) -> Result<String, CheckpointError> {
+    crate::outside::read_json_text(path).map_err(CheckpointError::io(path))
 }
 
 /// A directory's config.json as it is.
 fn read_config(dir: &Path) -> Result<Value, CheckpointError> {
     mistaken::check_directory(dir)?;
-    let text = read_text(&dir.join("config.json"))?;
+    let text = read_json_text(&dir.join("config.json"))?;
     serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: dir.into(), source: source.into() })
 }
 

@@ -11,7 +11,7 @@ use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::tied::untie;
 use super::vocabulary::TokenizerFiles;
-use super::{Checkpoint, CheckpointError, Layout, mistaken, read_config, read_text};
+use super::{Checkpoint, CheckpointError, Layout, mistaken, read_config, read_json_text};
 use crate::config::{DecoderConfig, LlavaConfig, VisionFamily};
 use crate::processor::{
     ChatTemplate, FeatureSelect, ImageProcessor, ImageProcessorConfig, ProcessorConfig, TokenIds, Tokenizer,
@@ -57,7 +57,7 @@ impl Checkpoint {
             return Self::open_original(&dir, &value, dir.clone());
         }
         mistaken::check_model(&dir, &value)?;
-        let config = LlavaConfig::from_json(&read_text(&dir.join("config.json"))?)
+        let config = LlavaConfig::from_json(&read_json_text(&dir.join("config.json"))?)
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         Self::with(Opened {
             vision: Some(dir.clone()),

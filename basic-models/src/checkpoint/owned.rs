@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::CheckpointError;
 use super::leftover::{OF_RUNS, begins, is_temporary, may_be_kept};
+use super::{CheckpointError, read_json_text};
 use names::{
     Place, is_checkpoint, is_export, is_number, is_part, is_png, is_safetensors, is_scene, is_state, is_working,
 };
@@ -199,7 +199,7 @@ impl Contents {
     fn marked(self, dir: &Path) -> Result<(), CheckpointError> {
         let has = |name: &str| dir.join(name).symlink_metadata().is_ok();
         let object =
-            |name: &str| -> Option<Value> { serde_json::from_slice(&crate::outside::read(&dir.join(name)).ok()?).ok() };
+            |name: &str| -> Option<Value> { serde_json::from_str(&read_json_text(&dir.join(name)).ok()?).ok() };
         // What a run of this program was killed over, in the first write of its record.
         let unborn = |entry: &OsStr| {
             let ours = |name: &str| (is_temporary(name) || LOCKS.contains(&name)) && self.wrote(&dir.join(name), name);

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokenizers::AddedToken;
 
 use super::CheckpointError;
-use crate::outside::{excerpt, guarded, read_text};
+use crate::outside::{excerpt, guarded, read_json_text};
 use crate::processor::{PLACEHOLDER, ProcessorError, build_tokenizer, copy_tokenizer_files, read_tokenizer_files};
 
 /// A directory with tokenizer files.
@@ -60,7 +60,7 @@ impl TokenizerFiles {
         let config = copy.path().join("tokenizer_config.json");
         let config_of = dir.join("tokenizer_config.json");
         let wrong = |what: String| CheckpointError::Mismatch(format!("{}: {what}", config_of.display()));
-        let mut config: Value = match read_text(&config) {
+        let mut config: Value = match read_json_text(&config) {
             Ok(text) => serde_json::from_str(&text).map_err(|e| wrong(excerpt(&e.to_string())))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 json!({ "tokenizer_class": "PreTrainedTokenizerFast" })

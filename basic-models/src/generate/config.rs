@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::GenerateError;
 use crate::Checkpoint;
-use crate::outside::{excerpt, read_text};
+use crate::outside::{excerpt, read_json_text};
 
 /// How far a generation goes and how its tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -190,7 +190,7 @@ impl GenerationDefaults {
     /// [`GenerateError::File`] or [`GenerateError::Defaults`], naming the file and the key.
     pub fn load(dir: &Path) -> Result<Self, GenerateError> {
         let path = dir.join("generation_config.json");
-        let text = match read_text(&path) {
+        let text = match read_json_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(GenerateError::File { path, source }),

@@ -1,8 +1,11 @@
 //! JSON from outside, whose values take up to a hundred times its bytes in memory.
 
+use std::io;
+use std::path::Path;
+
 use serde_json::Value;
 
-use super::{Budget, OverBudget};
+use super::{Budget, OverBudget, read_text};
 
 /// What the place of a value in a list that grows takes, the list's room to grow included.
 const ITEM: u64 = 144;
@@ -42,6 +45,16 @@ pub fn parse_json(json: &[u8], budget: &Budget) -> Result<Value, Unparsed> {
     Ok(serde_json::from_slice(json)?)
 }
 
+/// The text of a file of JSON, whose values fit the file's budget: [`read_text`] for what is to be parsed.
+///
+/// # Errors
+/// Those of [`read_text`], and what its values would take.
+pub fn read_json_text(path: &Path) -> io::Result<String> {
+    let text = read_text(path)?;
+    check_json(text.as_bytes(), &Budget::of(path))?;
+    Ok(text)
+}
+
 /// Checks that the values of a line of JSON fit into what is left of `budget`, and takes nothing: what is made of a line that
 /// is parsed into a type is little of it.
 ///
@@ -58,7 +71,7 @@ pub fn check_json(json: &[u8], budget: &Budget) -> Result<(), OverBudget> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Unparsed, check_json, json_bytes, parse_json};
+    use super::{Unparsed, check_json, json_bytes, parse_json, read_json_text};
     use crate::outside::{Budget, FileLimits};
 
     #[test]
@@ -76,5 +89,15 @@ mod tests {
         assert!(check_json(lists.as_bytes(), &left).is_err() && check_json(text.as_bytes(), &left).is_ok());
         assert_eq!(left.left(), 1 << 20);
         assert!(matches!(parse_json(b"[", &budget()), Err(Unparsed::Syntax(_))));
+    }
+
+    #[test]
+    fn a_file_is_read_where_its_values_fit_its_budget_and_refused_where_they_do_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "\u{feff}{\"a\": [1, 2]}").unwrap();
+        assert_eq!(read_json_text(file.path()).unwrap(), "{\"a\": [1, 2]}");
+        // A gibibyte, which nobody raised.
+        std::fs::write(file.path(), format!("[{}0]", "[0],".repeat(3_000_000))).unwrap();
+        assert!(read_json_text(file.path()).unwrap_err().to_string().contains("--file-bytes"));
     }
 }

@@ -10,7 +10,7 @@ mod json;
 
 pub use budget::{Budget, FileLimits, OverBudget, file_limits, read, read_text, set_file_limits};
 pub use guard::guarded;
-pub use json::{Unparsed, check_json, json_bytes, parse_json};
+pub use json::{Unparsed, check_json, json_bytes, parse_json, read_json_text};
 
 /// The longest stretch of an outside value that a message repeats, in characters.
 const EXCERPT: usize = 120;

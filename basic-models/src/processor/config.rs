@@ -368,7 +368,7 @@ fn read_channels(value: &Value) -> Option<[f32; 3]> {
 
 /// The JSON in `path`, or `None` where there is no such file.
 pub(super) fn read_json_if_exists(path: &Path) -> Result<Option<Value>> {
-    let text = match crate::outside::read_text(path) {
+    let text = match crate::outside::read_json_text(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {

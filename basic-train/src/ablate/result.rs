@@ -52,7 +52,7 @@ impl StageResult {
     /// The result of a stage, where there is one.
     pub(super) fn read(out: &Path, planned: &Planned) -> Result<Option<Self>, AblateError> {
         let path = folder(out, &planned.hash).join("result.json");
-        let text = match basic_models::outside::read_text(&path) {
+        let text = match basic_models::outside::read_json_text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(AblateError::Io { path, source }),

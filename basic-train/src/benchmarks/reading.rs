@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use basic_models::outside::{Budget, check_json, read_text};
+use basic_models::outside::{Budget, OverBudget, check_json, read_text};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,6 +35,8 @@ pub(super) fn text(path: &Path, need: &str) -> Result<String, BenchmarkError> {
 /// A JSON file.
 pub(super) fn json<T: DeserializeOwned>(path: &Path, need: &str) -> Result<T, BenchmarkError> {
     let text = text(path, need)?;
+    let over = |over: OverBudget| BenchmarkError::Io { path: path.into(), source: over.into() };
+    check_json(text.as_bytes(), &Budget::of(path)).map_err(over)?;
     let reader = &mut serde_json::Deserializer::from_str(&text);
     serde_path_to_error::deserialize(reader).map_err(|e| {
         let (entry, problem) = (e.path().to_string(), e.inner());

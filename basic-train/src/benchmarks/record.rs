@@ -57,7 +57,7 @@ impl Record {
     /// [`BenchmarkError`] that names the file.
     pub fn of(file: &Path) -> Result<Option<Self>, BenchmarkError> {
         let path = record_file(file);
-        match basic_models::outside::read_text(&path) {
+        match basic_models::outside::read_json_text(&path) {
             Ok(text) => match serde_json::from_str(&text) {
                 Ok(record) => Ok(Some(record)),
                 Err(e) => Err(BenchmarkError::entry(&path, "not the record of an evaluation", e)),

@@ -85,7 +85,7 @@ impl Run {
     }
 
     fn open(path: &Path) -> Result<Self, ReportError> {
-        let info = match text(&path.join("run.json"))? {
+        let info = match json(&path.join("run.json"))? {
             Some(text) => Some(serde_json::from_str(&text).map_err(|e| ReportError::Line {
                 path: path.join("run.json"),
                 line: e.line(),
@@ -159,6 +159,14 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, ReportError> {
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
         Err(source) => Err(ReportError::Io { path: path.into(), source }),
     }
+}
+
+/// The text of a file of JSON, whose values fit its budget.
+pub(super) fn json(path: &Path) -> Result<Option<String>, ReportError> {
+    let Some(text) = text(path)? else { return Ok(None) };
+    let costly = |over: outside::OverBudget| ReportError::Io { path: path.into(), source: over.into() };
+    outside::check_json(text.as_bytes(), &outside::Budget::of(path)).map_err(costly)?;
+    Ok(Some(text))
 }
 
 /// The lines of a file that may still grow: a last one that is not whole is left out.

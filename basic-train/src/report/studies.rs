@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::ReportError;
-use super::runs::text;
+use super::runs::json;
 use crate::ablate::Summary;
 
 /// The results of the study at `path`; `None` where there is none, or a training run.
@@ -12,7 +12,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Summary>, ReportError> {
     if path.join("run.json").exists() {
         return Ok(None);
     }
-    let Some(text) = text(&file)? else { return Ok(None) };
+    let Some(text) = json(&file)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|e| ReportError::Line {
         path: file,
         line: e.line(),

@@ -115,7 +115,7 @@ impl RunInfo {
     pub fn open(run: &Path) -> Result<Self, TrainError> {
         let path = run.join("run.json");
         let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
-        let text = outside::read_text(&path)
+        let text = outside::read_json_text(&path)
             .map_err(|e| wrong(format!("{e}: --resume takes the output directory of a run")))?;
         serde_json::from_str(&text).map_err(|e| wrong(format!("is not the record of a run: {e}")))
     }

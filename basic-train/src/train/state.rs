@@ -185,7 +185,7 @@ pub fn sweep(run: &Path) {
 
 fn record(state: &Path) -> Result<Position, String> {
     let path = state.join(RECORD);
-    let text = basic_models::outside::read_text(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = basic_models::outside::read_json_text(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let position: Position = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     let damaged = |why: &str| Err(format!("{} is damaged: {why}", path.display()));
     let named = state.file_name().and_then(|name| name.to_str()).and_then(step_of);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::super::CheckpointError;
 use super::patterns::{MOST, MOST_EXPRESSIONS, Pattern};
-use crate::outside::{excerpt, read_text};
+use crate::outside::{excerpt, read_json_text};
 
 /// A read `adapter_config.json`.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl AdapterConfig {
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let wrong =
             |key: &str, reason: String| CheckpointError::AdapterConfig { path: path.into(), key: key.into(), reason };
-        let text = read_text(path).map_err(CheckpointError::io(path))?;
+        let text = read_json_text(path).map_err(CheckpointError::io(path))?;
         let value: Value = serde_json::from_str(&text).map_err(|error| wrong("not JSON", error.to_string()))?;
         let Value::Object(object) = value else { return Err(wrong("not an object", "save the adapters again".into())) };
         types(&object).map_err(|(key, reason)| wrong(key, reason))?;

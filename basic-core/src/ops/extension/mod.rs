@@ -1,20 +1,19 @@
 //! The extension traits.
 
+mod tracked;
+mod untracked;
+
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use burn::backend::Cube;
-#[cfg(feature = "cpu")]
-use burn::backend::Flex;
 #[cfg(feature = "ndarray")]
 use burn::backend::NdArray;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata, backend_extension};
-use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::{Backend, backend_extension};
 
 use super::adamw::{AdamWStep, Updated};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use super::block_budget;
-use super::blocks::budget_or;
-use super::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET};
+use super::{ActivationKind, HeadLayout};
 use super::{
     activation, adamw, attention, cross_entropy, directional, distribution, embedding, rms_norm, rotary, swiglu,
 };
@@ -266,192 +265,5 @@ impl Kernels for Cube {
         // A block is one buffer.
         let largest = usize::try_from(memory.max_page_size).unwrap_or(usize::MAX);
         Some(block_budget(memory.max_memory()?).min(largest))
-    }
-}
-
-/// A backend without autodiff computes and keeps nothing.
-macro_rules! untracked {
-    ($backend:ty) => {
-        impl FusedOps for $backend {
-            fn directional_alignment(
-                v: FloatTensor<Self>,
-                target: FloatTensor<Self>,
-                weights: FloatTensor<Self>,
-            ) -> FloatTensor<Self> {
-                Self::directional_alignment_kernel(v, target, weights, false).0
-            }
-            fn semantic_distribution(
-                v: FloatTensor<Self>,
-                target: FloatTensor<Self>,
-                table: FloatTensor<Self>,
-                weights: FloatTensor<Self>,
-                budget: Option<usize>,
-            ) -> FloatTensor<Self> {
-                let budget = budget_or::<Self>(budget, &v.device(), SEMANTIC_DISTRIBUTION_BUDGET);
-                Self::semantic_distribution_kernel(v, target, table, weights, budget, false).0
-            }
-            fn linear_cross_entropy(
-                hidden: FloatTensor<Self>,
-                head: FloatTensor<Self>,
-                labels: IntTensor<Self>,
-                layout: HeadLayout,
-                divisor: f64,
-                budget: Option<usize>,
-                _trained: [bool; 2],
-            ) -> FloatTensor<Self> {
-                let budget = budget_or::<Self>(budget, &hidden.device(), LINEAR_CROSS_ENTROPY_BUDGET);
-                Self::linear_cross_entropy_kernel(hidden, head, labels, layout, divisor, budget, [false; 2]).0
-            }
-            fn attention(
-                q: FloatTensor<Self>,
-                k: FloatTensor<Self>,
-                v: FloatTensor<Self>,
-                first: IntTensor<Self>,
-            ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-                Self::attention_kernel(q, k, v, first)
-            }
-            fn attention_mass(
-                q: FloatTensor<Self>,
-                k: FloatTensor<Self>,
-                lse: FloatTensor<Self>,
-                first: IntTensor<Self>,
-                rows: IntTensor<Self>,
-                readout: FloatTensor<Self>,
-            ) -> FloatTensor<Self> {
-                Self::attention_mass_kernel(q, k, lse, first, rows, readout)
-            }
-            fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::swiglu_kernel(gate, up)
-            }
-            fn activation(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self> {
-                Self::activation_kernel(x, kind)
-            }
-            fn embedding_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-                embedding::rows::<Self>(table, ids)
-            }
-            fn rms_norm(
-                x: FloatTensor<Self>,
-                gamma: FloatTensor<Self>,
-                epsilon: f64,
-                _trained: bool,
-            ) -> FloatTensor<Self> {
-                Self::rms_norm_kernel(x, gamma, epsilon)
-            }
-            fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::rotate_kernel(x, cos, sin, false)
-            }
-            fn adamw(
-                parameter: FloatTensor<Self>,
-                grad: FloatTensor<Self>,
-                first: FloatTensor<Self>,
-                second: FloatTensor<Self>,
-                step: AdamWStep,
-            ) -> Updated<Self> {
-                Self::adamw_kernel(parameter, grad, first, second, step)
-            }
-            fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::sum_of_squares_kernel(x)
-            }
-        }
-    };
-}
-
-#[cfg(feature = "cpu")]
-untracked!(Flex);
-#[cfg(feature = "ndarray")]
-untracked!(NdArray);
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-untracked!(Cube);
-
-impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
-    fn directional_alignment(
-        v: FloatTensor<Self>,
-        target: FloatTensor<Self>,
-        weights: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        directional::tracked::<B, C>(v, target.into_primitive(), weights.into_primitive())
-    }
-
-    fn semantic_distribution(
-        v: FloatTensor<Self>,
-        target: FloatTensor<Self>,
-        table: FloatTensor<Self>,
-        weights: FloatTensor<Self>,
-        budget: Option<usize>,
-    ) -> FloatTensor<Self> {
-        let (target, table, weights) = (target.into_primitive(), table.into_primitive(), weights.into_primitive());
-        let budget = budget_or::<B>(budget, &table.device(), SEMANTIC_DISTRIBUTION_BUDGET);
-        distribution::tracked::<B, C>(v, target, table, weights, budget)
-    }
-
-    fn linear_cross_entropy(
-        hidden: FloatTensor<Self>,
-        head: FloatTensor<Self>,
-        labels: IntTensor<Self>,
-        layout: HeadLayout,
-        divisor: f64,
-        budget: Option<usize>,
-        trained: [bool; 2],
-    ) -> FloatTensor<Self> {
-        let budget = budget_or::<B>(budget, &labels.device(), LINEAR_CROSS_ENTROPY_BUDGET);
-        cross_entropy::tracked::<B, C>(hidden, head, labels, layout, divisor, budget, trained)
-    }
-
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        first: IntTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (out, lse) = attention::tracked::<B, C>(q, k, v, first);
-        (out, Self::from_inner(lse))
-    }
-
-    fn attention_mass(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        lse: FloatTensor<Self>,
-        first: IntTensor<Self>,
-        rows: IntTensor<Self>,
-        readout: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let [q, k, lse, readout] = [q, k, lse, readout].map(|t| t.into_primitive());
-        Self::from_inner(B::attention_mass_kernel(q, k, lse, first, rows, readout))
-    }
-
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        swiglu::tracked::<B, C>(gate, up)
-    }
-
-    fn activation(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self> {
-        activation::tracked::<B, C>(x, kind)
-    }
-
-    fn embedding_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
-        embedding::tracked::<B, C>(table, ids)
-    }
-
-    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, trained: bool) -> FloatTensor<Self> {
-        rms_norm::tracked::<B, C>(x, gamma, epsilon, trained)
-    }
-
-    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
-        rotary::tracked::<B, C>(x, cos.into_primitive(), sin.into_primitive())
-    }
-
-    fn adamw(
-        parameter: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> Updated<Self> {
-        let [parameter, grad, first, second] = [parameter, grad, first, second].map(|t| t.into_primitive());
-        let (parameter, first, second) = B::adamw_kernel(parameter, grad, first, second, step);
-        (Self::from_inner(parameter), Self::from_inner(first), Self::from_inner(second))
-    }
-
-    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::from_inner(B::sum_of_squares_kernel(x.into_primitive()))
     }
 }

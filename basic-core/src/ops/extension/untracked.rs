@@ -1,0 +1,109 @@
+//! The operations on backends without autodiff.
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use burn::backend::Cube;
+#[cfg(feature = "cpu")]
+use burn::backend::Flex;
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
+use burn::backend::TensorMetadata;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+
+use super::{FusedOps, Kernels};
+use crate::ops::adamw::{AdamWStep, Updated};
+use crate::ops::blocks::budget_or;
+use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, embedding};
+
+/// A backend without autodiff computes and keeps nothing.
+macro_rules! untracked {
+    ($backend:ty) => {
+        impl FusedOps for $backend {
+            fn directional_alignment(
+                v: FloatTensor<Self>,
+                target: FloatTensor<Self>,
+                weights: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                Self::directional_alignment_kernel(v, target, weights, false).0
+            }
+            fn semantic_distribution(
+                v: FloatTensor<Self>,
+                target: FloatTensor<Self>,
+                table: FloatTensor<Self>,
+                weights: FloatTensor<Self>,
+                budget: Option<usize>,
+            ) -> FloatTensor<Self> {
+                let budget = budget_or::<Self>(budget, &v.device(), SEMANTIC_DISTRIBUTION_BUDGET);
+                Self::semantic_distribution_kernel(v, target, table, weights, budget, false).0
+            }
+            fn linear_cross_entropy(
+                hidden: FloatTensor<Self>,
+                head: FloatTensor<Self>,
+                labels: IntTensor<Self>,
+                layout: HeadLayout,
+                divisor: f64,
+                budget: Option<usize>,
+                _trained: [bool; 2],
+            ) -> FloatTensor<Self> {
+                let budget = budget_or::<Self>(budget, &hidden.device(), LINEAR_CROSS_ENTROPY_BUDGET);
+                Self::linear_cross_entropy_kernel(hidden, head, labels, layout, divisor, budget, [false; 2]).0
+            }
+            fn attention(
+                q: FloatTensor<Self>,
+                k: FloatTensor<Self>,
+                v: FloatTensor<Self>,
+                first: IntTensor<Self>,
+            ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+                Self::attention_kernel(q, k, v, first)
+            }
+            fn attention_mass(
+                q: FloatTensor<Self>,
+                k: FloatTensor<Self>,
+                lse: FloatTensor<Self>,
+                first: IntTensor<Self>,
+                rows: IntTensor<Self>,
+                readout: FloatTensor<Self>,
+            ) -> FloatTensor<Self> {
+                Self::attention_mass_kernel(q, k, lse, first, rows, readout)
+            }
+            fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::swiglu_kernel(gate, up)
+            }
+            fn activation(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self> {
+                Self::activation_kernel(x, kind)
+            }
+            fn embedding_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+                embedding::rows::<Self>(table, ids)
+            }
+            fn rms_norm(
+                x: FloatTensor<Self>,
+                gamma: FloatTensor<Self>,
+                epsilon: f64,
+                _trained: bool,
+            ) -> FloatTensor<Self> {
+                Self::rms_norm_kernel(x, gamma, epsilon)
+            }
+            fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::rotate_kernel(x, cos, sin, false)
+            }
+            fn adamw(
+                parameter: FloatTensor<Self>,
+                grad: FloatTensor<Self>,
+                first: FloatTensor<Self>,
+                second: FloatTensor<Self>,
+                step: AdamWStep,
+            ) -> Updated<Self> {
+                Self::adamw_kernel(parameter, grad, first, second, step)
+            }
+            fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::sum_of_squares_kernel(x)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "cpu")]
+untracked!(Flex);
+#[cfg(feature = "ndarray")]
+untracked!(NdArray);
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+untracked!(Cube);
