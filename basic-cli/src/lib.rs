@@ -68,19 +68,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The most that is told of an error: a GPU's runtime lists every operation that waited for the one that failed.
-const LONGEST: usize = 2000;
-
 /// The error with its causes, but for those that its text holds already (the libraries' errors are whole sentences).
 pub(crate) fn message(error: &anyhow::Error) -> String {
-    let text = causes(error);
-    match text.char_indices().nth(LONGEST) {
-        None => text,
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-    }
-}
-
-fn causes(error: &anyhow::Error) -> String {
     error.chain().map(|cause| one_line(&cause.to_string())).fold(String::new(), |text, cause| match text.is_empty() {
         true => cause,
         false if text.contains(&cause) => text,
@@ -92,22 +81,4 @@ fn causes(error: &anyhow::Error) -> String {
 fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::anyhow;
-
-    use super::{LONGEST, message};
-
-    #[test]
-    fn a_cause_that_the_text_holds_is_not_repeated_and_an_endless_one_is_cut() {
-        assert_eq!(message(&anyhow!("a.json is gone").context("a.json is gone: fetch it")), "a.json is gone: fetch it");
-        assert_eq!(message(&anyhow!("two\nlines").context("reading")), "reading: two lines");
-        let long = message(&anyhow!("é".repeat(10 * LONGEST)));
-        assert!(
-            long.ends_with(&format!("… ({} bytes)", 20 * LONGEST)) && long.chars().count() < LONGEST + 30,
-            "{long}"
-        );
-    }
 }
