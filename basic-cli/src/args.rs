@@ -334,8 +334,8 @@ pub enum StageArg {
 
 #[derive(Debug, ClapArgs)]
 pub struct Bench {
-    /// tiny, small, 1b or 7b.
-    #[arg(long, default_value = "small", value_parser = ["tiny", "small", "1b", "7b"])]
+    /// tiny, small, smollm2, 1b or 7b.
+    #[arg(long, default_value = "small", value_parser = ["tiny", "small", "smollm2", "1b", "7b"])]
     pub preset: String,
     #[arg(long, value_enum, default_value = "basic")]
     pub arm: ArmArg,

@@ -30,7 +30,8 @@ pub mod ops;
 mod supervision;
 
 pub use device::{
-    DeviceError, DeviceInfo, DeviceSpec, available_devices, check_nccl, kernel_folder, missing_parts, quantizes,
+    DeviceError, DeviceInfo, DeviceSpec, available_devices, check_nccl, kernel_folder, memory_used, missing_parts,
+    quantizes,
 };
 pub use objective::{LayerWeights, LossParts, Objective, ObjectiveError, PatchWeights};
 pub use ops::{directional_alignment, semantic_distribution};

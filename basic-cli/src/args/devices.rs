@@ -10,8 +10,11 @@ pub struct Devices {
     /// Run every operation on this device, forward and backward, and compare with what is expected.
     #[arg(long, value_name = "DEVICE")]
     pub check: Option<DeviceSpec>,
-    /// Only in this type. Both float32 and bfloat16 where it is not given.
-    #[arg(long, value_enum, requires = "check")]
+    /// Time the operations that a training step of a 7B model consists of, on this device.
+    #[arg(long, value_name = "DEVICE", conflicts_with = "check")]
+    pub rates: Option<DeviceSpec>,
+    /// Only in this type. Where it is not given, --check takes float32 and bfloat16, --rates bfloat16.
+    #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
     /// Print one JSON object.
     #[arg(long)]

@@ -25,7 +25,7 @@ pub fn bench(args: Bench) -> Result<()> {
         warmup: args.warmup,
         steps: args.steps,
         dtype: args.dtype.into(),
-        device: args.device.device.to_string(),
+        spec: args.device.device,
         adapters: args.lora.map(|rank| LoraConfig {
             rank: rank.into(),
             alpha: 2.0 * f64::from(rank),
@@ -46,7 +46,7 @@ pub fn bench(args: Bench) -> Result<()> {
         report.stage,
         report.step_s,
         report.samples_per_s,
-        report.peak_rss_mib.unwrap_or_default()
+        report.peak_gpu_mib.or(report.peak_rss_mib).unwrap_or_default()
     );
     Ok(())
 }

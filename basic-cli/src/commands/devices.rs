@@ -1,7 +1,7 @@
 //! `basic devices`: what is here, what is missing, whether it computes what it should.
 
 use anyhow::{Result, bail};
-use basic_core::check::{Checked, check};
+use basic_core::check::{Checked, Rate, check, rates};
 use basic_core::{DeviceSpec, available_devices, kernel_folder, missing_parts};
 use burn::tensor::DType;
 use serde_json::json;
@@ -11,9 +11,11 @@ use crate::output::{print_json, say};
 
 /// Lists, or tries one.
 pub fn devices(args: Devices) -> Result<()> {
-    match args.check {
-        Some(device) => try_out(device, &args),
-        None => list(&args),
+    match (args.check, args.rates) {
+        (Some(device), _) => try_out(device, &args),
+        (None, Some(device)) => time(device, &args),
+        (None, None) if args.dtype.is_some() => bail!("--dtype belongs to --check or --rates"),
+        (None, None) => list(&args),
     }
 }
 
@@ -91,4 +93,28 @@ fn line(checked: &Checked) -> String {
         (None, None) => "nothing came back".into(),
     };
     format!("{verdict:<6} {:<5} {:<32} {found}, {:.2} s", checked.dtype, checked.name, checked.seconds)
+}
+
+/// What the operations of a training step reach on a device.
+fn time(spec: DeviceSpec, args: &Devices) -> Result<()> {
+    let device = spec.open()?;
+    let dtype: DType = args.dtype.map_or(DType::BF16, Into::into);
+    if !device.supports_dtype(dtype) {
+        bail!("device '{spec}' has no {}: choose another with --dtype", dtype.name());
+    }
+    let all = rates(&device, dtype, &mut |rate: &Rate| {
+        if !args.json {
+            say!(
+                "{:<40} {:>10.1} us {:>8.1} TFLOP/s {:>8.0} GB/s",
+                rate.name,
+                rate.seconds * 1e6,
+                rate.tflops,
+                rate.gigabytes
+            );
+        }
+    })?;
+    if args.json {
+        print_json(&json!({"device": spec, "dtype": dtype.name(), "operations": all}))?;
+    }
+    Ok(())
 }

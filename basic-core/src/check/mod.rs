@@ -5,6 +5,7 @@
 //! f32 on Flex, serves all types. An expectation is a result's Euclidean norm and some of its numbers.
 
 mod cases;
+mod rates;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use cases::CASES;
+pub use rates::{Rate, RateError, rates};
 
 /// Numbers of a result that are compared one by one.
 const SAMPLES: usize = 12;
@@ -125,7 +127,10 @@ fn compare(name: &str, results: &[Vec<f64>], expected: &[Expected]) -> (Option<f
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("it panicked").lines().next().unwrap_or_default().to_string()
+    // What went wrong comes first, its cause last; between them can be a kernel's whole source.
+    let lines: Vec<&str> = text.unwrap_or("it panicked").lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let cause = lines.iter().find(|line| line.contains("error:") || line.contains("ERROR"));
+    lines.first().into_iter().chain(cause).copied().collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -79,6 +79,19 @@ impl Parts {
     }
 }
 
+/// Bytes of a device's memory that are taken, by whichever program.
+pub fn memory_used(index: usize) -> Option<u64> {
+    let device = driver::device::get(i32::try_from(index).ok()?).ok()?;
+    // SAFETY: the primary context is CubeCL's too, which keeps it; retained and released in pairs.
+    let (free, total) = unsafe {
+        let context = driver::primary_ctx::retain(device).ok()?;
+        let asked = driver::ctx::set_current(context).and_then(|()| driver::mem_get_info());
+        driver::primary_ctx::release(device).ok()?;
+        asked.ok()?
+    };
+    Some((total - free) as u64)
+}
+
 fn find_driver() -> Result<(Version, usize), String> {
     // SAFETY: loads the driver's library and looks at nothing in it.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
@@ -129,14 +142,18 @@ fn find_nvrtc(toolkit: Option<&Path>) -> Result<Version, String> {
 /// Loads a toolkit's NVRTC by its path. Who asks for it by its name afterwards is given the one that is loaded.
 fn load_nvrtc_of(toolkit: &Path) {
     let files = LIBRARY_FOLDERS.iter().filter_map(|folder| toolkit.join(folder).read_dir().ok()).flatten().flatten();
-    let is_nvrtc = |name: &str| name.starts_with("libnvrtc.so");
-    for path in files.map(|entry| entry.path()) {
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_nvrtc) {
-            // SAFETY: NVRTC's initializers are those that loading it by name would run.
-            if let Ok(library) = unsafe { libloading::Library::new(&path) } {
+    let files: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
+    // NVRTC opens its built-in functions by name when it first compiles: before 13.5 only in the loader's path.
+    for library in ["libnvrtc-builtins.so", "libnvrtc.so"] {
+        let is_it = |path: &&PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(library))
+        };
+        for path in files.iter().filter(is_it) {
+            // SAFETY: the initializers are those that loading it by name would run.
+            if let Ok(library) = unsafe { libloading::Library::new(path) } {
                 // Stays loaded as long as the process lives.
                 std::mem::forget(library);
-                return;
+                break;
             }
         }
     }

@@ -174,6 +174,15 @@ pub fn quantizes(device: &Device, bits: u8) -> bool {
     bits == 8 || (bits == 4 && !format!("{device:?}").contains("NdArray"))
 }
 
+/// Bytes of a CUDA device's memory that are taken, by whichever program; `None` for other devices.
+pub fn memory_used(spec: &DeviceSpec) -> Option<u64> {
+    match spec {
+        #[cfg(feature = "cuda")]
+        DeviceSpec::Cuda(index) => cuda::memory_used(*index),
+        _ => None,
+    }
+}
+
 #[allow(dead_code)]
 fn not_compiled(spec: &DeviceSpec, feature: &'static str) -> DeviceError {
     DeviceError::NotCompiled { device: spec.to_string(), feature }

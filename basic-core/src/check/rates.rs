@@ -1,0 +1,227 @@
+//! How fast a device does the operations of a training step: the sizes are a 7B decoder's on four samples of 705
+//! positions (`basic bench --preset 7b --micro-batch 4`), and those of its vision tower.
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::{DType, Device, Distribution, ExecutionError, Int, Tensor, TensorData, TensorReadError};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::ops::{self, AdamWStep, HeadLayout};
+
+/// An operation is repeated for so long.
+const SPAN: Duration = Duration::from_millis(200);
+/// Rows of the decoder: four samples of 705 positions.
+const ROWS: usize = 2820;
+const HIDDEN: usize = 4096;
+const INNER: usize = 11008;
+const VOCABULARY: usize = 32000;
+/// Image positions of the four samples.
+const PATCHES: usize = 2304;
+/// Text positions of the four samples.
+const TEXT: usize = 512;
+
+/// What an operation reached.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rate {
+    /// The operation and its sizes.
+    pub name: String,
+    /// Seconds of one.
+    pub seconds: f64,
+    /// Floating-point operations a second, in units of 1e12: those that the result needs.
+    pub tflops: f64,
+    /// Bytes a second, in units of 1e9: inputs read once and outputs written once.
+    pub gigabytes: f64,
+}
+
+/// Why nothing was timed.
+#[derive(Debug, Error)]
+pub enum RateError {
+    /// The device stopped.
+    #[error("the device failed: {0:?}")]
+    Run(ExecutionError),
+    /// A value could not be read.
+    #[error("a tensor could not be read from the device: {0}")]
+    Read(#[from] TensorReadError),
+}
+
+struct Timer<'a> {
+    device: &'a Device,
+    dtype: DType,
+    rates: Vec<Rate>,
+    report: &'a mut dyn FnMut(&Rate),
+}
+
+impl Timer<'_> {
+    fn sync(&self) -> Result<(), RateError> {
+        self.device.sync().map_err(RateError::Run)
+    }
+
+    fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let plain = self.device.clone().without_autodiff();
+        Tensor::<D>::random(shape, Distribution::Normal(0.0, 1.0), &plain).cast(self.dtype)
+    }
+
+    fn leaf<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        self.random(shape).autodiff().require_grad()
+    }
+
+    fn time(&mut self, name: &str, flops: f64, elements: usize, mut run: impl FnMut()) -> Result<(), RateError> {
+        // The first compiles, the second still tunes.
+        for _ in 0..3 {
+            run();
+            self.sync()?;
+        }
+        let (start, mut count) = (Instant::now(), 0_u32);
+        let mut together = 1_u32;
+        while start.elapsed() < SPAN {
+            (0..together).for_each(|_| run());
+            self.sync()?;
+            count += together;
+            together = (together * 2).min(32);
+        }
+        let seconds = start.elapsed().as_secs_f64() / f64::from(count);
+        let bytes = (elements * self.dtype.size()) as f64;
+        let rate =
+            Rate { name: name.into(), seconds, tflops: flops / seconds / 1e12, gigabytes: bytes / seconds / 1e9 };
+        (self.report)(&rate);
+        self.rates.push(rate);
+        Ok(())
+    }
+
+    /// `[m, k] x [k, n]`, either of them given transposed.
+    fn product(&mut self, name: &str, [m, k, n]: [usize; 3], turned: [bool; 2]) -> Result<(), RateError> {
+        let a = if turned[0] { self.random([k, m]).transpose() } else { self.random([m, k]) };
+        let b = if turned[1] { self.random([n, k]).transpose() } else { self.random([k, n]) };
+        let name = format!("{name} {m}x{k}x{n}");
+        self.time(&name, 2.0 * (m * k * n) as f64, m * k + k * n + m * n, || {
+            drop(a.clone().matmul(b.clone()));
+        })
+    }
+
+    /// Forward, then forward with backward.
+    fn attention(&mut self, name: &str, [b, t, heads, kv, width]: [usize; 5]) -> Result<(), RateError> {
+        let first = Tensor::<2, Int>::zeros([1, t], &self.device.clone().without_autodiff());
+        // Half of all pairs: two products forward, five more backward.
+        let flops = 2.0 * (b * heads * t * t * width) as f64;
+        let elements = 2 * b * t * (heads + kv) * width;
+        let (q, k, v) =
+            (self.random([b, t, heads, width]), self.random([b, t, kv, width]), self.random([b, t, kv, width]));
+        self.time(&format!("attention forward {name}"), flops, elements, || {
+            drop(ops::attention(q.clone(), k.clone(), v.clone(), first.clone()));
+        })?;
+        let (q, k, v) = (self.leaf([b, t, heads, width]), self.leaf([b, t, kv, width]), self.leaf([b, t, kv, width]));
+        self.time(&format!("attention with backward {name}"), 3.5 * flops, 3 * elements, || {
+            let output = ops::attention(q.clone(), k.clone(), v.clone(), first.clone()).output;
+            let gradients = output.sum().backward();
+            drop((q.grad(&gradients), k.grad(&gradients), v.grad(&gradients)));
+        })
+    }
+}
+
+/// Times the operations on `device` in `dtype`; `report` is told of each.
+///
+/// # Errors
+///
+/// [`RateError`] where the device fails.
+pub fn rates(device: &Device, dtype: DType, report: &mut dyn FnMut(&Rate)) -> Result<Vec<Rate>, RateError> {
+    let device = device.clone().autodiff();
+    let mut t = Timer { device: &device, dtype, rates: Vec::new(), report };
+    let big = t.random([16384, 16384]);
+    t.time("scale 16384x16384", 0.0, 2 * 16384 * 16384, || drop(big.clone() * 1.5))?;
+    drop(big);
+    t.product("product", [8192, 8192, 8192], [false, false])?;
+    t.product("projection", [ROWS, HIDDEN, HIDDEN], [false, false])?;
+    t.product("up", [ROWS, HIDDEN, INNER], [false, false])?;
+    t.product("down", [ROWS, INNER, HIDDEN], [false, false])?;
+    t.product("up, input gradient", [ROWS, INNER, HIDDEN], [false, true])?;
+    t.product("down, input gradient", [ROWS, HIDDEN, INNER], [false, true])?;
+    t.product("up, weight gradient", [HIDDEN, ROWS, INNER], [true, false])?;
+    t.product("logits", [TEXT, HIDDEN, VOCABULARY], [false, true])?;
+    t.product("tower", [2308, 1024, 4096], [false, false])?;
+    t.attention("4x705, 32 heads of 128", [4, 705, 32, 32, 128])?;
+    t.attention("4x705, 32 heads on 4 of 64", [4, 705, 32, 4, 64])?;
+    losses(&mut t)?;
+    elementwise(&mut t)?;
+    Ok(t.rates)
+}
+
+fn losses(t: &mut Timer<'_>) -> Result<(), RateError> {
+    let table = t.random([VOCABULARY, HIDDEN]);
+    let (v, target) = (t.leaf([PATCHES, HIDDEN]), t.random([PATCHES, HIDDEN]));
+    let weights = Tensor::<1>::ones([PATCHES], &t.device.clone().without_autodiff()) / PATCHES as f64;
+    // Both sides' logits and the gradient.
+    let flops = 6.0 * (PATCHES * HIDDEN * VOCABULARY) as f64;
+    t.time("semantic_distribution with backward", flops, table.shape().num_elements(), || {
+        let loss = ops::semantic_distribution(v.clone(), target.clone(), table.clone(), weights.clone());
+        drop(v.grad(&loss.backward()));
+    })?;
+    t.time("directional_alignment with backward", 0.0, 3 * PATCHES * HIDDEN, || {
+        let loss = ops::directional_alignment(v.clone(), target.clone(), weights.clone());
+        drop(v.grad(&loss.backward()));
+    })?;
+    let hidden = t.leaf([TEXT, HIDDEN]);
+    let head = t.random([HIDDEN, VOCABULARY]).autodiff();
+    let labels: Vec<i64> = (0..TEXT as i64).collect();
+    let flops = 4.0 * (TEXT * HIDDEN * VOCABULARY) as f64;
+    t.time("linear_cross_entropy with backward", flops, 2 * HIDDEN * VOCABULARY, || {
+        let loss = ops::linear_cross_entropy(hidden.clone(), head.clone(), HeadLayout::TokenColumns, &labels);
+        drop(hidden.grad(&loss.backward()));
+    })
+}
+
+fn elementwise(t: &mut Timer<'_>) -> Result<(), RateError> {
+    let (x, gamma) = (t.leaf([ROWS, HIDDEN]), t.random([HIDDEN]).autodiff());
+    t.time("rms_norm with backward", 0.0, 4 * ROWS * HIDDEN, || {
+        drop(x.grad(&ops::rms_norm(x.clone(), gamma.clone(), 1e-5).sum().backward()));
+    })?;
+    let (gate, up) = (t.leaf([ROWS, INNER]), t.leaf([ROWS, INNER]));
+    t.time("swiglu with backward", 0.0, 8 * ROWS * INNER, || {
+        let gradients = ops::swiglu(gate.clone(), up.clone()).sum().backward();
+        drop((gate.grad(&gradients), up.grad(&gradients)));
+    })?;
+    let q = t.leaf([4, 705, 32, 128]);
+    let angles = t.random([1, 705, 64]);
+    t.time("rotate with backward", 0.0, 4 * ROWS * HIDDEN, || {
+        drop(q.grad(&ops::rotate(q.clone(), angles.clone(), angles.clone()).sum().backward()));
+    })?;
+    let ids: Vec<i64> = (0..ROWS as i64).map(|i| i * 7 % VOCABULARY as i64).collect();
+    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [ROWS]), &t.device.clone().without_autodiff());
+    let table = t.leaf([VOCABULARY, HIDDEN]);
+    t.time("embedding with backward", 0.0, 3 * ROWS * HIDDEN + VOCABULARY * HIDDEN, || {
+        drop(table.grad(&ops::embedding(table.clone(), ids.clone()).sum().backward()));
+    })?;
+    let (parameter, gradient) = (t.random([HIDDEN, INNER]).cast(DType::F32), t.random([HIDDEN, INNER]));
+    let mut moments = None;
+    let step = AdamWStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, time: 1 };
+    // Three f32 numbers read and written, and the gradient.
+    let bytes = HIDDEN * INNER * (24 / t.dtype.size() + 1);
+    t.time("adamw 4096x11008", 0.0, bytes, || {
+        let (_, kept) = ops::adamw(parameter.clone(), gradient.clone().cast(DType::F32), moments.take(), step);
+        moments = Some(kept);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DeviceSpec;
+
+    #[test]
+    fn a_rate_is_the_work_over_the_mean_time() {
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let mut told = Vec::new();
+        let mut report = |rate: &Rate| told.push(rate.name.clone());
+        let mut t = Timer { device: &device, dtype: DType::F32, rates: Vec::new(), report: &mut report };
+        t.product("product", [16, 32, 8], [true, true]).unwrap();
+        t.attention("small", [1, 9, 4, 2, 8]).unwrap();
+        let rates = t.rates;
+        assert_eq!(told.len(), 3);
+        for rate in &rates {
+            assert!(rate.seconds > 0.0 && rate.seconds < 0.2 && rate.tflops > 0.0, "{rate:?}");
+        }
+        let flops = rates[0].tflops * rates[0].seconds * 1e12;
+        let bytes = rates[0].gigabytes * rates[0].seconds * 1e9;
+        assert!((flops - 8192.0).abs() < 1e-3 && (bytes - 3584.0).abs() < 1e-3, "{:?}", rates[0]);
+    }
+}
