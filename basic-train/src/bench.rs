@@ -158,12 +158,17 @@ pub enum BenchError {
     Read(#[from] TensorReadError),
 }
 
-/// Times whole training steps: encode, project, decode, losses, backward, update.
+/// Times whole training steps: encode, project, decode, losses, backward, update. `progress` is told of each, with its
+/// seconds.
 ///
 /// # Errors
 ///
 /// [`BenchError`] where the device fails.
-pub fn bench(config: &BenchConfig, device: &Device) -> Result<BenchReport, BenchError> {
+pub fn bench(
+    config: &BenchConfig,
+    device: &Device,
+    progress: &mut dyn FnMut(usize, f64),
+) -> Result<BenchReport, BenchError> {
     let preset = &config.preset;
     let [hidden, layers, heads, kv, intermediate] = preset.decoder;
     let [vision_hidden, vision_layers, vision_heads, image, patch] = preset.vision;
@@ -230,8 +235,10 @@ pub fn bench(config: &BenchConfig, device: &Device) -> Result<BenchReport, Bench
         // The step's one read-back waits for all of the backward pass; the update is waited for by the next step.
         let readout = read_out(&model, &gradients, totals)?;
         model = optimizer.apply(model, gradients, &readout, 1e-3);
+        let took = start.elapsed().as_secs_f64();
+        progress(step + 1, took);
         if step >= config.warmup {
-            seconds.push(start.elapsed().as_secs_f64());
+            seconds.push(took);
         }
     }
     let held = memory_used(&config.spec).zip(before).map(|(now, before)| now.saturating_sub(before) as f64 / MIB);

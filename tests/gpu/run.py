@@ -1,23 +1,20 @@
 """What a quarter of an hour on a GPU is used for: `.ci/gpu` packs this, the binary, its kernels and the reference script
 into target/gpu, and says the command that runs it there.
 
-    python3 tests/gpu/run.py OUT [--sections a,b,...] [--seconds N]
+    python3 tests/gpu/run.py OUT [--seconds N] [SECTION ...]
 
-Every section has a time limit, and what it found is written as soon as it is known: OUT/result.json, OUT/RESULT.md, and
-the logs in OUT/log.txt.
+The sections run one after the other, most important first: processes beside each other on one GPU wait for each other's
+time slices, and nothing gets done. Each has a time limit, and what it found is written as soon as it is known:
+OUT/result.json, OUT/RESULT.md, and the logs in OUT/log.txt.
 """
 
 import argparse
 import json
-import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +28,6 @@ class Gpu:
         self.out.mkdir(parents=True, exist_ok=True)
         self.work = Path(tempfile.mkdtemp(prefix="basic-gpu-"))
         self.binary = self.work / "basic"
-        self.lock = threading.Lock()
         self.result = {"sections": {}}
         with open(self.binary, "wb") as file:
             subprocess.run(["xz", "-dc", PACKED / "basic.xz"], stdout=file, check=True)
@@ -47,13 +43,6 @@ class Gpu:
             "BASIC_KERNEL_CACHE": str(self.kernels),
             "RUST_BACKTRACE": "0",
         }
-
-    def cache(self, name):
-        """A copy of the kernels for a process beside others."""
-        folder = self.work / f"kernels-{name}"
-        if not folder.exists():
-            shutil.copytree(self.kernels, folder)
-        return {"BASIC_KERNEL_CACHE": str(folder)}
 
     def left(self):
         return self.end - time.monotonic()
@@ -88,7 +77,7 @@ class Gpu:
                 out, error = process.communicate()
             code = 124
         seconds = time.monotonic() - start
-        with self.lock, open(self.out / "log.txt", "a") as log:
+        with open(self.out / "log.txt", "a") as log:
             print(f"== {shown}\n== exit code {code}, {seconds:.1f} s\n{out[-20000:]}\n{error[-6000:]}", file=log)
         if keep:
             print(f"   {seconds:6.1f} s  {code:3}  {shown[-110:]}", flush=True)
@@ -98,11 +87,10 @@ class Gpu:
         return self.run(self.binary, *arguments, **more)
 
     def keep(self, section, found):
-        with self.lock:
-            self.result["sections"].setdefault(section, []).append(found)
-            text = json.dumps(self.result, indent=1)
-            (self.out / "result.json").write_text(text)
-            (self.out / "RESULT.md").write_text(page(self.result))
+        self.result["sections"].setdefault(section, []).append(found)
+        (self.out / "result.json").write_text(json.dumps(self.result, indent=1) + "\n")
+        (self.out / "RESULT.md").write_text(page(self.result))
+        print(f"   {section}: " + json.dumps(found)[:300], flush=True)
 
 
 def last_json(text):
@@ -119,108 +107,85 @@ def brief(error):
     return " | ".join(lines[-3:])[:600]
 
 
+CUBLAS = {"BASIC_CUBLAS": "1"}
+
+
 def machine(gpu):
-    """(a) Driver, NVRTC, NCCL."""
-    _, smi, _, _ = gpu.run(
-        "nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm", "--format=csv,noheader"
-    )
+    """Driver, NVRTC, NCCL."""
+    _, smi, _, _ = gpu.run("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     gpu.result["card"] = smi.strip().split(",")[0]
     gpu.result["date"] = time.strftime("%Y-%m-%d")
-    _, nvcc, _, _ = gpu.run("sh", "-c", "/usr/local/cuda/bin/nvcc --version | tail -2; ldconfig -p | grep -i nccl; uname -r")
-    code, devices, error, _ = gpu.basic("devices")
-    gpu.keep("machine", {"smi": smi.strip(), "nvcc": nvcc.strip(), "devices": devices.strip(), "error": error.strip()})
-    print(smi.strip(), "\n", devices, error, flush=True)
+    code, devices, error, _ = gpu.basic("devices", "--json")
+    gpu.keep("machine", {"gpu": smi.strip(), "devices": last_json(devices), "error": brief(error)})
     return code == 0 and "cuda:0" in devices
 
 
-def operations(gpu):
-    """(b) Every operation against committed expectations."""
-
-    def one(dtype):
-        code, out, error, seconds = gpu.basic(
-            "devices", "--check", "cuda:0", "--dtype", dtype, "--json", limit=150, **gpu.cache(f"check-{dtype}")
-        )
-        report = last_json(out)
-        if report is None:
-            gpu.keep("operations", {"dtype": dtype, "error": f"exit code {code}: {brief(error)}", "seconds": seconds})
-            return
-        failed = [case for case in report["operations"] if not case["passed"]]
-        worst = max((case["difference"] or 0) / case["tolerance"] for case in report["operations"])
-        found = {"dtype": dtype, "operations": len(report["operations"]), "seconds": seconds, "worst_of_tolerance": worst}
-        gpu.keep("operations", found | {"failed": failed})
-        for case in failed:
-            print(f"   FAILED {dtype} {case['name']}: {case['difference']} {case['error']}", flush=True)
-
-    return [lambda dtype=dtype: one(dtype) for dtype in ("float32", "bfloat16")]
+def operations(gpu, dtype, switches, limit):
+    """Every operation against committed expectations."""
+    code, out, error, seconds = gpu.basic(
+        "devices", "--check", "cuda:0", "--dtype", dtype, "--json", limit=limit, **switches
+    )
+    found = {"dtype": dtype, **switches, "seconds": round(seconds, 1)}
+    report = last_json(out)
+    if report is None:
+        gpu.keep("operations", found | {"error": f"exit code {code}: {brief(error)}"})
+        return False
+    failed = [case for case in report["operations"] if not case["passed"]]
+    worst = max((case["difference"] or 0) for case in report["operations"])
+    found |= {"operations": len(report["operations"]), "failed": len(failed), "largest difference": worst}
+    gpu.keep("operations", found | {"failures": failed})
+    return not failed
 
 
 def relative(a, b):
     return abs(a - b) / max(abs(b), 1e-9)
 
 
-def losses(gpu):
-    """(d) Losses and gradients of the conformance checkpoints in f32, against PyTorch's committed numbers."""
-
-    def one(case):
-        name = case["name"]
-        grads = gpu.work / f"{name}.safetensors"
-        code, out, error, seconds = gpu.basic(
-            "losses", FIXTURES / case["checkpoint"], FIXTURES / case["samples"], *case["args"], "--device", "cuda:0",
-            "--json", "--grads", grads, limit=150, **gpu.cache("losses-" + name),
-        )
-        ours = last_json(out)
-        if code != 0 or ours is None:
-            gpu.keep("losses", {"case": name, "error": brief(error), "seconds": seconds})
-            return
-        theirs = json.loads((FIXTURES / "expected" / f"{name}.json").read_text())
-        found = {key: relative(ours[key], theirs[key]) for key in ("lm", "das", "sds", "total")}
-        pairs = [(a, b) for row, other in zip(ours["attention"], theirs["attention"]) for a, b in zip(row, other)]
-        found["attention"] = max(abs(a - b) for a, b in pairs) if pairs else 0.0
-        expected = FIXTURES / "expected" / f"{name}.safetensors"
-        if expected.exists():
-            import numpy
-            from safetensors.numpy import load_file
-
-            a, b = load_file(grads), load_file(expected)
-            norms = [
-                float(numpy.linalg.norm(a[key] - b[key]) / numpy.linalg.norm(b[key]))
-                for key in b
-                if numpy.linalg.norm(b[key]) > 0
-            ]
-            found["gradients"] = max(norms)
-        gpu.keep("losses", {"case": name, "seconds": seconds, **found})
-
+def losses(gpu, name, switches):
+    """Losses and gradients of a conformance checkpoint in f32, against PyTorch's committed numbers."""
     cases = json.loads((FIXTURES / "cases.json").read_text())
-    chosen = ["plain-default", "sharded-mixed", "transformers4-default"]
-    return [lambda case=case: one(case) for case in cases if case["name"] in chosen]
+    case = next(case for case in cases if case["name"] == name)
+    grads = gpu.work / f"{name}.safetensors"
+    code, out, error, seconds = gpu.basic(
+        "losses", FIXTURES / case["checkpoint"], FIXTURES / case["samples"], *case["args"], "--device", "cuda:0",
+        "--json", "--grads", grads, limit=40, **switches,
+    )
+    found = {"case": name, **switches, "seconds": round(seconds, 1)}
+    ours = last_json(out)
+    if code != 0 or ours is None:
+        gpu.keep("losses", found | {"error": brief(error)})
+        return
+    theirs = json.loads((FIXTURES / "expected" / f"{name}.json").read_text())
+    found |= {key: relative(ours[key], theirs[key]) for key in ("lm", "das", "sds", "total")}
+    pairs = [(a, b) for row, other in zip(ours["attention"], theirs["attention"]) for a, b in zip(row, other)]
+    found["attention"] = max((abs(a - b) for a, b in pairs), default=0.0)
+    expected = FIXTURES / "expected" / f"{name}.safetensors"
+    if expected.exists():
+        from numpy.linalg import norm
+        from safetensors.numpy import load_file
+
+        a, b = load_file(grads), load_file(expected)
+        found["gradients"] = max(float(norm(a[key] - b[key]) / norm(b[key])) for key in b if norm(b[key]) > 0)
+    gpu.keep("losses", found)
 
 
-def generation(gpu):
-    """(c) Greedy tokens against PyTorch's."""
+def generation(gpu, switches):
+    """Greedy tokens against PyTorch's."""
     cases = json.loads((FIXTURES / "generation.json").read_text())
     case = next(case for case in cases if case["name"] == "greedy")
-
-    def one():
-        images = [part for image in case["images"] for part in ("--image", FIXTURES / "images" / image)]
-        code, out, error, seconds = gpu.basic(
-            "generate", FIXTURES / "plain", *images, "--prompt", case["prompt"].replace("\n", "\\n"),
-            "--max-new-tokens", case["tokens"], "--greedy", "--device", "cuda:0", "--json", limit=150,
-            **gpu.cache("generate"),
-        )
-        ours = last_json(out)
-        found = {"seconds": seconds}
-        if code != 0 or ours is None:
-            found["error"] = brief(error)
-        else:
-            same = 0
-            for a, b in zip(ours["ids"], case["ids"]):
-                if a != b:
-                    break
-                same += 1
-            found |= {"tokens": len(case["ids"]), "same": same, "gap_there": (case["gaps"] + [None])[same]}
-        gpu.keep("generation", found)
-
-    return [one]
+    images = [part for image in case["images"] for part in ("--image", FIXTURES / "images" / image)]
+    code, out, error, seconds = gpu.basic(
+        "generate", FIXTURES / "plain", *images, "--prompt", case["prompt"].replace("\n", "\\n"),
+        "--max-new-tokens", case["tokens"], "--greedy", "--device", "cuda:0", "--json", limit=40, **switches,
+    )
+    found = {**switches, "seconds": round(seconds, 1)}
+    ours = last_json(out)
+    if code != 0 or ours is None:
+        gpu.keep("generation", found | {"error": brief(error)})
+        return
+    pairs = list(zip(ours["ids"], case["ids"]))
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    gpu.keep("generation", found | {"tokens": len(case["ids"]), "same": same, "gap there": (case["gaps"] + [None])[same]})
 
 
 def recipe(run):
@@ -260,111 +225,103 @@ lr = {run["lr"]["multi_modal_projector"]}
     return text
 
 
-def training(gpu):
-    """(c) The same twenty steps as PyTorch's, in f32."""
-    runs = json.loads((FIXTURES / "training" / "runs.json").read_text())
-
-    def one(name, run):
-        path, out = gpu.work / f"{name}.toml", gpu.work / f"out-{name}"
-        path.write_text(recipe(run))
-        code, _, error, seconds = gpu.basic("train", path, "--out", out, limit=150, **gpu.cache("train-" + name))
-        found = {"run": name, "seconds": seconds}
-        if code != 0:
-            gpu.keep("training", found | {"error": brief(error)})
-            return
-        ours = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        theirs = json.loads((FIXTURES / "training" / f"{name}.losses.json").read_text())
-        found["steps"] = min(len(ours), len(theirs))
-        for key in ("lm", "das", "sds", "total", "grad_norm"):
-            found[key] = max(relative(a[key], b[key]) for a, b in zip(ours, theirs))
-        gpu.keep("training", found)
-
-    return [lambda name=name: one(name, runs[name]) for name in ("pretrain", "finetune", "lora")]
+def training(gpu, name, switches):
+    """The same twenty steps as PyTorch's, in f32."""
+    run = json.loads((FIXTURES / "training" / "runs.json").read_text())[name]
+    path, out = gpu.work / f"{name}.toml", gpu.work / f"out-{name}"
+    path.write_text(recipe(run))
+    code, _, error, seconds = gpu.basic("train", path, "--out", out, limit=45, **switches)
+    found = {"run": name, **switches, "seconds": round(seconds, 1)}
+    if code != 0:
+        gpu.keep("training", found | {"error": brief(error)})
+        return
+    ours = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    theirs = json.loads((FIXTURES / "training" / f"{name}.losses.json").read_text())
+    found["steps"] = min(len(ours), len(theirs))
+    for key in ("lm", "das", "sds", "total", "grad_norm"):
+        found[key] = max(relative(a[key], b[key]) for a, b in zip(ours, theirs))
+    gpu.keep("training", found)
 
 
-def pool(gpu, jobs):
-    with ThreadPoolExecutor(6) as executor:
-        for job in [executor.submit(job) for job in jobs]:
-            error = job.exception()
-            if error is not None:
-                print(f"   a check broke: {error!r}", flush=True)
+def rates(gpu, only, switches, limit):
+    """What operations of a 7B step reach."""
+    command = ["devices", "--rates", "cuda:0"] + (["--only", only] if only else [])
+    code, out, error, seconds = gpu.basic(*command, limit=limit, **switches)
+    print(out, flush=True)
+    lines = [line for line in out.splitlines() if "TFLOP/s" in line]
+    found = {"engine": "basic", **switches, "code": code, "seconds": round(seconds, 1), "lines": lines}
+    gpu.keep("rates", found | ({"error": brief(error)} if code else {}))
 
 
-def rates(gpu):
-    """(e) What the operations of a 7B step reach, ours and PyTorch's."""
-    _, out, error, seconds = gpu.run(sys.executable, ROOT / "tests/gpu/torch_rates.py", limit=60)
-    theirs = last_json(out) or {"operations": [], "error": brief(error)}
-    gpu.keep("rates", {"engine": "pytorch", "seconds": seconds, **theirs})
-    for level in ("minimal", "balanced"):
-        code, out, error, seconds = gpu.basic(
-            "devices", "--rates", "cuda:0", limit=100 if level == "minimal" else 60, CUBECL_AUTOTUNE_LEVEL=level,
-            **gpu.cache(f"rates-{level}"),
-        )
-        print(out, brief(error), flush=True)
-        lines = [line for line in out.splitlines() if "TFLOP/s" in line]
-        gpu.keep("rates", {"engine": f"basic, autotune {level}", "code": code, "seconds": seconds, "lines": lines, "error": brief(error)})
+def their_rates(gpu):
+    """The same in PyTorch."""
+    code, out, error, seconds = gpu.run(sys.executable, ROOT / "tests/gpu/torch_rates.py", limit=40)
+    gpu.keep("rates", {"seconds": round(seconds, 1), **(last_json(out) or {"error": brief(error)})})
 
 
-def bench(gpu, preset, stage, arms, ours=(), theirs=True, steps=5, profile=False, limit=120):
-    """(f) Training steps beside PyTorch's."""
-    reference = PACKED / "basic_reference.py"
-    for arm in arms:
-        their_arms = {"basic": ["lean"], "llava": ["llava"]}[arm] if theirs else []
-        for their in their_arms:
-            code, out, error, seconds = gpu.run(
-                sys.executable, reference, "bench", "--preset", preset, "--stage", stage, "--arm", their, "--device",
-                "cuda", "--dtype", "bfloat16", "--steps", steps, "--warmup", 2, limit=limit,
-            )
-            found = last_json(out) or {"error": brief(error)}
-            gpu.keep("bench", {"preset": preset, "stage": stage, "arm": their, "engine": "pytorch", **found, "seconds": seconds})
-            print(f"   pytorch {preset} {stage} {their}: {found.get('samples_per_s')} samples/s {found.get('error', '')}", flush=True)
-        extra = {}
-        if profile and (PACKED / "profile.so").exists():
-            extra = {
-                "CUDA_INJECTION64_PATH": str(PACKED / "profile.so"),
-                "BASIC_PROFILE": str(gpu.out / f"profile-{preset}-{stage}-{arm}.txt"),
-                "BASIC_PROFILE_LAST": "1.5",
-                "BASIC_CUPTI": str(PACKED / "libcupti.so.13"),
-            }
-        code, out, error, seconds = gpu.basic(
-            "bench", "--preset", preset, "--stage", stage, "--arm", arm, "--device", "cuda:0", "--dtype", "bfloat16",
-            "--steps", steps, "--warmup", 2, "--json", *ours, limit=limit, CUBECL_AUTOTUNE_LEVEL="minimal", **extra,
-        )
-        found = last_json(out) or {"error": f"exit code {code}: {brief(error)}"}
-        gpu.keep("bench", {"preset": preset, "stage": stage, "arm": arm, "ours": list(ours), **found, "seconds": seconds, "profiled": bool(extra)})
-        print(f"   basic {preset} {stage} {arm}: {found.get('samples_per_s')} samples/s {found.get('error', '')}", flush=True)
+def bench(gpu, preset, stage, arm, switches, more=(), steps=3, warmup=2, profile=False, limit=75):
+    """Training steps."""
+    extra = {}
+    if profile:
+        extra = {
+            "CUDA_INJECTION64_PATH": str(PACKED / "profile.so"),
+            "BASIC_PROFILE": str(gpu.out / f"profile-{preset}-{stage}-{arm}.txt"),
+            "BASIC_PROFILE_LAST": os.environ.get("BASIC_PROFILE_LAST", "1.5"),
+            "BASIC_CUPTI": str(PACKED / "libcupti.so.13"),
+        }
+    code, out, error, seconds = gpu.basic(
+        "bench", "--preset", preset, "--stage", stage, "--arm", arm, "--device", "cuda:0", "--dtype", "bfloat16",
+        "--steps", steps, "--warmup", warmup, "--json", *more, limit=limit, **switches, **extra,
+    )
+    found = {"preset": preset, "stage": stage, "arm": arm, **switches, "profiled": profile, "seconds": round(seconds, 1)}
+    times = [line for line in error.splitlines() if line.startswith("step ")]
+    found |= last_json(out) or {"error": f"exit code {code}: {brief(error)}"}
+    gpu.keep("bench", found | {"steps": times})
+
+
+def their_bench(gpu, preset, stage, arm, steps=3, limit=45):
+    code, out, error, seconds = gpu.run(
+        sys.executable, PACKED / "basic_reference.py", "bench", "--preset", preset, "--stage", stage, "--arm", arm,
+        "--device", "cuda", "--dtype", "bfloat16", "--steps", steps, "--warmup", 2, limit=limit,
+    )
+    gpu.keep("bench", {"preset": preset, "stage": stage, "arm": arm, "seconds": round(seconds, 1), **(last_json(out) or {"error": brief(error)})})
 
 
 def page(result):
-    lines = [f"# {result.get('card', 'a GPU')}, {result.get('date', '')}", ""]
+    lines = [f"# {result.get('card', 'A GPU')}, {result.get('date', '')}", "", "Written by tests/gpu/run.py.", ""]
     for section, found in result["sections"].items():
         lines += [f"## {section}", ""]
         for one in found:
-            lines += ["```json", json.dumps(one, indent=1)[:6000], "```", ""]
+            lines += ["```json", json.dumps(one, indent=1)[:8000], "```", ""]
     return "\n".join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("out")
-    parser.add_argument("--sections", default="check,rates,bench")
     parser.add_argument("--seconds", type=float, default=240)
     args = parser.parse_args()
     gpu = Gpu(args.out, args.seconds)
-    sections = args.sections.split(",")
+    gpu.environment["CUBECL_AUTOTUNE_LEVEL"] = "minimal"
     if not machine(gpu):
         print("no usable device")
         sys.exit(1)
-    if "check" in sections:
-        pool(gpu, operations(gpu) + losses(gpu) + generation(gpu) + training(gpu))
-        for section in ("losses", "generation", "training", "operations"):
-            for found in gpu.result["sections"].get(section, []):
-                print("  ", section, json.dumps(found)[:400], flush=True)
-    if "bench" in sections:
-        bench(gpu, "7b", "pretrain", ["basic"], steps=3, profile=True, limit=90)
-        bench(gpu, "smollm2", "pretrain", ["basic"], steps=5, profile=True, limit=60)
-    if "rates" in sections:
-        rates(gpu)
+    fine = operations(gpu, "float32", CUBLAS, 40)
+    fine &= operations(gpu, "bfloat16", CUBLAS, 40)
+    fast = CUBLAS if fine else {}
+    rates(gpu, "", CUBLAS, 40)
+    bench(gpu, "7b", "pretrain", "basic", fast)
+    losses(gpu, "plain-default", fast)
+    generation(gpu, fast)
+    training(gpu, "pretrain", fast)
+    bench(gpu, "7b", "pretrain", "basic", fast, steps=1, warmup=1, profile=True, limit=40)
+    their_bench(gpu, "7b", "pretrain", "lean")
+    training(gpu, "finetune", fast)
+    training(gpu, "lora", fast)
+    operations(gpu, "bfloat16", {}, 40)
+    operations(gpu, "float32", {}, 40)
+    losses(gpu, "plain-default", {})
+    rates(gpu, "projection", {}, 40)
     print(f"done; {gpu.left():.0f} s left", flush=True)
 
 

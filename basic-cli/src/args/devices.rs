@@ -16,6 +16,9 @@ pub struct Devices {
     /// Only in this type. Where it is not given, --check takes float32 and bfloat16, --rates bfloat16.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
+    /// With --rates: only operations whose names contain this text.
+    #[arg(long, value_name = "TEXT", default_value = "", requires = "rates", hide_default_value = true)]
+    pub only: String,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

@@ -102,7 +102,7 @@ fn time(spec: DeviceSpec, args: &Devices) -> Result<()> {
     if !device.supports_dtype(dtype) {
         bail!("device '{spec}' has no {}: choose another with --dtype", dtype.name());
     }
-    let all = rates(&device, dtype, &mut |rate: &Rate| {
+    let all = rates(&device, dtype, &args.only, &mut |rate: &Rate| {
         if !args.json {
             say!(
                 "{:<40} {:>10.1} us {:>8.1} TFLOP/s {:>8.0} GB/s",

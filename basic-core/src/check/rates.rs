@@ -46,6 +46,7 @@ pub enum RateError {
 }
 
 struct Timer<'a> {
+    only: &'a str,
     device: &'a Device,
     dtype: DType,
     rates: Vec<Rate>,
@@ -67,6 +68,9 @@ impl Timer<'_> {
     }
 
     fn time(&mut self, name: &str, flops: f64, elements: usize, mut run: impl FnMut()) -> Result<(), RateError> {
+        if !name.contains(self.only) {
+            return Ok(());
+        }
         // The first compiles, the second still tunes.
         for _ in 0..3 {
             run();
@@ -95,7 +99,7 @@ impl Timer<'_> {
         let b = if turned[1] { self.random([n, k]).transpose() } else { self.random([k, n]) };
         let name = format!("{name} {m}x{k}x{n}");
         self.time(&name, 2.0 * (m * k * n) as f64, m * k + k * n + m * n, || {
-            drop(a.clone().matmul(b.clone()));
+            drop(ops::product(a.clone(), b.clone()));
         })
     }
 
@@ -119,14 +123,14 @@ impl Timer<'_> {
     }
 }
 
-/// Times the operations on `device` in `dtype`; `report` is told of each.
+/// Times the operations on `device` in `dtype` whose names contain `only`; `report` is told of each.
 ///
 /// # Errors
 ///
 /// [`RateError`] where the device fails.
-pub fn rates(device: &Device, dtype: DType, report: &mut dyn FnMut(&Rate)) -> Result<Vec<Rate>, RateError> {
+pub fn rates(device: &Device, dtype: DType, only: &str, report: &mut dyn FnMut(&Rate)) -> Result<Vec<Rate>, RateError> {
     let device = device.clone().autodiff();
-    let mut t = Timer { device: &device, dtype, rates: Vec::new(), report };
+    let mut t = Timer { only, device: &device, dtype, rates: Vec::new(), report };
     let big = t.random([16384, 16384]);
     t.time("scale 16384x16384", 0.0, 2 * 16384 * 16384, || drop(big.clone() * 1.5))?;
     drop(big);
@@ -212,7 +216,7 @@ mod tests {
         let device = DeviceSpec::Cpu.open().unwrap();
         let mut told = Vec::new();
         let mut report = |rate: &Rate| told.push(rate.name.clone());
-        let mut t = Timer { device: &device, dtype: DType::F32, rates: Vec::new(), report: &mut report };
+        let mut t = Timer { only: "", device: &device, dtype: DType::F32, rates: Vec::new(), report: &mut report };
         t.product("product", [16, 32, 8], [true, true]).unwrap();
         t.attention("small", [1, 9, 4, 2, 8]).unwrap();
         let rates = t.rates;

@@ -79,6 +79,12 @@ impl Parts {
     }
 }
 
+/// The folders of a CUDA toolkit in which libraries lie, where there is a toolkit.
+pub fn toolkit_libraries() -> Vec<PathBuf> {
+    let toolkit = cubecl_cuda::install::cuda_path();
+    toolkit.iter().flat_map(|toolkit| LIBRARY_FOLDERS.map(|folder| toolkit.join(folder))).collect()
+}
+
 /// Bytes of a device's memory that are taken, by whichever program.
 pub fn memory_used(index: usize) -> Option<u64> {
     let device = driver::device::get(i32::try_from(index).ok()?).ok()?;
@@ -119,7 +125,8 @@ fn find_nvrtc(toolkit: Option<&Path>) -> Result<Version, String> {
     // SAFETY: loads NVRTC's library and looks at nothing in it.
     let present = || unsafe { nvrtc::sys::is_culib_present() };
     if !present() {
-        toolkit.into_iter().for_each(load_nvrtc_of);
+        // NVRTC opens its built-in functions by name when it first compiles: before 13.5 only in the loader's path.
+        toolkit.into_iter().for_each(|toolkit| load_of(toolkit, &["libnvrtc-builtins.so", "libnvrtc.so"]));
     }
     if !present() {
         let beside = match toolkit {
@@ -139,14 +146,13 @@ fn find_nvrtc(toolkit: Option<&Path>) -> Result<Version, String> {
     Ok(Version(1000 * major + 10 * minor))
 }
 
-/// Loads a toolkit's NVRTC by its path. Who asks for it by its name afterwards is given the one that is loaded.
-fn load_nvrtc_of(toolkit: &Path) {
+/// Loads libraries of a toolkit by their paths. Who asks for one by its name afterwards is given the one that is loaded.
+fn load_of(toolkit: &Path, libraries: &[&str]) {
     let files = LIBRARY_FOLDERS.iter().filter_map(|folder| toolkit.join(folder).read_dir().ok()).flatten().flatten();
     let files: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
-    // NVRTC opens its built-in functions by name when it first compiles: before 13.5 only in the loader's path.
-    for library in ["libnvrtc-builtins.so", "libnvrtc.so"] {
+    for library in libraries {
         let is_it = |path: &&PathBuf| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(library))
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(*library))
         };
         for path in files.iter().filter(is_it) {
             // SAFETY: the initializers are those that loading it by name would run.

@@ -17,6 +17,8 @@ pub fn keep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+        // Off in CubeCL by default, which then keeps what autotune measured alone.
+        config.compilation.cache = true;
         let path = &mut config.environment.path;
         match env::var_os(FOLDER).filter(|folder| !folder.is_empty()) {
             Some(folder) => *path = CacheConfig::Directory(PathBuf::from(folder)),

@@ -174,6 +174,15 @@ pub fn quantizes(device: &Device, bits: u8) -> bool {
     bits == 8 || (bits == 4 && !format!("{device:?}").contains("NdArray"))
 }
 
+/// What was found of CUDA.
+#[cfg(feature = "cuda")]
+pub(crate) fn cuda_parts() -> &'static cuda::Parts {
+    cuda::Parts::here()
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::toolkit_libraries;
+
 /// Bytes of a CUDA device's memory that are taken, by whichever program; `None` for other devices.
 pub fn memory_used(spec: &DeviceSpec) -> Option<u64> {
     match spec {

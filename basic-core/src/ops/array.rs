@@ -1,5 +1,6 @@
 //! Backend primitives with methods, in which the portable bodies are written.
 
+use super::Kernels;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
@@ -101,6 +102,14 @@ impl<B: Backend> Array<B> {
 
     pub fn matmul(self, other: Self) -> Self {
         Self(B::float_matmul(self.0, other.0))
+    }
+
+    /// A product in a type of its own: see [`Kernels::product_kernel`].
+    pub fn product(self, other: Self, dtype: DType) -> Self
+    where
+        B: Kernels,
+    {
+        Self(B::product_kernel(self.0, other.0, dtype))
     }
 
     pub fn add(self, other: Self) -> Self {

@@ -4,7 +4,7 @@
 //! Burn 0.22's autodiff attention materializes the softmax, and no backend's returns the log-sum-exp. Burn 0.23 is to
 //! bring both; [`attention`] is where it would come in.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{Int, Shape, Slice, Tensor};
 use burn_autodiff::checkpoint::base::Checkpointer;
@@ -196,20 +196,49 @@ fn unstacked<B: Backend>(x: Array<B>, sizes: &Sizes, n: usize) -> Array<B> {
 
 /// Scaled scores `[B, heads, n, seen]` of the first `seen` keys, in the accumulator's type; hidden keys at the lowest
 /// finite value.
-fn scores<B: Backend>(
-    q: Array<B>,
-    k_columns: Array<B>,
-    first: IntTensor<B>,
-    positions: IntTensor<B>,
-    sizes: &Sizes,
-) -> Array<B> {
+fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: BoolTensor<B>, sizes: &Sizes) -> Array<B> {
     let n = q.dims()[1];
     let dtype = accumulator(q.dtype());
     let seen = k_columns.dims()[3];
     let shape = [sizes.batch, sizes.heads, n, seen];
-    let raw = stacked(q, sizes).matmul(k_columns).cast(dtype).scale(sizes.scale()).reshape(&shape);
-    let hidden = hidden_keys::<B>(positions, first, seen);
+    let raw = stacked(q, sizes).product(k_columns, dtype).scale(sizes.scale()).reshape(&shape);
     raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0))
+}
+
+/// Which keys the queries must not see, `[B or 1, 1, n, seen]`, block by block.
+struct Hidden<'a, B: Backend> {
+    first: &'a IntTensor<B>,
+    sizes: &'a Sizes,
+    /// Of all queries and keys at once, where that is small: a block is then one slice of it.
+    whole: Option<BoolTensor<B>>,
+}
+
+impl<'a, B: Backend> Hidden<'a, B> {
+    fn new(first: &'a IntTensor<B>, sizes: &'a Sizes) -> Self {
+        let small = first.shape()[0] * sizes.queries * sizes.keys <= BLOCK_BUDGET;
+        let whole = small.then(|| {
+            let (first, positions) = visible::<B>(first, sizes, 0, sizes.queries);
+            hidden_keys::<B>(positions, first, sizes.keys)
+        });
+        Self { first, sizes, whole }
+    }
+
+    fn of(&self, block: &Block) -> BoolTensor<B> {
+        let Block { start, len, seen } = *block;
+        match &self.whole {
+            Some(whole) if len == self.sizes.queries && seen == self.sizes.keys => whole.clone(),
+            Some(whole) => {
+                let rows = whole.shape()[0];
+                let slices: [Slice; 4] =
+                    [(0..rows).into(), (0..1).into(), (start..start + len).into(), (0..seen).into()];
+                B::bool_slice(whole.clone(), &slices)
+            }
+            None => {
+                let (first, positions) = visible::<B>(self.first, self.sizes, start, len);
+                hidden_keys::<B>(positions, first, seen)
+            }
+        }
+    }
 }
 
 /// A block of queries, and the keys up to its last query.
@@ -245,14 +274,15 @@ pub fn portable<B: Kernels>(
     let columns = Array::<B>(k).swap(1, 2).swap(2, 3); // [B, kv_heads, w, keys]
     let values = Array::<B>(v).swap(1, 2); // [B, kv_heads, keys, w]
     let (mut outputs, mut sums) = (Vec::new(), Vec::new());
-    for Block { start, len, seen } in blocks::<B>(&sizes, &device) {
-        let (first, positions) = visible::<B>(&first, &sizes, start, len);
+    let hidden = Hidden::<B>::new(&first, &sizes);
+    for block in blocks::<B>(&sizes, &device) {
+        let Block { start, len, seen } = block;
         let columns = columns.clone().narrow(3, 0, seen);
-        let scores = scores(q.clone().narrow(1, start, len), columns, first, positions, &sizes);
+        let scores = scores(q.clone().narrow(1, start, len), columns, hidden.of(&block), &sizes);
         let lse = scores.log_sum_exp(); // [B, heads, len, 1]
         let p = scores.sub(lse.clone()).exp().cast(dtype);
         let p = p.reshape(&[sizes.batch, sizes.kv_heads, sizes.group() * len, seen]);
-        outputs.push(unstacked(p.matmul(values.clone().narrow(2, 0, seen)), &sizes, len));
+        outputs.push(unstacked(p.product(values.clone().narrow(2, 0, seen), dtype), &sizes, len));
         sums.push(lse.reshape(&[sizes.batch, sizes.heads, len]));
     }
     (Array::cat(outputs, 1).0, Array::cat(sums, 2).0)
@@ -272,31 +302,31 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
     let (mut q_grads, mut k_grad, mut v_grad) = (Vec::new(), None::<Array<B>>, None::<Array<B>>);
     // Each block's part has as many keys as it sees. The last block sees all of them and comes first.
     let total = |sum: Option<Array<B>>, part: Array<B>| {
-        let part = part.cast(sums);
         Some(match sum {
             Some(sum) => sum.add_front(2, part),
             None => part,
         })
     };
     let blocks: Vec<Block> = blocks::<B>(&sizes, &device).collect();
-    for Block { start, len, seen } in blocks.into_iter().rev() {
+    let hidden = Hidden::<B>::new(&saved.first, &sizes);
+    for block in blocks.into_iter().rev() {
+        let Block { start, len, seen } = block;
         let shape = [sizes.batch, sizes.heads, len, seen];
         let rows = [sizes.batch, sizes.kv_heads, sizes.group() * len, seen];
         let (keys, values) = (keys.clone().narrow(2, 0, seen), values.clone().narrow(2, 0, seen));
-        let (first, positions) = visible::<B>(&saved.first, &sizes, start, len);
         let q = q.clone().narrow(1, start, len);
-        let scores = scores(q.clone(), keys.clone().swap(2, 3), first, positions, &sizes);
+        let scores = scores(q.clone(), keys.clone().swap(2, 3), hidden.of(&block), &sizes);
         let lse = lse.clone().narrow(2, start, len).reshape(&[sizes.batch, sizes.heads, len, 1]);
         let p = scores.sub(lse).exp(); // [B, heads, len, seen]
         let (q, g) = (stacked(q, &sizes), stacked(grad.clone().narrow(1, start, len), &sizes));
         let o = stacked(output.clone().narrow(1, start, len), &sizes);
         let drop = g.clone().cast(sums).mul(o.cast(sums)).sum_dim(3).reshape(&[sizes.batch, sizes.heads, len, 1]);
-        let pull = g.clone().matmul(values.swap(2, 3)).cast(sums).reshape(&shape);
+        let pull = g.clone().product(values.swap(2, 3), sums).reshape(&shape);
         let s = p.clone().mul(pull.sub(drop)).scale(sizes.scale()).cast(dtype).reshape(&rows);
         let p = p.cast(dtype).reshape(&rows);
-        q_grads.push(unstacked(s.clone().matmul(keys), &sizes, len));
-        k_grad = total(k_grad, s.swap(2, 3).matmul(q));
-        v_grad = total(v_grad, p.swap(2, 3).matmul(g));
+        q_grads.push(unstacked(s.clone().product(keys, dtype), &sizes, len));
+        k_grad = total(k_grad, s.swap(2, 3).product(q, sums));
+        v_grad = total(v_grad, p.swap(2, 3).product(g, sums));
     }
     q_grads.reverse();
     let back = |sum: Option<Array<B>>, like: Array<B>| match sum {
@@ -307,7 +337,7 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
 }
 
 /// The read-out of the rows' probabilities.
-pub fn portable_mass<B: Backend>(
+pub fn portable_mass<B: Kernels>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     lse: FloatTensor<B>,
@@ -332,7 +362,8 @@ pub fn portable_mass<B: Backend>(
     let positions = B::int_add_scalar(rows.clone(), ((sizes.keys - t) as i64).into());
     let first = at_most::<B>(B::int_gather(1, first, rows), positions.clone());
     let columns = Array::<B>(k).swap(1, 2).swap(2, 3);
-    let p = scores(q, columns, first, positions, &sizes).sub(lse).exp(); // [B, heads, n, keys]
+    let hidden = hidden_keys::<B>(positions, first, sizes.keys);
+    let p = scores(q, columns, hidden, &sizes).sub(lse).exp(); // [B, heads, n, keys]
     let readout = Array::<B>(readout).reshape(&[b, 1, s, n]).expand(&[b, heads, s, n]);
     let mass = readout.matmul(p).sum_dim(1).scale(1.0 / heads as f64); // [B, 1, S, keys]
     mass.reshape(&[b, s, sizes.keys]).0

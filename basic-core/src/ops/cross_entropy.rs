@@ -107,7 +107,7 @@ fn chunked(
 }
 
 /// The loss and its gradients, chunk by chunk.
-pub fn portable<B: Backend>(
+pub fn portable<B: Kernels>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     labels: IntTensor<B>,
@@ -133,7 +133,7 @@ pub fn portable<B: Backend>(
         let x = hidden.clone().narrow(0, start, len);
         let slice: Slice = (start..start + len).into();
         let at = B::int_reshape(B::int_slice(labels.clone(), &[slice]), Shape::from(vec![len, 1]));
-        let logits = x.clone().matmul(columns.clone()).cast(sums); // [len, V]
+        let logits = x.clone().product(columns.clone(), sums); // [len, V]
         let all = logits.log_sum_exp();
         losses.push(all.clone().sub(logits.clone().gather(1, at.clone())));
         if !train_hidden && !train_head {
@@ -142,14 +142,13 @@ pub fn portable<B: Backend>(
         let hit = Array::<B>::zeros(&[len, 1], sums, &device).plus(-1.0);
         let grad = logits.sub(all).exp().scatter_add(1, at, hit).scale(1.0 / divisor).cast(dtype); // [len, V]
         if train_hidden {
-            hidden_grads.push(grad.clone().matmul(columns.clone().swap(0, 1)));
+            hidden_grads.push(grad.clone().product(columns.clone().swap(0, 1), dtype));
         }
         if train_head {
             let part = match layout {
-                HeadLayout::TokenRows => grad.swap(0, 1).matmul(x),
-                HeadLayout::TokenColumns => x.swap(0, 1).matmul(grad),
+                HeadLayout::TokenRows => grad.swap(0, 1).product(x, sums),
+                HeadLayout::TokenColumns => x.swap(0, 1).product(grad, sums),
             };
-            let part = part.cast(sums);
             head_grad = Some(match head_grad {
                 Some(sum) => sum.add(part),
                 None => part,

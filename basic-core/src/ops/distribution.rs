@@ -77,7 +77,7 @@ pub fn chunk_rows(budget: usize, blocks: usize, vocabulary: usize, size: usize) 
 }
 
 /// The loss and its gradient, chunk by chunk.
-pub fn portable<B: Backend>(
+pub fn portable<B: Kernels>(
     v: FloatTensor<B>,
     target: FloatTensor<B>,
     table: FloatTensor<B>,
@@ -95,7 +95,7 @@ pub fn portable<B: Backend>(
     for start in (0..m).step_by(rows) {
         let len = rows.min(m - start);
         let log_softmax = |x: &Array<B>| {
-            let logits = x.clone().narrow(0, start, len).matmul(table.clone().swap(0, 1)).cast(sums); // [len, V]
+            let logits = x.clone().narrow(0, start, len).product(table.clone().swap(0, 1), sums); // [len, V]
             let all = logits.log_sum_exp();
             logits.sub(all)
         };
@@ -104,7 +104,7 @@ pub fn portable<B: Backend>(
         let a = weights.clone().narrow(0, start, len);
         losses.push(p.clone().mul(log_p.sub(log_q.clone())).sum_dim(1).mul(a.clone()));
         if grad {
-            grads.push(log_q.exp().sub(p).mul(a).cast(dtype).matmul(table.clone()));
+            grads.push(log_q.exp().sub(p).mul(a).cast(dtype).product(table.clone(), dtype));
         }
     }
     (Array::cat(losses, 0).sum().0, grad.then(|| Array::cat(grads, 0).0))

@@ -19,9 +19,12 @@ mod distribution;
 mod embedding;
 #[cfg_attr(feature = "ndarray", allow(deprecated))] // NdArray, upstream since Burn 0.22
 mod extension;
+mod product;
 mod rms_norm;
 mod rotary;
 mod swiglu;
+#[cfg(feature = "cuda")]
+mod vendor;
 
 pub use activation::{ActivationKind, gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{AdamWMoments, AdamWStep, adamw, sum_of_squares};
@@ -32,6 +35,7 @@ pub use directional::directional_alignment;
 pub use distribution::{SEMANTIC_DISTRIBUTION_BUDGET, semantic_distribution, semantic_distribution_within};
 pub use embedding::embedding;
 pub use extension::{FusedOps, Kernels, LossAndGrad, LossAndGrads};
+pub use product::{linear, product};
 pub use rms_norm::rms_norm;
 pub use rotary::rotate;
 pub use swiglu::swiglu;

@@ -7,6 +7,7 @@ use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::decoder::normalized;
+use super::linear::linear;
 use super::{KvCache, RotaryTables};
 use crate::config::{DecoderConfig, Family};
 
@@ -142,15 +143,15 @@ impl DecoderAttention {
             Some(norm) => normalized(norm, y, false),
             None => y,
         };
-        let q = rope.rotate(normed(split(self.q_proj.forward(x.clone()), self.heads), &self.q_norm));
-        let k = rope.rotate(normed(split(self.k_proj.forward(x.clone()), self.kv_heads), &self.k_norm));
-        let v = split(self.v_proj.forward(x), self.kv_heads);
+        let q = rope.rotate(normed(split(linear(&self.q_proj, x.clone()), self.heads), &self.q_norm));
+        let k = rope.rotate(normed(split(linear(&self.k_proj, x.clone()), self.kv_heads), &self.k_norm));
+        let v = split(linear(&self.v_proj, x), self.kv_heads);
         let (k, v) = match cache {
             Some((cache, layer)) => cache.extend(layer, k, v),
             None => (k, v),
         };
         let Attention { output, lse } = attention(q.clone(), k.clone(), v, mask.first.clone());
-        let output = self.o_proj.forward(output.reshape([rows, self.heads * self.head_dim]));
+        let output = linear(&self.o_proj, output.reshape([rows, self.heads * self.head_dim]));
         (output, Seen { q, k, lse, first: mask.first.clone() })
     }
 }

@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+use super::linear::linear;
 use super::{DecoderAttention, KvCache, Masks, RotaryTables, activate};
 use crate::config::{Activation, DecoderConfig, Family};
 
@@ -185,11 +186,11 @@ impl GatedMlp {
     /// # Shapes
     /// - x and output: `[N, d]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let (gate, up) = (self.gate_proj.forward(x.clone()), self.up_proj.forward(x));
+        let (gate, up) = (linear(&self.gate_proj, x.clone()), linear(&self.up_proj, x));
         let inner = match self.activation {
             Activation::Silu => swiglu(gate, up),
             other => activate(other, gate) * up,
         };
-        self.down_proj.forward(inner)
+        linear(&self.down_proj, inner)
     }
 }

@@ -1,11 +1,12 @@
 //! LLaVA: vision encoder, projector, decoder. Encode, project, splice, decode, loss.
 
-use basic_core::ops::{HeadLayout, linear_cross_entropy};
+use basic_core::ops::{HeadLayout, linear as ops_linear, linear_cross_entropy};
 use basic_core::{LossParts, Objective, ObjectiveError, Supervision, Targets};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
+use super::linear::linear;
 use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder, packed_positions};
 use crate::config::LlavaConfig;
 use crate::input::Batch;
@@ -209,8 +210,8 @@ impl Llava {
     /// - output: `[N, V]`
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => hidden.matmul(self.language_model.table().transpose()),
+            Some(head) => linear(head, hidden),
+            None => ops_linear(hidden, self.language_model.table().transpose(), None),
         }
     }
 

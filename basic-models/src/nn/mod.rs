@@ -5,6 +5,7 @@ mod attention;
 mod cache;
 mod decoder;
 mod init;
+mod linear;
 mod llava;
 mod positions;
 mod projector;

@@ -5,6 +5,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::activate;
+use super::linear::linear;
 use crate::config::{Activation, LlavaConfig, ProjectorKind};
 
 /// Layers with an activation between them; two and GELU are LLaVA-1.5's (transformers' `LlavaMultiModalProjector`).
@@ -60,7 +61,7 @@ impl Projector {
             if index > 0 {
                 x = activate(self.activation, x);
             }
-            x = layer.forward(x);
+            x = linear(layer, x);
         }
         x
     }

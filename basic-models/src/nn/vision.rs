@@ -1,6 +1,6 @@
 //! Vision transformers: CLIP, SigLIP and DINOv2 (transformers' `CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model`).
 
-use basic_core::ops::swiglu;
+use basic_core::ops::{product, swiglu};
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -8,6 +8,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor};
 
 use super::activate;
+use super::linear::linear;
 use super::positions::interpolated;
 use crate::config::{Activation, VisionConfig, VisionFamily};
 
@@ -273,25 +274,25 @@ impl VisionAttention {
         let [n, t, d] = x.dims();
         let width = d / self.heads;
         let split = |y: Tensor<3>| y.reshape([n, t, self.heads, width]).swap_dims(1, 2); // [N, heads, T, width]
-        let q = split(self.q_proj.forward(x.clone())).mul_scalar((width as f64).powf(-0.5));
-        let k = split(self.k_proj.forward(x.clone()));
-        let v = split(self.v_proj.forward(x));
+        let q = split(linear(&self.q_proj, x.clone())).mul_scalar((width as f64).powf(-0.5));
+        let k = split(linear(&self.k_proj, x.clone()));
+        let v = split(linear(&self.v_proj, x));
         let dtype = v.dtype();
-        let p = softmax(q.matmul(k.transpose()).cast(DType::F32), 3).cast(dtype);
-        self.out_proj.forward(p.matmul(v).swap_dims(1, 2).reshape([n, t, d]))
+        let p = softmax(product(q, k.transpose()).cast(DType::F32), 3).cast(dtype);
+        linear(&self.out_proj, product(p, v).swap_dims(1, 2).reshape([n, t, d]))
     }
 }
 
 impl VisionMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(activate(self.activation, self.fc1.forward(x)))
+        linear(&self.fc2, activate(self.activation, linear(&self.fc1, x)))
     }
 }
 
 impl VisionSwiGlu {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let both = self.weights_in.forward(x); // [N, T, 2 * width]
+        let both = linear(&self.weights_in, x); // [N, T, 2 * width]
         let width = both.dims()[2] / 2;
-        self.weights_out.forward(swiglu(both.clone().narrow(2, 0, width), both.narrow(2, width, width)))
+        linear(&self.weights_out, swiglu(both.clone().narrow(2, 0, width), both.narrow(2, width, width)))
     }
 }

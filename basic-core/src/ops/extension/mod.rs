@@ -9,13 +9,17 @@ use burn::backend::Cube;
 use burn::backend::NdArray;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
+use burn::tensor::DType;
 
 use super::adamw::{AdamWStep, Updated};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use super::block_budget;
+#[cfg(feature = "cuda")]
+use super::vendor;
 use super::{ActivationKind, HeadLayout};
 use super::{
-    activation, adamw, attention, cross_entropy, directional, distribution, embedding, rms_norm, rotary, swiglu,
+    activation, adamw, attention, cross_entropy, directional, distribution, embedding, product, rms_norm, rotary,
+    swiglu,
 };
 
 /// A loss, `[1]`, and its gradient where it was asked for.
@@ -80,6 +84,9 @@ pub trait FusedOps: Backend {
         readout: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
+    /// [`product`](super::product).
+    fn product(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// [`swiglu`](super::swiglu).
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -114,6 +121,11 @@ pub trait Kernels: Backend {
     /// Bytes that a block of scores or logits may take on this device, where that is not for each operation to say.
     fn block_budget(_device: &Self::Device) -> Option<usize> {
         None
+    }
+
+    /// `a b`, `[.., m, k]` by `[.., k, n]`, in type `dtype`: the inputs' own, or the one in which their sums are computed.
+    fn product_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        product::portable::<Self>(a, b, dtype)
     }
 
     /// The loss and its gradient with respect to `v`.
@@ -265,5 +277,13 @@ impl Kernels for Cube {
         // A block is one buffer.
         let largest = usize::try_from(memory.max_page_size).unwrap_or(usize::MAX);
         Some(block_budget(memory.max_memory()?).min(largest))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn product_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        match vendor::asked() {
+            true => <Self as vendor::VendorOps>::vendor_product(a, b, dtype),
+            false => product::portable::<Self>(a, b, dtype),
+        }
     }
 }

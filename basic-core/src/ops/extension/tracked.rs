@@ -9,7 +9,7 @@ use crate::ops::adamw::{AdamWStep, Updated};
 use crate::ops::blocks::budget_or;
 use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET};
 use crate::ops::{
-    activation, attention, cross_entropy, directional, distribution, embedding, rms_norm, rotary, swiglu,
+    activation, attention, cross_entropy, directional, distribution, embedding, product, rms_norm, rotary, swiglu,
 };
 
 impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
@@ -66,6 +66,10 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let [q, k, lse, readout] = [q, k, lse, readout].map(|t| t.into_primitive());
         Self::from_inner(B::attention_mass_kernel(q, k, lse, first, rows, readout))
+    }
+
+    fn product(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        product::tracked::<B, C>(x, w)
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

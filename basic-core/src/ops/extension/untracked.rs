@@ -65,6 +65,10 @@ macro_rules! untracked {
             ) -> FloatTensor<Self> {
                 Self::attention_mass_kernel(q, k, lse, first, rows, readout)
             }
+            fn product(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+                let dtype = x.dtype();
+                Self::product_kernel(x, w, dtype)
+            }
             fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
                 Self::swiglu_kernel(gate, up)
             }

@@ -1,0 +1,99 @@
+//! The linear layer's product with a backward pass of its own, for devices whose products are not the backend's.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::tensor::{DType, Tensor, module};
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+
+use super::array::Array;
+use super::{FusedOps, Kernels};
+
+/// `x W + b`.
+///
+/// # Shapes
+/// - x: `[.., in]`
+/// - weight: `[in, out]`
+/// - bias: `[out]`
+/// - output: `[.., out]`
+///
+/// # Panics
+///
+/// Where the shapes do not fit each other.
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if super::vendor::is_on(&x.device()) && x.shape().num_elements() > 0 {
+        let mut dims = x.dims();
+        let [inputs, outputs] = weight.dims();
+        assert_eq!(dims[D - 1], inputs, "linear: x is {dims:?}, the weight {:?}", weight.dims());
+        let rows = x.shape().num_elements() / inputs;
+        let y: Tensor<2> = product(x.reshape([rows, inputs]), weight);
+        dims[D - 1] = outputs;
+        let y = y.reshape(dims);
+        return match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        };
+    }
+    module::linear(x, weight, bias)
+}
+
+/// `x w`, rounded to the inputs' type.
+///
+/// # Shapes
+/// - x: `[.., n, k]`
+/// - w: `[.., k, m]`, with the same leading dimensions
+/// - output: `[.., n, m]`
+///
+/// # Panics
+///
+/// Where the shapes do not fit each other.
+pub fn product<const D: usize>(x: Tensor<D>, w: Tensor<D>) -> Tensor<D> {
+    let fits = x.dims()[..D - 2] == w.dims()[..D - 2] && x.dims()[D - 1] == w.dims()[D - 2];
+    assert!(fits, "product: x is {:?}, w {:?}", x.dims(), w.dims());
+    Tensor::from_dispatch(Dispatch::product(x.into_dispatch(), w.into_dispatch()))
+}
+
+/// `a b` by the backend's own product, in type `dtype`.
+pub fn portable<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    Array::<B>(a).matmul(Array(b)).cast(dtype).0
+}
+
+fn turned<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_transpose(x)
+}
+
+/// With G the gradient: `G W^T` and `X^T G`. Only the operand that the other's gradient needs is kept.
+pub fn tracked<B: Kernels, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    w: FloatTensor<Autodiff<B, C>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    #[derive(Debug)]
+    struct Product;
+
+    impl<B: Kernels> Backward<B, 2> for Product {
+        type State = [Option<FloatTensor<B>>; 2];
+
+        fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let grad = grads.consume::<B>(&ops.node);
+            let dtype = grad.dtype();
+            let ([x, w], [of_x, of_w]) = (ops.state, ops.parents);
+            if let (Some(parent), Some(w)) = (of_x, w) {
+                grads.register::<B>(parent.id, B::product_kernel(grad.clone(), turned::<B>(w), dtype));
+            }
+            if let (Some(parent), Some(x)) = (of_w, x) {
+                grads.register::<B>(parent.id, B::product_kernel(turned::<B>(x), grad, dtype));
+            }
+        }
+    }
+
+    let (of_x, of_w) = (x.is_tracked(), w.is_tracked());
+    let ((x, a), (w, b)) = (x.into_parts(), w.into_parts());
+    let y = B::product_kernel(x.clone(), w.clone(), x.dtype());
+    match Product.prepare::<C>([a, b]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish([of_w.then_some(x), of_x.then_some(w)], y),
+        OpsKind::UnTracked(prep) => prep.finish(y),
+    }
+}

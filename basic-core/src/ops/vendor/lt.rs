@@ -1,0 +1,287 @@
+//! Calls of cuBLASLt.
+//!
+//! CubeCL does not tell which stream a tensor is computed on. A product runs on a stream of its own, which waits for all
+//! that was launched before in the device's context, and which all that is launched afterwards waits for
+//! (`cuCtxRecordEvent`, `cuCtxWaitEvent`; CUDA 12.5). CubeCL has launched everything before it gives a pointer away.
+
+// The library is C: each call says what it reads or writes.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeDevice;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl_cuda::CudaRuntime;
+use cubecl_runtime::runtime::Runtime;
+use cudarc::driver::{result as driver, sys as cuda};
+
+use super::ffi::{Algorithm, Functions, Object, TYPES};
+use crate::device::{cuda_parts, toolkit_libraries};
+
+type Server = <CudaRuntime as Runtime>::Server;
+
+/// Scratch memory for the algorithms: what NVIDIA advises for Hopper.
+const WORKSPACE: usize = 32 << 20;
+/// The driver's first version with `cuCtxRecordEvent`.
+const EVENTS_OF_CONTEXTS: i32 = 12050;
+/// Alignments above this make no difference to cuBLASLt.
+const ALIGNED: u64 = 256;
+
+/// The library, where it and a driver that can order its work are here.
+fn functions() -> Option<Functions> {
+    static FUNCTIONS: OnceLock<Option<Functions>> = OnceLock::new();
+    *FUNCTIONS.get_or_init(|| {
+        let parts = cuda_parts();
+        let orders = parts.driver.as_ref().is_ok_and(|(version, _)| version.0 >= EVENTS_OF_CONTEXTS);
+        let folders = toolkit_libraries();
+        let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+        if orders { Functions::load(&folders) } else { None }
+    })
+}
+
+/// Whether products can go to cuBLASLt on this machine.
+pub fn is_here() -> bool {
+    functions().is_some()
+}
+
+/// One operand or the result: where it lies and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Matrix {
+    rows: u64,
+    columns: u64,
+    /// Elements from one column to the next, as BLAS counts: a row here.
+    leading: i64,
+    /// Whether it is read with rows and columns exchanged.
+    turned: bool,
+    /// Elements from one matrix of the batch to the next.
+    stride: i64,
+    dtype: i32,
+    alignment: u32,
+}
+
+/// What an algorithm is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    first: Matrix,
+    second: Matrix,
+    result: Matrix,
+    batch: i32,
+}
+
+struct Plan {
+    operation: Object,
+    layouts: [Object; 3],
+    algorithm: Algorithm,
+}
+
+struct Lt {
+    functions: Functions,
+    context: cuda::CUcontext,
+    handle: Object,
+    stream: cuda::CUstream,
+    before: cuda::CUevent,
+    after: cuda::CUevent,
+    workspace: cuda::CUdeviceptr,
+    plans: HashMap<Key, Option<Plan>>,
+}
+
+// SAFETY: every use is behind the mutex of `LIBRARIES`, and none of the handles belongs to a thread.
+unsafe impl Send for Lt {}
+
+/// By device; `None` where it could not be set up.
+static LIBRARIES: OnceLock<Mutex<HashMap<usize, Option<Lt>>>> = OnceLock::new();
+
+fn data_type(dtype: DType) -> Option<i32> {
+    let [single, half, brain] = TYPES;
+    match dtype {
+        DType::F32 => Some(single),
+        DType::F16 => Some(half),
+        DType::BF16 => Some(brain),
+        _ => None,
+    }
+}
+
+/// The product, or `None` where cuBLASLt does not compute it: other types, a dimension of zero, a library that refuses.
+pub fn product(a: &CubeTensor, b: &CubeTensor, dtype: DType) -> Option<CubeTensor> {
+    let CubeDevice::Cuda(device) = &a.device else { return None };
+    let (own, out) = (data_type(a.dtype)?, data_type(dtype)?);
+    let same = a.dtype == b.dtype && a.qparams.is_none() && b.qparams.is_none();
+    // cuBLASLt rounds 16-bit inputs' sums to their type or leaves them in f32.
+    if !same || !(dtype == a.dtype || dtype == DType::F32) {
+        return None;
+    }
+    let shape = super::product_shape(&Shape::from(a.meta.shape().to_vec()), &Shape::from(b.meta.shape().to_vec()));
+    if shape.num_elements() == 0 || a.meta.shape().num_elements() == 0 {
+        return None;
+    }
+    let libraries = LIBRARIES.get_or_init(Mutex::default);
+    let mut libraries = libraries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let lt = libraries.entry(device.index).or_insert_with(|| Lt::new(device.index)).as_mut()?;
+
+    let (a, b) = (readable(a.clone()), readable(b.clone()));
+    let result = empty_device_dtype(a.client.clone(), a.device.clone(), shape, dtype);
+    let [pa, pb, pr] = [&a, &b, &result].map(|tensor| tensor.client.get_resource::<Server>(tensor.handle.clone()).ok());
+    let (pa, pb, pr) = (pa?, pb?, pr?);
+    let addresses = [pa.resource().ptr, pb.resource().ptr, pr.resource().ptr];
+    lt.run([(&a, own), (&b, own), (&result, out)], addresses)?;
+    // The addresses are held until here: what comes later in the context waits for the product.
+    drop((pa, pb, pr));
+    Some(result)
+}
+
+/// The tensor, copied where its last two dimensions are in no order that BLAS knows.
+fn readable(tensor: CubeTensor) -> CubeTensor {
+    match turned(&tensor) {
+        Some(_) if !tensor.meta.is_tiled() => tensor,
+        _ => into_contiguous(tensor),
+    }
+}
+
+/// Whether a matrix lies by columns; `None` where it lies neither by rows nor by columns.
+fn turned(tensor: &CubeTensor) -> Option<bool> {
+    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+    let rank = shape.len();
+    let (rows, columns) = (shape[rank - 2], shape[rank - 1]);
+    let (down, along) = (strides[rank - 2], strides[rank - 1]);
+    if (along == 1 || columns == 1) && (down >= columns || rows == 1) {
+        Some(false)
+    } else if (down == 1 || rows == 1) && (along >= rows || columns == 1) {
+        Some(true)
+    } else {
+        None
+    }
+}
+
+/// The leading dimensions' sizes and a tensor's strides over them, zero where it is repeated.
+fn leading(tensor: &CubeTensor, dims: &[usize]) -> Vec<usize> {
+    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+    (0..dims.len()).map(|i| if shape[i] == 1 { 0 } else { strides[i] }).collect()
+}
+
+impl Lt {
+    fn new(index: usize) -> Option<Self> {
+        let functions = functions()?;
+        let device = driver::device::get(i32::try_from(index).ok()?).ok()?;
+        // SAFETY: the primary context is CubeCL's, and stays as long as the process: it is not released.
+        let context = unsafe { driver::primary_ctx::retain(device) }.ok()?;
+        // SAFETY: a context that was just retained.
+        unsafe { driver::ctx::set_current(context) }.ok()?;
+        let event = || driver::event::create(cuda::CUevent_flags::CU_EVENT_DISABLE_TIMING).ok();
+        Some(Self {
+            functions,
+            context,
+            handle: functions.handle()?,
+            stream: driver::stream::create(driver::stream::StreamKind::NonBlocking).ok()?,
+            before: event()?,
+            after: event()?,
+            // SAFETY: plain device memory, which is kept as long as the process.
+            workspace: unsafe { driver::malloc_sync(WORKSPACE) }.ok()?,
+            plans: HashMap::new(),
+        })
+    }
+
+    /// Row by row, `C = A B`, which is column by column `C' = B' A'`: B is BLAS's first operand.
+    fn run(&mut self, tensors: [(&CubeTensor, i32); 3], addresses: [u64; 3]) -> Option<()> {
+        let [(a, _), (b, _), (result, _)] = tensors;
+        let rank = result.meta.shape().len();
+        let dims = result.meta.shape()[..rank - 2].to_vec();
+        let strides = [leading(a, &dims), leading(b, &dims), leading(result, &dims)];
+        // The last of the leading dimensions that is longer than one is a batch of BLAS's; the others are walked through.
+        let inner = dims.iter().rposition(|dim| *dim > 1);
+        let batch = inner.map_or(1, |inner| dims[inner]);
+        let stride = |tensor: usize| inner.map_or(0, |inner| strides[tensor][inner]);
+        let mut offsets = vec![[0_usize; 3]];
+        for (dim, count) in dims.iter().enumerate() {
+            if Some(dim) != inner {
+                let step = [0, 1, 2].map(|tensor| strides[tensor][dim]);
+                let walk = |at: &[usize; 3]| {
+                    let at = *at;
+                    (0..*count).map(move |i| [0, 1, 2].map(|tensor| at[tensor] + i * step[tensor])).collect::<Vec<_>>()
+                };
+                offsets = offsets.iter().flat_map(walk).collect();
+            }
+        }
+        let sizes = tensors.map(|(tensor, _)| tensor.dtype.size() as u64);
+        // A power of two that divides every address of the call.
+        let aligned = |tensor: usize| {
+            let all = offsets.iter().map(|offset| addresses[tensor] + offset[tensor] as u64 * sizes[tensor]);
+            let all = all.chain([stride(tensor) as u64 * sizes[tensor]]);
+            all.fold(ALIGNED, |least, x| if x == 0 { least } else { least.min(x & x.wrapping_neg()) })
+        };
+        let matrix = |tensor: usize| -> Option<Matrix> {
+            let (cube, dtype) = tensors[tensor];
+            let turned = turned(cube)?;
+            let (shape, steps) = (cube.meta.shape(), cube.meta.strides());
+            let (rows, columns) = (shape[rank - 2], shape[rank - 1]);
+            let (long, wide, step) = match turned {
+                false => (columns, rows, steps[rank - 2]),
+                true => (rows, columns, steps[rank - 1]),
+            };
+            Some(Matrix {
+                rows: long as u64,
+                columns: wide as u64,
+                leading: step.max(long) as i64,
+                turned,
+                stride: stride(tensor) as i64,
+                dtype,
+                alignment: aligned(tensor) as u32,
+            })
+        };
+        let key = Key { first: matrix(1)?, second: matrix(0)?, result: matrix(2)?, batch: i32::try_from(batch).ok()? };
+        if key.result.turned {
+            return None;
+        }
+        // SAFETY: the context of `new`.
+        unsafe { driver::ctx::set_current(self.context) }.ok()?;
+        if !self.plans.contains_key(&key) {
+            let plan = self.plan(&key);
+            self.plans.insert(key, plan);
+        }
+        let plan = self.plans.get(&key)?.as_ref()?;
+        // SAFETY: events, stream and context are of `new`; a wait captures the event as it is at the call.
+        unsafe {
+            cuda::cuCtxRecordEvent(self.context, self.before).result().ok()?;
+            driver::stream::wait_event(self.stream, self.before, cuda::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
+                .ok()?;
+        }
+        let mut fine = true;
+        for offset in &offsets {
+            let at = |tensor: usize| addresses[tensor] + offset[tensor] as u64 * sizes[tensor];
+            let [first, second, third] = plan.layouts;
+            let operands = [(at(1), first), (at(0), second), (at(2), third)];
+            let scratch = (self.workspace, WORKSPACE);
+            // SAFETY: the addresses are of tensors that the caller holds, with the sizes and strides of the plan.
+            fine &= unsafe {
+                self.functions.multiply(
+                    self.handle,
+                    plan.operation,
+                    &plan.algorithm,
+                    operands,
+                    scratch,
+                    self.stream.cast(),
+                )
+            };
+        }
+        // SAFETY: as above.
+        unsafe {
+            driver::event::record(self.after, self.stream).ok()?;
+            cuda::cuCtxWaitEvent(self.context, self.after).result().ok()?;
+        }
+        fine.then_some(())
+    }
+
+    fn plan(&self, key: &Key) -> Option<Plan> {
+        let Key { first, second, result, batch } = *key;
+        let operation = self.functions.operation([first.turned, second.turned])?;
+        let layout = |m: Matrix| self.functions.layout(m.dtype, [m.rows, m.columns], m.leading, batch, m.stride);
+        let layouts = [layout(first)?, layout(second)?, layout(result)?];
+        let alignments = [first.alignment, second.alignment, result.alignment];
+        let algorithm = self.functions.choose(self.handle, operation, layouts, WORKSPACE, alignments)?;
+        Some(Plan { operation, layouts, algorithm })
+    }
+}

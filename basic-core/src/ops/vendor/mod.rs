@@ -1,0 +1,81 @@
+//! Matrix products by NVIDIA's cuBLASLt, on the pointers of CubeCL's tensors.
+//!
+//! CubeCL's own matrix products have to be tuned for every shape before they are fast. cuBLASLt's are chosen by a
+//! heuristic. Off unless the environment says `BASIC_CUBLAS=1`; docs/gpu.md has what was measured.
+
+mod ffi;
+mod lt;
+
+use std::env;
+use std::sync::OnceLock;
+
+use burn::backend::fusion::custom::TensorSpec;
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, backend_extension};
+use burn::tensor::{DType, Device, Shape};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+
+/// The environment variable that switches cuBLASLt on.
+pub const SWITCH: &str = "BASIC_CUBLAS";
+
+/// Whether products go to cuBLASLt in this process. Where the library is missing they do not.
+pub fn asked() -> bool {
+    static ASKED: OnceLock<bool> = OnceLock::new();
+    *ASKED.get_or_init(|| env::var(SWITCH).is_ok_and(|value| value == "1") && lt::is_here())
+}
+
+/// Whether a device's products go to cuBLASLt.
+pub fn is_on(device: &Device) -> bool {
+    asked() && format!("{device:?}").contains("Cuda")
+}
+
+/// A product as an operation of its own, which Burn's fusion leaves as it is.
+#[backend_extension(Cube, Fusion)]
+pub trait VendorOps: Backend {
+    /// `a b`, `[.., m, k]` by `[.., k, n]`, summed in f32 and rounded to `dtype`.
+    #[fusion(meta = spec)]
+    fn vendor_product(a: FloatTensor<Self>, b: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self>;
+}
+
+fn spec(a: &TensorSpec, b: &TensorSpec, dtype: &DType) -> TensorSpec {
+    TensorSpec::new(product_shape(&a.shape, &b.shape), *dtype)
+}
+
+/// The shape of a product whose leading dimensions are the same or one.
+fn product_shape(a: &Shape, b: &Shape) -> Shape {
+    let (a, b) = (a.to_vec(), b.to_vec());
+    let rank = a.len();
+    let mut dims: Vec<usize> = a.iter().zip(&b).map(|(a, b)| *a.max(b)).collect();
+    (dims[rank - 2], dims[rank - 1]) = (a[rank - 2], b[rank - 1]);
+    Shape::from(dims)
+}
+
+impl VendorOps for CubeBackend {
+    fn vendor_product(a: CubeTensor, b: CubeTensor, dtype: DType) -> CubeTensor {
+        match lt::product(&a, &b, dtype) {
+            Some(product) => product,
+            None => {
+                let product = Self::float_matmul(a, b);
+                match product.dtype == dtype {
+                    true => product,
+                    false => Self::float_cast(product, dtype.into()),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_has_the_larger_of_the_leading_dimensions() {
+        let shape =
+            |a: &[usize], b: &[usize]| product_shape(&Shape::from(a.to_vec()), &Shape::from(b.to_vec())).to_vec();
+        assert_eq!(shape(&[5, 7], &[7, 3]), [5, 3]);
+        assert_eq!(shape(&[2, 1, 5, 7], &[2, 4, 7, 3]), [2, 4, 5, 3]);
+    }
+}
