@@ -264,7 +264,7 @@ def bench(gpu, preset, stage, arm, switches, more=(), steps=3, warmup=2, profile
     extra = {}
     if profile:
         extra = {
-            "CUDA_INJECTION64_PATH": str(PACKED / "profile.so"),
+            "CUDA_INJECTION64_PATH": str(PACKED / "kernel_times.so"),
             "BASIC_PROFILE": str(gpu.out / f"profile-{preset}-{stage}-{arm}.txt"),
             "BASIC_PROFILE_LAST": os.environ.get("BASIC_PROFILE_LAST", "1.5"),
             "BASIC_CUPTI": str(PACKED / "libcupti.so.13"),
@@ -311,17 +311,22 @@ def main():
     fast = CUBLAS if fine else {}
     rates(gpu, "", CUBLAS, 40)
     bench(gpu, "7b", "pretrain", "basic", fast)
+    bench(gpu, "7b", "pretrain", "basic", fast, steps=1, warmup=1, profile=True, limit=30)
+    their_bench(gpu, "7b", "pretrain", "lean")
     losses(gpu, "plain-default", fast)
     generation(gpu, fast)
     training(gpu, "pretrain", fast)
-    bench(gpu, "7b", "pretrain", "basic", fast, steps=1, warmup=1, profile=True, limit=40)
-    their_bench(gpu, "7b", "pretrain", "lean")
+    bench(gpu, "7b", "pretrain", "llava", fast, limit=40)
+    operations(gpu, "bfloat16", {}, 40)
     training(gpu, "finetune", fast)
     training(gpu, "lora", fast)
-    operations(gpu, "bfloat16", {}, 40)
+    bench(gpu, "1b", "pretrain", "basic", fast, limit=40)
+    their_bench(gpu, "1b", "pretrain", "lean")
+    bench(gpu, "smollm2", "pretrain", "basic", fast, limit=40)
+    their_bench(gpu, "smollm2", "pretrain", "lean")
     operations(gpu, "float32", {}, 40)
     losses(gpu, "plain-default", {})
-    rates(gpu, "projection", {}, 40)
+    rates(gpu, "projection", {}, 60)
     print(f"done; {gpu.left():.0f} s left", flush=True)
 
 

@@ -19,7 +19,7 @@ use super::{FusedOps, Kernels};
 /// Blocks that queries are cut into so that each leaves out the keys behind its last query: eight leave out 7/16 of all.
 const CAUSAL_BLOCKS: usize = 8;
 /// A block has no fewer queries for that.
-const CAUSAL_QUERIES: usize = 128;
+const CAUSAL_QUERIES: usize = 256;
 
 /// What [`attention`] gives.
 #[derive(Debug, Clone)]
@@ -183,10 +183,16 @@ fn at_most<B: Backend>(values: IntTensor<B>, bound: IntTensor<B>) -> IntTensor<B
     B::int_mask_where(values, over, bound)
 }
 
-/// `[B, n, heads, w]` with the queries of a key head stacked, `[B, kv_heads, group n, w]`.
+/// `[B, n, heads, w]` with the queries of a key head stacked, `[B kv_heads, group n, w]`. One batch dimension: the
+/// products' operands then lie one after the other, which they are fastest with.
 fn stacked<B: Backend>(x: Array<B>, sizes: &Sizes) -> Array<B> {
     let n = x.dims()[1];
-    x.swap(1, 2).reshape(&[sizes.batch, sizes.kv_heads, sizes.group() * n, sizes.width])
+    x.swap(1, 2).reshape(&[sizes.batch * sizes.kv_heads, sizes.group() * n, sizes.width])
+}
+
+/// Keys or values, `[B, keys, kv_heads, w]`, by head: `[B kv_heads, keys, w]`.
+fn by_head<B: Backend>(x: FloatTensor<B>, sizes: &Sizes) -> Array<B> {
+    Array::<B>(x).swap(1, 2).reshape(&[sizes.batch * sizes.kv_heads, sizes.keys, sizes.width])
 }
 
 /// The way back from [`stacked`].
@@ -199,7 +205,7 @@ fn unstacked<B: Backend>(x: Array<B>, sizes: &Sizes, n: usize) -> Array<B> {
 fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: BoolTensor<B>, sizes: &Sizes) -> Array<B> {
     let n = q.dims()[1];
     let dtype = accumulator(q.dtype());
-    let seen = k_columns.dims()[3];
+    let seen = k_columns.dims()[2];
     let shape = [sizes.batch, sizes.heads, n, seen];
     let raw = stacked(q, sizes).product(k_columns, dtype).scale(sizes.scale()).reshape(&shape);
     raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0))
@@ -271,18 +277,17 @@ pub fn portable<B: Kernels>(
     let dtype = q.dtype();
     let device = q.device();
     let q = Array::<B>(q);
-    let columns = Array::<B>(k).swap(1, 2).swap(2, 3); // [B, kv_heads, w, keys]
-    let values = Array::<B>(v).swap(1, 2); // [B, kv_heads, keys, w]
+    let (columns, values) = (by_head::<B>(k, &sizes).swap(1, 2), by_head::<B>(v, &sizes));
     let (mut outputs, mut sums) = (Vec::new(), Vec::new());
     let hidden = Hidden::<B>::new(&first, &sizes);
     for block in blocks::<B>(&sizes, &device) {
         let Block { start, len, seen } = block;
-        let columns = columns.clone().narrow(3, 0, seen);
+        let columns = columns.clone().narrow(2, 0, seen);
         let scores = scores(q.clone().narrow(1, start, len), columns, hidden.of(&block), &sizes);
         let lse = scores.log_sum_exp(); // [B, heads, len, 1]
         let p = scores.sub(lse.clone()).exp().cast(dtype);
-        let p = p.reshape(&[sizes.batch, sizes.kv_heads, sizes.group() * len, seen]);
-        outputs.push(unstacked(p.product(values.clone().narrow(2, 0, seen), dtype), &sizes, len));
+        let p = p.reshape(&[sizes.batch * sizes.kv_heads, sizes.group() * len, seen]);
+        outputs.push(unstacked(p.product(values.clone().narrow(1, 0, seen), dtype), &sizes, len));
         sums.push(lse.reshape(&[sizes.batch, sizes.heads, len]));
     }
     (Array::cat(outputs, 1).0, Array::cat(sums, 2).0)
@@ -296,14 +301,13 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
     let device = saved.q.device();
     let sums = accumulator(dtype);
     let (q, output, grad) = (Array::<B>(saved.q), Array::<B>(saved.output), Array::<B>(grad));
-    let keys = Array::<B>(saved.k).swap(1, 2); // [B, kv_heads, keys, w]
-    let values = Array::<B>(saved.v).swap(1, 2);
+    let (keys, values) = (by_head::<B>(saved.k, &sizes), by_head::<B>(saved.v, &sizes));
     let lse = Array::<B>(saved.lse);
     let (mut q_grads, mut k_grad, mut v_grad) = (Vec::new(), None::<Array<B>>, None::<Array<B>>);
     // Each block's part has as many keys as it sees. The last block sees all of them and comes first.
     let total = |sum: Option<Array<B>>, part: Array<B>| {
         Some(match sum {
-            Some(sum) => sum.add_front(2, part),
+            Some(sum) => sum.add_front(1, part),
             None => part,
         })
     };
@@ -312,27 +316,25 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
     for block in blocks.into_iter().rev() {
         let Block { start, len, seen } = block;
         let shape = [sizes.batch, sizes.heads, len, seen];
-        let rows = [sizes.batch, sizes.kv_heads, sizes.group() * len, seen];
-        let (keys, values) = (keys.clone().narrow(2, 0, seen), values.clone().narrow(2, 0, seen));
+        let rows = [sizes.batch * sizes.kv_heads, sizes.group() * len, seen];
+        let (keys, values) = (keys.clone().narrow(1, 0, seen), values.clone().narrow(1, 0, seen));
         let q = q.clone().narrow(1, start, len);
-        let scores = scores(q.clone(), keys.clone().swap(2, 3), hidden.of(&block), &sizes);
+        let scores = scores(q.clone(), keys.clone().swap(1, 2), hidden.of(&block), &sizes);
         let lse = lse.clone().narrow(2, start, len).reshape(&[sizes.batch, sizes.heads, len, 1]);
         let p = scores.sub(lse).exp(); // [B, heads, len, seen]
         let (q, g) = (stacked(q, &sizes), stacked(grad.clone().narrow(1, start, len), &sizes));
         let o = stacked(output.clone().narrow(1, start, len), &sizes);
-        let drop = g.clone().cast(sums).mul(o.cast(sums)).sum_dim(3).reshape(&[sizes.batch, sizes.heads, len, 1]);
-        let pull = g.clone().product(values.swap(2, 3), sums).reshape(&shape);
+        let drop = g.clone().cast(sums).mul(o.cast(sums)).sum_dim(2).reshape(&[sizes.batch, sizes.heads, len, 1]);
+        let pull = g.clone().product(values.swap(1, 2), sums).reshape(&shape);
         let s = p.clone().mul(pull.sub(drop)).scale(sizes.scale()).cast(dtype).reshape(&rows);
         let p = p.cast(dtype).reshape(&rows);
         q_grads.push(unstacked(s.clone().product(keys, dtype), &sizes, len));
-        k_grad = total(k_grad, s.swap(2, 3).product(q, sums));
-        v_grad = total(v_grad, p.swap(2, 3).product(g, sums));
+        k_grad = total(k_grad, s.swap(1, 2).product(q, sums));
+        v_grad = total(v_grad, p.swap(1, 2).product(g, sums));
     }
     q_grads.reverse();
-    let back = |sum: Option<Array<B>>, like: Array<B>| match sum {
-        Some(sum) => sum.swap(1, 2).cast(dtype).0,
-        None => like.0,
-    };
+    let split = [sizes.batch, sizes.kv_heads, sizes.keys, sizes.width];
+    let back = |sum: Option<Array<B>>, like: Array<B>| sum.unwrap_or(like).cast(dtype).reshape(&split).swap(1, 2).0;
     [Array::cat(q_grads, 1).0, back(k_grad, keys), back(v_grad, values)]
 }
 
@@ -361,7 +363,7 @@ pub fn portable_mass<B: Kernels>(
     let first = B::int_cast(B::int_expand(first, Shape::from(vec![b, t])), int);
     let positions = B::int_add_scalar(rows.clone(), ((sizes.keys - t) as i64).into());
     let first = at_most::<B>(B::int_gather(1, first, rows), positions.clone());
-    let columns = Array::<B>(k).swap(1, 2).swap(2, 3);
+    let columns = by_head::<B>(k, &sizes).swap(1, 2);
     let hidden = hidden_keys::<B>(positions, first, sizes.keys);
     let p = scores(q, columns, hidden, &sizes).sub(lse).exp(); // [B, heads, n, keys]
     let readout = Array::<B>(readout).reshape(&[b, 1, s, n]).expand(&[b, heads, s, n]);
