@@ -337,6 +337,9 @@ pub struct Bench {
     /// tiny, small, smollm2, 1b or 7b.
     #[arg(long, default_value = "small", value_parser = ["tiny", "small", "smollm2", "1b", "7b"])]
     pub preset: String,
+    /// A LLaVA directory whose sizes and weights are taken; text and batch stay the preset's.
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "basic")]
     pub arm: ArmArg,
     #[arg(long, value_enum, default_value = "pretrain")]

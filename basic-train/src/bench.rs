@@ -2,12 +2,13 @@
 //! reference script.
 
 use std::ops::Add;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use basic_core::{DeviceSpec, Objective, ObjectiveError, memory_used};
 use basic_models::adapters::{AdapterError, LoraConfig, attach};
-use basic_models::nn::Counts;
-use basic_models::{Batch, ConfigError, ImageTokens, LlavaConfig};
+use basic_models::nn::{Counts, Llava};
+use basic_models::{Batch, Checkpoint, CheckpointError, ConfigError, ImageTokens, LlavaConfig};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorReadError};
@@ -98,6 +99,8 @@ pub struct BenchConfig {
     pub dtype: DType,
     /// The device, for the report and its memory.
     pub spec: DeviceSpec,
+    /// A LLaVA directory whose sizes and weights are taken instead of the preset's; text and batch stay the preset's.
+    pub checkpoint: Option<PathBuf>,
     /// Adapters on the decoder, which is frozen below them.
     pub adapters: Option<LoraConfig>,
     /// Compute the activations inside the decoder's layers again in the backward pass.
@@ -113,6 +116,9 @@ pub struct BenchReport {
     pub engine: String,
     /// The preset.
     pub preset: &'static str,
+    /// The checkpoint that was taken instead of its sizes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<PathBuf>,
     /// `llava` or `basic`.
     pub arm: &'static str,
     /// The stage.
@@ -147,6 +153,9 @@ pub enum BenchError {
     /// The preset's configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A knob.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
@@ -169,52 +178,19 @@ pub fn bench(
     device: &Device,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<BenchReport, BenchError> {
-    let preset = &config.preset;
-    let [hidden, layers, heads, kv, intermediate] = preset.decoder;
-    let [vision_hidden, vision_layers, vision_heads, image, patch] = preset.vision;
-    let image_id = preset.vocabulary - 1;
-    let text = json!({
-        "model_type": "llava", "image_token_index": image_id,
-        "text_config": {
-            "vocab_size": preset.vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
-        },
-        "vision_config": {
-            "hidden_size": vision_hidden, "intermediate_size": 2 * vision_hidden, "num_hidden_layers": vision_layers,
-            "num_attention_heads": vision_heads, "image_size": image, "patch_size": patch,
-        },
-    });
-    let model_config = LlavaConfig::from_json(&text.to_string())?;
     let device = device.clone().autodiff();
     // The driver's own share, which every program has, is taken once something was computed.
     Tensor::<1>::zeros([1], &device).try_into_vec_as::<f32>()?;
     let before = memory_used(&config.spec);
-    let parts: &[Part] = match config.stage {
-        Stage::Pretrain => &[Part::Projector],
-        Stage::Finetune if config.adapters.is_some() => &[Part::Projector],
-        Stage::Finetune => &[Part::Projector, Part::Decoder],
-    };
-    device.seed(0);
-    let mut random = Random { dtype: config.dtype, device: device.clone().without_autodiff() };
-    let mut model = set_trainable(model_config.init(&device).map(&mut random), parts);
+    let (mut model, model_config) = model(config, &device)?;
     if let Some(adapters) = &config.adapters {
         model.language_model = attach(model.language_model, "language_model", adapters, 0, config.dtype)?;
     }
-    let patches = model_config.visual_tokens();
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let samples: Vec<ImageTokens> = (0..preset.batch)
-        .map(|_| {
-            let mut ids: Vec<u32> =
-                (0..1 + patches + preset.text).map(|_| rng.random_range(3..image_id as u32)).collect();
-            ids[1..=patches].fill(image_id as u32);
-            let labels = ids.iter().enumerate().map(|(p, id)| if p > patches { i64::from(*id) } else { -100 });
-            let labels = labels.collect();
-            let pixels = (0..3 * image * image).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
-            ImageTokens { ids, labels, images: vec![(1..=patches).collect()], pixels: vec![pixels] }
-        })
-        .collect();
+    let preset = &config.preset;
+    let samples = samples(preset, &model_config);
     let together = if config.micro_batch == 0 { samples.len() } else { config.micro_batch };
-    let batches = samples.chunks(together).map(|part| Batch::collate(part, 0, [3, image, image], &device));
+    let side = model_config.vision_config.image_size;
+    let batches = samples.chunks(together).map(|part| Batch::collate(part, 0, [3, side, side], &device));
     let batches: Vec<Batch> = batches.collect();
     let counts = batches.iter().map(Counts::of).fold(Counts::default(), Counts::add);
     let objective = if config.supervised { Objective::default() } else { Objective::llava() };
@@ -248,6 +224,7 @@ pub fn bench(
     Ok(BenchReport {
         engine: format!("basic {}", env!("CARGO_PKG_VERSION")),
         preset: preset.name,
+        checkpoint: config.checkpoint.clone(),
         arm: if config.supervised { "basic" } else { "llava" },
         stage: config.stage,
         threads: config.threads,
@@ -265,6 +242,56 @@ pub fn bench(
         peak_gpu_mib: held,
         peak_rss_mib: peak_rss_mib(),
     })
+}
+
+/// The checkpoint's model, or a random one of the preset's sizes.
+fn model(config: &BenchConfig, device: &Device) -> Result<(Llava, LlavaConfig), BenchError> {
+    let parts: &[Part] = match config.stage {
+        Stage::Pretrain => &[Part::Projector],
+        Stage::Finetune if config.adapters.is_some() => &[Part::Projector],
+        Stage::Finetune => &[Part::Projector, Part::Decoder],
+    };
+    if let Some(checkpoint) = &config.checkpoint {
+        let checkpoint = Checkpoint::open(checkpoint)?;
+        return Ok((set_trainable(checkpoint.load(config.dtype, device)?, parts), checkpoint.config.clone()));
+    }
+    let [hidden, layers, heads, kv, intermediate] = config.preset.decoder;
+    let [vision_hidden, vision_layers, vision_heads, image, patch] = config.preset.vision;
+    let text = json!({
+        "model_type": "llava", "image_token_index": config.preset.vocabulary - 1,
+        "text_config": {
+            "vocab_size": config.preset.vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
+        },
+        "vision_config": {
+            "hidden_size": vision_hidden, "intermediate_size": 2 * vision_hidden, "num_hidden_layers": vision_layers,
+            "num_attention_heads": vision_heads, "image_size": image, "patch_size": patch,
+        },
+    });
+    let model_config = LlavaConfig::from_json(&text.to_string())?;
+    device.seed(0);
+    let mut random = Random { dtype: config.dtype, device: device.clone().without_autodiff() };
+    Ok((set_trainable(model_config.init(device).map(&mut random), parts), model_config))
+}
+
+/// The preset's number of samples: one image each, then random text.
+fn samples(preset: &Preset, config: &LlavaConfig) -> Vec<ImageTokens> {
+    let patches = config.visual_tokens();
+    let (image_id, vocabulary) = (config.image_token_index, config.text_config.vocab_size as u32);
+    let side = config.vision_config.image_size;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let sample = |_| {
+        let mut ids: Vec<u32> = (0..1 + patches + preset.text)
+            .map(|_| rng.random_range(3.min(vocabulary - 1)..vocabulary))
+            .map(|id| if id == image_id { id - 1 } else { id })
+            .collect();
+        ids[1..=patches].fill(image_id);
+        let labels = ids.iter().enumerate().map(|(p, id)| if p > patches { i64::from(*id) } else { -100 });
+        let labels = labels.collect();
+        let pixels = (0..3 * side * side).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
+        ImageTokens { ids, labels, images: vec![(1..=patches).collect()], pixels: vec![pixels] }
+    };
+    (0..preset.batch).map(sample).collect()
 }
 
 /// Draws every parameter anew, on the device: the host would need minutes for billions.

@@ -1,10 +1,10 @@
 """What a quarter of an hour on a GPU is used for: `.ci/gpu` packs this, the binary, its kernels and the reference script
 into target/gpu, and says the command that runs it there.
 
-    python3 tests/gpu/run.py OUT [--seconds N] [SECTION ...]
+    python3 tests/gpu/run.py OUT [--seconds N]
 
-The sections run one after the other, most important first: processes beside each other on one GPU wait for each other's
-time slices, and nothing gets done. Each has a time limit, and what it found is written as soon as it is known:
+All runs one after the other, most important first: processes beside each other on one GPU wait for each other's
+time slices, and nothing gets done. Each step has a time limit, and what it found is written as soon as it is known:
 OUT/result.json, OUT/RESULT.md, and the logs in OUT/log.txt.
 """
 
@@ -298,9 +298,15 @@ def page(result):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("out")
-    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("out", nargs="?", help="the folder of the results")
+    parser.add_argument("--seconds", type=float, default=240, help="for all of it")
+    parser.add_argument("--recipe", help="print the recipe of this run of tests/fixtures/training and do nothing else")
     args = parser.parse_args()
+    if args.recipe:
+        print(recipe(json.loads((FIXTURES / "training" / "runs.json").read_text())[args.recipe]))
+        return
+    if not args.out:
+        parser.error("where do the results go?")
     gpu = Gpu(args.out, args.seconds)
     gpu.environment["CUBECL_AUTOTUNE_LEVEL"] = "minimal"
     if not machine(gpu):

@@ -26,6 +26,7 @@ pub fn bench(args: Bench) -> Result<()> {
         steps: args.steps,
         dtype: args.dtype.into(),
         spec: args.device.device,
+        checkpoint: args.checkpoint,
         adapters: args.lora.map(|rank| LoraConfig {
             rank: rank.into(),
             alpha: 2.0 * f64::from(rank),

@@ -11,6 +11,10 @@ use crate::ops::{self, AdamWStep, HeadLayout};
 
 /// An operation is repeated for so long.
 const SPAN: Duration = Duration::from_millis(200);
+/// So many are run before the device is waited for.
+const ROUND: Duration = Duration::from_millis(20);
+/// Bytes of results that are held until then.
+const HELD: f64 = (4_u64 << 30) as f64;
 /// Rows of the decoder: four samples of 705 positions.
 const ROWS: usize = 2820;
 const HIDDEN: usize = 4096;
@@ -54,10 +58,6 @@ struct Timer<'a> {
 }
 
 impl Timer<'_> {
-    fn sync(&self) -> Result<(), RateError> {
-        self.device.sync().map_err(RateError::Run)
-    }
-
     fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
         let plain = self.device.clone().without_autodiff();
         Tensor::<D>::random(shape, Distribution::Normal(0.0, 1.0), &plain).cast(self.dtype)
@@ -67,25 +67,44 @@ impl Timer<'_> {
         self.random(shape).autodiff().require_grad()
     }
 
-    fn time(&mut self, name: &str, flops: f64, elements: usize, mut run: impl FnMut()) -> Result<(), RateError> {
+    /// Times `run`, which takes `elements` numbers in and out. What it gives is held until the device has computed it:
+    /// fusion computes nothing that is dropped before.
+    fn time<T>(
+        &mut self,
+        name: &str,
+        flops: f64,
+        elements: usize,
+        mut run: impl FnMut() -> T,
+    ) -> Result<(), RateError> {
         if !name.contains(self.only) {
             return Ok(());
         }
-        // The first compiles, the second still tunes.
-        for _ in 0..3 {
-            run();
-            self.sync()?;
-        }
-        let (start, mut count) = (Instant::now(), 0_u32);
-        let mut together = 1_u32;
-        while start.elapsed() < SPAN {
-            (0..together).for_each(|_| run());
-            self.sync()?;
-            count += together;
-            together = (together * 2).min(32);
-        }
-        let seconds = start.elapsed().as_secs_f64() / f64::from(count);
         let bytes = (elements * self.dtype.size()) as f64;
+        let mut seconds_of = |count: usize| -> Result<f64, RateError> {
+            let start = Instant::now();
+            let held: Vec<T> = (0..count).map(|_| run()).collect();
+            self.device.sync().map_err(RateError::Run)?;
+            let seconds = start.elapsed().as_secs_f64();
+            drop(held);
+            Ok(seconds)
+        };
+        // The first run compiles and tunes. Then as many at once as hide the wait for the device, twice: fusion makes
+        // other kernels of many at once than of one.
+        let mut one = f64::MAX;
+        for _ in 0..3 {
+            one = seconds_of(1)?;
+        }
+        let fitting = (HELD / bytes.max(1.0)) as usize;
+        let together = ((ROUND.as_secs_f64() / one.max(1e-6)) as usize).clamp(1, fitting.clamp(1, 64));
+        for _ in 0..2 {
+            seconds_of(together)?;
+        }
+        let (mut total, mut count) = (0.0, 0);
+        while total < SPAN.as_secs_f64() {
+            total += seconds_of(together)?;
+            count += together;
+        }
+        let seconds = total / count as f64;
         let rate =
             Rate { name: name.into(), seconds, tflops: flops / seconds / 1e12, gigabytes: bytes / seconds / 1e9 };
         (self.report)(&rate);
@@ -98,9 +117,7 @@ impl Timer<'_> {
         let a = if turned[0] { self.random([k, m]).transpose() } else { self.random([m, k]) };
         let b = if turned[1] { self.random([n, k]).transpose() } else { self.random([k, n]) };
         let name = format!("{name} {m}x{k}x{n}");
-        self.time(&name, 2.0 * (m * k * n) as f64, m * k + k * n + m * n, || {
-            drop(ops::product(a.clone(), b.clone()));
-        })
+        self.time(&name, 2.0 * (m * k * n) as f64, m * k + k * n + m * n, || ops::product(a.clone(), b.clone()))
     }
 
     /// Forward, then forward with backward.
@@ -112,13 +129,13 @@ impl Timer<'_> {
         let (q, k, v) =
             (self.random([b, t, heads, width]), self.random([b, t, kv, width]), self.random([b, t, kv, width]));
         self.time(&format!("attention forward {name}"), flops, elements, || {
-            drop(ops::attention(q.clone(), k.clone(), v.clone(), first.clone()));
+            ops::attention(q.clone(), k.clone(), v.clone(), first.clone())
         })?;
         let (q, k, v) = (self.leaf([b, t, heads, width]), self.leaf([b, t, kv, width]), self.leaf([b, t, kv, width]));
         self.time(&format!("attention with backward {name}"), 3.5 * flops, 3 * elements, || {
             let output = ops::attention(q.clone(), k.clone(), v.clone(), first.clone()).output;
             let gradients = output.sum().backward();
-            drop((q.grad(&gradients), k.grad(&gradients), v.grad(&gradients)));
+            (q.grad(&gradients), k.grad(&gradients), v.grad(&gradients))
         })
     }
 }
@@ -132,7 +149,7 @@ pub fn rates(device: &Device, dtype: DType, only: &str, report: &mut dyn FnMut(&
     let device = device.clone().autodiff();
     let mut t = Timer { only, device: &device, dtype, rates: Vec::new(), report };
     let big = t.random([16384, 16384]);
-    t.time("scale 16384x16384", 0.0, 2 * 16384 * 16384, || drop(big.clone() * 1.5))?;
+    t.time("scale 16384x16384", 0.0, 2 * 16384 * 16384, || big.clone() * 1.5)?;
     drop(big);
     t.product("product", [8192, 8192, 8192], [false, false])?;
     t.product("projection", [ROWS, HIDDEN, HIDDEN], [false, false])?;
@@ -158,11 +175,11 @@ fn losses(t: &mut Timer<'_>) -> Result<(), RateError> {
     let flops = 6.0 * (PATCHES * HIDDEN * VOCABULARY) as f64;
     t.time("semantic_distribution with backward", flops, table.shape().num_elements(), || {
         let loss = ops::semantic_distribution(v.clone(), target.clone(), table.clone(), weights.clone());
-        drop(v.grad(&loss.backward()));
+        v.grad(&loss.backward())
     })?;
     t.time("directional_alignment with backward", 0.0, 3 * PATCHES * HIDDEN, || {
         let loss = ops::directional_alignment(v.clone(), target.clone(), weights.clone());
-        drop(v.grad(&loss.backward()));
+        v.grad(&loss.backward())
     })?;
     let hidden = t.leaf([TEXT, HIDDEN]);
     let head = t.random([HIDDEN, VOCABULARY]).autodiff();
@@ -170,30 +187,30 @@ fn losses(t: &mut Timer<'_>) -> Result<(), RateError> {
     let flops = 4.0 * (TEXT * HIDDEN * VOCABULARY) as f64;
     t.time("linear_cross_entropy with backward", flops, 2 * HIDDEN * VOCABULARY, || {
         let loss = ops::linear_cross_entropy(hidden.clone(), head.clone(), HeadLayout::TokenColumns, &labels);
-        drop(hidden.grad(&loss.backward()));
+        hidden.grad(&loss.backward())
     })
 }
 
 fn elementwise(t: &mut Timer<'_>) -> Result<(), RateError> {
     let (x, gamma) = (t.leaf([ROWS, HIDDEN]), t.random([HIDDEN]).autodiff());
     t.time("rms_norm with backward", 0.0, 4 * ROWS * HIDDEN, || {
-        drop(x.grad(&ops::rms_norm(x.clone(), gamma.clone(), 1e-5).sum().backward()));
+        x.grad(&ops::rms_norm(x.clone(), gamma.clone(), 1e-5).sum().backward())
     })?;
     let (gate, up) = (t.leaf([ROWS, INNER]), t.leaf([ROWS, INNER]));
     t.time("swiglu with backward", 0.0, 8 * ROWS * INNER, || {
         let gradients = ops::swiglu(gate.clone(), up.clone()).sum().backward();
-        drop((gate.grad(&gradients), up.grad(&gradients)));
+        (gate.grad(&gradients), up.grad(&gradients))
     })?;
     let q = t.leaf([4, 705, 32, 128]);
     let angles = t.random([1, 705, 64]);
     t.time("rotate with backward", 0.0, 4 * ROWS * HIDDEN, || {
-        drop(q.grad(&ops::rotate(q.clone(), angles.clone(), angles.clone()).sum().backward()));
+        q.grad(&ops::rotate(q.clone(), angles.clone(), angles.clone()).sum().backward())
     })?;
     let ids: Vec<i64> = (0..ROWS as i64).map(|i| i * 7 % VOCABULARY as i64).collect();
     let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [ROWS]), &t.device.clone().without_autodiff());
     let table = t.leaf([VOCABULARY, HIDDEN]);
     t.time("embedding with backward", 0.0, 3 * ROWS * HIDDEN + VOCABULARY * HIDDEN, || {
-        drop(table.grad(&ops::embedding(table.clone(), ids.clone()).sum().backward()));
+        table.grad(&ops::embedding(table.clone(), ids.clone()).sum().backward())
     })?;
     let (parameter, gradient) = (t.random([HIDDEN, INNER]).cast(DType::F32), t.random([HIDDEN, INNER]));
     let mut moments = None;
