@@ -28,6 +28,7 @@ const fn case(name: &'static str, run: fn(&Place) -> Vec<Vec<f64>>, loose: f64) 
 /// All of them.
 pub const CASES: &[Case] = &[
     case("product", product, 0.05),
+    case("linear", linear, 0.05),
     case("gelu", |p| activation(p, ActivationKind::Gelu), 0.03),
     case("gelu_tanh", |p| activation(p, ActivationKind::GeluTanh), 0.03),
     case("quick_gelu", |p| activation(p, ActivationKind::QuickGelu), 0.03),
@@ -99,7 +100,13 @@ fn grad<const D: usize>(leaf: &Tensor<D>) -> Leaf {
 
 fn product(p: &Place) -> Vec<Vec<f64>> {
     let (a, b) = (p.leaf(1, [3, 65, 129]), p.leaf(2, [3, 129, 33]));
-    both(p, a.clone().matmul(b.clone()), vec![grad(&a), grad(&b)])
+    both(p, ops::product(a.clone(), b.clone()), vec![grad(&a), grad(&b)])
+}
+
+fn linear(p: &Place) -> Vec<Vec<f64>> {
+    let (x, w, bias) = (p.leaf(32, [2, 19, 65]), p.leaf(33, [65, 37]), p.leaf(34, [37]));
+    let y = ops::linear(x.clone(), w.clone(), Some(bias.clone()));
+    both(p, y, vec![grad(&x), grad(&w), grad(&bias)])
 }
 
 fn activation(p: &Place, kind: ActivationKind) -> Vec<Vec<f64>> {

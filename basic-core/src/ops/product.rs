@@ -53,6 +53,9 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 pub fn product<const D: usize>(x: Tensor<D>, w: Tensor<D>) -> Tensor<D> {
     let fits = x.dims()[..D - 2] == w.dims()[..D - 2] && x.dims()[D - 1] == w.dims()[D - 2];
     assert!(fits, "product: x is {:?}, w {:?}", x.dims(), w.dims());
+    if x.shape().num_elements() * w.shape().num_elements() == 0 {
+        return x.matmul(w);
+    }
     Tensor::from_dispatch(Dispatch::product(x.into_dispatch(), w.into_dispatch()))
 }
 

@@ -1,4 +1,4 @@
-//! SwiGLU, GELU, the root-mean-square norm and rotary positions.
+//! Products, SwiGLU, GELU, the root-mean-square norm and rotary positions.
 
 use proptest::prelude::*;
 
@@ -8,6 +8,12 @@ use crate::reference;
 
 proptest! {
     #![proptest_config(cases(40))]
+
+    #[test]
+    fn a_product_is_its_sums(b in 1..4usize, n in 1..9usize, k in 1..40usize, m in 1..9usize, seed: u64) {
+        check_everywhere(&reference::product([b, n, k, m], seed));
+        check_everywhere(&reference::linear([b, n, k, m], seed));
+    }
 
     #[test]
     fn swiglu_is_its_composition(a in 0..4usize, b in 1..6usize, c in 1..40usize, seed: u64) {

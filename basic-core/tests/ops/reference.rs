@@ -268,6 +268,37 @@ pub fn attention_mass(sizes: Sizes, first: First, rows: Vec<i64>, readouts: usiz
     }
 }
 
+/// `[b, n, k]` by `[b, k, m]`.
+pub fn product([b, n, k, m]: [usize; 4], seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    Pair {
+        name: "product",
+        inputs: vec![Values::uniform(&[b, n, k], -2.0, 2.0, random), Values::uniform(&[b, k, m], -2.0, 2.0, random)],
+        differentiable: &[true, true],
+        op: Box::new(|x| flat(ops::product(x[0].view::<3>(), x[1].view()))),
+        reference: Box::new(|x| {
+            let (a, b) = (x[0].view::<3>().unsqueeze_dim::<4>(3), x[1].view::<3>().unsqueeze_dim::<4>(1));
+            flat((a * b).sum_dim(2))
+        }),
+    }
+}
+
+/// x `[b, n, k]`, weight `[k, m]`, bias.
+pub fn linear([b, n, k, m]: [usize; 4], seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    let mut draw = |dims: &[usize]| Values::uniform(dims, -2.0, 2.0, random);
+    Pair {
+        name: "linear",
+        inputs: vec![draw(&[b, n, k]), draw(&[k, m]), draw(&[m])],
+        differentiable: &[true, true, true],
+        op: Box::new(|x| flat(ops::linear(x[0].view::<3>(), x[1].view(), Some(x[2].view())))),
+        reference: Box::new(|x| {
+            let (a, w) = (x[0].view::<3>().unsqueeze_dim::<4>(3), x[1].view::<2>().unsqueeze::<4>());
+            flat((a * w).sum_dim(2).squeeze_dim::<3>(2) + x[2].view::<1>().unsqueeze())
+        }),
+    }
+}
+
 /// gate, up.
 pub fn swiglu(dims: [usize; 3], seed: u64) -> Pair {
     let random = &mut Random(seed);
@@ -390,6 +421,8 @@ pub fn one_of_each(seed: u64) -> Vec<Pair> {
         cross_entropy(3, 7, HeadLayout::TokenRows, labels.clone(), Some(2.5), 3, seed),
         cross_entropy(3, 7, HeadLayout::TokenColumns, labels, None, 0, seed),
         attention(sizes, First::of(&sizes, 2, |row, _, own| if row == 0 { 3 } else { own.saturating_sub(2) }), seed),
+        product([2, 3, 5, 4], seed),
+        linear([2, 3, 5, 4], seed),
         swiglu([2, 3, 5], seed),
         gelu([2, 3, 5], seed),
         rms_norm([2, 3, 5], 1e-5, seed),
