@@ -305,8 +305,9 @@ impl ModuleMapper for Random {
         let (id, shape) = (param.id, param.lazy_shape());
         // Norms' weights are all of one dimension here, and theirs is to be near one.
         let mean = if D == 1 { 1.0 } else { 0.0 };
-        let tensor = Tensor::<D>::random(shape, Distribution::Normal(mean, 0.02), &self.device);
-        Param::initialized(id, tensor.cast(self.dtype).autodiff()).set_require_grad(true)
+        // In the type from the start: f32 on the way would leave the device's memory in larger pages.
+        let tensor = Tensor::<D>::random(shape, Distribution::Normal(mean, 0.02), (&self.device, self.dtype));
+        Param::initialized(id, tensor.autodiff()).set_require_grad(true)
     }
 }
 

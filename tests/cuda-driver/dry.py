@@ -42,6 +42,8 @@ class Dry:
         subprocess.run(
             ["gcc", "-O1", "-shared", "-fPIC", "-w", "-o", driver, HERE / "driver.c", "-lpthread"], check=True
         )
+        library = ["-o", self.folder / "libcublasLt.so", HERE / "cublaslt.c"]
+        subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-w", *library], check=True)
         self.environment = os.environ | {
             "CUDA_PATH": str(toolkit()),
             "LD_LIBRARY_PATH": str(self.folder),
@@ -69,16 +71,19 @@ class Dry:
             raise Failed(f"basic {shown}: exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
         if "Compilation Error" in done.stderr + done.stdout:
             raise Failed(f"basic {shown}: a kernel does not compile: {done.stderr[:4000]}")
+        refused = [line for line in done.stderr.splitlines() if line.startswith("cublasLt: ") and " by " in line]
+        if refused:
+            raise Failed(f"basic {shown}: matrices that do not fit each other: {refused[0]}")
         lines = self.stats.read_text().splitlines() if self.stats.exists() else []
         return done, json.loads(lines[-1]) if lines else {}, seconds
 
-    def step(self, *arguments):
+    def step(self, *arguments, **environment):
         """What a step of `basic bench` takes, and the peak memory of the run."""
         counts = []
         # The first run compiles and tunes, which would be counted as a step's.
         for steps in (FEW, FEW, MANY):
             done, found, seconds = self.run(
-                "bench", "--device", "cuda:0", "--warmup", 1, "--steps", steps, "--json", *arguments
+                "bench", "--device", "cuda:0", "--warmup", 1, "--steps", steps, "--json", *arguments, **environment
             )
             counts.append(found)
             print(f"   {steps} steps: {seconds:.0f} s, {found['kernels_compiled']} kernels", flush=True)
@@ -96,9 +101,9 @@ class Dry:
         return each
 
 
-def operations(dry):
+def operations(dry, **environment):
     """Every operation compiles and launches, forward and backward, in both types; the zeros that come back are wrong."""
-    done, found, seconds = dry.run("devices", "--check", "cuda:0", "--json", expect=1)
+    done, found, seconds = dry.run("devices", "--check", "cuda:0", "--json", expect=1, **environment)
     report = json.loads(done.stdout)
     broken = [case for case in report["operations"] if case["error"]]
     for case in broken:
@@ -144,11 +149,12 @@ def main():
                 raise Failed(f"basic devices does not list cuda:0: {done.stdout}")
             refusals(dry)
             operations(dry)
+            operations(dry, BASIC_CUBLAS="1")
         for name, budget in budgets.items():
             if args.only and name not in args.only:
                 continue
             print(f"{name}: basic bench {' '.join(budget['arguments'])}", flush=True)
-            found = dry.step(*budget["arguments"])
+            found = dry.step(*budget["arguments"], **budget.get("environment", {}))
             for key, most in budget["at_most"].items():
                 if args.write:
                     budget["at_most"][key] = most if key == "dtoh" else round(found[key] * 1.1)

@@ -1,0 +1,39 @@
+//! `basic bench`: the keys of the reference script, presets and checkpoints.
+
+use tests::fixtures::{fixture, number};
+use tests::{args, run};
+
+#[test]
+fn a_checkpoints_sizes_and_weights_are_timed_with_the_presets_text_and_batch() {
+    let line = args![
+        "bench",
+        "--preset",
+        "tiny",
+        "--checkpoint",
+        fixture("plain"),
+        "--stage",
+        "finetune",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+        "--json"
+    ];
+    let ran = run(env!("CARGO_BIN_EXE_basic-under-test"), line);
+    let told: Vec<String> = ran.stderr.lines().map(str::to_string).collect();
+    let report = ran.json();
+    assert_eq!(report["preset"], "tiny");
+    assert!(report["checkpoint"].as_str().unwrap().ends_with("plain"), "{report}");
+    assert_eq!(number(&report["batch"]), 8.0);
+    assert!(number(&report["step_s"]) > 0.0);
+    // One step to warm up and two that count, each told as it ends.
+    assert!(told.len() == 3 && told[2].starts_with("step 3: "), "{told:?}");
+}
+
+#[test]
+fn a_checkpoint_that_is_not_there_is_named() {
+    let line = args!["bench", "--preset", "tiny", "--checkpoint", fixture("nothing"), "--device", "cpu"];
+    let ran = run(env!("CARGO_BIN_EXE_basic-under-test"), line);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("nothing/config.json"), "{}", ran.stderr);
+}
