@@ -264,12 +264,11 @@ def bench(gpu, preset, stage, arm, switches, more=(), steps=3, warmup=2, profile
         }
     code, out, error, seconds = gpu.basic(
         "bench", "--preset", preset, "--stage", stage, "--arm", arm, "--device", "cuda:0", "--dtype", "bfloat16",
-        "--steps", steps, "--warmup", warmup, "--json", *more, limit=limit, **switches, **extra,
+        "--steps", steps, "--warmup", warmup, *more, limit=limit, **switches, **extra,
     )
     found = {"preset": preset, "stage": stage, "arm": arm, **switches, "profiled": profile, "seconds": round(seconds, 1)}
-    times = [line for line in error.splitlines() if line.startswith("step ")]
-    found |= last_json(out) or {"error": f"exit code {code}: {brief(error)}"}
-    gpu.keep("bench", found | {"steps": times})
+    # Step by step: where it does not end, it is known how far it came.
+    gpu.keep("bench", found | {"code": code, "lines": out.splitlines()} | ({"error": brief(error)} if code else {}))
 
 
 def their_bench(gpu, preset, stage, arm, steps=3, limit=45):

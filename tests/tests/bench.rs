@@ -20,14 +20,20 @@ fn a_checkpoints_sizes_and_weights_are_timed_with_the_presets_text_and_batch() {
         "--json"
     ];
     let ran = run(env!("CARGO_BIN_EXE_basic-under-test"), line);
-    let told: Vec<String> = ran.stderr.lines().map(str::to_string).collect();
     let report = ran.json();
     assert_eq!(report["preset"], "tiny");
     assert!(report["checkpoint"].as_str().unwrap().ends_with("plain"), "{report}");
     assert_eq!(number(&report["batch"]), 8.0);
     assert!(number(&report["step_s"]) > 0.0);
-    // One step to warm up and two that count, each told as it ends.
-    assert!(told.len() == 3 && told[2].starts_with("step 3: "), "{told:?}");
+}
+
+#[test]
+fn each_step_is_told_as_it_ends() {
+    let line = args!["bench", "--preset", "tiny", "--steps", "2", "--device", "cpu"];
+    let ran = run(env!("CARGO_BIN_EXE_basic-under-test"), line);
+    // One step to warm up, two that count, and the result.
+    let told: Vec<&str> = ran.stdout.lines().collect();
+    assert!(told.len() == 4 && told[2].starts_with("step 3: "), "{told:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use basic_train::bench::{BenchConfig, PRESETS, bench as run};
 use basic_train::recipe::Stage;
 
 use crate::args::{ArmArg, Bench, StageArg};
-use crate::output::{print_json, say, tell};
+use crate::output::{print_json, say};
 
 /// Times training steps.
 pub fn bench(args: Bench) -> Result<()> {
@@ -36,7 +36,11 @@ pub fn bench(args: Bench) -> Result<()> {
         recompute: args.recompute,
         micro_batch: args.micro_batch,
     };
-    let report = run(&config, &device, &mut |step, seconds| tell!("step {step}: {seconds:.3} s"))?;
+    let report = run(&config, &device, &mut |step, seconds| {
+        if !args.json {
+            say!("step {step}: {seconds:.3} s");
+        }
+    })?;
     if args.json {
         return print_json(&report);
     }
