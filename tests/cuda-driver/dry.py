@@ -7,6 +7,7 @@ driver that counts (driver.c). What a training step launches, copies, waits for 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,8 +36,9 @@ def toolkit():
 
 class Dry:
     def __init__(self, binary, cache):
-        self.binary = Path(binary).resolve()
         self.folder = Path(tempfile.mkdtemp(prefix="basic-cuda-dry-"))
+        # A copy: the build may go on meanwhile.
+        self.binary = Path(shutil.copy(binary, self.folder))
         self.stats = self.folder / "stats.jsonl"
         driver = self.folder / "libcuda.so"
         subprocess.run(
