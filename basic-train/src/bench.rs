@@ -3,7 +3,9 @@
 
 use std::ops::Add;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use basic_core::{DeviceSpec, Objective, ObjectiveError, memory_used};
 use basic_models::adapters::{AdapterError, LoraConfig, attach};
@@ -141,7 +143,7 @@ pub struct BenchReport {
     pub step_s: f64,
     /// Samples a second.
     pub samples_per_s: f64,
-    /// What the run holds of a CUDA device's memory at its end. CubeCL gives nothing back, so that this is the peak.
+    /// The most that the run held of a CUDA device's memory, looked at every few milliseconds.
     pub peak_gpu_mib: Option<f64>,
     /// Peak resident memory of the process, where the system tells.
     pub peak_rss_mib: Option<f64>,
@@ -181,7 +183,7 @@ pub fn bench(
     let device = device.clone().autodiff();
     // The driver's own share, which every program has, is taken once something was computed.
     Tensor::<1>::zeros([1], &device).try_into_vec_as::<f32>()?;
-    let before = memory_used(&config.spec);
+    let watch = MemoryWatch::start(&config.spec);
     let (mut model, model_config) = model(config, &device)?;
     if let Some(adapters) = &config.adapters {
         model.language_model = attach(model.language_model, "language_model", adapters, 0, config.dtype)?;
@@ -217,7 +219,7 @@ pub fn bench(
             seconds.push(took);
         }
     }
-    let held = memory_used(&config.spec).zip(before).map(|(now, before)| now.saturating_sub(before) as f64 / MIB);
+    let held = watch.map(|watch| watch.most() as f64 / MIB);
     seconds.sort_by(f64::total_cmp);
     // The median; of an even number of steps the mean of the middle two, as the reference has it.
     let step_s = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.0;
@@ -242,6 +244,39 @@ pub fn bench(
         peak_gpu_mib: held,
         peak_rss_mib: peak_rss_mib(),
     })
+}
+
+/// Looks at a device's memory as long as a run takes.
+struct MemoryWatch {
+    stop: Sender<()>,
+    watcher: JoinHandle<u64>,
+}
+
+impl MemoryWatch {
+    /// `None` where the device does not tell.
+    fn start(spec: &DeviceSpec) -> Option<Self> {
+        const EVERY: Duration = Duration::from_millis(5);
+        let before = memory_used(spec)?;
+        let (stop, stopped) = channel();
+        let spec = *spec;
+        let watcher = thread::spawn(move || {
+            let mut most = before;
+            loop {
+                let ended = stopped.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout);
+                most = most.max(memory_used(&spec).unwrap_or(0));
+                if ended {
+                    return most - before;
+                }
+            }
+        });
+        Some(Self { stop, watcher })
+    }
+
+    /// Bytes beyond what was taken at the start.
+    fn most(self) -> u64 {
+        drop(self.stop);
+        self.watcher.join().unwrap_or_default()
+    }
 }
 
 /// The checkpoint's model, or a random one of the preset's sizes.

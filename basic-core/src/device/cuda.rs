@@ -3,12 +3,17 @@
 // The libraries are C: each call says what it loads or writes.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use burn_cubecl::CubeDevice;
+use cubecl_runtime::device::CudaDevice;
 use cudarc::driver::result as driver;
 use cudarc::{nccl, nvrtc};
+
+use crate::ops::block_budget;
 
 /// Folders of a CUDA toolkit in which its libraries lie.
 const LIBRARY_FOLDERS: [&str; 3] = ["lib64", "lib", "targets/x86_64-linux/lib"];
@@ -76,6 +81,24 @@ impl Parts {
             (Ok((_, count)), true) => *count,
             _ => 0,
         }
+    }
+}
+
+/// Has CubeCL cut a device's memory into pages that hold the largest block of scores or logits. CubeCL makes pages as
+/// large as the largest allocation so far and puts nothing new on smaller ones: where the first block of logits comes
+/// after a whole forward pass, all that the pass kept is held twice.
+pub fn size_pages(index: usize) {
+    static SIZED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+    if !SIZED.lock().unwrap_or_else(PoisonError::into_inner).insert(index) {
+        return;
+    }
+    let client = CubeDevice::Cuda(CudaDevice { index }).client();
+    let memory = &client.properties().memory;
+    let Some(all) = memory.max_memory() else { return };
+    let block = u64::try_from(block_budget(all)).unwrap_or(u64::MAX).min(memory.max_page_size);
+    // A device with room for a few blocks alone is better off with small pages.
+    if block <= all / 16 {
+        drop(client.empty(usize::try_from(block).unwrap_or_default()));
     }
 }
 

@@ -298,6 +298,7 @@ fn open_cuda(spec: &DeviceSpec, index: usize) -> Result<Device, DeviceError> {
         Some(missing) => Err(DeviceError::Missing { device: spec.to_string(), missing: missing.clone() }),
         None if index < parts.devices() => {
             kernels::keep();
+            cuda::size_pages(index);
             Ok(Device::cuda(index))
         }
         None => Err(DeviceError::NotFound(spec.to_string())),
