@@ -57,7 +57,7 @@ pub struct Memory {
     pub projector_activations: u64,
     /// Chunks of logits, and the gradients of rows that the fused losses keep.
     pub losses: u64,
-    /// The gradients of one layer's activations.
+    /// The gradients of one layer's activations; on a GPU what they take beyond the losses.
     pub backward: u64,
     /// Program, driver, kernels: no formula, an allowance.
     pub runtime: u64,
@@ -87,6 +87,9 @@ impl Memory {
         let composed = wide(decoder.adapted) * element;
         let weights = parts.iter().fold(wide(0u64), |sum, part| sum + part.weights(element, load.gpu));
         // The last norm's input and output stand behind the layers.
+        // And the dense gradient of an adapted matrix.
+        let backward = (layer + wide(decoder.widest) * element + scores(text, load)).narrow();
+        let losses = losses(config, load).narrow();
         let kept = 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer };
         let mut this = Self {
             weights: weights.narrow(),
@@ -97,9 +100,9 @@ impl Memory {
             composed_weights: if load.recompute { (composed / layers).narrow() } else { composed.narrow() },
             vision: encoder(config, vision, load).narrow(),
             projector_activations: projector(config, load).narrow(),
-            losses: losses(config, load).narrow(),
-            // And the dense gradient of an adapted matrix.
-            backward: (layer + wide(decoder.widest) * element + scores(text, load)).narrow(),
+            losses,
+            // A GPU's chunks of logits are freed before: what was counted falls short of the two together.
+            backward: if load.gpu { backward.saturating_sub(losses) } else { backward },
             runtime: RUNTIME[usize::from(load.gpu)],
             total: 0,
         };
