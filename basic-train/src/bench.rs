@@ -181,8 +181,6 @@ pub fn bench(
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<BenchReport, BenchError> {
     let device = device.clone().autodiff();
-    // The driver's own share, which every program has, is taken once something was computed.
-    Tensor::<1>::zeros([1], &device).try_into_vec_as::<f32>()?;
     let watch = MemoryWatch::start(&config.spec);
     let (mut model, model_config) = model(config, &device)?;
     if let Some(adapters) = &config.adapters {
@@ -256,23 +254,23 @@ impl MemoryWatch {
     /// `None` where the device does not tell.
     fn start(spec: &DeviceSpec) -> Option<Self> {
         const EVERY: Duration = Duration::from_millis(5);
-        let before = memory_used(spec)?;
+        memory_used(spec)?;
         let (stop, stopped) = channel();
         let spec = *spec;
         let watcher = thread::spawn(move || {
-            let mut most = before;
+            let mut most = 0;
             loop {
                 let ended = stopped.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout);
                 most = most.max(memory_used(&spec).unwrap_or(0));
                 if ended {
-                    return most - before;
+                    return most;
                 }
             }
         });
         Some(Self { stop, watcher })
     }
 
-    /// Bytes beyond what was taken at the start.
+    /// The most bytes.
     fn most(self) -> u64 {
         drop(self.stop);
         self.watcher.join().unwrap_or_default()

@@ -3,7 +3,7 @@
 // The libraries are C: each call says what it loads or writes.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -88,11 +88,12 @@ impl Parts {
 /// large as the largest allocation so far and puts nothing new on smaller ones: where the first block of logits comes
 /// after a whole forward pass, all that the pass kept is held twice.
 pub fn size_pages(index: usize) {
-    static SIZED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
-    if !SIZED.lock().unwrap_or_else(PoisonError::into_inner).insert(index) {
+    let mut taken = TAKEN_BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+    if taken.contains_key(&index) {
         return;
     }
     let client = CubeDevice::Cuda(CudaDevice { index }).client();
+    taken.insert(index, memory_taken(index).unwrap_or_default());
     let memory = &client.properties().memory;
     let Some(all) = memory.max_memory() else { return };
     let block = u64::try_from(block_budget(all)).unwrap_or(u64::MAX).min(memory.max_page_size);
@@ -108,8 +109,16 @@ pub fn toolkit_libraries() -> Vec<PathBuf> {
     toolkit.iter().flat_map(|toolkit| LIBRARY_FOLDERS.map(|folder| toolkit.join(folder))).collect()
 }
 
-/// Bytes of a device's memory that are taken, by whichever program.
+/// What of each device's memory was taken when it was opened: the driver's own share, and other programs'.
+static TAKEN_BEFORE: Mutex<BTreeMap<usize, u64>> = Mutex::new(BTreeMap::new());
+
+/// Bytes of a device's memory that were taken since it was opened.
 pub fn memory_used(index: usize) -> Option<u64> {
+    let before = TAKEN_BEFORE.lock().unwrap_or_else(PoisonError::into_inner).get(&index).copied();
+    Some(memory_taken(index)?.saturating_sub(before.unwrap_or_default()))
+}
+
+fn memory_taken(index: usize) -> Option<u64> {
     let device = driver::device::get(i32::try_from(index).ok()?).ok()?;
     // SAFETY: the primary context is CubeCL's too, which keeps it; retained and released in pairs.
     let (free, total) = unsafe {

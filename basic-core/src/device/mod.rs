@@ -183,7 +183,7 @@ pub(crate) fn cuda_parts() -> &'static cuda::Parts {
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::toolkit_libraries;
 
-/// Bytes of a CUDA device's memory that are taken, by whichever program; `None` for other devices.
+/// Bytes of a CUDA device's memory that were taken since it was opened; `None` for other devices.
 pub fn memory_used(spec: &DeviceSpec) -> Option<u64> {
     match spec {
         #[cfg(feature = "cuda")]
