@@ -17,6 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # A step's counts are half the difference between a run of three steps and a run of one.
 FEW, MANY = 1, 3
+# How far the plan's memory may be from what was counted.
+PLAN = 0.1
 
 
 class Failed(Exception):
@@ -103,6 +105,38 @@ class Dry:
         return each
 
 
+def planned_mib(dry, plan):
+    """What `basic train --plan` says that a step of a preset takes, without its allowance for the runtime, which the
+    driver that counts does not have. A sample fills its length, as those of `basic bench` do."""
+    folder = dry.folder / "plan"
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    (folder / "model" / "config.json").write_text(json.dumps(plan["config"]))
+    shutil.copy(HERE.parent / "fixtures" / "images" / "a.png", folder)
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a red circle, " * 400}]
+    (folder / "data.json").write_text(json.dumps([{"image": "a.png", "conversations": turns}] * 16))
+    (folder / "recipe.toml").write_text(
+        f"""stage = "pretrain"
+output = "{folder}/out"
+[model]
+checkpoint = "{folder}/model"
+[data]
+path = "{folder}/data.json"
+[train]
+dtype = "bfloat16"
+batch_size = 16
+micro_batch = {plan["micro_batch"]}
+epochs = 1.0
+[loader]
+max_length = {plan["positions"]}
+too_long = "truncate"
+"""
+    )
+    memory = ["--memory", plan["memory"]]
+    done, _, _ = dry.run("train", folder / "recipe.toml", "--plan", "--json", "--device", "cuda", *memory)
+    memory = json.loads(done.stdout)["memory"]
+    return (memory["total"] - memory["runtime"]) / 2**20
+
+
 def operations(dry, **environment):
     """Every operation compiles and launches, forward and backward, in both types; the zeros that come back are wrong."""
     done, found, seconds = dry.run("devices", "--check", "cuda:0", "--json", expect=1, **environment)
@@ -162,6 +196,12 @@ def main():
                     budget["at_most"][key] = most if key == "dtoh" else round(found[key] * 1.1)
                 elif found[key] > most:
                     failed.append(f"{name}: {key} is {found[key]:.0f}, at most {most} were allowed")
+            if "plan" in budget:
+                planned = planned_mib(dry, budget["plan"])
+                apart = planned / found["peak_mib"] - 1
+                print(f"   planned {planned:.0f} MiB, {100 * apart:+.1f}% of what was counted")
+                if abs(apart) > PLAN:
+                    failed.append(f"{name}: the plan's {planned:.0f} MiB are {100 * apart:+.1f}% apart")
             shown = {key: value for key, value in found.items() if key != "kernels"}
             print("   a step: " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items()))
             for kernel, count in sorted(found["kernels"].items(), key=lambda item: -item[1])[:12]:
