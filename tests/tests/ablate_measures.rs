@@ -165,6 +165,11 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
         page.assert_quiet();
     }
     let results = fs::read_to_string(out.join("results.json")).unwrap();
+    // A row without one of the columns' entries.
+    let mut short: Value = serde_json::from_str(&results).unwrap();
+    short["groups"][0]["rows"][0]["entries"].as_array_mut().unwrap().pop();
+    fs::write(out.join("results.json"), short.to_string()).unwrap();
+    run(BINARY, args!["report", out, "--out", report]).refused(1, &["results.json:", "entries for"]);
     fs::write(out.join("results.json"), &results[..results.len() / 2]).unwrap();
     run(BINARY, args!["report", out, "--out", report]).refused(1, &["results.json:", "not the results of a study"]);
 }

@@ -13,11 +13,21 @@ pub(super) fn read(path: &Path) -> Result<Option<Summary>, ReportError> {
         return Ok(None);
     }
     let Some(text) = json(&file)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|e| ReportError::Line {
-        path: file,
-        line: e.line(),
+    let broken = |line, problem: String| ReportError::Line {
+        path: file.clone(),
+        line,
         problem: format!(
-            "not the results of a study: {e}: run `basic ablate` with the same --out again, which writes them anew"
+            "not the results of a study: {problem}: run `basic ablate` with the same --out again, which writes them anew"
         ),
-    })
+    };
+    let summary: Summary = serde_json::from_str(&text).map_err(|e| broken(e.line(), e.to_string()))?;
+    let columns = summary.columns.len();
+    let short = summary.groups.iter().flat_map(|group| group.all()).find(|row| row.entries.len() != columns);
+    match short {
+        Some(row) => {
+            let problem = format!("cell {} has {} entries for {columns} columns", row.cell, row.entries.len());
+            Err(broken(1, problem))
+        }
+        None => Ok(Some(summary)),
+    }
 }
