@@ -297,6 +297,8 @@ fn open_cuda(spec: &DeviceSpec, index: usize) -> Result<Device, DeviceError> {
     match parts.missing().first() {
         Some(missing) => Err(DeviceError::Missing { device: spec.to_string(), missing: missing.clone() }),
         None if index < parts.devices() => {
+            crate::ops::check_switches()
+                .map_err(|missing| DeviceError::Missing { device: spec.to_string(), missing })?;
             kernels::keep();
             cuda::size_pages(index);
             Ok(Device::cuda(index))

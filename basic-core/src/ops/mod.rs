@@ -39,3 +39,5 @@ pub use product::{linear, product};
 pub use rms_norm::rms_norm;
 pub use rotary::rotate;
 pub use swiglu::swiglu;
+#[cfg(feature = "cuda")]
+pub(crate) use vendor::check as check_switches;

@@ -20,10 +20,27 @@ use burn_cubecl::tensor::CubeTensor;
 /// The environment variable that switches cuBLASLt on.
 pub const SWITCH: &str = "BASIC_CUBLAS";
 
-/// Whether products go to cuBLASLt in this process. Where the library is missing they do not.
+/// Whether products go to cuBLASLt in this process: it is asked for and here.
 pub fn asked() -> bool {
     static ASKED: OnceLock<bool> = OnceLock::new();
     *ASKED.get_or_init(|| env::var(SWITCH).is_ok_and(|value| value == "1") && lt::is_here())
+}
+
+/// Whether what the environment asks for can be had.
+///
+/// # Errors
+///
+/// A sentence where it says something else than 0 or 1, or 1 without the library or with too old a driver.
+pub fn check() -> Result<(), String> {
+    match env::var(SWITCH).as_deref() {
+        Err(_) | Ok("" | "0") => Ok(()),
+        Ok("1") if asked() => Ok(()),
+        Ok("1") => Err(format!(
+            "{SWITCH}=1 asks for cuBLASLt, and libcublasLt.so is neither in the loader's path nor in the CUDA toolkit of \
+             CUDA_PATH, or the driver is older than CUDA 12.5: leave {SWITCH} out to multiply with CubeCL"
+        )),
+        Ok(other) => Err(format!("{SWITCH} is '{other}': 1 multiplies with cuBLASLt, 0 with CubeCL")),
+    }
 }
 
 /// Whether a device's products go to cuBLASLt.
