@@ -404,8 +404,23 @@ R cuEventDestroy_v2(H e) {
   free(e);
   return 0;
 }
+// Each kernel's PTX as a file in the folder that CUDA_STUB_PTX names, for ptxas.
+static void kept(const char *image) {
+  const char *folder = getenv("CUDA_STUB_PTX"), *entry = strstr(image, ".entry ");
+  if (!folder || !entry)
+    return;
+  char path[4096];
+  int length = strcspn(entry + 7, "(\n ");
+  snprintf(path, sizeof path, "%s/%.*s.ptx", folder, length, entry + 7);
+  FILE *file = fopen(path, "w");
+  if (file) {
+    fputs(image, file);
+    fclose(file);
+  }
+}
 R cuModuleLoadData(H *m, const void *image) {
   modules++;
+  kept(image);
   *m = (H)(uintptr_t)(0x10000 + modules * 16);
   return 0;
 }
@@ -441,9 +456,20 @@ static void launched(struct fn *f) {
   probing = strstr(f->name, "throughput") != NULL;
   work_ms += strstr(f->name, "launch_overhead") ? 0.1 : 1e-3;
 }
+// A line for each launch in the file that CUDA_STUB_TRACE names: the kernel and its cubes.
+static void traced(struct fn *f, unsigned a, unsigned b, unsigned c) {
+  static FILE *trace;
+  if (!trace && getenv("CUDA_STUB_TRACE"))
+    trace = fopen(getenv("CUDA_STUB_TRACE"), "a");
+  if (trace && f) {
+    fprintf(trace, "%s %u %u %u\n", f->name, a, b, c);
+    fflush(trace);
+  }
+}
 R cuLaunchKernel(H f, unsigned a, unsigned b, unsigned c, unsigned x, unsigned y, unsigned z, unsigned sh, H s,
                  void **p, void **e) {
   launched(f);
+  traced(f, a, b, c);
   return 0;
 }
 R cuLaunchKernelEx(const void *cfg, H f, void **p, void **e) {

@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #define BUFFER_BYTES ((size_t)8 << 20)
-#define ROWS 60
+#define ROWS 300
 
 enum { KERNEL, HTOD, DTOH, DTOD, OTHER_COPY, MEMSET, KINDS };
 

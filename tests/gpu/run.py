@@ -11,6 +11,7 @@ OUT/result.json, OUT/RESULT.md, and the logs in OUT/log.txt.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,9 +48,18 @@ class Gpu:
     def left(self):
         return self.end - time.monotonic()
 
+    def cached(self):
+        """Bytes of kernels and tuning that are kept."""
+        return sum(path.stat().st_size for path in self.kernels.iterdir())
+
     def run(self, *command, limit=120, keep=True, **environment):
-        """A command's exit code, output and seconds. Code 124: out of time."""
+        """A command's exit code, output and seconds. Code 124: out of time, and the log holds where its threads were at
+        half of it and at its end."""
         limit = min(limit, self.left())
+        cached = self.cached()
+        asked = Path(command[0]) == self.binary and (PACKED / "stacks.so").exists()
+        if asked:
+            environment = {"LD_PRELOAD": str(PACKED / "stacks.so")} | environment
         start = time.monotonic()
         shown = " ".join(str(part) for part in command)
         if limit < 5:
@@ -64,21 +74,22 @@ class Gpu:
             )
         except FileNotFoundError as error:
             return 127, "", str(error), 0.0
-        try:
-            out, error = process.communicate(timeout=limit)
-            code = process.returncode
-        except subprocess.TimeoutExpired:
-            # First a chance to write what was measured.
-            process.terminate()
+        # The stacks, then a chance to write what was measured, then the end.
+        steps = [(limit / 2, signal.SIGUSR2), (limit / 2, signal.SIGUSR2)] if asked else [(limit, None)]
+        steps += [(1.5, signal.SIGTERM), (3, signal.SIGKILL), (None, None)]
+        for wait, then in steps:
             try:
-                out, error = process.communicate(timeout=3)
+                out, error = process.communicate(timeout=wait)
+                break
             except subprocess.TimeoutExpired:
-                process.kill()
-                out, error = process.communicate()
-            code = 124
+                if then is not None:
+                    process.send_signal(then)
+        code = process.returncode if time.monotonic() - start < limit else 124
         seconds = time.monotonic() - start
         with open(self.out / "log.txt", "a") as log:
-            print(f"== {shown}\n== exit code {code}, {seconds:.1f} s\n{out[-20000:]}\n{error[-6000:]}", file=log)
+            new = (self.cached() - cached) >> 10
+            print(f"== {shown}\n== exit code {code}, {seconds:.1f} s, {new} KiB of new kernels", file=log)
+            print(f"{out[-20000:]}\n{error[-80000:]}", file=log)
         if keep:
             print(f"   {seconds:6.1f} s  {code:3}  {shown[-110:]}", flush=True)
         return code, out, error, seconds
@@ -107,7 +118,10 @@ def brief(error):
     return " | ".join(lines[-3:])[:600]
 
 
-CUBLAS = {"BASIC_CUBLAS": "1"}
+# cuBLASLt must be there; the portable bodies; CubeCL's products.
+OWN = {"BASIC_CUBLAS": "1"}
+PORTABLE = {"BASIC_CUBLAS": "1", "BASIC_KERNELS": "portable"}
+CUBECL = {"BASIC_CUBLAS": "0"}
 
 
 def machine(gpu):
@@ -304,27 +318,27 @@ def main():
     if not machine(gpu):
         print("no usable device")
         sys.exit(1)
-    fine = operations(gpu, "float32", CUBLAS, 40)
-    fine &= operations(gpu, "bfloat16", CUBLAS, 40)
-    fast = CUBLAS if fine else {}
-    rates(gpu, "", CUBLAS, 40)
-    bench(gpu, "7b", "pretrain", "basic", fast)
-    bench(gpu, "7b", "pretrain", "basic", fast, steps=1, warmup=1, profile=True, limit=30)
+    operations(gpu, "bfloat16", OWN, 45)
+    operations(gpu, "float32", OWN, 45)
+    bench(gpu, "7b", "pretrain", "basic", OWN, limit=80)
+    bench(gpu, "7b", "pretrain", "basic", OWN, steps=1, warmup=1, profile=True, limit=40)
+    rates(gpu, "", OWN, 40)
+    losses(gpu, "plain-default", OWN)
+    bench(gpu, "7b", "pretrain", "llava", OWN, limit=40)
     their_bench(gpu, "7b", "pretrain", "lean")
-    losses(gpu, "plain-default", fast)
-    generation(gpu, fast)
-    training(gpu, "pretrain", fast)
-    bench(gpu, "7b", "pretrain", "llava", fast, limit=40)
-    operations(gpu, "bfloat16", {}, 40)
-    training(gpu, "finetune", fast)
-    training(gpu, "lora", fast)
-    bench(gpu, "1b", "pretrain", "basic", fast, limit=40)
-    their_bench(gpu, "1b", "pretrain", "lean")
-    bench(gpu, "smollm2", "pretrain", "basic", fast, limit=40)
-    their_bench(gpu, "smollm2", "pretrain", "lean")
-    operations(gpu, "float32", {}, 40)
-    losses(gpu, "plain-default", {})
-    rates(gpu, "projection", {}, 60)
+    generation(gpu, OWN)
+    training(gpu, "pretrain", OWN)
+    training(gpu, "finetune", OWN)
+    training(gpu, "lora", OWN)
+    for preset in ("smollm2", "1b"):
+        bench(gpu, preset, "pretrain", "basic", OWN, limit=40)
+        their_bench(gpu, preset, "pretrain", "lean")
+    bench(gpu, "1b", "finetune", "basic", OWN, limit=40)
+    their_bench(gpu, "1b", "finetune", "lean")
+    their_bench(gpu, "7b", "pretrain", "basic")
+    operations(gpu, "bfloat16", PORTABLE, 40)
+    operations(gpu, "bfloat16", CUBECL, 60)
+    rates(gpu, "projection", CUBECL, 60)
     print(f"done; {gpu.left():.0f} s left", flush=True)
 
 

@@ -29,19 +29,30 @@ const fn case(name: &'static str, run: fn(&Place) -> Vec<Vec<f64>>, loose: f64) 
 pub const CASES: &[Case] = &[
     case("product", product, 0.05),
     case("linear", linear, 0.05),
+    case("patches", patches, 0.05),
     case("gelu", |p| activation(p, ActivationKind::Gelu), 0.03),
     case("gelu_tanh", |p| activation(p, ActivationKind::GeluTanh), 0.03),
     case("quick_gelu", |p| activation(p, ActivationKind::QuickGelu), 0.03),
     case("silu", |p| activation(p, ActivationKind::Silu), 0.03),
-    case("swiglu", swiglu, 0.03),
+    case("swiglu", |p| swiglu(p, [13, 7]), 0.03),
+    case("swiglu of long rows", |p| swiglu(p, [65, 344]), 0.03),
     case("embedding", embedding, 0.03),
-    case("rms_norm", rms_norm, 0.05),
-    case("rotate", rotate, 0.05),
+    case("rms_norm", |p| rms_norm(p, [7, 33]), 0.05),
+    case("rms_norm of long rows", |p| rms_norm(p, [70, 1032]), 0.05),
+    case("rotate", |p| rotate(p, [2, 7, 3, 10]), 0.05),
+    case("rotate of wide heads", |p| rotate(p, [3, 5, 4, 128]), 0.05),
     case("attention", |p| attention(p, [2, 7, 7, 4, 2, 10], &[0; 7]), 0.1),
     case("attention of packed rows", |p| attention(p, [1, 9, 9, 3, 3, 8], &[0, 0, 0, 3, 3, 3, 3, 7, 7]), 0.1),
     case("attention in a window", |p| attention(p, [1, 9, 9, 6, 2, 16], &[0, 0, 0, 1, 2, 3, 4, 5, 6]), 0.1),
     case("attention of one query", |p| attention(p, [3, 1, 33, 4, 1, 12], &[2]), 0.1),
     case("attention in blocks", |p| attention(p, [1, 300, 300, 2, 1, 8], &[0; 300]), 0.2),
+    case("attention, 32 wide", |p| attention(p, [1, 64, 64, 1, 1, 32], &[0; 64]), 0.1),
+    case("attention, 64 wide, grouped heads", |p| attention(p, [2, 150, 150, 4, 2, 64], &[0; 150]), 0.1),
+    case("attention, 128 wide, packed rows", |p| attention(p, [1, 200, 200, 2, 2, 128], &PACKED), 0.1),
+    case("attention, 80 wide, in a window", |p| attention(p, [2, 200, 200, 6, 2, 80], &window::<200>(70)), 0.1),
+    case("attention, 112 wide, over a past", |p| attention(p, [2, 70, 133, 3, 1, 112], &[3; 70]), 0.1),
+    case("attention_to_all", |p| attention_to_all(p, [3, 17, 2, 12]), 0.1),
+    case("attention_to_all, 64 wide", |p| attention_to_all(p, [2, 197, 3, 64]), 0.1),
     case("attention_mass", attention_mass, 0.1),
     case("directional_alignment", directional_alignment, 0.1),
     case("semantic_distribution", |p| semantic_distribution(p, None), 0.1),
@@ -51,6 +62,22 @@ pub const CASES: &[Case] = &[
     case("adamw", adamw, 0.03),
     case("sum_of_squares", sum_of_squares, 0.03),
 ];
+
+/// The first keys of samples of 70, 65 and 65.
+const PACKED: [i64; 200] = {
+    let mut first = [0; 200];
+    let mut i = 70;
+    while i < 200 {
+        first[i] = if i < 135 { 70 } else { 135 };
+        i += 1;
+    }
+    first
+};
+
+/// The first keys where each query sees so many.
+fn window<const N: usize>(width: usize) -> [i64; N] {
+    std::array::from_fn(|i| (i + 1).saturating_sub(width) as i64)
+}
 
 /// Multiples of 1/64 from -1 to 1, by a linear congruence of the seed and the position.
 fn numbers(seed: u64, count: usize) -> Vec<f32> {
@@ -109,6 +136,12 @@ fn linear(p: &Place) -> Vec<Vec<f64>> {
     both(p, y, vec![grad(&x), grad(&w), grad(&bias)])
 }
 
+fn patches(p: &Place) -> Vec<Vec<f64>> {
+    let (pixels, weight, bias) = (p.leaf(38, [2, 3, 15, 29]), p.leaf(39, [11, 3, 7, 7]), p.leaf(40, [11]));
+    let y = ops::patches(pixels.clone(), weight.clone(), Some(bias.clone()));
+    both(p, y, vec![grad(&pixels), grad(&weight), grad(&bias)])
+}
+
 fn activation(p: &Place, kind: ActivationKind) -> Vec<Vec<f64>> {
     let x = p.leaf(3, [37, 5]);
     let wide = x.clone().mul_scalar(4.0);
@@ -121,8 +154,8 @@ fn activation(p: &Place, kind: ActivationKind) -> Vec<Vec<f64>> {
     both(p, value, vec![grad(&x)])
 }
 
-fn swiglu(p: &Place) -> Vec<Vec<f64>> {
-    let (gate, up) = (p.leaf(4, [13, 7]), p.leaf(5, [13, 7]));
+fn swiglu(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {
+    let (gate, up) = (p.leaf(4, dims), p.leaf(5, dims));
     both(p, ops::swiglu(gate.clone(), up.clone()), vec![grad(&gate), grad(&up)])
 }
 
@@ -133,24 +166,33 @@ fn embedding(p: &Place) -> Vec<Vec<f64>> {
     both(p, ops::embedding(table.clone(), p.ints(&ids, [41])), vec![grad(&table)])
 }
 
-fn rms_norm(p: &Place) -> Vec<Vec<f64>> {
-    let (x, gamma) = (p.leaf(7, [7, 33]), p.leaf(8, [33]));
+fn rms_norm(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {
+    let (x, gamma) = (p.leaf(7, dims), p.leaf(8, [dims[1]]));
     both(p, ops::rms_norm(x.clone(), gamma.clone(), 1e-5), vec![grad(&x), grad(&gamma)])
 }
 
-fn rotate(p: &Place) -> Vec<Vec<f64>> {
-    let x = p.leaf(9, [2, 7, 3, 10]);
-    both(p, ops::rotate(x.clone(), p.tensor(10, [1, 7, 5]), p.tensor(11, [1, 7, 5])), vec![grad(&x)])
+fn rotate(p: &Place, [b, t, heads, width]: [usize; 4]) -> Vec<Vec<f64>> {
+    let x = p.leaf(9, [b, t, heads, width]);
+    let angles = [1, t, width / 2];
+    both(p, ops::rotate(x.clone(), p.tensor(10, angles), p.tensor(11, angles)), vec![grad(&x)])
 }
 
 /// Batch, queries, keys, heads, key heads, head width; the first key of each query.
 fn attention(p: &Place, [b, t, keys, heads, kv, width]: [usize; 6], first: &[i64]) -> Vec<Vec<f64>> {
     let q = p.leaf(12, [b, t, heads, width]);
     let (k, v) = (p.leaf(13, [b, keys, kv, width]), p.leaf(14, [b, keys, kv, width]));
-    let found = ops::attention(q.clone(), k.clone(), v.clone(), p.ints(first, [1, t]));
+    // Wide heads' scores of such numbers are all about the same: these differ.
+    let stretched = if width > 16 { q.clone().mul_scalar(4.0) } else { q.clone() };
+    let found = ops::attention(stretched, k.clone(), v.clone(), p.ints(first, [1, t]));
     let mut all = both(p, found.output, vec![grad(&q), grad(&k), grad(&v)]);
     all.push(read(found.lse));
     all
+}
+
+/// Batch, tokens, heads, head width.
+fn attention_to_all(p: &Place, dims: [usize; 4]) -> Vec<Vec<f64>> {
+    let [q, k, v] = [35, 36, 37].map(|seed| p.leaf(seed, dims));
+    both(p, ops::attention_to_all(q.clone().mul_scalar(4.0), k.clone(), v.clone()), vec![grad(&q), grad(&k), grad(&v)])
 }
 
 fn attention_mass(p: &Place) -> Vec<Vec<f64>> {

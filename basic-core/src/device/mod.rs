@@ -238,6 +238,7 @@ fn wgpu_kinds() -> Vec<bool> {
 
 #[cfg(feature = "wgpu")]
 fn open_wgpu(spec: &DeviceSpec, index: Option<usize>) -> Result<Device, DeviceError> {
+    crate::ops::check_switches().map_err(|missing| DeviceError::Missing { device: spec.to_string(), missing })?;
     let devices = wgpu_devices();
     devices.into_iter().nth(index.unwrap_or(0)).ok_or_else(|| DeviceError::NotFound(spec.to_string()))
 }

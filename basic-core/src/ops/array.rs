@@ -197,6 +197,16 @@ impl<B: Backend> Array<B> {
         let sum = self.clone().sub(top.clone()).exp().sum_dim(last);
         sum.log().add(top)
     }
+
+    /// The softmax over the last dimension, and the log-sum-exp. Dividing by the sum is more exact than subtracting its
+    /// logarithm, whose rounding is that of the largest entry's size.
+    pub fn softmax(self) -> (Self, Self) {
+        let last = self.dims().len() - 1;
+        let top = Self(B::float_max_dim(self.0.clone(), last));
+        let powers = self.sub(top.clone()).exp();
+        let sum = powers.clone().sum_dim(last);
+        (powers.div(sum.clone()), sum.log().add(top))
+    }
 }
 
 /// Which keys of `keys` each of the queries must not see, `[B or 1, 1, n, keys]`, true where hidden.

@@ -55,8 +55,32 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>
         let lse = Tensor::zeros([b, heads, t], (&q.device(), accumulator(q.dtype())));
         return Attention { output: q, lse };
     }
-    let (output, lse) =
-        Dispatch::attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), first.into_dispatch());
+    dispatched(q, k, v, first, true)
+}
+
+/// Attention in which every query sees every key, as in a vision encoder; otherwise as [`attention`].
+///
+/// # Shapes
+/// - q and output: `[B, T, heads, head_dim]`
+/// - k, v: `[B, keys, kv_heads, head_dim]`, at least as many keys as queries
+///
+/// # Panics
+///
+/// Where the shapes do not fit each other.
+pub fn attention_to_all(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    let ([b, t, heads, width], [kb, keys, kv_heads, kw]) = (q.dims(), k.dims());
+    let fits = kb == b && keys >= t && kw == width && kv_heads > 0 && heads % kv_heads == 0 && v.dims() == k.dims();
+    assert!(fits, "attention_to_all: q is {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims());
+    if b * t * heads * width == 0 {
+        return q;
+    }
+    let first = Tensor::zeros([1, t], &q.device().without_autodiff());
+    dispatched(q, k, v, first, false).output
+}
+
+fn dispatched(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>, causal: bool) -> Attention {
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    let (output, lse) = Dispatch::attention(q, k, v, first.into_dispatch(), causal);
     Attention { output: Tensor::from_dispatch(output), lse: Tensor::from_dispatch(lse) }
 }
 
@@ -114,6 +138,8 @@ pub struct Saved<B: Backend> {
     pub lse: FloatTensor<B>,
     /// The first visible key of each query.
     pub first: IntTensor<B>,
+    /// Whether a query sees no key behind its own position.
+    pub causal: bool,
 }
 
 impl<B: Backend> Clone for Saved<B> {
@@ -125,6 +151,7 @@ impl<B: Backend> Clone for Saved<B> {
             output: self.output.clone(),
             lse: self.lse.clone(),
             first: self.first.clone(),
+            causal: self.causal,
         }
     }
 }
@@ -202,36 +229,43 @@ fn unstacked<B: Backend>(x: Array<B>, sizes: &Sizes, n: usize) -> Array<B> {
 
 /// Scaled scores `[B, heads, n, seen]` of the first `seen` keys, in the accumulator's type; hidden keys at the lowest
 /// finite value.
-fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: BoolTensor<B>, sizes: &Sizes) -> Array<B> {
+fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: Option<BoolTensor<B>>, sizes: &Sizes) -> Array<B> {
     let n = q.dims()[1];
     let dtype = accumulator(q.dtype());
     let seen = k_columns.dims()[2];
     let shape = [sizes.batch, sizes.heads, n, seen];
     let raw = stacked(q, sizes).product(k_columns, dtype).scale(sizes.scale()).reshape(&shape);
-    raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0))
+    match hidden {
+        Some(hidden) => raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0)),
+        None => raw,
+    }
 }
 
-/// Which keys the queries must not see, `[B or 1, 1, n, seen]`, block by block.
+/// Which keys the queries must not see, `[B or 1, 1, n, seen]`, block by block; none where all are seen.
 struct Hidden<'a, B: Backend> {
     first: &'a IntTensor<B>,
     sizes: &'a Sizes,
+    causal: bool,
     /// Of all queries and keys at once, where that is small: a block is then one slice of it.
     whole: Option<BoolTensor<B>>,
 }
 
 impl<'a, B: Backend> Hidden<'a, B> {
-    fn new(first: &'a IntTensor<B>, sizes: &'a Sizes) -> Self {
-        let small = first.shape()[0] * sizes.queries * sizes.keys <= BLOCK_BUDGET;
+    fn new(first: &'a IntTensor<B>, sizes: &'a Sizes, causal: bool) -> Self {
+        let small = causal && first.shape()[0] * sizes.queries * sizes.keys <= BLOCK_BUDGET;
         let whole = small.then(|| {
             let (first, positions) = visible::<B>(first, sizes, 0, sizes.queries);
             hidden_keys::<B>(positions, first, sizes.keys)
         });
-        Self { first, sizes, whole }
+        Self { first, sizes, causal, whole }
     }
 
-    fn of(&self, block: &Block) -> BoolTensor<B> {
+    fn of(&self, block: &Block) -> Option<BoolTensor<B>> {
         let Block { start, len, seen } = *block;
-        match &self.whole {
+        if !self.causal {
+            return None;
+        }
+        Some(match &self.whole {
             Some(whole) if len == self.sizes.queries && seen == self.sizes.keys => whole.clone(),
             Some(whole) => {
                 let rows = whole.shape()[0];
@@ -243,11 +277,11 @@ impl<'a, B: Backend> Hidden<'a, B> {
                 let (first, positions) = visible::<B>(self.first, self.sizes, start, len);
                 hidden_keys::<B>(positions, first, seen)
             }
-        }
+        })
     }
 }
 
-/// A block of queries, and the keys up to its last query.
+/// A block of queries, and the keys up to its last query, or all.
 struct Block {
     start: usize,
     len: usize,
@@ -255,14 +289,15 @@ struct Block {
 }
 
 /// Queries in blocks whose scores fit the device's budget.
-fn blocks<B: Kernels>(sizes: &Sizes, device: &B::Device) -> impl Iterator<Item = Block> + use<B> {
+fn blocks<B: Kernels>(sizes: &Sizes, causal: bool, device: &B::Device) -> impl Iterator<Item = Block> + use<B> {
     let Sizes { queries, keys, .. } = *sizes;
     let row = 4 * sizes.batch * sizes.heads * keys;
     let fitting = budget_or::<B>(None, device, BLOCK_BUDGET) / row.max(1);
-    let block = fitting.min(queries.div_ceil(CAUSAL_BLOCKS).max(CAUSAL_QUERIES)).clamp(1, queries);
+    let useful = if causal { queries.div_ceil(CAUSAL_BLOCKS).max(CAUSAL_QUERIES) } else { queries };
+    let block = fitting.min(useful).clamp(1, queries);
     (0..queries).step_by(block).map(move |start| {
         let len = block.min(queries - start);
-        Block { start, len, seen: keys - queries + start + len }
+        Block { start, len, seen: if causal { keys - queries + start + len } else { keys } }
     })
 }
 
@@ -272,6 +307,7 @@ pub fn portable<B: Kernels>(
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     first: IntTensor<B>,
+    causal: bool,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let sizes = Sizes::of::<B>(&q, &k);
     let dtype = q.dtype();
@@ -279,14 +315,13 @@ pub fn portable<B: Kernels>(
     let q = Array::<B>(q);
     let (columns, values) = (by_head::<B>(k, &sizes).swap(1, 2), by_head::<B>(v, &sizes));
     let (mut outputs, mut sums) = (Vec::new(), Vec::new());
-    let hidden = Hidden::<B>::new(&first, &sizes);
-    for block in blocks::<B>(&sizes, &device) {
+    let hidden = Hidden::<B>::new(&first, &sizes, causal);
+    for block in blocks::<B>(&sizes, causal, &device) {
         let Block { start, len, seen } = block;
         let columns = columns.clone().narrow(2, 0, seen);
         let scores = scores(q.clone().narrow(1, start, len), columns, hidden.of(&block), &sizes);
-        let lse = scores.log_sum_exp(); // [B, heads, len, 1]
-        let p = scores.sub(lse.clone()).exp().cast(dtype);
-        let p = p.reshape(&[sizes.batch * sizes.kv_heads, sizes.group() * len, seen]);
+        let (p, lse) = scores.softmax(); // [B, heads, len, seen] and [B, heads, len, 1]
+        let p = p.cast(dtype).reshape(&[sizes.batch * sizes.kv_heads, sizes.group() * len, seen]);
         outputs.push(unstacked(p.product(values.clone().narrow(1, 0, seen), dtype), &sizes, len));
         sums.push(lse.reshape(&[sizes.batch, sizes.heads, len]));
     }
@@ -311,8 +346,8 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
             None => part,
         })
     };
-    let blocks: Vec<Block> = blocks::<B>(&sizes, &device).collect();
-    let hidden = Hidden::<B>::new(&saved.first, &sizes);
+    let blocks: Vec<Block> = blocks::<B>(&sizes, saved.causal, &device).collect();
+    let hidden = Hidden::<B>::new(&saved.first, &sizes, saved.causal);
     for block in blocks.into_iter().rev() {
         let Block { start, len, seen } = block;
         let shape = [sizes.batch, sizes.heads, len, seen];
@@ -365,10 +400,12 @@ pub fn portable_mass<B: Kernels>(
     let first = at_most::<B>(B::int_gather(1, first, rows), positions.clone());
     let columns = by_head::<B>(k, &sizes).swap(1, 2);
     let hidden = hidden_keys::<B>(positions, first, sizes.keys);
-    let p = scores(q, columns, hidden, &sizes).sub(lse).exp(); // [B, heads, n, keys]
+    let p = scores(q, columns, Some(hidden), &sizes).sub(lse).exp(); // [B, heads, n, keys]
     let readout = Array::<B>(readout).reshape(&[b, 1, s, n]).expand(&[b, heads, s, n]);
-    let mass = readout.matmul(p).sum_dim(1).scale(1.0 / heads as f64); // [B, 1, S, keys]
-    mass.reshape(&[b, s, sizes.keys]).0
+    let (readout, p) = (readout.reshape(&[b * heads, s, n]), p.reshape(&[b * heads, n, sizes.keys]));
+    let dtype = p.dtype();
+    let mass = readout.product(p, dtype).reshape(&[b, heads, s, sizes.keys]);
+    mass.sum_dim(1).scale(1.0 / heads as f64).reshape(&[b, s, sizes.keys]).0
 }
 
 /// The output with q, k, v, itself and the log-sum-exp saved for the backward pass.
@@ -377,6 +414,7 @@ pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     k: FloatTensor<Autodiff<B, C>>,
     v: FloatTensor<Autodiff<B, C>>,
     first: IntTensor<B>,
+    causal: bool,
 ) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<B>) {
     #[derive(Debug)]
     struct AttentionBackward;
@@ -396,10 +434,10 @@ pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     }
 
     let ((q, a), (k, b), (v, c)) = (q.into_parts(), k.into_parts(), v.into_parts());
-    let (output, lse) = B::attention_kernel(q.clone(), k.clone(), v.clone(), first.clone());
+    let (output, lse) = B::attention_kernel(q.clone(), k.clone(), v.clone(), first.clone(), causal);
     match AttentionBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let saved = Saved { q, k, v, output: output.clone(), lse: lse.clone(), first };
+            let saved = Saved { q, k, v, output: output.clone(), lse: lse.clone(), first, causal };
             (prep.finish(saved, output), lse)
         }
         OpsKind::UnTracked(prep) => (prep.finish(output), lse),

@@ -14,6 +14,8 @@ mod blocks;
 #[cfg(feature = "cpu")]
 mod cpu;
 mod cross_entropy;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
 mod directional;
 mod distribution;
 mod embedding;
@@ -28,16 +30,27 @@ mod vendor;
 
 pub use activation::{ActivationKind, gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{AdamWMoments, AdamWStep, adamw, sum_of_squares};
-pub use attention::{Attention, attention, attention_mass};
+pub use attention::{Attention, attention, attention_mass, attention_to_all};
 pub use blocks::{BLOCK_BUDGET, block_budget};
 pub use cross_entropy::{HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, linear_cross_entropy, linear_cross_entropy_within};
 pub use directional::directional_alignment;
 pub use distribution::{SEMANTIC_DISTRIBUTION_BUDGET, semantic_distribution, semantic_distribution_within};
 pub use embedding::embedding;
 pub use extension::{FusedOps, Kernels, LossAndGrad, LossAndGrads};
-pub use product::{linear, product};
+pub use product::{linear, patches, product};
 pub use rms_norm::rms_norm;
 pub use rotary::rotate;
 pub use swiglu::swiglu;
-#[cfg(feature = "cuda")]
-pub(crate) use vendor::check as check_switches;
+
+/// Whether what the environment asks for is known and can be had.
+///
+/// # Errors
+///
+/// A sentence where it is not.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(crate) fn check_switches() -> Result<(), String> {
+    cube::check()?;
+    #[cfg(feature = "cuda")]
+    vendor::check()?;
+    Ok(())
+}

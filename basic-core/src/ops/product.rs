@@ -2,6 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Tensor, module};
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -38,6 +39,36 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
         };
     }
     module::linear(x, weight, bias)
+}
+
+/// A convolution in steps of its window's own size, as a vision encoder cuts an image into patches: rows and columns
+/// behind the last whole patch are left out.
+///
+/// # Shapes
+/// - pixels: `[N, channels, H, W]`
+/// - weight: `[out, channels, side, side]`
+/// - bias: `[out]`
+/// - output: `[N, H / side * W / side, out]`
+///
+/// # Panics
+///
+/// Where the shapes do not fit each other.
+pub fn patches(pixels: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let side = weight.dims()[2];
+    // As a product, on devices whose products are not the backend's: the backend's convolution takes tensor cores in TF32.
+    #[cfg(feature = "cuda")]
+    if super::vendor::is_on(&pixels.device()) && pixels.shape().num_elements() > 0 {
+        let ([n, _, height, width], [out, channels, ..]) = (pixels.dims(), weight.dims());
+        let (down, across) = (height / side, width / side);
+        let whole = pixels.narrow(2, 0, down * side).narrow(3, 0, across * side);
+        let cut = whole.reshape([n, channels, down, side, across, side]).permute([0, 2, 4, 1, 3, 5]);
+        let inputs = channels * side * side;
+        let rows = cut.reshape([n, down * across, inputs]);
+        return linear(rows, weight.reshape([out, inputs]).transpose(), bias);
+    }
+    let options = ConvOptions::new([side; 2], [0; 2], [1; 2], 1);
+    let y = module::conv2d(pixels, weight, bias, options); // [N, out, H / side, W / side]
+    y.flatten::<3>(2, 3).swap_dims(1, 2)
 }
 
 /// `x w`, rounded to the inputs' type.

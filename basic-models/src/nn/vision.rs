@@ -1,11 +1,10 @@
 //! Vision transformers: CLIP, SigLIP and DINOv2 (transformers' `CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model`).
 
-use basic_core::ops::{product, swiglu};
+use basic_core::ops::{attention_to_all, patches, swiglu};
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use super::activate;
 use super::linear::linear;
@@ -209,9 +208,9 @@ impl PatchEmbeddings {
     /// - pixels: `[N, channels, H, W]`
     /// - output: `[N, special + patches, hidden]`
     fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let patches = self.patch_embedding.forward(pixels); // [N, hidden, H / patch, W / patch]
-        let [n, d, _, _] = patches.dims();
-        let mut x = patches.flatten::<3>(2, 3).swap_dims(1, 2); // [N, patches, hidden]
+        let Conv2d { weight, bias, .. } = &self.patch_embedding;
+        let mut x = patches(pixels, weight.val(), bias.as_ref().map(|bias| bias.val())); // [N, patches, hidden]
+        let [n, _, d] = x.dims();
         let class = self.class_embedding.as_ref().map(|class| class.val().reshape([1, 1, d]));
         if let Some(class) = class.or_else(|| self.cls_token.as_ref().map(|token| token.val())) {
             x = Tensor::cat(vec![class.expand([n, 1, d]), x], 1);
@@ -273,13 +272,11 @@ impl VisionAttention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [n, t, d] = x.dims();
         let width = d / self.heads;
-        let split = |y: Tensor<3>| y.reshape([n, t, self.heads, width]).swap_dims(1, 2); // [N, heads, T, width]
-        let q = split(linear(&self.q_proj, x.clone())).mul_scalar((width as f64).powf(-0.5));
+        let split = |y: Tensor<3>| y.reshape([n, t, self.heads, width]);
+        let q = split(linear(&self.q_proj, x.clone()));
         let k = split(linear(&self.k_proj, x.clone()));
         let v = split(linear(&self.v_proj, x));
-        let dtype = v.dtype();
-        let p = softmax(product(q, k.transpose()).cast(DType::F32), 3).cast(dtype);
-        linear(&self.out_proj, product(p, v).swap_dims(1, 2).reshape([n, t, d]))
+        linear(&self.out_proj, attention_to_all(q, k, v).reshape([n, t, d]))
     }
 }
 

@@ -62,20 +62,31 @@ struct Visible {
     samples: usize,
     queries: usize,
     past: usize,
+    /// Where every query sees all of them: how many there are.
+    all: Option<usize>,
 }
 
 impl Visible {
-    fn new(first: &FlexTensor, sizes: &Sizes) -> Self {
+    fn new(first: &FlexTensor, sizes: &Sizes, causal: bool) -> Self {
         Self {
             first: indices(first),
             samples: first.layout().shape()[0],
             queries: sizes.queries,
             past: sizes.keys - sizes.queries,
+            all: (!causal).then_some(sizes.keys),
         }
+    }
+
+    /// Keys that queries `..end` see at most.
+    fn seen(&self, end: usize) -> usize {
+        self.all.unwrap_or(self.past + end)
     }
 
     /// The keys of query `row` of `sample`.
     fn keys(&self, sample: usize, row: usize) -> std::ops::Range<usize> {
+        if let Some(keys) = self.all {
+            return 0..keys;
+        }
         let own = self.past + row;
         let first = self.first[sample % self.samples * self.queries + row].max(0) as usize;
         first.min(own)..own + 1
@@ -83,12 +94,18 @@ impl Visible {
 }
 
 /// Output and log-sum-exp.
-pub fn forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, first: FlexTensor) -> (FlexTensor, FlexTensor) {
+pub fn forward(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    first: FlexTensor,
+    causal: bool,
+) -> (FlexTensor, FlexTensor) {
     let sizes = Sizes::of::<Flex>(&q, &k);
     let Sizes { batch, queries, keys, heads, width, .. } = sizes;
     let [q, k, v] = [q, k, v].map(spaced);
     let [q, k, v] = [&q, &k, &v].map(Heads::of);
-    let visible = Visible::new(&first, &sizes);
+    let visible = Visible::new(&first, &sizes, causal);
     let scale = sizes.scale() as f32;
     let mut by_head = vec![0f32; batch * heads * queries * width]; // [B, heads, T, w]
     let mut lse = vec![0f32; batch * heads * queries];
@@ -99,7 +116,7 @@ pub fn forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, first: FlexTensor) -
         let mut scores = vec![0f32; BLOCK.min(queries) * keys];
         for start in (0..queries).step_by(BLOCK) {
             let n = BLOCK.min(queries - start);
-            let seen = visible.past + start + n;
+            let seen = visible.seen(start + n);
             let (q, k, v) = (q.rows([sample, h], start, n), k.rows(kv, 0, seen), v.rows(kv, 0, seen));
             product(&mut scores, seen, q, k.t(), false, Threads::One);
             for (i, row) in scores.chunks_exact_mut(seen).take(n).enumerate() {
@@ -145,7 +162,7 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
     let sizes = Sizes::of::<Flex>(&saved.q, &saved.k);
     let Sizes { batch, queries, keys, heads, kv_heads, width } = sizes;
     let group = sizes.group();
-    let visible = Visible::new(&saved.first, &sizes);
+    let visible = Visible::new(&saved.first, &sizes, saved.causal);
     let [q, k, v, output, grad] = [saved.q, saved.k, saved.v, saved.output, grad].map(spaced);
     let [q, k, v, output, grad] = [&q, &k, &v, &output, &grad].map(Heads::of);
     let lse = ordered(saved.lse);
@@ -168,7 +185,7 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
             let lse = &lse[(sample * heads + at[1]) * queries..][..queries];
             for start in (0..queries).step_by(BLOCK) {
                 let n = BLOCK.min(queries - start);
-                let seen = visible.past + start + n;
+                let seen = visible.seen(start + n);
                 let (q, dout) = (q.rows(at, start, n), grad.rows(at, start, n));
                 let (k, v) = (k.rows([sample, kv], 0, seen), v.rows([sample, kv], 0, seen));
                 product(&mut p, seen, q, k.t(), false, Threads::One);
@@ -217,7 +234,7 @@ pub fn mass(
 ) -> FlexTensor {
     let sizes = Sizes::of::<Flex>(&q, &k);
     let Sizes { batch, queries, keys, heads, width, .. } = sizes;
-    let visible = Visible::new(&first, &sizes);
+    let visible = Visible::new(&first, &sizes, true);
     let (n, s) = (rows.layout().shape()[1], readout.layout().shape()[1]);
     let rows = indices(&rows);
     let [q, k] = [q, k].map(spaced);

@@ -87,10 +87,11 @@ impl Kernels for Flex {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
+        causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         match all_f32([&q, &k, &v]) {
-            true => attention::forward(q, k, v, first),
-            false => portable_attention::portable::<Self>(q, k, v, first),
+            true => attention::forward(q, k, v, first, causal),
+            false => portable_attention::portable::<Self>(q, k, v, first, causal),
         }
     }
 

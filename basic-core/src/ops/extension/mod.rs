@@ -7,13 +7,23 @@ mod untracked;
 use burn::backend::Cube;
 #[cfg(feature = "ndarray")]
 use burn::backend::NdArray;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use burn::backend::TensorMetadata;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use burn::backend::ops::IntTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
 use burn::tensor::DType;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use burn::tensor::IntDType;
 
 use super::adamw::{AdamWStep, Updated};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
+use super::array::Array;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 use super::block_budget;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use super::cube::{self, CubeOps};
 #[cfg(feature = "cuda")]
 use super::vendor;
 use super::{ActivationKind, HeadLayout};
@@ -66,12 +76,14 @@ pub trait FusedOps: Backend {
         trained: [bool; 2],
     ) -> FloatTensor<Self>;
 
-    /// [`attention`](super::attention): the output and, untracked, the log-sum-exp of each row's scores.
+    /// [`attention`](super::attention), or where not `causal` [`attention_to_all`](super::attention_to_all): the output and,
+    /// untracked, the log-sum-exp of each row's scores.
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
+        causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// [`attention_mass`](super::attention_mass); untracked.
@@ -169,8 +181,9 @@ pub trait Kernels: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
+        causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        attention::portable::<Self>(q, k, v, first)
+        attention::portable::<Self>(q, k, v, first, causal)
     }
 
     /// The gradients with respect to q, k and v.
@@ -279,11 +292,99 @@ impl Kernels for Cube {
         Some(block_budget(memory.max_memory()?).min(largest))
     }
 
+    fn attention_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        causal: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match on_tensor_cores(&q, &k) {
+            true => <Self as CubeOps>::cube_attention(q, k, v, Self::int_cast(first, IntDType::I32), causal),
+            false => attention::portable::<Self>(q, k, v, first, causal),
+        }
+    }
+
+    fn attention_backward_kernel(saved: attention::Saved<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
+        if !on_tensor_cores(&saved.q, &saved.k) {
+            return attention::portable_backward::<Self>(saved, grad);
+        }
+        let attention::Saved { q, k, v, output, lse, first, causal } = saved;
+        let first = Self::int_cast(first, IntDType::I32);
+        <Self as CubeOps>::cube_attention_backward(q, k, v, first, output, lse, grad, causal).into()
+    }
+
+    fn rotate_kernel(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self> {
+        match cube::takes(x.dtype()) && x.dtype() == cos.dtype() {
+            true => <Self as CubeOps>::cube_rotate(x, cos, sin, inverse),
+            false => rotary::portable::<Self>(x, cos, sin, inverse),
+        }
+    }
+
+    fn swiglu_kernel(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cube::takes(gate.dtype()) && gate.shape().num_elements() > 0 {
+            true => <Self as CubeOps>::cube_swiglu(gate, up),
+            false => swiglu::portable::<Self>(gate, up),
+        }
+    }
+
+    fn swiglu_backward_kernel(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        match cube::takes(gate.dtype()) && gate.shape().num_elements() > 0 {
+            true => <Self as CubeOps>::cube_swiglu_backward(gate, up, grad).into(),
+            false => swiglu::portable_backward::<Self>(gate, up, grad),
+        }
+    }
+
+    fn rms_norm_kernel(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        match cube::takes(x.dtype()) && x.dtype() == gamma.dtype() {
+            true => <Self as CubeOps>::cube_rms_norm(x, gamma, epsilon),
+            false => rms_norm::portable::<Self>(x, gamma, epsilon),
+        }
+    }
+
+    fn rms_norm_backward_kernel(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        trained: bool,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if !(cube::takes(x.dtype()) && x.dtype() == gamma.dtype()) {
+            return rms_norm::portable_backward::<Self>(x, gamma, epsilon, trained, grad);
+        }
+        let dtype = gamma.dtype();
+        let shape = gamma.shape();
+        let (x_grad, reciprocals) = <Self as CubeOps>::cube_rms_norm_backward(x.clone(), gamma, grad.clone(), epsilon);
+        let gamma_grad = trained.then(|| {
+            let sums = <Self as CubeOps>::cube_rms_norm_gamma(x, grad, reciprocals);
+            Array::<Self>(sums).sum_dim(0).reshape(&shape.to_vec()).cast(dtype).0
+        });
+        (x_grad, gamma_grad)
+    }
+
     #[cfg(feature = "cuda")]
     fn product_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
-        match vendor::asked() {
+        match vendor::used() {
             true => <Self as vendor::VendorOps>::vendor_product(a, b, dtype),
             false => product::portable::<Self>(a, b, dtype),
         }
     }
+}
+
+/// Whether attention over such heads goes through the device's tensor cores.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn on_tensor_cores(q: &FloatTensor<Cube>, k: &FloatTensor<Cube>) -> bool {
+    let sizes = attention::Sizes::of::<Cube>(q, k);
+    cube::takes(q.dtype())
+        && cube::attention::fits(q.dtype(), &sizes)
+        && cube::attention::has_tensor_cores(&q.device().client(), q.dtype())
 }

@@ -51,8 +51,9 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
+        causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (out, lse) = attention::tracked::<B, C>(q, k, v, first);
+        let (out, lse) = attention::tracked::<B, C>(q, k, v, first, causal);
         (out, Self::from_inner(lse))
     }
 

@@ -52,8 +52,9 @@ macro_rules! untracked {
                 k: FloatTensor<Self>,
                 v: FloatTensor<Self>,
                 first: IntTensor<Self>,
+                causal: bool,
             ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-                Self::attention_kernel(q, k, v, first)
+                Self::attention_kernel(q, k, v, first, causal)
             }
             fn attention_mass(
                 q: FloatTensor<Self>,

@@ -1,0 +1,167 @@
+//! Attention on tensor cores: scores live in registers, and nothing of the size `[T, T]` is written.
+//!
+//! After FlashAttention 2 (Dao, 2023): a forward kernel, and for the gradients one kernel that walks a block of queries
+//! along the keys and one that walks a block of keys along the queries, so that each gradient has one writer and the
+//! result does not depend on the order of the cubes.
+
+mod backward;
+mod forward;
+mod tiles;
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::features::MmaConfig;
+use cubecl::ir::{ElemType, FloatKind};
+
+use super::launch::{addresses, element, like, rows};
+use crate::ops::attention::Sizes;
+
+/// The widest head whose accumulators fit a lane's registers.
+const WIDEST: usize = 128;
+/// Cubes that a grid has along its second and third dimension.
+const GRID: usize = 65_535;
+
+fn sizes(q: &CubeTensor, k: &CubeTensor) -> Sizes {
+    let (q, k) = (q.meta.shape(), k.meta.shape());
+    Sizes { batch: q[0], queries: q[1], keys: k[1], heads: q[2], kv_heads: k[2], width: q[3] }
+}
+
+/// Whether heads of this size can be computed here: in 16 bits, a multiple of 16 wide.
+pub fn fits(dtype: DType, sizes: &Sizes) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
+        && sizes.width.is_multiple_of(tiles::SIDE)
+        && sizes.width <= WIDEST
+        && sizes.heads <= GRID
+        && sizes.batch <= GRID
+}
+
+/// Whether the device has the tensor cores for it.
+pub fn has_tensor_cores(client: &cubecl::client::Client, dtype: DType) -> bool {
+    let own = element(dtype);
+    client.features().matmul.mma.contains(&MmaConfig {
+        a_type: own,
+        b_type: own,
+        cd_type: ElemType::Float(FloatKind::F32),
+        m: 16,
+        n: 8,
+        k: 16,
+    })
+}
+
+/// The output and the log-sum-exp; `first` in i32.
+pub fn forward(
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    first: CubeTensor,
+    causal: bool,
+) -> (CubeTensor, CubeTensor) {
+    let (q, k, v, first) = (rows(q), rows(k), rows(v), rows(first));
+    let sizes = sizes(&q, &k);
+    let output = like(&q, q.meta.shape().to_vec(), q.dtype);
+    let lse = like(&q, vec![sizes.batch, sizes.heads, sizes.queries], DType::F32);
+    let (cubes, dim) = forward::grid(sizes.queries, sizes.heads, sizes.batch);
+    let client = q.client.clone();
+    let (address, dtype) = (addresses(&[&q, &k, &output, &lse]), element(q.dtype));
+    forward::forward_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        address,
+        tiles::VECTOR,
+        2,
+        q.into_tensor_arg(),
+        k.into_tensor_arg(),
+        v.into_tensor_arg(),
+        first.clone().into_tensor_arg(),
+        output.clone().into_tensor_arg(),
+        lse.clone().into_tensor_arg(),
+        sizes.queries,
+        sizes.keys,
+        sizes.heads,
+        sizes.kv_heads,
+        first.meta.shape()[0],
+        sizes.scale() as f32,
+        sizes.width / tiles::VECTOR,
+        causal,
+        dtype,
+    );
+    (output, lse)
+}
+
+/// The gradients of q, k and v; `first` in i32.
+#[allow(clippy::too_many_arguments)] // what the forward pass had and gave
+pub fn backward(
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    first: CubeTensor,
+    output: CubeTensor,
+    lse: CubeTensor,
+    grad: CubeTensor,
+    causal: bool,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let [q, k, v, first, output, lse, grad] = [q, k, v, first, output, lse, grad].map(rows);
+    let sizes = sizes(&q, &k);
+    let dots = like(&lse, lse.meta.shape().to_vec(), DType::F32);
+    let [q_grad, k_grad, v_grad] = [&q, &k, &v].map(|x| like(x, x.meta.shape().to_vec(), x.dtype));
+    let client = q.client.clone();
+    let (address, dtype) = (addresses(&[&q, &k, &lse]), element(q.dtype));
+    let vectors = sizes.width / tiles::VECTOR;
+    let first_rows = first.meta.shape()[0];
+    let (cubes, dim) = forward::grid(sizes.queries, sizes.heads, sizes.batch);
+    backward::query_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        address,
+        tiles::VECTOR,
+        2,
+        q.clone().into_tensor_arg(),
+        k.clone().into_tensor_arg(),
+        v.clone().into_tensor_arg(),
+        first.clone().into_tensor_arg(),
+        output.into_tensor_arg(),
+        grad.clone().into_tensor_arg(),
+        lse.clone().into_tensor_arg(),
+        dots.clone().into_tensor_arg(),
+        q_grad.clone().into_tensor_arg(),
+        sizes.queries,
+        sizes.keys,
+        sizes.heads,
+        sizes.kv_heads,
+        first_rows,
+        sizes.scale() as f32,
+        vectors,
+        causal,
+        dtype,
+    );
+    let (cubes, dim) = forward::grid(sizes.keys, sizes.kv_heads, sizes.batch);
+    backward::key_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        address,
+        tiles::VECTOR,
+        2,
+        q.into_tensor_arg(),
+        k.into_tensor_arg(),
+        v.into_tensor_arg(),
+        first.into_tensor_arg(),
+        grad.into_tensor_arg(),
+        lse.into_tensor_arg(),
+        dots.into_tensor_arg(),
+        k_grad.clone().into_tensor_arg(),
+        v_grad.clone().into_tensor_arg(),
+        sizes.queries,
+        sizes.keys,
+        sizes.heads,
+        sizes.kv_heads,
+        first_rows,
+        sizes.scale() as f32,
+        vectors,
+        causal,
+        dtype,
+    );
+    (q_grad, k_grad, v_grad)
+}

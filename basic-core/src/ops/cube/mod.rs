@@ -1,0 +1,178 @@
+//! Kernels of our own for the devices that CubeCL computes on, one launch each where the portable bodies take many.
+//!
+//! Burn's fusion sees each as an operation that it leaves as it is. `BASIC_KERNELS=portable` leaves all of them out: the
+//! operations are then what fusion makes of the portable bodies.
+
+pub mod attention;
+mod elementwise;
+mod launch;
+mod norm;
+
+use std::env;
+use std::sync::OnceLock;
+
+use burn::backend::fusion::custom::TensorSpec;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, backend_extension};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+
+/// The environment variable that chooses between these kernels and the portable bodies.
+pub const SWITCH: &str = "BASIC_KERNELS";
+
+/// Whether what the environment asks for is known.
+///
+/// # Errors
+///
+/// A sentence where it is not.
+pub fn check() -> Result<(), String> {
+    match env::var(SWITCH).as_deref() {
+        Err(_) | Ok("" | "own" | "portable") => Ok(()),
+        Ok(other) => Err(format!("{SWITCH} is '{other}': own or portable")),
+    }
+}
+
+/// Whether tensors of this type go through these kernels: each computes in f32.
+pub fn takes(dtype: DType) -> bool {
+    static OWN: OnceLock<bool> = OnceLock::new();
+    let own = *OWN.get_or_init(|| !env::var(SWITCH).is_ok_and(|value| value == "portable"));
+    own && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// The kernels as operations of their own.
+#[backend_extension(Cube, Fusion)]
+pub trait CubeOps: Backend {
+    /// See [`Kernels::rotate_kernel`](super::Kernels::rotate_kernel).
+    #[fusion(meta = |x, _, _, _| x.clone())]
+    fn cube_rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        inverse: bool,
+    ) -> FloatTensor<Self>;
+
+    /// See [`Kernels::swiglu_kernel`](super::Kernels::swiglu_kernel).
+    #[fusion(meta = |gate, _| gate.clone())]
+    fn cube_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`Kernels::swiglu_backward_kernel`](super::Kernels::swiglu_backward_kernel).
+    #[fusion(meta = |gate, up, _| (gate.clone(), up.clone()))]
+    fn cube_swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`Kernels::rms_norm_kernel`](super::Kernels::rms_norm_kernel).
+    #[fusion(meta = |x, _, _| x.clone())]
+    fn cube_rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
+
+    /// The gradient with respect to x, and the reciprocal root mean square of each row, `[N]` in f32.
+    #[fusion(meta = |x, _, _, _| (x.clone(), single(x.shape[0])))]
+    fn cube_rms_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Sums over blocks of rows of gamma's gradient, `[blocks, d]` in f32.
+    #[fusion(meta = |x, _, _| sums(x))]
+    fn cube_rms_norm_gamma(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        reciprocals: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`Kernels::attention_kernel`](super::Kernels::attention_kernel); `first` in i32.
+    #[fusion(meta = |q, _, _, _, _| (q.clone(), log_sum_exp(q)))]
+    fn cube_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        causal: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`Kernels::attention_backward_kernel`](super::Kernels::attention_backward_kernel); `first` in i32.
+    #[fusion(meta = |q, k, v, _, _, _, _, _| (q.clone(), k.clone(), v.clone()))]
+    #[allow(clippy::too_many_arguments)] // what the forward pass had and gave
+    fn cube_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        output: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        causal: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+fn log_sum_exp(q: &TensorSpec) -> TensorSpec {
+    let [b, t, heads, _] = [0, 1, 2, 3].map(|dim| q.shape[dim]);
+    TensorSpec::new(Shape::from(vec![b, heads, t]), DType::F32)
+}
+
+fn single(rows: usize) -> TensorSpec {
+    TensorSpec::new(Shape::from(vec![rows]), DType::F32)
+}
+
+fn sums(x: &TensorSpec) -> TensorSpec {
+    TensorSpec::new(Shape::from(vec![norm::blocks(x.shape[0]), x.shape[1]]), DType::F32)
+}
+
+impl CubeOps for CubeBackend {
+    fn cube_rotate(x: CubeTensor, cos: CubeTensor, sin: CubeTensor, inverse: bool) -> CubeTensor {
+        elementwise::rotate(x, cos, sin, inverse)
+    }
+
+    fn cube_swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
+        elementwise::swiglu(gate, up)
+    }
+
+    fn cube_swiglu_backward(gate: CubeTensor, up: CubeTensor, grad: CubeTensor) -> (CubeTensor, CubeTensor) {
+        elementwise::swiglu_backward(gate, up, grad)
+    }
+
+    fn cube_rms_norm(x: CubeTensor, gamma: CubeTensor, epsilon: f64) -> CubeTensor {
+        norm::rms_norm(x, gamma, epsilon)
+    }
+
+    fn cube_rms_norm_backward(
+        x: CubeTensor,
+        gamma: CubeTensor,
+        grad: CubeTensor,
+        epsilon: f64,
+    ) -> (CubeTensor, CubeTensor) {
+        norm::rms_norm_backward(x, gamma, grad, epsilon)
+    }
+
+    fn cube_rms_norm_gamma(x: CubeTensor, grad: CubeTensor, reciprocals: CubeTensor) -> CubeTensor {
+        norm::rms_norm_gamma(x, grad, reciprocals)
+    }
+
+    fn cube_attention(
+        q: CubeTensor,
+        k: CubeTensor,
+        v: CubeTensor,
+        first: CubeTensor,
+        causal: bool,
+    ) -> (CubeTensor, CubeTensor) {
+        attention::forward(q, k, v, first, causal)
+    }
+
+    fn cube_attention_backward(
+        q: CubeTensor,
+        k: CubeTensor,
+        v: CubeTensor,
+        first: CubeTensor,
+        output: CubeTensor,
+        lse: CubeTensor,
+        grad: CubeTensor,
+        causal: bool,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        attention::backward(q, k, v, first, output, lse, grad, causal)
+    }
+}
