@@ -53,7 +53,8 @@ pub const CASES: &[Case] = &[
     case("attention, 112 wide, over a past", |p| attention(p, [2, 70, 133, 3, 1, 112], &[3; 70]), 0.1),
     case("attention_to_all", |p| attention_to_all(p, [3, 17, 2, 12]), 0.1),
     case("attention_to_all, 64 wide", |p| attention_to_all(p, [2, 197, 3, 64]), 0.1),
-    case("attention_mass", attention_mass, 0.1),
+    case("attention_mass", |p| attention_mass(p, [2, 9, 4, 2, 8], &[0, 0, 0, 0, 2, 2, 2, 2, 2], 3), 0.1),
+    case("attention_mass, 64 wide", |p| attention_mass(p, [2, 150, 6, 3, 64], &window::<150>(90), 70), 0.1),
     case("directional_alignment", directional_alignment, 0.1),
     case("semantic_distribution", |p| semantic_distribution(p, None), 0.1),
     case("semantic_distribution in chunks", |p| semantic_distribution(p, Some(3 * 2 * 67 * 4)), 0.1),
@@ -195,13 +196,14 @@ fn attention_to_all(p: &Place, dims: [usize; 4]) -> Vec<Vec<f64>> {
     both(p, ops::attention_to_all(q.clone().mul_scalar(4.0), k.clone(), v.clone()), vec![grad(&q), grad(&k), grad(&v)])
 }
 
-fn attention_mass(p: &Place) -> Vec<Vec<f64>> {
-    let (q, k) = (p.tensor(15, [2, 9, 4, 8]), p.tensor(16, [2, 9, 2, 8]));
-    let first = p.ints(&[0, 0, 0, 0, 2, 2, 2, 2, 2], [1, 9]);
+/// Batch, tokens, heads, key heads, head width; the first key of each query; rows that are read.
+fn attention_mass(p: &Place, [b, t, heads, kv, width]: [usize; 5], first: &[i64], n: usize) -> Vec<Vec<f64>> {
+    let (q, k) = (p.tensor(15, [b, t, heads, width]), p.tensor(16, [b, t, kv, width]));
+    let first = p.ints(first, [1, t]);
     let lse = ops::attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
-    let rows = p.ints(&[2, 5, 8, 0, 1, 7], [2, 3]);
-    let readout = p.tensor::<3>(17, [2, 2, 3]).abs();
-    vec![read(ops::attention_mass(q, k, lse, first, rows, readout))]
+    let rows: Vec<i64> = (0..b * n).map(|i| ((7 * i + 2) % t) as i64).collect();
+    let readout = p.tensor::<3>(17, [b, 2, n]).abs();
+    vec![read(ops::attention_mass(q, k, lse, first, p.ints(&rows, [b, n]), readout))]
 }
 
 fn directional_alignment(p: &Place) -> Vec<Vec<f64>> {

@@ -10,7 +10,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 
 use super::array::{Array, accumulator};
 use super::distribution::{chunk_rows, scale_saved};
-use super::{FusedOps, Kernels, LossAndGrads};
+use super::{FusedOps, Kernels, LossAndGrads, embedding};
 
 /// Bytes that the logits of a chunk of rows may take, by default, on a CPU: 64 MiB.
 pub const LINEAR_CROSS_ENTROPY_BUDGET: usize = 64 << 20;
@@ -91,7 +91,7 @@ fn chunked(
     let ints = |values: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &device);
     let hidden = match count == n {
         true => hidden,
-        false => hidden.select(0, ints(at)),
+        false => embedding(hidden, ints(at)),
     };
     let trained = [hidden.is_tracked(), head.is_tracked()];
     let loss = Dispatch::linear_cross_entropy(

@@ -11,7 +11,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels};
 
-/// The rows `ids` of `table`. A token that stands in a batch many times adds that many rows to one row of the table's
+/// The rows `ids` of `table`, an embedding's or any other. A token that stands in a batch many times adds that many rows to one row of the table's
 /// gradient: in bfloat16, whose sums stall at 256 times an addend, most of them would be lost, so the sum is f32's (f64's
 /// for f64) and rounded once.
 ///

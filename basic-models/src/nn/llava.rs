@@ -1,6 +1,6 @@
 //! LLaVA: vision encoder, projector, decoder. Encode, project, splice, decode, loss.
 
-use basic_core::ops::{HeadLayout, linear as ops_linear, linear_cross_entropy};
+use basic_core::ops::{HeadLayout, embedding, linear as ops_linear, linear_cross_entropy};
 use basic_core::{LossParts, Objective, ObjectiveError, Supervision, Targets};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -133,7 +133,7 @@ impl Llava {
         let d = tokens.dims()[1];
         let rows = match v {
             // One selection from [tokens; v]: differentiable in both, and an image token's own row is never used.
-            Some(v) => Tensor::cat(vec![tokens, v], 0).select(0, batch.splice_rows.clone()),
+            Some(v) => embedding(Tensor::cat(vec![tokens, v], 0), batch.splice_rows.clone()),
             None => tokens,
         };
         rows.reshape([batch.layout.batch, batch.layout.sequence, d])

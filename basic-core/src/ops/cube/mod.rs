@@ -7,6 +7,7 @@ pub mod attention;
 mod elementwise;
 mod launch;
 mod norm;
+mod rows;
 
 use std::env;
 use std::sync::OnceLock;
@@ -28,8 +29,8 @@ pub const SWITCH: &str = "BASIC_KERNELS";
 /// A sentence where it is not.
 pub fn check() -> Result<(), String> {
     match env::var(SWITCH).as_deref() {
-        Err(_) | Ok("" | "own" | "portable") => Ok(()),
-        Ok(other) => Err(format!("{SWITCH} is '{other}': own or portable")),
+        Err(_) | Ok("" | "own" | "waiting" | "portable") => Ok(()),
+        Ok(other) => Err(format!("{SWITCH} is '{other}': own, waiting or portable")),
     }
 }
 
@@ -38,6 +39,13 @@ pub fn takes(dtype: DType) -> bool {
     static OWN: OnceLock<bool> = OnceLock::new();
     let own = *OWN.get_or_init(|| !env::var(SWITCH).is_ok_and(|value| value == "portable"));
     own && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Whether attention copies the next block while it computes with one: not where the environment says
+/// `BASIC_KERNELS=waiting`.
+fn copies_ahead() -> bool {
+    static AHEAD: OnceLock<bool> = OnceLock::new();
+    *AHEAD.get_or_init(|| !env::var(SWITCH).is_ok_and(|value| value == "waiting"))
 }
 
 /// The kernels as operations of their own.
@@ -85,6 +93,10 @@ pub trait CubeOps: Backend {
         reciprocals: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
+    /// See [`Kernels::embedding_backward_kernel`](super::Kernels::embedding_backward_kernel); ids in i32.
+    #[fusion(meta = |_, grad, table| gathered(grad, *table))]
+    fn cube_gather(ids: IntTensor<Self>, grad: FloatTensor<Self>, table: usize) -> FloatTensor<Self>;
+
     /// See [`Kernels::attention_kernel`](super::Kernels::attention_kernel); `first` in i32.
     #[fusion(meta = |q, _, _, _, _| (q.clone(), log_sum_exp(q)))]
     fn cube_attention(
@@ -108,6 +120,29 @@ pub trait CubeOps: Backend {
         grad: FloatTensor<Self>,
         causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Sums over parts of the heads, `[parts, B, S, keys]`, of what
+    /// [`Kernels::attention_mass_kernel`](super::Kernels::attention_mass_kernel) takes the mean of; `first` and `rows` in
+    /// i32.
+    #[fusion(meta = |q, k, _, _, _, readout| masses(q, k, readout))]
+    fn cube_attention_masses(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        rows: IntTensor<Self>,
+        readout: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+fn gathered(grad: &TensorSpec, table: usize) -> TensorSpec {
+    TensorSpec::new(Shape::from(vec![table, grad.shape[1]]), grad.dtype)
+}
+
+/// `[parts of the heads, B, S, keys]`.
+fn masses(q: &TensorSpec, k: &TensorSpec, readout: &TensorSpec) -> TensorSpec {
+    let shape = vec![attention::parts(q.shape[2]), q.shape[0], readout.shape[1], k.shape[1]];
+    TensorSpec::new(Shape::from(shape), DType::F32)
 }
 
 fn log_sum_exp(q: &TensorSpec) -> TensorSpec {
@@ -153,6 +188,10 @@ impl CubeOps for CubeBackend {
         norm::rms_norm_gamma(x, grad, reciprocals)
     }
 
+    fn cube_gather(ids: CubeTensor, grad: CubeTensor, table: usize) -> CubeTensor {
+        rows::gather(table, ids, grad)
+    }
+
     fn cube_attention(
         q: CubeTensor,
         k: CubeTensor,
@@ -174,5 +213,16 @@ impl CubeOps for CubeBackend {
         causal: bool,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         attention::backward(q, k, v, first, output, lse, grad, causal)
+    }
+
+    fn cube_attention_masses(
+        q: CubeTensor,
+        k: CubeTensor,
+        lse: CubeTensor,
+        first: CubeTensor,
+        rows: CubeTensor,
+        readout: CubeTensor,
+    ) -> CubeTensor {
+        attention::masses(q, k, lse, first, rows, readout)
     }
 }

@@ -314,6 +314,24 @@ impl Kernels for Cube {
         <Self as CubeOps>::cube_attention_backward(q, k, v, first, output, lse, grad, causal).into()
     }
 
+    fn attention_mass_kernel(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        rows: IntTensor<Self>,
+        readout: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = readout.shape();
+        if !(on_tensor_cores(&q, &k) && cube::attention::reads(shape[1])) {
+            return attention::portable_mass::<Self>(q, k, lse, first, rows, readout);
+        }
+        let (heads, keys) = (q.shape()[2], k.shape()[1]);
+        let [first, rows] = [first, rows].map(|x| Self::int_cast(x, IntDType::I32));
+        let sums = <Self as CubeOps>::cube_attention_masses(q, k, lse, first, rows, readout);
+        Array::<Self>(sums).sum_dim(0).scale(1.0 / heads as f64).reshape(&[shape[0], shape[1], keys]).0
+    }
+
     fn rotate_kernel(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
@@ -341,6 +359,13 @@ impl Kernels for Cube {
         match cube::takes(gate.dtype()) && gate.shape().num_elements() > 0 {
             true => <Self as CubeOps>::cube_swiglu_backward(gate, up, grad).into(),
             false => swiglu::portable_backward::<Self>(gate, up, grad),
+        }
+    }
+
+    fn embedding_backward_kernel(rows: usize, ids: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cube::takes(grad.dtype()) && grad.shape().num_elements() > 0 {
+            true => <Self as CubeOps>::cube_gather(Self::int_cast(ids, IntDType::I32), grad, rows),
+            false => embedding::portable_backward::<Self>(rows, ids, grad),
         }
     }
 

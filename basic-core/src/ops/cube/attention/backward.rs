@@ -1,10 +1,12 @@
 //! The gradients. With P the probabilities, O the output and G its gradient: `dV = P^T G`, `dS = P (G V^T - rowsum(G O))`,
 //! `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
 
+use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::tiles::{
-    LANES, Pair, Product, ROWS, SIDE, fill, left, multiply_columns, multiply_rows, pitch, rounded, sees, zeros,
+    LANES, PLANES, Pair, Product, ROWS, SIDE, arrived, exponential, fill, left, multiply_columns, multiply_rows, pitch,
+    rounded, sees, zeros,
 };
 
 /// Keys, or queries, whose scores are in registers at a time.
@@ -30,12 +32,14 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
     scale: f32,
     #[comptime] vectors: usize,
     #[comptime] causal: bool,
+    #[comptime] ahead: bool,
     #[define(E)] _dtype: ElemType,
 ) {
     let product = Product::<E>::new(16usize, 8usize, 16usize);
     let steps = comptime!(vectors / 2);
-    let mut k_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
-    let mut v_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
+    let mut k_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
+    let mut v_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
+    let barrier = Barrier::shared(CUBE_DIM, UNIT_POS == 0);
     let mut lowest = Shared::<[u32]>::new_slice(ROWS);
     let mut drops = Shared::<[f32]>::new_slice(ROWS);
 
@@ -60,8 +64,8 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
         lowest[unit] = low;
     }
     // Two units add up a row of G O.
-    fill(&mut k_tile, output, q_base, q_step, start, queries, vectors);
-    fill(&mut v_tile, grad, q_base, q_step, start, queries, vectors);
+    fill(&mut k_tile, 0usize, output, q_base, q_step, start, queries, vectors, false);
+    fill(&mut v_tile, 0usize, grad, q_base, q_step, start, queries, vectors, false);
     sync_cube();
     let row = unit / 2;
     let mut sum = Vector::<f32, N>::new(0.0f32);
@@ -87,7 +91,7 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
         own_grad.push(left(&product, &v_tile, plane * SIDE, step, vectors));
     }
     sync_cube();
-    fill(&mut k_tile, q, q_base, q_step, start, queries, vectors);
+    fill(&mut k_tile, 0usize, q, q_base, q_step, start, queries, vectors, false);
     sync_cube();
     let mut own = Sequence::<Array<Vector<E, Pair>>>::new();
     #[unroll]
@@ -95,8 +99,8 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
         own.push(left(&product, &k_tile, plane * SIDE, step, vectors));
     }
 
-    let here = min(lowest[lane], lowest[lane + LANES]);
-    let nearest = plane_min(here) as usize;
+    let nearest = plane_min(min(lowest[lane], lowest[lane + LANES])) as usize;
+    let furthest = plane_max(max(lowest[lane], lowest[lane + LANES])) as usize;
     let upper = start + plane * SIDE + lane / 4;
     let lower = upper + 8;
     let upper_low = lowest[plane * SIDE + lane / 4] as usize;
@@ -108,7 +112,9 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
     let mut upper_high = keys - 1;
     let mut lower_high = keys - 1;
     let mut end = keys;
+    let mut common = keys;
     if causal {
+        common = past + start + 1;
         upper_high = past + min(upper, queries - 1);
         lower_high = past + min(lower, queries - 1);
         end = past + min(start + ROWS, queries);
@@ -117,11 +123,19 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
     let mut sums = zeros(vectors);
     let kv_step = kv_heads * vectors;
     let kv_base = (batch * keys * kv_heads + kv_head) * vectors;
-    for block in range_stepped(nearest / ROWS * ROWS, end, ROWS) {
-        sync_cube();
-        fill(&mut k_tile, k, kv_base, kv_step, block, keys, vectors);
-        fill(&mut v_tile, v, kv_base, kv_step, block, keys, vectors);
-        sync_cube();
+    let begin = nearest / ROWS * ROWS;
+    sync_cube();
+    fill(&mut k_tile, 0usize, k, kv_base, kv_step, begin, keys, vectors, ahead);
+    fill(&mut v_tile, 0usize, v, kv_base, kv_step, begin, keys, vectors, ahead);
+    let mut half = 0usize.runtime();
+    for block in range_stepped(begin, end, ROWS) {
+        arrived(&barrier, ahead);
+        let other = ROWS - half;
+        if block + ROWS < end {
+            fill(&mut k_tile, other, k, kv_base, kv_step, block + ROWS, keys, vectors, ahead);
+            fill(&mut v_tile, other, v, kv_base, kv_step, block + ROWS, keys, vectors, ahead);
+        }
+        let whole = block >= furthest && block + ROWS <= common;
         #[unroll]
         for part in 0..comptime!(ROWS / PART) {
             let mut scores = zeros(comptime!(PART / 8));
@@ -130,7 +144,7 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
             for pair in 0..comptime!(PART / SIDE) {
                 #[unroll]
                 for step in 0..steps {
-                    let row = comptime!(part * PART + pair * SIDE);
+                    let row = half + comptime!(part * PART + pair * SIDE);
                     let at = comptime!(2 * pair);
                     multiply_rows(&product, own.index(step), &k_tile, row, step, &mut scores, at, vectors);
                     multiply_rows(&product, own_grad.index(step), &v_tile, row, step, &mut pulls, at, vectors);
@@ -145,14 +159,14 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
                 let mut low = Vector::<f32, Pair>::new(0.0f32);
                 #[unroll]
                 for e in 0..2usize {
-                    if sees(key + e, upper_low, upper_high) {
-                        let p = (tile[0].extract(e) * scale - upper_lse).exp();
-                        up.insert(e, p * (pull[0].extract(e) - upper_drop) * scale);
+                    let mut a = exponential(tile[0].extract(e) * scale - upper_lse);
+                    let mut b = exponential(tile[1].extract(e) * scale - lower_lse);
+                    if !whole {
+                        a = select(sees(key + e, upper_low, upper_high), a, 0.0f32);
+                        b = select(sees(key + e, lower_low, lower_high), b, 0.0f32);
                     }
-                    if sees(key + e, lower_low, lower_high) {
-                        let p = (tile[1].extract(e) * scale - lower_lse).exp();
-                        low.insert(e, p * (pull[1].extract(e) - lower_drop) * scale);
-                    }
+                    up.insert(e, a * (pull[0].extract(e) - upper_drop) * scale);
+                    low.insert(e, b * (pull[1].extract(e) - lower_drop) * scale);
                 }
                 tile[0] = up;
                 tile[1] = low;
@@ -162,11 +176,12 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
                 let s = rounded::<E>(&scores, comptime!(2 * pair));
                 #[unroll]
                 for step in 0..steps {
-                    let row = comptime!(part * PART + pair * SIDE);
+                    let row = half + comptime!(part * PART + pair * SIDE);
                     multiply_columns(&product, &s, &k_tile, row, step, &mut sums, comptime!(2 * step), vectors);
                 }
             }
         }
+        half = other;
     }
 
     let pairs = comptime!(vectors * 4);
@@ -206,17 +221,21 @@ pub fn key_kernel<E: Float, N: Size, P: Size>(
     scale: f32,
     #[comptime] vectors: usize,
     #[comptime] causal: bool,
+    #[comptime] ahead: bool,
     #[define(E)] _dtype: ElemType,
 ) {
     let product = Product::<E>::new(16usize, 8usize, 16usize);
     let steps = comptime!(vectors / 2);
     let mut k_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
     let mut v_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
-    let mut q_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
-    let mut g_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
-    let mut lowest = Shared::<[u32]>::new_slice(ROWS);
-    let mut norms = Shared::<[f32]>::new_slice(ROWS);
-    let mut drops = Shared::<[f32]>::new_slice(ROWS);
+    // Two blocks of queries: one is computed with while the next comes in.
+    let mut q_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
+    let mut g_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
+    let mut lowest = Shared::<[u32]>::new_slice(comptime!(2 * ROWS));
+    let mut norms = Shared::<[f32]>::new_slice(comptime!(2 * ROWS));
+    let mut drops = Shared::<[f32]>::new_slice(comptime!(2 * ROWS));
+    let mut lasts = Shared::<[u32]>::new_slice(PLANES);
+    let barrier = Barrier::shared(CUBE_DIM, UNIT_POS == 0);
 
     let lane = UNIT_POS_X as usize;
     let plane = UNIT_POS_Y as usize;
@@ -229,113 +248,144 @@ pub fn key_kernel<E: Float, N: Size, P: Size>(
     let q_step = heads * vectors;
     let kv_step = kv_heads * vectors;
     let kv_base = (batch * keys * kv_heads + kv_head) * vectors;
-    fill(&mut k_tile, k, kv_base, kv_step, start, keys, vectors);
-    fill(&mut v_tile, v, kv_base, kv_step, start, keys, vectors);
+    fill(&mut k_tile, 0usize, k, kv_base, kv_step, start, keys, vectors, ahead);
+    fill(&mut v_tile, 0usize, v, kv_base, kv_step, start, keys, vectors, ahead);
 
-    // The first query that sees one of these keys.
+    // The queries that see one of these keys lie between these two.
     let mut begin = 0usize;
     if causal && start > past {
-        begin = start - past;
+        begin = (start - past) / ROWS * ROWS;
     }
+    let first_base = batch % first_rows * queries;
+    let mut last = 0u32.runtime();
+    for query in range_stepped(unit, queries, comptime!(PLANES * LANES)) {
+        let mut low = first[first_base + query] as usize;
+        if causal {
+            low = min(low, past + query);
+        }
+        if low < start + ROWS {
+            last = max(last, query as u32 + 1);
+        }
+    }
+    let last = plane_max(last);
+    if lane == 0 {
+        lasts[plane] = last;
+    }
+    sync_cube();
+    let end = max(max(lasts[0], lasts[1]), max(lasts[2], lasts[3])) as usize;
+    let mut blocks = 0usize;
+    if end > begin {
+        blocks = (end - begin).div_ceil(ROWS);
+    }
+
     let upper = start + plane * SIDE + lane / 4;
     let lower = upper + 8;
     let mut k_sums = zeros(vectors);
     let mut v_sums = zeros(vectors);
-    for member in 0..group {
-        let head = kv_head * group + member;
-        let q_base = (batch * queries * heads + head) * vectors;
-        let row_base = (batch * heads + head) * queries;
-        for block in range_stepped(begin / ROWS * ROWS, queries, ROWS) {
-            sync_cube();
+    let mut half = 0usize.runtime();
+    // Of all heads that read these keys, block after block; the first comes in before the loop.
+    for turn in 0..group * blocks + 1 {
+        if turn > 0 {
+            arrived(&barrier, ahead);
+        }
+        let other = ROWS - half;
+        if turn < group * blocks {
+            let head = kv_head * group + turn / blocks;
+            let block = begin + turn % blocks * ROWS;
+            let q_base = (batch * queries * heads + head) * vectors;
+            fill(&mut q_tile, other, q, q_base, q_step, block, queries, vectors, ahead);
+            fill(&mut g_tile, other, grad, q_base, q_step, block, queries, vectors, ahead);
             if unit < ROWS {
                 let query = block + unit;
                 let mut low = keys as u32;
                 let mut norm = 0.0f32;
                 let mut drop = 0.0f32;
                 if query < queries {
-                    low = first[batch % first_rows * queries + query] as u32;
+                    low = first[first_base + query] as u32;
                     if causal {
                         low = min(low, (past + query) as u32);
                     }
-                    norm = lse[row_base + query];
-                    drop = dots[row_base + query];
+                    norm = lse[(batch * heads + head) * queries + query];
+                    drop = dots[(batch * heads + head) * queries + query];
                 }
-                lowest[unit] = low;
-                norms[unit] = norm;
-                drops[unit] = drop;
+                lowest[other + unit] = low;
+                norms[other + unit] = norm;
+                drops[other + unit] = drop;
             }
-            sync_cube();
-            let here = min(lowest[lane], lowest[lane + LANES]);
-            // A block whose queries all begin behind these keys has nothing for them.
-            if (plane_min(here) as usize) < start + ROWS {
-                fill(&mut q_tile, q, q_base, q_step, block, queries, vectors);
-                fill(&mut g_tile, grad, q_base, q_step, block, queries, vectors);
-                sync_cube();
+        }
+        if turn > 0 {
+            let block = begin + (turn - 1) % blocks * ROWS;
+            let furthest = plane_max(max(lowest[half + lane], lowest[half + lane + LANES])) as usize;
+            let mut common = keys;
+            if causal {
+                common = past + block + 1;
+            }
+            let whole = furthest <= start && start + ROWS <= common && block + ROWS <= queries;
+            #[unroll]
+            for part in 0..comptime!(ROWS / PART) {
+                let mut scores = zeros(comptime!(PART / 8));
+                let mut pulls = zeros(comptime!(PART / 8));
                 #[unroll]
-                for part in 0..comptime!(ROWS / PART) {
-                    let mut scores = zeros(comptime!(PART / 8));
-                    let mut pulls = zeros(comptime!(PART / 8));
-                    #[unroll]
-                    for step in 0..steps {
-                        let own = left(&product, &k_tile, plane * SIDE, step, vectors);
-                        let values = left(&product, &v_tile, plane * SIDE, step, vectors);
-                        #[unroll]
-                        for pair in 0..comptime!(PART / SIDE) {
-                            let row = comptime!(part * PART + pair * SIDE);
-                            let at = comptime!(2 * pair);
-                            multiply_rows(&product, &own, &q_tile, row, step, &mut scores, at, vectors);
-                            multiply_rows(&product, &values, &g_tile, row, step, &mut pulls, at, vectors);
-                        }
-                    }
-                    #[unroll]
-                    for n in 0..comptime!(PART / 8) {
-                        let tile = scores.index_mut(n);
-                        let pull = pulls.index_mut(n);
-                        let column = comptime!(part * PART + n * 8) + lane % 4 * 2;
-                        let mut up = Vector::<f32, Pair>::new(0.0f32);
-                        let mut low = Vector::<f32, Pair>::new(0.0f32);
-                        let mut up_slope = Vector::<f32, Pair>::new(0.0f32);
-                        let mut low_slope = Vector::<f32, Pair>::new(0.0f32);
-                        #[unroll]
-                        for e in 0..2usize {
-                            let lowest = lowest[column + e] as usize;
-                            let norm = norms[column + e];
-                            let drop = drops[column + e];
-                            let mut highest = keys - 1;
-                            if causal {
-                                highest = past + block + column + e;
-                            }
-                            if sees(upper, lowest, highest) {
-                                let p = (tile[0].extract(e) * scale - norm).exp();
-                                up.insert(e, p);
-                                up_slope.insert(e, p * (pull[0].extract(e) - drop) * scale);
-                            }
-                            if sees(lower, lowest, highest) {
-                                let p = (tile[1].extract(e) * scale - norm).exp();
-                                low.insert(e, p);
-                                low_slope.insert(e, p * (pull[1].extract(e) - drop) * scale);
-                            }
-                        }
-                        tile[0] = up;
-                        tile[1] = low;
-                        pull[0] = up_slope;
-                        pull[1] = low_slope;
-                    }
+                for step in 0..steps {
+                    let own = left(&product, &k_tile, plane * SIDE, step, vectors);
+                    let values = left(&product, &v_tile, plane * SIDE, step, vectors);
                     #[unroll]
                     for pair in 0..comptime!(PART / SIDE) {
-                        let p = rounded::<E>(&scores, comptime!(2 * pair));
-                        let s = rounded::<E>(&pulls, comptime!(2 * pair));
-                        #[unroll]
-                        for step in 0..steps {
-                            let row = comptime!(part * PART + pair * SIDE);
-                            let at = comptime!(2 * step);
-                            multiply_columns(&product, &p, &g_tile, row, step, &mut v_sums, at, vectors);
-                            multiply_columns(&product, &s, &q_tile, row, step, &mut k_sums, at, vectors);
+                        let row = half + comptime!(part * PART + pair * SIDE);
+                        let at = comptime!(2 * pair);
+                        multiply_rows(&product, &own, &q_tile, row, step, &mut scores, at, vectors);
+                        multiply_rows(&product, &values, &g_tile, row, step, &mut pulls, at, vectors);
+                    }
+                }
+                #[unroll]
+                for n in 0..comptime!(PART / 8) {
+                    let tile = scores.index_mut(n);
+                    let pull = pulls.index_mut(n);
+                    let column = comptime!(part * PART + n * 8) + lane % 4 * 2;
+                    let mut up = Vector::<f32, Pair>::new(0.0f32);
+                    let mut low = Vector::<f32, Pair>::new(0.0f32);
+                    let mut up_slope = Vector::<f32, Pair>::new(0.0f32);
+                    let mut low_slope = Vector::<f32, Pair>::new(0.0f32);
+                    #[unroll]
+                    for e in 0..2usize {
+                        let norm = norms[half + column + e];
+                        let drop = drops[half + column + e];
+                        let mut a = exponential(tile[0].extract(e) * scale - norm);
+                        let mut b = exponential(tile[1].extract(e) * scale - norm);
+                        if !whole {
+                            let low = lowest[half + column + e] as usize;
+                            let mut high = keys - 1;
+                            if causal {
+                                high = past + block + column + e;
+                            }
+                            a = select(sees(upper, low, high), a, 0.0f32);
+                            b = select(sees(lower, low, high), b, 0.0f32);
                         }
+                        up.insert(e, a);
+                        low.insert(e, b);
+                        up_slope.insert(e, a * (pull[0].extract(e) - drop) * scale);
+                        low_slope.insert(e, b * (pull[1].extract(e) - drop) * scale);
+                    }
+                    tile[0] = up;
+                    tile[1] = low;
+                    pull[0] = up_slope;
+                    pull[1] = low_slope;
+                }
+                #[unroll]
+                for pair in 0..comptime!(PART / SIDE) {
+                    let p = rounded::<E>(&scores, comptime!(2 * pair));
+                    let s = rounded::<E>(&pulls, comptime!(2 * pair));
+                    #[unroll]
+                    for step in 0..steps {
+                        let row = half + comptime!(part * PART + pair * SIDE);
+                        let at = comptime!(2 * step);
+                        multiply_columns(&product, &p, &g_tile, row, step, &mut v_sums, at, vectors);
+                        multiply_columns(&product, &s, &q_tile, row, step, &mut k_sums, at, vectors);
                     }
                 }
             }
         }
+        half = other;
     }
 
     let pairs = comptime!(vectors * 4);

@@ -1,12 +1,14 @@
 //! Output and log-sum-exp: the keys go by in blocks, and each lane keeps the maximum and the sum of its two rows.
 
+use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::tiles::{
-    LANES, PLANES, Pair, Product, ROWS, SIDE, fill, left, multiply_columns, multiply_rows, pitch, rounded, sees, zeros,
+    LANES, PLANES, Pair, Product, ROWS, SIDE, arrived, exponential, fill, left, multiply_columns, multiply_rows, pitch,
+    rounded, sees, zeros,
 };
 
-/// What hidden scores are: above it is what was seen.
+/// What hidden scores are.
 const HIDDEN: f32 = -1.0e30;
 
 /// The larger over the four lanes that share a row.
@@ -42,12 +44,15 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     scale: f32,
     #[comptime] vectors: usize,
     #[comptime] causal: bool,
+    #[comptime] ahead: bool,
     #[define(E)] _dtype: ElemType,
 ) {
     let product = Product::<E>::new(16usize, 8usize, 16usize);
     let steps = comptime!(vectors / 2);
-    let mut k_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
-    let mut v_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
+    // Two blocks: one is computed with while the next comes in.
+    let mut k_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
+    let mut v_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
+    let barrier = Barrier::shared(CUBE_DIM, UNIT_POS == 0);
     let mut lowest = Shared::<[u32]>::new_slice(ROWS);
 
     let lane = UNIT_POS_X as usize;
@@ -70,15 +75,16 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     }
     // The queries pass through the keys' tile.
     let q_step = heads * vectors;
-    fill(&mut k_tile, q, (batch * queries * heads + head) * vectors, q_step, start, queries, vectors);
+    let q_base = (batch * queries * heads + head) * vectors;
+    fill(&mut k_tile, 0usize, q, q_base, q_step, start, queries, vectors, false);
     sync_cube();
     let mut own = Sequence::<Array<Vector<E, Pair>>>::new();
     #[unroll]
     for step in 0..steps {
         own.push(left(&product, &k_tile, plane * SIDE, step, vectors));
     }
-    let here = min(lowest[lane], lowest[lane + LANES]);
-    let nearest = plane_min(here) as usize;
+    let nearest = plane_min(min(lowest[lane], lowest[lane + LANES])) as usize;
+    let furthest = plane_max(max(lowest[lane], lowest[lane + LANES])) as usize;
     let upper = start + plane * SIDE + lane / 4;
     let lower = upper + 8;
     let upper_low = lowest[plane * SIDE + lane / 4] as usize;
@@ -86,7 +92,10 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     let mut upper_high = keys - 1;
     let mut lower_high = keys - 1;
     let mut end = keys;
+    // Keys up to here are seen by all of the cube's queries.
+    let mut common = keys;
     if causal {
+        common = past + start + 1;
         upper_high = past + min(upper, queries - 1);
         lower_high = past + min(lower, queries - 1);
         end = past + min(start + ROWS, queries);
@@ -99,11 +108,19 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     let mut lower_sum = 0.0f32.runtime();
     let kv_step = kv_heads * vectors;
     let kv_base = (batch * keys * kv_heads + kv_head) * vectors;
-    for block in range_stepped(nearest / ROWS * ROWS, end, ROWS) {
-        sync_cube();
-        fill(&mut k_tile, k, kv_base, kv_step, block, keys, vectors);
-        fill(&mut v_tile, v, kv_base, kv_step, block, keys, vectors);
-        sync_cube();
+    let begin = nearest / ROWS * ROWS;
+    sync_cube();
+    fill(&mut k_tile, 0usize, k, kv_base, kv_step, begin, keys, vectors, ahead);
+    fill(&mut v_tile, 0usize, v, kv_base, kv_step, begin, keys, vectors, ahead);
+    let mut at = 0usize.runtime();
+    for block in range_stepped(begin, end, ROWS) {
+        arrived(&barrier, ahead);
+        // What the other half held is done with.
+        let other = ROWS - at;
+        if block + ROWS < end {
+            fill(&mut k_tile, other, k, kv_base, kv_step, block + ROWS, keys, vectors, ahead);
+            fill(&mut v_tile, other, v, kv_base, kv_step, block + ROWS, keys, vectors, ahead);
+        }
 
         let mut scores = zeros(comptime!(ROWS / 8));
         #[unroll]
@@ -114,7 +131,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
                     &product,
                     own.index(step),
                     &k_tile,
-                    pair * SIDE,
+                    at + pair * SIDE,
                     step,
                     &mut scores,
                     comptime!(2 * pair),
@@ -125,20 +142,26 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
 
         let mut upper_new = upper_max;
         let mut lower_new = lower_max;
+        let whole = block >= furthest && block + ROWS <= common;
         #[unroll]
         for n in 0..comptime!(ROWS / 8) {
             let tile = scores.index_mut(n);
-            let key = block + n * 8 + lane % 4 * 2;
-            let mut up = Vector::<f32, Pair>::new(HIDDEN);
-            let mut low = Vector::<f32, Pair>::new(HIDDEN);
+            let mut up = tile[0] * Vector::new(scale);
+            let mut low = tile[1] * Vector::new(scale);
+            if !whole {
+                let key = block + n * 8 + lane % 4 * 2;
+                #[unroll]
+                for e in 0..2usize {
+                    if !sees(key + e, upper_low, upper_high) {
+                        up.insert(e, HIDDEN);
+                    }
+                    if !sees(key + e, lower_low, lower_high) {
+                        low.insert(e, HIDDEN);
+                    }
+                }
+            }
             #[unroll]
             for e in 0..2usize {
-                if sees(key + e, upper_low, upper_high) {
-                    up.insert(e, tile[0].extract(e) * scale);
-                }
-                if sees(key + e, lower_low, lower_high) {
-                    low.insert(e, tile[1].extract(e) * scale);
-                }
                 upper_new = max(upper_new, up.extract(e));
                 lower_new = max(lower_new, low.extract(e));
             }
@@ -147,10 +170,13 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
         }
         upper_new = row_max(upper_new);
         lower_new = row_max(lower_new);
-        let upper_factor = (upper_max - upper_new).exp();
-        let lower_factor = (lower_max - lower_new).exp();
+        let upper_factor = exponential(upper_max - upper_new);
+        let lower_factor = exponential(lower_max - lower_new);
         upper_max = upper_new;
         lower_max = lower_new;
+        // So that what is hidden is zero in a row that has seen nothing yet.
+        let upper_from = select(upper_max > HIDDEN, upper_max, 0.0f32);
+        let lower_from = select(lower_max > HIDDEN, lower_max, 0.0f32);
         upper_sum *= upper_factor;
         lower_sum *= lower_factor;
         #[unroll]
@@ -160,10 +186,8 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
             let mut low = Vector::<f32, Pair>::new(0.0f32);
             #[unroll]
             for e in 0..2usize {
-                let a = tile[0].extract(e);
-                let b = tile[1].extract(e);
-                let a = select(a > HIDDEN, (a - upper_max).exp(), 0.0f32);
-                let b = select(b > HIDDEN, (b - lower_max).exp(), 0.0f32);
+                let a = exponential(tile[0].extract(e) - upper_from);
+                let b = exponential(tile[1].extract(e) - lower_from);
                 upper_sum += a;
                 lower_sum += b;
                 up.insert(e, a);
@@ -186,6 +210,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
                 multiply_columns(&product, &p, &v_tile, pair * SIDE, step, &mut out, comptime!(2 * step), vectors);
             }
         }
+        at = other;
     }
 
     upper_sum = row_sum(upper_sum);

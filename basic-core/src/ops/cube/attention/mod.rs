@@ -6,6 +6,7 @@
 
 mod backward;
 mod forward;
+mod mass;
 mod tiles;
 
 use burn::tensor::DType;
@@ -84,6 +85,7 @@ pub fn forward(
         sizes.scale() as f32,
         sizes.width / tiles::VECTOR,
         causal,
+        super::copies_ahead(),
         dtype,
     );
     (output, lse)
@@ -134,6 +136,7 @@ pub fn backward(
         sizes.scale() as f32,
         vectors,
         causal,
+        super::copies_ahead(),
         dtype,
     );
     let (cubes, dim) = forward::grid(sizes.keys, sizes.kv_heads, sizes.batch);
@@ -161,7 +164,64 @@ pub fn backward(
         sizes.scale() as f32,
         vectors,
         causal,
+        super::copies_ahead(),
         dtype,
     );
     (q_grad, k_grad, v_grad)
+}
+
+/// Whether so many read-outs are held at once.
+pub fn reads(readouts: usize) -> bool {
+    (1..=mass::READOUTS).contains(&readouts)
+}
+
+/// Sums over parts of the heads.
+pub fn parts(heads: usize) -> usize {
+    heads.div_ceil(mass::HEADS)
+}
+
+/// The attention that `readout` puts on each key, over parts of the heads, `[parts, B, S, keys]`; `first` and `rows` in
+/// i32.
+pub fn masses(
+    q: CubeTensor,
+    k: CubeTensor,
+    lse: CubeTensor,
+    first: CubeTensor,
+    rows_read: CubeTensor,
+    readout: CubeTensor,
+) -> CubeTensor {
+    let [q, k, lse, first, rows_read, readout] = [q, k, lse, first, rows_read, readout].map(rows);
+    let sizes = sizes(&q, &k);
+    let [_, readouts, count] = [0, 1, 2].map(|dim| readout.meta.shape()[dim]);
+    let sums = like(&lse, vec![parts(sizes.heads), sizes.batch, readouts, sizes.keys], DType::F32);
+    let client = q.client.clone();
+    let (address, dtype) = (addresses(&[&q, &k, &lse, &sums]), element(q.dtype));
+    let (cubes, dim) = forward::grid(sizes.keys, parts(sizes.heads), sizes.batch);
+    let first_rows = first.meta.shape()[0];
+    mass::mass_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        address,
+        tiles::VECTOR,
+        q.into_tensor_arg(),
+        k.into_tensor_arg(),
+        lse.into_tensor_arg(),
+        first.into_tensor_arg(),
+        rows_read.into_tensor_arg(),
+        readout.into_tensor_arg(),
+        sums.clone().into_tensor_arg(),
+        sizes.queries,
+        sizes.keys,
+        sizes.heads,
+        sizes.kv_heads,
+        first_rows,
+        count,
+        sizes.batch,
+        sizes.scale() as f32,
+        sizes.width / tiles::VECTOR,
+        readouts,
+        dtype,
+    );
+    sums
 }
