@@ -118,9 +118,10 @@ def brief(error):
     return " | ".join(lines[-3:])[:600]
 
 
-# cuBLASLt must be there; the portable bodies; CubeCL's products.
+# cuBLASLt must be there; attention copies ahead; the portable bodies; CubeCL's products.
 OWN = {"BASIC_CUBLAS": "1"}
-PORTABLE = {"BASIC_CUBLAS": "1", "BASIC_KERNELS": "portable"}
+AHEAD = OWN | {"BASIC_KERNELS": "ahead"}
+PORTABLE = OWN | {"BASIC_KERNELS": "portable"}
 CUBECL = {"BASIC_CUBLAS": "0"}
 
 
@@ -318,25 +319,28 @@ def main():
     if not machine(gpu):
         print("no usable device")
         sys.exit(1)
-    operations(gpu, "bfloat16", OWN, 45)
-    operations(gpu, "float32", OWN, 45)
-    bench(gpu, "7b", "pretrain", "basic", OWN, limit=80)
-    bench(gpu, "7b", "pretrain", "basic", OWN, steps=1, warmup=1, profile=True, limit=40)
-    rates(gpu, "", OWN, 40)
-    losses(gpu, "plain-default", OWN)
-    bench(gpu, "7b", "pretrain", "llava", OWN, limit=40)
+    own = OWN
+    operations(gpu, "bfloat16", own, 45)
+    operations(gpu, "bfloat16", AHEAD, 30)
+    rates(gpu, "attention", AHEAD, 30)
+    bench(gpu, "7b", "pretrain", "basic", own, limit=60)
+    bench(gpu, "7b", "pretrain", "llava", own, limit=40)
     their_bench(gpu, "7b", "pretrain", "lean")
-    generation(gpu, OWN)
-    training(gpu, "pretrain", OWN)
-    training(gpu, "finetune", OWN)
-    training(gpu, "lora", OWN)
-    for preset in ("smollm2", "1b"):
-        bench(gpu, preset, "pretrain", "basic", OWN, limit=40)
-        their_bench(gpu, preset, "pretrain", "lean")
-    bench(gpu, "1b", "finetune", "basic", OWN, limit=40)
-    their_bench(gpu, "1b", "finetune", "lean")
+    bench(gpu, "7b", "pretrain", "basic", own, steps=1, warmup=1, profile=True, limit=40)
+    rates(gpu, "", own, 40)
+    for preset, stage in (("smollm2", "pretrain"), ("1b", "pretrain"), ("1b", "finetune")):
+        bench(gpu, preset, stage, "basic", own, limit=40)
+        their_bench(gpu, preset, stage, "lean")
+    operations(gpu, "float32", own, 45)
+    losses(gpu, "plain-default", own)
+    generation(gpu, own)
+    training(gpu, "pretrain", own)
     their_bench(gpu, "7b", "pretrain", "basic")
-    operations(gpu, "bfloat16", PORTABLE, 40)
+    training(gpu, "finetune", own)
+    bench(gpu, "smollm2", "finetune", "basic", own, limit=40)
+    their_bench(gpu, "smollm2", "finetune", "lean")
+    training(gpu, "lora", own)
+    bench(gpu, "7b", "pretrain", "basic", PORTABLE, limit=60)
     operations(gpu, "bfloat16", CUBECL, 60)
     rates(gpu, "projection", CUBECL, 60)
     print(f"done; {gpu.left():.0f} s left", flush=True)

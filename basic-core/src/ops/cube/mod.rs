@@ -1,12 +1,13 @@
 //! Kernels of our own for the devices that CubeCL computes on, one launch each where the portable bodies take many.
 //!
 //! Burn's fusion sees each as an operation that it leaves as it is. `BASIC_KERNELS=portable` leaves all of them out: the
-//! operations are then what fusion makes of the portable bodies.
+//! operations are then what fusion makes of the portable bodies. `BASIC_KERNELS=ahead` has attention copy ahead.
 
 pub mod attention;
 mod elementwise;
 mod launch;
 mod norm;
+mod optimizer;
 mod rows;
 
 use std::env;
@@ -19,6 +20,8 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::adamw::AdamWStep;
+
 /// The environment variable that chooses between these kernels and the portable bodies.
 pub const SWITCH: &str = "BASIC_KERNELS";
 
@@ -29,8 +32,8 @@ pub const SWITCH: &str = "BASIC_KERNELS";
 /// A sentence where it is not.
 pub fn check() -> Result<(), String> {
     match env::var(SWITCH).as_deref() {
-        Err(_) | Ok("" | "own" | "waiting" | "portable") => Ok(()),
-        Ok(other) => Err(format!("{SWITCH} is '{other}': own, waiting or portable")),
+        Err(_) | Ok("" | "own" | "ahead" | "portable") => Ok(()),
+        Ok(other) => Err(format!("{SWITCH} is '{other}': own, ahead or portable")),
     }
 }
 
@@ -41,11 +44,11 @@ pub fn takes(dtype: DType) -> bool {
     own && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// Whether attention copies the next block while it computes with one: not where the environment says
-/// `BASIC_KERNELS=waiting`.
+/// Whether attention copies the next block while it computes with one: where the environment says `BASIC_KERNELS=ahead`,
+/// because how fast that is was not measured so far.
 fn copies_ahead() -> bool {
     static AHEAD: OnceLock<bool> = OnceLock::new();
-    *AHEAD.get_or_init(|| !env::var(SWITCH).is_ok_and(|value| value == "waiting"))
+    *AHEAD.get_or_init(|| env::var(SWITCH).is_ok_and(|value| value == "ahead"))
 }
 
 /// The kernels as operations of their own.
@@ -92,6 +95,16 @@ pub trait CubeOps: Backend {
         grad: FloatTensor<Self>,
         reciprocals: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+
+    /// See [`Kernels::adamw_kernel`](super::Kernels::adamw_kernel); moments of f32.
+    #[fusion(meta = |parameter, _, first, second, _| (parameter.clone(), first.clone(), second.clone()))]
+    fn cube_adamw(
+        parameter: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// See [`Kernels::embedding_backward_kernel`](super::Kernels::embedding_backward_kernel); ids in i32.
     #[fusion(meta = |_, grad, table| gathered(grad, *table))]
@@ -186,6 +199,16 @@ impl CubeOps for CubeBackend {
 
     fn cube_rms_norm_gamma(x: CubeTensor, grad: CubeTensor, reciprocals: CubeTensor) -> CubeTensor {
         norm::rms_norm_gamma(x, grad, reciprocals)
+    }
+
+    fn cube_adamw(
+        parameter: CubeTensor,
+        grad: CubeTensor,
+        first: CubeTensor,
+        second: CubeTensor,
+        step: AdamWStep,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        optimizer::adamw(parameter, grad, first, second, step)
     }
 
     fn cube_gather(ids: CubeTensor, grad: CubeTensor, table: usize) -> CubeTensor {

@@ -362,6 +362,20 @@ impl Kernels for Cube {
         }
     }
 
+    fn adamw_kernel(
+        parameter: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> Updated<Self> {
+        let takes = cube::takes(parameter.dtype()) && cube::takes(grad.dtype());
+        match takes && first.dtype() == DType::F32 && second.dtype() == DType::F32 {
+            true => <Self as CubeOps>::cube_adamw(parameter, grad, first, second, step),
+            false => adamw::portable::<Self>(parameter, grad, first, second, step),
+        }
+    }
+
     fn embedding_backward_kernel(rows: usize, ids: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         match cube::takes(grad.dtype()) && grad.shape().num_elements() > 0 {
             true => <Self as CubeOps>::cube_gather(Self::int_cast(ids, IntDType::I32), grad, rows),

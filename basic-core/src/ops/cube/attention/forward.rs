@@ -207,7 +207,8 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
             let p = rounded::<E>(&scores, comptime!(2 * pair));
             #[unroll]
             for step in 0..steps {
-                multiply_columns(&product, &p, &v_tile, pair * SIDE, step, &mut out, comptime!(2 * step), vectors);
+                let row = at + pair * SIDE;
+                multiply_columns(&product, &p, &v_tile, row, step, &mut out, comptime!(2 * step), vectors);
             }
         }
         at = other;

@@ -1,0 +1,86 @@
+//! AdamW: one launch for a parameter, in place where nothing else holds it.
+
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::launch::{addresses, element, rows, units, width};
+use crate::ops::adamw::{AdamWStep, Coefficients};
+
+/// `m = beta1 m + rest1 g`, `v = beta2 v + rest2 g^2`, `p = keep p - rate m / (root sqrt(v) + epsilon)`.
+#[cube(launch, address_type = "dynamic")]
+fn adamw_kernel<E: Float, G: Float, N: Size>(
+    parameter: &mut Tensor<Vector<E, N>>,
+    grad: &Tensor<Vector<G, N>>,
+    first: &mut Tensor<Vector<f32, N>>,
+    second: &mut Tensor<Vector<f32, N>>,
+    count: usize,
+    beta1: f32,
+    beta2: f32,
+    rest1: f32,
+    rest2: f32,
+    keep: f32,
+    rate: f32,
+    root: f32,
+    epsilon: f32,
+    #[define(E, G)] _dtypes: [ElemType; 2],
+) {
+    if ABSOLUTE_POS >= count {
+        terminate!();
+    }
+    let g = Vector::<f32, N>::cast_from(grad[ABSOLUTE_POS]);
+    let m = first[ABSOLUTE_POS] * Vector::new(beta1) + g * Vector::new(rest1);
+    let v = second[ABSOLUTE_POS] * Vector::new(beta2) + g * g * Vector::new(rest2);
+    let by = v.sqrt() * Vector::new(root) + Vector::new(epsilon);
+    let p = Vector::<f32, N>::cast_from(parameter[ABSOLUTE_POS]) * Vector::new(keep) - m * Vector::new(rate) / by;
+    first[ABSOLUTE_POS] = m;
+    second[ABSOLUTE_POS] = v;
+    parameter[ABSOLUTE_POS] = Vector::cast_from(p);
+}
+
+/// The tensor in order and nobody else's.
+fn own(tensor: CubeTensor) -> CubeTensor {
+    let tensor = rows(tensor);
+    if tensor.can_mut() { tensor } else { tensor.copy() }
+}
+
+/// The updated parameter and its moments, which are of f32.
+pub fn adamw(
+    parameter: CubeTensor,
+    grad: CubeTensor,
+    first: CubeTensor,
+    second: CubeTensor,
+    step: AdamWStep,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let grad = rows(grad);
+    let [parameter, first, second] = [parameter, first, second].map(own);
+    let elements = parameter.meta.num_elements();
+    let vector = width(&first, elements).min(width(&parameter, elements)).min(width(&grad, elements));
+    let count = elements / vector;
+    let (cubes, dim) = units(&parameter, count);
+    let Coefficients { keep, rate, root } = Coefficients::of(&step);
+    let client = parameter.client.clone();
+    let address = addresses(&[&parameter, &grad, &first]);
+    let dtypes = [element(parameter.dtype), element(grad.dtype)];
+    adamw_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        address,
+        vector,
+        parameter.clone().into_tensor_arg(),
+        grad.into_tensor_arg(),
+        first.clone().into_tensor_arg(),
+        second.clone().into_tensor_arg(),
+        count,
+        step.beta1 as f32,
+        step.beta2 as f32,
+        (1.0 - step.beta1) as f32,
+        (1.0 - step.beta2) as f32,
+        keep as f32,
+        rate as f32,
+        root as f32,
+        step.epsilon as f32,
+        dtypes,
+    );
+    (parameter, first, second)
+}

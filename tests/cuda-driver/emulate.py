@@ -1,0 +1,246 @@
+"""Attention's kernels for tensor cores, computed on the CPU and compared with attention written out in float64.
+
+`basic devices --check` on the driver that counts has CubeCL write the kernels' CUDA sources; each is compiled here with
+emulate.h in the place of CUDA, and run over odd sizes, packed rows, windows and grouped heads.
+
+    python3 emulate.py LOG [--work DIR]     LOG is what CUBECL_DEBUG_LOG wrote
+
+Needs g++ and numpy.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+# What bfloat16 leaves of a result, relative to its root mean square.
+TOLERANCE = 0.03
+
+
+def kernels(log):
+    """Name, comptime settings and source of every attention kernel in the log."""
+    text = Path(log).read_text(errors="replace")
+    found = {}
+    for part in re.split(r"(?m)^name: basic_core::ops::cube::attention::", text)[1:]:
+        kind = re.match(r"(\w+)::", part)[1]
+        head, _, rest = part.partition("source:\n```cpp\n")
+        source = rest.partition("\n```")[0]
+        info = {key: value for key, value in re.findall(r"^        (\w+): (\d+|true|false),$", head, re.M)}
+        name = re.search(r"(\w+_kernel_e_bf16\w*)\(", source)
+        if name:
+            found[name[1]] = ({**info, "kind": name[1].split("_kernel")[0]}, source, kind)
+    return found
+
+
+def portable(source):
+    """The source with CUDA's assembly as calls of emulate.h."""
+    source = re.sub(r"#include <(cooperative_groups|cuda)[^>]*>", "", source)
+    source = re.sub(r"typedef [^;]* u?int\d+_t;", "", source)
+    source = re.sub(r"typedef struct CUtensorMap_st \{.*?\} CUtensorMap;", "", source, flags=re.S)
+    source = re.sub(r"extern __shared__ __align__\(\d+\) char (\w+)\[\];", r"char *\1 = shared_memory;", source)
+
+    def call(match):
+        body = match[1]
+        code = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', body.split("\n")[0] if False else body.split(":", 1)[0]))
+        # The template's strings hold colons: cut after the last string that comes before the operands.
+        strings = re.match(r'\s*((?:"(?:[^"\\]|\\.)*"\s*)+)(.*)', body, re.S)
+        code = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', strings[1]))
+        outs, ins = (re.findall(r'"[^"]*"\(([^()]*)\)', part) for part in (strings[2].split(":") + ["", ""])[1:3])
+        if code.startswith("ldmatrix"):
+            turned = "true" if ".trans" in code else "false"
+            return f"{{ uint32_t *o[4] = {{{', '.join('&' + o for o in outs)}}}; ldmatrix({turned}, o, {ins[0]}); }}"
+        if code.startswith("mma.sync"):
+            return (
+                f"{{ float *d[4] = {{{', '.join('&' + o for o in outs)}}}; uint32_t a[4] = {{{', '.join(ins[:4])}}};"
+                f" uint32_t b[2] = {{{', '.join(ins[4:6])}}}; float c[4] = {{{', '.join(ins[6:])}}}; mma(d, a, b, c); }}"
+            )
+        if code.startswith("ex2"):
+            return f"{outs[0]} = exp2f({ins[0]});"
+        if code.startswith("cp.async.mbarrier"):
+            return ";"
+        if code.startswith("cp.async"):
+            return f"copied({ins[0]}, {ins[1]}, {ins[2]});"
+        raise ValueError(f"unknown assembly: {code}")
+
+    return re.sub(r"asm volatile\((.*?)\);", lambda m: call(m), source, flags=re.S)
+
+
+def bf16(x):
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def widened(bits):
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(x):
+    return widened(bf16(x)).astype(np.float64)
+
+
+class Emulated:
+    def __init__(self, name, info, source, work):
+        self.info, self.work = info, Path(work)
+        parameters = re.search(name + r"\((.*?)\)\s*\{", source, re.S)[1]
+        self.arguments = [part.split()[-1] for part in parameters.split(",")]
+        tensors = [part for part in parameters.split(",") if "__restrict__" in part and "meta" not in part]
+        self.tensors = len(tensors)
+        types = [part.strip().split(" ")[0] for part in tensors]
+        loads = "\n".join(f'  t[{i}] = loaded((work + "/{i}.bin").c_str());' for i in range(self.tensors))
+        pass_on = ", ".join(f"({types[i]} *)t[{i}]" for i in range(self.tensors))
+        code = f"""
+#include "emulate.h"
+#include <string>
+{portable(source)}
+static char *t[{self.tensors}];
+static info_st info;
+static void body() {{ {name}({pass_on}, nullptr, info); }}
+int main(int, char **v) {{
+  std::string work = v[1];
+{loads}
+  char *scalars = loaded((work + "/scalars.bin").c_str());
+  memcpy(&info, scalars, sizeof info);
+  Dim grid = {{(uint32_t)atoi(v[2]), (uint32_t)atoi(v[3]), (uint32_t)atoi(v[4])}};
+  launch(grid, {{32, 4, 1}}, 200 << 10, body);
+  for (int i = 5; v[i]; i += 2) stored((work + "/" + v[i] + ".out").c_str(), t[atoi(v[i])], atoi(v[i + 1]));
+}}
+"""
+        self.usizes = int(re.search(r"scalars_usize\[(\d+)\];", source)[1])
+        self.floats = int(re.search(r"scalars_f32\[(\d+)\];", source)[1])
+        self.static = int((re.search(r"uint32_t static_meta\[(\d+)\];", source) or [0, "0"])[1])
+        path = self.work / f"{name}.cpp"
+        path.write_text(code)
+        self.binary = self.work / name
+        subprocess.run(["g++", "-O1", "-w", "-I", HERE, "-o", self.binary, path], check=True)
+
+    def run(self, grid, tensors, outputs, usizes, floats):
+        """Tensors as arrays; outputs as places and shapes; what the kernel wrote there."""
+        for i, tensor in enumerate(tensors):
+            (self.work / f"{i}.bin").write_bytes(tensor.tobytes())
+        # The lengths of the buffers come first: two for each.
+        scalars = np.full(self.usizes, 0x7FFFFFFF, np.uint32)
+        scalars[2 * self.tensors : 2 * self.tensors + len(usizes)] = usizes
+        numbers = np.zeros(self.floats, np.float32)
+        numbers[: len(floats)] = floats
+        static = np.zeros(self.static, np.uint32)
+        (self.work / "scalars.bin").write_bytes(scalars.tobytes() + numbers.tobytes() + static.tobytes())
+        sizes = [str(part) for place in outputs for part in (place, tensors[place].nbytes)]
+        subprocess.run([self.binary, self.work, *map(str, grid), *sizes], check=True)
+        return [
+            np.frombuffer((self.work / f"{i}.out").read_bytes(), tensors[i].dtype).reshape(tensors[i].shape)
+            for i in outputs
+        ]
+
+
+def reference(q, k, v, first, grad, causal):
+    """Output, log-sum-exp and gradients, in float64."""
+    b, t, heads, width = q.shape
+    keys, kv = k.shape[1:3]
+    scale, past = width**-0.5, keys - t
+    output, lse = np.zeros_like(q), np.zeros((b, heads, t))
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    p_all = np.zeros((b, heads, t, keys))
+    for i in range(b):
+        high = past + np.arange(t) if causal else np.full(t, keys - 1)
+        low = np.minimum(first[i % len(first)], high)
+        seen = (np.arange(keys) >= low[:, None]) & (np.arange(keys) <= high[:, None])
+        for h in range(heads):
+            g = h // (heads // kv)
+            s = np.where(seen, q[i, :, h] @ k[i, :, g].T * scale, -np.inf)
+            top = s.max(1, keepdims=True)
+            e = np.exp(s - top)
+            p = e / e.sum(1, keepdims=True)
+            p_all[i, h] = p
+            lse[i, h] = (top + np.log(e.sum(1, keepdims=True)))[:, 0]
+            output[i, :, h] = p @ v[i, :, g]
+            d = grad[i, :, h]
+            drop = (d * output[i, :, h]).sum(1, keepdims=True)
+            ds = p * (d @ v[i, :, g].T - drop) * scale
+            dq[i, :, h] = ds @ k[i, :, g]
+            dk[i, :, g] += ds.T @ q[i, :, h]
+            dv[i, :, g] += p.T @ d
+    return output, lse, dq, dk, dv, p_all
+
+
+def off(found, expected):
+    size = np.sqrt((expected**2).mean())
+    return float(np.abs(found - expected).max() / size)
+
+
+CASES = [
+    # batch, queries, keys, heads, key heads, window (0: none; negative: packed in samples of so many)
+    (1, 64, 64, 1, 1, 0),
+    (2, 150, 150, 2, 1, 0),
+    (1, 200, 200, 1, 1, -70),
+    (1, 200, 200, 2, 2, 70),
+    (2, 70, 133, 2, 1, 0),
+    (1, 197, 197, 1, 1, 0),
+]
+
+
+def first_of(t, past, window):
+    if window < 0:
+        return np.array([(past + i) // -window * -window for i in range(t)], np.int32)
+    return np.array([max(0, past + i + 1 - window) if window else 0 for i in range(t)], np.int32)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("log")
+    parser.add_argument("--work")
+    args = parser.parse_args()
+    work = args.work or tempfile.mkdtemp()
+    Path(work).mkdir(parents=True, exist_ok=True)
+    groups = {}
+    for name, (info, source, _) in kernels(args.log).items():
+        key = (int(info["vectors"]), info.get("causal", "true") == "true", info.get("ahead", "-"))
+        groups.setdefault(key, {})[info["kind"]] = (name, info, source)
+    failed, ran = [], 0
+    random = np.random.default_rng(0)
+    for (vectors, causal, ahead), kinds in sorted(groups.items(), key=str):
+        if "forward" not in kinds:
+            continue
+        built = {kind: Emulated(*kinds[kind], work) for kind in ("forward", "query", "key") if kind in kinds}
+        width = 8 * vectors
+        for b, t, keys, heads, kv, window in CASES:
+            if not causal and (window or keys != t):
+                continue
+            q, k, v, grad = (
+                rounded(random.normal(size=shape))
+                for shape in ((b, t, heads, width), (b, keys, kv, width), (b, keys, kv, width), (b, t, heads, width))
+            )
+            q = rounded(2 * q)
+            first = first_of(t, keys - t, window)[None]
+            output, lse, dq, dk, dv, _ = reference(q, k, v, first, grad, causal)
+            sizes, scale = [t, keys, heads, kv, 1], [width**-0.5]
+            bits = [bf16(x) for x in (q, k, v)]
+            blank = lambda x, dtype=np.uint16: np.full(x.shape, 0x7FFF, dtype)  # NaN where nothing is written
+            norms = np.full(lse.shape, np.nan, np.float32)
+            grid = (-(-t // 64), heads, b)
+            found = built["forward"].run(grid, [*bits, first, blank(output), norms], [4, 5], sizes, scale)
+            result = {"output": off(widened(found[0]), output), "lse": off(found[1], lse)}
+            if "query" in built:
+                dots = np.full(lse.shape, np.nan, np.float32)
+                inputs = [*bits, first, found[0].copy(), bf16(grad), found[1].copy(), dots, blank(q)]
+                dots, q_grad = built["query"].run(grid, inputs, [7, 8], sizes, scale)
+                inputs = [*bits, first, bf16(grad), found[1].copy(), dots.copy(), blank(k), blank(v)]
+                k_grad, v_grad = built["key"].run((-(-keys // 64), kv, b), inputs, [7, 8], sizes, scale)
+                found = zip(("dq", "dk", "dv"), (q_grad, k_grad, v_grad), (dq, dk, dv))
+                result |= {name: off(widened(a), e) for name, a, e in found}
+            ran += 1
+            fine = all(value < TOLERANCE * (4 if name[0] == "d" else 2) for name, value in result.items())
+            line = f"{'ok    ' if fine else 'FAILED'} width {width:3}, causal {causal}, ahead {ahead}, {(b, t, keys, heads, kv, window)}: "
+            print(line + ", ".join(f"{name} {value:.1e}" for name, value in result.items()), flush=True)
+            if not fine:
+                failed.append(line)
+    print(f"{ran - len(failed)} of {ran} are what float64 gives")
+    sys.exit(bool(failed) or not ran)
+
+
+if __name__ == "__main__":
+    main()
