@@ -7,6 +7,7 @@ driver that counts (driver.c). What a training step launches, copies, waits for 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ HERE = Path(__file__).parent
 FEW, MANY = 1, 3
 # How far the plan's memory may be from what was counted.
 PLAN = 0.1
+# Bytes of registers that a thread may spill: a value or two.
+SPILL = 32
 
 
 class Failed(Exception):
@@ -151,6 +154,39 @@ def operations(dry, **environment):
     print(f"operations: {len(report['operations'])}, {found['kernels_compiled']} kernels, {seconds:.0f} s", flush=True)
 
 
+def attention(dry, **environment):
+    """Attention's kernels for tensor cores: computed on the CPU, and without registers that spill."""
+    folder = Path(tempfile.mkdtemp(dir=dry.folder))
+    (folder / "ptx").mkdir()
+    # Only what is compiled is in the log.
+    fresh = {"BASIC_KERNEL_CACHE": str(folder / "cache"), "CUBECL_DEBUG_LOG": str(folder / "log")}
+    fresh |= {"CUDA_STUB_PTX": str(folder / "ptx")}
+    dry.run("devices", "--check", "cuda:0", "--dtype", "bfloat16", expect=1, **fresh, **environment)
+    done = subprocess.run(
+        [sys.executable, HERE / "emulate.py", folder / "log", "--work", folder], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise Failed(f"attention, computed on the CPU: {done.stdout[-4000:]}{done.stderr[-2000:]}")
+    print(f"attention, computed on the CPU {environment or ''}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+    ptxas = toolkit() / "bin" / "ptxas"
+    if not ptxas.exists():
+        raise Failed(f"no {ptxas}: pip install nvidia-cuda-nvcc")
+    most = {}
+    for path in sorted((folder / "ptx").glob("*_kernel_e_*.ptx")):
+        kind = path.name.split("_kernel")[0]
+        target = re.search(r"^\.target (\w+)", path.read_text(), re.M)[1]
+        command = [ptxas, "-v", f"-arch={target}", path, "-o", folder / "cubin"]
+        told = subprocess.run(command, capture_output=True, text=True)
+        if told.returncode != 0:
+            raise Failed(f"{path.name}: {told.stderr[-2000:]}")
+        registers = int(re.search(r"(\d+) registers", told.stderr)[1])
+        spilled = int(re.search(r"(\d+) bytes spill stores", told.stderr)[1])
+        if spilled > SPILL:
+            raise Failed(f"{path.name}: {spilled} bytes of registers spill")
+        most[kind] = max(most.get(kind, 0), registers)
+    print("   registers at most: " + ", ".join(f"{kind} {count}" for kind, count in sorted(most.items())), flush=True)
+
+
 def refusals(dry):
     """What is missing is said in one line."""
     cases = [
@@ -185,7 +221,9 @@ def main():
                 raise Failed(f"basic devices does not list cuda:0: {done.stdout}")
             refusals(dry)
             operations(dry)
-            operations(dry, BASIC_CUBLAS="1")
+            operations(dry, BASIC_CUBLAS="0", BASIC_KERNELS="portable")
+            attention(dry)
+            attention(dry, BASIC_KERNELS="ahead")
         for name, budget in budgets.items():
             if args.only and name not in args.only:
                 continue

@@ -129,7 +129,6 @@ static void (*kernel_body)();
 static void fiber_main() {
   kernel_body();
   fibers[current].done = true;
-  waiting += 0;
   for (size_t i = 0; i < fibers.size(); i++)
     if (!fibers[i].done) { current = i; setcontext(&fibers[i].context); }
   setcontext(&scheduler);

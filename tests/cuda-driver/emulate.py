@@ -46,7 +46,6 @@ def portable(source):
 
     def call(match):
         body = match[1]
-        code = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', body.split("\n")[0] if False else body.split(":", 1)[0]))
         # The template's strings hold colons: cut after the last string that comes before the operands.
         strings = re.match(r'\s*((?:"(?:[^"\\]|\\.)*"\s*)+)(.*)', body, re.S)
         code = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', strings[1]))

@@ -61,7 +61,8 @@ pub const CASES: &[Case] = &[
     case("linear_cross_entropy by rows", |p| cross_entropy(p, HeadLayout::TokenRows, None), 0.1),
     case("linear_cross_entropy in chunks", |p| cross_entropy(p, HeadLayout::TokenColumns, Some(3 * 67 * 4)), 0.1),
     case("adamw", adamw, 0.03),
-    case("sum_of_squares", sum_of_squares, 0.03),
+    case("sum_of_squares", |p| sum_of_squares(p, [101, 57]), 0.03),
+    case("sum_of_squares in parts", |p| sum_of_squares(p, [301, 1024]), 0.03),
 ];
 
 /// The first keys of samples of 70, 65 and 65.
@@ -248,6 +249,6 @@ fn adamw(p: &Place) -> Vec<Vec<f64>> {
     [read(parameter)].into_iter().chain(moments.into_iter().flatten()).collect()
 }
 
-fn sum_of_squares(p: &Place) -> Vec<Vec<f64>> {
-    vec![read(ops::sum_of_squares(p.tensor::<2>(31, [101, 57])))]
+fn sum_of_squares(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {
+    vec![read(ops::sum_of_squares(p.tensor::<2>(31, dims)))]
 }

@@ -106,6 +106,10 @@ pub trait CubeOps: Backend {
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
+    /// See [`Kernels::sum_of_squares_kernel`](super::Kernels::sum_of_squares_kernel).
+    #[fusion(meta = |_| single(1))]
+    fn cube_sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// See [`Kernels::embedding_backward_kernel`](super::Kernels::embedding_backward_kernel); ids in i32.
     #[fusion(meta = |_, grad, table| gathered(grad, *table))]
     fn cube_gather(ids: IntTensor<Self>, grad: FloatTensor<Self>, table: usize) -> FloatTensor<Self>;
@@ -209,6 +213,10 @@ impl CubeOps for CubeBackend {
         step: AdamWStep,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         optimizer::adamw(parameter, grad, first, second, step)
+    }
+
+    fn cube_sum_of_squares(x: CubeTensor) -> CubeTensor {
+        optimizer::sum_of_squares(x)
     }
 
     fn cube_gather(ids: CubeTensor, grad: CubeTensor, table: usize) -> CubeTensor {

@@ -16,7 +16,7 @@ pub fn blocks(rows: usize) -> usize {
 
 /// The elements of a vector added up.
 #[cube]
-fn across<N: Size>(x: Vector<f32, N>) -> f32 {
+pub fn across<N: Size>(x: Vector<f32, N>) -> f32 {
     let mut sum = 0.0f32;
     #[unroll]
     for i in 0..N::value() {
@@ -27,7 +27,7 @@ fn across<N: Size>(x: Vector<f32, N>) -> f32 {
 
 /// The sum of `value` over the cube's units, for each of them. The number of units is a power of two.
 #[cube]
-fn over_cube(value: f32, shared: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
+pub fn over_cube(value: f32, shared: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     let unit = UNIT_POS as usize;
     shared[unit] = value;
     sync_cube();

@@ -1,9 +1,11 @@
-//! AdamW: one launch for a parameter, in place where nothing else holds it.
+//! AdamW, one launch for a parameter and in place where nothing else holds it, and the sum of a gradient's squares.
 
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{addresses, element, rows, units, width};
+use super::launch::{addresses, cubes, element, like, rows, unit_limit, units, width};
+use super::norm::{across, over_cube};
 use crate::ops::adamw::{AdamWStep, Coefficients};
 
 /// `m = beta1 m + rest1 g`, `v = beta2 v + rest2 g^2`, `p = keep p - rate m / (root sqrt(v) + epsilon)`.
@@ -83,4 +85,74 @@ pub fn adamw(
         dtypes,
     );
     (parameter, first, second)
+}
+
+/// Vectors that a unit adds up, one after the other.
+const STRIDES: usize = 32;
+
+/// A cube's part of the sum, in an order that depends on nothing but the sizes.
+#[cube(launch, address_type = "dynamic")]
+fn squares_kernel<E: Float, N: Size>(
+    x: &Tensor<Vector<E, N>>,
+    sums: &mut Tensor<f32>,
+    count: usize,
+    parts: usize,
+    #[comptime] square: bool,
+    #[comptime] units: usize,
+    #[define(E)] _dtype: ElemType,
+) {
+    let mut shared = Shared::<[f32]>::new_slice(units);
+    let part = CUBE_POS;
+    if part >= parts {
+        terminate!();
+    }
+    let start = part * comptime!(STRIDES * units);
+    let end = min(start + comptime!(STRIDES * units), count);
+    let mut sum = Vector::<f32, N>::new(0.0f32);
+    for i in range_stepped(start + UNIT_POS as usize, end, units) {
+        let value = Vector::<f32, N>::cast_from(x[i]);
+        if square {
+            sum += value * value;
+        } else {
+            sum += value;
+        }
+    }
+    let total = over_cube(across(sum), &mut shared, units);
+    if UNIT_POS == 0 {
+        sums[part] = total;
+    }
+}
+
+/// The sum of squares of `[n]`, `[1]` in f32: sums of parts, then of their sums, until one is left.
+pub fn sum_of_squares(x: CubeTensor) -> CubeTensor {
+    let mut x = rows(x);
+    let mut square = true;
+    loop {
+        let elements = x.meta.num_elements();
+        let vector = width(&x, elements);
+        let count = elements / vector;
+        let units = 256.min(unit_limit(&x));
+        let parts = count.div_ceil(STRIDES * units);
+        let sums = like(&x, vec![parts], DType::F32);
+        let client = x.client.clone();
+        let (address, dtype) = (addresses(&[&x, &sums]), element(x.dtype));
+        squares_kernel::launch(
+            &client,
+            cubes(parts),
+            CubeDim::new_1d(units as u32),
+            address,
+            vector,
+            x.into_tensor_arg(),
+            sums.clone().into_tensor_arg(),
+            count,
+            parts,
+            square,
+            units,
+            dtype,
+        );
+        if parts == 1 {
+            return sums;
+        }
+        (x, square) = (sums, false);
+    }
 }

@@ -376,6 +376,13 @@ impl Kernels for Cube {
         }
     }
 
+    fn sum_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cube::takes(x.dtype()) {
+            true => <Self as CubeOps>::cube_sum_of_squares(x),
+            false => adamw::portable_sum_of_squares::<Self>(x),
+        }
+    }
+
     fn embedding_backward_kernel(rows: usize, ids: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         match cube::takes(grad.dtype()) && grad.shape().num_elements() > 0 {
             true => <Self as CubeOps>::cube_gather(Self::int_cast(ids, IntDType::I32), grad, rows),

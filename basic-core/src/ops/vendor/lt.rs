@@ -14,7 +14,7 @@ use std::sync::{Mutex, OnceLock};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_dtype;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl_cuda::CudaRuntime;
 use cubecl_runtime::runtime::Runtime;
@@ -124,7 +124,8 @@ pub fn product(a: &CubeTensor, b: &CubeTensor, dtype: DType) -> Option<CubeTenso
     let lt = libraries.entry(device.index).or_insert_with(|| Lt::new(device.index)).as_mut()?;
 
     let (a, b) = (readable(a.clone()), readable(b.clone()));
-    let result = empty_device_dtype(a.client.clone(), a.device.clone(), shape, dtype);
+    // Rows without gaps: what comes next would copy them otherwise.
+    let result = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, dtype);
     let [pa, pb, pr] = [&a, &b, &result].map(|tensor| tensor.client.get_resource::<Server>(tensor.handle.clone()).ok());
     let (pa, pb, pr) = (pa?, pb?, pr?);
     let addresses = [pa.resource().ptr, pb.resource().ptr, pr.resource().ptr];
