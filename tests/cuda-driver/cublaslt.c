@@ -10,7 +10,8 @@ typedef struct { int32_t type, batch; uint64_t rows, cols; int64_t ld, stride; }
 typedef struct { int32_t a, b; } Operation;
 
 static long products;
-static void report(void) { fprintf(stderr, "cublasLt: %ld products\n", products); }
+// Where CUDA_STUB_PRODUCTS is set.
+static void report(void) { if (getenv("CUDA_STUB_PRODUCTS")) fprintf(stderr, "cublasLt: %ld products\n", products); }
 
 int cublasLtCreate(void **handle) { *handle = malloc(1); atexit(report); return 0; }
 int cublasLtDestroy(void *handle) { free(handle); return 0; }
