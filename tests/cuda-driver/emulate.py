@@ -1,4 +1,4 @@
-"""Attention's kernels for tensor cores, computed on the CPU and compared with attention written out in float64.
+"""Attention's kernels for tensor cores and its read-out, computed on the CPU and compared with attention written out in float64.
 
 `basic devices --check` on the driver that counts has CubeCL write the kernels' CUDA sources; each is compiled here with
 emulate.h in the place of CUDA, and run over odd sizes, packed rows, windows and grouped heads.
@@ -235,6 +235,28 @@ def main():
             fine = all(value < TOLERANCE * (4 if name[0] == "d" else 2) for name, value in result.items())
             line = f"{'ok    ' if fine else 'FAILED'} width {width:3}, causal {causal}, ahead {ahead}, {(b, t, keys, heads, kv, window)}: "
             print(line + ", ".join(f"{name} {value:.1e}" for name, value in result.items()), flush=True)
+            if not fine:
+                failed.append(line)
+    for name, (info, source, _) in kernels(args.log).items():
+        if info["kind"] != "mass":
+            continue
+        built, width, readouts = Emulated(name, info, source, work), 8 * int(info["vectors"]), int(info["readouts"])
+        for b, t, keys, heads, kv, window in [(2, 150, 150, 6, 3, 90), (1, 70, 133, 1, 1, 0)]:
+            n = 67
+            q, k = (rounded(random.normal(size=s)) for s in ((b, t, heads, width), (b, keys, kv, width)))
+            first = first_of(t, keys - t, window)[None]
+            _, lse, _, _, _, p = reference(q, k, k, first, q, True)
+            rows = random.integers(0, t, (b, n)).astype(np.int32)
+            readout = random.random((b, readouts, n)).astype(np.float32)
+            expected = np.stack([readout[i] @ p[i][:, rows[i]].sum(0) for i in range(b)])
+            sums = np.full((-(-heads // 4), b, readouts, keys), np.nan, np.float32)
+            inputs = [bf16(q), bf16(k), lse.astype(np.float32), first, rows, readout, sums]
+            usizes = [t, keys, heads, kv, 1, n, b]
+            (found,) = built.run((-(-keys // 64), len(sums), b), inputs, [6], usizes, [width**-0.5])
+            apart, ran = off(found.sum(0), expected), ran + 1
+            fine = apart < 1e-4
+            line = f"{'ok    ' if fine else 'FAILED'} mass, width {width}, {(b, t, keys, heads, kv, window)}: "
+            print(line + f"{apart:.1e}", flush=True)
             if not fine:
                 failed.append(line)
     print(f"{ran - len(failed)} of {ran} are what float64 gives")
