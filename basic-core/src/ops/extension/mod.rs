@@ -432,5 +432,5 @@ fn on_tensor_cores(q: &FloatTensor<Cube>, k: &FloatTensor<Cube>) -> bool {
     let sizes = attention::Sizes::of::<Cube>(q, k);
     cube::takes(q.dtype())
         && cube::attention::fits(q.dtype(), &sizes)
-        && cube::attention::has_tensor_cores(&q.device().client(), q.dtype())
+        && cube::attention::has_room(&q.device().client(), q.dtype(), sizes.width)
 }

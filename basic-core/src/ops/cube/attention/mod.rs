@@ -36,17 +36,26 @@ pub fn fits(dtype: DType, sizes: &Sizes) -> bool {
         && sizes.batch <= GRID
 }
 
-/// Whether the device has the tensor cores for it.
-pub fn has_tensor_cores(client: &cubecl::client::Client, dtype: DType) -> bool {
+/// Bytes of shared memory that the hungriest kernel takes, which holds the keys' gradients' six tiles.
+fn shared_memory(width: usize) -> usize {
+    let tile = tiles::ROWS * tiles::pitch(width / tiles::VECTOR) * 16;
+    let rows = 6 * tiles::ROWS * size_of::<f32>();
+    // And the barrier, the planes' maxima, and what aligns them.
+    6 * tile + rows + 256
+}
+
+/// Whether the device has the tensor cores and the shared memory for heads of this width.
+pub fn has_room(client: &cubecl::client::Client, dtype: DType, width: usize) -> bool {
     let own = element(dtype);
-    client.features().matmul.mma.contains(&MmaConfig {
+    let cores = client.features().matmul.mma.contains(&MmaConfig {
         a_type: own,
         b_type: own,
         cd_type: ElemType::Float(FloatKind::F32),
         m: 16,
         n: 8,
         k: 16,
-    })
+    });
+    cores && client.properties().hardware.max_shared_memory_size >= shared_memory(width)
 }
 
 /// The output and the log-sum-exp; `first` in i32.
