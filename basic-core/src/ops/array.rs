@@ -198,8 +198,7 @@ impl<B: Backend> Array<B> {
         sum.log().add(top)
     }
 
-    /// The softmax over the last dimension, and the log-sum-exp. Dividing by the sum is more exact than subtracting its
-    /// logarithm, whose rounding is that of the largest entry's size.
+    /// The softmax over the last dimension, and the log-sum-exp.
     pub fn softmax(self) -> (Self, Self) {
         let last = self.dims().len() - 1;
         let top = Self(B::float_max_dim(self.0.clone(), last));

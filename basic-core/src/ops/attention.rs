@@ -234,7 +234,13 @@ fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: Option<BoolTenso
     let dtype = accumulator(q.dtype());
     let seen = k_columns.dims()[2];
     let shape = [sizes.batch, sizes.heads, n, seen];
-    let raw = stacked(q, sizes).product(k_columns, dtype).scale(sizes.scale()).reshape(&shape);
+    // Where all is seen, as transformers' CLIP does it: the queries are scaled, which are fewer numbers than the scores.
+    // In 16 bits that would round them.
+    let raw = match hidden.is_none() && q.dtype() == dtype {
+        true => stacked(q.scale(sizes.scale()), sizes).product(k_columns, dtype),
+        false => stacked(q, sizes).product(k_columns, dtype).scale(sizes.scale()),
+    };
+    let raw = raw.reshape(&shape);
     match hidden {
         Some(hidden) => raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0)),
         None => raw,
@@ -320,7 +326,14 @@ pub fn portable<B: Kernels>(
         let Block { start, len, seen } = block;
         let columns = columns.clone().narrow(2, 0, seen);
         let scores = scores(q.clone().narrow(1, start, len), columns, hidden.of(&block), &sizes);
-        let (p, lse) = scores.softmax(); // [B, heads, len, seen] and [B, heads, len, 1]
+        // [B, heads, len, seen] and [B, heads, len, 1]
+        let (p, lse) = match causal {
+            true => {
+                let lse = scores.log_sum_exp();
+                (scores.sub(lse.clone()).exp(), lse)
+            }
+            false => scores.softmax(),
+        };
         let p = p.cast(dtype).reshape(&[sizes.batch * sizes.kv_heads, sizes.group() * len, seen]);
         outputs.push(unstacked(p.product(values.clone().narrow(1, 0, seen), dtype), &sizes, len));
         sums.push(lse.reshape(&[sizes.batch, sizes.heads, len]));

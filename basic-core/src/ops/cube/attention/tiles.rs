@@ -178,8 +178,7 @@ pub fn sees(key: usize, lowest: usize, highest: usize) -> bool {
     key >= lowest && key <= highest
 }
 
-/// exp by the device's own power of two, within two units of f32's last place, a tenth of the instructions of the exact
-/// one. It is PTX: these kernels run where CUDA's matrix instructions are.
+/// exp by the device's approximate power of two. It is PTX: these kernels run where CUDA's matrix instructions are.
 #[cube]
 pub fn exponential(x: f32) -> f32 {
     let power = x * LOG2_E;
