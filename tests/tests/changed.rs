@@ -158,7 +158,9 @@ fn a_caption_of_a_folder_that_is_replaced_by_one_of_its_length_ends_the_run() {
         });
     fs::write(&recipe, lines.collect::<Vec<_>>().join("\n")).unwrap();
     let child = begun(&project, &["checkpoint.every=5", "data.conversation=plain"]);
-    fs::write(folder.join("b.txt"), "a small tan circle").unwrap();
+    // At once: written in place it would be empty for a moment, which is another error.
+    fs::write(project.path().join("b.txt"), "a small tan circle").unwrap();
+    fs::rename(project.path().join("b.txt"), folder.join("b.txt")).unwrap();
     let said = ended(child, 1);
     assert!(said.contains("b.txt") && said.contains("--resume"), "{said}");
     let out = project.path().join("out");

@@ -75,6 +75,11 @@ proptest! {
     }
 
     #[test]
+    fn to_all_it_is_the_whole_softmax(sizes in sizes(), seed: u64) {
+        check_full(&reference::attention_to_all(sizes, seed));
+    }
+
+    #[test]
     fn the_read_out_is_that_of_the_materialized_probabilities(
         sizes in sizes(), pattern in pattern(), shared: bool, n in 1..5usize, readouts in 1..4usize, seed: u64,
     ) {
@@ -92,6 +97,7 @@ proptest! {
         let pairs = [
             reference::attention(sizes, first.clone(), seed),
             reference::attention_lse(sizes, first.clone(), seed),
+            reference::attention_to_all(sizes, seed),
             reference::attention_mass(sizes, first, asked(&sizes, 3, seed), 2, seed),
         ];
         for pair in pairs {

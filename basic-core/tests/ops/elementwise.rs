@@ -10,6 +10,15 @@ proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
+    fn patches_are_products_of_the_whole_ones(
+        n in 1..3usize, channels in 1..4usize, side in 1..4usize, down in 0..7usize, across in 0..7usize,
+        out in 1..5usize, seed: u64,
+    ) {
+        let sizes = [n, channels, side + down, side + across, side, out];
+        check_everywhere(&reference::patches(sizes, seed));
+    }
+
+    #[test]
     fn a_product_is_its_sums(b in 1..4usize, n in 1..9usize, k in 1..40usize, m in 1..9usize, seed: u64) {
         check_everywhere(&reference::product([b, n, k, m], seed));
         check_everywhere(&reference::linear([b, n, k, m], seed));

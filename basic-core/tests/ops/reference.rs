@@ -226,6 +226,43 @@ pub fn attention(sizes: Sizes, first: First, seed: u64) -> Pair {
     }
 }
 
+/// Every query sees every key.
+pub fn attention_to_all(sizes: Sizes, seed: u64) -> Pair {
+    Pair {
+        name: "attention to all",
+        inputs: qkv(&sizes, seed),
+        differentiable: &[true, true, true],
+        op: Box::new(|x| flat(ops::attention_to_all(x[0].view(), x[1].view(), x[2].view()))),
+        reference: Box::new(move |x| {
+            let (q, k) = (x[0].view::<4>().swap_dims(1, 2), repeated(x[1].view(), &sizes));
+            let scores = q.matmul(k.transpose()).mul_scalar((sizes.width as f64).powf(-0.5));
+            flat(softmax(scores, 3).matmul(repeated(x[2].view(), &sizes)).swap_dims(1, 2))
+        }),
+    }
+}
+
+/// `[n, channels, height, width]` in patches of `side`, `[n, patches, out]`.
+pub fn patches([n, channels, height, width, side, out]: [usize; 6], seed: u64) -> Pair {
+    let random = &mut Random(seed);
+    let mut values = |dims: &[usize]| Values::uniform(dims, -2.0, 2.0, random);
+    Pair {
+        name: "patches",
+        inputs: vec![values(&[n, channels, height, width]), values(&[out, channels, side, side]), values(&[out])],
+        differentiable: &[true, true, true],
+        op: Box::new(|x| flat(ops::patches(x[0].view(), x[1].view(), Some(x[2].view())))),
+        reference: Box::new(move |x| {
+            let kernel = x[1].view::<4>().reshape([1, out, channels * side * side]).transpose();
+            let mut all = Vec::new();
+            for (row, column) in (0..height / side).flat_map(|r| (0..width / side).map(move |c| (r, c))) {
+                let patch = x[0].view::<4>().narrow(2, row * side, side).narrow(3, column * side, side);
+                all.push(patch.reshape([n, 1, channels * side * side]));
+            }
+            let kernel = kernel.expand([n, channels * side * side, out]);
+            flat(Tensor::cat(all, 1).matmul(kernel) + x[2].view::<1>().reshape([1, 1, out]))
+        }),
+    }
+}
+
 /// The log-sum-exp that comes with the output; no gradient.
 pub fn attention_lse(sizes: Sizes, first: First, seed: u64) -> Pair {
     let known = first.clone();
