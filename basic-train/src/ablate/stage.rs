@@ -116,7 +116,7 @@ impl Worker<'_> {
             // Small runs are over before anybody asks where they are.
             if told.elapsed().as_secs() >= 60 {
                 told = Instant::now();
-                (self.say)(&format!("{label}, {name}: step {} of {steps}, lm {:.3}", step.step, step.lm));
+                (self.say)(&format!("{label}, {name}: step {} of {steps}, lm {:.3}", step.step, step.losses.lm));
             }
         };
         let mut warn = |text: &str| (self.say)(&format!("{label}, {name}: warning: {text}"));

@@ -254,11 +254,12 @@ fn train(
         let metrics;
         (model, metrics) = trainer.step(model)?;
         observer(Event::Step(&metrics));
+        let term = |name: &str| metrics.losses.get(name).copied().unwrap_or_default().into();
         curve.push(CurvePoint {
             step: metrics.step,
-            lm: metrics.lm.into(),
-            das: metrics.das.into(),
-            sds: metrics.sds.into(),
+            lm: metrics.losses.lm.into(),
+            das: term("das"),
+            sds: term("sds"),
             total: metrics.total.into(),
         });
         seconds.push(metrics.seconds);
@@ -280,6 +281,6 @@ fn save(checkpoint: &Checkpoint, model: &Llava, recipe: &Recipe) -> Result<(), D
 }
 
 /// Gradient norms by loss, as the summary holds them.
-fn norms(norms: &crate::inspect::GradNorms) -> BTreeMap<String, f64> {
-    [("lm", norms.lm), ("das", norms.das), ("sds", norms.sds)].map(|(k, v)| (k.to_string(), f64::from(v))).into()
+fn norms(norms: &basic_core::Losses<f32>) -> BTreeMap<String, f64> {
+    norms.named().map(|(name, norm)| (name.to_string(), f64::from(*norm))).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use basic_core::{DeviceSpec, Objective};
+use basic_core::{Basic, DeviceSpec, Objective};
 use serde::{Deserialize, Serialize};
 
 use crate::data::LoaderConfig;
@@ -67,7 +67,7 @@ impl Plan {
     pub fn objective(&self, arm: &str) -> Objective {
         match arm {
             "llava" => Objective::llava(),
-            _ => Objective { lambda_das: self.lambda_das, lambda_sds: self.lambda_sds, ..Objective::default() },
+            _ => Basic { lambda_das: self.lambda_das, lambda_sds: self.lambda_sds, ..Basic::default() }.into(),
         }
     }
 
