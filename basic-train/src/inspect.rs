@@ -201,7 +201,8 @@ pub fn inspect(
     batch: &Batch,
     objective: &Objective,
 ) -> Result<(LossReport, Vec<NamedTensor>), InspectError> {
-    let objective = Objective { basic: objective.basic.whole(), ..objective.clone() };
+    // The other methods' terms need the heads and encoders of the run that trains with them.
+    let objective = Objective::from(objective.basic.whole());
     // v is cut out as a leaf, so that each loss's gradient with respect to it can be had from one forward pass: only
     // v carries das and sds, and a graph can be walked once.
     let model = model.freeze();

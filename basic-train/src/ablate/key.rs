@@ -71,6 +71,9 @@ impl<'a> Keys<'a> {
                 files.push(self.directory(named, placed));
             }
         }
+        if let Some(encoder) = resolved.placed.objective.encoder() {
+            files.push(self.directory(Path::new(encoder), Path::new(encoder)));
+        }
         Ok(json!({"recipe": recipe, "data": data, "files": files}))
     }
 
