@@ -285,7 +285,7 @@ fn unknown_id(tokenizer: &Tokenizer) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::{Bucket, CheckOptions, Reason, TokenReport, check, with_lengths};
-    use crate::data::{DataConfig, DataSet};
+    use crate::{DataConfig, DataSet};
 
     #[test]
     fn lengths_are_counted_by_powers_of_two() {

@@ -7,9 +7,15 @@ use std::str::FromStr;
 use basic_models::outside::excerpt;
 use serde::{Deserialize, Serialize};
 
-use super::ConversationStyle;
-use super::mixture::MAX_WEIGHT;
-pub use super::skip_limit::SkipLimit;
+mod conversation;
+mod loader;
+mod skip_limit;
+
+pub use conversation::ConversationStyle;
+pub use loader::{DrawOrder, LoaderConfig, MAX_BATCH, TooLong};
+pub use skip_limit::SkipLimit;
+
+use crate::mixture::MAX_WEIGHT;
 
 /// How a data set is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

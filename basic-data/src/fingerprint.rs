@@ -18,7 +18,7 @@ const PIECE: u64 = 64 << 10;
 
 /// A hash over the contents of files in their order, whatever they are called and whenever they were written. A change
 /// inside a file above 16 MiB that keeps its size and misses 64 evenly spread pieces of 64 KiB is not seen.
-pub(crate) fn of_contents(files: &[PathBuf]) -> Result<u64, DataError> {
+pub fn of_contents(files: &[PathBuf]) -> Result<u64, DataError> {
     let hash = |path: &PathBuf| {
         let hashed = File::open(path).and_then(content);
         hashed.map_err(|source| DataError::Io { path: path.clone(), source })

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use basic_models::outside;
 use serde_json::json;
 
+use super::image_root::ImageRoot;
 use super::locate::{is_image, walk};
 use super::record::{self, Fault};
-use super::root::ImageRoot;
 use super::{DataError, ImageSource, Sample, Samples};
 
 /// A data set of image files and captions.
@@ -80,7 +80,7 @@ impl Samples for FolderData {
 #[cfg(test)]
 mod tests {
     use super::FolderData;
-    use crate::data::Samples;
+    use crate::Samples;
 
     #[test]
     fn every_image_needs_its_caption() {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::record::TURN_KEYS;
+use super::keys::TURN_KEYS;
 
 /// The record without the answer that its turns begin with, and how many turns were dropped: 1 or none.
 ///

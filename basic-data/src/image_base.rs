@@ -6,7 +6,7 @@ use basic_models::outside::excerpt;
 use thiserror::Error;
 
 use super::DataError;
-use super::root::{ImageRoot, in_another_form};
+use super::image_root::{ImageRoot, in_another_form};
 
 /// The folder that the images of a question file are relative to, and those that they may not leave: that one, and what a
 /// user added.

@@ -1,8 +1,13 @@
 //! Data sets: conversations about images, from files of several formats to token ids, labels and batches.
 //!
-//! [`DataSet::open`] indexes what a configuration names; [`Samples::sample`] reads one sample. No set is in memory whole.
+//! [`DataSet::open`] indexes what a configuration names, one set or a weighted mixture; [`Samples::sample`] reads one
+//! sample. No set is in memory whole. [`prepare`] renders and tokenizes a sample, [`Loader`] makes batches ready on worker
+//! threads ahead of the training loop, [`check`] looks for samples that cannot be trained on, and [`export`] writes a set
+//! in another format. [`shapes`] draws an embedded world of coloured shapes with captions and questions, for demos and
+//! studies.
 
-mod base;
+#![warn(missing_docs)]
+
 mod check;
 mod config;
 mod dataset;
@@ -11,61 +16,46 @@ mod export;
 mod fingerprint;
 mod folder;
 mod greeting;
+mod image_base;
+mod image_root;
+mod keys;
 mod llava;
 mod loader;
-mod loader_batch;
-mod loader_config;
-mod loader_error;
-mod loader_queue;
 mod locate;
 mod media;
 mod mixture;
-mod of_recipe;
-mod order;
-mod pack;
 mod parquet;
 mod prepare;
 mod record;
-mod root;
 mod sample;
-mod sampler;
 mod scan;
 mod seen;
+pub mod shapes;
 mod show;
-mod skip_limit;
 mod source;
 mod stamps;
-mod vision;
+mod vision_cache;
 mod webdataset;
 
-#[cfg(test)]
-mod loader_fixture;
-#[cfg(test)]
-mod loader_tests;
-#[cfg(test)]
-mod sampler_tests;
-
-pub use base::{ImageBase, ImageNameError};
 pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
-pub use config::{DataConfig, Format, OnError, SetConfig, SkipLimit};
+pub use config::{
+    ConversationStyle, DataConfig, DrawOrder, Format, LoaderConfig, MAX_BATCH, OnError, SetConfig, SkipLimit, TooLong,
+};
 pub use dataset::{DataSet, OneSet};
 pub use error::DataError;
 pub use export::{ExportError, ExportOptions, Exported, Images, export};
-pub(crate) use fingerprint::of_contents as content_hash;
+pub use fingerprint::of_contents as content_hash;
 pub use folder::FolderData;
+pub use image_base::{ImageBase, ImageNameError};
 pub use llava::LlavaData;
-pub use loader::{Loader, MicroBatch, Skipped, StepSamples};
-pub use loader_config::{DrawOrder, LoaderConfig, MAX_BATCH, Plan, TooLong};
-pub use loader_error::LoaderError;
-pub use loader_queue::{Loaded, LoadedImage};
-pub use order::Order;
-pub use pack::pack;
+pub use loader::{
+    Loaded, LoadedImage, Loader, LoaderError, MicroBatch, Order, Plan, Preparer, Sampler, Skipped, StepSamples, pack,
+};
 pub use parquet::ParquetData;
-pub use prepare::{ConversationStyle, Prepared, Preparer, prepare};
+pub use prepare::{Prepared, prepare};
 pub use sample::{Hint, ImageSource, Sample, Samples};
-pub use sampler::Sampler;
 pub use seen::SeenImages;
 pub use show::{Token, tokens};
-pub(crate) use stamps::Watched;
-pub use vision::{FeatureKeys, VisionCache};
+pub use stamps::Watched;
+pub use vision_cache::{FeatureKeys, VisionCache};
 pub use webdataset::WebDataset;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use basic_models::outside::{Budget, Unparsed, parse_json};
 use serde_json::Value;
 
+use super::image_root::ImageRoot;
 use super::record::{self, Fault};
-use super::root::ImageRoot;
 use super::scan::{self, ScanError};
 use super::source::{Source, line_column};
 use super::{DataError, ImageSource, Sample, Samples};
@@ -154,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::LlavaData;
-    use crate::data::Samples;
+    use crate::Samples;
 
     fn turns(question: &str, answer: &str) -> String {
         format!(r#"[{{"from": "human", "value": "{question}"}}, {{"from": "gpt", "value": "{answer}"}}]"#)

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use basic_models::outside::excerpt;
 
+use super::image_root::ImageRoot;
 use super::llava::Layout;
-use super::root::ImageRoot;
 use super::{DataError, Format};
 
 /// The extensions of images.
@@ -284,7 +284,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::{braces, files, format_of};
-    use crate::data::Format;
+    use crate::Format;
 
     #[test]
     fn braces_count_with_leading_zeros_and_multiply() {

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::record::TURN_KEYS;
+use super::keys::TURN_KEYS;
 
 /// Keys of records, of turns and of a content's parts that hold films and sounds.
 const CLIPS: [(&str, &str); 2] = [("video", "a video"), ("audio", "sound")];

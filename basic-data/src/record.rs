@@ -7,6 +7,7 @@ use basic_models::outside::{Budget, FileLimits, excerpt, file_limits};
 use basic_models::processor::{Message, PLACEHOLDER, ProcessorError, from_llava, from_llava_without_images};
 use serde_json::{Value, json};
 
+use super::keys::{CAPTION_KEYS, TURN_KEYS};
 use super::scan::MARK;
 use super::{DataError, ImageSource, Sample, greeting, media};
 
@@ -110,11 +111,6 @@ pub(super) fn sample(
     let messages = turns(&record, images.len()).map_err(|fault| fault.at(file, &place))?;
     Ok(Sample { file: file.clone(), place, images, messages, dropped_turns })
 }
-
-/// The keys that may hold a list of turns.
-pub(super) const TURN_KEYS: [&str; 3] = ["conversations", "messages", "texts"];
-/// The keys that may hold a caption.
-pub(super) const CAPTION_KEYS: [&str; 2] = ["caption", "text"];
 
 /// The turns of a record with `images` images: LLaVA's `conversations` of `from` and `value`, a chat's `messages` of
 /// `role` and `content`, The Cauldron's `texts` of `user` and `assistant` (each under any of [`TURN_KEYS`]), or a

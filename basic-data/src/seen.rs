@@ -7,9 +7,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use basic_models::processor::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{DataError, Sample, fingerprint};
+use super::{DataError, fingerprint};
 
 /// What a run remembers of the image files that it reads: 8 bytes a sample, and nothing where images lie in the data files.
 ///
@@ -29,15 +30,15 @@ impl SeenImages {
         Self { opened, samples, hashes: OnceLock::new() }
     }
 
-    /// Checks the images of sample `index`, which have just been read, and its text.
+    /// Checks the images of sample `index`, which have just been read, and its turns.
     ///
     /// # Errors
     ///
     /// [`DataError::Set`] that names the file.
-    pub(super) fn check(&self, index: usize, sample: &Sample, images: &[&Path]) -> Result<(), DataError> {
+    pub(super) fn check(&self, index: usize, turns: &[Message], images: &[&Path]) -> Result<(), DataError> {
         // A file that is gone by now was read whole: nothing more is read from it.
         let Some(hashes) = images.iter().map(|path| content(path)).collect::<Option<Vec<u64>>>() else { return Ok(()) };
-        let text = sample.messages.iter().map(|message| xxh3_64(message.content.as_bytes()));
+        let text = turns.iter().map(|message| xxh3_64(message.content.as_bytes()));
         let hash = fingerprint::combine(hashes.into_iter().chain(text)).max(1);
         let Some(held) = self.hashes().get(index) else { return Ok(()) };
         let (file, what) = match held.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire) {
@@ -67,13 +68,13 @@ impl SeenImages {
     }
 
     /// What a state keeps; nothing where no image file was read.
-    pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
+    pub fn to_bytes(&self) -> Option<Vec<u8>> {
         let hashes = self.hashes.get()?;
         Some(hashes.iter().flat_map(|hash| hash.load(Ordering::Acquire).to_le_bytes()).collect())
     }
 
     /// Takes over what a state has kept, before anything is read.
-    pub(crate) fn restore(&self, bytes: &[u8]) -> Result<(), String> {
+    pub fn restore(&self, bytes: &[u8]) -> Result<(), String> {
         let (hashes, rest) = bytes.as_chunks::<8>();
         if hashes.len() != self.samples || !rest.is_empty() {
             return Err(format!("has {} bytes, where {} samples take 8 each", bytes.len(), self.samples));
@@ -123,16 +124,15 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use basic_models::processor::{Message, Role};
+    use basic_models::processor::Role;
 
     use super::*;
 
     /// What the clock of a file system may be behind.
     const TICK: Duration = Duration::from_millis(30);
 
-    fn said(text: &str) -> Sample {
-        let messages = vec![Message::new(Role::User, text)];
-        Sample { file: Path::new("d").into(), place: "0".into(), images: Vec::new(), messages, dropped_turns: 0 }
+    fn said(text: &str) -> [Message; 1] {
+        [Message::new(Role::User, text)]
     }
 
     fn images(dir: &Path) -> [PathBuf; 2] {

@@ -65,7 +65,7 @@ fn short(stamp: &Option<Stamp>) -> u64 {
 
 /// Files with their contents at one moment.
 #[derive(Debug)]
-pub(crate) struct Watched(Vec<(Stamps, u64)>);
+pub struct Watched(Vec<(Stamps, u64)>);
 
 impl Watched {
     /// Of those of these files that are there.

@@ -1,6 +1,8 @@
 //! What the projector says: which tokens its visual embeddings are nearest to, how long they are, and how strongly each
 //! loss pulls at it.
 
+use basic_data::shapes::{SceneRecord, patch_truth, true_words};
+use basic_data::{ImageBase, ImageNameError, ImageSource, VisionCache};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, CheckpointError};
 use burn::tensor::{DType, Tensor, TensorReadError};
@@ -9,9 +11,6 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use thiserror::Error;
-
-use crate::data::{ImageBase, ImageNameError, ImageSource, VisionCache};
-use crate::shapes::{SceneRecord, patch_truth, true_words};
 
 /// Why an analysis failed.
 #[derive(Debug, Error)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use basic_core::{Objective, ObjectiveError};
+use basic_data::{DataError, ImageBase, ImageNameError};
 use basic_models::checkpoint::ParamPath;
 use basic_models::nn::{Llava, Projector};
 use basic_models::outside::read_text;
@@ -13,8 +14,6 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-use crate::data::{DataError, ImageBase, ImageNameError};
 
 /// Why the losses of a file could not be computed.
 #[derive(Debug, Error)]
@@ -354,5 +353,6 @@ pub fn write_named(path: &Path, tensors: &[NamedTensor]) -> Result<(), InspectEr
         views.push((name.as_str(), view.map_err(failed)?));
     }
     let data = safetensors::serialize(views, None).map_err(failed)?;
-    crate::files::write_atomically(path, &data).map_err(|source| InspectError::Io { path: path.into(), source })
+    basic_models::atomic_file::write_atomically(path, &data)
+        .map_err(|source| InspectError::Io { path: path.into(), source })
 }

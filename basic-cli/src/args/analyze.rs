@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use basic_core::{LayerWeights, Objective};
+use basic_data::ConversationStyle;
 use basic_models::processor::DEFAULT_MAX_PIXELS;
-use basic_train::data::ConversationStyle;
 use basic_train::lens::Rule;
 use clap::{ArgGroup, Args as ClapArgs};
 

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use basic_core::DeviceSpec;
+use basic_data::{ConversationStyle, ImageBase, VisionCache};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use basic_train::benchmarks::{
     self, Answers, Benchmark, BenchmarkError, Judged, Metric, Record, Task, find, metrics, respond,
 };
-use basic_train::data::{ConversationStyle, ImageBase, VisionCache};
 use basic_train::evaluate::{EvalOptions, answer, check_prompts, images, read_questions, score, write_predictions};
 use burn::tensor::DType;
 use serde::Serialize;

@@ -3,7 +3,7 @@ use std::path::Path;
 use basic_models::processor::Message;
 
 use super::{ExportOptions, Images, export};
-use crate::data::{DataConfig, DataSet, Format, Samples};
+use crate::{DataConfig, DataSet, Format, Samples};
 
 /// Text alone, one image, two images (one of them again), several turns, ids.
 fn source(dir: &Path) -> DataSet {

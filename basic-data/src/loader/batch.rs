@@ -6,8 +6,8 @@ use basic_models::nn::Llava;
 use basic_models::{Batch, ImageTokens};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::loader_queue::{Loaded, LoadedImage};
-use super::{LoaderError, MicroBatch, Preparer, VisionCache};
+use super::{Loaded, LoadedImage, LoaderError, MicroBatch, Preparer};
+use crate::VisionCache;
 
 impl MicroBatch {
     /// The batch on the device, with its images' pixel values: for a vision encoder that is trained.

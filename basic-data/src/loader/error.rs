@@ -3,7 +3,7 @@
 use basic_models::CheckpointError;
 use thiserror::Error;
 
-use super::DataError;
+use crate::DataError;
 
 /// Why a loader stopped.
 #[derive(Debug, Error)]

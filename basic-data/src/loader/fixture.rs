@@ -8,9 +8,8 @@ use std::time::Duration;
 use basic_models::Checkpoint;
 use basic_models::processor::{Message, Role, Style};
 
-use super::{
-    DataError, DrawOrder, ImageSource, Loader, LoaderConfig, Plan, Preparer, Sample, Sampler, Samples, StepSamples,
-};
+use super::{Loader, Plan, Preparer, Sampler, StepSamples};
+use crate::{DataError, DrawOrder, ImageSource, LoaderConfig, Sample, Samples};
 
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")

@@ -1,5 +1,20 @@
 //! Batches made ready ahead of the training loop.
 
+mod batch;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod order;
+mod pack;
+mod plan;
+mod preparer;
+mod queue;
+mod sampler;
+#[cfg(test)]
+mod sampler_tests;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Add;
 use std::sync::Arc;
@@ -7,9 +22,16 @@ use std::time::{Duration, Instant};
 
 use basic_models::nn::Counts;
 
-use super::loader_queue::{Failure, Job, Loaded, Pool, Task};
-use super::pack::pack;
-use super::{DataError, LoaderConfig, LoaderError, Plan, Preparer, Sampler, Samples, TooLong};
+pub use error::LoaderError;
+pub use order::Order;
+pub use pack::pack;
+pub use plan::Plan;
+pub use preparer::Preparer;
+pub use queue::{Loaded, LoadedImage};
+pub use sampler::Sampler;
+
+use self::queue::{Failure, Job, Pool, Task};
+use crate::{DataError, LoaderConfig, Samples, TooLong};
 
 /// Draws, reads, decodes and tokenizes the samples of the coming steps on worker threads.
 ///

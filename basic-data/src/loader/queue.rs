@@ -9,7 +9,8 @@ use std::thread::{Builder, JoinHandle};
 
 use basic_models::ImageTokens;
 
-use super::{DataError, FeatureKeys, ImageSource, LoaderError, Preparer, Sample, Samples};
+use super::{LoaderError, Preparer};
+use crate::{DataError, FeatureKeys, ImageSource, Sample, Samples};
 
 /// A sample to make ready, and which replica it is for.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +100,7 @@ impl Task {
         let whole = images.iter().all(|image| image.pixels.is_some());
         // Where features are held, nothing is read.
         match whole && !files.is_empty() {
-            true => seen.check(index, sample, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>()),
+            true => seen.check(index, &sample.messages, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>()),
             false => Ok(()),
         }
     }

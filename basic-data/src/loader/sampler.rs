@@ -7,7 +7,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{DrawOrder, Hint, Order, Samples};
+use super::Order;
+use crate::{DrawOrder, Hint, Samples};
 
 /// Characters that are counted as one token where lengths are compared without tokenizing.
 const CHARACTERS_PER_TOKEN: usize = 4;

@@ -1,6 +1,7 @@
 //! Which samples a step takes.
 
-use super::{DataError, DrawOrder, Hint, Sample, Sampler, Samples};
+use super::Sampler;
+use crate::{DataError, DrawOrder, Hint, Sample, Samples};
 
 /// Samples that are known by their hints alone; every third one has an image.
 #[derive(Debug)]

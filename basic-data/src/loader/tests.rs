@@ -9,11 +9,9 @@ use basic_models::nn::Counts;
 use basic_models::processor::{Message, Role, Style};
 use burn::tensor::DType;
 
-use super::loader_fixture::{Data, Fault, all, checkpoint, config, preparer, sample, start};
-use super::{
-    DrawOrder, Loader, LoaderConfig, LoaderError, MicroBatch, Plan, Preparer, Sample, Sampler, StepSamples, TooLong,
-    VisionCache,
-};
+use super::fixture::{Data, Fault, all, checkpoint, config, preparer, sample, start};
+use super::{Loader, LoaderError, MicroBatch, Plan, Preparer, Sampler, StepSamples};
+use crate::{DrawOrder, LoaderConfig, Sample, TooLong, VisionCache};
 
 /// What the steps hold, to the bit.
 fn content(steps: &[StepSamples]) -> Vec<String> {

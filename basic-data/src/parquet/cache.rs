@@ -8,7 +8,6 @@ use arrow_array::RecordBatch;
 use basic_models::outside::file_limits;
 
 use super::compact::kept;
-use super::table::Failure;
 
 /// The share of a file's budget that the windows of a set may keep.
 const SHARE: u64 = 4;
@@ -37,11 +36,11 @@ pub(super) struct Cache {
 
 impl Cache {
     /// The window `key`; where it is not held, `decode` makes it, once however many threads ask.
-    pub fn get(
+    pub fn get<E>(
         &self,
         key: Key,
-        decode: impl FnOnce() -> Result<Vec<RecordBatch>, Failure>,
-    ) -> Result<Arc<Vec<RecordBatch>>, Failure> {
+        decode: impl FnOnce() -> Result<Vec<RecordBatch>, E>,
+    ) -> Result<Arc<Vec<RecordBatch>>, E> {
         let slot = {
             let mut slots = self.slots();
             let held = slots.iter().position(|(held, _)| *held == key).and_then(|place| slots.remove(place));

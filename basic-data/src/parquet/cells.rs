@@ -7,7 +7,8 @@ use arrow_schema::DataType;
 use basic_models::outside::{Budget, Unparsed, parse_json};
 use serde_json::{Map, Value};
 
-use crate::data::record::{self, TURN_KEYS};
+use crate::keys::TURN_KEYS;
+use crate::record;
 
 /// The bytes that the texts of a row may take: one text of a dictionary may stand in a row any number of times.
 pub(super) const ROW_TEXT: usize = 16 << 20;

@@ -2,8 +2,8 @@
 
 use arrow_schema::{DataType, Field, Schema};
 
-use crate::data::media;
-use crate::data::record::{CAPTION_KEYS, TURN_KEYS};
+use crate::keys::{CAPTION_KEYS, TURN_KEYS};
+use crate::media;
 
 /// The columns that are read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,8 +25,9 @@ use serde_json::{Map, Value};
 use self::cache::{Cache, Key};
 use self::room::Room;
 use self::table::{Failure, Table};
+use super::image_root::ImageRoot;
+use super::keys;
 use super::record::{self, Fault};
-use super::root::ImageRoot;
 use super::{DataError, ImageSource, Sample, Samples};
 
 /// The share of a file's budget that the windows take together which are decoded at the same time, but for one.
@@ -122,11 +123,10 @@ impl ParquetData {
         let budget = record::budget(&table.path);
         for name in &table.columns.text {
             let Some(array) = batch.column_by_name(name) else { continue };
-            let cell =
-                cells::value(array, at, &mut room).and_then(|cell| match record::TURN_KEYS.contains(&&name[..]) {
-                    true => cells::turns(name, cell, &budget),
-                    false => Ok(cell),
-                });
+            let cell = cells::value(array, at, &mut room).and_then(|cell| match keys::TURN_KEYS.contains(&&name[..]) {
+                true => cells::turns(name, cell, &budget),
+                false => Ok(cell),
+            });
             let cell = cell.map_err(|reason| Fault::Reason(reason).at(&table.path, &row.to_string()))?;
             record.insert(name.clone(), cell);
         }

@@ -17,8 +17,8 @@ use parquet::file::reader::{ChunkReader, Length, SerializedPageReader};
 use super::delta::prefix_bytes;
 use super::room::Purse;
 use super::thrift::{self, PageClaims, Unreadable};
-use crate::data::source::Section;
-use crate::data::source::Source;
+use crate::source::Section;
+use crate::source::Source;
 
 /// The longest header of a page: statistics in it may hold whole values.
 const HEADER: u64 = 16 << 20;

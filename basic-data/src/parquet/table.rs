@@ -21,7 +21,7 @@ use super::compact::{compact, viewed};
 use super::pages::{Bounded, Group, VALUE};
 use super::room::{Purse, Room};
 use super::thrift::{self, Unreadable};
-use crate::data::DataError;
+use crate::DataError;
 
 /// The bytes of rows that are decoded together, about.
 pub const WINDOW: usize = 16 << 20;

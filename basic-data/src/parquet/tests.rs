@@ -9,7 +9,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
 use super::ParquetData;
-use crate::data::{DataError, ImageSource, Samples};
+use crate::{DataError, ImageSource, Samples};
 
 /// Writes a table in row groups of `rows`.
 fn written(path: &Path, columns: &[(&str, ArrayRef)], rows: usize) -> PathBuf {

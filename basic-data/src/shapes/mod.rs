@@ -25,14 +25,12 @@ mod write;
 
 pub use error::ShapesError;
 pub use questions::{Question, QuestionKind, questions};
-pub use raster::{
-    EMPTY, RASTER_NOISE, concept_words, description_document, patch_truth, raster, raster_document, true_words,
-};
+pub use raster::{RASTER_NOISE, concept_words, description_document, patch_truth, raster, raster_document, true_words};
 pub use records::{QuestionRecord, SceneRecord};
 pub use render::{IMAGE_SIDE, Placement, coverage, layout, render};
 pub use scene::{Colour, MAX_OBJECTS, Object, Place, Scene, Shape, Size};
 pub use split::{HELD_OUT_PAIRS, HELD_OUT_SHARE, Split, sample_scenes};
-pub use text::{CAPTION_PROMPT, caption, vocabulary};
+pub use text::{CAPTION_PROMPT, EMPTY, caption, vocabulary};
 pub use write::{Written, write_dataset};
 
 #[cfg(test)]

@@ -6,10 +6,7 @@ use rand::{Rng, RngExt};
 use super::questions::questions;
 use super::render::{IMAGE_SIDE, coverage};
 use super::scene::{Colour, Object, Scene, Shape, Size, pick};
-use super::text::{CAPTION_PROMPT, caption};
-
-/// The word for a patch that shows the background.
-pub const EMPTY: &str = "empty";
+use super::text::{CAPTION_PROMPT, EMPTY, caption};
 
 /// The share of a raster's words that [`raster_document`] replaces at random.
 pub const RASTER_NOISE: f64 = 0.15;

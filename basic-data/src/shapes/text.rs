@@ -3,11 +3,13 @@
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
-use super::raster::EMPTY;
 use super::scene::{Colour, Object, Scene, Shape, Size, pick};
 
 /// What asks for a caption.
 pub const CAPTION_PROMPT: &str = "describe the image";
+
+/// The word for a patch that shows the background.
+pub const EMPTY: &str = "empty";
 
 /// Numbers from zero, as words.
 pub(super) const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];

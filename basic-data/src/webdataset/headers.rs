@@ -9,8 +9,8 @@ use std::path::Path;
 use basic_models::outside::excerpt;
 use tar::Header;
 
-use crate::data::DataError;
-use crate::data::source::Section;
+use crate::DataError;
+use crate::source::Section;
 
 /// A block of a tar archive.
 const BLOCK: u64 = 512;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::WebDataset;
-use crate::data::{DataError, ImageSource, Samples};
+use crate::{DataError, ImageSource, Samples};
 
 const TURNS: &str = r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}"#;
 

@@ -9,10 +9,10 @@ use basic_models::outside::{Budget, excerpt};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::headers::{Headers, Stored};
-use crate::data::DataError;
-use crate::data::locate::IMAGES;
-use crate::data::media;
-use crate::data::source::Source;
+use crate::DataError;
+use crate::locate::IMAGES;
+use crate::media;
+use crate::source::Source;
 
 /// What the index of a member takes beside its name, the checks for doubles and the room to grow included.
 const MEMBER: u64 = 128;

@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use self::index::{Member, Shard};
+use super::keys;
 use super::record::{self, Fault};
 use super::source::Source;
 use super::{DataError, ImageSource, Sample, Samples};
@@ -100,7 +101,7 @@ impl WebDataset {
             }
             None => Value::Object(serde_json::Map::new()),
         };
-        let keys = record::TURN_KEYS.iter().chain(&record::CAPTION_KEYS);
+        let keys = keys::TURN_KEYS.iter().chain(&keys::CAPTION_KEYS);
         let silent = record.is_object() && keys.clone().all(|key| record[*key].is_null());
         if let Some(member) = group.text.filter(|_| silent) {
             budget.take(member.size.saturating_mul(2)).map_err(|_| costly(member, ".txt"))?;

@@ -5,7 +5,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::WebDataset;
-use crate::data::{DataError, ImageSource, Samples};
+use crate::{DataError, ImageSource, Samples};
 
 fn tar(members: &[(&str, &str)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());

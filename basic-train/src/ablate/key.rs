@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use basic_data::{DataSet, content_hash};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -11,7 +12,6 @@ use super::lens::LensConfig;
 use super::resolve::Resolved;
 use super::study::{StopBy, Study};
 use super::world::{World, place, within};
-use crate::data::{DataSet, content_hash};
 use crate::recipe::{ModelConfig, Part, Recipe};
 
 /// Changes with what results hold or how they are measured.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use basic_core::Objective;
+use basic_data::{ConversationStyle, SetConfig};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::AblateError;
 use super::result::Values;
 use super::summary::{Better, Column, LayerOf, Unit};
-use crate::data::{ConversationStyle, SetConfig};
 use crate::lens::{Cases, Lens, LensOptions, Meaning, Rule, Scenes, replacement, survey};
 
 /// Exact match with every visual embedding replaced by its nearest token's, and without.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
+use basic_data::{ImageBase, VisionCache};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use burn::module::Module;
@@ -16,7 +17,6 @@ use super::study::{EvaluationConfig, Measure};
 use super::world::place;
 use crate::analysis::{grounding, mean_loss};
 use crate::benchmarks::{Answers, find, metrics, respond};
-use crate::data::{ImageBase, VisionCache};
 use crate::demo::{Bench, Paths};
 use crate::evaluate::{EvalOptions, Question, answer, read_questions, score};
 use crate::inspect::inspect;

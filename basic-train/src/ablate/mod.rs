@@ -30,7 +30,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use basic_core::{DeviceError, DeviceSpec};
+use basic_data::DataError;
+use basic_data::shapes::ShapesError;
 use basic_models::CheckpointError;
+use basic_models::atomic_file::write_atomically;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -42,15 +45,12 @@ pub use summary::{Better, Column, Entry, Row, Rows, Run, Summary, Unit};
 
 use crate::analysis::AnalysisError;
 use crate::benchmarks::BenchmarkError;
-use crate::data::DataError;
 use crate::demo::DemoError;
+use crate::directory_lock::{Held, HoldError};
 use crate::evaluate::EvalError;
-use crate::files::write_atomically;
-use crate::held::{Held, HoldError};
 use crate::inspect::InspectError;
 use crate::lens::LensError;
 use crate::recipe::{RecipeError, toml_reason};
-use crate::shapes::ShapesError;
 use crate::train::TrainError;
 use expand::{Expanded, expand};
 use schedule::{Finished, Results, Schedule};

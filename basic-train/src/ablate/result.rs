@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use basic_models::atomic_file::write_atomically;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::AblateError;
 use super::expand::Planned;
-use crate::files::write_atomically;
 
 /// Numbers by name.
 pub type Values = BTreeMap<String, f64>;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use basic_data::shapes::write_dataset;
+use basic_models::atomic_file::write_atomically;
 use basic_models::checkpoint::Contents;
 use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
@@ -9,8 +11,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::AblateError;
 use super::study::WorldConfig;
 use crate::demo::{embedded, write_backbones};
-use crate::files::write_atomically;
-use crate::shapes::write_dataset;
 
 /// What a path begins with that lies in the world: `world:data/pretrain.json`, `world:backbones/llm`.
 const PREFIX: &str = "world:";

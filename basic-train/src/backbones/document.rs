@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use basic_data::shapes::{
+    EMPTY, Place, RASTER_NOISE, Scene, caption, concept_words, description_document, patch_truth, raster_document,
+    true_words,
+};
 use basic_models::processor::Tokenizer;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
@@ -9,10 +13,6 @@ use rand_chacha::ChaCha8Rng;
 
 use super::tokenizer::{EOS, PAD};
 use super::{BackboneError, PATCHES_PER_SIDE};
-use crate::shapes::{
-    EMPTY, Place, RASTER_NOISE, Scene, caption, concept_words, description_document, patch_truth, raster_document,
-    true_words,
-};
 
 /// A document ends before the turn that would make it longer: batches stay free of padding.
 const MAX_TOKENS: usize = 96;

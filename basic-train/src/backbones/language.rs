@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use basic_data::shapes::{Scene, Split, sample_scenes};
 use basic_models::checkpoint::{Contents, Layout, Replaces, StagedDir, write_tensors};
 use basic_models::nn::{Decoder, InitScheme, Masks, RotaryTables, seeded_init};
 use basic_models::processor::Tokenizer;
@@ -21,7 +22,6 @@ use super::document::{Document, Kind, document, gaussian};
 use super::tokenizer::{CHAT_TEMPLATE, PAD, tokenizer_config, tokenizer_json, tokens};
 use super::{BackboneConfig, BackboneError, Progress};
 use crate::optim::{Optimizer, OptimizerConfig, Schedule, add_gradients, read_out};
-use crate::shapes::{Scene, Split, sample_scenes};
 
 const BATCH: usize = 24;
 /// Scenes of the train split that documents are drawn from.

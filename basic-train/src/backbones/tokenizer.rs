@@ -1,8 +1,7 @@
 //! The word-level tokenizer of the embedded world, as a Hugging Face tokenizer.json.
 
+use basic_data::shapes::vocabulary;
 use serde_json::{Value, json};
-
-use crate::shapes::vocabulary;
 
 /// Special tokens and the chat template's words stand before the world's words.
 const SPECIAL: [&str; 5] = ["<pad>", "<s>", "</s>", "<unk>", "<image>"];

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use basic_data::shapes::{Colour, Scene, Shape, Size, Split, patch_truth, render, sample_scenes};
 use basic_models::checkpoint::{Contents, Layout, Replaces, StagedDir, write_tensors};
 use basic_models::nn::{InitScheme, VisionEncoder, seeded_init};
 use basic_models::processor::{ImageProcessor, ImageProcessorConfig};
@@ -20,7 +21,6 @@ use serde_json::json;
 
 use super::{BackboneConfig, BackboneError, PATCHES_PER_SIDE, Progress};
 use crate::optim::{Optimizer, OptimizerConfig, Schedule};
-use crate::shapes::{Colour, Scene, Shape, Size, Split, patch_truth, render, sample_scenes};
 
 const BATCH: usize = 32;
 const SCENES: usize = 20_000;

@@ -5,13 +5,13 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use basic_models::atomic_file::write_atomically;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::reading::id;
 use super::record::forget;
 use super::{Asked, BenchmarkError};
-use crate::files::write_atomically;
 
 /// A line of the file, with LLaVA's keys.
 #[derive(Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use basic_data::{DataError, ImageNameError};
 use thiserror::Error;
 
-use crate::data::{DataError, ImageNameError};
 use crate::evaluate::EvalError;
 
 /// Why a benchmark could not be run.

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use basic_data::ImageSource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::pope::rates;
 use super::{Asked, Metric};
-use crate::data::ImageSource;
 use crate::evaluate::Prediction;
 
 /// A question with its answer and what it is worth: a line of `judged.jsonl`.

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use basic_data::ImageSource;
+use basic_models::atomic_file::write_atomically;
 use basic_models::outside::{self, Budget};
 
 use super::options;
 use super::reading::{LETTER, unique};
 use super::root::Root;
 use super::{Asked, Benchmark, BenchmarkError, Judged, Task};
-use crate::data::ImageSource;
-use crate::files::write_atomically;
 
 pub(super) const ENGLISH: Benchmark = Benchmark {
     name: "mmbench",

@@ -32,6 +32,7 @@ mod fixture_tests;
 
 use std::path::{Path, PathBuf};
 
+use basic_data::ImageSource;
 use serde_json::Value;
 
 pub use answers::Answers;
@@ -42,8 +43,6 @@ pub use record::{Record, judged_file, record_file};
 pub use respond::{check_prompts, respond};
 
 use root::Root;
-
-use crate::data::ImageSource;
 
 /// Every benchmark, in the paper's order.
 pub const BENCHMARKS: [Benchmark; 11] = [

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use basic_models::atomic_file::write_atomically;
 use basic_models::outside::{Budget, OverBudget, check_json, read_text};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,6 @@ use serde_json::Value;
 
 use super::root::Images;
 use super::{Asked, BenchmarkError};
-use crate::files::write_atomically;
 
 /// What LLaVA's archive holds.
 pub(super) const EVAL_ZIP: &str = "it comes with LLaVA's eval.zip (docs/Evaluation.md of haotian-liu/LLaVA)";

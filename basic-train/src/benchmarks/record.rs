@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use basic_models::atomic_file::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use super::{BenchmarkError, Judged, Metric};
-use crate::files::write_atomically;
 
 /// How an evaluation came out: `result.json`, or `NAME.result.json` beside `NAME.predictions.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use basic_data::VisionCache;
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 
 use super::answers::key;
 use super::reading::id;
 use super::{Answers, Asked, BenchmarkError};
-use crate::data::VisionCache;
 use crate::evaluate::{Answerer, EvalOptions, Prompts};
 
 /// Bytes of a shard's stack, as much as the main thread usually has.

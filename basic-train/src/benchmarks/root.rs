@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use basic_data::{ImageBase, ImageNameError};
+
 use super::BenchmarkError;
-use crate::data::{ImageBase, ImageNameError};
 
 /// LLaVA's playground/data/eval, with what was added to it for images.
 pub(super) struct Root {

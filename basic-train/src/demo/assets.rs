@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::files::write_atomically;
+use basic_models::atomic_file::write_atomically;
 
 macro_rules! asset {
     ($path:literal) => {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use basic_data::shapes::{SceneRecord, Split};
+use basic_data::{ImageBase, Sample, VisionCache, prepare};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint};
@@ -13,11 +15,9 @@ use super::plan::Paths;
 use super::summary::{CurvePoint, SampleAnswer, Stage};
 use super::{DemoError, Event, Observer, norms};
 use crate::analysis::{grounding, mean_loss};
-use crate::data::{ImageBase, Sample, VisionCache, prepare};
 use crate::evaluate::{EvalError, EvalOptions, Question, answer, read_questions, score};
 use crate::inspect::inspect;
 use crate::recipe::Recipe;
-use crate::shapes::{SceneRecord, Split};
 
 /// Images that grounding and caption loss are measured on.
 const IMAGES: usize = 100;

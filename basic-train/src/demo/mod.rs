@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use basic_core::{DeviceError, DeviceSpec};
+use basic_data::shapes::{ShapesError, write_dataset};
+use basic_data::{DataError, DataSet, VisionCache};
+use basic_models::atomic_file::write_atomically;
 use basic_models::checkpoint::Contents;
 use basic_models::nn::Llava;
 use basic_models::{Checkpoint, CheckpointError};
@@ -25,12 +28,9 @@ pub use plan::{Paths, Plan};
 pub use sweep::{SweepRow, sweep};
 
 use crate::analysis::AnalysisError;
-use crate::data::{DataError, DataSet, VisionCache};
 use crate::evaluate::EvalError;
-use crate::files::write_atomically;
 use crate::inspect::InspectError;
 use crate::recipe::{Recipe, Stage};
-use crate::shapes::{ShapesError, write_dataset};
 use crate::train::{StepMetrics, TrainError, Trainer, set_trainable};
 pub(crate) use measure::Bench;
 use summary::{Arm, Best, CurvePoint, Run, Setting, Summary};

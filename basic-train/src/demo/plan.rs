@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
+use basic_data::LoaderConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::data::LoaderConfig;
 use crate::optim::{OptimizerConfig, Schedule};
 use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig, WatchConfig};
 

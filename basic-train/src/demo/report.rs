@@ -23,7 +23,8 @@ mod wording;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::data::{DataError, ImageNameError};
+use basic_data::{DataError, ImageNameError};
+
 use crate::demo::summary::Summary;
 
 /// Why the page could not be made.

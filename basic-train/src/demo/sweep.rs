@@ -1,5 +1,6 @@
 //! How the demo's lambdas are chosen: on the validation split, with seeds that the demo does not use.
 
+use basic_data::VisionCache;
 use basic_models::Checkpoint;
 use burn::module::Module;
 use burn::tensor::DType;
@@ -7,7 +8,6 @@ use serde::Serialize;
 
 use super::measure::Bench;
 use super::{DemoConfig, DemoError, Event, Observer, Paths, Plan, prepare_world, train};
-use crate::data::VisionCache;
 use crate::recipe::Stage;
 
 /// The first seed of a sweep; the demo's own begin at 0.

@@ -1,12 +1,12 @@
 //! Questions as prompts, and the answers to them.
 
+use basic_data::{ImageSource, VisionCache};
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, check_context, generate};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style, render_prompt, tokenize_prompt};
 use basic_models::{Checkpoint, ImageTokens};
 
 use super::{EvalError, EvalOptions};
-use crate::data::{ImageSource, VisionCache};
 
 /// How questions become prompts, which the tokenizer alone can tell: before any weights are read.
 #[derive(Debug)]

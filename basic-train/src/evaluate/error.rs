@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use basic_data::{DataError, ImageNameError};
 use basic_models::CheckpointError;
 use basic_models::generate::GenerateError;
 use basic_models::processor::ProcessorError;
 use thiserror::Error;
-
-use crate::data::{DataError, ImageNameError};
 
 /// Why a file could not be evaluated.
 #[derive(Debug, Error)]

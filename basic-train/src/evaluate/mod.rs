@@ -6,7 +6,9 @@ mod error;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use basic_data::{ConversationStyle, ImageBase, ImageSource, VisionCache};
 use basic_models::Checkpoint;
+use basic_models::atomic_file::write_atomically;
 use basic_models::nn::Llava;
 use basic_models::outside::{Budget, check_json, excerpt, read_text};
 use serde::{Deserialize, Serialize};
@@ -14,8 +16,6 @@ use serde_json::Value;
 
 pub use self::answerer::{Answerer, Prompts};
 pub use self::error::EvalError;
-use crate::data::{ConversationStyle, ImageBase, ImageSource, VisionCache};
-use crate::files::write_atomically;
 
 /// A question of LLaVA's evaluation files, with its answer.
 #[derive(Debug, Clone, Deserialize)]

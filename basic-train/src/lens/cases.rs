@@ -5,12 +5,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basic_data::{DataError, ImageBase, ImageSource, OneSet, Sample, Samples, SetConfig};
 use basic_models::outside::read_text;
 use basic_models::processor::{Message, PLACEHOLDER, Role};
 use serde_json::Value;
 
 use super::LensError;
-use crate::data::{DataError, ImageBase, ImageSource, OneSet, Sample, Samples, SetConfig};
 use crate::evaluate::{EvalError, Question, read_questions};
 
 /// A sample and what kind it is of.

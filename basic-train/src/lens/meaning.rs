@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use basic_data::shapes::{SceneRecord, patch_truth, true_words};
 use serde::{Deserialize, Serialize};
 
 use super::token::{TokenText, fold};
 use super::{Grid, LensError, Place};
-use crate::shapes::{SceneRecord, patch_truth, true_words};
 
 /// Words that say nothing of an image by themselves, one a line.
 const STOP_WORDS: &str = include_str!("stop_words.txt");

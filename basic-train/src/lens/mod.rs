@@ -31,6 +31,7 @@ mod page_tests;
 use std::path::PathBuf;
 
 use basic_core::ObjectiveError;
+use basic_data::DataError;
 use basic_models::CheckpointError;
 use basic_models::generate::GenerateError;
 use basic_models::processor::ProcessorError;
@@ -48,7 +49,6 @@ pub use token::{TokenText, TokenTexts};
 pub use trace::{LayerRows, trace};
 pub use vocabulary::{Asked, RowTokens, Vocabulary};
 
-use crate::data::DataError;
 use crate::evaluate::EvalError;
 
 /// Why there is nothing to see.

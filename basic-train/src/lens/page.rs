@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
+use basic_data::ImageSource;
 use basic_models::Checkpoint;
 use image::{ImageFormat, RgbImage};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
 use super::{Grid, ImageReading, LayerReading, LensError, Near, Place, Reading, pack};
-use crate::data::ImageSource;
 
 /// The demo report's look, which all pages share, and what the lens adds to it.
 const STYLE: &str = concat!(include_str!("../demo/report/style.css"), "\n", include_str!("lens.css"));

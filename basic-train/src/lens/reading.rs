@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use basic_core::{Objective, Targets};
+use basic_data::ImageSource;
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::{DType, Tensor, TensorReadError};
@@ -10,7 +11,6 @@ use serde::Serialize;
 
 use super::trace::{LayerRows, trace};
 use super::{Asked, Grid, LensError, Meaning, TokenText, TokenTexts, Truth, Vocabulary};
-use crate::data::ImageSource;
 
 /// A token's id and its similarity or probability.
 pub type Near = (u32, f32);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use basic_data::{DataError, ImageSource, VisionCache};
 use basic_models::ImageTokens;
 use basic_models::generate::{GenerationConfig, GenerationDefaults, generate};
 use basic_models::processor::{Message, PLACEHOLDER, Role, Style, render_prompt, tokenize_prompt};
@@ -10,7 +11,6 @@ use serde::Serialize;
 
 use super::{Asked, Case, Cases, Lens, LensError};
 use crate::benchmarks::Metric;
-use crate::data::{DataError, ImageSource, VisionCache};
 use crate::evaluate::normalize;
 
 /// Prompts answered together.

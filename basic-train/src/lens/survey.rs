@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use basic_data::prepare;
 use basic_models::processor::Style;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -12,7 +13,6 @@ use super::meaning::Scenes;
 use super::reading::mean;
 use super::{Cases, Lens, LensError, Meaning, Near, Rule, TokenText, Truth, content_words};
 use crate::benchmarks::Metric;
-use crate::data::prepare;
 
 /// Shuffles that chance is a mean of.
 const SHUFFLES: usize = 20;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use basic_core::{DeviceSpec, Objective};
+use basic_data::{ImageSource, Sample, prepare};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint, ImageTokens};
@@ -13,7 +14,6 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
-use crate::data::{ImageSource, Sample, prepare};
 use crate::recipe::Part;
 use crate::train::set_trainable;
 

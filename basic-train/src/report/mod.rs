@@ -24,12 +24,12 @@ mod tests;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use basic_data::{DataError, ImageBase};
+use basic_models::atomic_file::write_atomically;
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::compare::CompareError;
-use crate::data::{DataError, ImageBase};
-use crate::files::write_atomically;
 
 /// Why the page could not be made.
 #[derive(Debug, Error)]

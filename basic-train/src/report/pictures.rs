@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use basic_data::{ImageBase, ImageNameError};
 use basic_models::outside::{excerpt, guarded, read};
 use basic_models::processor::{DEFAULT_MAX_PIXELS, decode_image_within};
 use image::codecs::jpeg::JpegEncoder;
@@ -18,7 +19,6 @@ use serde::Serialize;
 use super::runs::Run;
 use crate::benchmarks::Judged;
 use crate::compare::Set;
-use crate::data::{ImageBase, ImageNameError};
 
 /// An image's longer side at most, in pixels.
 const SIDE: u32 = 192;

@@ -3,6 +3,7 @@
 mod backward;
 mod output;
 mod parts;
+mod preparer;
 mod record;
 mod run;
 mod source;
@@ -12,6 +13,7 @@ mod trainer;
 
 pub use backward::{Backward, backward};
 pub use parts::{adapters, prepare_model, set_trainable};
+pub use preparer::preparer;
 pub(crate) use run::open_model;
 pub use run::{Outcome, RunInfo, RunOptions, Status, can_go_on, lacks, run};
 pub use source::Source;
@@ -21,14 +23,14 @@ pub use trainer::{Progress, StepMetrics, Trainer};
 use std::path::PathBuf;
 
 use basic_core::{DeviceError, DeviceSpec, ObjectiveError};
+use basic_data::{DataError, LoaderError};
 use basic_models::CheckpointError;
 use basic_models::adapters::AdapterError;
 use basic_models::processor::ProcessorError;
 use burn::tensor::TensorReadError;
 use thiserror::Error;
 
-use crate::data::{DataError, LoaderError};
-use crate::held::HoldError;
+use crate::directory_lock::HoldError;
 use crate::parallel::{CollectiveError, ReplicasError};
 use crate::plan::PlanError;
 use crate::recipe::RecipeError;

@@ -8,7 +8,7 @@ use basic_models::checkpoint::{Contents, Replaces, StagedDir};
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
 use super::{RunInfo, Status, TrainError, state};
-use crate::held::Held;
+use crate::directory_lock::Held;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.

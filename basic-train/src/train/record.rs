@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use basic_data::{DataConfig, DataError, DataSet, ImageSource, Samples, SeenImages, Watched, content_hash, prepare};
+use basic_models::atomic_file::write_atomically;
 use basic_models::checkpoint::StagedDir;
 use basic_models::processor::Style;
 use basic_models::{Checkpoint, Llava};
@@ -15,9 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::run::{RunInfo, RunOptions, Status};
 use super::state::{self, Position};
 use super::{Progress, Source, TrainError, Trainer, output};
-use crate::data::{DataConfig, DataError, DataSet, ImageSource, Samples, SeenImages, Watched, content_hash, prepare};
-use crate::files::write_atomically;
-use crate::held::Held;
+use crate::directory_lock::Held;
 use crate::recipe::{EvalConfig, Recipe, Stage};
 use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
 

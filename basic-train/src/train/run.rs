@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
+use basic_data::{DataError, DataSet, Samples, TooLong, VisionCache, Watched};
 use basic_models::checkpoint::{AssembleOptions, spare};
 use basic_models::{Checkpoint, CheckpointError, outside};
 use burn::module::Module;
@@ -18,8 +19,7 @@ use super::output::{self, Replaced};
 use super::record::{HeldOut, Inputs, Record};
 use super::state;
 use super::{Progress, Source, TrainError, Trainer, prepare_model};
-use crate::data::{DataError, DataSet, Samples, TooLong, VisionCache, Watched};
-use crate::held::Held;
+use crate::directory_lock::Held;
 use crate::parallel::{Replicas, Solo};
 use crate::plan::{Plan, PlanOptions};
 use crate::recipe::{Part, Recipe};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::LossParts;
+use basic_data::{LoadedImage, MicroBatch, Samples, VisionCache};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
 use burn::optim::GradientsParams;
@@ -16,7 +17,6 @@ use super::TrainError;
 use super::backward::{Backward, backward};
 use super::source::Source;
 use super::state::{self, Position};
-use crate::data::{LoadedImage, MicroBatch, Samples, VisionCache};
 use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
 use crate::parallel::{Collective, Solo};
 use crate::recipe::{Mode, Part, Recipe};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use basic_core::{Objective, ObjectiveError};
+use basic_data::{DataError, Sample, Samples, VisionCache, prepare};
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
 use basic_models::outside::excerpt;
@@ -14,8 +15,6 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorReadError};
 use serde::Serialize;
 use thiserror::Error;
-
-use crate::data::{DataError, Sample, Samples, VisionCache, prepare};
 
 /// How the model is looked at.
 #[derive(Debug, Clone)]

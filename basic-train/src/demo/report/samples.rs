@@ -5,13 +5,13 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use basic_data::{ImageBase, ImageNameError};
 use basic_models::outside::{guarded, read};
 use basic_models::processor::{DEFAULT_MAX_PIXELS, ProcessorError, decode_image_within};
 use serde::Serialize;
 
 use super::ReportError;
 use super::statistics::{BASIC, LLAVA, runs};
-use crate::data::{ImageBase, ImageNameError};
 use crate::demo::summary::{Run, SampleAnswer, Setting, Stage};
 
 /// Longest answer shown, in characters: a model that never stops fills no page.
