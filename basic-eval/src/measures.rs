@@ -1,5 +1,5 @@
-//! What the projector says: which tokens its visual embeddings are nearest to, how long they are, and how strongly each
-//! loss pulls at it.
+//! What studies measure of a model beside its answers: how many visual embeddings are nearest to a true word, how long they
+//! are, and the mean loss over given batches.
 
 use basic_data::shapes::{SceneRecord, patch_truth, true_words};
 use basic_data::{ImageBase, ImageNameError, ImageSource, VisionCache};

@@ -3,16 +3,10 @@
 #![warn(missing_docs)]
 
 pub mod ablate;
-pub mod analysis;
 pub mod backbones;
 pub mod bench;
-pub mod benchmarks;
-pub mod compare;
 pub mod demo;
 pub mod directory_lock;
-pub mod evaluate;
-pub mod inspect;
-pub mod lens;
 pub mod optim;
 pub mod parallel;
 pub mod plan;

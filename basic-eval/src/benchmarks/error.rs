@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use basic_data::{DataError, ImageNameError};
 use thiserror::Error;
 
-use crate::evaluate::EvalError;
+use crate::questions::EvalError;
 
 /// Why a benchmark could not be run.
 #[derive(Debug, Error)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::pope::rates;
 use super::{Asked, Metric};
-use crate::evaluate::Prediction;
+use crate::questions::Prediction;
 
 /// A question with its answer and what it is worth: a line of `judged.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

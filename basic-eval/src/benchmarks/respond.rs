@@ -11,7 +11,7 @@ use basic_models::nn::Llava;
 use super::answers::key;
 use super::reading::id;
 use super::{Answers, Asked, BenchmarkError};
-use crate::evaluate::{Answerer, EvalOptions, Prompts};
+use crate::questions::{Answerer, EvalOptions, Prompts};
 
 /// Bytes of a shard's stack, as much as the main thread usually has.
 const STACK: usize = 8 << 20;

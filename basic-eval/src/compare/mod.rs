@@ -15,8 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
-pub(crate) use sets::{Found, find, read};
-pub use sets::{Set, sets};
+pub use sets::{Found, Set, find, read, sets};
 use statistics::{Paired, Test};
 
 use crate::benchmarks::{BenchmarkError, measures};

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::CompareError;
 use crate::benchmarks::{Judged, Record, judged_file};
-use crate::evaluate::Prediction;
+use crate::questions::Prediction;
 
 /// The answers to one benchmark or one file of questions.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ pub fn sets(run: &Path) -> Result<Vec<Set>, CompareError> {
 
 /// The files that `basic eval` left.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub struct Found {
     /// Files of answers, in order.
     pub files: Vec<PathBuf>,
     /// Folders of benchmarks that were not answered to their end.
@@ -52,7 +52,11 @@ pub(crate) struct Found {
 }
 
 /// Looks for what `basic eval` left at `run`.
-pub(crate) fn find(run: &Path) -> Result<Found, CompareError> {
+///
+/// # Errors
+///
+/// [`CompareError::NoRun`] where nothing is there; the operating system's, with the folder.
+pub fn find(run: &Path) -> Result<Found, CompareError> {
     let mut found = Found::default();
     if run.is_file() {
         found.files.push(run.into());
@@ -105,7 +109,11 @@ impl Found {
 }
 
 /// The answers in a file.
-pub(crate) fn read(file: &Path) -> Result<Set, CompareError> {
+///
+/// # Errors
+///
+/// [`CompareError::Io`] or [`CompareError::Line`], with the file.
+pub fn read(file: &Path) -> Result<Set, CompareError> {
     let io = |source| CompareError::Io { path: file.into(), source };
     let bytes = outside::read(file).map_err(io)?;
     let budget = Budget::of(file);

@@ -11,7 +11,7 @@ use basic_models::processor::{Message, PLACEHOLDER, Role};
 use serde_json::Value;
 
 use super::LensError;
-use crate::evaluate::{EvalError, Question, read_questions};
+use crate::questions::{EvalError, Question, read_questions};
 
 /// A sample and what kind it is of.
 #[derive(Debug, Clone)]

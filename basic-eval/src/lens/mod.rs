@@ -49,7 +49,7 @@ pub use token::{TokenText, TokenTexts};
 pub use trace::{LayerRows, trace};
 pub use vocabulary::{Asked, RowTokens, Vocabulary};
 
-use crate::evaluate::EvalError;
+use crate::questions::EvalError;
 
 /// Why there is nothing to see.
 #[derive(Debug, Error)]

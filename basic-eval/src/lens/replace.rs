@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Asked, Case, Cases, Lens, LensError};
 use crate::benchmarks::Metric;
-use crate::evaluate::normalize;
+use crate::questions::normalize;
 
 /// Prompts answered together.
 const BATCH: usize = 32;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use basic_core::Objective;
 use basic_data::{ConversationStyle, SetConfig};
+use basic_eval::lens::{Cases, Lens, LensOptions, Meaning, Rule, Scenes, replacement, survey};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::AblateError;
 use super::result::Values;
 use super::summary::{Better, Column, LayerOf, Unit};
-use crate::lens::{Cases, Lens, LensOptions, Meaning, Rule, Scenes, replacement, survey};
 
 /// Exact match with every visual embedding replaced by its nearest token's, and without.
 pub(super) const REPLACED: &str = "lens.replaced";
@@ -114,7 +114,7 @@ pub(super) struct Quantity {
     label: &'static str,
     unit: Unit,
     better: Better,
-    of: fn(&crate::lens::LayerShare) -> Option<f64>,
+    of: fn(&basic_eval::lens::LayerShare) -> Option<f64>,
 }
 
 /// In the tables' order.

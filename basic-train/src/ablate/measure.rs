@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
 use basic_data::{ImageBase, VisionCache};
+use basic_eval::benchmarks::{Answers, find, metrics, respond};
+use basic_eval::losses::inspect;
+use basic_eval::measures::{grounding, mean_loss};
+use basic_eval::questions::{EvalOptions, Question, answer, read_questions, score};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use burn::module::Module;
@@ -15,11 +19,7 @@ use super::lens::LensSet;
 use super::result::Values;
 use super::study::{EvaluationConfig, Measure};
 use super::world::place;
-use crate::analysis::{grounding, mean_loss};
-use crate::benchmarks::{Answers, find, metrics, respond};
 use crate::demo::{Bench, Paths};
-use crate::evaluate::{EvalOptions, Question, answer, read_questions, score};
-use crate::inspect::inspect;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// Memory for the features of evaluation images, in MiB.
@@ -38,7 +38,7 @@ impl Questions {
         list.truncate(limit.unwrap_or(usize::MAX));
         let base = ImageBase::of(images, path, None)?.advising("make that folder, or one above it, evaluation.images");
         // Before anything is trained.
-        crate::evaluate::images(&list, &base).map_err(|error| error.of(path))?;
+        basic_eval::questions::images(&list, &base).map_err(|error| error.of(path))?;
         Ok(Self { list, base })
     }
 }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use basic_data::shapes::{SceneRecord, Split};
 use basic_data::{ImageBase, Sample, VisionCache, prepare};
+use basic_eval::losses::inspect;
+use basic_eval::measures::{grounding, mean_loss};
+use basic_eval::questions::{EvalError, EvalOptions, Question, answer, read_questions, score};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint};
@@ -14,9 +17,6 @@ use burn::tensor::Device;
 use super::plan::Paths;
 use super::summary::{CurvePoint, SampleAnswer, Stage};
 use super::{DemoError, Event, Observer, norms};
-use crate::analysis::{grounding, mean_loss};
-use crate::evaluate::{EvalError, EvalOptions, Question, answer, read_questions, score};
-use crate::inspect::inspect;
 use crate::recipe::Recipe;
 
 /// Images that grounding and caption loss are measured on.

@@ -14,6 +14,9 @@ use std::time::Instant;
 use basic_core::{DeviceError, DeviceSpec};
 use basic_data::shapes::{ShapesError, write_dataset};
 use basic_data::{DataError, DataSet, VisionCache};
+use basic_eval::losses::InspectError;
+use basic_eval::measures::AnalysisError;
+use basic_eval::questions::EvalError;
 use basic_models::atomic_file::write_atomically;
 use basic_models::checkpoint::Contents;
 use basic_models::nn::Llava;
@@ -27,9 +30,6 @@ pub use assets::write_backbones;
 pub use plan::{Paths, Plan};
 pub use sweep::{SweepRow, sweep};
 
-use crate::analysis::AnalysisError;
-use crate::evaluate::EvalError;
-use crate::inspect::InspectError;
 use crate::recipe::{Recipe, Stage};
 use crate::train::{StepMetrics, TrainError, Trainer, set_trainable};
 pub(crate) use measure::Bench;
@@ -280,6 +280,6 @@ fn save(checkpoint: &Checkpoint, model: &Llava, recipe: &Recipe) -> Result<(), D
 }
 
 /// Gradient norms by loss, as the summary holds them.
-fn norms(norms: &crate::inspect::GradNorms) -> BTreeMap<String, f64> {
+fn norms(norms: &basic_eval::losses::GradNorms) -> BTreeMap<String, f64> {
     [("lm", norms.lm), ("das", norms.das), ("sds", norms.sds)].map(|(k, v)| (k.to_string(), f64::from(v))).into()
 }

@@ -1,10 +1,10 @@
 //! Scores of evaluations side by side, with their intervals.
 
+use basic_eval::benchmarks::{Metric, metrics};
+use basic_eval::compare::Set;
 use serde::Serialize;
 
 use super::runs::Run;
-use crate::benchmarks::{Metric, metrics};
-use crate::compare::Set;
 use crate::demo::report::numbers;
 
 /// One benchmark or file of questions, as the runs that have it answered it.

@@ -25,11 +25,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use basic_data::{DataError, ImageBase};
+use basic_eval::compare::CompareError;
 use basic_models::atomic_file::write_atomically;
 use serde::Serialize;
 use thiserror::Error;
-
-use crate::compare::CompareError;
 
 /// Why the page could not be made.
 #[derive(Debug, Error)]

@@ -92,7 +92,7 @@ pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Re
         run.unfinished.iter().map(told)
     });
     let page = Page {
-        style: [include_str!("../demo/report/style.css"), include_str!("report.css"), STUDY.2],
+        style: [basic_eval::page::STYLE, include_str!("report.css"), STUDY.2],
         script: include_str!("report.js"),
         title: title(runs, studies),
         runs: runs.iter().enumerate().map(|(place, run)| view(place, run)).collect(),

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use basic_data::{ImageBase, ImageNameError};
+use basic_eval::benchmarks::Judged;
+use basic_eval::compare::Set;
 use basic_models::outside::{excerpt, guarded, read};
 use basic_models::processor::{DEFAULT_MAX_PIXELS, decode_image_within};
 use image::codecs::jpeg::JpegEncoder;
@@ -17,8 +19,6 @@ use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 
 use super::runs::Run;
-use crate::benchmarks::Judged;
-use crate::compare::Set;
 
 /// An image's longer side at most, in pixels.
 const SIDE: u32 = 192;
@@ -153,7 +153,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::benchmarks::Record;
+    use basic_eval::benchmarks::Record;
 
     /// Whether an image called `name` is in the page, for answers in `folder` with this record.
     fn embedded(folder: &Path, record: Option<Value>, root: Option<&Path>, name: &str) -> (bool, String) {

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use basic_eval::benchmarks::Judged;
+use basic_eval::compare::{Found, Set, find, read};
 use basic_models::outside;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::ReportError;
-use crate::benchmarks::Judged;
-use crate::compare::{Found, Set, find, read};
 
 /// What of a line of `metrics.jsonl` or `eval.jsonl` the page needs: a long run has too many to keep the rest.
 const KEYS: [&str; 11] = [

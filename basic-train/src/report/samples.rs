@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use basic_eval::benchmarks::Judged;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -9,7 +10,6 @@ use super::Options;
 use super::evaluations::{having, names};
 use super::pictures::{Picture, Pictures};
 use super::runs::Run;
-use crate::benchmarks::Judged;
 
 /// The longest text shown, in characters: a model that never stops fills no page.
 const LONGEST: usize = 400;

@@ -21,7 +21,7 @@ const TEMPLATES: [(&str, &str); 4] = [
     ("strip.html", include_str!("strip.html")),
     ("panel.html", include_str!("panel.html")),
 ];
-const STYLE: &str = include_str!("style.css");
+const STYLE: &str = basic_eval::page::STYLE;
 
 #[derive(Serialize)]
 struct Page {
