@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use basic_data::shapes::write_dataset;
-use basic_train::backbones::{BackboneConfig, make_backbones};
+use basic_study::backbones::{BackboneConfig, make_backbones};
 
 use crate::args::{Backbones, Shapes};
 use crate::output::{bar, print_json, say};

@@ -8,6 +8,7 @@ use basic_models::checkpoint::{Contents, Layout, Replaces, StagedDir, write_tens
 use basic_models::nn::{Decoder, InitScheme, Masks, RotaryTables, seeded_init};
 use basic_models::processor::Tokenizer;
 use basic_models::{CheckpointError, DecoderConfig};
+use basic_train::optim::{Optimizer, OptimizerConfig, Schedule, add_gradients, read_out};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
@@ -21,7 +22,6 @@ use serde_json::json;
 use super::document::{Document, Kind, document, gaussian};
 use super::tokenizer::{CHAT_TEMPLATE, PAD, tokenizer_config, tokenizer_json, tokens};
 use super::{BackboneConfig, BackboneError, Progress};
-use crate::optim::{Optimizer, OptimizerConfig, Schedule, add_gradients, read_out};
 
 const BATCH: usize = 24;
 /// Scenes of the train split that documents are drawn from.

@@ -8,6 +8,7 @@ use basic_models::checkpoint::{Contents, Layout, Replaces, StagedDir, write_tens
 use basic_models::nn::{InitScheme, VisionEncoder, seeded_init};
 use basic_models::processor::{ImageProcessor, ImageProcessorConfig};
 use basic_models::{CheckpointError, VisionConfig};
+use basic_train::optim::{Optimizer, OptimizerConfig, Schedule};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::log_softmax;
@@ -20,7 +21,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{BackboneConfig, BackboneError, PATCHES_PER_SIDE, Progress};
-use crate::optim::{Optimizer, OptimizerConfig, Schedule};
 
 const BATCH: usize = 32;
 const SCENES: usize = 20_000;

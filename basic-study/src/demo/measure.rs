@@ -11,13 +11,13 @@ use basic_eval::questions::{EvalError, EvalOptions, Question, answer, read_quest
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint};
+use basic_train::recipe::Recipe;
 use burn::module::Module;
 use burn::tensor::Device;
 
 use super::plan::Paths;
 use super::summary::{CurvePoint, SampleAnswer, Stage};
 use super::{DemoError, Event, Observer, norms};
-use crate::recipe::Recipe;
 
 /// Images that grounding and caption loss are measured on.
 const IMAGES: usize = 100;

@@ -21,6 +21,8 @@ use basic_models::atomic_file::write_atomically;
 use basic_models::checkpoint::Contents;
 use basic_models::nn::Llava;
 use basic_models::{Checkpoint, CheckpointError};
+use basic_train::recipe::{Recipe, Stage};
+use basic_train::train::{StepMetrics, TrainError, Trainer, set_trainable};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use thiserror::Error;
@@ -30,8 +32,6 @@ pub use assets::write_backbones;
 pub use plan::{Paths, Plan};
 pub use sweep::{SweepRow, sweep};
 
-use crate::recipe::{Recipe, Stage};
-use crate::train::{StepMetrics, TrainError, Trainer, set_trainable};
 pub(crate) use measure::Bench;
 use summary::{Arm, Best, CurvePoint, Run, Setting, Summary};
 

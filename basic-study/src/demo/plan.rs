@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
 use basic_data::LoaderConfig;
+use basic_train::optim::{OptimizerConfig, Schedule};
+use basic_train::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig, WatchConfig};
 use serde::{Deserialize, Serialize};
-
-use crate::optim::{OptimizerConfig, Schedule};
-use crate::recipe::{DataConfig, ModelConfig, Parts, Recipe, SaveConfig, Stage, TrainConfig, WatchConfig};
 
 /// One data setting. The pretrain stage's learning rate (for the baseline) and the lambdas were chosen on the validation
 /// split (docs/demo.md tells how); nothing was chosen on the eval split.

@@ -2,13 +2,13 @@
 
 use basic_data::VisionCache;
 use basic_models::Checkpoint;
+use basic_train::recipe::Stage;
 use burn::module::Module;
 use burn::tensor::DType;
 use serde::Serialize;
 
 use super::measure::Bench;
 use super::{DemoConfig, DemoError, Event, Observer, Paths, Plan, prepare_world, train};
-use crate::recipe::Stage;
 
 /// The first seed of a sweep; the demo's own begin at 0.
 const FIRST_SEED: u64 = 100;

@@ -10,9 +10,9 @@ use super::recipe::{Row, rows};
 use super::runs::Run;
 use super::samples::{Samples, samples};
 use super::{Options, ReportError};
-use crate::ablate::Summary;
-use crate::ablate::page::{STUDY, StudyView};
 use crate::demo::report::numbers;
+use crate::studies::Summary;
+use crate::studies::page::{STUDY, StudyView};
 
 /// The embedded templates. The engine escapes whatever it inserts in a file whose name ends in `.html`.
 const TEMPLATES: [(&str, &str); 4] = [

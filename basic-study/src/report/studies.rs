@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::ReportError;
 use super::runs::json;
-use crate::ablate::Summary;
+use crate::studies::Summary;
 
 /// The results of the study at `path`; `None` where there is none, or a training run.
 pub(super) fn read(path: &Path) -> Result<Option<Summary>, ReportError> {

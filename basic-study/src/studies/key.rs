@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use basic_data::{DataSet, content_hash};
+use basic_train::recipe::{ModelConfig, Part, Recipe};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -12,7 +13,6 @@ use super::lens::LensConfig;
 use super::resolve::Resolved;
 use super::study::{StopBy, Study};
 use super::world::{World, place, within};
-use crate::recipe::{ModelConfig, Part, Recipe};
 
 /// Changes with what results hold or how they are measured.
 const FORMAT: u32 = 1;
@@ -136,7 +136,7 @@ fn canonical(recipe: &Recipe, layers: Option<usize>) -> Result<Value, AblateErro
     recipe.resolve_parts();
     let objective = &mut recipe.objective;
     if let Some(layers) = layers {
-        let k = objective.resolve_k(layers).map_err(crate::train::TrainError::from)?;
+        let k = objective.resolve_k(layers).map_err(basic_train::train::TrainError::from)?;
         objective.k = Some(k);
     }
     // What is off has no weight.

@@ -10,6 +10,7 @@ use basic_eval::measures::{grounding, mean_loss};
 use basic_eval::questions::{EvalOptions, Question, answer, read_questions, score};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
+use basic_train::recipe::{Mode, Part, Recipe};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 
@@ -20,7 +21,6 @@ use super::result::Values;
 use super::study::{EvaluationConfig, Measure};
 use super::world::place;
 use crate::demo::{Bench, Paths};
-use crate::recipe::{Mode, Part, Recipe};
 
 /// Memory for the features of evaluation images, in MiB.
 const CACHE_MIB: usize = 512;

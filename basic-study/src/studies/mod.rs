@@ -39,6 +39,9 @@ use basic_eval::measures::AnalysisError;
 use basic_eval::questions::EvalError;
 use basic_models::CheckpointError;
 use basic_models::atomic_file::write_atomically;
+use basic_train::directory_lock::{Held, HoldError};
+use basic_train::recipe::{RecipeError, toml_reason};
+use basic_train::train::TrainError;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -49,9 +52,6 @@ pub use study::Study;
 pub use summary::{Better, Column, Entry, Row, Rows, Run, Summary, Unit};
 
 use crate::demo::DemoError;
-use crate::directory_lock::{Held, HoldError};
-use crate::recipe::{RecipeError, toml_reason};
-use crate::train::TrainError;
 use expand::{Expanded, expand};
 use schedule::{Finished, Results, Schedule};
 

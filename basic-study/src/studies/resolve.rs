@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use basic_models::outside;
+use basic_train::recipe::Recipe;
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::AblateError;
 use super::study::{RECIPE_KEYS, RecipeSource, StageConfig, Study, TAKEN};
 use super::world::{World, place_all};
-use crate::recipe::Recipe;
 
 /// Overrides, and how an error calls them.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl<'a> Resolver<'a> {
             study.stages.iter().map(|stage| base(path, study, stage)).collect();
         let sets = sets.iter().map(|set| {
             let mut table = Table::new();
-            crate::recipe::apply_set(&mut table, set)?;
+            basic_train::recipe::apply_set(&mut table, set)?;
             Ok(Layer { origin: format!("--set {set}"), set: table })
         });
         let sets: Result<Vec<Layer>, AblateError> = sets.collect();

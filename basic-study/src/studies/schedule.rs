@@ -132,7 +132,7 @@ impl Schedule<'_> {
                 ended
             }));
             let outcome =
-                outcome.unwrap_or_else(|panic| Err(AblateError::Worker(crate::parallel::panic_text(&*panic))));
+                outcome.unwrap_or_else(|panic| Err(AblateError::Worker(basic_train::parallel::panic_text(&*panic))));
             let mut held = lock(state);
             held.running.remove(&at);
             match outcome {

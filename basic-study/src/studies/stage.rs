@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::Contents;
+use basic_train::recipe::Recipe;
+use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, lacks, run};
 
 use super::AblateError;
 use super::expand::{Chain, Expanded};
@@ -14,8 +16,6 @@ use super::measure::{Evaluator, Loaded, Questions};
 use super::result::{StageResult, Values, folder, run_folder};
 use super::study::{EarlyStopping, StopBy};
 use super::world::place;
-use crate::recipe::Recipe;
-use crate::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, lacks, run};
 
 /// How a chain ended.
 pub(super) enum Ended {
