@@ -13,4 +13,5 @@ pub mod parallel;
 pub mod plan;
 pub mod recipe;
 pub mod train;
+pub mod trainable;
 pub mod watch;

@@ -15,7 +15,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
 use crate::recipe::Part;
-use crate::train::set_trainable;
+use crate::trainable::set_trainable;
 
 /// What f32 sums in another order may differ by, as a part of the largest gradient.
 const ROUNDING: f32 = 1e-5;

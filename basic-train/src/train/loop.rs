@@ -1,142 +1,30 @@
-//! A whole run: recipe in, checkpoint, metrics and a record of how it was made out.
+//! A run from its recipe to its checkpoint. [`run`] reads from top to bottom as a run goes: [`open`] what the recipe names,
+//! [`prepare`] the model and the output directory, [`train`], [`conclude`].
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use basic_core::DeviceSpec;
-use basic_data::{DataError, DataSet, Samples, TooLong, VisionCache, Watched};
-use basic_models::checkpoint::{AssembleOptions, spare};
-use basic_models::{Checkpoint, CheckpointError, outside};
+use basic_data::{DataSet, Samples, VisionCache, Watched};
+use basic_models::{Checkpoint, Llava};
 use burn::module::Module;
-use burn::tensor::Device;
-use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::inputs::{HeldOut, Inputs, unchanged};
+use super::model::open_model;
 use super::output::{self, Replaced};
-use super::record::{HeldOut, Inputs, Record};
-use super::state;
-use super::{Progress, Source, TrainError, Trainer, prepare_model};
+use super::record::Record;
+use super::{
+    Outcome, Progress, RunInfo, RunOptions, Source, Status, TrainError, Trainer, checks, prepare_model, state,
+};
 use crate::directory_lock::Held;
 use crate::parallel::{Replicas, Solo};
-use crate::plan::{Plan, PlanOptions};
-use crate::recipe::{Part, Recipe};
-use crate::watch::missing_steps;
+use crate::recipe::Recipe;
+use crate::watch::{Watcher, Watchers, missing_steps};
 
-/// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
-const CHECKED: usize = 20_000;
-
-/// What the command line adds to a recipe.
-#[derive(Debug, Clone, Default)]
-pub struct RunOptions {
-    /// Overrides the recipe's device: one, or several that share each batch.
-    pub devices: Vec<DeviceSpec>,
-    /// Overrides the recipe's output.
-    pub out: Option<PathBuf>,
-    /// Replace a run that is there.
-    pub overwrite: bool,
-    /// Go on from the latest state in the output directory.
-    pub resume: bool,
-    /// What memory a device has, where it does not tell itself.
-    pub memory: Option<u64>,
-    /// Train even where the plan says that the device cannot hold the run.
-    pub force: bool,
-    /// Once it is set, the run finishes its step, saves its state and ends.
-    pub stop: Option<Arc<AtomicBool>>,
-    /// The source's git revision, where known.
-    pub revision: Option<String>,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// All steps are done; the output directory is a checkpoint.
-    Done(PathBuf),
-    /// It was asked to stop and saved its state.
-    Stopped {
-        /// The output directory.
-        out: PathBuf,
-        /// Steps done.
-        step: usize,
-        /// Steps of the whole run.
-        steps: usize,
-    },
-}
-
-/// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It runs, or was killed.
-    Running,
-    /// It was asked to stop and can be resumed.
-    Stopped,
-    /// The checkpoint is whole.
-    Done,
-    /// It ended with an error.
-    Failed,
-}
-
-/// How a run was made: `run.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RunInfo {
-    /// Where it stands.
-    pub status: Status,
-    /// The resolved recipe: every default written out.
-    pub recipe: Recipe,
-    /// The devices, where they are several.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub devices: Vec<DeviceSpec>,
-    /// Steps of the run.
-    pub steps: usize,
-    /// Samples in the data.
-    pub samples: usize,
-    /// basic's version.
-    pub version: String,
-    /// Burn's version.
-    pub burn: String,
-    /// The source's git revision, where known.
-    pub revision: Option<String>,
-    /// Seconds so far, of the last start.
-    pub seconds: f64,
-    /// A checksum of recipe and devices; empty in a record that was written without it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub checksum: String,
-}
-
-impl RunInfo {
-    /// Reads a run's record.
-    ///
-    /// # Errors
-    ///
-    /// [`TrainError::Resume`] where the directory holds none, or one that cannot be read.
-    pub fn open(run: &Path) -> Result<Self, TrainError> {
-        let path = run.join("run.json");
-        let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
-        let text = outside::read_json_text(&path)
-            .map_err(|e| wrong(format!("{e}: --resume takes the output directory of a run")))?;
-        serde_json::from_str(&text).map_err(|e| wrong(format!("is not the record of a run: {e}")))
-    }
-
-    /// The checksum of what a run that goes on takes from here.
-    pub(super) fn digest(&self) -> String {
-        // A recipe that has no JSON form cannot be written at all, which whoever writes it hears.
-        let bytes = serde_json::to_vec(&(&self.recipe, &self.devices)).unwrap_or_default();
-        format!("{:016x}", xxh3_64(&bytes))
-    }
-
-    /// Refuses a recipe that is not the one that was written.
-    fn intact(&self, run: &Path) -> Result<(), TrainError> {
-        if self.checksum.is_empty() || self.checksum == self.digest() {
-            return Ok(());
-        }
-        let reason = "is damaged: its recipe is not what the run began with; put back what was there, start anew with \
-                      --overwrite, or delete its `checksum` where the recipe was changed on purpose";
-        Err(TrainError::Resume { path: run.join("run.json"), reason: reason.into() })
-    }
-}
+/// Between two looks at the data files, at least; and so many times what the last look took.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_SHARE: u32 = 100;
 
 /// Runs a recipe. `metrics.jsonl` and `run.json` grow in the output directory; the checkpoint's files get their names
 /// when all of them are on disk. `warn` hears of what is not as it should be and does not end the run.
@@ -151,9 +39,50 @@ pub fn run(
     warn: &mut dyn FnMut(&str),
     progress: Progress,
 ) -> Result<Outcome, TrainError> {
+    let opened = open(recipe, options, warn)?;
+    let Prepared { first, record, replaced } = prepare(&opened, warn)?;
+    let trained = train(&opened, &record, first, progress);
+    conclude(&record, replaced, trained)
+}
+
+/// What a run reads, opened and looked through. Nothing is written yet.
+struct Opened<'a> {
+    start: Instant,
+    options: &'a RunOptions,
+    /// With every default written out.
+    recipe: Recipe,
+    out: PathBuf,
+    /// The record of the run that goes on, where its recipe was the one given.
+    recorded: Option<RunInfo>,
+    replicas: Replicas,
+    checkpoint: Checkpoint,
+    data: Arc<DataSet>,
+    inputs: Inputs,
+    /// What lies beside the model's weights, and is read again for the checkpoint.
+    beside: Watched,
+    source: Arc<Source>,
+    held_out: Option<HeldOut>,
+}
+
+/// What stands before the first step of this start.
+struct Prepared<'a> {
+    first: First<'a>,
+    record: Record<'a>,
+    /// The earlier run in the output directory, put aside.
+    replaced: Replaced,
+}
+
+/// The model and the state that all replicas begin with, and their caches.
+struct First<'a> {
+    model: Llava,
+    trainer: Trainer<'a>,
+    caches: Vec<Option<VisionCache>>,
+}
+
+/// Opens all that a recipe names and refuses what cannot be trained.
+fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str)) -> Result<Opened<'a>, TrainError> {
     let start = Instant::now();
-    let given = recipe;
-    let mut recipe = recipe.clone();
+    let mut recipe = given.clone();
     if let Some(device) = options.devices.first() {
         recipe.device = *device;
     }
@@ -165,9 +94,7 @@ pub fn run(
     recipe.resolve_parts();
     let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
     let replicas = Replicas::open(&specs)?;
-    let world = replicas.world();
-    let device = replicas.devices()[0].clone();
-    fits(&recipe, options, world, &device)?;
+    checks::fits(&recipe, options, replicas.world(), &replicas.devices()[0])?;
 
     let checkpoint = open_model(&recipe)?;
     checkpoint.warnings().iter().for_each(|warning| warn(warning));
@@ -176,39 +103,40 @@ pub fn run(
     let inputs = Inputs::of(&data, &checkpoint)?;
     let beside = Watched::of(&checkpoint.beside_files())?;
     let source = Arc::new(Source::new(&recipe, &checkpoint, data.clone())?);
-    check(&recipe, &source)?;
+    checks::samples(&recipe, &source)?;
     let held_out = HeldOut::open(&recipe, &checkpoint)?;
-    let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
-    if recipe.model.checkpoint.iter().any(same) {
-        let reason = "is the model to start from: choose another output directory";
-        return Err(CheckpointError::Mismatch(format!("{}: {reason}", out.display())).into());
-    }
-    if options.overwrite {
-        spare(&read_paths(&recipe), &out)?;
-    }
+    checks::output(&recipe, &out, options.overwrite)?;
     checkpoint.check_beside()?;
     if (0..source.steps()).all(|step| recipe.rate_is_zero(step, source.steps())) {
         warn(
             "the learning rate is 0 in every step, nothing will be learned: see optimizer.lr, the lr of [parts], and schedule.warmup_ratio, by which the first step has none",
         );
     }
+    Ok(Opened { start, options, recipe, out, recorded, replicas, checkpoint, data, inputs, beside, source, held_out })
+}
+
+/// Loads the model, with the state of a run that goes on; starts the loader; takes the output directory and writes the
+/// first record there.
+fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Prepared<'a>, TrainError> {
+    let Opened { start, options, recipe, out, recorded, replicas, checkpoint, data, inputs, beside, source, held_out } =
+        opened;
     let mut own = None;
     let from = match options.resume {
         true => {
-            own = Some(Held::take(&out)?);
-            state::sweep(&out);
-            state::latest(&out, warn)?
+            own = Some(Held::take(out)?);
+            state::sweep(out);
+            state::latest(out, warn)?
         }
         false => None,
     };
     if options.resume && from.is_none() {
         warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
     }
-    let mut model = prepare_model(&recipe, checkpoint.load(recipe.train.dtype.dtype(), &device)?)?;
-    let caches: Vec<_> = replicas.devices().iter().map(|_| Trainer::cache(&recipe)).collect();
+    let mut model = prepare_model(recipe, checkpoint.load(recipe.train.dtype.dtype(), &replicas.devices()[0])?)?;
+    let caches: Vec<_> = replicas.devices().iter().map(|_| Trainer::cache(recipe)).collect();
     let held = caches.iter().map(|cache| cache.as_ref().map(VisionCache::keys).unwrap_or_default()).collect();
     // The state of all replicas is that of the first.
-    let mut first = Trainer::replica(&recipe, source.clone(), Arc::new(Solo), None);
+    let mut trainer = Trainer::replica(recipe, source.clone(), Arc::new(Solo), None);
     if let Some((path, position)) = from {
         if let Some(what) = inputs.changed(&position) {
             let reason =
@@ -219,35 +147,42 @@ pub fn run(
             let wrong = |reason| TrainError::Resume { path: path.join("images.bin"), reason };
             seen.restore(&bytes).map_err(wrong)?;
         }
-        model = first.restore(model, &path, position)?;
+        model = trainer.restore(model, &path, position)?;
     }
     if options.resume {
         // Behind the state, whose tensors tell more exactly what a changed recipe does not fit.
         if let Some(info) = recorded {
-            info.intact(&out)?;
+            info.intact(out)?;
         }
-        if let Some(missing) = missing_steps(&out, first.done()) {
+        if let Some(missing) = missing_steps(out, trainer.done()) {
             warn(&missing);
         }
     }
-    source.start(&recipe, first.done(), held, first.position().skipped_samples.clone())?;
+    source.start(recipe, trainer.done(), held, trainer.position().skipped_samples.clone())?;
     let (replaced, held) = match own {
-        Some(own) => (output::reopen(&out), own),
-        None => output::prepare(&out, options.overwrite, read_paths(&recipe))?,
+        Some(own) => (output::reopen(out), own),
+        None => output::prepare(out, options.overwrite, checks::read_paths(recipe))?,
     };
-    let record =
-        Record { out: &out, recipe: &recipe, options, source: &source, inputs, held_out, start, data, beside, held };
+    let held_out = held_out.as_ref();
+    let record = Record { out, recipe, options, source, inputs, held_out, start: *start, data, beside, held };
     if let Err(error) = record.write(Status::Running) {
         let _ = Replaced::restore(replaced);
         return Err(error);
     }
+    Ok(Prepared { first: First { model, trainer, caches }, record, replaced })
+}
 
+/// Trains a replica on each device, all from the same model and state; gives the step at which the run was asked to stop.
+fn train(opened: &Opened, record: &Record, first: First, progress: Progress) -> Result<Option<usize>, TrainError> {
+    let Opened { recipe, replicas, checkpoint, source, .. } = opened;
+    let First { model, trainer, caches } = first;
+    let world = replicas.world();
     let (caches, progress) = (Mutex::new(caches), Mutex::new(progress));
-    let begin = Mutex::new((Some(model), Some(first), world));
+    let begin = Mutex::new((Some(model), Some(trainer), world));
     let results = replicas.run(|collective, device| {
         let rank = collective.rank();
         let cache = lock(&caches)[rank].take();
-        let mut trainer = Trainer::replica(&recipe, source.clone(), collective, cache);
+        let mut trainer = Trainer::replica(recipe, source.clone(), collective, cache);
         let model = {
             let mut begin = lock(&begin);
             let (model, first, left) = &mut *begin;
@@ -264,16 +199,103 @@ pub fn run(
         };
         // Every replica has leaves of its own.
         let model = if world == 1 { model } else { model.fork(device) };
-        record.train(&checkpoint, &mut trainer, model, &mut |step, steps| {
+        steps(record, checkpoint, &mut trainer, model, &mut |step, steps| {
             if rank == 0 {
                 (lock(&progress))(step, steps);
             }
         })
     });
-    match results.map(|steps| steps.into_iter().flatten().next()) {
+    Ok(results?.into_iter().flatten().next())
+}
+
+/// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
+/// stop.
+fn steps(
+    record: &Record,
+    checkpoint: &Checkpoint,
+    trainer: &mut Trainer,
+    mut model: Llava,
+    progress: Progress,
+) -> Result<Option<usize>, TrainError> {
+    let writes = trainer.rank() == 0;
+    let mut watchers = if writes { record.watchers(trainer.done())? } else { Watchers::default() };
+    // A state that is saved again keeps what it knew.
+    let mut evaluated = trainer.position().evaluation.map(|total| (trainer.done(), total));
+    let steps = trainer.steps();
+    let (mut looked, mut pause) = (Instant::now(), LOOK_EVERY);
+    let mut left_out = None;
+    while trainer.done() < steps {
+        if trainer.agree(record.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
+            if writes {
+                record.save(checkpoint, trainer, &model, evaluated)?;
+            }
+            return Ok(Some(trainer.done()));
+        }
+        let step;
+        (model, step) = trainer.step(model)?;
+        watchers.step(&step)?;
+        left_out = step.left_out.last().cloned().or(left_out);
+        progress(&step, steps);
+        if writes && record.vanished() {
+            record.save(checkpoint, trainer, &model, evaluated)?;
+        }
+        if writes && looked.elapsed() >= pause {
+            let start = Instant::now();
+            record.unchanged()?;
+            (looked, pause) = (Instant::now(), LOOK_EVERY.max(start.elapsed() * LOOK_SHARE));
+        }
+        let done = trainer.done();
+        let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
+        if let (true, Some(held_out)) = (writes, record.held_out)
+            && (due(Some(held_out.every)) || done == steps)
+        {
+            // What was trained is none the worse for it.
+            if let Err(error) = held_out.images_unchanged() {
+                record.save(checkpoint, trainer, &model, evaluated)?;
+                return Err(error.into());
+            }
+            let evaluation = held_out.evaluate(done, &model, checkpoint, record.recipe)?;
+            watchers.evaluation(&evaluation)?;
+            evaluated = Some((done, evaluation.total));
+        }
+        if writes && due(record.recipe.checkpoint.every) && done < steps {
+            record.save(checkpoint, trainer, &model, evaluated)?;
+        }
+    }
+    if trainer.position().trained == Some(0) {
+        return Err(TrainError::NothingLearned { out: record.out.into(), steps, last: left_out });
+    }
+    if writes {
+        record.unchanged()?;
+        // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+        if record.recipe.checkpoint.every.is_some() || record.vanished() {
+            record.save(checkpoint, trainer, &model, evaluated)?;
+        }
+        let same = unchanged(record.beside, "the checkpoint would not be what was trained with");
+        let saved = same.map_err(TrainError::from);
+        if let Err(error) = saved.and_then(|()| output::save(checkpoint, &model, record.out, record.recipe)) {
+            // What was trained is often far smaller than the checkpoint: there may be room for that.
+            if record.recipe.checkpoint.every.is_none() {
+                let _ = record.save(checkpoint, trainer, &model, evaluated);
+            }
+            return Err(error);
+        }
+    }
+    Ok(None)
+}
+
+/// Writes how the run ended. An earlier run that it replaces goes where it is done, and comes back where it failed without
+/// a state to go on from.
+fn conclude(
+    record: &Record,
+    replaced: Replaced,
+    trained: Result<Option<usize>, TrainError>,
+) -> Result<Outcome, TrainError> {
+    let out = record.out.to_path_buf();
+    match trained {
         Ok(Some(step)) => {
             record.write(Status::Stopped)?;
-            Ok(Outcome::Stopped { out, step, steps: source.steps() })
+            Ok(Outcome::Stopped { out, step, steps: record.source.steps() })
         }
         Ok(None) => {
             record.write(Status::Done)?;
@@ -294,85 +316,6 @@ pub fn run(
     }
 }
 
-/// What a run that is done lacks of its checkpoint: why that cannot be opened. `None` where it is whole.
-pub fn lacks(run: &Path) -> Option<String> {
-    // The configuration is the last file to get its name.
-    Checkpoint::open(run).err().map(|error| error.to_string())
-}
-
-/// Whether a run has a state to go on from.
-pub fn can_go_on(run: &Path) -> bool {
-    !state::saved(run).is_empty()
-}
-
-/// What a run reads, and must not be in the way of what it writes.
-fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
-    let model = &recipe.model;
-    let models = [&model.checkpoint, &model.vision, &model.llm].into_iter().flatten().cloned();
-    let adapters = Part::ALL.into_iter().filter_map(|part| recipe.parts.of(part).adapters.clone());
-    let sets = recipe.data.all_sets().into_iter().flat_map(|set| [Some(set.path), set.images]).flatten();
-    let held_out = recipe.eval.iter().flat_map(|eval| [Some(eval.path.clone()), eval.images.clone()]).flatten();
-    models.chain(adapters).chain(sets).chain(held_out).collect()
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Refuses a run that its plan says the device cannot hold.
-fn fits(recipe: &Recipe, options: &RunOptions, devices: usize, device: &Device) -> Result<(), TrainError> {
-    if options.force {
-        return Ok(());
-    }
-    let plan = Plan::new(recipe, &PlanOptions { memory: options.memory, samples: None, devices }, device)?;
-    match plan.budget {
-        Some(budget) if plan.memory.total > budget.bytes => {
-            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-            let (needs, has) = (gib(plan.memory.total), gib(budget.bytes));
-            Err(TrainError::DoesNotFit { device: recipe.device, needs, has, says: budget.source })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours. Where bad ones
-/// are left out, the steps that draw them do that.
-fn check(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
-    let data = source.data();
-    if recipe.data.skip_limit(data.len()) > 0 {
-        return Ok(());
-    }
-    let skip = recipe.loader.too_long == TooLong::Skip;
-    let looked = |index: usize| match source.preparer().prepare(&data.outline(index)?) {
-        Err(DataError::TooLong { .. }) if skip => Ok(()),
-        other => other.map(drop),
-    };
-    let results: Vec<Result<(), DataError>> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
-    // The first one in the file's order, whichever thread was first.
-    Ok(results.into_iter().collect::<Result<(), _>>()?)
-}
-
-/// Opens the model that a recipe starts from.
-///
-/// # Errors
-///
-/// [`CheckpointError`] that names the file.
-pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
-    let checkpoint = open_parts(recipe)?;
-    checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
-}
-
-fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
-    match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
-        (Some(dir), _, _) => Checkpoint::open(dir),
-        (None, Some(vision), Some(llm)) => {
-            let mut options = AssembleOptions { seed: recipe.seed, ..AssembleOptions::default() };
-            if let Some(projector) = &recipe.model.projector {
-                options.projector = projector.clone();
-            }
-            Checkpoint::assemble_with(vision, llm, &options)
-        }
-        // `Recipe::open` has checked it; a recipe built in code may not have been.
-        _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
-    }
 }

@@ -1,21 +1,31 @@
-//! Training: the steps of a stage, and a whole run with its files.
+//! A run of a recipe, and each step of it.
+//!
+//! `loop` reads from top to bottom as a run goes: open, prepare, train, conclude. `trainer` does one step: draw, collate,
+//! forward, losses, backward, update; `backward` has the losses and gradients of a batch. Around them: `inputs` and `checks` see
+//! to what a run reads, `model` to what it trains, `source` to its batches, `record` and `run_info` to what it writes,
+//! `state` to what it can go on from, `output` to its directory.
 
 mod backward;
+mod checks;
+mod inputs;
+mod r#loop;
+mod model;
+mod options;
 mod output;
-mod parts;
 mod preparer;
 mod record;
-mod run;
+mod run_info;
 mod source;
 mod state;
 mod tensor_file;
 mod trainer;
 
 pub use backward::{Backward, backward};
-pub use parts::{adapters, prepare_model, set_trainable};
+pub use r#loop::run;
+pub use model::{adapters, prepare_model};
+pub use options::{Outcome, RunOptions};
 pub use preparer::preparer;
-pub(crate) use run::open_model;
-pub use run::{Outcome, RunInfo, RunOptions, Status, can_go_on, lacks, run};
+pub use run_info::{RunInfo, Status, can_go_on, lacks};
 pub use source::Source;
 pub use state::{Checksum, Position};
 pub use trainer::{Progress, StepMetrics, Trainer};

@@ -1,27 +1,39 @@
-//! The model as a run trains it: parts frozen, whole, or with adapters.
+//! The model that a run starts from, and what becomes of it for training: parts frozen, whole, or with adapters.
 
 use basic_models::adapters::{AdapterFiles, LoraConfig, Quantization, attach};
+use basic_models::checkpoint::AssembleOptions;
 use basic_models::nn::Llava;
+use basic_models::{Checkpoint, CheckpointError};
 use burn::module::Module;
 use burn::tensor::DType;
 
 use super::TrainError;
 use crate::recipe::{Mode, Part, Recipe};
+use crate::trainable::set_trainable;
 
-/// Marks the parameters that a run trains; all others are frozen.
-pub fn set_trainable(model: Llava, parts: &[Part]) -> Llava {
-    let mut model = model.freeze();
-    if parts.contains(&Part::Vision) {
-        model.vision_tower = model.vision_tower.unfreeze();
+/// Opens the model that a recipe starts from.
+///
+/// # Errors
+///
+/// [`CheckpointError`] that names the file.
+pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = open_parts(recipe)?;
+    checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
+}
+
+fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
+        (Some(dir), _, _) => Checkpoint::open(dir),
+        (None, Some(vision), Some(llm)) => {
+            let mut options = AssembleOptions { seed: recipe.seed, ..AssembleOptions::default() };
+            if let Some(projector) = &recipe.model.projector {
+                options.projector = projector.clone();
+            }
+            Checkpoint::assemble_with(vision, llm, &options)
+        }
+        // `Recipe::open` has checked it; a recipe built in code may not have been.
+        _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
     }
-    if parts.contains(&Part::Projector) {
-        model.multi_modal_projector = model.multi_modal_projector.unfreeze();
-    }
-    if parts.contains(&Part::Decoder) {
-        model.language_model = model.language_model.unfreeze();
-        model.lm_head = model.lm_head.map(Module::unfreeze);
-    }
-    model
 }
 
 /// Makes a loaded model what `recipe` trains, with fresh adapters from its seed or those that it names.

@@ -2,7 +2,8 @@
 
 use basic_data::Preparer;
 
-use super::{TrainError, open_model};
+use super::TrainError;
+use super::model::open_model;
 use crate::recipe::{Recipe, Stage};
 
 /// A preparer for a recipe's model, stage, conversation style and length. No weights are read.

@@ -11,7 +11,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::recipe::Part;
-use crate::train::set_trainable;
+use crate::trainable::set_trainable;
 use crate::watch::{EvaluationOptions, evaluate};
 
 /// Samples in memory.
