@@ -8,7 +8,8 @@ use std::time::Instant;
 use basic_core::DeviceSpec;
 use basic_models::checkpoint::Contents;
 use basic_train::recipe::Recipe;
-use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, lacks, run};
+use basic_train::train::{Outcome, RunInfo, RunOptions, Status, lacks, run};
+use basic_train::watch::StepMetrics;
 
 use super::AblateError;
 use super::expand::{Chain, Expanded};

@@ -28,7 +28,7 @@ pub use preparer::preparer;
 pub use run_info::{RunInfo, Status, can_go_on, lacks};
 pub use source::Source;
 pub use state::{Checksum, Position};
-pub use trainer::{Progress, StepMetrics, Trainer};
+pub use trainer::{Progress, Trainer};
 
 use std::path::PathBuf;
 
