@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod adapters;
+pub mod atomic_file;
 pub mod checkpoint;
 pub mod config;
 pub mod generate;

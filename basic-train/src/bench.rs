@@ -22,7 +22,8 @@ use thiserror::Error;
 
 use crate::optim::{Optimizer, OptimizerConfig, add_gradients, read_out};
 use crate::recipe::{Part, Stage};
-use crate::train::{backward, set_trainable};
+use crate::train::backward;
+use crate::trainable::set_trainable;
 
 /// A size of the reference script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

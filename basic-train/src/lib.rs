@@ -1,25 +1,17 @@
-//! Data sets, recipes, the training stages, evaluation, analysis and reports.
+//! Training: recipe in, checkpoint out.
+//!
+//! [`recipe`] reads a run's TOML file; [`plan`] says what the run takes of memory before it starts; [`train`] does its
+//! steps and writes its files; [`optim`] is the optimizer, [`parallel`] shares each step among several devices, [`watch`]
+//! keeps what the steps measure and evaluates held-out samples on the way. [`bench`] times steps on random data.
 
 #![warn(missing_docs)]
 
-pub mod ablate;
-pub mod analysis;
-pub mod backbones;
 pub mod bench;
-pub mod benchmarks;
-pub mod compare;
-pub mod data;
-pub mod demo;
-pub mod evaluate;
-pub mod files;
-pub mod held;
-pub mod inspect;
-pub mod lens;
+pub mod directory_lock;
 pub mod optim;
 pub mod parallel;
 pub mod plan;
 pub mod recipe;
-pub mod report;
-pub mod shapes;
 pub mod train;
+pub mod trainable;
 pub mod watch;

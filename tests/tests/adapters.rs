@@ -7,11 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use basic_core::{Basic, DeviceSpec, Objective};
+use basic_eval::losses::read_samples;
 use basic_models::adapters::{AdapterFiles, LoraConfig, attach, save_adapters};
 use basic_models::checkpoint::{ParamPath, StagedDir};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, ImageTokens};
-use basic_train::inspect::read_samples;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Tensor};
 use serde_json::{Value, json};

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use basic_data::{DataConfig, DataSet, ImageSource, Sample, Samples, SetConfig};
 use basic_models::processor::Message;
-use basic_train::data::{DataConfig, DataSet, ImageSource, Sample, Samples, SetConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::fixtures::{fixture, names, read_json, text};

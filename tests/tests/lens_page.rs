@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use basic_train::lens::{Grid, ImageReading, LayerReading, Pictured, Place, Reading, TokenText, lens_html};
+use basic_eval::lens::{Grid, ImageReading, LayerReading, Pictured, Place, Reading, TokenText, lens_html};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::browser::Page;

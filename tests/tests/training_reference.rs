@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
+use basic_data::{ConversationStyle, LlavaData, Order, Samples, prepare};
 use basic_models::Checkpoint;
-use basic_train::data::{ConversationStyle, LlavaData, Order, Samples, prepare};
 use serde_json::{Value, json};
 use tests::fixtures::{fixture, number, read_json, read_jsonl, text};
 use tests::tensors::relative;

@@ -93,7 +93,8 @@ fn accumulated_and_recomputed_gradients_are_those_of_the_whole_batch_at_once() {
 fn two_replicas_and_a_resumed_run_give_what_one_run_gives() {
     let project = Project::new(BINARY, "finetune", 8);
     let keep = ["--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=20"];
-    let more = [&COSINE[..], &keep, &["--set", &other_encoder()]].concat();
+    let encoder = other_encoder();
+    let more = [&COSINE[..], &keep, &["--set", &encoder]].concat();
     let out = project.train("out", &more);
     let files = |out: &Path| ["model.safetensors", HEAD].map(|name| fs::read(out.join(name)).unwrap());
     let (expected, viral) = (files(&out), series(&out, "viral"));

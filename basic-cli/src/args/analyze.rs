@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use basic_core::{Basic, LayerWeights};
+use basic_data::ConversationStyle;
+use basic_eval::lens::Rule;
 use basic_models::processor::DEFAULT_MAX_PIXELS;
-use basic_train::data::ConversationStyle;
-use basic_train::lens::Rule;
 use clap::{ArgGroup, Args as ClapArgs};
 
 use super::data::{Reading, conversation};

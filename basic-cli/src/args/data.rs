@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use basic_train::data::{ConversationStyle, Format, SetConfig, SkipLimit};
+use basic_data::{ConversationStyle, Format, SetConfig, SkipLimit};
 use basic_train::recipe::Stage;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 

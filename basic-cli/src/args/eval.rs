@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use basic_core::DeviceSpec;
-use basic_train::data::ConversationStyle;
+use basic_data::ConversationStyle;
 use clap::Args as ClapArgs;
 
 use super::DeviceArg;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use basic_train::ablate::{AblateOptions, Ablated, ablate as run, list};
+use basic_study::studies::{AblateOptions, Ablated, ablate as run, list};
 use serde_json::json;
 
 use crate::args::Ablate;

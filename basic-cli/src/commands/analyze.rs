@@ -3,6 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use basic_data::{ImageSource, SetConfig, VisionCache};
+use basic_eval::lens::{
+    Cases, Grid, Lens, LensError, LensOptions, Meaning, Pictured, Reading, Replacement, Rule, Scenes, Survey, Truth,
+    content_words, lens_html, replaced_prompt, replacement, seen_image, survey,
+};
+use basic_models::atomic_file::write_atomically;
 use basic_models::checkpoint::CheckpointError;
 use basic_models::generate::{
     GenerateError, GenerationConfig, GenerationDefaults, TextOptions, check_context, generate_text,
@@ -10,12 +16,6 @@ use basic_models::generate::{
 use basic_models::nn::Llava;
 use basic_models::processor::tokenize_prompt;
 use basic_models::{Checkpoint, ImageTokens};
-use basic_train::data::{ImageSource, SetConfig, VisionCache};
-use basic_train::files::write_atomically;
-use basic_train::lens::{
-    Cases, Grid, Lens, LensError, LensOptions, Meaning, Pictured, Reading, Replacement, Rule, Scenes, Survey, Truth,
-    content_words, lens_html, replaced_prompt, replacement, seen_image, survey,
-};
 use burn::tensor::Device;
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! `basic compare`.
 
 use anyhow::Result;
-use basic_train::compare::{Changed, MeasureComparison, SetComparison, compare as compare_runs};
+use basic_eval::compare::{Changed, MeasureComparison, SetComparison, compare as compare_runs};
 
 use crate::args::Compare;
 use crate::output::{print_json, say};

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use basic_models::Checkpoint;
-use basic_models::processor::Style;
-use basic_train::data::{
+use basic_data::{
     CheckOptions, CheckReport, ExportOptions, ImageSource, Images, LoaderConfig, OneSet, Preparer, Reason, Sample,
     Samples, SetConfig, Token, check, export, tokens,
 };
-use basic_train::files::write_atomically;
-use serde_json::{Value, json};
-
+use basic_models::Checkpoint;
+use basic_models::atomic_file::write_atomically;
+use basic_models::processor::Style;
 use basic_train::recipe::{Recipe, Stage};
+use basic_train::train;
+use serde_json::{Value, json};
 
 use super::model::warn;
 use crate::args::{Check, Conversations, Export, ImagesArg, OnErrorArg, Show};
@@ -21,7 +21,7 @@ use crate::output::{bar, print_json, say, tell};
 /// What tokenizes as training would.
 fn preparer(args: &Conversations) -> Result<Option<Preparer>> {
     if let Some(recipe) = &args.recipe {
-        return Ok(Some(Preparer::of_recipe(&Recipe::open(recipe, &[])?, &mut |text| tell!("warning: {text}"))?));
+        return Ok(Some(train::preparer(&Recipe::open(recipe, &[])?, &mut |text| tell!("warning: {text}"))?));
     }
     let Some(dir) = &args.checkpoint else { return Ok(None) };
     let checkpoint = Checkpoint::open(dir)?;

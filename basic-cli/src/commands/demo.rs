@@ -1,8 +1,8 @@
 //! `basic demo`.
 
 use anyhow::{Result, bail};
-use basic_train::demo::report::render_table;
-use basic_train::demo::{DemoConfig, Event, Plan, run, sweep};
+use basic_study::demo::report::render_table;
+use basic_study::demo::{DemoConfig, Event, Plan, run, sweep};
 
 use super::train::losses;
 use crate::args::Demo;

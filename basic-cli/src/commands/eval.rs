@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use basic_core::DeviceSpec;
-use basic_models::Checkpoint;
-use basic_models::nn::Llava;
-use basic_train::benchmarks::{
+use basic_data::{ConversationStyle, ImageBase, VisionCache};
+use basic_eval::benchmarks::{
     self, Answers, Benchmark, BenchmarkError, Judged, Metric, Record, Task, find, metrics, respond,
 };
-use basic_train::data::{ConversationStyle, ImageBase, VisionCache};
-use basic_train::evaluate::{EvalOptions, answer, check_prompts, images, read_questions, score, write_predictions};
+use basic_eval::questions::{EvalOptions, answer, check_prompts, images, read_questions, score, write_predictions};
+use basic_models::Checkpoint;
+use basic_models::nn::Llava;
 use burn::tensor::DType;
 use serde::Serialize;
 

@@ -2,10 +2,10 @@
 
 use anyhow::{Result, bail};
 use basic_core::TOTAL;
+use basic_eval::losses::{inspect, read_samples_within, write_named};
 use basic_models::checkpoint::resolve;
 use basic_models::processor::ImageProcessor;
 use basic_models::{Batch, Checkpoint};
-use basic_train::inspect::{inspect, read_samples_within, write_named};
 use burn::tensor::{DType, Device};
 
 use crate::args::{DeviceArg, Dtype, Losses, Preprocess};

@@ -1,7 +1,7 @@
 //! `basic report`.
 
 use anyhow::Result;
-use basic_train::report::{Options, write};
+use basic_study::report::{Options, write};
 
 use crate::args::Report;
 use crate::output::{print_json, say};

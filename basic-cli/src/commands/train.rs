@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use basic_data::LoaderError;
 use basic_models::outside::excerpt;
-use basic_train::data::LoaderError;
 use basic_train::plan::{Plan, PlanError, PlanOptions};
 use basic_train::recipe::Recipe;
-use basic_train::train::{Outcome, RunInfo, RunOptions, Status, StepMetrics, TrainError, can_go_on, lacks, run};
+use basic_train::train::{Outcome, RunInfo, RunOptions, Status, TrainError, can_go_on, lacks, run};
+use basic_train::watch::StepMetrics;
 use indicatif::ProgressBar;
 
 use super::checkpoint::host;

@@ -1,8 +1,8 @@
 //! The embedded world and its backbones.
 
 use anyhow::Result;
-use basic_train::backbones::{BackboneConfig, make_backbones};
-use basic_train::shapes::write_dataset;
+use basic_data::shapes::write_dataset;
+use basic_study::backbones::{BackboneConfig, make_backbones};
 
 use crate::args::{Backbones, Shapes};
 use crate::output::{bar, print_json, say};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use basic_core::{DeviceSpec, Objective};
+use basic_data::{ImageSource, Sample, prepare};
 use basic_models::nn::{Llava, LossCounts};
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint, ImageTokens};
@@ -13,9 +14,8 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
-use crate::data::{ImageSource, Sample, prepare};
 use crate::recipe::Part;
-use crate::train::set_trainable;
+use crate::trainable::set_trainable;
 
 /// What f32 sums in another order may differ by, as a part of the largest gradient.
 const ROUNDING: f32 = 1e-5;

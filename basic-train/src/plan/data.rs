@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use basic_data::{DataError, DataSet, Sample, Samples};
 use basic_models::LlavaConfig;
 use basic_models::processor::{PLACEHOLDER, TokenIds, Tokenizer};
 use serde::Serialize;
 
-use crate::data::{DataError, DataSet, Sample, Samples};
 use crate::recipe::{Recipe, Stage};
 
 /// Samples and their lengths in tokens, visual ones included.

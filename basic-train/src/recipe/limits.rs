@@ -3,12 +3,13 @@
 
 use std::ops::RangeInclusive;
 
+use basic_data::DataError;
+
 use super::Recipe;
-use crate::data::DataError;
 
 /// Optimizer steps of a run.
 pub const MOST_STEPS: usize = 1_000_000_000;
-/// Samples of a step; what `loader.prefetch` makes of them has its own bounds ([`crate::data::LoaderConfig`]).
+/// Samples of a step; what `loader.prefetch` makes of them has its own bounds ([`basic_data::LoaderConfig`]).
 const MOST_SAMPLES: usize = 1_000_000;
 /// Passes over the data.
 const MOST_EPOCHS: f64 = 1e6;

@@ -8,15 +8,15 @@ mod watch;
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
+use basic_data::LoaderConfig;
 use basic_models::outside::{self, excerpt};
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::Table;
 
-use crate::data::LoaderConfig;
-pub use crate::data::{DataConfig, SetConfig};
 use crate::optim::{OptimizerConfig, Schedule};
+pub use basic_data::{DataConfig, SetConfig};
 
 pub(crate) use limits::bounded;
 pub use parts::{Mode, Part, PartConfig, Parts};

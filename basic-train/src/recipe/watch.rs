@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
+use basic_data::Format;
 use serde::{Deserialize, Serialize};
-
-use crate::data::Format;
 
 /// `[eval]`: the model is looked at on samples that it is not trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,11 +1,21 @@
-//! Training: the steps of a stage, and a whole run with its files.
+//! A run of a recipe, and each step of it.
+//!
+//! `loop` reads from top to bottom as a run goes: open, prepare, train, conclude. `trainer` does one step: draw, collate,
+//! forward, losses, backward, update; `backward` has the losses and gradients of a batch. Around them: `inputs` and `checks` see
+//! to what a run reads, `model` to what it trains, `source` to its batches, `record` and `run_info` to what it writes,
+//! `state` to what it can go on from, `output` to its directory.
 
 mod backward;
+mod checks;
 mod heads;
+mod inputs;
+mod r#loop;
+mod model;
+mod options;
 mod output;
-mod parts;
+mod preparer;
 mod record;
-mod run;
+mod run_info;
 mod source;
 mod state;
 mod tensor_file;
@@ -13,24 +23,26 @@ mod trainer;
 
 pub use backward::{Backward, backward};
 pub use heads::head_file;
-pub use parts::{adapters, prepare_model, set_trainable};
-pub(crate) use run::open_model;
-pub use run::{Outcome, RunInfo, RunOptions, Status, can_go_on, lacks, run};
+pub use r#loop::run;
+pub use model::{adapters, prepare_model};
+pub use options::{Outcome, RunOptions};
+pub use preparer::preparer;
+pub use run_info::{RunInfo, Status, can_go_on, lacks};
 pub use source::Source;
 pub use state::{Checksum, Position};
-pub use trainer::{Progress, StepMetrics, Trainer};
+pub use trainer::{Progress, Trainer};
 
 use std::path::PathBuf;
 
 use basic_core::{DeviceError, DeviceSpec, ObjectiveError};
+use basic_data::{DataError, LoaderError};
 use basic_models::CheckpointError;
 use basic_models::adapters::AdapterError;
 use basic_models::processor::ProcessorError;
 use burn::tensor::TensorReadError;
 use thiserror::Error;
 
-use crate::data::{DataError, LoaderError};
-use crate::held::HoldError;
+use crate::directory_lock::HoldError;
 use crate::parallel::{CollectiveError, ReplicasError};
 use crate::plan::PlanError;
 use crate::recipe::RecipeError;

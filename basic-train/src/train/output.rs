@@ -9,7 +9,7 @@ use basic_models::{Checkpoint, CheckpointError, Llava};
 
 use super::heads::save_heads;
 use super::{RunInfo, Status, TrainError, state};
-use crate::held::Held;
+use crate::directory_lock::Held;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// What belongs to a run besides its checkpoint.

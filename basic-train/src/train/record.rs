@@ -1,25 +1,19 @@
-//! What a run writes while it runs: steps, states, evaluations, its own record, and in the end the checkpoint.
+//! What a run writes while it runs: steps, states, evaluations, and its own record.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
-use basic_models::checkpoint::{FrozenEncoder, StagedDir};
-use basic_models::processor::Style;
+use basic_data::{DataSet, Samples, SeenImages, Watched};
+use basic_models::atomic_file::write_atomically;
+use basic_models::checkpoint::StagedDir;
 use basic_models::{Checkpoint, Llava};
-use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::run::{RunInfo, RunOptions, Status};
+use super::inputs::{HeldOut, Inputs, unchanged};
 use super::state::{self, Position};
-use super::{Progress, Source, TrainError, Trainer, output};
-use crate::data::{DataConfig, DataError, DataSet, ImageSource, Samples, SeenImages, Watched, content_hash, prepare};
-use crate::files::write_atomically;
-use crate::held::Held;
-use crate::recipe::{EvalConfig, Recipe, Stage};
-use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, Jsonl, TensorBoard, Watcher, Watchers, evaluate};
+use super::{RunInfo, RunOptions, Source, Status, TrainError, Trainer};
+use crate::directory_lock::Held;
+use crate::recipe::Recipe;
+use crate::watch::{Jsonl, TensorBoard, Watcher, Watchers};
 
 /// What a run writes while it runs.
 pub(super) struct Record<'a> {
@@ -27,212 +21,34 @@ pub(super) struct Record<'a> {
     pub recipe: &'a Recipe,
     pub options: &'a RunOptions,
     pub source: &'a Source,
-    pub inputs: Inputs,
-    pub held_out: Option<HeldOut>,
+    pub inputs: &'a Inputs,
+    pub held_out: Option<&'a HeldOut>,
     pub start: Instant,
     /// The data, to look whether it is still what it was.
-    pub data: Arc<DataSet>,
+    pub data: &'a DataSet,
     /// What lies beside the model's weights, and is read again for the checkpoint.
-    pub beside: Watched,
+    pub beside: &'a Watched,
     /// The output directory, which is this process's own.
     pub held: Held,
 }
 
-/// Between two looks at the data files, at least; and so many times what the last look took.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-const LOOK_SHARE: u32 = 100;
-
-/// What a run reads, by its contents.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Inputs {
-    data: String,
-    model: String,
-    beside: String,
-}
-
-impl Inputs {
-    pub(super) fn of(data: &DataSet, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
-        let model = content_hash(&checkpoint.source_files())?;
-        let mut beside = checkpoint.beside_files();
-        // How answers are chosen is nothing to training.
-        beside.retain(|path| !path.ends_with("generation_config.json"));
-        let names = beside.iter().filter_map(|path| path.file_name()?.to_str()).collect::<Vec<_>>().join("/");
-        let beside = content_hash(&beside)? ^ xxh3_64(names.as_bytes());
-        Ok(Self { data: data.fingerprint()?, model: format!("{model:016x}"), beside: format!("{beside:016x}") })
-    }
-
-    /// What a state of this run cannot go on with.
-    pub(super) fn changed(&self, since: &Position) -> Option<&'static str> {
-        if self.data != since.data {
-            return Some("data files");
-        }
-        let differs = |own: &str, since: &str| !since.is_empty() && own != since;
-        if differs(&self.model, &since.model) {
-            return Some("model's files");
-        }
-        differs(&self.beside, &since.beside).then_some("model's configuration or vocabulary")
-    }
-}
-
-/// The samples that are kept from training, to look at the model with.
-pub(super) struct HeldOut {
-    data: DataSet,
-    fingerprint: String,
-    /// Its image files.
-    images: Watched,
-    style: Style,
-    every: usize,
-    options: EvaluationOptions,
-}
-
-/// Refuses files that are not what they were when the run began.
-fn unchanged(files: &Watched, so: &str) -> Result<(), DataError> {
-    let Some(path) = files.changed() else { return Ok(()) };
-    let reason = format!("was changed while the run went on, {so}: put it back and go on with --resume, or start anew");
-    Err(DataError::Set { path: path.into(), reason })
-}
-
-impl HeldOut {
-    pub(super) fn open(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Option<Self>, TrainError> {
-        let Some(config) = &recipe.eval else { return Ok(None) };
-        let EvalConfig { path, images, format, every, samples, predictions, max_new_tokens } = config.clone();
-        let data = DataConfig { images, format, limit: Some(samples), ..DataConfig::new(path) };
-        let options = EvaluationOptions {
-            samples,
-            batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
-            predictions,
-            max_new_tokens,
-            encoder: None,
-        };
-        let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
-        let data = DataSet::open(&data, recipe.seed)?;
-        let fingerprint = data.fingerprint()?;
-        // A sample that cannot be used ends the run now, and not at its first evaluation.
-        let usable = |index: usize| -> Result<Vec<ImageSource>, EvaluationError> {
-            let sample = data.sample(index)?;
-            let images = prepare(&sample, checkpoint, &style)?.images;
-            images
-                .iter()
-                .try_for_each(|image| image.pixels(checkpoint).map(drop).map_err(|e| sample.image_error(e)))?;
-            Ok(images)
-        };
-        let looked: Vec<_> = (0..data.len().min(samples)).into_par_iter().map(usable).collect();
-        let images = looked.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let file = |image: ImageSource| match image {
-            ImageSource::File(path) => Some(path),
-            ImageSource::Bytes { .. } => None,
-        };
-        let files: BTreeSet<PathBuf> = images.into_iter().flatten().filter_map(file).collect();
-        let images = Watched::of(&files.into_iter().collect::<Vec<_>>())?;
-        Ok(Some(Self { data, fingerprint, images, style, every, options }))
-    }
-
-    fn evaluate(
-        &self,
-        step: usize,
-        model: &Llava,
-        checkpoint: &Checkpoint,
-        recipe: &Recipe,
-        encoder: Option<Arc<FrozenEncoder>>,
-    ) -> Result<Evaluation, TrainError> {
-        let options = EvaluationOptions { encoder, ..self.options.clone() };
-        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &options)?)
-    }
-}
-
 impl Record<'_> {
-    /// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
-    /// stop.
-    pub(super) fn train(
-        &self,
-        checkpoint: &Checkpoint,
-        trainer: &mut Trainer,
-        mut model: Llava,
-        progress: Progress,
-    ) -> Result<Option<usize>, TrainError> {
-        let writes = trainer.rank() == 0;
-        let mut watchers = if writes { self.watchers(trainer.done())? } else { Watchers::default() };
-        // A state that is saved again keeps what it knew.
-        let mut evaluated = trainer.position().evaluation.map(|total| (trainer.done(), total));
-        let steps = trainer.steps();
-        let (mut looked, mut pause) = (Instant::now(), LOOK_EVERY);
-        let mut left_out = None;
-        while trainer.done() < steps {
-            if trainer.agree(self.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
-                if writes {
-                    self.save(checkpoint, trainer, &model, evaluated)?;
-                }
-                return Ok(Some(trainer.done()));
-            }
-            let step;
-            (model, step) = trainer.step(model)?;
-            watchers.step(&step)?;
-            left_out = step.left_out.last().cloned().or(left_out);
-            progress(&step, steps);
-            if writes && self.vanished() {
-                self.save(checkpoint, trainer, &model, evaluated)?;
-            }
-            if writes && looked.elapsed() >= pause {
-                let start = Instant::now();
-                self.unchanged()?;
-                (looked, pause) = (Instant::now(), LOOK_EVERY.max(start.elapsed() * LOOK_SHARE));
-            }
-            let done = trainer.done();
-            let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
-            if let (true, Some(held_out)) = (writes, &self.held_out)
-                && (due(Some(held_out.every)) || done == steps)
-            {
-                // What was trained is none the worse for it.
-                if let Err(error) = unchanged(&held_out.images, "this evaluation would not be of the same images") {
-                    self.save(checkpoint, trainer, &model, evaluated)?;
-                    return Err(error.into());
-                }
-                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe, trainer.encoder(&model)?)?;
-                watchers.evaluation(&evaluation)?;
-                evaluated = Some((done, evaluation.total));
-            }
-            if writes && due(self.recipe.checkpoint.every) && done < steps {
-                self.save(checkpoint, trainer, &model, evaluated)?;
-            }
-        }
-        if trainer.position().trained == Some(0) {
-            return Err(TrainError::NothingLearned { out: self.out.into(), steps, last: left_out });
-        }
-        if writes {
-            self.unchanged()?;
-            // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
-            if self.recipe.checkpoint.every.is_some() || self.vanished() {
-                self.save(checkpoint, trainer, &model, evaluated)?;
-            }
-            let same = unchanged(&self.beside, "the checkpoint would not be what was trained with");
-            let saved = same.map_err(TrainError::from);
-            if let Err(error) = saved.and_then(|()| output::save(checkpoint, &model, self.out, self.recipe)) {
-                // What was trained is often far smaller than the checkpoint: there may be room for that.
-                if self.recipe.checkpoint.every.is_none() {
-                    let _ = self.save(checkpoint, trainer, &model, evaluated);
-                }
-                return Err(error);
-            }
-        }
-        Ok(None)
-    }
-
     /// Whether the output directory is not there any more.
-    fn vanished(&self) -> bool {
+    pub(super) fn vanished(&self) -> bool {
         self.held.lost() || !self.out.join("run.json").is_file()
     }
 
     /// Refuses data files that are not what they were when the run began: what it has learned since is of both.
-    fn unchanged(&self) -> Result<(), TrainError> {
+    pub(super) fn unchanged(&self) -> Result<(), TrainError> {
         self.data.unchanged(&self.inputs.data)?;
-        match &self.held_out {
-            Some(held_out) => Ok(held_out.data.unchanged(&held_out.fingerprint)?),
+        match self.held_out {
+            Some(held_out) => Ok(held_out.unchanged()?),
             None => Ok(()),
         }
     }
 
     /// Who hears of the steps behind `done`.
-    fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
+    pub(super) fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
         let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
         let mut watchers = Watchers(vec![Box::new(lines)]);
         if self.recipe.watch.tensorboard {
@@ -244,7 +60,7 @@ impl Record<'_> {
     }
 
     /// Saves the run's state; `evaluated` is the last step that was evaluated, and the objective there.
-    fn save(
+    pub(super) fn save(
         &self,
         checkpoint: &Checkpoint,
         trainer: &Trainer,
@@ -268,7 +84,7 @@ impl Record<'_> {
             if !self.recipe.checkpoint.full {
                 return Ok(());
             }
-            unchanged(&self.beside, "the checkpoint would not be what was trained with")?;
+            unchanged(self.beside, "the checkpoint would not be what was trained with")?;
             let staged = StagedDir::new(&dir.join("model"), false)?;
             checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
             Ok(staged.commit()?)

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use basic_data::{FeatureKeys, Loader, Plan, Preparer, Sampler, Samples, StepSamples};
 use basic_models::Checkpoint;
 
 use super::TrainError;
-use crate::data::{FeatureKeys, Loader, Plan, Preparer, Sampler, Samples, StepSamples};
 use crate::recipe::{Recipe, Stage, bounded};
 
 /// The steps of a run, each drawn and made ready once and given to every replica.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::{LM, Losses, Objective, ObjectiveError};
+use basic_data::{DataError, Sample, Samples, VisionCache, prepare};
 use basic_models::checkpoint::FrozenEncoder;
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
@@ -16,8 +17,6 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorReadError};
 use serde::Serialize;
 use thiserror::Error;
-
-use crate::data::{DataError, Sample, Samples, VisionCache, prepare};
 
 /// How the model is looked at.
 #[derive(Debug, Clone)]

@@ -5,12 +5,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use basic_models::atomic_file::write_atomically;
 use basic_models::outside;
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluation, WatchError, Watcher};
-use crate::files::write_atomically;
-use crate::train::StepMetrics;
+use super::{Evaluation, StepMetrics, WatchError, Watcher};
 
 /// Writes `metrics.jsonl`, one line a step, and `eval.jsonl`, one line an evaluation. Each line is one write, so another
 /// process that follows the files sees whole lines.

@@ -17,6 +17,7 @@ mod jsonl;
 pub mod memory;
 mod meter;
 pub mod peak;
+mod step;
 mod tensorboard;
 #[cfg(test)]
 mod tests;
@@ -29,9 +30,8 @@ pub use alignment::{Alignment, alignment};
 pub use evaluation::{Evaluation, EvaluationError, EvaluationOptions, Sampled, evaluate};
 pub use jsonl::{Jsonl, missing_steps};
 pub use meter::{Meter, Speed, Work};
+pub use step::StepMetrics;
 pub use tensorboard::TensorBoard;
-
-use crate::train::StepMetrics;
 
 /// Why a record could not be kept.
 #[derive(Debug, Error)]

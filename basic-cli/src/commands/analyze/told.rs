@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use basic_train::lens::{ImageReading, LayerReading, Meaning, Rule};
+use basic_eval::lens::{ImageReading, LayerReading, Meaning, Rule};
 
 use super::{Surveyed, Told, said};
 

@@ -18,8 +18,7 @@ use prost::Message;
 use serde_json::Value as Json;
 
 use self::message::{Event, SESSION_START, SessionLog, Summary, Value};
-use super::{Evaluation, WatchError, Watcher};
-use crate::train::StepMetrics;
+use super::{Evaluation, StepMetrics, WatchError, Watcher};
 
 /// What TensorBoard understands restarts from (`brain.Event:2`).
 const FILE_VERSION: &str = "brain.Event:2";

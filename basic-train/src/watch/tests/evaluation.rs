@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use basic_core::{Basic, Losses, Objective, ObjectiveError};
+use basic_data::{DataError, ImageSource, Sample, Samples, prepare};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::data::{DataError, ImageSource, Sample, Samples, prepare};
 use crate::recipe::Part;
-use crate::train::set_trainable;
+use crate::trainable::set_trainable;
 use crate::watch::{EvaluationOptions, evaluate};
 
 /// Samples in memory.

@@ -1,0 +1,138 @@
+//! A folder of images, each with its caption in a `.txt` of the same name, in folders below it too.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use basic_models::outside;
+use serde_json::json;
+
+use super::image_root::ImageRoot;
+use super::locate::{is_image, walk};
+use super::record::{self, Fault};
+use super::{DataError, ImageSource, Sample, Samples};
+
+/// A data set of image files and captions.
+#[derive(Debug)]
+pub struct FolderData {
+    dir: Arc<Path>,
+    root: ImageRoot,
+    /// Relative to the folder, in order.
+    images: Vec<Box<str>>,
+}
+
+impl FolderData {
+    /// Lists the images below `dir`; `limit` keeps the first.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the folder: none, no image in it.
+    pub fn open(dir: &Path, limit: Option<usize>) -> Result<Self, DataError> {
+        let root = ImageRoot::new(dir)?;
+        let files = walk(dir)?;
+        let relative = |file: &PathBuf| {
+            let inside = file.strip_prefix(dir).ok()?.to_str()?;
+            is_image(file).then(|| inside.into())
+        };
+        let images: Vec<Box<str>> = files.iter().filter_map(relative).take(limit.unwrap_or(usize::MAX)).collect();
+        if images.is_empty() {
+            return Err(DataError::Empty(dir.into()));
+        }
+        Ok(Self { dir: dir.into(), root, images })
+    }
+
+    /// The folder's images and captions.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.images
+            .iter()
+            .map(|name| self.dir.join(&**name))
+            .flat_map(|image| [image.with_extension("txt"), image])
+            .collect()
+    }
+}
+
+impl Samples for FolderData {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        let name = &self.images[index];
+        let place = record::place(index, &json!(name));
+        let wrong = |reason: String| Fault::Reason(reason).at(&self.dir, &place);
+        let image = self.root.file(name).map_err(|reason| Fault::Image(reason).at(&self.dir, &place))?;
+        let beside = Path::new(&**name).with_extension("txt");
+        let shown = self.dir.join(&beside);
+        let shown = shown.display();
+        let text = match self.root.find("caption", beside.to_str().unwrap_or_default()).map_err(&wrong)? {
+            Some(text) => text,
+            None => return Err(wrong(format!("has no caption: write it into {shown}, or all into a metadata.jsonl"))),
+        };
+        let bytes = outside::read(&text).map_err(|error| wrong(format!("{shown}: {error}")))?;
+        let caption = record::caption(&bytes).map_err(|_| wrong(format!("the caption {shown} is not UTF-8")))?;
+        if caption.is_empty() {
+            return Err(wrong(format!("the caption {shown} is empty ({} bytes)", bytes.len())));
+        }
+        let record = json!({"caption": caption});
+        record::sample(&self.dir, place.clone(), &record, vec![ImageSource::File(image)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FolderData;
+    use crate::Samples;
+
+    #[test]
+    fn every_image_needs_its_caption() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        for (name, text) in [("b.PNG", ""), ("b.txt", "two\n"), ("sub/a.jpg", ""), ("sub/a.txt", "one"), ("c.webp", "")]
+        {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let data = FolderData::open(dir.path(), None).unwrap();
+        assert_eq!(data.len(), 3);
+        let sample = data.sample(0).unwrap();
+        assert_eq!((sample.place.as_str(), sample.messages[1].content.as_str()), ("0 (id b.PNG)", "two"));
+        assert_eq!(data.sample(2).unwrap().messages[1].content, "one");
+        let error = data.sample(1).unwrap_err();
+        assert!(error.is_sample() && error.to_string().contains("c.txt"), "{error}");
+        assert_eq!(FolderData::open(dir.path(), Some(1)).unwrap().len(), 1);
+        assert!(FolderData::open(&dir.path().join("gone"), None).is_err());
+    }
+
+    #[test]
+    fn a_caption_loses_its_mark_and_must_hold_text() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a", &b"\xef\xbb\xbfa cat\r\n"[..]), ("b", b"\xef\xbb\xbf\n"), ("c", b"\xff\xfea")] {
+            std::fs::write(dir.path().join(format!("{name}.png")), "").unwrap();
+            std::fs::write(dir.path().join(format!("{name}.txt")), text).unwrap();
+        }
+        let data = FolderData::open(dir.path(), None).unwrap();
+        assert_eq!(data.sample(0).unwrap().messages[1].content, "a cat");
+        for (index, mention) in [(1, "b.txt is empty"), (2, "c.txt is not UTF-8")] {
+            let error = data.sample(index).unwrap_err();
+            assert!(error.is_sample() && error.to_string().contains(mention), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_caption_that_is_a_link_stays_in_its_folder() {
+        use std::os::unix::fs::symlink;
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(outside.path().join("secret"), "secret").unwrap();
+        std::fs::write(dir.path().join("all.caption"), "both").unwrap();
+        for name in ["a.png", "b.png", "c.png"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        symlink(outside.path().join("secret"), dir.path().join("a.txt")).unwrap();
+        symlink("all.caption", dir.path().join("b.txt")).unwrap();
+        symlink("/dev/zero", dir.path().join("c.txt")).unwrap();
+        let data = FolderData::open(dir.path(), None).unwrap();
+        let error = data.sample(0).unwrap_err();
+        assert!(error.is_sample() && error.to_string().contains("leads outside"), "{error}");
+        assert_eq!(data.sample(1).unwrap().messages[1].content, "both");
+        assert!(data.sample(2).unwrap_err().to_string().contains("c.txt"));
+    }
+}

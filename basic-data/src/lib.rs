@@ -1,0 +1,61 @@
+//! Data sets: conversations about images, from files of several formats to token ids, labels and batches.
+//!
+//! [`DataSet::open`] indexes what a configuration names, one set or a weighted mixture; [`Samples::sample`] reads one
+//! sample. No set is in memory whole. [`prepare`] renders and tokenizes a sample, [`Loader`] makes batches ready on worker
+//! threads ahead of the training loop, [`check`] looks for samples that cannot be trained on, and [`export`] writes a set
+//! in another format. [`shapes`] draws an embedded world of coloured shapes with captions and questions, for demos and
+//! studies.
+
+#![warn(missing_docs)]
+
+mod check;
+mod config;
+mod dataset;
+mod error;
+mod export;
+mod fingerprint;
+mod folder;
+mod greeting;
+mod image_base;
+mod image_root;
+mod keys;
+mod llava;
+mod loader;
+mod locate;
+mod media;
+mod mixture;
+mod parquet;
+mod prepare;
+mod record;
+mod sample;
+mod scan;
+mod seen;
+pub mod shapes;
+mod show;
+mod source;
+mod stamps;
+mod vision_cache;
+mod webdataset;
+
+pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
+pub use config::{
+    ConversationStyle, DataConfig, DrawOrder, Format, LoaderConfig, MAX_BATCH, OnError, SetConfig, SkipLimit, TooLong,
+};
+pub use dataset::{DataSet, OneSet};
+pub use error::DataError;
+pub use export::{ExportError, ExportOptions, Exported, Images, export};
+pub use fingerprint::of_contents as content_hash;
+pub use folder::FolderData;
+pub use image_base::{ImageBase, ImageNameError};
+pub use llava::LlavaData;
+pub use loader::{
+    Loaded, LoadedImage, Loader, LoaderError, MicroBatch, Order, Plan, Preparer, Sampler, Skipped, StepSamples, pack,
+};
+pub use parquet::ParquetData;
+pub use prepare::{Prepared, prepare};
+pub use sample::{Hint, ImageSource, Sample, Samples};
+pub use seen::SeenImages;
+pub use show::{Token, tokens};
+pub use stamps::Watched;
+pub use vision_cache::{FeatureKeys, VisionCache};
+pub use webdataset::WebDataset;

@@ -1,0 +1,92 @@
+//! From samples that are ready to the tensors of a forward pass.
+
+use std::path::Path;
+
+use basic_models::checkpoint::FrozenEncoder;
+use basic_models::nn::Llava;
+use basic_models::{Batch, ImageTokens};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{Loaded, LoadedImage, LoaderError, MicroBatch, Preparer};
+use crate::VisionCache;
+
+impl MicroBatch {
+    /// The batch on the device, with its images' pixel values: for a vision encoder that is trained.
+    ///
+    /// # Errors
+    ///
+    /// [`LoaderError::Data`] for an image that had not been decoded and cannot be.
+    pub fn batch(&self, preparer: &Preparer, device: &Device) -> Result<Batch, LoaderError> {
+        let mut batch = self.text(preparer, device);
+        let images = self.images();
+        if !images.is_empty() {
+            let mut values = Vec::with_capacity(images.len() * preparer.image_shape().iter().product::<usize>());
+            for (sample, image) in &images {
+                match &image.pixels {
+                    Some(pixels) => values.extend_from_slice(pixels),
+                    None => values.extend(pixels(preparer, sample, image)?),
+                }
+            }
+            let [c, h, w] = preparer.image_shape();
+            let data = TensorData::new(values, [images.len(), c, h, w]);
+            batch.pixels = Some(Tensor::from_data(data, &device.clone().without_autodiff()));
+        }
+        Ok(batch)
+    }
+
+    /// The batch on the model's device with its images' features: for a vision encoder that is frozen.
+    ///
+    /// # Errors
+    ///
+    /// [`LoaderError::Data`] for an image that had not been decoded and cannot be.
+    pub fn encoded(&self, preparer: &Preparer, model: &Llava, cache: &mut VisionCache) -> Result<Batch, LoaderError> {
+        let mut batch = self.text(preparer, &model.device());
+        let images = self.images();
+        let names: Vec<&Path> = images.iter().map(|(_, image)| image.source.name()).collect();
+        batch.features = cache.features_of(model, preparer.image_shape(), &names, |index| {
+            let (sample, image) = images[index];
+            image.pixels.clone().map_or_else(|| pixels(preparer, sample, image), Ok)
+        })?;
+        Ok(batch)
+    }
+
+    /// The features of the batch's images by another encoder, which a supervision method compares with; `None` for no
+    /// images.
+    ///
+    /// # Errors
+    ///
+    /// [`LoaderError::Data`] for an image that cannot be decoded.
+    pub fn other_features(
+        &self,
+        encoder: &FrozenEncoder,
+        cache: &mut VisionCache,
+    ) -> Result<Option<Tensor<2>>, LoaderError> {
+        let images = self.images();
+        let names: Vec<&Path> = images.iter().map(|(_, image)| image.source.name()).collect();
+        cache.features_of(encoder, encoder.image_shape(), &names, |index| {
+            let (sample, image) = images[index];
+            let pixels = image.source.process(encoder.images());
+            pixels
+                .map(|pixels| pixels.data)
+                .map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
+        })
+    }
+
+    fn text(&self, preparer: &Preparer, device: &Device) -> Batch {
+        fn row(samples: &[Loaded]) -> Vec<&ImageTokens> {
+            samples.iter().map(|sample| &sample.tokens).collect()
+        }
+        let rows: Vec<Vec<&ImageTokens>> = self.rows.iter().map(|samples| row(samples)).collect();
+        Batch::pack(&rows, preparer.pad(), preparer.image_shape(), device)
+    }
+
+    fn images(&self) -> Vec<(&Loaded, &LoadedImage)> {
+        let samples = self.rows.iter().flatten();
+        samples.flat_map(|sample| sample.images.iter().map(move |image| (sample, image))).collect()
+    }
+}
+
+fn pixels(preparer: &Preparer, sample: &Loaded, image: &LoadedImage) -> Result<Vec<f32>, LoaderError> {
+    let decoded = preparer.pixels(&image.source);
+    decoded.map(|pixels| pixels.data).map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
+}

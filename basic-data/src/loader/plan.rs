@@ -1,0 +1,40 @@
+//! What a run asks of its loader.
+
+use std::collections::BTreeSet;
+
+use crate::FeatureKeys;
+
+/// What a run asks of its loader, beside `[loader]`.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The run's optimizer steps: nothing is prepared beyond them.
+    pub steps: usize,
+    /// Samples that a forward pass takes at most; rows where they are packed.
+    pub micro_batch: usize,
+    /// Replicas that share each step's samples.
+    pub replicas: usize,
+    /// Leave broken samples out, instead of ending the run.
+    pub skip_broken: bool,
+    /// How many different samples may be left out as broken before the run ends.
+    pub max_skipped: usize,
+    /// The indices of those left out before, where a run resumes ([`Loader::skipped`](super::Loader::skipped)).
+    pub skipped: BTreeSet<usize>,
+    /// For each replica the images whose features its [`VisionCache`](crate::VisionCache) holds: they are not decoded
+    /// again. Empty where the vision encoder is trained.
+    pub held: Vec<FeatureKeys>,
+}
+
+impl Plan {
+    /// One replica whose forward passes take `micro_batch` samples; broken samples end the run.
+    pub fn new(steps: usize, micro_batch: usize) -> Self {
+        Self {
+            steps,
+            micro_batch,
+            replicas: 1,
+            skip_broken: false,
+            max_skipped: usize::MAX,
+            skipped: BTreeSet::new(),
+            held: Vec::new(),
+        }
+    }
+}

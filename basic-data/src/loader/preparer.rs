@@ -1,0 +1,102 @@
+//! What the workers of a loader hold to make samples ready.
+
+use basic_models::Checkpoint;
+use basic_models::processor::{ImageProcessor, PixelValues, ProcessorError, Style, Tokenizer};
+
+use super::LoaderError;
+use crate::prepare::{Limit, fitting, tokens};
+use crate::{DataError, ImageSource, LoaderConfig, Prepared, Sample, TooLong};
+
+/// What it takes to make a sample ready for a batch: a checkpoint's tokenizer and image processor, no weights.
+#[derive(Debug, Clone)]
+pub struct Preparer {
+    tokenizer: Tokenizer,
+    images: ImageProcessor,
+    style: Style,
+    visual_tokens: usize,
+    limit: Limit,
+    pad: u32,
+    image_shape: [usize; 3],
+}
+
+impl Preparer {
+    /// A preparer for `checkpoint`, whose conversations are written in `style`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoaderError::MaxLength`].
+    pub fn new(checkpoint: &Checkpoint, style: Style, config: &LoaderConfig) -> Result<Self, LoaderError> {
+        let context = checkpoint.config.text_config.context();
+        let max_length = config.max_length.unwrap_or(context);
+        if max_length == 0 || max_length > context {
+            return Err(LoaderError::MaxLength { max_length, context });
+        }
+        Ok(Self {
+            tokenizer: checkpoint.tokenizer.clone(),
+            images: checkpoint.images.clone(),
+            style,
+            visual_tokens: checkpoint.visual_tokens(),
+            limit: Limit { max_length, context, too_long: config.too_long },
+            pad: checkpoint.pad_id(),
+            image_shape: checkpoint.image_shape(),
+        })
+    }
+
+    /// Renders and tokenizes a sample; one that is too long is an error or cut.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the file and the sample: no target, too long, a template's failure.
+    pub fn prepare(&self, sample: &Sample) -> Result<Prepared, DataError> {
+        fitting(sample, tokens(sample, &self.tokenizer, &self.style, self.visual_tokens)?, self.limit)
+    }
+
+    /// Decodes and processes an image.
+    ///
+    /// # Errors
+    ///
+    /// Names the image.
+    pub fn pixels(&self, image: &ImageSource) -> Result<PixelValues, ProcessorError> {
+        image.process(&self.images)
+    }
+
+    /// The tokens that a sample and a packed row may have.
+    pub fn max_length(&self) -> usize {
+        self.limit.max_length
+    }
+
+    /// The tokens that the model takes.
+    pub fn context(&self) -> usize {
+        self.limit.context
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// How conversations are written.
+    pub fn style(&self) -> &Style {
+        &self.style
+    }
+
+    /// What happens to longer samples.
+    pub fn too_long(&self) -> TooLong {
+        self.limit.too_long
+    }
+
+    /// What an image takes of a sequence.
+    pub fn visual_tokens(&self) -> usize {
+        self.visual_tokens
+    }
+
+    /// The id of padding.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+
+    /// The side lengths of an image's pixel values: channels, height, width.
+    pub fn image_shape(&self) -> [usize; 3] {
+        self.image_shape
+    }
+}

@@ -1,0 +1,242 @@
+//! Cells of a table: JSON values of text columns, and images.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
+use arrow_array::{Array, ArrayRef, StructArray};
+use arrow_schema::DataType;
+use basic_models::outside::{Budget, Unparsed, parse_json};
+use serde_json::{Map, Value};
+
+use crate::keys::TURN_KEYS;
+use crate::record;
+
+/// The bytes that the texts of a row may take: one text of a dictionary may stand in a row any number of times.
+pub(super) const ROW_TEXT: usize = 16 << 20;
+
+/// What a value of JSON takes beside its text.
+const NODE: usize = 32;
+
+/// What is left of [`ROW_TEXT`].
+pub(super) struct Room(usize);
+
+impl Room {
+    pub fn new() -> Self {
+        Self(ROW_TEXT)
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.0 = self.0.checked_sub(bytes.saturating_add(NODE)).ok_or_else(|| {
+            format!("holds more than {} MiB of text, more than a conversation may have", ROW_TEXT >> 20)
+        })?;
+        Ok(())
+    }
+}
+
+/// A cell as JSON; null where it is null, or of a type that no conversation has.
+pub(super) fn value(array: &ArrayRef, row: usize, room: &mut Room) -> Result<Value, String> {
+    room.take(0)?;
+    if array.is_null(row) {
+        return Ok(Value::Null);
+    }
+    Ok(match array.data_type() {
+        DataType::Utf8View => {
+            let text = array.as_string_view().value(row);
+            room.take(text.len())?;
+            text.into()
+        }
+        // Some writers leave out that a column of bytes is one of texts.
+        DataType::BinaryView => {
+            let bytes = array.as_binary_view().value(row);
+            room.take(bytes.len())?;
+            std::str::from_utf8(bytes).map_err(|_| "holds a text that is not UTF-8".to_string())?.into()
+        }
+        DataType::Boolean => array.as_boolean().value(row).into(),
+        DataType::Int8 => array.as_primitive::<Int8Type>().value(row).into(),
+        DataType::Int16 => array.as_primitive::<Int16Type>().value(row).into(),
+        DataType::Int32 => array.as_primitive::<Int32Type>().value(row).into(),
+        DataType::Int64 => array.as_primitive::<Int64Type>().value(row).into(),
+        DataType::UInt32 => array.as_primitive::<UInt32Type>().value(row).into(),
+        DataType::UInt64 => array.as_primitive::<UInt64Type>().value(row).into(),
+        DataType::Float32 => f64::from(array.as_primitive::<Float32Type>().value(row)).into(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().value(row).into(),
+        DataType::List(_) => {
+            let items = array.as_list::<i32>().value(row);
+            let items: Result<Vec<Value>, String> = (0..items.len()).map(|item| value(&items, item, room)).collect();
+            Value::Array(items?)
+        }
+        DataType::Struct(_) => {
+            let fields = array.as_struct();
+            let mut object = Map::new();
+            for (name, column) in fields.column_names().into_iter().zip(fields.columns()) {
+                let cell = value(column, row, room)?;
+                // A column that is null is as one that is not there: tables give every row the fields of all rows.
+                if !cell.is_null() {
+                    object.insert(name.to_string(), cell);
+                }
+            }
+            Value::Object(object)
+        }
+        _ => Value::Null,
+    })
+}
+
+/// Turns however a table holds them: as a list; as JSON in a text, of the whole list or of each turn; or as a structure of
+/// lists, which older versions of Hugging Face's datasets make of a sequence of structures.
+///
+/// The values of the JSON take from `budget`.
+pub(super) fn turns(name: &str, cell: Value, budget: &Budget) -> Result<Value, String> {
+    match cell {
+        Value::String(text) => {
+            let parsed = parsed(name, &text, budget)?;
+            // JSON of JSON, as a table gets that was written twice; a whole record in the column of its turns.
+            match parsed {
+                Value::String(text) => self::parsed(name, &text, budget).and_then(|value| list(name, value)),
+                other => list(name, other),
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_string) => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) => parsed(name, &text, budget),
+                other => Ok(other),
+            })
+            .collect(),
+        Value::Object(columns) => rows(name, columns),
+        other => Ok(other),
+    }
+}
+
+fn parsed(name: &str, text: &str, budget: &Budget) -> Result<Value, String> {
+    parse_json(record::without_mark(text.as_bytes()), budget).map_err(|error| match error {
+        Unparsed::Syntax(error) => format!(
+            "its column \"{name}\" holds a text that is no JSON ({error}): write turns as a list, or with json.dumps"
+        ),
+        Unparsed::Costly(_) => {
+            format!(
+                "the JSON in its column \"{name}\" takes more memory than a sample may; --file-bytes raises the limit"
+            )
+        }
+    })
+}
+
+fn list(name: &str, value: Value) -> Result<Value, String> {
+    match value {
+        Value::Array(_) | Value::Null => Ok(value),
+        Value::Object(mut record) => match TURN_KEYS.iter().find_map(|key| record.remove(*key)) {
+            Some(turns @ Value::Array(_)) => Ok(turns),
+            _ => Err(format!("its column \"{name}\" holds JSON that is no list of turns")),
+        },
+        _ => Err(format!("its column \"{name}\" holds JSON that is no list of turns")),
+    }
+}
+
+/// `{from: [..], value: [..]}` as `[{from, value}, ..]`.
+fn rows(name: &str, columns: Map<String, Value>) -> Result<Value, String> {
+    let mut turns: Vec<Map<String, Value>> = Vec::new();
+    for (number, (key, column)) in columns.into_iter().enumerate() {
+        let Value::Array(items) = column else {
+            return Err(format!("its column \"{name}\" holds a structure whose \"{key}\" is no list"));
+        };
+        if number == 0 {
+            turns.resize_with(items.len(), Map::new);
+        }
+        if items.len() != turns.len() {
+            return Err(format!("its column \"{name}\" holds a structure of lists of different lengths"));
+        }
+        for (turn, item) in turns.iter_mut().zip(items) {
+            if !item.is_null() {
+                turn.insert(key.clone(), item);
+            }
+        }
+    }
+    Ok(Value::Array(turns.into_iter().map(Value::Object).collect()))
+}
+
+/// An image in a cell.
+#[derive(Debug, PartialEq)]
+pub(super) enum Cell<'a> {
+    Bytes(&'a [u8]),
+    Path(&'a str),
+}
+
+/// Whether a cell holds nothing: null, an empty list, or a structure whose fields are all null.
+pub(super) fn is_blank(array: &ArrayRef, row: usize) -> bool {
+    let nothing = |field: &ArrayRef| *field.data_type() == DataType::Null || field.is_null(row);
+    match array.data_type() {
+        DataType::Null => true,
+        _ if array.is_null(row) => true,
+        DataType::List(_) => array.as_list::<i32>().value_length(row) == 0,
+        DataType::Struct(_) => array.as_struct().columns().iter().all(nothing),
+        _ => false,
+    }
+}
+
+/// Whether a cell names or holds nothing to see or hear: blank, a blank text, a bare number or flag, or nothing but such.
+pub(super) fn is_silent(array: &ArrayRef, row: usize) -> bool {
+    if is_blank(array, row) {
+        return true;
+    }
+    match array.data_type() {
+        DataType::Utf8View => array.as_string_view().value(row).trim().is_empty(),
+        DataType::BinaryView => array.as_binary_view().value(row).trim_ascii().is_empty(),
+        DataType::List(_) => {
+            let items = array.as_list::<i32>().value(row);
+            // The samples of a sound are numbers.
+            items.data_type().is_nested() && (0..items.len()).all(|item| is_silent(&items, item))
+                || matches!(items.data_type(), DataType::Utf8View | DataType::BinaryView)
+                    && (0..items.len()).all(|item| is_silent(&items, item))
+        }
+        DataType::Struct(_) => array.as_struct().columns().iter().all(|field| is_silent(field, row)),
+        other => other.is_primitive() || *other == DataType::Boolean,
+    }
+}
+
+/// The images in a cell; none where it is null. `unread` says that their bytes were left out, and are empty.
+pub(super) fn images(array: &ArrayRef, row: usize, unread: bool) -> Result<Vec<Cell<'_>>, String> {
+    if array.is_null(row) || *array.data_type() == DataType::Null {
+        return Ok(Vec::new());
+    }
+    let image = |array, row| if unread { Ok(Cell::Bytes(&[])) } else { image(array, row) };
+    match array.data_type() {
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            let offsets = list.value_offsets();
+            let range = offsets[row] as usize..offsets[row + 1] as usize;
+            let item = |at: usize| match list.values().is_null(at) || *list.values().data_type() == DataType::Null {
+                true => Err("holds an empty place in its list of images".into()),
+                false => image(list.values(), at),
+            };
+            range.map(item).collect()
+        }
+        _ => Ok(vec![image(array, row)?]),
+    }
+}
+
+fn image(array: &ArrayRef, row: usize) -> Result<Cell<'_>, String> {
+    match array.data_type() {
+        DataType::BinaryView => Ok(Cell::Bytes(array.as_binary_view().value(row))),
+        DataType::Utf8View => Ok(Cell::Path(array.as_string_view().value(row))),
+        DataType::Struct(_) => from_struct(array.as_struct(), row),
+        other => Err(format!("holds an image of type {other}")),
+    }
+}
+
+/// `{bytes, path}`: the bytes where there are any, else the path.
+fn from_struct(fields: &StructArray, row: usize) -> Result<Cell<'_>, String> {
+    let field = |name: &str| {
+        let field = fields.column_by_name(name)?;
+        (*field.data_type() != DataType::Null && !field.is_null(row)).then_some(field)
+    };
+    if let Some(bytes) = field("bytes").and_then(|bytes| bytes.as_binary_view_opt()) {
+        return Ok(Cell::Bytes(bytes.value(row)));
+    }
+    let Some(path) = field("path") else { return Err("holds an image with neither bytes nor a path".into()) };
+    match (path.as_string_view_opt(), path.as_binary_view_opt()) {
+        (Some(path), _) => Ok(Cell::Path(path.value(row))),
+        (_, Some(path)) => {
+            let path = std::str::from_utf8(path.value(row)).map_err(|_| "holds a path that is not UTF-8")?;
+            Ok(Cell::Path(path))
+        }
+        _ => Err(format!("holds an image whose path is of type {}", path.data_type())),
+    }
+}

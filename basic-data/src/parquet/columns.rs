@@ -1,0 +1,102 @@
+//! Which columns of a table hold images and which text.
+
+use arrow_schema::{DataType, Field, Schema};
+
+use crate::keys::{CAPTION_KEYS, TURN_KEYS};
+use crate::media;
+
+/// The columns that are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Columns {
+    /// The columns of images; a row's are in the first that holds any.
+    pub images: Vec<Images>,
+    /// Turns or captions, and the id.
+    pub text: Vec<String>,
+    /// Videos, sounds, and images under other names: what matters is whether a row has any.
+    pub media: Vec<String>,
+}
+
+/// A column of images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Images {
+    pub name: String,
+    /// Whether they are structures whose paths say as much as an outline needs.
+    pub has_paths: bool,
+}
+
+impl Columns {
+    /// Chooses them by name, and checks their types.
+    pub fn of(schema: &Schema) -> Result<Self, String> {
+        let find = |name: &str| schema.field_with_name(name).ok();
+        let images: Vec<&Field> = ["images", "image"].iter().filter_map(|name| find(name)).collect();
+        if let Some(field) = images.iter().find(|field| !is_image(field.data_type(), true)) {
+            return Err(format!(
+                "column \"{}\" is {}: expected bytes, a path, a structure of \"bytes\" and \"path\", or a list of them",
+                field.name(),
+                field.data_type()
+            ));
+        }
+        let mut text = Vec::new();
+        for name in TURN_KEYS.iter().chain(&CAPTION_KEYS) {
+            let Some(field) = find(name) else { continue };
+            let turns = TURN_KEYS.contains(name);
+            let fits = is_text(field.data_type()) || turns && is_turns(field.data_type());
+            if !fits {
+                let expected = match turns {
+                    true => {
+                        "a list of structures such as {from, value}, {role, content} or {user, assistant}, or JSON of one"
+                    }
+                    false => "text",
+                };
+                return Err(format!("column \"{name}\" is {}: expected {expected}", field.data_type()));
+            }
+            text.push(name.to_string());
+        }
+        if text.is_empty() {
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let wanted: Vec<&str> = TURN_KEYS.into_iter().chain(CAPTION_KEYS).collect();
+            let names = basic_models::outside::excerpt(&names.join(", "));
+            return Err(format!("has none of the columns {}: its columns are {names}", wanted.join(", ")));
+        }
+        text.extend(find("id").map(|field| field.name().clone()));
+        let has_paths = |field: &Field| match field.data_type() {
+            DataType::List(item) => item_has_path(item.data_type()),
+            other => item_has_path(other),
+        };
+        let images = images.into_iter().map(|field| Images { name: field.name().clone(), has_paths: has_paths(field) });
+        let names = schema.fields().iter().map(|field| field.name());
+        let media = names.filter(|name| media::is_media(name)).cloned().collect();
+        Ok(Self { images: images.collect(), text, media })
+    }
+}
+
+fn item_has_path(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Struct(fields) if fields.iter().any(|field| field.name() == "path"))
+}
+
+/// A column that is null everywhere has no type of its own.
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::Binary | DataType::Null)
+}
+
+fn is_turns(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) => matches!(item.data_type(), DataType::Struct(_)) || is_text(item.data_type()),
+        DataType::Struct(fields) => fields.iter().all(|field| matches!(field.data_type(), DataType::List(_))),
+        _ => false,
+    }
+}
+
+fn is_image(data_type: &DataType, lists: bool) -> bool {
+    match data_type {
+        DataType::Binary | DataType::Utf8 | DataType::Null => true,
+        DataType::List(item) => lists && is_image(item.data_type(), false),
+        DataType::Struct(fields) => {
+            let of = |name: &str| fields.iter().find(|field| field.name() == name).map(|field| field.data_type());
+            let bytes = of("bytes").is_none_or(|bytes| matches!(bytes, DataType::Binary | DataType::Null));
+            let path = of("path").is_none_or(is_text);
+            bytes && path && (of("bytes").is_some() || of("path").is_some())
+        }
+        _ => false,
+    }
+}

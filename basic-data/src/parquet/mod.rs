@@ -1,0 +1,192 @@
+//! Parquet files as the Hugging Face Hub holds them: images as bytes or paths, turns or captions as columns.
+//!
+//! Opening reads the footers alone. Rows are decoded by the window, a run of rows of about 16 MiB within a row
+//! group, and the windows last used are kept: reading in order decodes each window once, reading shuffled costs a
+//! window a sample.
+
+mod cache;
+mod cells;
+mod columns;
+mod compact;
+mod delta;
+mod pages;
+mod room;
+mod table;
+mod thrift;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use basic_models::outside::file_limits;
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use self::cache::{Cache, Key};
+use self::room::Room;
+use self::table::{Failure, Table};
+use super::image_root::ImageRoot;
+use super::keys;
+use super::record::{self, Fault};
+use super::{DataError, ImageSource, Sample, Samples};
+
+/// The share of a file's budget that the windows take together which are decoded at the same time, but for one.
+const SHARE: u64 = 2;
+
+/// A data set in Parquet files.
+#[derive(Debug)]
+pub struct ParquetData {
+    files: Vec<Table>,
+    /// The index of each file's first row.
+    firsts: Vec<usize>,
+    len: usize,
+    root: ImageRoot,
+    cache: Cache,
+    room: Arc<Room>,
+}
+
+impl ParquetData {
+    /// Reads the footers; image paths are relative to `root`, by default the first file's folder. `limit` keeps the
+    /// first rows.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] that names the file: truncated, not Parquet, without a column of text, or with a column of a type
+    /// that holds neither images nor turns; no row in any.
+    pub fn open(files: &[PathBuf], root: Option<&Path>, limit: Option<usize>) -> Result<Self, DataError> {
+        let room = Arc::new(Room::new(file_limits().bytes / SHARE));
+        let files: Vec<Table> = files.par_iter().map(|path| Table::open(path, &room)).collect::<Result<_, _>>()?;
+        let mut firsts = Vec::with_capacity(files.len());
+        let mut len = 0;
+        for file in &files {
+            firsts.push(len);
+            len = file.rows().saturating_add(len);
+        }
+        let first = files.first().map_or(Path::new(""), |file| &file.path);
+        if len == 0 {
+            return Err(DataError::Empty(first.into()));
+        }
+        let root = ImageRoot::of(root, first)?;
+        Ok(Self { files, firsts, len: len.min(limit.unwrap_or(usize::MAX)), root, cache: Cache::default(), room })
+    }
+
+    /// The files.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| file.path.to_path_buf()).collect()
+    }
+
+    /// What image paths are relative to.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    fn read(&self, index: usize, outline: bool) -> Result<Sample, DataError> {
+        let number = self.firsts.partition_point(|first| *first <= index) - 1;
+        let table = &self.files[number];
+        let row = index - self.firsts[number];
+        let group = table.groups.partition_point(|first| *first <= row) - 1;
+        let (leaves, unread) = table.leaves(group, outline);
+        let within = row - table.groups[group];
+        let window_rows = table.window_rows(group, &leaves);
+        let key = Key { file: number, group, window: within / window_rows, outline };
+        let decode = || table.decode(&self.room, &key, window_rows, &leaves);
+        let batches = self.cache.get(key, decode).map_err(|reason| {
+            let reason = match reason {
+                Failure::Damaged(reason) => {
+                    format!("row group {group} cannot be read: {reason}: is the file damaged?")
+                }
+                Failure::Costly(over) => format!("row group {group} cannot be read: {}", over.reason()),
+            };
+            Fault::Reason(reason).at(&table.path, &row.to_string())
+        })?;
+        let mut left = within % window_rows;
+        for batch in batches.iter() {
+            if left < batch.num_rows() {
+                return self.row(table, row, (batch, left), &unread);
+            }
+            left -= batch.num_rows();
+        }
+        let reason = format!("row group {group} has fewer rows than the file's footer says: is the file damaged?");
+        Err(Fault::Reason(reason).at(&table.path, &row.to_string()))
+    }
+
+    /// The sample in a row of a batch.
+    fn row(
+        &self,
+        table: &Table,
+        row: usize,
+        (batch, at): (&RecordBatch, usize),
+        unread: &[bool],
+    ) -> Result<Sample, DataError> {
+        let mut record = Map::new();
+        let mut room = cells::Room::new();
+        let budget = record::budget(&table.path);
+        for name in &table.columns.text {
+            let Some(array) = batch.column_by_name(name) else { continue };
+            let cell = cells::value(array, at, &mut room).and_then(|cell| match keys::TURN_KEYS.contains(&&name[..]) {
+                true => cells::turns(name, cell, &budget),
+                false => Ok(cell),
+            });
+            let cell = cell.map_err(|reason| Fault::Reason(reason).at(&table.path, &row.to_string()))?;
+            record.insert(name.clone(), cell);
+        }
+        for name in &table.columns.media {
+            if batch.column_by_name(name).is_some_and(|array| !cells::is_silent(array, at)) {
+                record.insert(name.clone(), "a cell of the table".into());
+            }
+        }
+        let record = Value::Object(record);
+        let place = record::place(row, &record["id"]);
+        let images = self.images(table, row, (batch, at), unread).map_err(|fault| fault.at(&table.path, &place))?;
+        record::sample(&table.path, place, &record, images)
+    }
+
+    /// The images in a row: those of the first column that holds any.
+    fn images(
+        &self,
+        table: &Table,
+        row: usize,
+        (batch, at): (&RecordBatch, usize),
+        unread: &[bool],
+    ) -> Result<Vec<ImageSource>, Fault> {
+        let columns = table.columns.images.iter().zip(unread);
+        let columns: Vec<_> =
+            columns.filter_map(|(column, unread)| Some((batch.column_by_name(&column.name)?, *unread))).collect();
+        let filled = columns.iter().find(|(array, unread)| match unread {
+            // Without the bytes a structure may look empty that is none.
+            true => !cells::images(array, at, true).is_ok_and(|found| found.is_empty()),
+            false => !cells::is_blank(array, at),
+        });
+        let filled = filled.or_else(|| columns.iter().find(|(array, _)| !array.is_null(at)));
+        let Some((array, unread)) = filled else { return Ok(Vec::new()) };
+        let mut left = file_limits().bytes;
+        let source = |(number, cell): (usize, cells::Cell)| match cell {
+            cells::Cell::Bytes(bytes) => {
+                let over =
+                    || Fault::Reason(format!("its images take more than the {left} bytes that one file may take"));
+                left = left.checked_sub(bytes.len() as u64).ok_or_else(over)?;
+                let name = table.path.join(format!("row {row}, image {number}"));
+                Ok(ImageSource::Bytes { name, bytes: bytes.into() })
+            }
+            cells::Cell::Path(path) => self.root.file(path).map(ImageSource::File).map_err(Fault::Image),
+        };
+        cells::images(array, at, *unread).map_err(Fault::Reason)?.into_iter().enumerate().map(source).collect()
+    }
+}
+
+impl Samples for ParquetData {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn sample(&self, index: usize) -> Result<Sample, DataError> {
+        self.read(index, false)
+    }
+
+    fn outline(&self, index: usize) -> Result<Sample, DataError> {
+        self.read(index, true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! From a sample to token ids, labels and image positions.
+
+use basic_models::processor::{Style, Tokenizer, render, tokenize};
+use basic_models::{Checkpoint, ImageTokens};
+
+use crate::config::TooLong;
+use crate::{DataError, ImageSource, Sample};
+
+/// A sample ready for a batch, but for its pixels.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// Ids, labels, image positions; no pixels.
+    pub tokens: ImageTokens,
+    /// The images.
+    pub images: Vec<ImageSource>,
+}
+
+/// Renders and tokenizes a sample, which may be as long as the model's context.
+///
+/// # Errors
+///
+/// [`DataError`] that names the file and the sample: no target, a context that is too short, a template's failure.
+pub fn prepare(sample: &Sample, checkpoint: &Checkpoint, style: &Style) -> Result<Prepared, DataError> {
+    let prepared = tokens(sample, &checkpoint.tokenizer, style, checkpoint.visual_tokens())?;
+    let context = checkpoint.config.text_config.context();
+    fitting(sample, prepared, Limit { max_length: context, context, too_long: TooLong::Error })
+}
+
+/// How long a sample may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub max_length: usize,
+    pub context: usize,
+    pub too_long: TooLong,
+}
+
+/// The sample's tokens, however many.
+pub(crate) fn tokens(
+    sample: &Sample,
+    tokenizer: &Tokenizer,
+    style: &Style,
+    visual: usize,
+) -> Result<Prepared, DataError> {
+    let conversation =
+        |source| DataError::Conversation { path: sample.file.to_path_buf(), place: sample.place.clone(), source };
+    let pieces = render(style, &sample.messages, tokenizer.specials()).map_err(conversation)?;
+    let example = tokenize(tokenizer, &pieces, visual, sample.images.len()).map_err(conversation)?;
+    Ok(Prepared {
+        tokens: ImageTokens {
+            ids: example.ids,
+            labels: example.labels,
+            images: example.image_positions.into_iter().map(Iterator::collect).collect(),
+            pixels: Vec::new(),
+        },
+        images: sample.images.clone(),
+    })
+}
+
+/// The sample, if it is not too long, or what `limit` leaves of it.
+pub(crate) fn fitting(sample: &Sample, mut prepared: Prepared, limit: Limit) -> Result<Prepared, DataError> {
+    let (path, place) = (sample.file.to_path_buf(), sample.place.clone());
+    let length = prepared.tokens.ids.len();
+    let Limit { max_length, context, too_long } = limit;
+    if length > max_length {
+        if too_long != TooLong::Truncate {
+            return Err(DataError::TooLong { path, place, length, max_length, context });
+        }
+        cut(&mut prepared, max_length);
+    }
+    if prepared.tokens.targets() == 0 {
+        let left = prepared.tokens.ids.len();
+        let reason = match left == length {
+            true => format!("none of its {length} tokens bears a loss: give it an answer or leave it out"),
+            false => format!(
+                "is {length} tokens long, and none of the {left} that loader.max_length = {max_length} leaves bears a \
+                 loss: raise it or leave the sample out"
+            ),
+        };
+        return Err(DataError::Sample { path, place, reason });
+    }
+    Ok(prepared)
+}
+
+/// Cuts a sample from the right to `max_length` tokens, or to where an image begins that would be cut through.
+fn cut(prepared: &mut Prepared, max_length: usize) {
+    let Prepared { tokens, images } = prepared;
+    let whole = |positions: &Vec<usize>| positions.last().is_none_or(|last| *last < max_length);
+    let kept = tokens.images.iter().take_while(|positions| whole(positions)).count();
+    let next = tokens.images.get(kept).and_then(|positions| positions.first().copied());
+    let end = next.unwrap_or(max_length).min(max_length);
+    tokens.ids.truncate(end);
+    tokens.labels.truncate(end);
+    tokens.images.truncate(kept);
+    images.truncate(kept);
+}

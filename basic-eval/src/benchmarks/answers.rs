@@ -1,0 +1,211 @@
+//! What the model said so far: a file that grows as it answers, so that an evaluation goes on where it was stopped.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use basic_models::atomic_file::write_atomically;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::reading::id;
+use super::record::forget;
+use super::{Asked, BenchmarkError};
+
+/// A line of the file, with LLaVA's keys.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    question_id: Value,
+    prompt: String,
+    text: String,
+}
+
+/// The answers of one benchmark, in `answers.jsonl`; `made.txt` beside it says how they were made.
+#[derive(Debug)]
+pub struct Answers {
+    path: PathBuf,
+    file: File,
+    held: HashMap<(String, String), String>,
+}
+
+impl Answers {
+    /// Opens the answers in the folder `dir`, which is made, of answers to `asked` that are made in the way `made`. A
+    /// last line that was not written whole is dropped; with `fresh`, all of them. Where answers are missing, the scores of
+    /// an earlier evaluation go.
+    ///
+    /// # Errors
+    ///
+    /// [`BenchmarkError`] where a line is none of `asked`'s or the answers were made in another way.
+    pub fn open(dir: &Path, asked: &[Asked], made: &str, fresh: bool) -> Result<Self, BenchmarkError> {
+        let (path, note) = (dir.join("answers.jsonl"), dir.join("made.txt"));
+        std::fs::create_dir_all(dir).map_err(BenchmarkError::io(dir))?;
+        let mut old = if fresh { None } else { read_if_there(&path)? }.unwrap_or_default();
+        // A line that was cut off may end within a character.
+        old.truncate(old.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        let whole = old.len();
+        let text = String::from_utf8(old).map_err(|e| {
+            let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            BenchmarkError::line(&path, line, "is not UTF-8: give --fresh to begin anew")
+        })?;
+        if whole > 0 {
+            let was = read_if_there(&note)?.map(|was| String::from_utf8_lossy(&was).into_owned());
+            let was = was.unwrap_or_else(|| "in a way that is not known".into());
+            if was != made {
+                return Err(BenchmarkError::Stale { path, was, now: made.into() });
+            }
+        }
+        write_atomically(&note, made.as_bytes()).map_err(BenchmarkError::io(&note))?;
+        let known: HashSet<(String, String)> = asked.iter().map(key).collect();
+        let mut held = HashMap::new();
+        for (index, line) in text.lines().enumerate() {
+            let wrong =
+                |e| BenchmarkError::line(&path, index + 1, format!("no answer: {e}: give --fresh to begin anew"));
+            let line: Line = serde_json::from_str(line).map_err(wrong)?;
+            let key = (id(&line.question_id), line.prompt);
+            if !known.contains(&key) {
+                let problem = format!("answers question {}, which is not asked: give --fresh to begin anew", key.0);
+                return Err(BenchmarkError::line(&path, index + 1, problem));
+            }
+            held.insert(key, line.text);
+        }
+        if held.len() < known.len() {
+            forget(dir)?;
+        }
+        let open = || {
+            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            file.set_len(whole as u64)?;
+            Ok(file)
+        };
+        let file = open().map_err(BenchmarkError::io(&path))?;
+        Ok(Self { path, file, held })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many questions are answered.
+    pub fn count(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether a question is answered.
+    pub(super) fn holds(&self, question: &Asked) -> bool {
+        self.held.contains_key(&key(question))
+    }
+
+    /// The answers in the order of `asked`, in which the file has them from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`BenchmarkError`] that names the file, and the question where one is not answered.
+    pub fn finish(self, asked: &[Asked]) -> Result<Vec<String>, BenchmarkError> {
+        let (mut lines, mut texts) = (String::new(), Vec::with_capacity(asked.len()));
+        for question in asked {
+            let missing =
+                || BenchmarkError::entry(&self.path, format!("question {}", id(&question.id)), "has no answer");
+            let text = self.held.get(&key(question)).ok_or_else(missing)?;
+            lines += &self.line(question, text)?;
+            texts.push(text.clone());
+        }
+        write_atomically(&self.path, lines.as_bytes()).map_err(BenchmarkError::io(&self.path))?;
+        Ok(texts)
+    }
+
+    /// Keeps the answers to those of `batch` that have none yet, in one write.
+    pub(super) fn add(&mut self, batch: &[&Asked], texts: Vec<String>) -> Result<(), BenchmarkError> {
+        let mut lines = String::new();
+        for (question, text) in batch.iter().zip(texts) {
+            if !self.holds(question) {
+                lines += &self.line(question, &text)?;
+                self.held.insert(key(question), text);
+            }
+        }
+        self.file.write_all(lines.as_bytes()).map_err(BenchmarkError::io(&self.path))
+    }
+
+    fn line(&self, question: &Asked, text: &str) -> Result<String, BenchmarkError> {
+        let line = Line { question_id: question.id.clone(), prompt: question.prompt.clone(), text: text.into() };
+        let wrong = |e| BenchmarkError::entry(&self.path, format!("question {}", line.question_id), e);
+        Ok(serde_json::to_string(&line).map_err(wrong)? + "\n")
+    }
+}
+
+/// What tells a question from the others: TextVQA's ids are those of images, which have several questions each.
+pub(super) fn key(question: &Asked) -> (String, String) {
+    (id(&question.id), question.prompt.clone())
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, BenchmarkError> {
+    match basic_models::outside::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(BenchmarkError::Io { path: path.into(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(ids: &[u64]) -> Vec<Asked> {
+        ids.iter().map(|id| Asked { id: (*id).into(), prompt: format!("q{id}"), image: None }).collect()
+    }
+
+    #[test]
+    fn a_torn_line_is_dropped_and_its_question_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let questions = asked(&[1, 2]);
+        let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
+        answers.add(&[&questions[0]], vec!["one".into()]).unwrap();
+        let path = answers.path().to_path_buf();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let torn = [whole.as_bytes(), b"{\"question_id\":2,\"prompt\":\"\xe8\xaf"].concat();
+        std::fs::write(&path, torn).unwrap();
+        let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
+        assert_eq!((answers.count(), answers.holds(&questions[0]), answers.holds(&questions[1])), (1, true, false));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+        answers.add(&[&questions[1]], vec!["two".into()]).unwrap();
+        let answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
+        assert_eq!(answers.finish(&questions).unwrap(), ["one", "two"]);
+    }
+
+    #[test]
+    fn finished_answers_stand_in_the_questions_order_and_unfinished_ones_take_the_scores_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let questions = asked(&[1, 2, 1]);
+        let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
+        answers.add(&[&questions[1], &questions[0]], vec!["two".into(), "one".into()]).unwrap();
+        answers.add(&[&questions[0]], vec!["other".into()]).unwrap();
+        let path = answers.path().to_path_buf();
+        assert_eq!(answers.finish(&questions).unwrap(), ["one", "two", "one"], "asked twice, answered twice");
+        let ids: Vec<Line> =
+            std::fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(ids.iter().map(|line| line.question_id.clone()).collect::<Vec<_>>(), [1, 2, 1]);
+        let scores = dir.path().join("judged.jsonl");
+        std::fs::write(&scores, "").unwrap();
+        Answers::open(dir.path(), &questions, "now", false).unwrap();
+        assert!(scores.exists());
+        let more = asked(&[1, 2, 3]);
+        let error = Answers::open(dir.path(), &more, "now", false).unwrap().finish(&more).unwrap_err().to_string();
+        assert!(error.contains("question 3: has no answer"), "{error}");
+        assert!(!scores.exists());
+    }
+
+    #[test]
+    fn answers_to_other_questions_or_of_another_model_are_refused_but_for_a_fresh_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let questions = asked(&[1, 2]);
+        let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
+        answers.add(&[&questions[1]], vec!["two".into()]).unwrap();
+        let error = Answers::open(dir.path(), &asked(&[1]), "now", false).unwrap_err().to_string();
+        assert!(error.contains("answers.jsonl:1: answers question 2"), "{error}");
+        let error = Answers::open(dir.path(), &questions, "later", false).unwrap_err().to_string();
+        assert!(error.contains("were made now, not later"), "{error}");
+        let answers = Answers::open(dir.path(), &questions, "later", true).unwrap();
+        assert_eq!(answers.count(), 0);
+        assert_eq!(std::fs::read_to_string(answers.path()).unwrap(), "");
+    }
+}

@@ -1,0 +1,176 @@
+//! What `basic eval` left: judged answers of benchmarks, and files of predictions.
+
+use std::path::{Path, PathBuf};
+
+use basic_models::outside::{self, Budget, Unparsed};
+use serde_json::Value;
+
+use super::CompareError;
+use crate::benchmarks::{Judged, Record, judged_file};
+use crate::questions::Prediction;
+
+/// The answers to one benchmark or one file of questions.
+#[derive(Debug, Clone)]
+pub struct Set {
+    /// The benchmark's or the file's name.
+    pub name: String,
+    /// The file with the answers.
+    pub file: PathBuf,
+    /// How they were made, where that is recorded.
+    pub record: Option<Record>,
+    /// What the mean of the scores is called.
+    pub measure: Option<String>,
+    /// The answers.
+    pub judged: Vec<Judged>,
+}
+
+/// Everything that `basic eval` left at `run`: a file of predictions, a benchmark's folder, a folder of these, or a
+/// checkpoint with such a folder called `eval`.
+///
+/// # Errors
+///
+/// [`CompareError`] where there is nothing, or it is not whole.
+pub fn sets(run: &Path) -> Result<Vec<Set>, CompareError> {
+    let none = |path: &Path, problem: &str| CompareError::NoRun { path: path.into(), problem: problem.into() };
+    let Found { files, unfinished } = find(run)?;
+    if let Some(dir) = unfinished.first() {
+        return Err(none(dir, "this evaluation is not finished: the same `basic eval` goes on with it"));
+    }
+    if files.is_empty() {
+        return Err(none(run, "holds no answers that `basic eval` judged: no judged.jsonl, no *.predictions.jsonl"));
+    }
+    files.iter().map(|file| read(file)).collect()
+}
+
+/// The files that `basic eval` left.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Files of answers, in order.
+    pub files: Vec<PathBuf>,
+    /// Folders of benchmarks that were not answered to their end.
+    pub unfinished: Vec<PathBuf>,
+}
+
+/// Looks for what `basic eval` left at `run`.
+///
+/// # Errors
+///
+/// [`CompareError::NoRun`] where nothing is there; the operating system's, with the folder.
+pub fn find(run: &Path) -> Result<Found, CompareError> {
+    let mut found = Found::default();
+    if run.is_file() {
+        found.files.push(run.into());
+        return Ok(found);
+    }
+    if !run.is_dir() {
+        return Err(CompareError::NoRun { path: run.into(), problem: "there is no such file or folder".into() });
+    }
+    found.look(run)?;
+    for folder in folders(run)?.iter().chain(&folders(&run.join("eval"))?) {
+        found.look(folder)?;
+    }
+    found.files.sort();
+    found.files.dedup();
+    Ok(found)
+}
+
+/// The folders in a folder, in order; none where it is not there.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
+    Ok(list(dir)?.into_iter().filter(|path| path.is_dir()).collect())
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
+    let io = |source| CompareError::Io { path: dir.into(), source };
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        paths.push(entry.map_err(io)?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+impl Found {
+    /// Adds what lies directly in a folder.
+    fn look(&mut self, dir: &Path) -> Result<(), CompareError> {
+        let judged = judged_file(dir);
+        if judged.is_file() {
+            self.files.push(judged);
+        } else if dir.join("answers.jsonl").is_file() && dir.join("made.txt").is_file() {
+            self.unfinished.push(dir.into());
+        } else {
+            let predictions = |path: &PathBuf| path.is_file() && path.to_string_lossy().ends_with(".predictions.jsonl");
+            self.files.extend(list(dir)?.into_iter().filter(predictions));
+        }
+        Ok(())
+    }
+}
+
+/// The answers in a file.
+///
+/// # Errors
+///
+/// [`CompareError::Io`] or [`CompareError::Line`], with the file.
+pub fn read(file: &Path) -> Result<Set, CompareError> {
+    let io = |source| CompareError::Io { path: file.into(), source };
+    let bytes = outside::read(file).map_err(io)?;
+    let budget = Budget::of(file);
+    let record = Record::of(file)?;
+    let mut judged = Vec::new();
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        if !line.trim_ascii().is_empty() {
+            let last = !bytes[..].ends_with(b"\n") && bytes.ends_with(line);
+            judged.push(parse(line, judged.len(), &budget).map_err(|problem| {
+                let problem =
+                    if last { format!("the line is cut off ({problem}): run `basic eval` again") } else { problem };
+                CompareError::Line { path: file.into(), line: index + 1, problem }
+            })?);
+        }
+    }
+    if judged.is_empty() {
+        return Err(CompareError::NoRun { path: file.into(), problem: "holds no answer".into() });
+    }
+    let mut keys: Vec<(String, &str)> =
+        judged.iter().map(|line| (id(&line.question_id), line.prompt.as_str())).collect();
+    keys.sort_unstable();
+    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        let problem = format!("question {} is answered twice", twice[0].0);
+        return Err(CompareError::NoRun { path: file.into(), problem });
+    }
+    let stem = file.file_name().unwrap_or_default().to_string_lossy();
+    let stem = stem.strip_suffix(".jsonl").unwrap_or(&stem);
+    let name = record.as_ref().map(|record| record.name.clone());
+    let folder = file.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let name = name.or(folder.filter(|_| stem == "judged"));
+    let name = name.unwrap_or_else(|| stem.strip_suffix(".predictions").unwrap_or(stem).into());
+    let measure = record.as_ref().map_or_else(|| Some("exact match".into()), |record| record.measure.clone());
+    Ok(Set { name, file: file.into(), record, measure, judged })
+}
+
+/// A line of either kind of file.
+fn parse(line: &[u8], place: usize, budget: &Budget) -> Result<Judged, String> {
+    // A line is gone when its answer is made of it.
+    let took = outside::json_bytes(line);
+    let value = outside::parse_json(line, budget);
+    budget.give_back(took);
+    let value = value.map_err(|e| match e {
+        Unparsed::Syntax(error) => format!("no JSON: {error}"),
+        Unparsed::Costly(over) => over.reason(),
+    })?;
+    if value.get("correct").is_some() {
+        let prediction: Prediction = serde_json::from_value(value).map_err(|e| format!("no prediction: {e}"))?;
+        return Ok(Judged::of(&prediction, place));
+    }
+    let hint = match value.get("text").is_some() && value.get("prompt").is_some() {
+        true => ": it holds answers without scores; name their folder instead",
+        false => ": `basic eval` writes judged.jsonl and *.predictions.jsonl",
+    };
+    serde_json::from_value(value).map_err(|e| format!("no judged answer: {e}{hint}"))
+}
+
+/// An id as text, whether it is a number or a string.
+pub(super) fn id(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), String::from)
+}

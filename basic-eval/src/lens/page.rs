@@ -1,0 +1,175 @@
+//! `lens.html`: the image with its patches, and a slider over the layers.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use basic_data::ImageSource;
+use basic_models::Checkpoint;
+use image::{ImageFormat, RgbImage};
+use minijinja::{Environment, UndefinedBehavior, context};
+use serde::Serialize;
+
+use super::{Grid, ImageReading, LayerReading, LensError, Near, Place, Reading, pack};
+
+/// The demo report's look, which all pages share, and what the lens adds to it.
+const STYLE: &str = concat!(include_str!("../page.css"), "\n", include_str!("lens.css"));
+const SCRIPT: &str = concat!(include_str!("data.js"), "\n", include_str!("lens.js"));
+const TEMPLATE: &str = include_str!("lens.html");
+
+/// A checkpoint's reading, for the page.
+#[derive(Debug, Clone)]
+pub struct Pictured<'a> {
+    /// What the page calls the checkpoint.
+    pub name: String,
+    /// What the lens shows.
+    pub reading: &'a Reading,
+    /// Where the visual embeddings lie.
+    pub grid: &'a Grid,
+    /// The supervising layers (k).
+    pub k: usize,
+    /// What it answered, by what it was given: shown beside its image.
+    pub answers: Vec<(&'static str, String)>,
+    /// Per image its name and what the model sees of it, by [`seen_image`].
+    pub images: Vec<(String, String)>,
+}
+
+#[derive(Serialize)]
+struct Data {
+    /// What similarities and probabilities are multiplied by.
+    scale: f32,
+    pictures: Vec<String>,
+    models: Vec<ModelData>,
+}
+
+#[derive(Serialize)]
+struct ModelData {
+    name: String,
+    answers: BTreeMap<&'static str, String>,
+    k: usize,
+    layers: Vec<usize>,
+    top: usize,
+    side: usize,
+    places: Vec<Place>,
+    tokens: Vec<String>,
+    /// Bytes of a token's index.
+    width: usize,
+    images: Vec<ImageData>,
+}
+
+/// The lists hold all layers one behind the other.
+#[derive(Serialize)]
+struct ImageData {
+    name: String,
+    picture: usize,
+    text_rows: usize,
+    weight: String,
+    norm: String,
+    angle: String,
+    attention: String,
+    /// 0 no, 1 yes, 2 not counted.
+    meaningful: String,
+    /// Per kind: the tokens' indices, and similarities or probabilities.
+    nearest: [String; 2],
+    scores: Option<[String; 2]>,
+    logits: Option<[String; 2]>,
+    end_share: Vec<Option<f64>>,
+}
+
+/// What a model sees of an image, as a `data:` address of a PNG: the processed pixels, on which the patches lie.
+///
+/// # Errors
+///
+/// Names the image.
+pub fn seen_image(checkpoint: &Checkpoint, image: &ImageSource) -> Result<String, LensError> {
+    let pixels = image.pixels(checkpoint)?;
+    let config = checkpoint.images.config();
+    let factor = config.rescale_factor.unwrap_or(1.0) as f32;
+    let (mean, std) = config.normalize.unwrap_or(([0.0; 3], [1.0; 3]));
+    let plane = pixels.height * pixels.width;
+    let seen = RgbImage::from_fn(pixels.width as u32, pixels.height as u32, |x, y| {
+        let at = y as usize * pixels.width + x as usize;
+        let value = |c: usize| (pixels.data[c * plane + at] * std[c] + mean[c]) / factor;
+        image::Rgb([0, 1, 2].map(|c| value(c).round().clamp(0.0, 255.0) as u8))
+    });
+    let mut png = Cursor::new(Vec::new());
+    let failed = |source| LensError::Png { image: image.name().into(), source };
+    seen.write_to(&mut png, ImageFormat::Png).map_err(failed)?;
+    Ok(pack::picture(png.get_ref()))
+}
+
+/// The page of one checkpoint, or of two side by side, which needs neither a network nor other files. `facts` are shown
+/// above: a name and a value each.
+///
+/// # Errors
+///
+/// [`LensError::Template`] and [`LensError::Json`], which are defects.
+pub fn lens_html(models: &[Pictured<'_>], facts: &[(&str, String)]) -> Result<String, LensError> {
+    let mut pictures: Vec<String> = Vec::new();
+    let models: Vec<ModelData> = models.iter().map(|model| model_data(model, &mut pictures)).collect();
+    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+    let data = pack::script_json(&Data { scale: pack::SCALE, pictures, models })?;
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    // The engine escapes whatever it inserts in a file whose name ends in `.html`.
+    environment.add_template("lens.html", TEMPLATE)?;
+    let page = context! { style => STYLE, script => SCRIPT, names, facts, data };
+    Ok(environment.get_template("lens.html")?.render(page)?)
+}
+
+fn model_data(model: &Pictured<'_>, pictures: &mut Vec<String>) -> ModelData {
+    // Tokens by their place in a table: it is shorter than their ids, and every text is there once.
+    let place: BTreeMap<u32, u32> = model.reading.tokens.keys().zip(0u32..).map(|(id, at)| (*id, at)).collect();
+    let wide = place.len() > usize::from(u16::MAX);
+    let layers = model.reading.images.first().map(|image| image.layers.as_slice()).unwrap_or_default();
+    let images = model.reading.images.iter().zip(&model.images).map(|(image, (name, picture))| {
+        // Both checkpoints mostly see the same.
+        let at = pictures.iter().position(|other| other == picture).unwrap_or_else(|| {
+            pictures.push(picture.clone());
+            pictures.len() - 1
+        });
+        image_data(image, name, at, &place, wide)
+    });
+    let images = images.collect();
+    ModelData {
+        name: model.name.clone(),
+        answers: model.answers.iter().cloned().collect(),
+        k: model.k,
+        layers: layers.iter().map(|layer| layer.layer).collect(),
+        top: layers.first().and_then(|layer| layer.nearest.first()).map_or(0, Vec::len),
+        side: model.grid.side,
+        places: model.grid.places.clone(),
+        tokens: model.reading.tokens.values().map(|token| token.text.clone()).collect(),
+        width: if wide { 4 } else { 2 },
+        images,
+    }
+}
+
+fn image_data(image: &ImageReading, name: &str, picture: usize, place: &BTreeMap<u32, u32>, wide: bool) -> ImageData {
+    let layers = &image.layers;
+    let m = image.attention.len();
+    let lists = |of: fn(&LayerReading) -> &Vec<Vec<Near>>| -> [String; 2] {
+        let near = || layers.iter().flat_map(of).flatten();
+        let indices = near().map(|(id, _)| place.get(id).copied().unwrap_or(0));
+        let indices = if wide { pack::indices(indices) } else { pack::short_indices(indices) };
+        [indices, pack::shares(near().map(|(_, value)| *value))]
+    };
+    let given =
+        |of: fn(&LayerReading) -> &Vec<Vec<Near>>| layers.iter().any(|layer| !of(layer).is_empty()).then(|| lists(of));
+    let attention = |layer: &LayerReading| layer.attention.clone().unwrap_or_else(|| vec![0.0; m]);
+    ImageData {
+        name: name.to_string(),
+        picture,
+        text_rows: image.text_rows,
+        weight: pack::floats(image.attention.iter().copied()),
+        norm: pack::floats(layers.iter().flat_map(|layer| layer.norm.iter().copied())),
+        angle: pack::degrees(layers.iter().flat_map(|layer| layer.angle.iter().copied())),
+        attention: pack::floats(layers.iter().flat_map(attention)),
+        meaningful: pack::bytes(layers.iter().flat_map(|layer| layer.meaningful.iter().map(|m| m.map_or(2, u8::from)))),
+        nearest: lists(|layer| &layer.nearest),
+        scores: given(|layer| &layer.scores),
+        logits: given(|layer| &layer.logits),
+        end_share: layers.iter().map(|layer| layer.end_share).collect(),
+    }
+}

@@ -1,0 +1,323 @@
+//! One prompt under the lens.
+
+use std::collections::BTreeMap;
+
+use basic_core::{Basic, Targets};
+use basic_data::ImageSource;
+use basic_models::nn::Llava;
+use basic_models::{Batch, Checkpoint, ImageTokens};
+use burn::tensor::{DType, Tensor, TensorReadError};
+use serde::Serialize;
+
+use super::trace::{LayerRows, trace};
+use super::{Asked, Grid, LensError, Meaning, TokenText, TokenTexts, Truth, Vocabulary};
+
+/// A token's id and its similarity or probability.
+pub type Near = (u32, f32);
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub struct LensOptions {
+    /// k and the layer weights of V^ and a; the losses' weights don't matter.
+    pub basic: Basic,
+    /// Tokens per visual embedding.
+    pub top: usize,
+    /// Whether tokens by inner product and by logits too, not by cosine alone.
+    pub all: bool,
+    /// The layers, 0 for the projector's output; none means all.
+    pub layers: Option<Vec<usize>>,
+    /// When a visual embedding is meaningful.
+    pub meaning: Meaning,
+}
+
+/// A model under the lens.
+#[derive(Debug)]
+pub struct Lens<'a> {
+    model: &'a Llava,
+    checkpoint: &'a Checkpoint,
+    options: LensOptions,
+    vocabulary: Vocabulary,
+    texts: TokenTexts<'a>,
+    grid: Grid,
+    k: usize,
+}
+
+/// What the lens shows of a prompt.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reading {
+    /// The prompt's images, in order.
+    pub images: Vec<ImageReading>,
+    /// Every token that occurs below, by its id.
+    pub tokens: BTreeMap<u32, TokenText>,
+}
+
+/// What the lens shows of an image; the lists have an entry for each visual embedding.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageReading {
+    /// Text positions after the image (n).
+    pub text_rows: usize,
+    /// The patch weights a_i: attention over the first k layers; 0 where no text follows.
+    pub attention: Vec<f32>,
+    /// The layers, in order.
+    pub layers: Vec<LayerReading>,
+}
+
+/// What the lens shows of an image at a layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerReading {
+    /// 0 for the projector's output, h for decoder layer h.
+    pub layer: usize,
+    /// The length of v_i or V~_h.
+    pub norm: Vec<f32>,
+    /// The angle to V^ in degrees, 0 to 180.
+    pub angle: Vec<f32>,
+    /// This layer's attention from the text after the image; none at layer 0.
+    pub attention: Option<Vec<f32>>,
+    /// Tokens by cosine with E, and the cosine.
+    pub nearest: Vec<Vec<Near>>,
+    /// Tokens by probability in `softmax(x E^T)`, and it; none where not asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<Vec<Near>>,
+    /// Tokens by probability in the softmax of the logits, and it; none where not asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub logits: Vec<Vec<Near>>,
+    /// Whether the nearest token is meaningful; none where the embedding doesn't count.
+    pub meaningful: Vec<Option<bool>>,
+    /// The share of meaningful ones among those that count; none where none does.
+    pub meaningful_share: Option<f64>,
+    /// The share whose nearest token is the end token; none without an end token.
+    pub end_share: Option<f64>,
+    /// The mean cosine with the end token.
+    pub end_cosine: Option<f64>,
+}
+
+impl<'a> Lens<'a> {
+    /// A lens over a loaded checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`LensError::Layer`] and [`LensError::Objective`] for what the decoder does not have.
+    pub fn new(model: &'a Llava, checkpoint: &'a Checkpoint, options: LensOptions) -> Result<Self, LensError> {
+        let last = check(checkpoint, &options)?;
+        let k = options.basic.resolve_k(last)?;
+        let texts = TokenTexts::new(&checkpoint.tokenizer);
+        let (vocabulary, grid) = (Vocabulary::of(model)?, Grid::of(&checkpoint.config));
+        Ok(Self { model, checkpoint, options, vocabulary, texts, grid, k })
+    }
+
+    /// The places of the visual embeddings.
+    pub fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    /// The supervising layers (k).
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The rule for meaningful embeddings.
+    pub fn meaning(&self) -> Meaning {
+        self.options.meaning
+    }
+
+    /// The embedding table.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The model under the lens.
+    pub fn model(&self) -> &'a Llava {
+        self.model
+    }
+
+    /// The checkpoint under the lens.
+    pub fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
+    /// The token at which answers end: the tokenizer's, else the configuration's first.
+    pub fn end_token(&self) -> Option<u32> {
+        let config = || self.checkpoint.config.text_config.eos_ids().into_iter().next();
+        self.checkpoint.tokenizer.ids().eos.or_else(config)
+    }
+
+    /// How a token reads.
+    pub fn text(&mut self, id: u32) -> &TokenText {
+        self.texts.get(id)
+    }
+
+    /// Looks at a prompt with its images; `truths` has what is true of each image.
+    ///
+    /// # Errors
+    ///
+    /// [`LensError::NoImage`] for a prompt without image, images of the wrong size, hidden states that are no numbers.
+    pub fn read(
+        &mut self,
+        prompt: ImageTokens,
+        images: &[ImageSource],
+        truths: &[Truth],
+    ) -> Result<Reading, LensError> {
+        let prompt = ImageTokens { pixels: pixels(self.checkpoint, images)?, ..prompt };
+        if prompt.images.is_empty() {
+            return Err(LensError::NoImage);
+        }
+        let device = self.model.device().without_autodiff();
+        let batch = Batch::collate(&[prompt], self.checkpoint.pad_id(), self.checkpoint.image_shape(), &device);
+        let asked = Asked { top: self.options.top.max(1), all: self.options.all, end: self.end_token() };
+        let mut read: Vec<ImageReading> = Vec::new();
+        let model = self.model;
+        let basic = self.options.basic.clone();
+        let mut visit = |layer: LayerRows, targets: &Targets| -> Result<(), LensError> {
+            if read.is_empty() {
+                read = empty(&batch, targets)?;
+            }
+            if self.options.layers.as_ref().is_some_and(|layers| !layers.contains(&layer.layer)) {
+                return Ok(());
+            }
+            let all = self.look(&layer, targets, &asked, read.len())?;
+            for ((image, layer), truth) in
+                read.iter_mut().zip(all).zip(truths.iter().chain(std::iter::repeat(&Truth::Any)))
+            {
+                let layer = self.judged(layer, truth, asked.end);
+                image.layers.push(layer);
+            }
+            Ok(())
+        };
+        trace(model, &batch, &basic, &mut visit)?;
+        let mut tokens = BTreeMap::new();
+        let layers = read.iter().flat_map(|image| &image.layers);
+        let ids = layers.flat_map(|layer| layer.nearest.iter().chain(&layer.scores).chain(&layer.logits)).flatten();
+        for (id, _) in ids {
+            tokens.entry(*id).or_insert_with(|| self.texts.get(*id).clone());
+        }
+        if let Some(end) = asked.end {
+            tokens.entry(end).or_insert_with(|| self.texts.get(end).clone());
+        }
+        Ok(Reading { images: read, tokens })
+    }
+
+    /// A layer's numbers, image by image, before anything is judged.
+    fn look(
+        &self,
+        layer: &LayerRows,
+        targets: &Targets,
+        asked: &Asked,
+        images: usize,
+    ) -> Result<Vec<LayerReading>, LensError> {
+        let rows = self.vocabulary.read(self.model, &layer.rows, layer.layer, asked)?;
+        let angles = angles(&layer.rows, &targets.embeddings)?;
+        let m = rows.len() / images.max(1);
+        let parts = rows.chunks(m.max(1)).enumerate().map(|(image, rows)| LayerReading {
+            layer: layer.layer,
+            norm: rows.iter().map(|row| row.norm).collect(),
+            angle: angles[image * m..(image + 1) * m].to_vec(),
+            attention: layer.attention.as_ref().map(|all| all[image * m..(image + 1) * m].to_vec()),
+            nearest: rows.iter().map(|row| row.nearest.clone()).collect(),
+            scores: if asked.all { rows.iter().map(|row| row.scores.clone()).collect() } else { Vec::new() },
+            logits: if asked.all { rows.iter().map(|row| row.logits.clone()).collect() } else { Vec::new() },
+            meaningful: Vec::new(),
+            meaningful_share: None,
+            end_share: None,
+            end_cosine: mean(rows.iter().filter_map(|row| row.end)),
+        });
+        Ok(parts.collect())
+    }
+
+    fn judged(&mut self, mut layer: LayerReading, truth: &Truth, end: Option<u32>) -> LayerReading {
+        let meaning = self.options.meaning;
+        let nearest = layer.nearest.iter().enumerate();
+        layer.meaningful = nearest
+            .map(|(index, near)| near.first().and_then(|(id, s)| meaning.judge(truth, index, self.texts.get(*id), *s)))
+            .collect();
+        layer.meaningful_share = share(layer.meaningful.iter().flatten().copied());
+        layer.end_share =
+            end.and_then(|end| share(layer.nearest.iter().map(|near| near.first().is_some_and(|(id, _)| *id == end))));
+        layer
+    }
+}
+
+/// Checks what was asked for against the configuration, before weights are read; gives the number of decoder layers.
+pub(super) fn check(checkpoint: &Checkpoint, options: &LensOptions) -> Result<usize, LensError> {
+    let last = checkpoint.config.text_config.num_hidden_layers;
+    options.basic.resolve_k(last)?;
+    match options.layers.iter().flatten().find(|layer| **layer > last) {
+        Some(layer) => Err(LensError::Layer { layer: *layer, last }),
+        None => Ok(last),
+    }
+}
+
+impl LensOptions {
+    /// Checks k and the layers against a checkpoint's configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`LensError::Layer`] and [`LensError::Objective`].
+    pub fn check(&self, checkpoint: &Checkpoint) -> Result<(), LensError> {
+        check(checkpoint, self).map(|_| ())
+    }
+}
+
+/// The images' pixel values, each of the size that the vision encoder takes.
+fn pixels(checkpoint: &Checkpoint, images: &[ImageSource]) -> Result<Vec<Vec<f32>>, LensError> {
+    let [_, side, _] = checkpoint.image_shape();
+    let one = |image: &ImageSource| {
+        let pixels = image.pixels(checkpoint)?;
+        match (pixels.height, pixels.width) == (side, side) {
+            true => Ok(pixels.data),
+            false => {
+                Err(LensError::Size { image: image.name().into(), height: pixels.height, width: pixels.width, side })
+            }
+        }
+    };
+    images.iter().map(one).collect()
+}
+
+/// The images without layers.
+fn empty(batch: &Batch, targets: &Targets) -> Result<Vec<ImageReading>, TensorReadError> {
+    let weights = targets.weights.clone().cast(DType::F32).try_into_vec_as::<f32>()?;
+    let mut weights = weights.into_iter();
+    let images = batch.layout.images.iter().map(|image| ImageReading {
+        text_rows: image.text_rows.len(),
+        attention: weights.by_ref().take(image.positions.len()).collect(),
+        layers: Vec::new(),
+    });
+    Ok(images.collect())
+}
+
+/// The angles between rows in degrees. By both `|u - t|` and `|u + t|`: the arc cosine loses small angles.
+fn angles(rows: &Tensor<2>, targets: &Tensor<2>) -> Result<Vec<f32>, TensorReadError> {
+    let unit = |x: &Tensor<2>| x.clone() / x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+    let (u, t) = (unit(rows), unit(targets));
+    let length = |x: Tensor<2>| x.square().sum_dim(1).sqrt().try_into_vec_as::<f32>();
+    let (apart, along) = (length(u.clone() - t.clone())?, length(u + t)?);
+    let angle = |(apart, along): (f32, f32)| (2.0 * f64::from(apart).atan2(f64::from(along))).to_degrees() as f32;
+    Ok(apart.into_iter().zip(along).map(angle).collect())
+}
+
+/// The mean; none of nothing.
+pub(super) fn mean(values: impl Iterator<Item = f32>) -> Option<f64> {
+    let (sum, n) = values.fold((0.0, 0usize), |(sum, n), value| (sum + f64::from(value), n + 1));
+    (n > 0).then(|| sum / n as f64)
+}
+
+fn share(values: impl Iterator<Item = bool>) -> Option<f64> {
+    mean(values.map(|value| if value { 1.0 } else { 0.0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tensor;
+
+    use super::angles;
+
+    #[test]
+    fn angles_are_right_from_the_smallest_to_the_straight_one() {
+        let device = basic_core::DeviceSpec::Cpu.open().unwrap();
+        let rows = Tensor::<2>::from_floats([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [1.0, 1.0], [1.0, 1e-4]], &device);
+        let targets = Tensor::<2>::from_floats([[5.0, 0.0]; 5], &device);
+        let found = angles(&rows, &targets).unwrap();
+        for (found, expected) in found.iter().zip([0.0, 90.0, 180.0, 45.0, 1e-4f64.atan().to_degrees()]) {
+            assert!((f64::from(*found) - expected).abs() < 1e-4, "{found} and not {expected}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The lens over a data set: how many visual embeddings are meaningful at every layer, and where they drift to.
+
+use std::collections::{BTreeMap, HashMap};
+
+use basic_data::prepare;
+use basic_models::processor::Style;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::meaning::Scenes;
+use super::reading::mean;
+use super::{Cases, Lens, LensError, Meaning, Near, Rule, TokenText, Truth, content_words};
+use crate::benchmarks::Metric;
+
+/// Shuffles that chance is a mean of.
+const SHUFFLES: usize = 20;
+
+/// What a data set shows.
+#[derive(Debug, Clone, Serialize)]
+pub struct Survey {
+    /// Samples with an image that were looked at.
+    pub samples: usize,
+    /// Their images.
+    pub images: usize,
+    /// Visual embeddings of an image (m).
+    pub visual_tokens: usize,
+    /// The supervising layers (k).
+    pub k: usize,
+    /// The mean length of the token embeddings.
+    pub token_norm: f64,
+    /// The end token's id; none where the checkpoint names none.
+    pub end_token: Option<u32>,
+    /// The rule.
+    pub meaningful: Meaning,
+    /// The layers, 0 for the projector's output.
+    pub layers: Vec<LayerShare>,
+}
+
+/// Means over the visual embeddings of a data set at a layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerShare {
+    /// 0 for the projector's output, h for decoder layer h.
+    pub layer: usize,
+    /// Visual embeddings that count by the rule.
+    pub counted: usize,
+    /// The share of them that is meaningful.
+    pub meaningful: f64,
+    /// The lower end of its 95% interval, by the bootstrap over images.
+    pub low: f64,
+    /// The upper end.
+    pub high: f64,
+    /// The share that is meaningful by chance: with the captions of other images, or the embeddings shuffled among the
+    /// labelled patches; none for a rule that needs neither, or for a single caption.
+    pub chance: Option<f64>,
+    /// Meaningful visual embeddings of an image, on average: the paper's count at layer 0.
+    pub per_image: f64,
+    /// The mean cosine with the nearest token.
+    pub similarity: f64,
+    /// The share whose nearest token is the end token.
+    pub end_share: Option<f64>,
+    /// The mean cosine with the end token.
+    pub end_cosine: Option<f64>,
+    /// The mean length.
+    pub norm: f64,
+    /// The mean angle to V^ in degrees.
+    pub angle: f64,
+}
+
+/// What is kept of an image.
+struct Seen {
+    truth: Truth,
+    layers: Vec<Kept>,
+}
+
+/// What is kept of an image's layer.
+struct Kept {
+    layer: usize,
+    nearest: Vec<Near>,
+    end_share: Option<f64>,
+    end_cosine: Option<f64>,
+    norm: f64,
+    angle: f64,
+}
+
+/// Looks at the samples with these indices, rendered in `style` as training renders them; `scenes` are for
+/// [`Rule::Labels`]. `progress` sees how many are done.
+///
+/// # Errors
+///
+/// Names the file and the sample, or the image.
+pub fn survey(
+    lens: &mut Lens<'_>,
+    cases: &Cases,
+    indices: &[usize],
+    style: &Style,
+    scenes: Option<&Scenes>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Survey, LensError> {
+    let mut images: Vec<Seen> = Vec::new();
+    let mut tokens: BTreeMap<u32, TokenText> = BTreeMap::new();
+    for (done, index) in indices.iter().enumerate() {
+        let case = cases.get(*index)?;
+        let prepared = prepare(&case.sample, lens.checkpoint(), style)?;
+        let mut truths = Vec::with_capacity(prepared.images.len());
+        for image in &prepared.images {
+            truths.push(match (lens.meaning().rule, scenes) {
+                (Rule::Caption, _) => Truth::Words(content_words(&case.said)),
+                (Rule::Labels, Some(scenes)) => scenes.truth(image.name(), lens.grid())?,
+                (Rule::Labels, None) => Truth::Patches(Vec::new()),
+                (Rule::Word, _) => Truth::Any,
+            });
+        }
+        let reading = lens.read(prepared.tokens, &prepared.images, &truths)?;
+        for (image, truth) in reading.images.into_iter().zip(truths) {
+            let layers = image.layers.into_iter().map(|layer| Kept {
+                layer: layer.layer,
+                nearest: layer.nearest.into_iter().filter_map(|near| near.first().copied()).collect(),
+                end_share: layer.end_share,
+                end_cosine: layer.end_cosine,
+                norm: mean(layer.norm.into_iter()).unwrap_or(0.0),
+                angle: mean(layer.angle.into_iter()).unwrap_or(0.0),
+            });
+            images.push(Seen { truth, layers: layers.collect() });
+        }
+        tokens.extend(reading.tokens);
+        progress(done + 1);
+    }
+    let layers = images.first().map_or(0, |image| image.layers.len());
+    let judge = Judge { meaning: lens.meaning(), tokens: &tokens };
+    Ok(Survey {
+        samples: indices.len(),
+        images: images.len(),
+        visual_tokens: lens.grid().places.len(),
+        k: lens.k(),
+        token_norm: lens.vocabulary().mean_norm(),
+        end_token: lens.end_token(),
+        meaningful: lens.meaning(),
+        layers: (0..layers).map(|at| judge.layer(&images, at)).collect(),
+    })
+}
+
+struct Judge<'a> {
+    meaning: Meaning,
+    tokens: &'a BTreeMap<u32, TokenText>,
+}
+
+impl Judge<'_> {
+    /// Whether the nearest token of embedding `index` is meaningful.
+    fn judge(&self, truth: &Truth, index: usize, near: Near) -> Option<bool> {
+        self.meaning.judge(truth, index, self.tokens.get(&near.0)?, near.1)
+    }
+
+    fn layer(&self, images: &[Seen], at: usize) -> LayerShare {
+        // Per image: how many are meaningful, how many count.
+        let counts: Vec<(f64, f64)> = images
+            .iter()
+            .map(|image| {
+                let nearest = image.layers[at].nearest.iter().enumerate();
+                let judged = nearest.filter_map(|(index, near)| self.judge(&image.truth, index, *near));
+                judged.fold((0.0, 0.0), |(hits, all), hit| (hits + f64::from(u8::from(hit)), all + 1.0))
+            })
+            .collect();
+        let share = |chosen: &[usize]| {
+            let (hits, all) = chosen.iter().fold((0.0, 0.0), |(h, a), i| (h + counts[*i].0, a + counts[*i].1));
+            if all > 0.0 { hits / all } else { 0.0 }
+        };
+        let metric = Metric::of("meaningful", images.len(), share);
+        let average = |of: &dyn Fn(&Kept) -> f64| {
+            images.iter().map(|image| of(&image.layers[at])).sum::<f64>() / images.len().max(1) as f64
+        };
+        let optional = |of: fn(&Kept) -> Option<f64>| {
+            let first = images.first().and_then(|image| of(&image.layers[at]));
+            first.map(|_| average(&|kept| of(kept).unwrap_or(0.0)))
+        };
+        LayerShare {
+            layer: images.first().map_or(0, |image| image.layers[at].layer),
+            counted: counts.iter().map(|(_, all)| *all as usize).sum(),
+            meaningful: metric.value,
+            low: metric.low,
+            high: metric.high,
+            chance: match self.meaning.rule {
+                Rule::Caption => self.other_captions(images, at),
+                Rule::Labels => self.shuffled(images, at),
+                Rule::Word => None,
+            },
+            per_image: counts.iter().map(|(hits, _)| hits).sum::<f64>() / images.len().max(1) as f64,
+            similarity: average(&|kept| mean(kept.nearest.iter().map(|(_, s)| *s)).unwrap_or(0.0)),
+            end_share: optional(|kept| kept.end_share),
+            end_cosine: optional(|kept| kept.end_cosine),
+            norm: average(&|kept| kept.norm),
+            angle: average(&|kept| kept.angle),
+        }
+    }
+
+    /// The share with every image's caption swapped for another's, mean over shuffles.
+    fn other_captions(&self, images: &[Seen], at: usize) -> Option<f64> {
+        if images.len() < 2 {
+            return None;
+        }
+        // Few tokens differ: how often each is near enough, per image.
+        let near_enough = |near: &&Near| self.meaning.min_similarity.is_none_or(|least| near.1 >= least);
+        let mut all = 0;
+        let counts: Vec<HashMap<u32, usize>> = images
+            .iter()
+            .map(|image| {
+                let nearest = &image.layers[at].nearest;
+                all += nearest.len();
+                nearest.iter().filter(near_enough).fold(HashMap::new(), |mut counts, (id, _)| {
+                    *counts.entry(*id).or_default() += 1;
+                    counts
+                })
+            })
+            .collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut hits = 0;
+        for _ in 0..SHUFFLES {
+            for (counts, other) in counts.iter().zip(derangement(images.len(), &mut rng)) {
+                let fits = |id: &u32| {
+                    self.tokens.get(id).is_some_and(|token| match &images[other].truth {
+                        Truth::Words(words) => words.contains(&token.folded),
+                        Truth::Patches(_) | Truth::Any => false,
+                    })
+                };
+                hits += counts.iter().filter(|(id, _)| fits(id)).map(|(_, n)| n).sum::<usize>();
+            }
+        }
+        Some(hits as f64 / (all * SHUFFLES).max(1) as f64)
+    }
+
+    /// The share with the embeddings shuffled among the labelled patches of all images, mean over shuffles.
+    fn shuffled(&self, images: &[Seen], at: usize) -> Option<f64> {
+        let mut nearest = Vec::new();
+        let mut truths = Vec::new();
+        for image in images {
+            for (index, near) in image.layers[at].nearest.iter().enumerate() {
+                if let Truth::Patches(patches) = &image.truth
+                    && let Some(Some(words)) = patches.get(index)
+                {
+                    nearest.push(*near);
+                    truths.push(Truth::Patches(vec![Some(*words)]));
+                }
+            }
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut hits = 0;
+        for _ in 0..SHUFFLES {
+            nearest.shuffle(&mut rng);
+            hits +=
+                nearest.iter().zip(&truths).filter(|(near, truth)| self.judge(truth, 0, **near) == Some(true)).count();
+        }
+        (!nearest.is_empty()).then(|| hits as f64 / (nearest.len() * SHUFFLES) as f64)
+    }
+}
+
+/// A random cycle through `n` items (Sattolo's algorithm): none stays where it is.
+fn derangement(n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        order.swap(i, rng.random_range(0..i));
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> TokenText {
+        TokenText { token: Some(text.into()), text: text.into(), folded: text.into(), word: true }
+    }
+
+    fn seen(caption: &str, nearest: &[Near]) -> Seen {
+        let kept =
+            Kept { layer: 0, nearest: nearest.to_vec(), end_share: None, end_cosine: None, norm: 2.0, angle: 30.0 };
+        Seen { truth: Truth::Words(content_words(caption)), layers: vec![kept] }
+    }
+
+    fn tokens() -> BTreeMap<u32, TokenText> {
+        [(1, token("dog")), (2, token("cat")), (3, token("sky"))].into()
+    }
+
+    #[test]
+    fn shares_counts_and_chance_are_those_counted_by_hand() {
+        let tokens = tokens();
+        let judge = Judge { meaning: Meaning { rule: Rule::Caption, min_similarity: None }, tokens: &tokens };
+        // Two images: the only derangement swaps their captions. By hand: 2 of 4 and 1 of 4; swapped, 1 of 4 and 0 of 4.
+        let images = [
+            seen("a dog", &[(1, 0.5), (1, 0.3), (2, 0.2), (3, 0.2)]),
+            seen("cat", &[(2, 0.5), (3, 0.3), (3, 0.2), (3, 0.2)]),
+        ];
+        let layer = judge.layer(&images, 0);
+        assert_eq!((layer.counted, layer.meaningful, layer.per_image), (8, 3.0 / 8.0, 1.5));
+        assert_eq!(layer.chance, Some(1.0 / 8.0));
+        assert!((layer.similarity - 0.3).abs() < 1e-7 && layer.norm == 2.0 && layer.angle == 30.0);
+        assert!(layer.low <= layer.meaningful && layer.meaningful <= layer.high);
+        assert_eq!(judge.layer(&images[..1], 0).chance, None, "one caption cannot be swapped");
+        let strict = Judge { meaning: Meaning { rule: Rule::Caption, min_similarity: Some(0.4) }, tokens: &tokens };
+        assert_eq!((strict.layer(&images, 0).meaningful, strict.layer(&images, 0).chance), (2.0 / 8.0, Some(0.0)));
+    }
+
+    #[test]
+    fn labels_are_shuffled_among_the_labelled_patches() {
+        let tokens = tokens();
+        let judge = Judge { meaning: Meaning { rule: Rule::Labels, min_similarity: None }, tokens: &tokens };
+        let mut image = seen("", &[(1, 0.5), (2, 0.5), (3, 0.5)]);
+        image.truth = Truth::Patches(vec![Some(["dog", "-", "-"]), None, Some(["sky", "-", "-"])]);
+        let layer = judge.layer(&[image], 0);
+        assert_eq!((layer.counted, layer.meaningful, layer.per_image), (2, 1.0, 2.0));
+        // A shuffle keeps both or swaps both.
+        let chance = layer.chance.unwrap();
+        assert!(chance > 0.0 && chance < 1.0, "{chance}");
+        assert!(((chance * 20.0).round() - chance * 20.0).abs() < 1e-9, "{chance}");
+    }
+
+    #[test]
+    fn nothing_stays_where_it_is_in_a_derangement() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for n in 2..9 {
+            let order = derangement(n, &mut rng);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert!(sorted.into_iter().eq(0..n) && order.iter().enumerate().all(|(i, o)| i != *o), "{order:?}");
+        }
+    }
+}

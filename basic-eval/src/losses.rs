@@ -1,0 +1,337 @@
+//! The losses and gradients of given samples: `basic losses`, the counterpart of the reference script's command.
+
+use std::path::{Path, PathBuf};
+
+use basic_core::{Losses, Objective, ObjectiveError};
+use basic_data::{DataError, ImageBase, ImageNameError};
+use basic_models::checkpoint::ParamPath;
+use basic_models::nn::{Llava, Projector};
+use basic_models::outside::read_text;
+use basic_models::processor::{ProcessorError, tokenize_apart};
+use basic_models::{Batch, Checkpoint, CheckpointError, ImageTokens};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Tensor, TensorReadError};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why the losses of a file could not be computed.
+#[derive(Debug, Error)]
+pub enum InspectError {
+    /// The samples' file could not be read, or the gradients' not written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line is not a sample.
+    #[error("{path}:{line}: {source}", path = path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A sample does not fit its images or the tokenizer.
+    #[error("{path}:{line}: {source}", path = path.display())]
+    Sample {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        source: ProcessorError,
+    },
+    /// An image that is not there, or not below its folder.
+    #[error("{path}:{line}: {source}", path = path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Names the image and says what to do.
+        source: ImageNameError,
+    },
+    /// A sample longer than the model's context.
+    #[error("{path}:{line}: the sample is {tokens} tokens long, the model's context is {context}: shorten it or leave it out", path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// The model's.
+        context: usize,
+    },
+    /// The folder of the images.
+    #[error(transparent)]
+    Folder(#[from] DataError),
+    /// No sample in the file.
+    #[error("{path}: holds no sample", path = .0.display())]
+    Empty(PathBuf),
+    /// The checkpoint or an image.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A knob.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
+    /// The device.
+    #[error("a tensor could not be read from the device: {0}")]
+    Read(#[from] TensorReadError),
+    /// The gradients' file.
+    #[error("{path}: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: safetensors::SafeTensorError,
+    },
+}
+
+/// The keys of the reference script's JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct LossReport {
+    /// Mean cross entropy over all target tokens, and every term of the methods, unweighted.
+    #[serde(flatten)]
+    pub losses: Losses<f32>,
+    /// The weighted sum.
+    pub total: f32,
+    /// Tokens per sample.
+    pub tokens: Vec<usize>,
+    /// Patch weights per sample, its images in order.
+    pub attention: Vec<Vec<f32>>,
+    /// Norms of the projector's gradients per loss.
+    pub grad_norms: Losses<f32>,
+}
+
+/// One tensor of `--grads`: name, shape, values.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
+/// A sample of the reference script: images, a prompt with one `<image>` each, an answer.
+#[derive(Debug, Deserialize)]
+struct Line {
+    image: Option<OneOrMany>,
+    prompt: String,
+    answer: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Reads the samples of a JSONL file; images are relative to it and lie below its folder. Prompt and answer are tokenized
+/// apart.
+///
+/// # Errors
+///
+/// [`InspectError`] that names the file and the line.
+pub fn read_samples(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<ImageTokens>, InspectError> {
+    read_samples_within(checkpoint, path, None)
+}
+
+/// [`read_samples`] whose images may also lie below the folder `image_root`.
+///
+/// # Errors
+///
+/// [`InspectError`] that names the file and the line.
+pub fn read_samples_within(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    image_root: Option<&Path>,
+) -> Result<Vec<ImageTokens>, InspectError> {
+    let text = read_text(path).map_err(|source| InspectError::Io { path: path.into(), source })?;
+    let base = ImageBase::of(None, path, image_root)?;
+    let context = checkpoint.config.text_config.context();
+    let mut samples = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let line_number = index + 1;
+        let sample: Line = serde_json::from_str(line).map_err(|source| InspectError::Line {
+            path: path.into(),
+            line: line_number,
+            source,
+        })?;
+        let files = match sample.image {
+            None => Vec::new(),
+            Some(OneOrMany::One(file)) => vec![file],
+            Some(OneOrMany::Many(files)) => files,
+        };
+        let tokens = checkpoint.visual_tokens();
+        let example = tokenize_apart(&checkpoint.tokenizer, &sample.prompt, &sample.answer, tokens, files.len())
+            .map_err(|source| InspectError::Sample { path: path.into(), line: line_number, source })?;
+        if example.ids.len() > context {
+            let tokens = example.ids.len();
+            return Err(InspectError::TooLong { path: path.into(), line: line_number, tokens, context });
+        }
+        let pixels = files.iter().map(|name| {
+            let wrong = |source| InspectError::Image { path: path.into(), line: line_number, source };
+            let file = base.file(name).map_err(wrong)?;
+            Ok::<_, InspectError>(checkpoint.pixels(&file)?.data)
+        });
+        let pixels: Result<Vec<_>, _> = pixels.collect();
+        samples.push(ImageTokens {
+            ids: example.ids,
+            labels: example.labels,
+            images: example.image_positions.into_iter().map(Iterator::collect).collect(),
+            pixels: pixels?,
+        });
+    }
+    if samples.is_empty() {
+        return Err(InspectError::Empty(path.into()));
+    }
+    Ok(samples)
+}
+
+/// The losses of one batch and their gradients with respect to v and the projector, each loss by itself. `model` must
+/// be on an autodiff device.
+///
+/// # Errors
+///
+/// [`InspectError`] for a knob out of range or a failing device.
+pub fn inspect(
+    model: Llava,
+    batch: &Batch,
+    objective: &Objective,
+) -> Result<(LossReport, Vec<NamedTensor>), InspectError> {
+    // The other methods' terms need the heads and encoders of the run that trains with them.
+    let objective = Objective::from(objective.basic.whole());
+    // v is cut out as a leaf, so that each loss's gradient with respect to it can be had from one forward pass: only
+    // v carries das and sds, and a graph can be walked once.
+    let model = model.freeze();
+    let projector = model.multi_modal_projector.clone().unfreeze();
+    let encode = || batch.pixels.clone().map(|pixels| model.encode(pixels).without_autodiff());
+    let features = batch.features.clone().or_else(encode);
+    let leaf =
+        features.clone().map(|f| model.multi_modal_projector.forward(f).without_autodiff().autodiff().require_grad());
+    let forward = model.forward_from(batch, &objective, features.clone(), leaf.clone())?;
+    let attention = match forward.targets() {
+        Some(targets) => targets.weights.clone().try_into_vec_as::<f32>()?,
+        None => Vec::new(),
+    };
+    let losses = model.losses(batch, forward, &objective);
+    let values = losses.clone().try_map(|_, value| value.try_into_scalar::<f32>())?;
+
+    let mut grads = Vec::new();
+    let grad_norms = losses.try_map(|name, loss| {
+        let mut grad_v = None;
+        if let Some(leaf) = &leaf
+            && loss.is_tracked()
+        {
+            grad_v = leaf.grad(&loss.backward());
+        }
+        let named = projector_gradients(&projector, features.clone(), grad_v.clone(), name)?;
+        let squares: f64 = named.iter().flat_map(|(_, _, v)| v).map(|x| f64::from(*x).powi(2)).sum();
+        let norm = squares.sqrt() as f32;
+        grads.extend(named);
+        if let Some(leaf) = &leaf {
+            let shape = leaf.dims().to_vec();
+            let values = match grad_v {
+                Some(grad) => grad.cast(DType::F32).try_into_vec_as::<f32>()?,
+                None => vec![0.0; shape.iter().product()],
+            };
+            grads.push((format!("{name}.v"), shape, values));
+        }
+        Ok::<f32, TensorReadError>(norm)
+    })?;
+    let report = LossReport {
+        total: values.total(),
+        losses: values,
+        tokens: batch.lengths.clone(),
+        attention: per_sample(batch, &attention),
+        grad_norms,
+    };
+    Ok((report, grads))
+}
+
+fn per_sample(batch: &Batch, attention: &[f32]) -> Vec<Vec<f32>> {
+    let mut rows = vec![Vec::new(); batch.layout.batch];
+    let mut next = 0;
+    for image in &batch.layout.images {
+        let end = (next + image.positions.len()).min(attention.len());
+        // Eight decimals, as the reference prints them.
+        rows[image.sample].extend(attention[next..end].iter().map(|a| (a * 1e8).round() / 1e8));
+        next = end;
+    }
+    rows
+}
+
+/// The chain rule through the projector: gradients of `sum(grad_v * v)`; zeros where the loss does not reach v.
+fn projector_gradients(
+    projector: &Projector,
+    features: Option<Tensor<2>>,
+    grad_v: Option<Tensor<2>>,
+    prefix: &str,
+) -> Result<Vec<NamedTensor>, TensorReadError> {
+    let grads = match (features, grad_v) {
+        (Some(features), Some(grad)) => {
+            let v = projector.forward(features);
+            GradientsParams::from_grads((v * grad).sum().backward(), projector)
+        }
+        _ => GradientsParams::new(),
+    };
+    let mut read = Read { grads, prefix, path: ParamPath::default(), named: Vec::new(), failed: None };
+    projector.visit(&mut read);
+    match read.failed {
+        Some(error) => Err(error),
+        None => Ok(read.named),
+    }
+}
+
+struct Read<'a> {
+    grads: GradientsParams,
+    prefix: &'a str,
+    path: ParamPath,
+    named: Vec<NamedTensor>,
+    failed: Option<TensorReadError>,
+}
+
+impl ModuleVisitor for Read<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.path.enter(name, owner);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let slot = self.path.slot(&param.dims());
+        let values = match self.grads.remove::<D>(param.id) {
+            None => Ok(vec![0.0; slot.shape.iter().product()]),
+            Some(grad) => {
+                let grad = if slot.transposed { grad.transpose() } else { grad };
+                grad.cast(DType::F32).try_into_vec_as::<f32>()
+            }
+        };
+        match values {
+            Ok(values) => self.named.push((format!("{}.{}", self.prefix, slot.name), slot.shape, values)),
+            Err(error) => self.failed = Some(error),
+        }
+    }
+}
+
+/// Writes named f32 tensors as safetensors, beside and then renamed.
+///
+/// # Errors
+///
+/// [`InspectError`] that names the file.
+pub fn write_named(path: &Path, tensors: &[NamedTensor]) -> Result<(), InspectError> {
+    let failed = |source| InspectError::Write { path: path.into(), source };
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let mut views = Vec::with_capacity(tensors.len());
+    for ((name, shape, _), data) in tensors.iter().zip(&bytes) {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data);
+        views.push((name.as_str(), view.map_err(failed)?));
+    }
+    let data = safetensors::serialize(views, None).map_err(failed)?;
+    basic_models::atomic_file::write_atomically(path, &data)
+        .map_err(|source| InspectError::Io { path: path.into(), source })
+}

@@ -1,0 +1,118 @@
+//! What studies measure of a model beside its answers: how many visual embeddings are nearest to a true word, how long they
+//! are, and the mean loss over given batches.
+
+use basic_data::shapes::{SceneRecord, patch_truth, true_words};
+use basic_data::{ImageBase, ImageNameError, ImageSource, VisionCache};
+use basic_models::nn::Llava;
+use basic_models::{Batch, Checkpoint, CheckpointError};
+use burn::tensor::{DType, Tensor, TensorReadError};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use thiserror::Error;
+
+/// Why an analysis failed.
+#[derive(Debug, Error)]
+pub enum AnalysisError {
+    /// Checkpoint or image.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A scene's image that is not there, or not below its folder.
+    #[error("scene: {0}")]
+    Image(#[from] ImageNameError),
+    /// The device.
+    #[error("a tensor could not be read from the device: {0}")]
+    Read(#[from] TensorReadError),
+}
+
+/// How many visual embeddings mean something true (the paper's 74 against 217 of 576 patches).
+#[derive(Debug, Clone, Serialize)]
+pub struct Grounding {
+    /// Object patches looked at.
+    pub patches: usize,
+    /// Share whose nearest token, by cosine over the whole embedding table, names the colour, shape or size of the
+    /// object that covers the patch.
+    pub share: f64,
+    /// The same with the embeddings shuffled among the object patches: what the word frequencies alone give.
+    pub chance: f64,
+    /// Mean length of the visual embeddings, all patches.
+    pub v_norm: f64,
+    /// Mean length of the token embeddings.
+    pub token_norm: f64,
+}
+
+/// Looks up the nearest token of every object patch of the given scenes.
+///
+/// # Errors
+///
+/// Names the image that could not be read.
+pub fn grounding(
+    model: &Llava,
+    checkpoint: &Checkpoint,
+    scenes: &[SceneRecord],
+    base: &ImageBase,
+    cache: &mut VisionCache,
+) -> Result<Grounding, AnalysisError> {
+    let table = model.language_model.table().without_autodiff().cast(DType::F32);
+    let lengths = table.clone().square().sum_dim(1).sqrt();
+    let token_norm = f64::from(lengths.clone().mean().try_into_scalar::<f32>()?);
+    let directions = (table / lengths.clamp_min(1e-12)).transpose(); // [d, V]
+    let vision = &checkpoint.config.vision_config;
+    let side = vision.grid();
+    let mut nearest: Vec<String> = Vec::new();
+    let mut truths: Vec<[&'static str; 3]> = Vec::new();
+    let (mut norms, mut rows) = (0.0, 0usize);
+    for chunk in scenes.chunks(32) {
+        let files = chunk.iter().map(|scene| base.file(&scene.image).map(ImageSource::from));
+        let files: Vec<ImageSource> = files.collect::<Result<_, _>>()?;
+        let Some(features) = cache.features(model, checkpoint, &files)? else { continue };
+        let v: Tensor<2> = model.multi_modal_projector.forward(features).without_autodiff().cast(DType::F32);
+        let lengths = v.clone().square().sum_dim(1).sqrt();
+        rows += v.dims()[0];
+        norms += f64::from(lengths.sum().try_into_scalar::<f32>()?);
+        // The length of v scales a whole row of cosines alike: the nearest token does not depend on it.
+        let best = v.matmul(directions.clone()).argmax(1).try_into_vec_as::<i64>()?;
+        let patches = checkpoint.visual_tokens();
+        for (index, scene) in chunk.iter().enumerate() {
+            for (patch, object) in patch_truth(&scene.scene, scene.render_seed, side).into_iter().enumerate() {
+                let object = object.and_then(|i| scene.scene.objects().get(i));
+                if let (Some(object), Some(id)) = (object, best.get(index * patches + patch)) {
+                    nearest.push(checkpoint.tokenizer.token_of(*id as u32).unwrap_or_default());
+                    truths.push(true_words(object));
+                }
+            }
+        }
+    }
+    let share = |words: &[String]| {
+        let hits = words.iter().zip(&truths).filter(|(word, truth)| truth.contains(&word.as_str())).count();
+        hits as f64 / truths.len().max(1) as f64
+    };
+    let found = share(&nearest);
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let shuffles = 20;
+    let mut chance = 0.0;
+    for _ in 0..shuffles {
+        nearest.shuffle(&mut rng);
+        chance += share(&nearest) / f64::from(shuffles);
+    }
+    Ok(Grounding { patches: truths.len(), share: found, chance, v_norm: norms / rows.max(1) as f64, token_norm })
+}
+
+/// The mean cross entropy over the target tokens of several batches.
+///
+/// # Errors
+///
+/// The device's.
+pub fn mean_loss(model: &Llava, batches: &[Batch]) -> Result<f64, AnalysisError> {
+    let (mut sum, mut tokens) = (0.0, 0usize);
+    let objective = basic_core::Objective::llava();
+    for batch in batches {
+        // LLaVA's objective has no knob that could be out of range.
+        let Ok(forward) = model.forward(batch, &objective) else { continue };
+        let loss = model.lm_loss(batch, forward.hidden).try_into_scalar::<f32>()?;
+        sum += f64::from(loss) * batch.label_count() as f64;
+        tokens += batch.label_count();
+    }
+    Ok(sum / tokens.max(1) as f64)
+}

@@ -1,0 +1,119 @@
+//! Questions as prompts, and the answers to them.
+
+use basic_data::{ImageSource, VisionCache};
+use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, check_context, generate};
+use basic_models::nn::Llava;
+use basic_models::processor::{Message, Role, Style, render_prompt, tokenize_prompt};
+use basic_models::{Checkpoint, ImageTokens};
+
+use super::{EvalError, EvalOptions};
+
+/// How questions become prompts, which the tokenizer alone can tell: before any weights are read.
+#[derive(Debug)]
+pub struct Prompts<'a> {
+    checkpoint: &'a Checkpoint,
+    style: Style,
+    eos: Vec<u32>,
+    settings: GenerationConfig,
+}
+
+impl<'a> Prompts<'a> {
+    /// Prompts by `checkpoint`'s template and end tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError`] where the template or the generation settings cannot be followed.
+    pub fn new(checkpoint: &'a Checkpoint, options: &EvalOptions) -> Result<Self, EvalError> {
+        let style = options.conversation.resolve(checkpoint, false);
+        let style = style.map_err(|source| EvalError::Prompt { question: "0".into(), source })?;
+        let eos = GenerationDefaults::load(&checkpoint.dir)?.end_ids(checkpoint);
+        let settings = GenerationConfig::greedy(options.max_new_tokens, eos.clone(), checkpoint.pad_id());
+        Ok(Self { checkpoint, style, eos, settings })
+    }
+
+    /// Makes the prompts of questions of (name, text, whether it has an image), for one that cannot be answered to be told
+    /// before the first answer.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError`] that names the question: its template or tokens, or too long for the model's context.
+    pub fn check<'q>(&self, mut questions: impl Iterator<Item = (String, &'q str, bool)>) -> Result<(), EvalError> {
+        questions.try_for_each(|(name, text, image)| self.prompt(&name, text, image).map(|_| ()))
+    }
+
+    /// The prompt of a question.
+    pub(super) fn prompt(&self, name: &str, text: &str, image: bool) -> Result<ImageTokens, EvalError> {
+        let text = match image && !text.contains("<image>") {
+            true => format!("<image>\n{text}"),
+            false => text.to_string(),
+        };
+        let tokenizer = &self.checkpoint.tokenizer;
+        let prompt = render_prompt(&self.style, &[Message::new(Role::User, text)], tokenizer.specials())
+            .and_then(|text| tokenize_prompt(tokenizer, &text, self.checkpoint.visual_tokens(), usize::from(image)))
+            .map_err(|source| EvalError::Prompt { question: name.into(), source })?;
+        check_context(&self.checkpoint.config, prompt.ids.len(), self.settings.max_new_tokens)
+            .map_err(|source| EvalError::TooLong { question: name.into(), source })?;
+        Ok(ImageTokens {
+            ids: prompt.ids,
+            images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),
+            ..ImageTokens::default()
+        })
+    }
+}
+
+/// Answers prompts greedily, several together.
+pub struct Answerer<'a> {
+    model: &'a Llava,
+    prompts: Prompts<'a>,
+    cache: &'a mut VisionCache,
+}
+
+impl<'a> Answerer<'a> {
+    /// An answerer by `checkpoint`'s template and end tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError`] where the template or the generation settings cannot be followed.
+    pub fn new(
+        model: &'a Llava,
+        checkpoint: &'a Checkpoint,
+        options: &EvalOptions,
+        cache: &'a mut VisionCache,
+    ) -> Result<Self, EvalError> {
+        Ok(Self { model, prompts: Prompts::new(checkpoint, options)?, cache })
+    }
+
+    /// How it makes prompts.
+    pub fn prompts(&self) -> &Prompts<'a> {
+        &self.prompts
+    }
+
+    /// The answers to questions of (name, text, image), without the spaces around them. An image's place is before the
+    /// text, unless the text has an `<image>`.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError`] that names the image or the question.
+    pub fn answer(&mut self, questions: &[(String, &str, Option<&ImageSource>)]) -> Result<Vec<String>, EvalError> {
+        let prompts: Result<Vec<_>, _> =
+            questions.iter().map(|q| self.prompts.prompt(&q.0, q.1, q.2.is_some())).collect();
+        let images: Vec<ImageSource> = questions.iter().filter_map(|question| question.2.cloned()).collect();
+        let features = self.cache.features(self.model, self.prompts.checkpoint, &images)?;
+        let generated = generate(self.model, &prompts?, features, &self.prompts.settings);
+        let generated = generated.map_err(|source| match source {
+            GenerateError::NotFinite { prompt, .. } => EvalError::Broken {
+                checkpoint: self.prompts.checkpoint.dir.clone(),
+                question: questions.get(prompt).map(|question| question.0.clone()).unwrap_or_default(),
+                source,
+            },
+            source => source.into(),
+        })?;
+        let texts = questions.iter().zip(generated).map(|(question, generated)| {
+            let ids: Vec<u32> = generated.ids.into_iter().filter(|id| !self.prompts.eos.contains(id)).collect();
+            let text = self.prompts.checkpoint.tokenizer.decode(&ids, true);
+            let text = text.map_err(|source| EvalError::Prompt { question: question.0.clone(), source })?;
+            Ok(text.trim().to_string())
+        });
+        texts.collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! The HTML page: what the templates `page.html` and `setting.html` show.
+
+use std::path::Path;
+
+use minijinja::{Environment, UndefinedBehavior};
+use serde::Serialize;
+
+use super::chart::{Figure, figures};
+use super::measures::{Checkpoint, Row, Unit, accuracy_rows, other_rows, overall_rows};
+use super::samples::{Samples, samples};
+use super::statistics::{BASIC, Comparison, LLAVA, Spread, runs, seeds};
+use super::strip::{Scale, Strip};
+use super::wording::{self, Verdict};
+use super::{ReportError, numbers};
+use crate::demo::summary::{Run, Setting, Stage, Summary};
+
+/// The embedded templates. The engine escapes whatever it inserts in a file whose name ends in `.html`.
+const TEMPLATES: [(&str, &str); 4] = [
+    ("page.html", include_str!("page.html")),
+    ("setting.html", include_str!("setting.html")),
+    ("strip.html", include_str!("strip.html")),
+    ("panel.html", include_str!("panel.html")),
+];
+const STYLE: &str = basic_eval::page::STYLE;
+
+#[derive(Serialize)]
+struct Page {
+    style: &'static str,
+    headline: String,
+    compared: [String; 2],
+    how_to_read: String,
+    several_seeds: bool,
+    /// The outermost label of the differences' scale.
+    reach: String,
+    settings: Vec<SettingView>,
+    origin: Vec<(&'static str, String)>,
+}
+
+#[derive(Serialize)]
+struct SettingView {
+    /// Names the section in links.
+    id: String,
+    name: String,
+    description: String,
+    facts: Vec<(&'static str, String)>,
+    verdicts: Vec<String>,
+    outcomes: Vec<Outcome>,
+    best_steps: String,
+    accuracy: Vec<RowView>,
+    overall: Vec<RowView>,
+    others: Vec<RowView>,
+    figures: Vec<Figure>,
+    samples: Option<Samples>,
+}
+
+/// A row of the overview.
+#[derive(Serialize)]
+struct Outcome {
+    checkpoint: &'static str,
+    cells: Cells,
+    strip: Strip,
+    verdict: &'static str,
+}
+
+#[derive(Serialize)]
+struct RowView {
+    label: String,
+    note: &'static str,
+    chance: String,
+    pretrain: Cells,
+    finetune: Option<Cells>,
+}
+
+/// Both arms' numbers and their difference.
+#[derive(Serialize)]
+struct Cells {
+    llava: String,
+    basic: String,
+    change: String,
+    /// The arm that the difference favours, which is the class that colours it; may be empty.
+    favours: &'static str,
+}
+
+/// The page as HTML.
+pub(super) fn render(summary: &Summary, images_root: &Path) -> Result<String, ReportError> {
+    let page = page(summary, images_root)?;
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    for (file, template) in TEMPLATES {
+        let defect = |source| ReportError::Template { file, source };
+        environment.add_template(file, template).map_err(defect)?;
+    }
+    let defect = |source| ReportError::Template { file: TEMPLATES[0].0, source };
+    environment.get_template(TEMPLATES[0].0).and_then(|template| template.render(page)).map_err(defect)
+}
+
+fn page(summary: &Summary, images_root: &Path) -> Result<Page, ReportError> {
+    let differences = summary.settings.iter().flat_map(|setting| {
+        Checkpoint::ALL
+            .into_iter()
+            .flat_map(|checkpoint| checkpoint.accuracy(setting).by_seed)
+            .map(|(_, points)| points)
+    });
+    let scale = Scale::of(differences);
+    let settings = summary
+        .settings
+        .iter()
+        .enumerate()
+        .map(|(index, setting)| setting_view(summary, setting, index, scale, images_root))
+        .collect::<Result<_, _>>()?;
+    Ok(Page {
+        style: STYLE,
+        headline: wording::headline(summary),
+        compared: wording::what_was_compared(summary),
+        how_to_read: wording::how_to_read(summary),
+        several_seeds: wording::any_spread(summary),
+        reach: scale.label(),
+        settings,
+        origin: vec![
+            ("Version", format!("basic {}", summary.version)),
+            ("Revision", summary.revision.clone().unwrap_or_else(|| "unknown".to_owned())),
+            ("Device", summary.device.clone()),
+            ("Time taken", numbers::duration(summary.seconds)),
+        ],
+    })
+}
+
+fn setting_view(
+    summary: &Summary,
+    setting: &Setting,
+    index: usize,
+    scale: Scale,
+    images_root: &Path,
+) -> Result<SettingView, ReportError> {
+    let rows = |rows: &[Row]| rows.iter().map(row_view).collect();
+    Ok(SettingView {
+        id: format!("setting-{}", index + 1),
+        name: setting.name.clone(),
+        description: setting.description.clone(),
+        facts: facts(setting),
+        verdicts: Checkpoint::ALL.map(|checkpoint| wording::sentence(checkpoint, setting)).into(),
+        outcomes: Checkpoint::ALL.map(|checkpoint| outcome(setting, checkpoint, scale)).into(),
+        best_steps: wording::best_steps(setting),
+        accuracy: rows(&accuracy_rows(summary, setting)),
+        overall: rows(&overall_rows(summary, setting)),
+        others: rows(&other_rows(setting)),
+        figures: figures(setting),
+        samples: samples(setting, images_root)?,
+    })
+}
+
+fn facts(setting: &Setting) -> Vec<(&'static str, String)> {
+    let seeds: Vec<String> = seeds(setting).iter().map(u64::to_string).collect();
+    vec![
+        ("Captioned images (pretrain)", numbers::thousands(setting.captions)),
+        ("Conversations (finetune)", numbers::thousands(setting.conversations)),
+        ("Steps (pretrain)", steps(setting, |run| &run.pretrain)),
+        ("Steps (finetune)", steps(setting, |run| &run.finetune)),
+        ("Eval questions", numbers::thousands(setting.eval_questions)),
+        ("λ of das, of sds", format!("{}, {}", numbers::knob(setting.lambda_das), numbers::knob(setting.lambda_sds))),
+        (if seeds.len() == 1 { "Seed" } else { "Seeds" }, seeds.join(", ")),
+    ]
+}
+
+/// The steps of a stage: one number where all runs took as many, the range where they did not.
+fn steps(setting: &Setting, stage: fn(&Run) -> &Stage) -> String {
+    let all = || [LLAVA, BASIC].into_iter().flat_map(|arm| runs(setting, arm)).map(|run| stage(run).steps);
+    match (all().min(), all().max()) {
+        (Some(fewest), Some(most)) if fewest == most => numbers::thousands(most),
+        (Some(fewest), Some(most)) => format!("{} to {}", numbers::thousands(fewest), numbers::thousands(most)),
+        _ => numbers::MISSING.to_owned(),
+    }
+}
+
+fn outcome(setting: &Setting, checkpoint: Checkpoint, scale: Scale) -> Outcome {
+    let comparison = checkpoint.accuracy(setting);
+    let verdict = Verdict::of(comparison.difference.as_ref());
+    let favours = match (verdict, comparison.difference.and_then(|spread| spread.deviation)) {
+        (Verdict::Higher, Some(_)) => BASIC,
+        (Verdict::Lower, Some(_)) => LLAVA,
+        _ => "",
+    };
+    Outcome {
+        checkpoint: checkpoint.phrase(),
+        strip: scale.strip(&comparison.by_seed),
+        verdict: verdict.word(),
+        cells: Cells {
+            llava: written(comparison.llava.as_ref(), Unit::Percent),
+            basic: written(comparison.basic.as_ref(), Unit::Percent),
+            change: comparison.difference.as_ref().map_or_else(missing, |spread| numbers::signed_spread(spread, 1)),
+            favours,
+        },
+    }
+}
+
+fn row_view(row: &Row) -> RowView {
+    let cells = |comparison: &Comparison| Cells {
+        llava: written(comparison.llava.as_ref(), row.unit),
+        basic: written(comparison.basic.as_ref(), row.unit),
+        change: row.change(comparison).unwrap_or_default(),
+        favours: row.favours(comparison).unwrap_or_default(),
+    };
+    RowView {
+        label: row.label.clone(),
+        note: row.note,
+        chance: row.chance.map_or_else(missing, |chance| numbers::fixed(chance, 1)),
+        pretrain: cells(&row.pretrain),
+        finetune: row.finetune.as_ref().map(cells),
+    }
+}
+
+fn written(spread: Option<&Spread>, unit: Unit) -> String {
+    spread.map_or_else(missing, |spread| unit.write(spread))
+}
+
+fn missing() -> String {
+    numbers::MISSING.to_owned()
+}

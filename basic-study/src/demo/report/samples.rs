@@ -1,0 +1,143 @@
+//! Images of the eval split with what both arms answered, the images embedded.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use basic_data::{ImageBase, ImageNameError};
+use basic_models::outside::{guarded, read};
+use basic_models::processor::{DEFAULT_MAX_PIXELS, ProcessorError, decode_image_within};
+use serde::Serialize;
+
+use super::ReportError;
+use super::statistics::{BASIC, LLAVA, runs};
+use crate::demo::summary::{Run, SampleAnswer, Setting, Stage};
+
+/// Longest answer shown, in characters: a model that never stops fills no page.
+const LONGEST_ANSWER: usize = 60;
+
+/// The answered images of one seed.
+#[derive(Debug, Serialize)]
+pub(super) struct Samples {
+    /// The seed whose runs answered.
+    seed: u64,
+    /// The images in the order in which they first occur.
+    pub images: Vec<SampleImage>,
+}
+
+/// One image and the questions on it.
+#[derive(Debug, Serialize)]
+pub(super) struct SampleImage {
+    /// The image as a data: URI.
+    source: String,
+    /// The image's path as the summary has it.
+    name: String,
+    width: u32,
+    height: u32,
+    questions: Vec<Question>,
+}
+
+/// One question with four answers.
+#[derive(Debug, Serialize)]
+struct Question {
+    text: String,
+    kind: String,
+    expected: String,
+    /// LLaVA and BASIC after pretrain, LLaVA and BASIC after finetune; `None` where that run kept no answer.
+    answers: Vec<Option<Answer>>,
+}
+
+/// What a model said.
+#[derive(Debug, Serialize)]
+struct Answer {
+    text: String,
+    right: bool,
+}
+
+/// The samples of the first seed that both arms ran; `None` where there are none.
+pub(super) fn samples(setting: &Setting, images_root: &Path) -> Result<Option<Samples>, ReportError> {
+    let (llava, basic) = (runs(setting, LLAVA), runs(setting, BASIC));
+    let pair = llava.iter().find_map(|left| Some((left, basic.iter().find(|right| right.seed == left.seed)?)));
+    let Some((left, right)) = pair else { return Ok(None) };
+    let stages = [&left.pretrain, &right.pretrain, &left.finetune, &right.finetune];
+    let mut images: Vec<SampleImage> = Vec::new();
+    let mut index_of: BTreeMap<&str, usize> = BTreeMap::new();
+    for sample in first_of_each(&stages) {
+        let index = match index_of.get(sample.image.as_str()) {
+            Some(index) => *index,
+            None => {
+                images.push(embed(&sample.image, images_root)?);
+                index_of.insert(&sample.image, images.len() - 1);
+                images.len() - 1
+            }
+        };
+        images[index].questions.push(question(sample, &stages));
+    }
+    let Run { seed, .. } = *left;
+    Ok((!images.is_empty()).then_some(Samples { seed, images }))
+}
+
+/// Every question once, as it first occurs.
+fn first_of_each<'a>(stages: &[&'a Stage]) -> Vec<&'a SampleAnswer> {
+    let mut seen: Vec<&SampleAnswer> = Vec::new();
+    for sample in stages.iter().flat_map(|stage| &stage.samples) {
+        if !seen.iter().any(|known| same_question(known, sample)) {
+            seen.push(sample);
+        }
+    }
+    seen
+}
+
+fn same_question(left: &SampleAnswer, right: &SampleAnswer) -> bool {
+    left.image == right.image && left.question == right.question
+}
+
+fn question(sample: &SampleAnswer, stages: &[&Stage]) -> Question {
+    let answer = |stage: &&Stage| {
+        let said = stage.samples.iter().find(|other| same_question(other, sample))?;
+        let (answer, expected) = (said.answer.trim(), said.expected.trim());
+        Some(Answer { text: shortened(answer), right: answer == expected })
+    };
+    Question {
+        text: sample.question.replace("<image>", "").trim().to_owned(),
+        kind: sample.kind.clone(),
+        expected: sample.expected.trim().to_owned(),
+        answers: stages.iter().map(answer).collect(),
+    }
+}
+
+fn shortened(answer: &str) -> String {
+    if answer.is_empty() {
+        return "(nothing)".to_owned();
+    }
+    let start: String = answer.chars().take(LONGEST_ANSWER).collect();
+    if start.len() < answer.len() { format!("{start}…") } else { start }
+}
+
+/// Reads and decodes the image, so that a broken one is an error here and not a blank on the page.
+fn embed(name: &str, images_root: &Path) -> Result<SampleImage, ReportError> {
+    let base = ImageBase::new(images_root, None)?.advising("the demo's images lie in its own folder");
+    let path = base.file(name).map_err(|error| match error {
+        ImageNameError::Io { path, source } => ReportError::Read { path, source },
+        other => other.into(),
+    })?;
+    let bytes = read(&path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
+    let undecodable = |source| ReportError::Decode { path: path.clone(), source };
+    let format = image::guess_format(&bytes).map_err(undecodable)?;
+    let broken = |reason| ReportError::Broken { path: path.clone(), reason };
+    // Libraries that decode may panic on damaged bytes.
+    let decoded = guarded(|| decode_image_within(&path, &bytes, DEFAULT_MAX_PIXELS)).map_err(broken)?;
+    let decoded = decoded.map_err(|error| match error {
+        ProcessorError::Decode { source, .. } => undecodable(source),
+        other => broken(other.to_string()),
+    })?;
+    let (width, height) = decoded.dimensions();
+    Ok(SampleImage {
+        source: format!("data:{};base64,{}", format.to_mime_type(), STANDARD.encode(&bytes)),
+        name: name.to_owned(),
+        width,
+        height,
+        questions: Vec::new(),
+    })
+}

@@ -1,0 +1,132 @@
+//! A page about runs: `basic report` puts training runs, evaluations and studies side by side in one HTML file that needs neither a
+//! network nor other files.
+//!
+//! - `runs` reads the directories; `recipe` says in which keys their recipes differ.
+//! - `series` thins and smooths, `plot` has axes and paths (the demo's report draws with them too), `figures` the curves.
+//! - `evaluations` has the scores with their intervals, `samples` the answered questions with their images, which
+//!   `pictures` finds and makes small.
+//! - `studies` reads what `basic ablate` left, whose page's template shows it here too.
+//! - `page` fills the templates.
+
+mod evaluations;
+mod figures;
+mod page;
+mod pictures;
+pub(crate) mod plot;
+mod recipe;
+mod runs;
+mod samples;
+pub(crate) mod series;
+mod studies;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use basic_data::{DataError, ImageBase};
+use basic_eval::compare::CompareError;
+use basic_models::atomic_file::write_atomically;
+use serde::Serialize;
+use thiserror::Error;
+
+/// Why the page could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line that is no record.
+    #[error("{path}:{line}: {problem}", path = path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Neither a training run nor an evaluation.
+    #[error(
+        "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl), nor the --out of `basic ablate` (results.json)",
+        path = .0.display()
+    )]
+    NoRun(PathBuf),
+    /// A run is given twice.
+    #[error("{path}: given twice", path = .0.display())]
+    Twice(PathBuf),
+    /// The answers of an evaluation.
+    #[error(transparent)]
+    Answers(#[from] CompareError),
+    /// The folder of images.
+    #[error(transparent)]
+    Folder(#[from] DataError),
+    /// An embedded template failed, which is a defect of this crate.
+    #[error("the embedded template {file}: {source}")]
+    Template {
+        /// The template's file under `src/report`.
+        file: &'static str,
+        /// What the template engine said.
+        source: minijinja::Error,
+    },
+}
+
+/// What the page shows.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// At most so many answered questions of each benchmark.
+    pub samples: usize,
+    /// Show images that lie below this folder too.
+    pub image_root: Option<PathBuf>,
+}
+
+/// A page that was written.
+#[derive(Debug, Clone, Serialize)]
+pub struct Written {
+    /// The page.
+    pub page: PathBuf,
+    /// The runs, as the page names them.
+    pub runs: Vec<String>,
+    /// The studies' names.
+    pub studies: Vec<String>,
+    /// The page's bytes.
+    pub bytes: usize,
+}
+
+/// Writes the page about the runs, evaluations and studies at `paths`.
+///
+/// # Errors
+///
+/// [`ReportError`] that names the file.
+pub fn write(paths: &[PathBuf], out: &Path, options: &Options) -> Result<Written, ReportError> {
+    let mut seen = HashSet::new();
+    let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    if let Some(twice) = paths.iter().find(|path| !seen.insert(place(path))) {
+        return Err(ReportError::Twice(twice.clone()));
+    }
+    if let Some(folder) = &options.image_root {
+        ImageBase::new(folder, None)?;
+    }
+    let (mut studies, mut others) = (Vec::new(), Vec::new());
+    for path in paths {
+        match studies::read(path)? {
+            Some(study) => studies.push(study),
+            None => others.push(path.clone()),
+        }
+    }
+    let runs = runs::open(&others)?;
+    let html = page::render(&runs, &studies, options)?;
+    write_atomically(out, html.as_bytes()).map_err(|source| ReportError::Io { path: out.into(), source })?;
+    Ok(Written {
+        page: out.into(),
+        runs: runs.into_iter().map(|run| run.name).collect(),
+        studies: studies.into_iter().map(|study| study.study).collect(),
+        bytes: html.len(),
+    })
+}

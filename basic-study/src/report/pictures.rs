@@ -1,0 +1,215 @@
+//! The images of answered questions: where they may lie, and what of them goes into the page.
+//!
+//! A file of answers names the images, and may be anybody's, as may the record beside it. A page is shown to others. So
+//! an image is embedded only where it lies below a folder that has to do with the evaluation; others are named.
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use basic_data::{ImageBase, ImageNameError};
+use basic_eval::benchmarks::Judged;
+use basic_eval::compare::Set;
+use basic_models::outside::{excerpt, guarded, read};
+use basic_models::processor::{DEFAULT_MAX_PIXELS, decode_image_within};
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::thumbnail;
+use image::{ImageFormat, RgbImage};
+use serde::Serialize;
+
+use super::runs::Run;
+
+/// An image's longer side at most, in pixels.
+const SIDE: u32 = 192;
+/// An image as small as this is drawn larger, in whole pixels.
+const TINY: u32 = 96;
+/// An image file as small as this is embedded as it is.
+const SMALL_FILE: usize = 8 << 10;
+
+/// An image in the page.
+#[derive(Debug, Serialize)]
+pub(super) struct Picture {
+    source: String,
+    width: u32,
+    height: u32,
+    pixelated: bool,
+}
+
+/// Finds the images of one set's answers.
+pub(super) struct Pictures {
+    /// Where names are looked up, each with the folders that they may not leave, which are the same for all.
+    bases: Vec<ImageBase>,
+    /// As the names are shown.
+    shown: Option<PathBuf>,
+}
+
+impl Pictures {
+    /// Those of `set`, which is one of `run`'s. Images may lie below the folder of the answers, below the folders that the
+    /// evaluation recorded, and below `image_root`.
+    pub fn of(run: &Run, set: &Set, image_root: Option<&Path>) -> Self {
+        let own = set.file.parent().map(Path::to_path_buf).unwrap_or_default();
+        let images = set.record.as_ref().and_then(|record| record.images.clone());
+        let recorded = match &set.record {
+            Some(record) => record.image_roots.clone(),
+            None => held_out_root(run).into_iter().collect(),
+        };
+        let allowed: Vec<PathBuf> = std::iter::once(own.clone())
+            .chain(recorded.into_iter().filter(|root| is_a_folder_of_data(root)))
+            .chain(image_root.map(Path::to_path_buf))
+            .collect();
+        // Without a record names may be relative to the answers' folder, the one that the user named or, as a training
+        // run writes them, to where it ran.
+        let places = images.clone().into_iter().chain([own]).chain(image_root.map(Path::to_path_buf));
+        let bases = places.chain([PathBuf::new()]).map(|place| ImageBase::within(&place, &allowed)).collect();
+        Self { bases, shown: images }
+    }
+
+    /// The question's image, or why it is not there.
+    pub fn of_question(&self, judged: &Judged) -> (Option<Picture>, Option<String>) {
+        let Some(name) = &judged.image else { return (None, None) };
+        let shown = self.shown.as_ref().map_or_else(|| name.clone(), |folder| folder.join(name));
+        let shown = excerpt(&shown.display().to_string());
+        let found = match name.to_str() {
+            Some(name) => self.file(name),
+            None => None,
+        };
+        match found {
+            Some(Ok(path)) => match embed(&path) {
+                Some(picture) => (Some(picture), None),
+                None => (None, Some(format!("{shown} cannot be read"))),
+            },
+            Some(Err(ImageNameError::Outside { .. })) => {
+                let way = "it is not below the folders of this evaluation (--image-root DIR allows another)";
+                (None, Some(format!("{shown} is not embedded: {way}")))
+            }
+            _ => (None, Some(format!("{shown} cannot be read"))),
+        }
+    }
+
+    /// The first file of that name; where there is none, an error that says most.
+    fn file(&self, name: &str) -> Option<Result<PathBuf, ImageNameError>> {
+        let mut error = None;
+        for base in &self.bases {
+            match base.file(name) {
+                Ok(path) => return Some(Ok(path)),
+                Err(ImageNameError::Io { .. }) if error.is_some() => {}
+                Err(other) => error = Some(other),
+            }
+        }
+        error.map(Err)
+    }
+}
+
+/// Whether a folder that a record names is one that somebody keeps data in: a record could name the whole file system, or
+/// all that a user has.
+fn is_a_folder_of_data(root: &Path) -> bool {
+    let Ok(real) = root.canonicalize() else { return false };
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    root.is_absolute() && real.parent().is_some() && home.is_none_or(|home| !home.starts_with(&real))
+}
+
+/// The folder of the held-out set's images, by the run's recipe.
+fn held_out_root(run: &Run) -> Option<PathBuf> {
+    let eval = run.recipe()?.get("eval")?;
+    let path = |key: &str| eval.get(key)?.as_str().map(PathBuf::from);
+    let folder = match (path("images"), path("path")?) {
+        (Some(images), _) => images,
+        (None, set) if set.is_dir() => set,
+        (None, set) => set.parent()?.into(),
+    };
+    std::path::absolute(folder).ok()
+}
+
+fn embed(path: &Path) -> Option<Picture> {
+    let bytes = read(path).ok()?;
+    let format = image::guess_format(&bytes).ok()?;
+    // Libraries that decode may panic on damaged bytes.
+    let decoded = guarded(|| decode_image_within(path, &bytes, DEFAULT_MAX_PIXELS)).ok()?.ok()?;
+    let (width, height) = decoded.dimensions();
+    let pixelated = width.max(height) <= TINY;
+    let shown = matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Gif);
+    if shown && width.max(height) <= SIDE && bytes.len() <= SMALL_FILE {
+        let source = format!("data:{};base64,{}", format.to_mime_type(), STANDARD.encode(&bytes));
+        return Some(Picture { source, width, height, pixelated });
+    }
+    let small = if width.max(height) > SIDE { made_small(&decoded) } else { decoded };
+    let (width, height) = small.dimensions();
+    let mut jpeg = Cursor::new(Vec::new());
+    small.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, 80)).ok()?;
+    let source = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg.into_inner()));
+    Some(Picture { source, width, height, pixelated })
+}
+
+/// The image with its longer side at [`SIDE`].
+fn made_small(image: &RgbImage) -> RgbImage {
+    let longer = u64::from(image.width().max(image.height()));
+    let side = |pixels: u32| u32::try_from(u64::from(pixels) * u64::from(SIDE) / longer).unwrap_or(SIDE).max(1);
+    thumbnail(image, side(image.width()), side(image.height()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use basic_eval::benchmarks::Record;
+
+    /// Whether an image called `name` is in the page, for answers in `folder` with this record.
+    fn embedded(folder: &Path, record: Option<Value>, root: Option<&Path>, name: &str) -> (bool, String) {
+        let record: Option<Record> = record.map(|mut record| {
+            let rest = json!({"name": "x", "checkpoint": "c", "conversation": "template", "measure": null, "questions": 1, "metrics": []});
+            record.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            serde_json::from_value(record).unwrap()
+        });
+        let judged: Judged =
+            serde_json::from_value(json!({"question_id": 1, "prompt": "p", "image": name, "answer": "a"})).unwrap();
+        let set = Set { name: "x".into(), file: folder.join("x.jsonl"), record, measure: None, judged: vec![] };
+        let run =
+            Run { name: "x".into(), info: None, steps: vec![], held_out: vec![], sets: vec![], unfinished: vec![] };
+        let (picture, missing) = Pictures::of(&run, &set, root).of_question(&judged);
+        (picture.is_some(), missing.unwrap_or_default())
+    }
+
+    #[test]
+    fn an_image_is_embedded_from_the_folders_of_its_evaluation_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["out", "data", "other"] {
+            std::fs::create_dir(at(folder)).unwrap();
+            RgbImage::new(4, 4).save(at(folder).join("a.png")).unwrap();
+        }
+        let absolute = |name: &str| at(name).display().to_string();
+        let out = at("out");
+        let recorded = || Some(json!({"images": at("data"), "image_roots": [at("data")]}));
+        assert!(embedded(&out, None, None, "a.png").0, "beside the answers");
+        assert!(embedded(&out, recorded(), None, &absolute("data/a.png")).0);
+        assert!(embedded(&out, recorded(), None, "a.png").0);
+        for (record, name) in [
+            (None, "../other/a.png"),
+            (None, absolute("other/a.png").as_str()),
+            (recorded(), "../other/a.png"),
+            (recorded(), absolute("other/a.png").as_str()),
+            // What names are relative to is not by itself a folder that they may lead to.
+            (Some(json!({"images": at("data")})), "../data/a.png"),
+            (Some(json!({"images": "/", "image_roots": ["/"]})), absolute("other/a.png").trim_start_matches('/')),
+        ] {
+            let (there, said) = embedded(&out, record.clone(), None, name);
+            assert!(!there && !said.is_empty(), "{record:?} {name}");
+            assert!(embedded(&out, record.clone(), Some(dir.path()), name).0, "{record:?} {name}");
+        }
+        let (_, said) = embedded(&out, None, None, "../other/a.png");
+        assert!(said.contains("not embedded") && said.contains("--image-root"), "{said}");
+        assert!(embedded(&out, None, None, "gone.png").1.contains("gone.png cannot be read"));
+    }
+
+    #[test]
+    fn a_broken_image_is_named_and_a_wide_one_made_small() {
+        let dir = tempfile::tempdir().unwrap();
+        RgbImage::new(4000, 2).save(dir.path().join("wide.png")).unwrap();
+        let picture = embed(&dir.path().join("wide.png")).unwrap();
+        assert_eq!((picture.width, picture.height), (192, 1));
+        std::fs::write(dir.path().join("broken.png"), b"\x89PNG\r\n\x1a\nnothing").unwrap();
+        assert!(embed(&dir.path().join("broken.png")).is_none());
+    }
+}

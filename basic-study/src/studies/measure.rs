@@ -1,0 +1,235 @@
+//! What is measured of a stage's model.
+
+use std::path::{Path, PathBuf};
+
+use basic_core::{DeviceSpec, Objective};
+use basic_data::{ImageBase, VisionCache};
+use basic_eval::benchmarks::{Answers, find, metrics, respond};
+use basic_eval::losses::inspect;
+use basic_eval::measures::{grounding, mean_loss};
+use basic_eval::questions::{EvalOptions, Question, answer, read_questions, score};
+use basic_models::Checkpoint;
+use basic_models::nn::Llava;
+use basic_train::recipe::{Mode, Part, Recipe};
+use burn::module::Module;
+use burn::tensor::{DType, Device};
+
+use super::AblateError;
+use super::expand::Expanded;
+use super::lens::LensSet;
+use super::result::Values;
+use super::study::{EvaluationConfig, Measure};
+use super::world::place;
+use crate::demo::{Bench, Paths};
+
+/// Memory for the features of evaluation images, in MiB.
+const CACHE_MIB: usize = 512;
+
+/// Questions and where their images lie.
+#[derive(Debug)]
+pub(super) struct Questions {
+    list: Vec<Question>,
+    base: ImageBase,
+}
+
+impl Questions {
+    pub fn open(path: &Path, images: Option<&Path>, limit: Option<usize>) -> Result<Self, AblateError> {
+        let mut list = read_questions(path)?;
+        list.truncate(limit.unwrap_or(usize::MAX));
+        let base = ImageBase::of(images, path, None)?.advising("make that folder, or one above it, evaluation.images");
+        // Before anything is trained.
+        basic_eval::questions::images(&list, &base).map_err(|error| error.of(path))?;
+        Ok(Self { list, base })
+    }
+}
+
+/// Measures models on one device.
+pub(super) struct Evaluator {
+    config: EvaluationConfig,
+    root: Option<PathBuf>,
+    questions: Option<Questions>,
+    shapes: Option<Bench>,
+    lens: Option<LensSet>,
+    device: Device,
+    cache: VisionCache,
+    /// What the cached features were made by.
+    tower: String,
+}
+
+/// A trained model, as it is looked at.
+pub(super) struct Loaded {
+    checkpoint: Checkpoint,
+    /// On the autodiff device.
+    model: Llava,
+}
+
+impl Loaded {
+    pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self, AblateError> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let model = checkpoint.load(dtype, device)?;
+        Ok(Self { checkpoint, model })
+    }
+}
+
+impl Evaluator {
+    /// Opens what the study measures on; nothing that it lists may be absent.
+    pub fn open(study: &Expanded, spec: DeviceSpec) -> Result<Self, AblateError> {
+        let config = study.study.evaluation.clone();
+        let wrong = |reason: String| AblateError::Study { path: study.path.clone(), reason };
+        let at = |path: &PathBuf| place(study.world.as_ref(), path).map_err(wrong);
+        let device = spec.open()?.autodiff();
+        let questions = match &config.questions {
+            Some(path) => {
+                let images = config.images.as_ref().map(at).transpose()?;
+                Some(Questions::open(&at(path)?, images.as_deref(), config.limit)?)
+            }
+            None => None,
+        };
+        let shapes = match &config.shapes {
+            Some(dir) => {
+                let data = at(dir)?;
+                let paths = Paths { out: data.clone(), backbones: data.clone(), data };
+                Some(Bench::open(&paths, &device)?)
+            }
+            None => None,
+        };
+        let lens = config.lens.as_ref().map(|lens| LensSet::open(lens, &at)).transpose()?;
+        for name in &config.benchmarks {
+            // Their files are read here for a wrong one to be told before anything is trained.
+            find(name)?.open(&config.root.as_ref().map(at).transpose()?.unwrap_or_default())?;
+        }
+        let root = config.root.as_ref().map(at).transpose()?;
+        let cache = VisionCache::new(CACHE_MIB);
+        Ok(Self { config, root, questions, shapes, lens, device, cache, tower: String::new() })
+    }
+
+    /// The device, with autodiff.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Features of images are kept as long as the same frozen tower sees them in the same way.
+    pub fn tower(&mut self, first: &Recipe, chain: &[Recipe], run: &Path) {
+        let frozen = chain.iter().all(|recipe| recipe.mode(Part::Vision) == Mode::Frozen);
+        let model = &first.model;
+        let last = chain.last().unwrap_or(first);
+        let tower = match frozen {
+            true => format!(
+                "{:?} {:?} {:?} {:?} {:?}",
+                model.vision, model.checkpoint, last.model.image_aspect_ratio, last.model.max_pixels, last.train.dtype
+            ),
+            false => run.display().to_string(),
+        };
+        if tower != self.tower {
+            self.cache = VisionCache::new(CACHE_MIB);
+            self.tower = tower;
+        }
+    }
+
+    /// Exact match on other questions than the study's: those of a validation set.
+    pub fn accuracy(&mut self, loaded: &Loaded, questions: &Questions) -> Result<f64, AblateError> {
+        let options = self.options();
+        let model = loaded.model.valid();
+        let answers = answer(
+            &model,
+            &loaded.checkpoint,
+            &questions.list,
+            &questions.base,
+            &options,
+            &mut self.cache,
+            &mut |_| {},
+        )?;
+        Ok(score(&answers).accuracy)
+    }
+
+    /// Accuracy and benchmarks, as far as `measures` has them. Answers to benchmarks are kept in `dir`.
+    pub fn scores(&mut self, loaded: &Loaded, measures: &[Measure], dir: &Path) -> Result<Values, AblateError> {
+        let mut values = Values::new();
+        let model = loaded.model.valid();
+        let options = self.options();
+        if let (true, Some(questions)) = (measures.contains(&Measure::Accuracy), &self.questions) {
+            let (list, root) = (&questions.list, &questions.base);
+            let answers = answer(&model, &loaded.checkpoint, list, root, &options, &mut self.cache, &mut |_| {})?;
+            let scores = score(&answers);
+            values.insert("accuracy".into(), scores.accuracy);
+            values.extend(scores.per_type.into_iter().map(|(kind, s)| (format!("accuracy.{kind}"), s.accuracy)));
+        }
+        if measures.contains(&Measure::Benchmarks) {
+            for name in &self.config.benchmarks {
+                let benchmark = find(name)?;
+                let task = benchmark.open(self.root.as_deref().unwrap_or(Path::new(".")))?;
+                let out = dir.join(name);
+                let mut answers = Answers::open(&out, &task.questions, &format!("for {}", dir.display()), false)?;
+                let options = EvalOptions { max_new_tokens: benchmark.max_new_tokens, ..options.clone() };
+                let models = vec![model.clone()];
+                respond(models, &loaded.checkpoint, &options, &task.questions, &mut answers, &|_| {})?;
+                let texts = answers.finish(&task.questions)?;
+                let judged = task.judge(&texts);
+                let metrics = task.measure().map(|measure| metrics(measure, &judged)).unwrap_or_default();
+                // Where the true answers are hidden, this is what their server takes.
+                task.submit(&texts, &out)?;
+                if let Some(first) = metrics.first() {
+                    values.insert(name.clone(), first.value);
+                }
+                values.extend(metrics.into_iter().map(|metric| (format!("{name}.{}", metric.name), metric.value)));
+            }
+        }
+        Ok(values)
+    }
+
+    /// What is measured on a Shapes data set.
+    pub fn shapes(
+        &mut self,
+        loaded: &Loaded,
+        measures: &[Measure],
+        objective: &Objective,
+    ) -> Result<Values, AblateError> {
+        let mut values = Values::new();
+        let Some(shapes) = &self.shapes else { return Ok(values) };
+        let (checkpoint, model) = (&loaded.checkpoint, loaded.model.valid());
+        let has = |measure: Measure| measures.contains(&measure);
+        if has(Measure::Grounding) || has(Measure::VNorm) {
+            let found = grounding(&model, checkpoint, &shapes.scenes, &shapes.images, &mut self.cache)?;
+            if has(Measure::Grounding) {
+                values.insert("grounding".into(), found.share);
+                values.insert("grounding_chance".into(), found.chance);
+            }
+            if has(Measure::VNorm) {
+                values.insert("v_norm".into(), found.v_norm);
+                values.insert("token_norm".into(), found.token_norm);
+            }
+        }
+        if has(Measure::CaptionLoss) || has(Measure::Gradients) {
+            let batches = shapes.caption_batches(&model, checkpoint, &mut self.cache)?;
+            if has(Measure::CaptionLoss) {
+                values.insert("caption_loss".into(), mean_loss(&model, &batches)?);
+            }
+            if let (true, Some(batch)) = (has(Measure::Gradients), batches.first()) {
+                let (report, _) = inspect(loaded.model.clone(), batch, objective)?;
+                let norms = report.grad_norms;
+                for (name, norm) in norms.named() {
+                    values.insert(format!("gradient.{name}"), f64::from(*norm));
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// What the token lens says.
+    pub fn lens(&self, loaded: &Loaded, measures: &[Measure]) -> Result<Values, AblateError> {
+        match &self.lens {
+            Some(set) if measures.contains(&Measure::Lens) => {
+                set.values(&loaded.model.valid(), &loaded.checkpoint, self.config.max_new_tokens)
+            }
+            _ => Ok(Values::new()),
+        }
+    }
+
+    fn options(&self) -> EvalOptions {
+        EvalOptions {
+            batch_size: self.config.batch_size,
+            max_new_tokens: self.config.max_new_tokens,
+            ..EvalOptions::default()
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Ablations: a study's cells trained and measured with several seeds each, and tables of what came out.
+//!
+//! - `study` and `factor` read the TOML file; `resolve` makes recipes of it and `expand` cells; `key` names a result by all that it
+//!   depends on.
+//! - `stage` trains and measures one cell with one seed, `measure` and `lens` have what is measured, `schedule` does it
+//!   for all.
+//! - `summary` puts the results together with `statistics`; `table`, `figure` and `page` show them.
+
+mod expand;
+mod factor;
+mod figure;
+mod key;
+mod lens;
+mod measure;
+pub(crate) mod page;
+mod resolve;
+mod result;
+mod schedule;
+mod stage;
+mod statistics;
+mod study;
+mod summary;
+mod table;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use basic_core::{DeviceError, DeviceSpec};
+use basic_data::DataError;
+use basic_data::shapes::ShapesError;
+use basic_eval::benchmarks::BenchmarkError;
+use basic_eval::lens::LensError;
+use basic_eval::losses::InspectError;
+use basic_eval::measures::AnalysisError;
+use basic_eval::questions::EvalError;
+use basic_models::CheckpointError;
+use basic_models::atomic_file::write_atomically;
+use basic_train::directory_lock::{Held, HoldError};
+use basic_train::recipe::{RecipeError, toml_reason};
+use basic_train::train::TrainError;
+use serde::Serialize;
+use thiserror::Error;
+
+pub use lens::LensConfig;
+pub use result::{StageResult, Values};
+pub use statistics::{Difference, Spread};
+pub use study::Study;
+pub use summary::{Better, Column, Entry, Row, Rows, Run, Summary, Unit};
+
+use crate::demo::DemoError;
+use expand::{Expanded, expand};
+use schedule::{Finished, Results, Schedule};
+
+/// Why a study could not be run.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum AblateError {
+    #[error("{path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {}", toml_reason(source), path = path.display())]
+    Toml { path: PathBuf, source: toml::de::Error },
+    #[error("{path}: {reason}", path = path.display())]
+    Study { path: PathBuf, reason: String },
+    #[error("{path}: {reason}: delete it and run the study again", path = path.display())]
+    Result { path: PathBuf, reason: String },
+    #[error(transparent)]
+    Held(#[from] HoldError),
+    #[error("--only {0}: no cell has this name: --list shows them")]
+    Only(String),
+    #[error("--devices {0}: a GPU is named twice; the CPU alone may be")]
+    Twice(DeviceSpec),
+    #[error("{failed} of {of} cells and seeds failed, such as {cell}: {source}")]
+    Failed { failed: usize, of: usize, cell: String, source: Box<AblateError> },
+    #[error("a worker ended: {0}")]
+    Worker(String),
+    #[error("a template: {0}")]
+    Template(#[from] minijinja::Error),
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Analysis(#[from] AnalysisError),
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    #[error(transparent)]
+    Lens(#[from] LensError),
+    #[error(transparent)]
+    Benchmark(#[from] BenchmarkError),
+    #[error(transparent)]
+    Shapes(#[from] ShapesError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+}
+
+impl AblateError {
+    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// What the command line adds to a study.
+#[derive(Debug, Clone)]
+pub struct AblateOptions {
+    /// Where everything is written.
+    pub out: PathBuf,
+    /// Changes of recipe keys, `KEY=VALUE`; cells still have the last word.
+    pub sets: Vec<String>,
+    /// Run these cells alone.
+    pub only: Vec<String>,
+    /// One worker each.
+    pub devices: Vec<DeviceSpec>,
+    /// Once it is set, the running stages save their states and the study ends.
+    pub stop: Arc<AtomicBool>,
+    /// The source's git revision, where known.
+    pub revision: Option<String>,
+}
+
+/// A cell with one seed, as `--list` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// `setting/factor/name`
+    pub cell: String,
+    /// The seed.
+    pub seed: u64,
+    /// The stages' folders below `cells/`, and whether they have a result.
+    pub stages: Vec<(String, String, bool)>,
+}
+
+/// How a study ended.
+#[derive(Debug)]
+pub struct Ablated {
+    /// What it found.
+    pub summary: Summary,
+    /// Whether it was asked to stop.
+    pub stopped: bool,
+}
+
+fn open(path: &Path, options: &AblateOptions) -> Result<Expanded, AblateError> {
+    let expanded = expand(path, Study::open(path)?, &options.out, &options.sets)?;
+    for pattern in &options.only {
+        if !expanded.cells.iter().any(|cell| Expanded::chosen(cell, std::slice::from_ref(pattern))) {
+            return Err(AblateError::Only(pattern.clone()));
+        }
+    }
+    Ok(expanded)
+}
+
+/// The cells of a study and which of them are done; nothing is run or written.
+///
+/// # Errors
+///
+/// [`AblateError`] that names the file and the key.
+pub fn list(path: &Path, options: &AblateOptions) -> Result<Vec<Listed>, AblateError> {
+    let expanded = open(path, options)?;
+    let mut listed = Vec::new();
+    for cell in expanded.cells.iter().filter(|cell| Expanded::chosen(cell, &options.only)) {
+        for chain in &cell.chains {
+            let mut stages = Vec::new();
+            for (planned, config) in chain.stages.iter().zip(&expanded.study.stages) {
+                let done = StageResult::read(&options.out, planned)?.is_some();
+                stages.push((config.name.clone(), planned.hash.clone(), done));
+            }
+            listed.push(Listed { cell: cell.id.clone(), seed: chain.seed, stages });
+        }
+    }
+    Ok(listed)
+}
+
+/// Runs what of a study has no result yet and writes `results.json`, `table.md`, `table.csv` and `table.html`, again
+/// after every stage. `say` hears lines about progress.
+///
+/// # Errors
+///
+/// [`AblateError`]; one cell's failure does not keep the others from being run.
+pub fn ablate(path: &Path, options: &AblateOptions, say: &(dyn Fn(&str) + Sync)) -> Result<Ablated, AblateError> {
+    let study = open(path, options)?;
+    for (index, device) in options.devices.iter().enumerate() {
+        let shared = matches!(device, DeviceSpec::Cpu | DeviceSpec::NdArray);
+        if !shared && options.devices[..index].contains(device) {
+            return Err(AblateError::Twice(*device));
+        }
+    }
+    let _held = Held::take(&options.out)?;
+    if let Some(world) = &study.world {
+        world.make()?;
+    }
+    let jobs = schedule::jobs(&study, &options.only);
+    let results = results(&study, &options.out, say)?;
+    let revision = options.revision.clone();
+    let write = |results: &Results| write(&study, results, &options.out, &revision);
+    write(&results)?;
+    let (stop, revision) = (options.stop.clone(), revision.clone());
+    let schedule = Schedule { study: &study, out: &options.out, jobs, stop, revision, say, write: &write };
+    let Finished { results, failed, stopped } = schedule.run(&options.devices, results)?;
+    write(&results)?;
+    let count = failed.len();
+    if let Some((cell, source)) = failed.into_iter().next() {
+        let of = schedule.jobs.len();
+        return Err(AblateError::Failed { failed: count, of, cell, source: Box::new(source) });
+    }
+    Ok(Ablated { summary: summary::summarize(&study, &results, options.revision.clone()), stopped })
+}
+
+/// The results that are there.
+fn results(study: &Expanded, out: &Path, say: &(dyn Fn(&str) + Sync)) -> Result<Results, AblateError> {
+    let mut found = Results::new();
+    let mut others = 0;
+    for stage in study.cells.iter().flat_map(|cell| &cell.chains).flat_map(|chain| &chain.stages) {
+        if found.contains_key(&stage.hash) {
+            continue;
+        }
+        if let Some(result) = StageResult::read(out, stage)? {
+            others += usize::from(result.version != env!("CARGO_PKG_VERSION"));
+            found.insert(stage.hash.clone(), result);
+        }
+    }
+    if others > 0 {
+        say(&format!("warning: {others} results are of another version of basic than {}", env!("CARGO_PKG_VERSION")));
+    }
+    Ok(found)
+}
+
+fn write(study: &Expanded, results: &Results, out: &Path, revision: &Option<String>) -> Result<(), AblateError> {
+    let summary = summary::summarize(study, results, revision.clone());
+    let json = serde_json::to_string_pretty(&summary).map_err(|e| std::io::Error::other(e.to_string()));
+    let json = json.map_err(AblateError::io(&out.join("results.json")))?;
+    let csv = table::csv(&summary).map_err(|e| std::io::Error::other(e.to_string()));
+    let csv = csv.map_err(AblateError::io(&out.join("table.csv")))?;
+    let files = [
+        ("results.json", (json + "\n").into_bytes()),
+        ("table.md", table::markdown(&summary).into_bytes()),
+        ("table.csv", csv),
+        ("table.html", page::render(&summary)?.into_bytes()),
+    ];
+    for (name, bytes) in files {
+        let path = out.join(name);
+        write_atomically(&path, &bytes).map_err(AblateError::io(&path))?;
+    }
+    Ok(())
+}

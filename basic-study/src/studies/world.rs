@@ -1,0 +1,90 @@
+//! The embedded world below a study's output: backbones and data, made once.
+
+use std::path::{Path, PathBuf};
+
+use basic_data::shapes::write_dataset;
+use basic_models::atomic_file::write_atomically;
+use basic_models::checkpoint::Contents;
+use toml::{Table, Value};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::AblateError;
+use super::study::WorldConfig;
+use crate::demo::{embedded, write_backbones};
+
+/// What a path begins with that lies in the world: `world:data/pretrain.json`, `world:backbones/llm`.
+const PREFIX: &str = "world:";
+
+/// The world of a study.
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    config: WorldConfig,
+    /// What tells it from another: its sizes and seed, the embedded backbones, and basic's version.
+    pub id: String,
+    /// Its folder.
+    pub dir: PathBuf,
+}
+
+impl World {
+    pub fn new(config: &WorldConfig, out: &Path) -> Self {
+        let WorldConfig { train, validation, eval, seed } = config;
+        let mut text = format!("{} {train} {validation} {eval} {seed}", env!("CARGO_PKG_VERSION"));
+        for (name, bytes) in embedded() {
+            text += &format!(" {name} {:016x}", xxh3_64(bytes));
+        }
+        let id = format!("{:016x}", xxh3_64(text.as_bytes()));
+        Self { config: config.clone(), dir: out.join(format!("world-{id}")), id }
+    }
+
+    /// Writes it where it is not there yet.
+    pub fn make(&self) -> Result<(), AblateError> {
+        let done = self.dir.join("world.json");
+        if done.is_file() {
+            return Ok(());
+        }
+        let partial = self.dir.with_extension("partial");
+        for dir in [&partial, &self.dir] {
+            if dir.symlink_metadata().is_ok() {
+                Contents::World.remove_unmarked(dir)?;
+            }
+        }
+        let backbones = partial.join("backbones");
+        write_backbones(&backbones).map_err(AblateError::io(&backbones))?;
+        let WorldConfig { train, validation, eval, seed } = self.config;
+        write_dataset(&partial.join("data"), train, validation, eval, seed)?;
+        let text = serde_json::json!({"world": self.config, "version": env!("CARGO_PKG_VERSION")}).to_string();
+        write_atomically(&partial.join("world.json"), text.as_bytes()).map_err(AblateError::io(&done))?;
+        std::fs::rename(&partial, &self.dir).map_err(AblateError::io(&self.dir))
+    }
+}
+
+/// A path with the world's folder in `world:`'s place.
+pub(super) fn place(world: Option<&World>, path: &Path) -> Result<PathBuf, String> {
+    match (path.to_str().and_then(|text| text.strip_prefix(PREFIX)), world) {
+        (None, _) => Ok(path.into()),
+        (Some(rest), Some(world)) => Ok(world.dir.join(rest)),
+        (Some(_), None) => Err(format!("{} needs a [world] table in the study", path.display())),
+    }
+}
+
+/// Whether a path lies in the world.
+pub(super) fn within(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.starts_with(PREFIX))
+}
+
+/// [`place`] for every text of a recipe.
+pub(super) fn place_all(world: Option<&World>, table: &Table) -> Result<Table, String> {
+    table.iter().map(|(key, value)| Ok((key.clone(), place_value(world, value)?))).collect()
+}
+
+fn place_value(world: Option<&World>, value: &Value) -> Result<Value, String> {
+    Ok(match value {
+        Value::String(text) => match place(world, Path::new(text))?.to_str() {
+            Some(path) if path != text => Value::String(path.into()),
+            _ => value.clone(),
+        },
+        Value::Table(table) => Value::Table(place_all(world, table)?),
+        Value::Array(items) => Value::Array(items.iter().map(|v| place_value(world, v)).collect::<Result<_, _>>()?),
+        other => other.clone(),
+    })
+}

@@ -1,0 +1,322 @@
+//! A run from its recipe to its checkpoint. [`run`] reads from top to bottom as a run goes: [`open`] what the recipe names,
+//! [`prepare`] the model and the output directory, [`train`], [`conclude`].
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use basic_data::{DataSet, Samples, VisionCache, Watched};
+use basic_models::{Checkpoint, Llava};
+use burn::module::Module;
+
+use super::inputs::{HeldOut, Inputs, unchanged};
+use super::model::open_model;
+use super::output::{self, Replaced};
+use super::record::Record;
+use super::{
+    Outcome, Progress, RunInfo, RunOptions, Source, Status, TrainError, Trainer, checks, prepare_model, state,
+};
+use crate::directory_lock::Held;
+use crate::parallel::{Replicas, Solo};
+use crate::recipe::Recipe;
+use crate::watch::{Watcher, Watchers, missing_steps};
+
+/// Between two looks at the data files, at least; and so many times what the last look took.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_SHARE: u32 = 100;
+
+/// Runs a recipe. `metrics.jsonl` and `run.json` grow in the output directory; the checkpoint's files get their names
+/// when all of them are on disk. `warn` hears of what is not as it should be and does not end the run.
+///
+/// # Errors
+///
+/// [`TrainError`]; the output directory then holds the metrics up to the failure, the states that were saved, and no
+/// checkpoint.
+pub fn run(
+    recipe: &Recipe,
+    options: &RunOptions,
+    warn: &mut dyn FnMut(&str),
+    progress: Progress,
+) -> Result<Outcome, TrainError> {
+    let opened = open(recipe, options, warn)?;
+    let Prepared { first, record, replaced } = prepare(&opened, warn)?;
+    let trained = train(&opened, &record, first, progress);
+    conclude(&record, replaced, trained)
+}
+
+/// What a run reads, opened and looked through. Nothing is written yet.
+struct Opened<'a> {
+    start: Instant,
+    options: &'a RunOptions,
+    /// With every default written out.
+    recipe: Recipe,
+    out: PathBuf,
+    /// The record of the run that goes on, where its recipe was the one given.
+    recorded: Option<RunInfo>,
+    replicas: Replicas,
+    checkpoint: Checkpoint,
+    data: Arc<DataSet>,
+    inputs: Inputs,
+    /// What lies beside the model's weights, and is read again for the checkpoint.
+    beside: Watched,
+    source: Arc<Source>,
+    held_out: Option<HeldOut>,
+}
+
+/// What stands before the first step of this start.
+struct Prepared<'a> {
+    first: First<'a>,
+    record: Record<'a>,
+    /// The earlier run in the output directory, put aside.
+    replaced: Replaced,
+}
+
+/// The model and the state that all replicas begin with, and their caches.
+struct First<'a> {
+    model: Llava,
+    trainer: Trainer<'a>,
+    caches: Vec<Option<VisionCache>>,
+}
+
+/// Opens all that a recipe names and refuses what cannot be trained.
+fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str)) -> Result<Opened<'a>, TrainError> {
+    let start = Instant::now();
+    let mut recipe = given.clone();
+    if let Some(device) = options.devices.first() {
+        recipe.device = *device;
+    }
+    let out = options.out.clone().or(recipe.output.clone()).ok_or(TrainError::NoOutput)?;
+    recipe.output = Some(out.clone());
+    // A study goes on by its own recipes, all others by the run's record.
+    let recorded = options.resume.then(|| RunInfo::open(&out).ok()).flatten().filter(|info| info.recipe == *given);
+    recipe.optimizer.lr = Some(recipe.lr());
+    recipe.resolve_parts();
+    let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
+    let replicas = Replicas::open(&specs)?;
+    checks::fits(&recipe, options, replicas.world(), &replicas.devices()[0])?;
+
+    let checkpoint = open_model(&recipe)?;
+    checkpoint.warnings().iter().for_each(|warning| warn(warning));
+    checks::objective(&recipe, &checkpoint)?;
+    recipe.objective = recipe.objective.resolved(checkpoint.config.text_config.num_hidden_layers)?;
+    let data = Arc::new(DataSet::open(&recipe.data, recipe.seed)?);
+    let inputs = Inputs::of(&data, &checkpoint)?;
+    let beside = Watched::of(&checkpoint.beside_files())?;
+    let source = Arc::new(Source::new(&recipe, &checkpoint, data.clone())?);
+    checks::samples(&recipe, &source)?;
+    let held_out = HeldOut::open(&recipe, &checkpoint)?;
+    checks::output(&recipe, &out, options.overwrite)?;
+    checkpoint.check_beside()?;
+    if (0..source.steps()).all(|step| recipe.rate_is_zero(step, source.steps())) {
+        warn(
+            "the learning rate is 0 in every step, nothing will be learned: see optimizer.lr, the lr of [parts], and schedule.warmup_ratio, by which the first step has none",
+        );
+    }
+    Ok(Opened { start, options, recipe, out, recorded, replicas, checkpoint, data, inputs, beside, source, held_out })
+}
+
+/// Loads the model, with the state of a run that goes on; starts the loader; takes the output directory and writes the
+/// first record there.
+fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Prepared<'a>, TrainError> {
+    let Opened { start, options, recipe, out, recorded, replicas, checkpoint, data, inputs, beside, source, held_out } =
+        opened;
+    let mut own = None;
+    let from = match options.resume {
+        true => {
+            own = Some(Held::take(out)?);
+            state::sweep(out);
+            state::latest(out, warn)?
+        }
+        false => None,
+    };
+    if options.resume && from.is_none() {
+        warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
+    }
+    let mut model = prepare_model(recipe, checkpoint.load(recipe.train.dtype.dtype(), &replicas.devices()[0])?)?;
+    let caches: Vec<_> = replicas.devices().iter().map(|_| Trainer::cache(recipe)).collect();
+    let held = caches.iter().map(|cache| cache.as_ref().map(VisionCache::keys).unwrap_or_default()).collect();
+    // The state of all replicas is that of the first.
+    let mut trainer = Trainer::replica(recipe, source.clone(), Arc::new(Solo), None);
+    if let Some((path, position)) = from {
+        if let Some(what) = inputs.changed(&position) {
+            let reason =
+                format!("the {what} are not what they were when this state was saved: put them back, or start anew");
+            return Err(TrainError::Resume { path, reason });
+        }
+        if let (Some(bytes), Some(seen)) = (state::images(&path, &position)?, data.seen()) {
+            let wrong = |reason| TrainError::Resume { path: path.join("images.bin"), reason };
+            seen.restore(&bytes).map_err(wrong)?;
+        }
+        model = trainer.restore(model, &path, position)?;
+    }
+    if options.resume {
+        // Behind the state, whose tensors tell more exactly what a changed recipe does not fit.
+        if let Some(info) = recorded {
+            info.intact(out)?;
+        }
+        if let Some(missing) = missing_steps(out, trainer.done()) {
+            warn(&missing);
+        }
+    }
+    source.start(recipe, trainer.done(), held, trainer.position().skipped_samples.clone())?;
+    let (replaced, held) = match own {
+        Some(own) => (output::reopen(out), own),
+        None => output::prepare(out, options.overwrite, checks::read_paths(recipe))?,
+    };
+    let held_out = held_out.as_ref();
+    let record = Record { out, recipe, options, source, inputs, held_out, start: *start, data, beside, held };
+    if let Err(error) = record.write(Status::Running) {
+        let _ = Replaced::restore(replaced);
+        return Err(error);
+    }
+    Ok(Prepared { first: First { model, trainer, caches }, record, replaced })
+}
+
+/// Trains a replica on each device, all from the same model and state; gives the step at which the run was asked to stop.
+fn train(opened: &Opened, record: &Record, first: First, progress: Progress) -> Result<Option<usize>, TrainError> {
+    let Opened { recipe, replicas, checkpoint, source, .. } = opened;
+    let First { model, trainer, caches } = first;
+    let world = replicas.world();
+    let (caches, progress) = (Mutex::new(caches), Mutex::new(progress));
+    let begin = Mutex::new((Some(model), Some(trainer), world));
+    let results = replicas.run(|collective, device| {
+        let rank = collective.rank();
+        let cache = lock(&caches)[rank].take();
+        let mut trainer = Trainer::replica(recipe, source.clone(), collective, cache);
+        let model = {
+            let mut begin = lock(&begin);
+            let (model, first, left) = &mut *begin;
+            if let Some(first) = first {
+                trainer.follow(first, &device.clone().without_autodiff());
+            }
+            let own = model.clone();
+            *left -= 1;
+            // Where nothing else holds them, updates change weights and moments in place.
+            if *left == 0 {
+                (*model, *first) = (None, None);
+            }
+            own.ok_or(TrainError::NoOutput)?
+        };
+        // Every replica has leaves of its own.
+        let model = if world == 1 { model } else { model.fork(device) };
+        steps(record, checkpoint, &mut trainer, model, &mut |step, steps| {
+            if rank == 0 {
+                (lock(&progress))(step, steps);
+            }
+        })
+    });
+    Ok(results?.into_iter().flatten().next())
+}
+
+/// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
+/// stop.
+fn steps(
+    record: &Record,
+    checkpoint: &Checkpoint,
+    trainer: &mut Trainer,
+    mut model: Llava,
+    progress: Progress,
+) -> Result<Option<usize>, TrainError> {
+    let writes = trainer.rank() == 0;
+    let mut watchers = if writes { record.watchers(trainer.done())? } else { Watchers::default() };
+    // A state that is saved again keeps what it knew.
+    let mut evaluated = trainer.position().evaluation.map(|total| (trainer.done(), total));
+    let steps = trainer.steps();
+    let (mut looked, mut pause) = (Instant::now(), LOOK_EVERY);
+    let mut left_out = None;
+    while trainer.done() < steps {
+        if trainer.agree(record.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
+            if writes {
+                record.save(checkpoint, trainer, &model, evaluated)?;
+            }
+            return Ok(Some(trainer.done()));
+        }
+        let step;
+        (model, step) = trainer.step(model)?;
+        watchers.step(&step)?;
+        left_out = step.left_out.last().cloned().or(left_out);
+        progress(&step, steps);
+        if writes && record.vanished() {
+            record.save(checkpoint, trainer, &model, evaluated)?;
+        }
+        if writes && looked.elapsed() >= pause {
+            let start = Instant::now();
+            record.unchanged()?;
+            (looked, pause) = (Instant::now(), LOOK_EVERY.max(start.elapsed() * LOOK_SHARE));
+        }
+        let done = trainer.done();
+        let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
+        if let (true, Some(held_out)) = (writes, record.held_out)
+            && (due(Some(held_out.every)) || done == steps)
+        {
+            // What was trained is none the worse for it.
+            if let Err(error) = held_out.images_unchanged() {
+                record.save(checkpoint, trainer, &model, evaluated)?;
+                return Err(error.into());
+            }
+            let evaluation = held_out.evaluate(done, &model, checkpoint, record.recipe, trainer.encoder(&model)?)?;
+            watchers.evaluation(&evaluation)?;
+            evaluated = Some((done, evaluation.total));
+        }
+        if writes && due(record.recipe.checkpoint.every) && done < steps {
+            record.save(checkpoint, trainer, &model, evaluated)?;
+        }
+    }
+    if trainer.position().trained == Some(0) {
+        return Err(TrainError::NothingLearned { out: record.out.into(), steps, last: left_out });
+    }
+    if writes {
+        record.unchanged()?;
+        // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+        if record.recipe.checkpoint.every.is_some() || record.vanished() {
+            record.save(checkpoint, trainer, &model, evaluated)?;
+        }
+        let same = unchanged(record.beside, "the checkpoint would not be what was trained with");
+        let saved = same.map_err(TrainError::from);
+        if let Err(error) = saved.and_then(|()| output::save(checkpoint, &model, record.out, record.recipe)) {
+            // What was trained is often far smaller than the checkpoint: there may be room for that.
+            if record.recipe.checkpoint.every.is_none() {
+                let _ = record.save(checkpoint, trainer, &model, evaluated);
+            }
+            return Err(error);
+        }
+    }
+    Ok(None)
+}
+
+/// Writes how the run ended. An earlier run that it replaces goes where it is done, and comes back where it failed without
+/// a state to go on from.
+fn conclude(
+    record: &Record,
+    replaced: Replaced,
+    trained: Result<Option<usize>, TrainError>,
+) -> Result<Outcome, TrainError> {
+    let out = record.out.to_path_buf();
+    match trained {
+        Ok(Some(step)) => {
+            record.write(Status::Stopped)?;
+            Ok(Outcome::Stopped { out, step, steps: record.source.steps() })
+        }
+        Ok(None) => {
+            record.write(Status::Done)?;
+            replaced.discard()?;
+            Ok(Outcome::Done(out))
+        }
+        // What is there now is not this run's.
+        Err(error) if record.held.lost() => Err(error),
+        Err(error) => {
+            // The failure itself is what the caller must hear of, not a full disk on top of it.
+            let _ = record.write(Status::Failed);
+            // With states it can go on, and what it replaces stays aside; without, the earlier run comes back.
+            if state::saved(&out).is_empty() {
+                let _ = Replaced::restore(replaced);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

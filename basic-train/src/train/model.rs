@@ -1,0 +1,111 @@
+//! The model that a run starts from, and what becomes of it for training: parts frozen, whole, or with adapters.
+
+use basic_models::adapters::{AdapterFiles, LoraConfig, Quantization, attach};
+use basic_models::checkpoint::AssembleOptions;
+use basic_models::nn::Llava;
+use basic_models::{Checkpoint, CheckpointError};
+use burn::module::Module;
+use burn::tensor::DType;
+
+use super::TrainError;
+use super::heads::with_heads;
+use crate::recipe::{Mode, Part, Recipe};
+use crate::trainable::set_trainable;
+
+/// Opens the model that a recipe starts from.
+///
+/// # Errors
+///
+/// [`CheckpointError`] that names the file.
+pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = open_parts(recipe)?;
+    checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
+}
+
+fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
+        (Some(dir), _, _) => Checkpoint::open(dir),
+        (None, Some(vision), Some(llm)) => {
+            let mut options = AssembleOptions { seed: recipe.seed, ..AssembleOptions::default() };
+            if let Some(projector) = &recipe.model.projector {
+                options.projector = projector.clone();
+            }
+            Checkpoint::assemble_with(vision, llm, &options)
+        }
+        // `Recipe::open` has checked it; a recipe built in code may not have been.
+        _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
+    }
+}
+
+/// Makes a loaded model what `recipe` trains, with fresh adapters from its seed or those that it names.
+///
+/// # Errors
+///
+/// [`TrainError::Adapter`] for adapters that the model cannot have, [`TrainError::Checkpoint`] for files that do not fit.
+pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError> {
+    let dtype = recipe.train.dtype.dtype();
+    let mut model = model;
+    let mut given = Vec::new();
+    for part in Part::ALL {
+        let files = recipe.parts.of(part).adapters.as_ref().map(AdapterFiles::open).transpose()?;
+        if let Some(files) = &files {
+            // A projector that was trained whole beside the adapters belongs to them.
+            let device = model.device();
+            model = files.overlay(model, dtype, &device)?;
+        }
+        given.push(files);
+    }
+    model = with_heads(recipe, model)?;
+    let whole: Vec<Part> = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect();
+    let mut model = set_trainable(model, &whole);
+    for (part, given) in Part::ALL.into_iter().zip(given) {
+        let Some(config) = adapters(recipe, part) else { continue };
+        let attacher = Attacher { part, config, given, seed: recipe.seed, dtype };
+        match part {
+            Part::Vision => model.vision_tower = attacher.attach(model.vision_tower)?,
+            Part::Projector => model.multi_modal_projector = attacher.attach(model.multi_modal_projector)?,
+            Part::Decoder => model.language_model = attacher.attach(model.language_model)?,
+            // A recipe has no adapters for it.
+            Part::Head => {}
+        }
+    }
+    Ok(model)
+}
+
+struct Attacher {
+    part: Part,
+    config: LoraConfig,
+    given: Option<AdapterFiles>,
+    seed: u64,
+    dtype: DType,
+}
+
+impl Attacher {
+    fn attach<M: Module>(&self, module: M) -> Result<M, TrainError> {
+        let prefix = self.part.prefixes()[0];
+        Ok(match &self.given {
+            Some(files) => files.attach(module, prefix, self.config.quantize, self.dtype)?,
+            None => attach(module, prefix, &self.config, self.seed, self.dtype)?,
+        })
+    }
+}
+
+/// The adapters of a part, where it has some.
+pub fn adapters(recipe: &Recipe, part: Part) -> Option<LoraConfig> {
+    let (mode, config) = (recipe.mode(part), recipe.parts.of(part));
+    if !matches!(mode, Mode::Lora | Mode::Qlora) {
+        return None;
+    }
+    let default = LoraConfig::default();
+    let rank = config.rank.unwrap_or(default.rank);
+    let Quantization { bits, block } = Quantization::default();
+    let quantize = (mode == Mode::Qlora)
+        .then(|| Quantization { bits: config.bits.unwrap_or(bits), block: config.block.unwrap_or(block) });
+    Some(LoraConfig {
+        rank,
+        // LLaVA's scale is 2 whatever the rank.
+        alpha: config.alpha.unwrap_or(2.0 * rank as f64),
+        targets: config.targets.clone().unwrap_or_default(),
+        quantize,
+    })
+}
