@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{Targets, directional_alignment, semantic_distribution};
 
-/// How the first k layers are weighted in `V^` (method.md, `w_h`).
+/// How the first k layers are weighted in `V^` (docs/method.md, `w_h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerWeights {
@@ -34,7 +34,7 @@ impl LayerWeights {
     }
 }
 
-/// How the patches of an image are weighted (method.md, `a_i`).
+/// How the patches of an image are weighted (docs/method.md, `a_i`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PatchWeights {
