@@ -33,13 +33,14 @@ pub struct Args {
     pub limits: LimitArgs,
 }
 
-/// What reading one outside file may cost (docs/limits.md).
+/// The memory and time that reading one file from outside may take (docs/limits.md).
 #[derive(Debug, Clone, ClapArgs)]
 pub struct LimitArgs {
-    /// Memory that may be made of one outside file (a tokenizer, an archive, a table), such as 4GB; by default 1 GiB.
+    /// The most memory that reading one file from outside (a tokenizer, an archive, a table) may take, such as 4GB; by
+    /// default 1 GiB.
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     pub file_bytes: Option<u64>,
-    /// Seconds that reading one outside file may take; by default 120.
+    /// The most seconds that reading one file from outside may take; by default 120.
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits")]
     pub file_seconds: Option<u64>,
 }
@@ -61,31 +62,31 @@ impl LimitArgs {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train LLaVA's baseline and BASIC side by side on the embedded world and report.
+    /// Train LLaVA's baseline and BASIC side by side on the embedded world, and write a report.
     Demo(Demo),
-    /// Train by a recipe.
+    /// Train one stage as a recipe describes it, or resume a run.
     Train(Train),
     /// Answer a file of questions and score exact match, or run benchmarks.
     Eval(Eval),
-    /// Train and measure the cells of a study, and write tables of what they differ in.
+    /// Train and measure the cells of a study over several seeds, and write tables with paired intervals.
     Ablate(Ablate),
     /// Compare two evaluations question by question, with a paired test.
     Compare(Compare),
     /// Write a page about training runs and evaluations, side by side.
     Report(Report),
-    /// What the vocabulary says of every visual embedding, layer by layer: of an image, or of a data set.
+    /// Show the nearest vocabulary tokens of each visual embedding, layer by layer, for an image or over a data set.
     Analyze(Box<Analyze>),
-    /// Answer one prompt about its images.
+    /// Answer one prompt about one or more images.
     Generate(Generate),
-    /// Talk about an image.
+    /// Hold a conversation about an image.
     Chat(Chat),
-    /// The losses of given samples, and the projector's gradients by loss.
+    /// Compute the losses of given samples, and the projector's gradients of each loss.
     Losses(Losses),
-    /// Put a vision tower and a decoder together as a new LLaVA checkpoint.
+    /// Put a vision encoder and a language model together as a new LLaVA checkpoint.
     Assemble(Assemble),
-    /// Write a checkpoint anew, in another type or other shards.
+    /// Write a checkpoint in another type or in other shards.
     Convert(Convert),
-    /// Fold adapters into the checkpoint below them.
+    /// Fold adapters into the checkpoint that they were trained on.
     Merge(Merge),
     /// Say what a directory holds and whether it would load.
     Inspect(Inspect),
@@ -100,14 +101,14 @@ pub enum Command {
     },
     /// Pretrain the demo's small backbones.
     Backbones(Backbones),
-    /// List the devices of this build and machine, or try one of them.
+    /// List the devices of this build and machine, or check or time one of them.
     Devices(Devices),
 }
 
 /// Where to compute.
 #[derive(Debug, ClapArgs)]
 pub struct DeviceArg {
-    /// auto, cpu, ndarray, wgpu[:i] or cuda[:i].
+    /// Where to compute: auto, cpu, ndarray, wgpu[:i] or cuda[:i].
     #[arg(long, default_value = "auto")]
     pub device: DeviceSpec,
 }
@@ -134,18 +135,18 @@ pub enum Dtype {
 
 #[derive(Debug, ClapArgs)]
 pub struct Demo {
-    /// Where everything is written.
+    /// The directory that everything is written to.
     #[arg(long, default_value = "runs/demo")]
     pub out: PathBuf,
-    /// Repeat with this many seeds.
+    /// Repeat the comparison with this many seeds.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub seeds: u16,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// Replace a demo that is there.
+    /// Replace an earlier demo in that directory.
     #[arg(long)]
     pub overwrite: bool,
-    /// Run one setting alone: few or many.
+    /// Run only one setting: few or many.
     #[arg(long)]
     pub only: Option<String>,
     /// BASIC's weight of the directional loss, instead of each setting's own.
@@ -154,7 +155,7 @@ pub struct Demo {
     /// BASIC's weight of the semantic loss, instead of each setting's own.
     #[arg(long)]
     pub lambda_sds: Option<f64>,
-    /// Ask the validation split every so many steps of the pretrain stage.
+    /// Evaluate on the validation split every so many steps of the pretrain stage.
     #[arg(long, default_value_t = 40)]
     pub validate_every: usize,
     /// Steps of the pretrain stage, instead of each setting's own.
@@ -201,28 +202,28 @@ pub struct Train {
     /// lines.
     #[arg(long)]
     pub ui: Option<Ui>,
-    /// With lines: one every so many steps, besides the first and the last.
+    /// With lines: print one every so many steps, besides the first and the last.
     #[arg(long, value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub log_every: u64,
-    /// Where to write, instead of the recipe's output.
+    /// The output directory, instead of the recipe's.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Replace a run that is there.
+    /// Replace a run that is in the output directory.
     #[arg(long)]
     pub overwrite: bool,
     /// Train even where the plan says that the device cannot hold the run.
     #[arg(long)]
     pub force: bool,
-    /// Don't train: say what would be trained, in how many steps, and what memory it takes. No weights are read.
+    /// Don't train: print what would be trained, in how many steps, and how much memory it takes. No weights are read.
     #[arg(long)]
     pub plan: bool,
-    /// The plan as one JSON object.
+    /// Print the plan as one JSON object.
     #[arg(long, requires = "plan")]
     pub json: bool,
-    /// What memory a device has, such as 80GB, where it does not tell itself.
+    /// The device's memory, such as 80GB, where the device does not report it.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
-    /// How many samples the data has, where it is not here.
+    /// The number of samples of the data, where the data is not on this machine.
     #[arg(long, value_name = "N", requires = "plan")]
     pub samples: Option<u64>,
 }
@@ -233,12 +234,12 @@ pub struct Losses {
     pub checkpoint: PathBuf,
     /// Samples, one JSON object a line: image (a path, a list, or none), prompt, answer.
     pub samples: PathBuf,
-    /// Take images also from below this folder; by default they lie below the file's folder.
+    /// Allow images below this folder too; by default they must lie below the file's folder.
     #[arg(long, value_name = "DIR")]
     pub image_root: Option<PathBuf>,
     #[command(flatten)]
     pub knobs: Knobs,
-    /// Write the gradients of lm, das and sds with respect to v and the projector.
+    /// Write the gradients of lm, das and sds with respect to the visual embeddings v and the projector.
     #[arg(long, value_name = "OUT.safetensors")]
     pub grads: Option<PathBuf>,
     /// Refuse images of more pixels than this.
@@ -257,19 +258,19 @@ pub struct Losses {
 /// The method's knobs.
 #[derive(Debug, ClapArgs)]
 pub struct Knobs {
-    /// Supervising layers; by default half of the decoder's.
+    /// The number of supervising layers (k); by default half of the decoder's layers.
     #[arg(long)]
     pub k: Option<usize>,
-    /// increasing, constant or decreasing.
+    /// How the supervising layers are weighted: increasing, constant or decreasing.
     #[arg(long, default_value = "increasing", value_parser = layer_weights)]
     pub layer_weights: LayerWeights,
-    /// attention or uniform.
+    /// How the patches are weighted: attention or uniform.
     #[arg(long, default_value = "attention", value_parser = patch_weights)]
     pub patch_weights: PatchWeights,
-    /// Weight of the directional loss.
+    /// Weight of the directional alignment loss (das).
     #[arg(long, default_value_t = 1.0)]
     pub lambda_das: f64,
-    /// Weight of the semantic loss.
+    /// Weight of the semantic distribution loss (sds).
     #[arg(long, default_value_t = 0.01)]
     pub lambda_sds: f64,
 }
@@ -312,7 +313,7 @@ pub struct Preprocess {
     pub checkpoint: PathBuf,
     /// The image.
     pub image: PathBuf,
-    /// Where pixel_values [3, H, W] is written.
+    /// The safetensors file that pixel_values [3, H, W] is written to.
     pub out: PathBuf,
     /// Refuse images of more pixels than this.
     #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
@@ -335,17 +336,17 @@ pub enum StageArg {
 
 #[derive(Debug, ClapArgs)]
 pub struct Bench {
-    /// tiny, small, smollm2, 1b or 7b.
+    /// The size of the model: tiny, small, smollm2, 1b or 7b.
     #[arg(long, default_value = "small", value_parser = ["tiny", "small", "smollm2", "1b", "7b"])]
     pub preset: String,
-    /// A LLaVA directory whose sizes and weights are taken; text and batch stay the preset's.
+    /// Take sizes and weights from this LLaVA directory; text and batch stay the preset's.
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "basic")]
     pub arm: ArmArg,
     #[arg(long, value_enum, default_value = "pretrain")]
     pub stage: StageArg,
-    /// CPU threads.
+    /// The number of CPU threads.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: u16,
     /// In the finetune stage: adapters of this rank on the decoder, instead of training it whole.
@@ -354,19 +355,19 @@ pub struct Bench {
     /// Quantize the matrices below the adapters to 8 or 4 bits.
     #[arg(long, requires = "lora")]
     pub bits: Option<u8>,
-    /// Outputs that share a scale; divides those of every matrix (1376 is one of small's).
+    /// How many outputs share a scale; it must divide the number of outputs of every matrix (1376 is one of small's).
     #[arg(long, requires = "bits", default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..))]
     pub block: u8,
     /// Compute the activations inside the decoder's layers again in the backward pass.
     #[arg(long)]
     pub recompute: bool,
-    /// Samples in memory together; 0 for the whole batch.
+    /// How many samples are in memory together; 0 for the whole batch.
     #[arg(long, value_name = "SAMPLES", default_value_t = 0)]
     pub micro_batch: usize,
-    /// Steps timed.
+    /// How many steps are timed.
     #[arg(long, default_value_t = 5)]
     pub steps: usize,
-    /// Steps before the clock starts.
+    /// How many steps run before the clock starts.
     #[arg(long, default_value_t = 1)]
     pub warmup: usize,
     #[command(flatten)]
@@ -374,26 +375,26 @@ pub struct Bench {
     /// The parameters' type.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
-    /// Print one JSON object, with the reference script's keys.
+    /// Print one JSON object, with the keys of tests/reference/basic_reference.py.
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct Backbones {
-    /// Where vision/, llm/ and scores.json are written.
+    /// The directory that vision/, llm/ and scores.json are written to.
     #[arg(long)]
     pub out: PathBuf,
-    /// Seed of weights and data.
+    /// The seed of weights and data.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Steps of the decoder.
+    /// Training steps of the decoder.
     #[arg(long, default_value_t = 12000)]
     pub language_steps: usize,
-    /// Steps of the vision tower.
+    /// Training steps of the vision encoder.
     #[arg(long, default_value_t = 300)]
     pub tower_steps: usize,
-    /// Replace backbones that are there.
+    /// Replace backbones that are in that directory.
     #[arg(long)]
     pub overwrite: bool,
     #[command(flatten)]

@@ -1,9 +1,10 @@
 //! The method BASIC (ICCV 2025, arXiv 2508.06895): direct visual supervision of a multimodal LLM's projector.
 //!
 //! While the decoder runs, a [`Supervision`] observer adds up the supervisory embeddings `V^` and the patch weights `a`
-//! from its shallow layers; afterwards two losses pull the projector's output `v` towards `V^`:
-//! [`directional_alignment`] by angle, [`semantic_distribution`] by the distribution over the vocabulary. These and the
-//! other operations of a training step ([`ops`]) are fused, with closed-form gradients.
+//! from its shallow layers. Afterwards two losses pull the projector's output `v` towards `V^`:
+//! [`directional_alignment`] by direction, [`semantic_distribution`] by the distribution over the vocabulary.
+//! `docs/method.md` in the repository defines all symbols. These losses and the other operations of a training step
+//! ([`ops`]) are fused and have closed-form gradients; anyone on Burn can call them on tensors of their own:
 //!
 //! ```
 //! use basic_core::{DeviceSpec, directional_alignment};
@@ -19,7 +20,7 @@
 //! # Ok::<(), basic_core::DeviceError>(())
 //! ```
 //!
-//! Nothing here knows networks, files, tokens or images.
+//! `examples/losses.rs` trains with both losses. This crate knows no networks, files, tokens or images.
 
 #![warn(missing_docs)]
 

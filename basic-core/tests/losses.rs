@@ -1,5 +1,5 @@
-//! The losses against independent references: written out in f64 on the host, closed-form gradients (method.md) and
-//! central differences; on every CPU backend of this build.
+//! The losses against independent references: written out in f64 on the host, closed-form gradients (docs/method.md),
+//! and central differences; on every CPU backend of this build.
 
 use basic_core::ops::{HeadLayout, linear_cross_entropy};
 use basic_core::{DeviceSpec, directional_alignment, semantic_distribution};
@@ -48,7 +48,7 @@ fn unit(row: &[f64]) -> Vec<f64> {
     row.iter().map(|x| x / length).collect()
 }
 
-/// sum a |u - t|^2 and 2 a / |v| ((u.t) u - t), method.md.
+/// sum a |u - t|^2 and 2 a / |v| ((u.t) u - t), docs/method.md.
 fn das_reference(v: &[f64], t: &[f64], a: &[f64], d: usize) -> (f64, Vec<f64>) {
     let (mut value, mut grad) = (0.0, Vec::new());
     for ((v, t), a) in v.chunks(d).zip(t.chunks(d)).zip(a) {
@@ -69,7 +69,7 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
     logits.iter().map(|x| (x - top).exp() / sum).collect()
 }
 
-/// sum a KL(p || q) and a (q - p) E, method.md.
+/// sum a KL(p || q) and a (q - p) E, docs/method.md.
 fn sds_reference(v: &[f64], t: &[f64], table: &[f64], a: &[f64], d: usize) -> (f64, Vec<f64>) {
     let logits = |row: &[f64]| -> Vec<f64> { table.chunks(d).map(|e| dot(row, e)).collect() };
     let (mut value, mut grad) = (0.0, Vec::new());

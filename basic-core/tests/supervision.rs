@@ -1,4 +1,4 @@
-//! The observer against the definitions of method.md, written out on the host.
+//! The observer against the definitions of docs/method.md, written out on the host.
 
 use basic_core::ops::attention;
 use basic_core::{

@@ -1,8 +1,36 @@
-//! Vision encoders, projectors and decoders on Burn, composed into LLaVA; Hugging Face checkpoints in and out,
-//! image processing, tokenization, conversations and generation.
+//! Vision encoders, projectors and decoders on Burn, composed into LLaVA, with what surrounds them: Hugging Face
+//! checkpoints in and out, image processing, tokenization, conversations and generation.
 //!
-//! [`Checkpoint::open`] reads a Hugging Face LLaVA directory, [`Llava`] is the model, [`processor`] turns images and
-//! conversations into its inputs, [`generate`] answers.
+//! [`Checkpoint::open`] reads a Hugging Face LLaVA directory, [`Checkpoint::assemble`] puts a vision encoder and a language
+//! model together, [`Llava`] is the model, [`processor`] turns images and conversations into its inputs, and [`generate`]
+//! answers.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use basic_core::DeviceSpec;
+//! use basic_models::Checkpoint;
+//! use burn::tensor::{DType, Tensor, TensorData};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The repository's two small backbones, with a fresh projector between them.
+//! let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+//! let checkpoint = Checkpoint::assemble(&repository.join("assets/vision"), &repository.join("assets/llm"), 0)?;
+//! let device = "cpu".parse::<DeviceSpec>()?.open()?;
+//! let model = checkpoint.load(DType::F32, &device)?;
+//!
+//! // An image, as the checkpoint's image processor makes it, and its visual embeddings.
+//! let pixels = checkpoint.pixels(&repository.join("tests/fixtures/images/b.png"))?;
+//! let [channels, height, width] = checkpoint.image_shape();
+//! let pixels = Tensor::<4>::from_data(TensorData::new(pixels.data, [1, channels, height, width]), &device);
+//! let v = model.multi_modal_projector.forward(model.encode(pixels));
+//! assert_eq!(v.dims(), [36, 128]); // 6 x 6 patches, as wide as the decoder
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/answer.rs` loads a checkpoint and answers a question about an image. This crate knows no data sets, optimizers
+//! or training.
 
 #![warn(missing_docs)]
 

@@ -116,7 +116,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = p.add_subparsers(dest="command", required=True)
     f = commands.add_parser("fixtures")
-    f.add_argument("--reference", type=Path, default=Path(__file__).resolve().parents[3] / "shared/reference/basic_reference.py")
+    f.add_argument("--reference", type=Path, default=Path(__file__).resolve().parent / "basic_reference.py")
     c = commands.add_parser("check")
     c.add_argument("adapters", type=Path)
     c.add_argument("merged", type=Path)

@@ -77,8 +77,7 @@ def theirs(model, processor, folder, batch, new):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared = Path(__file__).resolve().parents[3] / "shared/reference/basic_reference.py"
-    p.add_argument("--reference", type=Path, default=shared)
+    p.add_argument("--reference", type=Path, default=Path(__file__).resolve().parent / "basic_reference.py")
     p.add_argument("--basic", required=True)
     p.add_argument("--preset", default="small")
     p.add_argument("--threads", type=int, default=2)

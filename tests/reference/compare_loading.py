@@ -89,7 +89,7 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--dir")
-    p.add_argument("--reference", default=str(Path(__file__).resolve().parents[3] / "shared/reference/basic_reference.py"))
+    p.add_argument("--reference", default=str(Path(__file__).resolve().parent / "basic_reference.py"))
     p.add_argument("--build", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.build:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Training steps of this project and of the PyTorch reference, alternately in one run: reference, ours, reference, …
 
-    python tests/reference/compare_speed.py --reference ../shared/reference/basic_reference.py \
-        --basic target/release/basic [--preset small] [--rounds 5] [--stages pretrain finetune]
+    python tests/reference/compare_speed.py --basic target/release/basic [--preset small] [--rounds 5]
+        [--stages pretrain finetune] [--reference BASIC_REFERENCE.py]
 
 Needs torch and transformers for the reference. Prints a Markdown table of medians: seconds a step, samples a second,
 peak resident memory, and the ratios of samples a second. Run it on an otherwise idle machine."""
@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 
 def once(command):
@@ -22,7 +23,7 @@ def once(command):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--reference", required=True)
+    p.add_argument("--reference", default=str(Path(__file__).resolve().parent / "basic_reference.py"))
     p.add_argument("--basic", required=True)
     p.add_argument("--preset", default="small")
     p.add_argument("--threads", default="2")

@@ -24,7 +24,7 @@ from transformers import (BitImageProcessor, CLIPImageProcessor, CLIPVisionConfi
 
 out = Path(sys.argv[1])
 here = Path(__file__).resolve().parent
-script = Path(sys.argv[2]) if len(sys.argv) > 2 else here.parents[2] / "shared/reference/basic_reference.py"
+script = Path(sys.argv[2]) if len(sys.argv) > 2 else here / "basic_reference.py"
 spec = importlib.util.spec_from_file_location("basic_reference", script)
 reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)

@@ -6,7 +6,7 @@
 
 Every directory must load in LlavaForConditionalGeneration.from_pretrained without a missing, unexpected or mismatched
 key, its processor in LlavaProcessor.from_pretrained, and both must give the same ids, up to the first step whose
-runner-up is nearer than 2e-3 (architecture.md). Ends with 1 where one doesn't. The image should have the model's size:
+runner-up is nearer than 2e-3 (docs/architecture.md). Ends with 1 where one doesn't. The image should have the model's size:
 resizing is compared elsewhere. Needs torch, transformers, pillow.
 """
 import argparse

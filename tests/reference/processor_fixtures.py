@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes basic-models/tests/fixtures/processor from transformers: what the processor's tests compare with.
 
-    python processor_fixtures.py REFERENCE_DIR OUT_DIR     (REFERENCE_DIR holds basic_reference.py)
+    python tests/reference/processor_fixtures.py OUT_DIR
 
 Images are drawn from a fixed seed; pixel values are those of transformers' image processors (Pillow backend), ids and
 texts those of its fast tokenizers, rendered templates those of its apply_chat_template. The masks of llama.json are
@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import AddedToken, CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast, SiglipImageProcessor
 
-reference, out = Path(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, str(reference))
-import basic_reference
+import basic_reference  # beside this file
+
+out = Path(sys.argv[1])
 
 IMAGES = {"odd": (61, 47), "wide": (97, 31), "tall": (23, 90), "tiny": (5, 3), "exact": (28, 28), "large": (113, 77), "columns_first": (35, 155)}  # w, h
 

@@ -99,7 +99,7 @@ def steps(reference, name, run):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--reference", type=Path, default=Path(__file__).resolve().parents[3] / "shared/reference/basic_reference.py")
+    p.add_argument("--reference", type=Path, default=Path(__file__).resolve().parent / "basic_reference.py")
     a = p.parse_args()
     spec = importlib.util.spec_from_file_location("basic_reference", a.reference)
     reference = importlib.util.module_from_spec(spec)

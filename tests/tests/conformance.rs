@@ -1,6 +1,6 @@
-//! The binary against the numbers of `shared/reference/basic_reference.py` (plain PyTorch and transformers), on three
+//! The binary against the numbers of `tests/reference/basic_reference.py` (plain PyTorch and transformers), on three
 //! checkpoints: transformers 5's layout, shards with a config that leaves out every default, transformers 4's layout.
-//! The tolerances are those of architecture.md, "Contracts that outside checks rely on".
+//! The tolerances are those of docs/architecture.md, "Contracts".
 //!
 //! `cargo test -p tests --test conformance -- --nocapture` prints the largest deviation of every quantity.
 

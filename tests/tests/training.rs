@@ -13,7 +13,7 @@ use tests::project::{LOSSES, Project, losses};
 use tests::tensors::{self, Tensor};
 use tests::{Ran, args, run};
 
-/// Losses of one run on two backends may differ by this (issue 2, "Done when"), as a part of the larger ones.
+/// Losses of one run on two backends may differ by this (docs/architecture.md, "Contracts"), as a part of the larger ones.
 const BACKENDS: f64 = 1e-3;
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 

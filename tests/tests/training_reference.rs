@@ -13,7 +13,7 @@ use tests::fixtures::{fixture, number, read_json, read_jsonl, text};
 use tests::tensors::relative;
 use tests::{Ran, args, run};
 
-/// Losses, relative (issue 5, "Done when").
+/// Losses, relative (docs/architecture.md, "Contracts").
 const LOSS: f64 = 1e-3;
 /// Gradient norms, relative. Set after a first run with 1e-3, in which the LoRA run's was 1.1e-3 apart at step 19 alone
 /// (2e-7 at step 20, losses 4e-6 apart at most); why is not known.

@@ -9,26 +9,26 @@ use clap::Args as ClapArgs;
 pub struct Ablate {
     /// The study, a TOML file.
     pub study: PathBuf,
-    /// Where results and tables are written; by default runs/STUDY.
+    /// The directory that results and tables are written to; by default runs/STUDY.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Run these cells alone: a cell's name, a factor's, or a whole `setting/factor/cell`.
+    /// Run only these cells: a cell's name, a factor's, or a whole `setting/factor/cell`.
     #[arg(long, value_name = "CELL", num_args = 1..)]
     pub only: Vec<String>,
-    /// Show the cells and which of them are done; run nothing.
+    /// Show the cells and which of them are done, and run nothing.
     #[arg(long)]
     pub list: bool,
     /// Where to compute: auto, cpu, ndarray, wgpu[:i] or cuda[:i].
     #[arg(long, default_value = "auto")]
     pub device: DeviceSpec,
-    /// Several devices, a cell on each at a time: --devices cuda:0,cuda:1
+    /// Compute on several devices, one cell on each at a time: --devices cuda:0,cuda:1
     #[arg(long, value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceSpec>,
-    /// Change a recipe key of every stage, or of one: --set train.steps=10 --set pretrain.data.limit=100. Cells still
-    /// have the last word.
+    /// Change a recipe key of every stage, or of one: --set train.steps=10 --set pretrain.data.limit=100. What a cell sets
+    /// itself stays.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Print results.json's object, or with --list the cells.
+    /// Print results.json's object as JSON, or with --list the cells.
     #[arg(long)]
     pub json: bool,
 }

@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args as ClapArgs};
 use super::data::{Reading, conversation};
 use super::{DeviceArg, Dtype, layer_weights};
 
-/// What counts.
+/// The rules for meaningful embeddings.
 const RULES: &str = "Meaningful, by the nearest token (by cosine with the embedding table): 'caption', a content word of \
 the caption or the answers; 'labels', a word that is true of the object which covers the patch (Shapes); 'word', any whole \
 word. docs/lens.md has the exact rules.";
@@ -32,11 +32,11 @@ pub struct Analyze {
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub reading: Reading,
-    /// Take the images of a file of questions also from below this folder; by default they lie below the folder that paths
-    /// are relative to.
+    /// Allow a question file's images below this folder too; by default they must lie below the folder that paths are
+    /// relative to.
     #[arg(long, value_name = "DIR", requires = "data")]
     pub image_root: Option<PathBuf>,
-    /// The first images only; with --replace the first questions about images.
+    /// Take only the first N images; with --replace, the first N questions about images.
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
     /// How the data's conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1.
@@ -45,25 +45,26 @@ pub struct Analyze {
     /// A second checkpoint, shown beside the first.
     #[arg(long, value_name = "CHECKPOINT")]
     pub compare: Option<PathBuf>,
-    /// Write lens.html and lens.json there; with --data, survey.json.
+    /// The directory that lens.html and lens.json are written to; with --data, survey.json.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Tokens per visual embedding.
+    /// How many tokens are shown for each visual embedding.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub top: u16,
-    /// Look at these layers only, such as 0,8,16; 0 is the projector's output.
+    /// Show only these layers, such as 0,8,16; 0 is the projector's output.
     #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pub layers: Vec<usize>,
-    /// Supervising layers; by default half of the decoder's.
+    /// The number of supervising layers (k); by default half of the decoder's layers.
     #[arg(long)]
     pub k: Option<usize>,
-    /// Their weights: increasing, constant or decreasing.
+    /// How they are weighted: increasing, constant or decreasing.
     #[arg(long, default_value = "increasing", value_parser = layer_weights)]
     pub layer_weights: LayerWeights,
-    /// caption, labels or word; by default caption, or word for an image without --caption and --labels.
+    /// When an embedding counts as meaningful: caption, labels or word (below). By default caption, or word for an image
+    /// without --caption and --labels.
     #[arg(long, value_name = "RULE")]
     pub meaningful: Option<Rule>,
-    /// What the image shows, for the rule caption.
+    /// A caption of the image, for the rule caption.
     #[arg(long, value_name = "TEXT", requires = "image")]
     pub caption: Option<String>,
     /// The scenes.jsonl of a Shapes data set, for the rule labels; by default the one beside DATA.
@@ -72,7 +73,7 @@ pub struct Analyze {
     /// A meaningful embedding's cosine with its nearest token must be at least this.
     #[arg(long, value_name = "COSINE", allow_negative_numbers = true)]
     pub min_similarity: Option<f32>,
-    /// Answer as well with each visual embedding replaced by its nearest token's embedding.
+    /// Also answer with each visual embedding replaced by the embedding of its nearest token.
     #[arg(long)]
     pub replace: bool,
     /// At most this many tokens an answer; by default 64, and 16 with --data.

@@ -10,38 +10,38 @@ use super::Dtype;
 /// How weights are written.
 #[derive(Debug, ClapArgs)]
 pub struct Output {
-    /// The parameters' type; by default that of most of them on disk.
+    /// The type of the parameters; by default the type that most of them have on disk.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// The most a file of weights holds.
+    /// The largest size of a file of weights.
     #[arg(long, default_value = "5GB", value_parser = parse_size)]
     pub shard_size: u64,
-    /// Replace a directory that is there.
+    /// Replace a checkpoint that is in that directory.
     #[arg(long)]
     pub overwrite: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct Assemble {
-    /// The vision tower: a directory or a hub name.
+    /// The vision encoder: a directory or a name in the local Hugging Face cache.
     #[arg(long)]
     pub vision: PathBuf,
-    /// The decoder: a directory or a hub name.
+    /// The language model: a directory or a name in the local Hugging Face cache.
     #[arg(long)]
     pub llm: PathBuf,
-    /// What stands between them.
+    /// The projector between them: linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu or identity.
     #[arg(long, default_value = "mlp2x_gelu")]
     pub projector: String,
-    /// Trained weights for it, such as LLaVA's mm_projector.bin, instead of fresh ones.
+    /// Trained weights for the projector, such as LLaVA's mm_projector.bin, instead of fresh ones.
     #[arg(long, value_name = "FILE")]
     pub projector_weights: Option<PathBuf>,
-    /// Seed of the fresh ones.
+    /// The seed of the projector's fresh weights.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Make the embedding table's rows a multiple of this, such as 64.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u16).range(1..))]
     pub pad_to_multiple_of: Option<u16>,
-    /// Where the checkpoint is written.
+    /// The directory that the checkpoint is written to.
     #[arg(long)]
     pub out: PathBuf,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub struct Assemble {
 pub struct Convert {
     /// A LLaVA checkpoint, of Hugging Face's or LLaVA's own layout: a directory or a hub name.
     pub checkpoint: PathBuf,
-    /// Where the new one is written.
+    /// The directory that the new checkpoint is written to.
     pub out: PathBuf,
     #[command(flatten)]
     pub output: Output,
@@ -60,11 +60,11 @@ pub struct Convert {
 
 #[derive(Debug, ClapArgs)]
 pub struct Merge {
-    /// The LLaVA checkpoint below: a directory or a hub name.
+    /// The LLaVA checkpoint that the adapters were trained on: a directory or a hub name.
     pub base: PathBuf,
     /// The adapters, as PEFT's or this program's: a directory or a hub name.
     pub adapter: PathBuf,
-    /// Where the new checkpoint is written.
+    /// The directory that the new checkpoint is written to.
     pub out: PathBuf,
     #[command(flatten)]
     pub output: Output,
@@ -72,7 +72,7 @@ pub struct Merge {
 
 #[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A directory or a hub name: a LLaVA checkpoint, adapters, a vision tower or a decoder, whole or broken.
+    /// A LLaVA checkpoint, adapters, a vision encoder or a language model, whole or broken: a directory or a hub name.
     pub checkpoint: PathBuf,
     /// Print one JSON object.
     #[arg(long)]

@@ -9,11 +9,11 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 /// What to do with data sets.
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// The embedded world: images, captions and questions in LLaVA's format.
+    /// Write the embedded world: images, captions and questions in LLaVA's format.
     Shapes(Shapes),
     /// Count what data sets hold, and what training would leave out and why.
     Check(Check),
-    /// One sample: turns, images, and its tokens with those that bear loss.
+    /// Show one sample: its turns, its images, and its tokens with those that bear loss.
     Show(Show),
     /// Write a data set in another format.
     Export(Export),
@@ -21,19 +21,19 @@ pub enum Data {
 
 #[derive(Debug, ClapArgs)]
 pub struct Shapes {
-    /// An empty or absent directory.
+    /// The directory to write to, which must be empty or absent.
     #[arg(long)]
     pub out: PathBuf,
-    /// Scenes to train on.
+    /// The number of scenes to train on.
     #[arg(long)]
     pub train: usize,
-    /// Scenes to choose settings on.
+    /// The number of scenes to choose settings on.
     #[arg(long, default_value_t = 100)]
     pub validation: usize,
-    /// Scenes to evaluate on.
+    /// The number of scenes to evaluate on.
     #[arg(long)]
     pub eval: usize,
-    /// Same seed, same bytes.
+    /// The seed: the same seed gives the same bytes.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Print one JSON object.
@@ -44,10 +44,10 @@ pub struct Shapes {
 /// How a data set is read.
 #[derive(Debug, ClapArgs)]
 pub struct Reading {
-    /// What image paths are relative to; by default the data file's folder.
+    /// The folder that image paths are relative to; by default the data file's folder.
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
-    /// json, jsonl, webdataset, parquet or folder, where name and content don't tell.
+    /// The data's format, where its name and content don't tell it: json, jsonl, webdataset, parquet or folder.
     #[arg(long)]
     pub format: Option<Format>,
 }
@@ -65,10 +65,11 @@ pub struct Conversations {
     /// A LLaVA directory: tokenize as training on it would.
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
-    /// auto, template, or one of LLaVA's styles such as plain or vicuna_v1; with --checkpoint.
+    /// How conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1; with
+    /// --checkpoint.
     #[arg(long, default_value = "auto", value_parser = conversation)]
     pub conversation: ConversationStyle,
-    /// The stage whose `auto` style is meant: plain captions in pretrain, a chat in finetune; with --checkpoint.
+    /// The stage whose style `auto` means: plain captions in pretrain, a chat in finetune; with --checkpoint.
     #[arg(long, value_enum, default_value = "finetune")]
     pub stage: StageArg,
     /// Tokenize as training by this recipe would: its model, stage, conversation style and length.
@@ -112,7 +113,7 @@ pub struct Check {
     pub reading: Reading,
     #[command(flatten)]
     pub conversations: Conversations,
-    /// Look at this many samples of each set alone, drawn evenly.
+    /// Look at only this many samples of each set, drawn evenly.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub sample: Option<u32>,
     /// Print one JSON object.
@@ -124,13 +125,13 @@ pub struct Check {
 pub struct Show {
     /// A file, a folder, or a pattern.
     pub data: PathBuf,
-    /// Which sample, from 0.
+    /// The index of the sample, from 0.
     pub index: usize,
     #[command(flatten)]
     pub reading: Reading,
     #[command(flatten)]
     pub conversations: Conversations,
-    /// Save the image as PNG; of several, the second as X-1.png and so on.
+    /// Save the image as this PNG file; a second image as X-1.png, and so on.
     #[arg(long, value_name = "X.png")]
     pub out: Option<PathBuf>,
     /// Print one JSON object.
@@ -149,37 +150,37 @@ pub enum ImagesArg {
 pub struct Export {
     /// A file, a folder, or a pattern.
     pub data: PathBuf,
-    /// json, jsonl, webdataset or parquet.
+    /// The new format: json, jsonl, webdataset or parquet.
     #[arg(long, value_name = "FORMAT")]
     pub format: Format,
-    /// The directory that is written.
+    /// The directory to write to.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Images go with the set, or json and parquet name them where they are.
+    /// Copy images into the new set, or (json and parquet) refer to them where they are.
     #[arg(long, value_enum, default_value = "copy")]
     pub images: ImagesArg,
-    /// What image paths of DATA are relative to; by default the data file's folder.
+    /// The folder that image paths of DATA are relative to; by default the data file's folder.
     #[arg(long, value_name = "DIR")]
     pub from_images: Option<PathBuf>,
-    /// DATA's format, where name and content don't tell.
+    /// The format of DATA, where its name and content don't tell it.
     #[arg(long, value_name = "FORMAT")]
     pub from_format: Option<Format>,
-    /// Export the first samples only.
+    /// Export only the first N samples.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Samples of an archive or a Parquet file.
+    /// How many samples an archive or a Parquet file holds.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub shard: u32,
-    /// What happens to a broken sample: skip leaves it out and counts it.
+    /// What happens at a broken sample: error ends the command, skip leaves the sample out and counts it.
     #[arg(long, value_enum, default_value = "error")]
     pub on_error: OnErrorArg,
     /// With --on-error skip: how many samples may be left out, a number or a share such as 1%, the default.
     #[arg(long, value_name = "N|P%")]
     pub max_skipped: Option<SkipLimit>,
-    /// Gzip the archives.
+    /// Compress the archives with gzip.
     #[arg(long)]
     pub gzip: bool,
-    /// Replace a directory that is there.
+    /// Replace a data set that is in that directory.
     #[arg(long)]
     pub overwrite: bool,
     /// Print one JSON object.

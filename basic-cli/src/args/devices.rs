@@ -7,16 +7,16 @@ use super::Dtype;
 
 #[derive(Debug, ClapArgs)]
 pub struct Devices {
-    /// Run every operation on this device, forward and backward, and compare with what is expected.
+    /// Run every operation on this device, forward and backward, and compare with the expected results.
     #[arg(long, value_name = "DEVICE")]
     pub check: Option<DeviceSpec>,
     /// Time the operations that a training step of a 7B model consists of, on this device.
     #[arg(long, value_name = "DEVICE", conflicts_with = "check")]
     pub rates: Option<DeviceSpec>,
-    /// Only in this type. Where it is not given, --check takes float32 and bfloat16, --rates bfloat16.
+    /// Use only this type. By default --check uses float32 and bfloat16, and --rates bfloat16.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// With --rates: only operations whose names contain this text.
+    /// With --rates: time only operations whose names contain this text.
     #[arg(long, value_name = "TEXT", default_value = "", requires = "rates", hide_default_value = true)]
     pub only: String,
     /// Print one JSON object.

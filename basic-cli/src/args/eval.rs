@@ -13,34 +13,34 @@ use super::data::conversation;
 pub struct Eval {
     /// A LLaVA directory.
     pub checkpoint: PathBuf,
-    /// Questions, one JSON object a line: image, text, answer, category.
+    /// A file of questions, one JSON object a line: image, text, answer, category.
     #[arg(required_unless_present = "bench")]
     pub data: Option<PathBuf>,
-    /// Instead of a file of questions, benchmarks: vqav2, vqav2-val, gqa, vizwiz, vizwiz-val, textvqa, scienceqa,
+    /// Run benchmarks instead of a file of questions: vqav2, vqav2-val, gqa, vizwiz, vizwiz-val, textvqa, scienceqa,
     /// mmbench, mmbench_cn, mm-vet, pope.
     #[arg(long, value_name = "NAME", num_args = 1.., requires = "root", conflicts_with_all = ["data", "images"])]
     pub bench: Vec<String>,
-    /// The benchmarks' folders, laid out as LLaVA's playground/data/eval.
+    /// The folder of the benchmarks, laid out as LLaVA's playground/data/eval.
     #[arg(long, value_name = "DIR", requires = "bench")]
     pub root: Option<PathBuf>,
-    /// Answer every question of the benchmarks anew.
+    /// Answer all questions of the benchmarks again, instead of going on with kept answers.
     #[arg(long, requires = "bench")]
     pub fresh: bool,
-    /// What image paths are relative to; by default the data file's folder.
+    /// The folder that image paths are relative to; by default the data file's folder.
     #[arg(long)]
     pub images: Option<PathBuf>,
-    /// Take images also from below this folder; by default they lie below the folder that paths are relative to, and those
+    /// Allow images below this folder too; by default they must lie below the folder that paths are relative to, and those
     /// of benchmarks below --root.
     #[arg(long, value_name = "DIR")]
     pub image_root: Option<PathBuf>,
-    /// Where the predictions are kept; by default CHECKPOINT/eval/DATA.predictions.jsonl. With --bench a folder, by
+    /// The file that predictions are written to; by default CHECKPOINT/eval/DATA.predictions.jsonl. With --bench a folder, by
     /// default CHECKPOINT/eval, with a folder in it for each benchmark.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Questions answered together.
+    /// How many questions are answered together.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
-    /// At most this many tokens an answer; by default 16, and with --bench LLaVA's number for the benchmark.
+    /// The most tokens of an answer; by default 16, and with --bench LLaVA's number for the benchmark.
     #[arg(long)]
     pub max_new_tokens: Option<usize>,
     /// How a question is written: "template" for the checkpoint's chat template, or one of LLaVA's styles by its name; by
@@ -62,15 +62,15 @@ pub struct Eval {
 
 #[derive(Debug, ClapArgs)]
 pub struct Compare {
-    /// What `basic eval` left of the first model: a folder of benchmarks, one of them, a checkpoint with its eval/, or a
+    /// What `basic eval` wrote for the first model: a folder of benchmarks, one of them, a checkpoint with its eval/, or a
     /// file of predictions.
     pub run_a: PathBuf,
-    /// The same of the second model.
+    /// The same for the second model.
     pub run_b: PathBuf,
-    /// Compare the questions and benchmarks that both have, where they are not the same.
+    /// Compare only the questions and benchmarks that both have, where they differ.
     #[arg(long)]
     pub common: bool,
-    /// Show so many of the questions whose score changed, of each benchmark.
+    /// Show at most N questions of each benchmark whose score changed.
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub changed: usize,
     /// Print one JSON object, with all questions that changed.
@@ -80,20 +80,20 @@ pub struct Compare {
 
 #[derive(Debug, ClapArgs)]
 pub struct Report {
-    /// Directories of training runs, what `basic eval` left (as for `basic compare`), and the --out of `basic ablate`.
+    /// Directories of training runs, what `basic eval` wrote (as for `basic compare`), and the --out of `basic ablate`.
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// Where the page is written.
+    /// The HTML file that is written.
     #[arg(long, default_value = "report.html")]
     pub out: PathBuf,
-    /// Show so many answered questions of each benchmark.
+    /// Show at most N answered questions of each benchmark.
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub samples: usize,
-    /// Show images also from below this folder; by default they lie below the answers' folder or those that `basic eval`
-    /// recorded, and others are named.
+    /// Show images below this folder too; by default only those below the answers' folder or the folders that `basic eval`
+    /// recorded are shown, and others are named.
     #[arg(long, value_name = "DIR")]
     pub image_root: Option<PathBuf>,
-    /// Print one JSON object: the page, its runs and studies, its bytes.
+    /// Print one JSON object: the page's path, its runs and studies, its size in bytes.
     #[arg(long)]
     pub json: bool,
 }

@@ -31,7 +31,7 @@ pub struct Generate {
     /// The prompt, with one <image> for each image; \n is a line break.
     #[arg(long)]
     pub prompt: String,
-    /// At most this many new tokens; by default 512, and no more than the context holds.
+    /// The most new tokens; by default 512, and never more than the context holds.
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<usize>,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct Generate {
     /// The parameters' type.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
-    /// Print the answer as it comes, as on a terminal.
+    /// Print the answer piece by piece as it is generated, as on a terminal.
     #[arg(long, conflicts_with = "json")]
     pub stream: bool,
     /// Print one JSON object: ids, gaps, text, top5, finish_reason ("stop" or "length").
@@ -64,10 +64,10 @@ pub struct Chat {
     /// vicuna_v1 where it has none.
     #[arg(long, value_name = "NAME", value_parser = style)]
     pub style: Option<&'static ConversationStyle>,
-    /// Instructions before the conversation.
+    /// Instructions before the conversation (the system text).
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// At most this many tokens an answer, by default 512, and no more than the context holds.
+    /// The most tokens of an answer; by default 512, and never more than the context holds.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_new_tokens: Option<u32>,
     #[command(flatten)]
@@ -83,28 +83,29 @@ pub struct Chat {
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Choice of tokens")]
 pub struct Tokens {
-    /// Take the most likely token at every step; the default unless another choice is asked for.
+    /// Take the most likely token at every step; this is the default unless one of the flags below is given.
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p", "seed"])]
     pub greedy: bool,
-    /// Draw from the logits divided by this; below 1 sharpens.
+    /// Sample from the logits divided by this; values below 1 sharpen the distribution.
     #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     pub temperature: Option<f64>,
-    /// Draw from the K most likely tokens; 0: all.
+    /// Sample from the K most likely tokens; 0 means all.
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
-    /// Draw from the most likely tokens that hold this share of the probability; 1: all.
+    /// Sample from the most likely tokens that hold this share of the probability; 1 means all.
     #[arg(long, value_name = "P", value_parser = share_over_0, allow_negative_numbers = true)]
     pub top_p: Option<f64>,
-    /// Draw from tokens with at least this share of the most likely one's probability; 0: all.
+    /// Sample from tokens with at least this share of the most likely token's probability; 0 means all.
     #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
     pub min_p: Option<f64>,
-    /// Divide positive logits of tokens that prompt or answer hold by this, multiply negative ones; 1: none.
+    /// Penalize tokens that the prompt or the answer holds: divide their positive logits by this, multiply negative ones; 1
+    /// means no penalty.
     #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     pub repetition_penalty: Option<f64>,
-    /// End the answer before this text; repeatable, \n is a line break.
+    /// End the answer before this text; may be given several times, \n is a line break.
     #[arg(long, value_name = "TEXT", value_parser = not_empty)]
     pub stop: Vec<String>,
-    /// Draw with this seed, 0 by default: one seed, one answer.
+    /// The seed of sampling, 0 by default; the same seed gives the same answer.
     #[arg(long)]
     pub seed: Option<u64>,
 }

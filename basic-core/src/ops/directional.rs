@@ -12,7 +12,7 @@ use super::{FusedOps, Kernels, LossAndGrad};
 /// Rows shorter than this have no direction: they are divided by it and receive no gradient.
 pub const SHORTEST: f64 = 1e-12;
 
-/// Directional alignment supervision: `sum_i weights_i |v_i/|v_i| - target_i/|target_i||^2` (method.md).
+/// Directional alignment supervision: `sum_i weights_i |v_i/|v_i| - target_i/|target_i||^2` (docs/method.md).
 ///
 /// Differentiable in `v` alone; its gradient is computed with the value. A row with `|v_i| <= 1e-12` is divided by
 /// `1e-12` and gets a zero gradient, where PyTorch's `normalize` would give one of `1e12`.

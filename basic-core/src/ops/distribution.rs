@@ -24,7 +24,7 @@ pub fn semantic_distribution(v: Tensor<2>, target: Tensor<2>, table: Tensor<2>, 
     chunked(v, target, table, weights, None)
 }
 
-/// Semantic distribution supervision: `sum_i weights_i KL(softmax(target_i E^T) || softmax(v_i E^T))` (method.md).
+/// Semantic distribution supervision: `sum_i weights_i KL(softmax(target_i E^T) || softmax(v_i E^T))` (docs/method.md).
 ///
 /// Differentiable in `v` alone. Value and gradient `a (q - p) E` are computed together, in chunks of rows of which the
 /// two blocks of logits take at most `budget` bytes (a chunk has at least one row): three matrix products, and the

@@ -1,4 +1,4 @@
-//! The token lens: what the vocabulary says of every visual embedding, at the projector's output and after every layer
+//! The token lens: the nearest vocabulary tokens of each visual embedding, at the projector's output and after every layer
 //! of the decoder. The formulas are in docs/lens.md.
 //!
 //! ```text

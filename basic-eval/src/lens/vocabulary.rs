@@ -64,7 +64,7 @@ impl Vocabulary {
         self.mean_norm
     }
 
-    /// What the vocabulary says of every row. No more than a chunk of `[rows, V]` exists at a time.
+    /// The nearest tokens of each row, by cosine and by probability. No more than a chunk of `[rows, V]` exists at a time.
     ///
     /// # Shapes
     /// - rows: `[n, d]` in f32

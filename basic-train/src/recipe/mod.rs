@@ -70,13 +70,13 @@ pub struct Recipe {
     pub parts: Parts,
     /// Batches and steps.
     pub train: TrainConfig,
-    /// What a run keeps while it runs.
+    /// How often states are saved, and how many are kept.
     #[serde(default)]
     pub checkpoint: SaveConfig,
-    /// How the model is looked at on the way; by default it isn't.
+    /// Periodic evaluation on held-out samples; there is none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<EvalConfig>,
-    /// What is kept of the steps.
+    /// Which records of the steps are written.
     #[serde(default)]
     pub watch: WatchConfig,
 }

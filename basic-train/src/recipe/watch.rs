@@ -1,11 +1,11 @@
-//! What is kept of a run beside its steps, and how the model is looked at on the way.
+//! The recipe's tables `[eval]`, periodic evaluation on held-out samples, and `[watch]`, the records of a run.
 
 use std::path::PathBuf;
 
 use basic_data::Format;
 use serde::{Deserialize, Serialize};
 
-/// `[eval]`: the model is looked at on samples that it is not trained on.
+/// `[eval]`: periodic evaluation on samples that the model is not trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalConfig {

@@ -1,0 +1,53 @@
+//! Loads a checkpoint and answers a prompt about an image.
+//!
+//!     cargo run -p basic-models --example answer -- CHECKPOINT IMAGE "USER: <image>\nWhat is it? ASSISTANT:"
+//!
+//! CHECKPOINT is a Hugging Face LLaVA directory, one of LLaVA's own code, or a name in the local Hugging Face cache. Without
+//! arguments, the example puts the repository's two small backbones together with a projector that was never trained: the
+//! answer then is made of the right words and means nothing. `basic demo` and `examples/shapes.toml` train one.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use basic_core::DeviceSpec;
+use basic_models::Checkpoint;
+use basic_models::generate::{GenerationConfig, GenerationDefaults, TextOptions, generate_text};
+use basic_models::processor::tokenize_prompt;
+use burn::tensor::{DType, Tensor, TensorData};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Opening reads configuration, tokenizer and processor; no weights yet.
+    let checkpoint = match args.next() {
+        Some(path) => Checkpoint::open(Path::new(&path))?,
+        None => Checkpoint::assemble(&repository.join("assets/vision"), &repository.join("assets/llm"), 0)?,
+    };
+    let image = args.next().map_or_else(|| repository.join("tests/fixtures/images/b.png"), PathBuf::from);
+    let text =
+        args.next().unwrap_or_else(|| "USER: <image>\\ndescribe the image ASSISTANT:".into()).replace("\\n", "\n");
+
+    let device = DeviceSpec::Auto.open()?;
+    // In the files' own type, with `checkpoint.stored_dtype()`, a large model takes half of the memory.
+    let model = checkpoint.load(DType::F32, &device)?;
+
+    // The prompt: <image> becomes as many positions as the image has visual embeddings.
+    let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), 1)?;
+    // The image, as the checkpoint's processor makes it: [1, channels, height, width].
+    let [channels, height, width] = checkpoint.image_shape();
+    let pixels = checkpoint.pixels(&image)?;
+    let pixels = Tensor::<4>::from_data(TensorData::new(pixels.data, [1, channels, height, width]), &device);
+    let features = model.encode(pixels);
+
+    let defaults = GenerationDefaults::load(&checkpoint.dir)?;
+    let config = GenerationConfig::greedy(64, defaults.end_ids(&checkpoint), checkpoint.pad_id());
+    let options = TextOptions { tokenizer: &checkpoint.tokenizer, stop: &[] };
+    // The observer sees every piece of text as it comes, and may end the answer.
+    let mut observer = |piece: basic_models::generate::Piece<'_>| {
+        print!("{}", piece.text);
+        ControlFlow::Continue(())
+    };
+    let answers = generate_text(&model, &[prompt.into()], Some(features), &config, &options, &mut observer)?;
+    println!("\n({} tokens)", answers[0].generated.ids.len());
+    Ok(())
+}
