@@ -81,7 +81,7 @@ pub enum Command {
     Chat(Chat),
     /// The losses of given samples, and the projector's gradients by loss.
     Losses(Losses),
-    /// Put a vision tower and a decoder together as a new LLaVA checkpoint.
+    /// Put a vision encoder and a decoder together as a new LLaVA checkpoint.
     Assemble(Assemble),
     /// Write a checkpoint anew, in another type or other shards.
     Convert(Convert),
@@ -389,7 +389,7 @@ pub struct Backbones {
     /// Steps of the decoder.
     #[arg(long, default_value_t = 12000)]
     pub language_steps: usize,
-    /// Steps of the vision tower.
+    /// Steps of the vision encoder.
     #[arg(long, default_value_t = 300)]
     pub tower_steps: usize,
     /// Replace backbones that are there.

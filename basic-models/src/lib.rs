@@ -13,6 +13,7 @@ pub mod generate;
 pub mod input;
 pub mod nn;
 pub mod outside;
+mod parameters;
 pub mod processor;
 
 pub use checkpoint::{Checkpoint, CheckpointError};

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use basic_core::{DeviceSpec, Objective};
-use basic_models::adapters::{AdapterFiles, LoraConfig, attach, save_adapters};
-use basic_models::checkpoint::{ParamPath, StagedDir};
+use basic_models::adapters::{LoraConfig, attach};
+use basic_models::checkpoint::{AdapterFiles, ParamPath, StagedDir, save_adapters};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use basic_train::inspect::read_samples;

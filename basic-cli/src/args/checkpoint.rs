@@ -23,7 +23,7 @@ pub struct Output {
 
 #[derive(Debug, ClapArgs)]
 pub struct Assemble {
-    /// The vision tower: a directory or a hub name.
+    /// The vision encoder: a directory or a hub name.
     #[arg(long)]
     pub vision: PathBuf,
     /// The decoder: a directory or a hub name.
@@ -72,7 +72,7 @@ pub struct Merge {
 
 #[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A directory or a hub name: a LLaVA checkpoint, adapters, a vision tower or a decoder, whole or broken.
+    /// A directory or a hub name: a LLaVA checkpoint, adapters, a vision encoder or a decoder, whole or broken.
     pub checkpoint: PathBuf,
     /// Print one JSON object.
     #[arg(long)]

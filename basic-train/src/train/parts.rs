@@ -1,6 +1,7 @@
 //! The model as a run trains it: parts frozen, whole, or with adapters.
 
-use basic_models::adapters::{AdapterFiles, LoraConfig, Quantization, attach};
+use basic_models::adapters::{LoraConfig, Quantization, attach};
+use basic_models::checkpoint::AdapterFiles;
 use basic_models::nn::Llava;
 use burn::module::Module;
 use burn::tensor::DType;
