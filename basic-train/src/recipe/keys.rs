@@ -57,7 +57,7 @@ mod tests {
         for key in keys.iter().chain(&["extends", "optimiser"]) {
             // Of a type that no key has.
             let error = toml::from_str::<Recipe>(&format!("{key} = 1979-05-27")).unwrap_err().to_string();
-            assert_eq!(error.contains("unknown field"), !keys.contains(key), "{key}: {error}");
+            assert_eq!(error.contains(&format!("unknown field `{key}`")), !keys.contains(key), "{key}: {error}");
         }
         // Every field that a whole recipe has.
         let text = "stage = \"pretrain\"\noutput = \"o\"\nmodel.checkpoint = \"m\"\ndata.path = \"d\"\n\
