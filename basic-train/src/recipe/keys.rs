@@ -61,7 +61,7 @@ mod tests {
         }
         // Every field that a whole recipe has.
         let text = "stage = \"pretrain\"\noutput = \"o\"\nmodel.checkpoint = \"m\"\ndata.path = \"d\"\n\
-                    train = { batch_size = 1, steps = 1 }\neval = { path = \"e\" }";
+                    train = { batch_size = 1, steps = 1 }\neval = { path = \"e\", every = 1 }";
         let whole = toml::Table::try_from(toml::from_str::<Recipe>(text).unwrap()).unwrap();
         let mut written: Vec<&str> = whole.keys().map(String::as_str).collect();
         let mut known = keys.to_vec();
