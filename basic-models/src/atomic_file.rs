@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::checkpoint::leftover::{PREFIX, writer};
+use crate::checkpoint::temporary_names::{PREFIX, writer};
 
 /// A file that is being written has a lock from its second moment on.
 const LOCKED_AFTER: Duration = Duration::from_secs(60);

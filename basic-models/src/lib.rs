@@ -42,6 +42,7 @@ pub mod generate;
 pub mod input;
 pub mod nn;
 pub mod outside;
+mod parameters;
 pub mod processor;
 
 pub use checkpoint::{Checkpoint, CheckpointError};

@@ -50,7 +50,7 @@ fn write(dir: &Path, config: &LlavaConfig, device: &Device) -> usize {
         let start = end;
         end += slot.shape.iter().product::<usize>() * 2;
         let info = TensorInfo { dtype: safetensors::Dtype::BF16, shape: slot.shape, data_offsets: (start, end) };
-        (Layout::Llava.disk(&slot.name, false), info)
+        (Layout::Llava.disk(&slot.name, None), info)
     });
     let header = serde_json::to_vec(&Metadata::new(None, infos.collect()).unwrap()).unwrap();
     let path = dir.join("model.safetensors");

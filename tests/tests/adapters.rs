@@ -8,8 +8,8 @@ use std::path::Path;
 
 use basic_core::{Basic, DeviceSpec, Objective};
 use basic_eval::losses::read_samples;
-use basic_models::adapters::{AdapterFiles, LoraConfig, attach, save_adapters};
-use basic_models::checkpoint::{ParamPath, StagedDir};
+use basic_models::adapters::{LoraConfig, attach};
+use basic_models::checkpoint::{AdapterFiles, ParamPath, StagedDir, save_adapters};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::module::{Module, ModuleVisitor, Param};

@@ -1,4 +1,4 @@
-//! `basic assemble`: a vision tower and a decoder become a LLaVA checkpoint.
+//! `basic assemble`: a vision encoder and a decoder become a LLaVA checkpoint.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -84,7 +84,7 @@ impl Parts {
     }
 }
 
-/// By transformers 5's names, where the vision tower has no `vision_model.` of its own.
+/// By transformers 5's names, where the vision encoder has no `vision_model.` of its own.
 fn weights(dir: &Path) -> Tensors {
     let all = tensors::read(&dir.join("model.safetensors"));
     all.into_iter()

@@ -1,4 +1,4 @@
-//! Every decoder family with CLIP and SigLIP, and DINOv2 towers, against transformers: losses and their gradients, the logits of every
+//! Every decoder family with CLIP and SigLIP, and DINOv2 encoders, against transformers: losses and their gradients, the logits of every
 //! position, greedy ids. tests/fixtures/families and what each checkpoint varies: tests/reference/family_fixtures.py.
 //!
 //! `cargo test -p tests --test families -- --nocapture` prints the table.

@@ -131,7 +131,7 @@ fn is_made(tensor: &Tensor, name: &str) -> bool {
 }
 
 #[test]
-fn a_checkpoint_of_llavas_own_code_is_read_with_its_tower_and_gets_an_image_token() {
+fn a_checkpoint_of_llavas_own_code_is_read_with_its_vision_encoder_and_gets_an_image_token() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     basic(args!["convert", fixture("original"), out, "--dtype", "f32"]).succeeded();
@@ -365,7 +365,7 @@ fn inspect_says_what_a_good_checkpoint_holds() {
 }
 
 #[test]
-fn inspect_knows_towers_and_decoders() {
+fn inspect_knows_vision_encoders_and_decoders() {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
     for (name, kind, part) in [("vision", "vision", "vision"), ("llm", "decoder", "decoder")] {
         let said = inspect(&assets.join(name));

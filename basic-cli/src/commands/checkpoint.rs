@@ -3,8 +3,7 @@
 use anyhow::Result;
 use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
-use basic_models::adapters::AdapterFiles;
-use basic_models::checkpoint::{AssembleOptions, Description, SaveOptions, describe};
+use basic_models::checkpoint::{AdapterFiles, AssembleOptions, Description, SaveOptions, describe};
 use burn::tensor::Device;
 use serde_json::Value;
 

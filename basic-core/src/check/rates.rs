@@ -1,5 +1,5 @@
 //! How fast a device does the operations of a training step: the sizes are a 7B decoder's on four samples of 705
-//! positions (`basic bench --preset 7b --micro-batch 4`), and those of its vision tower.
+//! positions (`basic bench --preset 7b --micro-batch 4`), and those of its vision encoder.
 
 use std::time::{Duration, Instant};
 

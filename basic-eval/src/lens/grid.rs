@@ -67,7 +67,8 @@ mod tests {
 
     use super::{Grid, Place};
 
-    fn grid(family: VisionFamily, registers: usize, strategy: SelectStrategy, projector: ProjectorKind) -> Grid {
+    fn grid(family: &str, registers: usize, strategy: SelectStrategy, projector: ProjectorKind) -> Grid {
+        let (family, _) = VisionFamily::of(Some(family)).unwrap();
         let vision_config =
             VisionConfig { family, registers, image_size: 28, patch_size: 7, ..VisionConfig::default() };
         let vision_feature_select_strategy = strategy;
@@ -80,9 +81,7 @@ mod tests {
 
     #[test]
     fn without_cls_every_embedding_is_a_patch_in_reading_order() {
-        for (family, strategy) in
-            [(VisionFamily::Clip, SelectStrategy::Default), (VisionFamily::Siglip, SelectStrategy::Full)]
-        {
+        for (family, strategy) in [("clip", SelectStrategy::Default), ("siglip", SelectStrategy::Full)] {
             let grid = grid(family, 0, strategy, ProjectorKind::LLAVA);
             assert_eq!((grid.side, grid.places.len()), (4, 16));
             assert_eq!((grid.places[0], grid.places[5], grid.places[15]), (patch(0, 0), patch(1, 1), patch(3, 3)));
@@ -91,21 +90,21 @@ mod tests {
 
     #[test]
     fn what_is_no_patch_has_no_place_in_the_grid() {
-        let full = grid(VisionFamily::Clip, 0, SelectStrategy::Full, ProjectorKind::LLAVA);
+        let full = grid("clip", 0, SelectStrategy::Full, ProjectorKind::LLAVA);
         assert_eq!((full.places.len(), full.places[0], full.places[1]), (17, Place::Cls, patch(0, 0)));
-        let registers = grid(VisionFamily::Dinov2, 2, SelectStrategy::Default, ProjectorKind::LLAVA);
+        let registers = grid("dinov2", 2, SelectStrategy::Default, ProjectorKind::LLAVA);
         assert_eq!(registers.places[..3], [Place::Register(0), Place::Register(1), patch(0, 0)]);
         assert_eq!(json!(full.places[..2]), json!(["CLS", [0, 0]]));
         assert_eq!(json!(registers.places[1]), json!("register 1"));
         // `default` drops SigLIP's first patch, for want of a CLS position.
-        let dropped = grid(VisionFamily::Siglip, 0, SelectStrategy::Default, ProjectorKind::LLAVA);
+        let dropped = grid("siglip", 0, SelectStrategy::Default, ProjectorKind::LLAVA);
         assert_eq!((dropped.places.len(), dropped.places[0]), (15, patch(0, 1)));
     }
 
     #[test]
     fn a_pixel_shuffle_makes_the_grid_smaller() {
         let shuffle = ProjectorKind::PixelShuffle { factor: 2, layers: 2 };
-        let grid = grid(VisionFamily::Clip, 0, SelectStrategy::Default, shuffle);
+        let grid = grid("clip", 0, SelectStrategy::Default, shuffle);
         assert_eq!((grid.side, grid.places.len()), (2, 4));
         assert_eq!(grid.places[2], patch(1, 0));
     }

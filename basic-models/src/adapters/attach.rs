@@ -1,4 +1,4 @@
-//! Attaching: the base is frozen, the targets get factors.
+//! Attaching adapters to a part: the base is frozen, the targets get factors.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::quantize::Blocks;
 use super::{AdapterError, LoraConfig, Quantization};
-use crate::checkpoint::slots;
+use crate::parameters::slots;
 
 /// A linear layer that can have an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]

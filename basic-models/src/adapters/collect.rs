@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::checkpoint::{LORA_A as A, LORA_B as B, ParamPath};
+use crate::parameters::{LORA_A as A, LORA_B as B, ParamPath};
 
 /// An adapter of a layer.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! Low-rank adapters (LoRA) on the linear layers of a frozen part, with a dense or a quantized base (QLoRA).
 //!
 //! [`attach`] freezes a part and puts adapters on its targets; Burn composes `W + scale * A B` whenever a layer reads
-//! its weight. [`save_adapters`] writes them as `peft` does, [`AdapterFiles`] reads what
-//! it or `peft` wrote.
+//! its weight. [`checkpoint::save_adapters`](crate::checkpoint::save_adapters) writes them as `peft` does,
+//! [`checkpoint::AdapterFiles`](crate::checkpoint::AdapterFiles) reads what it or `peft` wrote.
 
 mod attach;
 mod collect;
@@ -13,7 +13,6 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use crate::checkpoint::{AdapterFiles, save_adapters};
 pub(crate) use attach::{Factors, attach_factors};
 pub use attach::{attach, targets};
 pub(crate) use collect::{Adapter, adapters, dense, merged};

@@ -1,4 +1,4 @@
-//! Quantized bases.
+//! Quantized weights below adapters: blocks of integers that share a scale.
 
 use burn::module::{ModuleMapper, Param, Quantizer};
 use burn::tensor::quantization::{Calibration, QuantValue, ScaleDtype};

@@ -5,10 +5,10 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor};
 
 use super::*;
-use crate::checkpoint::{LORA_A, slots};
 use crate::config::LlavaConfig;
 use crate::input::{Batch, ImageTokens};
 use crate::nn::{InitScheme, Llava, seeded_init};
+use crate::parameters::{LORA_A, slots};
 
 fn config() -> LlavaConfig {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/plain/config.json");

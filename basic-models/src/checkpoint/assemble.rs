@@ -1,18 +1,16 @@
-//! A vision tower and a decoder put together into a new model, whose projector starts fresh.
+//! A vision encoder and a decoder put together into a new model, whose projector starts fresh.
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
+use super::CheckpointError;
 use super::blueprint::composed;
 use super::hub::resolve;
+use super::names::{Layout, PROJECTOR};
 use super::open::Opened;
-use super::read::{TensorFiles, VOCABULARY};
-use super::vocabulary::TokenizerFiles;
-use super::{Checkpoint, CheckpointError, Layout};
+use super::opened::Checkpoint;
+use super::read::TensorFiles;
+use super::vocabulary::{TokenizerFiles, room_for};
 use crate::config::{LlavaConfig, ProjectorKind};
-use crate::outside::excerpt;
-use crate::processor::{TokenIds, Tokenizer};
 
 /// How a model is put together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +32,7 @@ impl Default for AssembleOptions {
 }
 
 impl Checkpoint {
-    /// Puts a vision tower and a decoder together, with a fresh projector drawn from `seed`; see
+    /// Puts a vision encoder and a decoder together, with a fresh projector drawn from `seed`; see
     /// [`Checkpoint::assemble_with`].
     ///
     /// # Errors
@@ -44,7 +42,7 @@ impl Checkpoint {
         Self::assemble_with(vision, decoder, &AssembleOptions { seed, ..AssembleOptions::default() })
     }
 
-    /// Puts a vision tower and a decoder together; both are directories or hub names. Where the decoder's tokenizer has
+    /// Puts a vision encoder and a decoder together; both are directories or hub names. Where the decoder's tokenizer has
     /// no `<image>` token it gets one, and the embedding table and the head a row for it, if they have none to spare.
     ///
     /// # Errors
@@ -86,47 +84,11 @@ fn projector(path: &Path) -> Result<TensorFiles, CheckpointError> {
         return Err(CheckpointError::Io { path, source: std::io::ErrorKind::NotFound.into() });
     }
     let files = TensorFiles::open(&path, Layout::Llava)?;
-    if files.contains_any(super::PROJECTOR) {
-        return Ok(files.only(super::PROJECTOR));
+    if files.contains_any(PROJECTOR) {
+        return Ok(files.only(PROJECTOR));
     }
     Err(CheckpointError::Mismatch(format!(
         "{}: holds no projector: its tensors are named mm_projector.* or multi_modal_projector.*",
         path.display()
     )))
 }
-
-/// Names the image token in a configuration and makes its table large enough for it: from how many rows to how many,
-/// where it has to grow.
-pub(super) fn room_for(
-    tokenizer: &TokenizerFiles,
-    files: &TensorFiles,
-    config: &mut Value,
-    multiple: Option<usize>,
-) -> Result<Option<(usize, usize)>, CheckpointError> {
-    let image = Tokenizer::load(tokenizer.dir(), &TokenIds::default())?.image_id()?;
-    config["image_token_index"] = image.into();
-    let mismatch = |what: String| CheckpointError::Mismatch(format!("config.json: {what}"));
-    let text = config["text_config"].as_object_mut().ok_or_else(|| mismatch("it is no JSON object".into()))?;
-    let given = match text.get("vocab_size").filter(|rows| !rows.is_null()) {
-        None => None,
-        Some(rows) => {
-            let number = rows.as_u64().and_then(|rows| usize::try_from(rows).ok());
-            let said = || mismatch(format!("vocab_size is {}, which is no number of rows", excerpt(&rows.to_string())));
-            Some(number.ok_or_else(said)?)
-        }
-    };
-    let Some(rows) = given.or(files.shape(VOCABULARY[0]).and_then(|shape| shape.first().copied())) else {
-        return Ok(None);
-    };
-    let needed = rows.max(image as usize + 1);
-    // Tokens are added by the dozen; an id far beyond the table is another model's tokenizer, or a damaged one.
-    let wanted = needed.checked_next_multiple_of(multiple.unwrap_or(1).max(1));
-    let wanted = wanted.filter(|wanted| wanted - rows <= MOST_ADDED).ok_or_else(|| {
-        mismatch(format!("the tokenizer's <image> token is {image}, vocab_size {rows}: they don't belong together"))
-    })?;
-    text.insert("vocab_size".into(), wanted.into());
-    Ok((wanted != rows).then_some((rows, wanted)))
-}
-
-/// The most rows that a table may grow by.
-const MOST_ADDED: usize = 1 << 16;

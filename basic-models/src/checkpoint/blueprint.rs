@@ -4,10 +4,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::config_file::{part, read_config};
 use super::hub::resolve;
+use super::opened::Checkpoint;
 use super::peft::AdapterFiles;
-use super::{Checkpoint, CheckpointError, mistaken, original, part, read_config};
-use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionConfig, VisionFamily};
+use super::{CheckpointError, not_llava, original};
+use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionConfig};
 use crate::processor::ImageProcessor;
 
 impl LlavaConfig {
@@ -22,7 +24,7 @@ impl LlavaConfig {
         if AdapterFiles::is_at(&dir) {
             let adapters = AdapterFiles::open(&dir)?;
             let base = adapters.base_dir()?;
-            return match !AdapterFiles::is_at(&base) && mistaken::is_decoder(&read_config(&base)?) {
+            return match !AdapterFiles::is_at(&base) && not_llava::is_decoder(&read_config(&base)?) {
                 true => Ok(Checkpoint::open_with(base, adapters)?.config),
                 false => Self::open(base),
             };
@@ -31,14 +33,14 @@ impl LlavaConfig {
         if original::is_original(&value) {
             return Ok(Checkpoint::open(dir)?.config);
         }
-        mistaken::check_model(&dir, &value)?;
+        not_llava::check_model(&dir, &value)?;
         let parsed = Self::from_value(&value);
         let mut config = parsed.map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         fit_images(&mut config.vision_config, &dir);
         Ok(config)
     }
 
-    /// The configuration that a vision tower and a decoder have together, from their config.json. Whether the
+    /// The configuration that a vision encoder and a decoder have together, from their config.json. Whether the
     /// tokenizer has an `<image>` token is not looked at: the table gets a row for it, which
     /// [`Checkpoint::assemble_with`] may not need.
     ///
@@ -61,9 +63,9 @@ impl LlavaConfig {
     }
 }
 
-/// DINOv2's positions are interpolated to the images that the processor makes, where there is one.
+/// Some families' positions are interpolated to the images that the processor makes, where there is one.
 pub(super) fn fit_images(config: &mut VisionConfig, dir: &Path) {
-    if config.family == VisionFamily::Dinov2
+    if config.family.interpolates
         && let Ok(images) = ImageProcessor::load(dir)
         && let Some((height, width)) = images.output_size()
         && height == width
@@ -73,17 +75,17 @@ pub(super) fn fit_images(config: &mut VisionConfig, dir: &Path) {
     }
 }
 
-/// A vision tower's and a decoder's configurations as LLaVA's, without the image token.
+/// A vision encoder's and a decoder's configurations as LLaVA's, without the image token.
 pub(super) fn composed(vision: &Path, decoder: &Path, kind: ProjectorKind) -> Result<Value, CheckpointError> {
     let vision_config = part(vision, "vision_config")?;
     let text_config = part(decoder, "text_config")?;
-    // SigLIP has no class token to drop.
-    let siglip = vision_config["model_type"].as_str().is_some_and(|name| name.starts_with("siglip"));
+    // Some families have no CLS position to drop.
+    let class = VisionFamily::of(vision_config["model_type"].as_str()).is_none_or(|(family, _)| family.class);
     let mut config = json!({
         "model_type": "llava",
         "vision_config": vision_config,
         "text_config": text_config,
-        "vision_feature_select_strategy": if siglip { "full" } else { "default" },
+        "vision_feature_select_strategy": if class { "default" } else { "full" },
     });
     if kind != ProjectorKind::LLAVA {
         config["projector_type"] = kind.name().into();

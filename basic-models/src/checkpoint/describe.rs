@@ -8,32 +8,18 @@ use burn::tensor::Device;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::dinov2;
+use super::CheckpointError;
+use super::config_file::{part, read_config};
 use super::hub::resolve;
-use super::names::{Slot, slots};
-use super::open::layers;
+use super::kind::{Kind, kind};
+use super::names::{Layout, PROJECTOR, vision_names_of};
+use super::opened::{Checkpoint, layers};
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::source::{Entry, SourceFile};
 use super::tied::untie;
-use super::{Checkpoint, CheckpointError, Layout, PROJECTOR, original, part, read_config};
 use crate::config::{ConfigError, LlavaConfig};
-
-/// What a directory holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A LLaVA checkpoint of Hugging Face's layout.
-    Llava,
-    /// A LLaVA checkpoint of LLaVA's own code.
-    LlavaOriginal,
-    /// A vision tower, alone or in a model of images and texts.
-    Vision,
-    /// A decoder.
-    Decoder,
-    /// Adapters of a LLaVA checkpoint.
-    Adapters,
-}
+use crate::parameters::{Slot, slots};
 
 /// A directory's description.
 #[derive(Debug, Clone, Serialize)]
@@ -155,19 +141,6 @@ pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, C
     Ok(this)
 }
 
-pub(super) fn kind(config: &Value) -> Kind {
-    let model = config["model_type"].as_str().unwrap_or_default();
-    if original::is_original(config) {
-        Kind::LlavaOriginal
-    } else if config.get("text_config").is_some() && !["clip", "siglip", "siglip2"].contains(&model) {
-        Kind::Llava
-    } else if config.get("patch_size").is_some() || ["clip", "siglip", "dino"].iter().any(|p| model.starts_with(p)) {
-        Kind::Vision
-    } else {
-        Kind::Decoder
-    }
-}
-
 impl Description {
     fn problem(&mut self, error: &CheckpointError) {
         let text = error.to_string();
@@ -276,8 +249,8 @@ impl Description {
         let model = config.init(device);
         let wanted: Vec<Slot> = slots(&model, "").into_iter().filter(|slot| mine(slot)).collect();
         let survey = files.survey(&wanted);
-        let dinov2 = dinov2::wanted(&wanted);
-        self.missing = survey.missing.iter().map(|name| files.disk_name(name, dinov2)).collect();
+        let vision = vision_names_of(&wanted);
+        self.missing = survey.missing.iter().map(|name| files.disk_name(name, vision)).collect();
         self.wrong_shapes = survey.shapes;
         self.unexpected = files.unexpected(&model, "");
         let counts = [("missing", self.missing.len()), ("of the wrong shape", self.wrong_shapes.len())];

@@ -1,6 +1,6 @@
-//! Matrices that some checkpoints keep as one (Phi-3) and the network has apart.
+//! Matrices that some families' checkpoints keep as one and the network has apart.
 
-use super::names::Slot;
+use crate::parameters::Slot;
 
 /// The fused matrix and the parts whose rows it holds, in order.
 const FUSED: [(&str, &[&str]); 2] =

@@ -9,13 +9,12 @@ use rayon::prelude::*;
 
 use super::CheckpointError;
 use super::floats::{Float, FloatType, decode, decode_transposed, encode};
-use super::names::{ParamPath, Slot, slots};
-use super::peft::Placed;
+use super::laid_over::Placed;
 use super::read::TensorFiles;
-use super::source::Entry;
-use super::take::Taken;
+use super::source::{Entry, Taken};
 use super::write::{Outgoing, Overflown, Sink, write_tensor};
 use crate::adapters::{Adapter, Factors, merged};
+use crate::parameters::{ParamPath, Slot, slots};
 
 impl TensorFiles {
     /// Fills `module`, whose parameters are named below `prefix`, converting each tensor to `dtype`. All names and

@@ -1,22 +1,24 @@
-//! Tensor names: ours, which are the module paths, and those of Hugging Face's layouts.
+//! Tensor names of Hugging Face's layouts and of LLaVA's own, and ours for the same tensors.
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
-
-use super::dinov2;
+use super::vision_names;
+use crate::config::VisionNames;
+use crate::parameters::Slot;
 
 /// Which model a directory holds: its names differ by a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// `LlavaForConditionalGeneration`.
     Llava,
-    /// A vision tower alone (`CLIPVisionModel`).
+    /// A vision encoder alone (`CLIPVisionModel`).
     Vision,
     /// A decoder alone (`LlamaForCausalLM`).
     Decoder,
     /// What `peft` saves of a `LlavaForConditionalGeneration`.
     Adapters,
 }
+
+/// How our names of the projector's parameters begin.
+pub(super) const PROJECTOR: &str = "multi_modal_projector";
 
 /// What stands before the names of the model's own modules in a file of adapters.
 const ADAPTERS: &str = "base_model.model.";
@@ -33,7 +35,7 @@ impl Layout {
         if disk.ends_with(".position_ids") || disk.ends_with("rotary_emb.inv_freq") {
             return None;
         }
-        // The rest of a model of images and texts (CLIP, SigLIP) whose vision tower is wanted.
+        // The rest of a model of images and texts (CLIP, SigLIP) whose vision encoder is wanted.
         let joint = ["text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"];
         if self == Self::Vision && joint.iter().any(|prefix| disk.starts_with(prefix)) {
             return None;
@@ -44,7 +46,7 @@ impl Layout {
                 let name = strip(disk, "model.");
                 if let Some(rest) = name.strip_prefix("vision_tower.") {
                     let rest = strip(rest, "vision_tower.");
-                    format!("vision_tower.{}", dinov2::canonical(&strip(&rest, "vision_model.")))
+                    format!("vision_tower.{}", vision_names::canonical(&strip(&rest, "vision_model.")))
                 } else if let Some(rest) = name.strip_prefix("mm_projector.") {
                     projector(rest)
                 } else if ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part)) {
@@ -59,8 +61,7 @@ impl Layout {
                 }
             }
             Self::Vision => {
-                let name = strip(&strip(disk, "vision_model."), "dinov2.");
-                format!("vision_tower.{}", dinov2::canonical(&name))
+                format!("vision_tower.{}", vision_names::canonical(&strip(disk, "vision_model.")))
             }
             Self::Decoder => match disk.strip_prefix("model.") {
                 Some(rest) => format!("language_model.{rest}"),
@@ -71,17 +72,18 @@ impl Layout {
         })
     }
 
-    /// The name on disk that both transformers 4 and 5 read; `dinov2` where the vision encoder is one.
-    pub fn disk(self, canonical: &str, dinov2: bool) -> String {
+    /// The name on disk that both transformers 4 and 5 read; `vision` where the vision encoder's files
+    /// have names of their own.
+    pub fn disk(self, canonical: &str, vision: Option<&VisionNames>) -> String {
         if self == Self::Adapters {
-            return match canonical.strip_prefix("vision_tower.") {
-                Some(rest) if dinov2 => format!("{ADAPTERS}model.vision_tower.{}", dinov2::module(rest)),
+            return match canonical.strip_prefix("vision_tower.").zip(vision) {
+                Some((rest, names)) => format!("{ADAPTERS}model.vision_tower.{}", vision_names::module(names, rest)),
                 _ if canonical.starts_with("lm_head.") => format!("{ADAPTERS}{canonical}"),
                 _ => format!("{ADAPTERS}model.{canonical}"),
             };
         }
-        if dinov2 && let Some(rest) = canonical.strip_prefix("vision_tower.") {
-            let name = dinov2::disk(rest);
+        if let Some((rest, names)) = canonical.strip_prefix("vision_tower.").zip(vision) {
+            let name = vision_names::disk(names, rest);
             return if self == Self::Vision { name } else { format!("vision_tower.{name}") };
         }
         match self {
@@ -116,109 +118,10 @@ fn projector(rest: &str) -> String {
     }
 }
 
-/// A parameter of a module as it is named and shaped on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// Our name: the module path with Hugging Face's word for norm parameters.
-    pub name: String,
-    /// Shape on disk.
-    pub shape: Vec<usize>,
-    /// Whether a Burn linear weight `[in, out]` stands for Hugging Face's `[out, in]`.
-    pub transposed: bool,
-}
-
-impl Slot {
-    /// Whether it is a factor of an adapter: they are named as PEFT does, `LAYER.lora_A.weight`, `LAYER.lora_B.weight`.
-    pub fn is_adapter(&self) -> bool {
-        self.name.ends_with(LORA_A) || self.name.ends_with(LORA_B)
-    }
-}
-
-/// PEFT's names of an adapter's factors, behind the layer's.
-pub(crate) const LORA_A: &str = ".lora_A.weight";
-pub(crate) const LORA_B: &str = ".lora_B.weight";
-
-/// The path of the parameter that a visitor or mapper stands at.
-#[derive(Debug, Default, Clone)]
-pub struct ParamPath {
-    names: Vec<String>,
-    owners: Vec<String>,
-}
-
-impl ParamPath {
-    /// A path below `prefix` (empty, or ending without a dot).
-    pub fn new(prefix: &str) -> Self {
-        let mut path = Self::default();
-        if !prefix.is_empty() {
-            path.enter(prefix, "");
-        }
-        path
-    }
-
-    /// Goes into a field.
-    pub fn enter(&mut self, name: &str, owner: &str) {
-        self.names.push(name.into());
-        self.owners.push(owner.into());
-    }
-
-    /// Leaves it again.
-    pub fn exit(&mut self) {
-        self.names.pop();
-        self.owners.pop();
-    }
-
-    /// The parameter here.
-    pub fn slot(&self, shape: &[usize]) -> Slot {
-        if let Some(slot) = self.adapter(shape) {
-            return slot;
-        }
-        let linear = self.owners.last().is_some_and(|owner| owner == "Struct:Linear");
-        let mut names = self.names.clone();
-        if let Some(last) = names.last_mut() {
-            match last.as_str() {
-                "gamma" => *last = "weight".into(),
-                "beta" => *last = "bias".into(),
-                _ => {}
-            }
-        }
-        let transposed = linear && shape.len() == 2;
-        let shape = if transposed { vec![shape[1], shape[0]] } else { shape.to_vec() };
-        Slot { name: names.join("."), shape, transposed }
-    }
-
-    /// The factor here: Burn shows it as `LAYER.weight.lora.a`, `[inputs, rank]`, and `b`, `[rank, outputs]`.
-    fn adapter(&self, shape: &[usize]) -> Option<Slot> {
-        let [layer @ .., weight, lora, factor] = &self.names[..] else { return None };
-        let attached = self.owners.get(self.names.len() - 2).is_some_and(|owner| owner == "Reparameterization");
-        if !attached || weight != "weight" || lora != "lora" || shape.len() != 2 {
-            return None;
-        }
-        let name = format!("{}{}", layer.join("."), if factor == "a" { LORA_A } else { LORA_B });
-        Some(Slot { name, shape: vec![shape[1], shape[0]], transposed: true })
-    }
-}
-
-/// All parameters of a module below `prefix`, in order; nothing is allocated for lazy ones.
-pub fn slots<M: Module>(module: &M, prefix: &str) -> Vec<Slot> {
-    struct Collect {
-        path: ParamPath,
-        slots: Vec<Slot>,
-    }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, owner: &str) {
-            self.path.enter(name, owner);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let shape = param.lazy_shape();
-            self.slots.push(self.path.slot(&shape.to_vec()));
-        }
-    }
-    let mut collect = Collect { path: ParamPath::new(prefix), slots: Vec::new() };
-    module.visit(&mut collect);
-    collect.slots
+/// The names on disk of the vision encoder among parameters, where its files have names of their own.
+pub(super) fn vision_names_of(slots: &[Slot]) -> Option<&'static VisionNames> {
+    let marked = |slot: &Slot, names: &VisionNames| slot.name.strip_prefix("vision_tower.") == Some(names.mark);
+    VisionNames::all().find(|names| slots.iter().any(|slot| marked(slot, names)))
 }
 
 #[cfg(test)]
@@ -262,8 +165,9 @@ mod tests {
             (Layout::Decoder, "lm_head.weight"),
             (Layout::Llava, "vision_tower.encoder.layers.1.layer_norm1.bias"),
         ] {
-            assert_eq!(layout.canonical(&layout.disk(name, true)).as_deref(), Some(name));
-            assert_eq!(layout.canonical(&layout.disk(name, false)).as_deref(), Some(name));
+            for vision in VisionNames::all().map(Some).chain([None]) {
+                assert_eq!(layout.canonical(&layout.disk(name, vision)).as_deref(), Some(name));
+            }
         }
     }
 }

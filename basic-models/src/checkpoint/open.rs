@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::assemble::room_for;
+use super::config_file::{read_config, read_json_text};
 use super::hub::resolve;
+use super::names::{Layout, PROJECTOR};
+use super::opened::{Checkpoint, layers};
 use super::original::{self, Original};
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::tied::untie;
-use super::vocabulary::TokenizerFiles;
-use super::{Checkpoint, CheckpointError, Layout, mistaken, read_config, read_json_text};
-use crate::config::{DecoderConfig, LlavaConfig, VisionFamily};
+use super::vocabulary::{TokenizerFiles, room_for};
+use super::{CheckpointError, not_llava};
+use crate::config::{DecoderConfig, LlavaConfig};
 use crate::processor::{
     ChatTemplate, FeatureSelect, ImageProcessor, ImageProcessorConfig, ProcessorConfig, TokenIds, Tokenizer,
 };
@@ -56,7 +58,7 @@ impl Checkpoint {
         if original::is_original(&value) {
             return Self::open_original(&dir, &value, dir.clone());
         }
-        mistaken::check_model(&dir, &value)?;
+        not_llava::check_model(&dir, &value)?;
         let config = LlavaConfig::from_json(&read_json_text(&dir.join("config.json"))?)
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         Self::with(Opened {
@@ -79,14 +81,14 @@ impl Checkpoint {
     /// Those of [`Checkpoint::open`] and [`Checkpoint::with_adapters`].
     pub fn open_with(base: impl AsRef<Path>, adapters: AdapterFiles) -> Result<Self, CheckpointError> {
         let base = resolve(base)?;
-        if AdapterFiles::is_at(&base) || !mistaken::is_decoder(&read_config(&base)?) {
+        if AdapterFiles::is_at(&base) || !not_llava::is_decoder(&read_config(&base)?) {
             return Self::open(base)?.with_adapters(adapters);
         }
         match adapters.original()? {
             Some(value) => Self::open_original(adapters.dir(), &value, base)?.with_adapters(adapters),
             None => {
-                let projector = adapters.holds(super::PROJECTOR);
-                Err(mistaken::adapters_of_decoder(adapters.dir(), &base, projector))
+                let projector = adapters.holds(PROJECTOR);
+                Err(not_llava::adapters_of_decoder(adapters.dir(), &base, projector))
             }
         }
     }
@@ -94,21 +96,21 @@ impl Checkpoint {
     /// Opens what a config.json of LLaVA's own code in `from` describes, with the weights and the tokenizer in `dir`.
     fn open_original(from: &Path, value: &Value, dir: PathBuf) -> Result<Self, CheckpointError> {
         let files = TensorFiles::open(&dir, Layout::Llava)?;
-        let Original { mut config, tower, image_aspect_ratio } = original::read(from, value, &files)?;
+        let Original { mut config, vision, image_aspect_ratio } = original::read(from, value, &files)?;
         let brings_tokenizer = ["tokenizer.json", "tokenizer.model"].iter().any(|name| from.join(name).is_file());
         let tokenizer_files = TokenizerFiles::with_image_token(if brings_tokenizer { from } else { &dir })?;
         let growth = room_for(&tokenizer_files, &files, &mut config, None)?;
         let config = LlavaConfig::from_json(&config.to_string())
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
-        let files = match &tower {
-            Some(tower) if !files.contains_any("vision_tower.") => {
-                files.over(TensorFiles::open(tower, Layout::Vision)?)
+        let files = match &vision {
+            Some(vision) if !files.contains_any("vision_tower.") => {
+                files.over(TensorFiles::open(vision, Layout::Vision)?)
             }
             _ => files,
         };
         let has_images = ["preprocessor_config.json", "processor_config.json"].iter().any(|n| dir.join(n).is_file());
         Self::with(Opened {
-            vision: if has_images { Some(dir.clone()) } else { tower },
+            vision: if has_images { Some(dir.clone()) } else { vision },
             config,
             files: files.growing(growth),
             projector_seed: None,
@@ -162,7 +164,7 @@ impl Checkpoint {
             None => images,
         };
         let (vision, side) = (vision.as_deref().unwrap_or(&dir), config.vision_config.image_size);
-        let interpolates = config.vision_config.family == VisionFamily::Dinov2;
+        let interpolates = config.vision_config.family.interpolates;
         if let Some((height, width)) = images.output_size()
             && height == width
             && height != side
@@ -209,11 +211,6 @@ impl Checkpoint {
             dir,
         })
     }
-}
-
-/// Layers of the deeper part.
-pub(super) fn layers(config: &LlavaConfig) -> usize {
-    config.text_config.num_hidden_layers.max(config.vision_config.num_hidden_layers)
 }
 
 /// Every token has its row, and the image token is one.

@@ -1,4 +1,4 @@
-//! Checkpoints of LLaVA's own code (`LlavaLlamaForCausalLM`): a decoder's config.json with the vision tower's path and
+//! Checkpoints of LLaVA's own code (`LlavaLlamaForCausalLM`): a decoder's config.json with the vision encoder's path and
 //! the projector's type among its keys, instead of one section for each part.
 
 use std::path::{Path, PathBuf};
@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::CheckpointError;
+use super::config_file::part;
 use super::hub::resolve;
 use super::read::TensorFiles;
-use crate::config::{ConfigError, ProjectorKind};
+use crate::config::{ConfigError, Family, ProjectorKind};
 
 /// What such a file says.
 #[derive(Debug)]
 pub(super) struct Original {
     /// The same in Hugging Face's layout, without the image token.
     pub config: Value,
-    /// Where the vision tower's own files lie, if they were found.
-    pub tower: Option<PathBuf>,
+    /// Where the vision encoder's own files lie, if they were found.
+    pub vision: Option<PathBuf>,
     /// `pad` (to a square), or what else LLaVA does to an image's aspect ratio.
     pub image_aspect_ratio: Option<String>,
 }
@@ -26,15 +27,16 @@ pub(super) fn is_original(config: &Value) -> bool {
     config.get("text_config").is_none() && config.get("mm_vision_tower").is_some()
 }
 
-/// The towers that LLaVA's published checkpoints name, for those who don't have them apart: the size of the image in
+/// The vision encoders that LLaVA's published checkpoints name, for those who don't have them apart: the size of the image in
 /// pixels. Both are CLIP's ViT-L/14.
-const TOWERS: [(&str, usize); 2] = [("openai/clip-vit-large-patch14-336", 336), ("openai/clip-vit-large-patch14", 224)];
+const ENCODERS: [(&str, usize); 2] =
+    [("openai/clip-vit-large-patch14-336", 336), ("openai/clip-vit-large-patch14", 224)];
 
 /// Reads such a file.
 ///
 /// # Errors
 ///
-/// [`CheckpointError`] that names the file and the key, or where the vision tower was looked for.
+/// [`CheckpointError`] that names the file and the key, or where the vision encoder was looked for.
 pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<Original, CheckpointError> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let unsupported = |key: &str, supported: &'static str| CheckpointError::Config {
@@ -50,15 +52,12 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
             return Err(unsupported(key, "text"));
         }
     }
-    let decoder = match text("model_type") {
-        None | Some("llava" | "llava_llama" | "llama") => "llama",
-        Some("llava_mistral" | "mistral") => "mistral",
-        Some("llava_qwen" | "qwen2") => "qwen2",
-        _ => return Err(unsupported("model_type", "llava, llava_llama, llava_mistral or llava_qwen")),
+    let Some(family) = Family::of_llava(text("model_type")) else {
+        return Err(unsupported("model_type", Family::supported_by_llava()));
     };
     let projector = ProjectorKind::parse("mm_projector_type", text("mm_projector_type").unwrap_or("linear"))
         .map_err(|source| CheckpointError::Config { path: dir.into(), source })?;
-    if matches!(projector, ProjectorKind::PixelShuffle { .. }) {
+    if projector.shuffle() > 1 {
         return Err(unsupported("mm_projector_type", "linear, mlp{N}x_gelu or identity"));
     }
     let select = match text("mm_vision_select_feature") {
@@ -75,7 +74,7 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
             return Err(unsupported(key, "false"));
         }
     }
-    let (vision, tower) = vision(dir, config, tensors)?;
+    let (section, vision) = vision(dir, config, tensors)?;
     let mut decoder_config = Map::new();
     for (key, value) in config.as_object().into_iter().flatten() {
         let ours = key.starts_with("mm_") || OWN.contains(&key.as_str());
@@ -83,19 +82,19 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
             decoder_config.insert(key.clone(), value.clone());
         }
     }
-    decoder_config.insert("model_type".into(), decoder.into());
+    decoder_config.insert("model_type".into(), family.name.into());
     let tied = config.get("tie_word_embeddings").cloned().unwrap_or(false.into());
     Ok(Original {
         config: json!({
             "model_type": "llava",
             "text_config": decoder_config,
-            "vision_config": vision,
+            "vision_config": section,
             "projector_type": (projector != ProjectorKind::LLAVA).then(|| projector.name()),
             "vision_feature_layer": layer,
             "vision_feature_select_strategy": select,
             "tie_word_embeddings": tied,
         }),
-        tower,
+        vision,
         image_aspect_ratio: text("image_aspect_ratio").map(Into::into),
     })
 }
@@ -122,7 +121,7 @@ const OWN: [&str; 14] = [
     "unfreeze_mm_vision_tower",
 ];
 
-/// The vision tower's configuration, and where its files lie.
+/// The vision encoder's configuration, and where its files lie.
 fn vision(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<(Value, Option<PathBuf>), CheckpointError> {
     let name = config.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
     // A path is relative to the checkpoint, or to where the program runs.
@@ -134,15 +133,15 @@ fn vision(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<(Value, O
     } else {
         resolve(name)
     };
-    let found = found.and_then(|tower| super::part(&tower, "vision_config").map(|config| (config, Some(tower))));
-    let (vision, tower) = match found {
+    let found = found.and_then(|place| part(&place, "vision_config").map(|config| (config, Some(place))));
+    let (vision, place) = match found {
         Ok(found) => found,
-        Err(error) => match TOWERS.iter().find(|(known, _)| *known == name) {
+        Err(error) => match ENCODERS.iter().find(|(known, _)| *known == name) {
             // The weights must be in the checkpoint then.
             Some((_, size)) if tensors.contains_any("vision_tower.") => (clip_large(*size), None),
             _ => {
                 return Err(CheckpointError::Mismatch(format!(
-                    "{}: the vision tower mm_vision_tower = {name:?} was not found: {error}",
+                    "{}: the vision encoder mm_vision_tower = {name:?} was not found: {error}",
                     dir.join("config.json").display()
                 )));
             }
@@ -151,13 +150,13 @@ fn vision(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<(Value, O
     let (given, wanted) = (vision.get("hidden_size"), config.get("mm_hidden_size"));
     if given.is_some() && wanted.is_some() && given != wanted {
         return Err(CheckpointError::Mismatch(format!(
-            "{}: mm_hidden_size is {}, the vision tower {name} has {}",
+            "{}: mm_hidden_size is {}, the vision encoder {name} has {}",
             dir.join("config.json").display(),
             wanted.unwrap_or(&Value::Null),
             given.unwrap_or(&Value::Null)
         )));
     }
-    Ok((vision, tower))
+    Ok((vision, place))
 }
 
 fn clip_large(image_size: usize) -> Value {

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::leftover::{OF_RUNS, begins, is_temporary, may_be_kept};
-use super::{CheckpointError, read_json_text};
+use super::CheckpointError;
+use super::temporary_names::{OF_RUNS, begins, is_temporary, may_be_kept};
+use crate::outside::read_json_text;
+pub use names::MANIFEST;
 use names::{
     Place, is_checkpoint, is_export, is_number, is_part, is_png, is_safetensors, is_scene, is_state, is_working,
 };
@@ -35,10 +37,6 @@ pub enum Contents {
     /// The embedded world of a study: backbones and data set.
     World,
 }
-
-/// The file that tells a data set that `basic data export` has written from one of somebody's own: `data.json` and
-/// `images` are anybody's names.
-pub const MANIFEST: &str = ".basic-export.json";
 
 /// Records of a run.
 const RUN: [&str; 6] = ["run.json", "metrics.jsonl", "eval.jsonl", "recipe.toml", LOCKS[0], LOCKS[1]];

@@ -10,9 +10,10 @@ use super::CheckpointError;
 use super::files::{self, Found};
 use super::floats::FloatType;
 use super::fused::Part;
-use super::names::{Layout, slots};
-use super::peft::AdapterFiles;
+use super::laid_over::LaidOver;
+use super::names::Layout;
 use super::source::{Entry, SourceFile, Stored};
+use crate::parameters::slots;
 
 /// The tensors of a directory, or of several laid over each other, by our names.
 #[derive(Debug, Default)]
@@ -22,7 +23,7 @@ pub struct TensorFiles {
     pub(super) tensors: BTreeMap<String, Entry>,
     pub(super) grows: Option<(usize, usize)>,
     /// Adapters that are folded into what is read.
-    pub(super) adapters: Option<Box<AdapterFiles>>,
+    pub(super) adapters: Option<Box<dyn LaidOver>>,
 }
 
 /// The matrices with a row for each token.
@@ -95,13 +96,6 @@ impl TensorFiles {
         self
     }
 
-    /// These tensors with adapters over them; what the adapters' files hold whole replaces what is here.
-    pub(super) fn with_adapters(self, mut adapters: AdapterFiles) -> Self {
-        let mut files = std::mem::take(&mut adapters.whole).over(self);
-        files.adapters = Some(Box::new(adapters));
-        files
-    }
-
     /// The tensors whose names begin with `prefix` alone.
     pub(super) fn only(self, prefix: &str) -> Self {
         self.keep(&|name| name.starts_with(prefix))
@@ -129,7 +123,7 @@ impl TensorFiles {
         // A model without a head of its own takes the table: some files hold that twice.
         known.insert("lm_head.weight".into());
         // What adapters bring and have no place for is an error where they are read.
-        known.extend(self.adapters.iter().flat_map(|adapters| adapters.whole_names()).map(String::from));
+        known.extend(self.adapters.iter().flat_map(|adapters| adapters.whole_names()));
         let unknown = self.tensors.iter().filter(|(name, _)| !known.contains(*name));
         unknown.map(|(_, entry)| entry.disk.clone()).collect()
     }
@@ -187,8 +181,8 @@ impl TensorFiles {
 
     /// All files that weights come from, adapters' too.
     pub(super) fn all_paths(&self) -> Vec<PathBuf> {
-        let lora = self.adapters.iter().flat_map(|adapters| adapters.lora_paths());
-        self.paths().chain(lora).map(Path::to_path_buf).collect()
+        let factors = self.adapters.iter().flat_map(|adapters| adapters.paths());
+        self.paths().map(Path::to_path_buf).chain(factors).collect()
     }
 
     /// The files, in the order of [`Entry::file`].

@@ -60,6 +60,15 @@ pub(super) enum Stored {
     Other(String),
 }
 
+/// The tensor that a parameter takes.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    pub entry: Entry,
+    pub float: FloatType,
+    /// Rows that the file lacks, which get the mean of those it has.
+    pub added: usize,
+}
+
 impl Stored {
     /// safetensors' name of the type.
     pub fn name(&self) -> String {

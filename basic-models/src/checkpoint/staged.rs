@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::leftover::{PREFIX, sweep_folders};
+use super::CheckpointError;
+use super::crash_cleanup::sweep_folders;
+use super::overwrite_guard::spare;
 use super::owned::Contents;
-use super::{CheckpointError, spare};
+use super::temporary_names::PREFIX;
 
 /// A directory under construction: [`StagedDir::commit`] gives it its name, dropping it removes it.
 #[derive(Debug)]

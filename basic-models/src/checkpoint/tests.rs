@@ -9,10 +9,12 @@ use burn::tensor::{DType, Device, Tensor};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
+use serde_json::Value;
 
 use super::write::{gather, write_outgoing};
 use super::*;
-use crate::nn::Decoder;
+use crate::config::{LlavaConfig, VisionConfig, VisionFamily};
+use crate::nn::{Decoder, InitScheme, Llava, seeded_init};
 
 fn config() -> LlavaConfig {
     LlavaConfig::from_json(
@@ -244,7 +246,7 @@ fn tensors_that_dinov2_lacks_are_named_as_its_files_name_them() {
     write(&model(&device), dir.path(), &SaveOptions::new(DType::F32));
     let files = TensorFiles::open(dir.path(), Layout::Llava).unwrap();
     let mut config = config();
-    config.vision_config.family = VisionFamily::Dinov2;
+    config.vision_config.family = VisionFamily::of(Some("dinov2")).unwrap().0;
     config.vision_config.num_hidden_layers = 2;
     let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
     for name in
@@ -254,7 +256,7 @@ fn tensors_that_dinov2_lacks_are_named_as_its_files_name_them() {
     }
     assert!(!error.contains("self_attn"), "{error}");
     // CLIP's own names where the encoder is CLIP's.
-    config.vision_config.family = VisionFamily::Clip;
+    config.vision_config.family = VisionConfig::default().family;
     let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
     assert!(error.contains("encoder.layers.1.self_attn.q_proj.bias"), "{error}");
 }

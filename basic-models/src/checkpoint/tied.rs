@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use super::CheckpointError;
 use super::floats::{FloatType, decode};
+use super::opened::Checkpoint;
 use super::peft::AdapterFiles;
 use super::read::{TensorFiles, VOCABULARY};
 use super::source::{Entry, Stored};
-use super::{Checkpoint, CheckpointError};
 use crate::config::LlavaConfig;
 
 const TABLE: &str = VOCABULARY[0];
@@ -106,7 +107,7 @@ impl Checkpoint {
                 ));
             }
         }
-        self.files = std::mem::take(&mut self.files).with_adapters(adapters);
+        self.files = adapters.over(std::mem::take(&mut self.files));
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Tokenizer files with an `<image>` token: those of a checkpoint as they are, or a copy that it was added to.
+//! Tokenizer files with an `<image>` token: those of a checkpoint as they are, or a copy that it was added to; and a row
+//! for it in the embedding table.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,11 @@ use tempfile::TempDir;
 use tokenizers::AddedToken;
 
 use super::CheckpointError;
+use super::read::{TensorFiles, VOCABULARY};
 use crate::outside::{excerpt, guarded, read_json_text};
-use crate::processor::{PLACEHOLDER, ProcessorError, build_tokenizer, copy_tokenizer_files, read_tokenizer_files};
+use crate::processor::{
+    PLACEHOLDER, ProcessorError, TokenIds, Tokenizer, build_tokenizer, copy_tokenizer_files, read_tokenizer_files,
+};
 
 /// A directory with tokenizer files.
 #[derive(Debug)]
@@ -110,3 +114,39 @@ fn added_tokens(tokenizer: &Value) -> Value {
     }
     by_id
 }
+
+/// Names the image token in a configuration and makes its table large enough for it: from how many rows to how many,
+/// where it has to grow.
+pub(super) fn room_for(
+    tokenizer: &TokenizerFiles,
+    files: &TensorFiles,
+    config: &mut Value,
+    multiple: Option<usize>,
+) -> Result<Option<(usize, usize)>, CheckpointError> {
+    let image = Tokenizer::load(tokenizer.dir(), &TokenIds::default())?.image_id()?;
+    config["image_token_index"] = image.into();
+    let mismatch = |what: String| CheckpointError::Mismatch(format!("config.json: {what}"));
+    let text = config["text_config"].as_object_mut().ok_or_else(|| mismatch("it is no JSON object".into()))?;
+    let given = match text.get("vocab_size").filter(|rows| !rows.is_null()) {
+        None => None,
+        Some(rows) => {
+            let number = rows.as_u64().and_then(|rows| usize::try_from(rows).ok());
+            let said = || mismatch(format!("vocab_size is {}, which is no number of rows", excerpt(&rows.to_string())));
+            Some(number.ok_or_else(said)?)
+        }
+    };
+    let Some(rows) = given.or(files.shape(VOCABULARY[0]).and_then(|shape| shape.first().copied())) else {
+        return Ok(None);
+    };
+    let needed = rows.max(image as usize + 1);
+    // Tokens are added by the dozen; an id far beyond the table is another model's tokenizer, or a damaged one.
+    let wanted = needed.checked_next_multiple_of(multiple.unwrap_or(1).max(1));
+    let wanted = wanted.filter(|wanted| wanted - rows <= MOST_ADDED).ok_or_else(|| {
+        mismatch(format!("the tokenizer's <image> token is {image}, vocab_size {rows}: they don't belong together"))
+    })?;
+    text.insert("vocab_size".into(), wanted.into());
+    Ok((wanted != rows).then_some((rows, wanted)))
+}
+
+/// The most rows that a table may grow by.
+const MOST_ADDED: usize = 1 << 16;

@@ -14,9 +14,11 @@ use serde_json::json;
 use super::CheckpointError;
 use super::floats::{Float, FloatType, encode, rows_of_transpose};
 use super::fused;
-use super::names::{Layout, ParamPath, Slot};
+use super::names::Layout;
 use super::staged::StagedDir;
 use crate::adapters::{Adapter, adapters, dense, merged};
+use crate::config::VisionNames;
+use crate::parameters::{ParamPath, Slot};
 
 /// Elements that are converted before they are written.
 const WINDOW: usize = 1 << 20;
@@ -28,16 +30,16 @@ pub struct SaveOptions {
     pub dtype: DType,
     /// The most bytes of tensors in a file; one file for all where this is `None`. A larger tensor gets its own.
     pub shard_size: Option<u64>,
-    /// Whether the decoder's query, key and value matrices are one on disk, and the gate and up matrices too (Phi-3).
+    /// Whether the decoder's query, key and value matrices are one on disk, and the gate and up matrices too.
     pub fused: bool,
-    /// Whether the vision encoder's tensors are named as DINOv2's.
-    pub dinov2: bool,
+    /// How the vision encoder's tensors are named, where it is not as CLIP's.
+    pub vision: Option<&'static VisionNames>,
 }
 
 impl SaveOptions {
     /// One file of `dtype`.
     pub fn new(dtype: DType) -> Self {
-        Self { dtype, shard_size: None, fused: false, dinov2: false }
+        Self { dtype, shard_size: None, fused: false, vision: None }
     }
 }
 
@@ -269,7 +271,7 @@ fn plan<'a>(tensors: Vec<Outgoing<'a>>, layout: Layout, options: &SaveOptions) -
         filled += bytes;
         let parts = slots.iter().filter_map(|slot| by_name.remove(&slot.name)).collect();
         if let Some(shard) = shards.last_mut() {
-            shard.push(Planned { name: layout.disk(&name, options.dinov2), info, parts });
+            shard.push(Planned { name: layout.disk(&name, options.vision), info, parts });
         }
     }
     shards

@@ -12,7 +12,7 @@ use crate::outside::excerpt;
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
     /// Which family.
-    pub family: Family,
+    pub family: &'static Family,
     /// Rows of the embedding table.
     pub vocab_size: usize,
     /// Width.
@@ -41,7 +41,7 @@ pub struct DecoderConfig {
     pub windowed: Option<Vec<bool>>,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// Biases in the attention's projections (Qwen 2 always has them on queries, keys and values).
+    /// Biases in the attention's projections ([`Family::qkv_bias`]: some have them on queries, keys and values anyway).
     pub attention_bias: bool,
     /// Biases in the MLP.
     pub mlp_bias: bool,
@@ -77,7 +77,7 @@ impl Default for DecoderConfig {
     /// transformers' `LlamaConfig()`.
     fn default() -> Self {
         Self {
-            family: Family::Llama,
+            family: Family::ALL[0],
             vocab_size: 32000,
             hidden_size: 4096,
             intermediate_size: 11008,
@@ -139,14 +139,14 @@ impl DecoderConfig {
     pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
         const SECTION: &str = "text_config";
         let kind = value.get("model_type").unwrap_or(&Value::Null);
-        let named = |family: &&Family| kind.as_str().unwrap_or("llama") == family.name();
-        let family = Family::ALL.iter().find(named).filter(|_| kind.is_string() || kind.is_null());
-        let Some(family) = family.copied() else {
-            return Err(unsupported("text_config.model_type", kind, Family::SUPPORTED));
+        let family = Family::of(kind.as_str()).filter(|_| kind.is_string() || kind.is_null());
+        let Some(family) = family else {
+            return Err(unsupported("text_config.model_type", kind, Family::supported()));
         };
+        let own_keys = family.defaults();
         // For these null means "none"; elsewhere it means "the default".
         let nullable = ["sliding_window", "pad_token_id", "bos_token_id", "eos_token_id"];
-        let mut merged = section::merged(SECTION, value, family.defaults(), &nullable)?;
+        let mut merged = section::merged(SECTION, value, own_keys.clone(), &nullable)?;
         for key in ["pad_token_id", "bos_token_id", "eos_token_id"] {
             // Original Llama checkpoints write -1 for a token that there is not.
             if merged.get(key).and_then(Value::as_i64) == Some(-1) {
@@ -168,7 +168,7 @@ impl DecoderConfig {
         // Before a list as long as the layers is made.
         at_most(SECTION, &[("num_hidden_layers", raw.num_hidden_layers, most::LAYERS)])?;
         let (mut sliding_window, mut windowed) = (raw.sliding_window, None);
-        if matches!(family, Family::Qwen2 | Family::Qwen3) {
+        if own_keys.contains_key("layer_types") {
             sliding_window = sliding_window.filter(|_| raw.use_sliding_window);
             let flags: Vec<bool> = match &raw.layer_types {
                 Some(types) => types.iter().map(|kind| layer_type(kind)).collect::<Result<_, _>>()?,
@@ -178,12 +178,11 @@ impl DecoderConfig {
             };
             windowed = Some(flags);
         }
-        let hidden_act = match (family, raw.hidden_act.as_str()) {
-            // Gemma's first configurations said gelu and meant its approximation.
-            (Family::Gemma, "gelu") => Activation::GeluTanh,
-            (_, name) => Activation::parse("text_config.hidden_act", name)?,
+        let hidden_act = match raw.hidden_act.as_str() {
+            "gelu" if family.gelu_is_tanh => Activation::GeluTanh,
+            name => Activation::parse("text_config.hidden_act", name)?,
         };
-        let other = value.get("hidden_activation").filter(|v| family == Family::Gemma && !v.is_null());
+        let other = value.get("hidden_activation").filter(|v| family.gelu_is_tanh && !v.is_null());
         if other.is_some_and(|v| v != "gelu_pytorch_tanh") {
             let value = other.unwrap_or(&Value::Null);
             return Err(unsupported("text_config.hidden_activation", value, "gelu_pytorch_tanh"));
@@ -217,7 +216,7 @@ impl DecoderConfig {
     /// The object of a config.json that transformers 4 and 5 read.
     pub fn to_value(&self) -> Value {
         let mut out = json!({
-            "model_type": self.family.name(),
+            "model_type": self.family.name,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -234,25 +233,23 @@ impl DecoderConfig {
             "eos_token_id": self.eos_token_id,
         });
         self.rope.write(&mut out);
-        match self.family {
-            Family::Llama => {
-                out["attention_bias"] = json!(self.attention_bias);
-                out["mlp_bias"] = json!(self.mlp_bias);
-            }
-            Family::Mistral | Family::Phi3 => out["sliding_window"] = json!(self.sliding_window),
-            Family::Qwen2 | Family::Qwen3 => {
-                let flags: Vec<bool> = (0..self.num_hidden_layers).map(|i| self.window(i).is_some()).collect();
-                let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
-                out["use_sliding_window"] = json!(self.sliding_window.is_some());
-                out["sliding_window"] = json!(self.sliding_window);
-                // transformers before 4.53 knows this key and not layer_types.
-                out["max_window_layers"] = json!(flags.iter().take_while(|windowed| !**windowed).count());
-                out["layer_types"] = flags.iter().map(name).collect();
-            }
-            Family::Gemma => {}
+        // Those of the optional keys that the family's class has.
+        let keys = self.family.defaults();
+        if keys.contains_key("layer_types") {
+            let flags: Vec<bool> = (0..self.num_hidden_layers).map(|i| self.window(i).is_some()).collect();
+            let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
+            out["use_sliding_window"] = json!(self.sliding_window.is_some());
+            out["sliding_window"] = json!(self.sliding_window);
+            // transformers before 4.53 knows this key and not layer_types.
+            out["max_window_layers"] = json!(flags.iter().take_while(|windowed| !**windowed).count());
+            out["layer_types"] = flags.iter().map(name).collect();
+        } else if keys.contains_key("sliding_window") {
+            out["sliding_window"] = json!(self.sliding_window);
         }
-        if matches!(self.family, Family::Qwen3 | Family::Gemma) {
-            out["attention_bias"] = json!(self.attention_bias);
+        for (key, bias) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
+            if keys.contains_key(key) {
+                out[key] = json!(bias);
+            }
         }
         out
     }
@@ -283,12 +280,12 @@ impl DecoderConfig {
 
     /// What token embeddings are multiplied by before the first layer; visual embeddings are not.
     pub fn embedding_scale(&self) -> Option<f64> {
-        (self.family == Family::Gemma).then(|| (self.hidden_size as f64).sqrt())
+        self.family.scaled_embeddings.then(|| (self.hidden_size as f64).sqrt())
     }
 
     /// Whether queries, keys and values have biases, and whether the attention's output has one.
     pub fn attention_biases(&self) -> (bool, bool) {
-        (self.attention_bias || self.family == Family::Qwen2, self.attention_bias)
+        (self.attention_bias || self.family.qkv_bias, self.attention_bias)
     }
 
     /// The end-of-sequence ids.

@@ -1,83 +1,215 @@
-//! The decoder's families, and the defaults of their classes in transformers.
+//! The decoder's families: what each of them has that others lack, and the defaults of its class in transformers. This
+//! is the one place that names them; a family that differs from the others by these fields alone is one entry of
+//! [`Family::ALL`].
+
+use std::fmt;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-/// The families: transformers' `model_type` of the decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Family {
-    /// Llama 1 to 3, Vicuna, SmolLM2.
-    #[default]
-    Llama,
-    /// Mistral: a sliding window.
-    Mistral,
-    /// Qwen 2 and 2.5: biases on queries, keys and values.
-    Qwen2,
-    /// Qwen 3: norms on each head's queries and keys.
-    Qwen3,
-    /// Phi-3: fused projections on disk.
-    Phi3,
-    /// Gemma: norms scale by 1 + weight, token embeddings are scaled by the root of the width, the head is tied.
-    Gemma,
+/// A family of decoders: transformers' `model_type`, and how its network and its files differ from Llama's.
+pub struct Family {
+    /// The `model_type` in config.json.
+    pub name: &'static str,
+    /// The `model_type`s in the config.json of LLaVA's own code that mean a decoder of this family.
+    pub llava_names: &'static [&'static str],
+    /// RMS norms scale by 1 + weight instead of by the weight, in f32.
+    pub norm_plus_one: bool,
+    /// Each head's queries and keys are normed before they are rotated.
+    pub qk_norm: bool,
+    /// Queries, keys and values have biases, whatever `attention_bias` says.
+    pub qkv_bias: bool,
+    /// Token embeddings are multiplied by the root of the width; visual embeddings are not.
+    pub scaled_embeddings: bool,
+    /// `hidden_act` = `gelu` means GELU's approximation by tanh, and `hidden_activation` may say nothing else.
+    pub gelu_is_tanh: bool,
+    /// On disk the query, key and value matrices are one, and the gate and up matrices too.
+    pub fused_on_disk: bool,
+    /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults where those
+    /// are not Llama's. Keys that a class doesn't have mean nothing to transformers, and so nothing here: of
+    /// `attention_bias`, `mlp_bias`, `sliding_window` and `layer_types` those count that stand here.
+    pub own_defaults: fn() -> Value,
+}
+
+/// Llama without keys of its own: what the entries below say only their differences from.
+const PLAIN: Family = Family {
+    name: "",
+    llava_names: &[],
+    norm_plus_one: false,
+    qk_norm: false,
+    qkv_bias: false,
+    scaled_embeddings: false,
+    gelu_is_tanh: false,
+    fused_on_disk: false,
+    own_defaults: || json!({}),
+};
+
+/// Llama 1 to 3, Vicuna, SmolLM2.
+static LLAMA: Family = Family {
+    name: "llama",
+    llava_names: &["llava", "llava_llama"],
+    own_defaults: || json!({ "attention_bias": false, "mlp_bias": false }),
+    ..PLAIN
+};
+
+/// A sliding window in all layers.
+static MISTRAL: Family = Family {
+    name: "mistral",
+    llava_names: &["llava_mistral"],
+    own_defaults: || {
+        json!({
+            "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+            "sliding_window": 4096,
+        })
+    },
+    ..PLAIN
+};
+
+/// Qwen 2 and 2.5: biases on queries, keys and values, a window in some layers.
+static QWEN2: Family =
+    Family { name: "qwen2", llava_names: &["llava_qwen"], qkv_bias: true, own_defaults: qwen, ..PLAIN };
+
+/// Norms on each head's queries and keys.
+static QWEN3: Family = Family {
+    name: "qwen3",
+    qk_norm: true,
+    own_defaults: || {
+        let mut keys = qwen();
+        keys["head_dim"] = json!(128);
+        keys["attention_bias"] = json!(false);
+        keys
+    },
+    ..PLAIN
+};
+
+/// Fused projections on disk.
+static PHI3: Family = Family {
+    name: "phi3",
+    fused_on_disk: true,
+    own_defaults: || {
+        json!({
+            "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5, "pad_token_id": 32000, "eos_token_id": 32000, "sliding_window": null,
+            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "partial_rotary_factor": null,
+        })
+    },
+    ..PLAIN
+};
+
+/// Norms of 1 + weight, scaled token embeddings; the head is the table.
+static GEMMA: Family = Family {
+    name: "gemma",
+    norm_plus_one: true,
+    scaled_embeddings: true,
+    // Its first configurations said gelu and meant the approximation.
+    gelu_is_tanh: true,
+    own_defaults: || {
+        json!({
+            "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256,
+            "hidden_act": "gelu_pytorch_tanh", "max_position_embeddings": 8192, "tie_word_embeddings": true,
+            "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "attention_bias": false,
+            "use_bidirectional_attention": null,
+        })
+    },
+    ..PLAIN
+};
+
+/// What Qwen 2 and 3 share.
+fn qwen() -> Value {
+    json!({
+        "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+        "max_position_embeddings": 32768, "bos_token_id": null, "eos_token_id": null,
+        "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null,
+    })
 }
 
 impl Family {
-    pub(super) const ALL: [Self; 6] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Phi3, Self::Gemma];
-    pub(super) const SUPPORTED: &'static str = "llama, mistral, qwen2, qwen3, phi3 or gemma";
+    /// Every family; the first one is that of a config.json that names none.
+    pub const ALL: [&'static Self; 6] = [&LLAMA, &MISTRAL, &QWEN2, &QWEN3, &PHI3, &GEMMA];
 
-    /// The `model_type` in config.json.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Mistral => "mistral",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-            Self::Phi3 => "phi3",
-            Self::Gemma => "gemma",
-        }
+    /// The family of a `model_type` in config.json; of none, the first.
+    pub(super) fn of(name: Option<&str>) -> Option<&'static Self> {
+        let name = name.unwrap_or(Self::ALL[0].name);
+        Self::ALL.into_iter().find(|family| family.name == name)
     }
 
-    /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults. Keys that
-    /// a class doesn't have mean nothing to transformers, and so nothing here.
-    pub(super) fn defaults(self) -> Map<String, Value> {
-        let mut all = json!({
+    /// The family of a `model_type` in the config.json of LLaVA's own code; of none, the first.
+    pub fn of_llava(name: Option<&str>) -> Option<&'static Self> {
+        let Some(name) = name else { return Some(Self::ALL[0]) };
+        let mut known = Self::ALL.into_iter().filter(|family| !family.llava_names.is_empty());
+        known.find(|family| family.name == name || family.llava_names.contains(&name))
+    }
+
+    /// The `model_type`s that are read, as an error tells them.
+    pub(super) fn supported() -> &'static str {
+        static NAMES: LazyLock<String> = LazyLock::new(|| listed(&Family::ALL.map(|family| family.name)));
+        &NAMES
+    }
+
+    /// The `model_type`s of LLaVA's own code that are read, as an error tells them.
+    pub fn supported_by_llava() -> &'static str {
+        static NAMES: LazyLock<String> = LazyLock::new(|| {
+            let names: Vec<&str> = Family::ALL.iter().flat_map(|family| family.llava_names).copied().collect();
+            listed(&names)
+        });
+        &NAMES
+    }
+
+    /// The keys of the family's class that change the computation, with their defaults.
+    pub(super) fn defaults(&self) -> Map<String, Value> {
+        let shared = json!({
             "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": null, "head_dim": null, "hidden_act": "silu",
             "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": false,
             "pad_token_id": null, "bos_token_id": 1, "eos_token_id": 2, "attention_dropout": 0.0,
         });
-        let own = match self {
-            Self::Llama => json!({ "attention_bias": false, "mlp_bias": false }),
-            Self::Mistral => json!({
-                "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-                "sliding_window": 4096,
-            }),
-            Self::Qwen2 | Self::Qwen3 => json!({
-                "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
-                "max_position_embeddings": 32768, "bos_token_id": null, "eos_token_id": null,
-                "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28, "layer_types": null,
-            }),
-            Self::Phi3 => json!({
-                "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
-                "rms_norm_eps": 1e-5, "pad_token_id": 32000, "eos_token_id": 32000, "sliding_window": null,
-                "resid_pdrop": 0.0, "embd_pdrop": 0.0, "partial_rotary_factor": null,
-            }),
-            Self::Gemma => json!({
-                "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
-                "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256,
-                "hidden_act": "gelu_pytorch_tanh", "max_position_embeddings": 8192, "tie_word_embeddings": true,
-                "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "attention_bias": false,
-                "use_bidirectional_attention": null,
-            }),
-        };
-        let qwen3 = json!({ "head_dim": 128, "attention_bias": false });
-        for extra in [own, if self == Self::Qwen3 { qwen3 } else { json!({}) }] {
-            if let (Value::Object(all), Value::Object(extra)) = (&mut all, extra) {
-                all.extend(extra);
+        let object = |value| if let Value::Object(map) = value { map } else { Map::new() };
+        let mut all = object(shared);
+        all.extend(object((self.own_defaults)()));
+        all
+    }
+}
+
+/// `a, b or c`.
+pub(super) fn listed(names: &[&str]) -> String {
+    match names {
+        [before @ .., last] if !before.is_empty() => format!("{} or {last}", before.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Family {
+    /// A name has one entry.
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Family {}
+
+#[cfg(test)]
+mod tests {
+    use super::Family;
+
+    #[test]
+    fn a_name_has_one_entry_and_errors_list_all_of_them() {
+        for (index, family) in Family::ALL.into_iter().enumerate() {
+            assert!(!Family::ALL[..index].contains(&family), "{family:?}");
+            assert_eq!(Family::of(Some(family.name)), Some(family));
+            for name in family.llava_names {
+                assert_eq!(Family::of_llava(Some(name)), Some(family));
             }
         }
-        match all {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        }
+        assert_eq!(Family::supported(), "llama, mistral, qwen2, qwen3, phi3 or gemma");
+        assert_eq!(Family::supported_by_llava(), "llava, llava_llama, llava_mistral or llava_qwen");
+        assert_eq!((Family::of(Some("mamba")), Family::of_llava(Some("gemma"))), (None, None));
+        assert_eq!((Family::of(None), Family::of_llava(None)), (Some(Family::ALL[0]), Some(Family::ALL[0])));
     }
 }

@@ -258,7 +258,7 @@ impl LlavaConfig {
                 self.features()
             )));
         }
-        if self.projector == ProjectorKind::Identity && self.feature_width() != self.text_config.hidden_size {
+        if self.projector.layers() == 0 && self.feature_width() != self.text_config.hidden_size {
             return Err(ConfigError::Inconsistent(format!(
                 "projector_type {name}: the features are {} wide, the decoder {}",
                 self.feature_width(),

@@ -12,6 +12,7 @@ mod section;
 #[cfg(test)]
 mod tests;
 mod vision;
+mod vision_family;
 
 use thiserror::Error;
 
@@ -21,7 +22,8 @@ pub use family::Family;
 pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
 pub use projector::ProjectorKind;
 pub use rope::{Rope, RopeKind};
-pub use vision::{VisionConfig, VisionFamily};
+pub use vision::VisionConfig;
+pub use vision_family::{VisionFamily, VisionNames};
 
 use crate::outside::excerpt;
 

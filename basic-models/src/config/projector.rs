@@ -63,6 +63,15 @@ impl ProjectorKind {
         }
     }
 
+    /// How many linear layers it has.
+    pub fn layers(self) -> usize {
+        match self {
+            Self::Linear => 1,
+            Self::Mlp { layers } | Self::PixelShuffle { layers, .. } => layers,
+            Self::Identity => 0,
+        }
+    }
+
     /// How many patches along a side become one visual token.
     pub fn shuffle(self) -> usize {
         match self {

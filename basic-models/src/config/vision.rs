@@ -1,26 +1,17 @@
 //! Vision encoders: plain vision transformers, with what differs between the families as configuration.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Activation, ConfigError, above_zero, at_most, divides, most, positive, section, unsupported};
-
-/// The families: transformers' `model_type` of the vision encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VisionFamily {
-    /// CLIP: a CLS position, a norm before the layers.
-    Clip,
-    /// SigLIP, and SigLIP 2 at a fixed resolution: no CLS position, a pooling head that LLaVA does not use.
-    Siglip,
-    /// DINOv2: a CLS position, layer scale; with register positions where `registers` is above 0.
-    Dinov2,
-}
+use super::{
+    Activation, ConfigError, VisionFamily, above_zero, at_most, divides, most, positive, section, unsupported,
+};
 
 /// A vision transformer (transformers' `CLIPVisionConfig`, `SiglipVisionConfig`, `Dinov2Config`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     /// Which family.
-    pub family: VisionFamily,
+    pub family: &'static VisionFamily,
     /// Width.
     pub hidden_size: usize,
     /// Width of the MLP.
@@ -33,8 +24,8 @@ pub struct VisionConfig {
     pub num_channels: usize,
     /// Side of the (square) image that the position embeddings are for, in pixels.
     pub image_size: usize,
-    /// DINOv2: side of the images that come in, where it is another; the position embeddings are interpolated. No key of
-    /// config.json: the image processor decides.
+    /// Side of the images that come in, where it is another and the family interpolates its position embeddings. No key
+    /// of config.json: the image processor decides.
     pub input_size: Option<usize>,
     /// Side of a (square) patch, in pixels.
     pub patch_size: usize,
@@ -42,17 +33,17 @@ pub struct VisionConfig {
     pub hidden_act: Activation,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
-    /// Width of CLIP's joint space; unused by LLaVA, kept so that the file stays whole.
+    /// Width of the space that images and texts share; unused by LLaVA, kept so that the file stays whole.
     pub projection_dim: usize,
-    /// SigLIP: whether the encoder has a pooling head; unused by LLaVA, kept so that the checkpoint stays whole.
+    /// Whether the encoder has a pooling head; unused by LLaVA, kept so that the checkpoint stays whole.
     pub pooling_head: bool,
-    /// DINOv2: register positions between CLS and the patches.
+    /// Register positions between CLS and the patches.
     pub registers: usize,
-    /// DINOv2: whether there is a mask token; unused, kept so that the checkpoint stays whole.
+    /// Whether there is a mask token; unused, kept so that the checkpoint stays whole.
     pub mask_token: bool,
-    /// DINOv2: biases of queries, keys and values.
+    /// Biases of queries, keys and values.
     pub qkv_bias: bool,
-    /// DINOv2: a gated feed-forward block (the giant one's), [`VisionConfig::swiglu_width`] wide.
+    /// A gated feed-forward block (a giant encoder's), [`VisionConfig::swiglu_width`] wide.
     pub swiglu: bool,
 }
 
@@ -60,7 +51,7 @@ impl Default for VisionConfig {
     /// transformers' `CLIPVisionConfig()`.
     fn default() -> Self {
         Self {
-            family: VisionFamily::Clip,
+            family: VisionFamily::ALL[0],
             hidden_size: 768,
             intermediate_size: 3072,
             num_hidden_layers: 12,
@@ -126,36 +117,6 @@ impl Side {
     }
 }
 
-impl VisionFamily {
-    /// The family's keys that change the computation, with the defaults of its class in transformers 5.23.
-    fn defaults(self, registers: bool) -> Map<String, Value> {
-        let value = match self {
-            Self::Clip => json!({
-                "hidden_size": 768, "intermediate_size": 3072, "projection_dim": 512, "num_hidden_layers": 12,
-                "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 32,
-                "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "attention_dropout": 0.0,
-            }),
-            Self::Siglip => json!({
-                "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-                "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh",
-                "layer_norm_eps": 1e-6, "attention_dropout": 0.0, "vision_use_head": true,
-            }),
-            Self::Dinov2 => json!({
-                "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "mlp_ratio": 4,
-                "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-                "drop_path_rate": 0.0, "layer_norm_eps": 1e-6, "image_size": 224,
-                "patch_size": if registers { 16 } else { 14 }, "num_channels": 3, "qkv_bias": true,
-                "use_swiglu_ffn": false, "num_register_tokens": if registers { 4 } else { 0 },
-                "use_mask_token": true,
-            }),
-        };
-        match value {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        }
-    }
-}
-
 impl VisionConfig {
     /// What `LlavaConfig` assumes where it has no `vision_config`: CLIP ViT-L/14 at 336 pixels.
     pub(super) fn llava_default() -> Self {
@@ -179,24 +140,17 @@ impl VisionConfig {
     pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
         const SECTION: &str = "vision_config";
         let kind = value.get("model_type").unwrap_or(&Value::Null);
-        let name = if kind.is_null() { Some("clip_vision_model") } else { kind.as_str() };
-        let (family, registers) = match name {
-            Some("clip_vision_model" | "clip") => (VisionFamily::Clip, false),
-            Some("siglip_vision_model" | "siglip") => (VisionFamily::Siglip, false),
-            Some("dinov2") => (VisionFamily::Dinov2, false),
-            Some("dinov2_with_registers") => (VisionFamily::Dinov2, true),
-            _ => {
-                let supported = "clip_vision_model, siglip_vision_model, dinov2 or dinov2_with_registers";
-                return Err(unsupported("vision_config.model_type", kind, supported));
-            }
+        let found = VisionFamily::of(kind.as_str()).filter(|_| kind.is_string() || kind.is_null());
+        let Some((family, registers)) = found else {
+            return Err(unsupported("vision_config.model_type", kind, VisionFamily::supported()));
         };
         let merged = section::merged(SECTION, value, family.defaults(registers), &[])?;
+        let by_ratio = merged.contains_key("mlp_ratio");
         for key in ["attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"] {
             section::must_be(SECTION, &merged, key, &[json!(0.0), json!(0)])?;
         }
         let raw: Raw = section::parse(SECTION, merged)?;
-        let dino = family == VisionFamily::Dinov2;
-        let intermediate_size = match dino {
+        let intermediate_size = match by_ratio {
             true => (raw.hidden_size as f64 * raw.mlp_ratio) as usize,
             false => raw.intermediate_size,
         };
@@ -225,13 +179,9 @@ impl VisionConfig {
 
     /// The object of a config.json that transformers reads.
     pub fn to_value(&self) -> Value {
+        let with_registers = self.family.registers_name.filter(|_| self.registers > 0);
         let mut out = json!({
-            "model_type": match self.family {
-                VisionFamily::Clip => "clip_vision_model",
-                VisionFamily::Siglip => "siglip_vision_model",
-                VisionFamily::Dinov2 if self.registers > 0 => "dinov2_with_registers",
-                VisionFamily::Dinov2 => "dinov2",
-            },
+            "model_type": with_registers.unwrap_or(self.family.name),
             "hidden_size": self.hidden_size,
             "num_hidden_layers": self.num_hidden_layers,
             "num_attention_heads": self.num_attention_heads,
@@ -241,24 +191,23 @@ impl VisionConfig {
             "hidden_act": self.hidden_act.name(),
             "layer_norm_eps": self.layer_norm_eps,
         });
-        match self.family {
-            VisionFamily::Clip => {
-                out["intermediate_size"] = json!(self.intermediate_size);
-                out["projection_dim"] = json!(self.projection_dim);
+        // Those of the optional keys that the family's class has.
+        let keys = self.family.defaults(with_registers.is_some());
+        for (key, value) in [
+            ("intermediate_size", json!(self.intermediate_size)),
+            ("projection_dim", json!(self.projection_dim)),
+            ("vision_use_head", json!(self.pooling_head)),
+            ("mlp_ratio", json!(self.intermediate_size / self.hidden_size.max(1))),
+            ("qkv_bias", json!(self.qkv_bias)),
+            ("use_mask_token", json!(self.mask_token)),
+            ("use_swiglu_ffn", json!(self.swiglu)),
+        ] {
+            if keys.contains_key(key) {
+                out[key] = value;
             }
-            VisionFamily::Siglip => {
-                out["intermediate_size"] = json!(self.intermediate_size);
-                out["vision_use_head"] = json!(self.pooling_head);
-            }
-            VisionFamily::Dinov2 => {
-                out["mlp_ratio"] = json!(self.intermediate_size / self.hidden_size.max(1));
-                out["qkv_bias"] = json!(self.qkv_bias);
-                out["use_mask_token"] = json!(self.mask_token);
-                out["use_swiglu_ffn"] = json!(self.swiglu);
-                if self.registers > 0 {
-                    out["num_register_tokens"] = json!(self.registers);
-                }
-            }
+        }
+        if with_registers.is_some() {
+            out["num_register_tokens"] = json!(self.registers);
         }
         out
     }
@@ -285,11 +234,7 @@ impl VisionConfig {
 
     /// Positions before the patches: CLS and registers.
     pub fn special_positions(&self) -> usize {
-        match self.family {
-            VisionFamily::Clip => 1,
-            VisionFamily::Siglip => 0,
-            VisionFamily::Dinov2 => 1 + self.registers,
-        }
+        usize::from(self.family.class) + self.registers
     }
 
     /// Checks that the network can be built.

@@ -6,10 +6,10 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::decoder::normalized;
 use super::linear::linear;
+use super::norm::normalized;
 use super::{KvCache, RotaryTables};
-use crate::config::{DecoderConfig, Family};
+use crate::config::DecoderConfig;
 
 /// Which keys a query must not see.
 #[derive(Debug, Clone)]
@@ -96,7 +96,7 @@ pub struct DecoderAttention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    // Qwen 3's
+    // Some families norm each head's queries and keys.
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
     heads: usize,
@@ -110,7 +110,7 @@ impl DecoderAttention {
         let (input, output) = config.attention_biases();
         let linear = |i, o, bias| LinearConfig::new(i, o).with_bias(bias).init(device);
         let norm = || RmsNormConfig::new(width).with_epsilon(config.rms_norm_eps).init(device);
-        let norms = config.family == Family::Qwen3;
+        let norms = config.family.qk_norm;
         Self {
             q_proj: linear(d, config.num_attention_heads * width, input),
             k_proj: linear(d, config.kv_heads() * width, input),

@@ -1,17 +1,17 @@
-//! A decoder of the Llama shape (transformers' `LlamaModel`, `MistralModel`, `Qwen2Model`, `Qwen3Model`, `Phi3Model`,
-//! `GemmaModel`).
+//! A decoder of the Llama shape (transformers' `LlamaModel` and its kin; how they differ is said in config/family.rs).
 
 use std::convert::Infallible;
 
-use basic_core::ops::{rms_norm, swiglu};
+use basic_core::ops::swiglu;
 use basic_core::{Seen, Supervision};
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::linear::linear;
+use super::norm::normalized;
 use super::{DecoderAttention, KvCache, Masks, RotaryTables, activate};
-use crate::config::{Activation, DecoderConfig, Family};
+use crate::config::{Activation, DecoderConfig};
 
 /// Embeddings, decoder layers and the final norm; the output head belongs to the model around it.
 #[derive(Module, Debug)]
@@ -20,7 +20,7 @@ pub struct Decoder {
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
     embedding_scale: Option<f64>,
-    // Gemma's norms scale by 1 + weight.
+    // Some families' norms scale by 1 + weight.
     one_plus: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct DecoderLayer {
     one_plus: bool,
 }
 
-/// `down(activation(gate(x)) * up(x))`: SwiGLU, or GeGLU in Gemma.
+/// `down(activation(gate(x)) * up(x))`: SwiGLU, or GeGLU where the activation is GELU.
 #[derive(Module, Debug)]
 pub struct GatedMlp {
     gate_proj: Linear,
@@ -49,7 +49,7 @@ impl DecoderConfig {
     /// A decoder with lazily made weights: nothing is allocated until a weight is used or loaded.
     pub fn init(&self, device: &Device) -> Decoder {
         let d = self.hidden_size;
-        let one_plus = self.family == Family::Gemma;
+        let one_plus = self.family.norm_plus_one;
         let norm = || {
             let mut norm = RmsNormConfig::new(d).with_epsilon(self.rms_norm_eps).init(device);
             if one_plus {
@@ -177,17 +177,6 @@ impl Decoder {
     pub fn finish(&self, x: Tensor<2>) -> Tensor<2> {
         normalized(&self.norm, x, self.one_plus)
     }
-}
-
-/// Burn's norm holds the weight; the fused operation computes. With `one_plus` the scale is 1 + weight.
-pub(super) fn normalized<const D: usize>(norm: &RmsNorm, x: Tensor<D>, one_plus: bool) -> Tensor<D> {
-    let gamma = norm.gamma.val();
-    if !one_plus {
-        return rms_norm(x, gamma, norm.epsilon);
-    }
-    // In f32 as in transformers: 1 + weight would lose the weight's low bits in bf16.
-    let dtype = x.dtype();
-    rms_norm(x.cast(DType::F32), gamma.cast(DType::F32).add_scalar(1.0), norm.epsilon).cast(dtype)
 }
 
 impl DecoderLayer {

@@ -19,7 +19,7 @@ pub enum InitScheme {
 }
 
 /// Replaces all parameters of `module` by fresh ones; norms start at what their module begins with (a scale of 1, which
-/// in Gemma is a weight of 0, and a shift of 0).
+/// is a weight of 0 where a norm scales by 1 + weight, and a shift of 0).
 ///
 /// Burn's own initializers draw on the device, so that each backend starts elsewhere; runs could not be compared.
 pub fn seeded_init<M: Module>(module: M, scheme: InitScheme, seed: u64, device: &Device) -> M {

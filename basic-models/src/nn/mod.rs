@@ -7,6 +7,7 @@ mod decoder;
 mod init;
 mod linear;
 mod llava;
+mod norm;
 mod positions;
 mod projector;
 mod rope;

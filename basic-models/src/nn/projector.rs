@@ -27,11 +27,7 @@ impl Projector {
     /// The configuration's projector, with lazily made weights.
     pub fn new(config: &LlavaConfig, device: &Device) -> Self {
         let (kind, d) = (config.projector, config.text_config.hidden_size);
-        let layers = match kind {
-            ProjectorKind::Linear => 1,
-            ProjectorKind::Mlp { layers } | ProjectorKind::PixelShuffle { layers, .. } => layers,
-            ProjectorKind::Identity => 0,
-        };
+        let layers = kind.layers();
         let joined = config.feature_width() * kind.shuffle() * kind.shuffle();
         let bias = config.multimodal_projector_bias;
         let layer = |index: usize| {

@@ -1,4 +1,5 @@
-//! Vision transformers: CLIP, SigLIP and DINOv2 (transformers' `CLIPVisionModel`, `SiglipVisionModel`, `Dinov2Model`).
+//! Vision transformers (transformers' `CLIPVisionModel` and its kin; how they differ is said in
+//! config/vision_family.rs).
 
 use basic_core::ops::{attention_to_all, patches, swiglu};
 use burn::module::{Module, Param};
@@ -9,23 +10,22 @@ use burn::tensor::{Device, Tensor};
 use super::activate;
 use super::linear::linear;
 use super::positions::interpolated;
-use crate::config::{Activation, VisionConfig, VisionFamily};
+use crate::config::{Activation, VisionConfig};
 
-/// A pre-norm vision transformer. Field names are those of CLIP's tensors on disk; DINOv2's are mapped to them.
+/// A pre-norm vision transformer. Field names are those of CLIP's tensors on disk; other families' are mapped to them.
 #[derive(Module, Debug)]
 pub struct VisionEncoder {
     embeddings: PatchEmbeddings,
-    // CLIP's; transformers' spelling, kept because it is the tensor's name on disk
+    // transformers' spelling, kept because it is the tensor's name on disk
     pre_layrnorm: Option<LayerNorm>,
     encoder: VisionLayers,
     // For pooling only: no hidden state passes through it.
     post_layernorm: LayerNorm,
-    // SigLIP's pooling, kept so that a checkpoint comes out whole.
+    // A pooling that no embedding comes from, kept so that a checkpoint comes out whole.
     head: Option<PoolingHead>,
 }
 
-/// Patches, with what stands before them and their positions. CLIP's and SigLIP's positions are a table, DINOv2's a
-/// parameter with a batch dimension.
+/// Patches, with what stands before them and their positions: a table, or a parameter with a batch dimension.
 #[derive(Module, Debug)]
 struct PatchEmbeddings {
     patch_embedding: Conv2d,
@@ -50,7 +50,7 @@ struct VisionLayer {
     self_attn: VisionAttention,
     layer_scale1: Option<Param<Tensor<1>>>,
     layer_norm2: LayerNorm,
-    // One of the two; giant DINOv2s have the gated one.
+    // One of the two.
     mlp: Option<VisionMlp>,
     swiglu: Option<VisionSwiGlu>,
     layer_scale2: Option<Param<Tensor<1>>>,
@@ -100,8 +100,7 @@ impl VisionConfig {
     pub fn init(&self, device: &Device) -> VisionEncoder {
         let d = self.hidden_size;
         let norm = || LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device);
-        let dino = self.family == VisionFamily::Dinov2;
-        let scale = || dino.then(|| Initializer::Ones.init([d], device));
+        let scale = || self.family.layer_scale.then(|| Initializer::Ones.init([d], device));
         let layer = |_| VisionLayer {
             layer_norm1: norm(),
             self_attn: self.attention(device),
@@ -116,7 +115,7 @@ impl VisionConfig {
         };
         VisionEncoder {
             embeddings: self.patch_embeddings(device),
-            pre_layrnorm: (self.family == VisionFamily::Clip).then(norm),
+            pre_layrnorm: self.family.pre_norm.then(norm),
             encoder: VisionLayers { layers: (0..self.num_hidden_layers).map(layer).collect() },
             post_layernorm: norm(),
             head: self.pooling_head.then(|| PoolingHead {
@@ -136,19 +135,18 @@ impl VisionConfig {
         let (d, trained) = (self.hidden_size, self.image_size / self.patch_size);
         let patches = trained * trained;
         let normal = Initializer::Normal { mean: 0.0, std: 1.0 };
-        let dino = self.family == VisionFamily::Dinov2;
-        let clip = self.family == VisionFamily::Clip;
-        let positions = patches + usize::from(clip);
+        let (class, batched) = (self.family.class, self.family.batched_embeddings);
+        let positions = patches + usize::from(class);
         PatchEmbeddings {
             patch_embedding: Conv2dConfig::new([self.num_channels, d], [self.patch_size; 2])
                 .with_stride([self.patch_size; 2])
-                .with_bias(!clip)
+                .with_bias(self.family.patch_bias)
                 .init(device),
-            class_embedding: clip.then(|| normal.init([d], device)),
-            position_embedding: (!dino).then(|| EmbeddingConfig::new(positions, d).init(device)),
-            cls_token: dino.then(|| normal.init([1, 1, d], device)),
+            class_embedding: (class && !batched).then(|| normal.init([d], device)),
+            position_embedding: (!batched).then(|| EmbeddingConfig::new(positions, d).init(device)),
+            cls_token: (class && batched).then(|| normal.init([1, 1, d], device)),
             mask_token: self.mask_token.then(|| normal.init([1, d], device)),
-            position_embeddings: dino.then(|| normal.init([1, patches + 1, d], device)),
+            position_embeddings: batched.then(|| normal.init([1, positions, d], device)),
             register_tokens: (self.registers > 0).then(|| normal.init([1, self.registers, d], device)),
             grid: [self.grid(), trained],
         }

@@ -11,7 +11,7 @@ const IMAGE_FILE: &str = "preprocessor_config.json";
 pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
 
 /// The longest side that settings may ask for: 4096 x 4096 pixels are 192 MiB of numbers, and many times what any vision
-/// tower takes.
+/// encoder takes.
 const LONGEST_SIDE: u64 = 4096;
 
 /// Which of transformers' image processors is meant; they share their steps and differ in their defaults.

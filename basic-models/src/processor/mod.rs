@@ -52,6 +52,7 @@ mod timed;
 mod tokenizer;
 mod tokenizer_added;
 mod tokenizer_bounds;
+mod tokenizer_build;
 mod tokenizer_files;
 mod wanted;
 
@@ -71,8 +72,9 @@ pub use specials::{SpecialTokens, TokenIds};
 pub use styles::ConversationStyle;
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, Tokenizer};
+pub(crate) use tokenizer_build::build_tokenizer;
 pub use tokenizer_files::copy_tokenizer_files;
-pub(crate) use tokenizer_files::{TOKENIZER_FILES, build_tokenizer, read_tokenizer_files};
+pub(crate) use tokenizer_files::{TOKENIZER_FILES, read_tokenizer_files};
 
 /// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, ProcessorError>;

@@ -12,7 +12,8 @@ use super::literal::AddedTokens;
 use super::piece::overlaps;
 use super::timed::{Clock, checked};
 use super::tokenizer_bounds::may_be_slow;
-use super::tokenizer_files::{build_tokenizer, read_tokenizer};
+use super::tokenizer_build::build_tokenizer;
+use super::tokenizer_files::read_tokenizer;
 use super::{PLACEHOLDER, ProcessorError, Result, SpecialTokens, TokenIds, wanted};
 use crate::outside::excerpt;
 

@@ -9,7 +9,7 @@ use tokenizers::AddedToken;
 
 use super::config::read_json_if_exists;
 use super::timed::Clock;
-use super::tokenizer_files::build_tokenizer;
+use super::tokenizer_build::build_tokenizer;
 use super::{PLACEHOLDER, ProcessorError, Result};
 
 /// A token that one of the files names.

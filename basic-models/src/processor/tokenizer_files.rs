@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::read_json_if_exists;
-use super::timed::Clock;
 use super::{ProcessorError, Result, sentencepiece, tokenizer_added, tokenizer_bounds};
-use crate::outside::Budget;
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// What may lie beside each other; `chat_template.json` is copied with them.
@@ -53,21 +51,6 @@ pub(super) fn read_tokenizer(dir: &Path, config: &Value) -> Result<(PathBuf, Vec
 pub(crate) fn read_tokenizer_files(dir: &Path) -> Result<(PathBuf, Vec<u8>)> {
     let config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
     read_tokenizer(dir, &config)
-}
-
-/// What the tokenizers library makes of a tokenizer.json's bytes, which come from `path`: the one place that hands it
-/// any. It has a clock, since it normalizes the added tokens, and a guard against panics.
-///
-/// # Errors
-/// `LoadTokenizer`, also where the file takes more memory than a file may.
-pub(crate) fn build_tokenizer(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
-    let refused = |message: String| ProcessorError::LoadTokenizer { path: path.into(), message };
-    let budget = Budget::of(path);
-    let memory = (bytes.len() as u64).saturating_mul(tokenizer_bounds::MEMORY);
-    budget.take(memory).map_err(|source| ProcessorError::Read { path: path.into(), source: source.into() })?;
-    let whole = bytes.to_vec();
-    let built = Clock::default().run(whole.len(), move || tokenizers::Tokenizer::from_bytes(&whole));
-    built.map_err(|e| refused(e.to_string()))
 }
 
 /// Copies the tokenizer's files and the chat template of one checkpoint to another; those that exist. Where there is a

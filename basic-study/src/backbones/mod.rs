@@ -1,4 +1,4 @@
-//! The small backbones that the demo starts from: a vision tower and a Llama, pretrained apart from each other on the
+//! The small backbones that the demo starts from: a vision encoder and a Llama, pretrained apart from each other on the
 //! embedded world's train split, by `basic backbones --out DIR --seed S`.
 
 mod document;
@@ -27,7 +27,7 @@ pub struct BackboneConfig {
     pub seed: u64,
     /// Steps of the decoder.
     pub language_steps: usize,
-    /// Steps of the vision tower.
+    /// Steps of the vision encoder.
     pub tower_steps: usize,
 }
 
@@ -38,7 +38,7 @@ pub struct BackboneScores {
     pub config: BackboneConfig,
     /// The decoder's scores.
     pub language: LanguageScores,
-    /// The vision tower's scores.
+    /// The vision encoder's scores.
     pub tower: TowerScores,
 }
 

@@ -1,4 +1,4 @@
-//! The vision tower's pretraining: dense attribute prediction. Every patch says whether an object covers it, and which
+//! The vision encoder's pretraining: dense attribute prediction. Every patch says whether an object covers it, and which
 //! colour, shape and size that object has. No language is involved.
 
 use std::path::Path;
@@ -26,7 +26,7 @@ const BATCH: usize = 32;
 const SCENES: usize = 20_000;
 const PATCHES: usize = PATCHES_PER_SIDE * PATCHES_PER_SIDE;
 
-/// What the tower reached on validation scenes.
+/// What the vision encoder reached on validation scenes.
 #[derive(Debug, Clone, Serialize)]
 pub struct TowerScores {
     /// Mean loss in the last 50 training steps.
@@ -39,7 +39,7 @@ pub struct TowerScores {
     pub size: f32,
 }
 
-/// The tower with a head per attribute; only the tower is kept.
+/// The vision encoder with a head per attribute; only the encoder is kept.
 #[derive(Module, Debug)]
 struct Attributes {
     vision_tower: VisionEncoder,
@@ -68,7 +68,7 @@ struct Labelled {
     targets: [(Vec<i64>, Vec<i64>); 4],
 }
 
-/// Pretrains the tower and writes it to `out` as a Hugging Face `CLIPVisionModel` directory.
+/// Pretrains the vision encoder and writes it to `out` as a Hugging Face `CLIPVisionModel` directory.
 ///
 /// # Errors
 ///

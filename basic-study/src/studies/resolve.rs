@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use basic_models::outside;
-use basic_train::recipe::Recipe;
+use basic_train::recipe::{Layers, Recipe, merge, recipe_keys};
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::AblateError;
-use super::study::{RECIPE_KEYS, RecipeSource, StageConfig, Study, TAKEN};
+use super::study::{RecipeSource, StageConfig, Study, TAKEN};
 use super::world::{World, place_all};
 
 /// Overrides, and how an error calls them.
@@ -119,10 +118,10 @@ impl<'a> Resolver<'a> {
                     }
                     inner.clone()
                 }
-                _ if RECIPE_KEYS.contains(&key.as_str()) => [(key.clone(), value.clone())].into_iter().collect(),
+                _ if recipe_keys().contains(&key.as_str()) => [(key.clone(), value.clone())].into_iter().collect(),
                 _ => {
                     let stages = stages.join(", ");
-                    let keys = RECIPE_KEYS.join(", ");
+                    let keys = recipe_keys().join(", ");
                     let reason = format!("\"{key}\" is neither a recipe's key ({keys}) nor a stage ({stages})");
                     return Err(wrong(reason));
                 }
@@ -168,24 +167,12 @@ fn base(path: &Path, study: &Study, stage: &StageConfig) -> Result<Table, Ablate
         RecipeSource::Inline(own) => merge(&mut table, own),
         RecipeSource::File(file) => {
             let file = path.parent().unwrap_or(Path::new(".")).join(file);
-            let text = outside::read_text(&file).map_err(AblateError::io(&file))?;
-            let own: Table = toml::from_str(&text).map_err(|source| AblateError::Toml { path: file, source })?;
-            merge(&mut table, &own);
+            merge(&mut table, &Layers::read(&file)?.table());
         }
     }
     // The study's own: they hold for a recipe that is run by itself.
     TAKEN.iter().for_each(|(key, _)| drop(table.remove(*key)));
     Ok(table)
-}
-
-/// `from` over `into`, table by table.
-pub(super) fn merge(into: &mut Table, from: &Table) {
-    for (key, value) in from {
-        match (into.get_mut(key), value) {
-            (Some(Value::Table(inner)), Value::Table(more)) => merge(inner, more),
-            _ => drop(into.insert(key.clone(), value.clone())),
-        }
-    }
 }
 
 /// Every value of a table that is none itself, with its path, each in a table of its own.

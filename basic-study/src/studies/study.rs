@@ -10,26 +10,9 @@ use toml::Table;
 use super::AblateError;
 use super::factor::{Factor, Grid, Variant};
 use super::lens::LensConfig;
+use crate::recipe::recipe_keys;
 
-/// A recipe's own keys: a stage cannot be called so, and whatever else stands first in a `set` is a stage's name.
-pub(super) const RECIPE_KEYS: [&str; 15] = [
-    "stage",
-    "seed",
-    "device",
-    "output",
-    "model",
-    "data",
-    "objective",
-    "optimizer",
-    "schedule",
-    "loader",
-    "parts",
-    "train",
-    "checkpoint",
-    "eval",
-    "watch",
-];
-/// Those that the study or the command line decides.
+/// Those of a recipe's own keys that the study or the command line decides.
 pub(super) const TAKEN: [(&str, &str); 3] =
     [("seed", "write the study's `seeds`"), ("device", "give --device or --devices"), ("output", "give --out")];
 
@@ -259,7 +242,7 @@ impl Study {
         if let Some(setting) = self.settings.iter().find(|setting| setting.x.is_some()) {
             return Some(format!("settings: \"{}\" cannot have an x, which cells of a factor have", setting.name));
         }
-        if let Some(stage) = self.stages.iter().find(|stage| RECIPE_KEYS.contains(&stage.name.as_str())) {
+        if let Some(stage) = self.stages.iter().find(|stage| recipe_keys().contains(&stage.name.as_str())) {
             return Some(format!("stages: \"{}\" is a key of recipes: call the stage otherwise", stage.name));
         }
         self.stages.iter().find_map(|stage| self.stage_problem(stage))

@@ -3,7 +3,7 @@
 
 use basic_core::ops::{LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, block_budget};
 use basic_models::LlavaConfig;
-use basic_models::config::{Activation, DecoderConfig, Family};
+use basic_models::config::{Activation, DecoderConfig};
 use serde::Serialize;
 
 use super::parts::{Counts, is_zero};
@@ -147,7 +147,7 @@ fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> Wide {
     let q = heads * head;
     // The attention's q, k, v and output; gate and up.
     let mut kept = 2 * q + 2 * kv + 2 * inner;
-    if config.family == Family::Qwen3 {
+    if config.family.qk_norm {
         kept += q + kv; // what comes before the norms of queries and keys
     }
     kept += match config.hidden_act {
@@ -159,16 +159,17 @@ fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> Wide {
     for (kept_input, width) in counts.inputs.iter().zip([d, d, inner]) {
         kept += if *kept_input { width } else { wide(0u64) };
     }
-    // The norms' inputs, which are the residual stream; Gemma's take an f32 copy of it.
-    let norm = if config.family == Family::Gemma { 4u64 } else { load.element };
+    // The norms' inputs, which are the residual stream; those that scale by 1 + weight take an f32 copy of it.
+    let norm = if config.family.norm_plus_one { 4u64 } else { load.element };
     kept * load.element + 2 * d * norm + 4 * heads
 }
 
 /// The vision encoder. Its attention's probabilities are materialized, in f32 and in the parameters' type.
 fn encoder(config: &LlavaConfig, counts: &Counts, load: &Load) -> Wide {
-    let tower = &config.vision_config;
-    let (d, inner, heads) = (wide(tower.hidden_size), wide(tower.intermediate_size), wide(tower.num_attention_heads));
-    let positions = wide(tower.num_patches() + tower.special_positions());
+    let vision = &config.vision_config;
+    let (d, inner, heads) =
+        (wide(vision.hidden_size), wide(vision.intermediate_size), wide(vision.num_attention_heads));
+    let positions = wide(vision.num_patches() + vision.special_positions());
     if counts.mode == Mode::Frozen {
         // Nothing is kept but the features: the widest moment of a layer, over the images that are encoded together.
         let attention = 6 * d * load.element + heads * positions * (4 + load.element);

@@ -1,5 +1,7 @@
-//! A training run as a TOML file.
+//! A training run as a TOML file, which may extend another.
 
+mod extends;
+mod keys;
 mod limits;
 mod parts;
 mod sets;
@@ -9,15 +11,16 @@ use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
 use basic_data::LoaderConfig;
-use basic_models::outside::{self, excerpt};
+use basic_models::outside::excerpt;
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use toml::Table;
 
 use crate::optim::{OptimizerConfig, Schedule};
 pub use basic_data::{DataConfig, SetConfig};
 
+pub use extends::{Layers, merge};
+pub use keys::recipe_keys;
 pub(crate) use limits::bounded;
 pub use parts::{Mode, Part, PartConfig, Parts};
 pub(crate) use sets::apply_set;
@@ -81,14 +84,14 @@ pub struct Recipe {
     pub watch: WatchConfig,
 }
 
-/// The model to start from: a LLaVA directory, or a vision tower and a decoder with a fresh projector.
+/// The model to start from: a LLaVA directory, or a vision encoder and a decoder with a fresh projector.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
     /// A LLaVA directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
-    /// A vision tower's directory.
+    /// A vision encoder's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vision: Option<PathBuf>,
     /// A decoder's directory.
@@ -221,6 +224,16 @@ pub enum RecipeError {
         /// Why, with the line.
         source: toml::de::Error,
     },
+    /// A recipe that extends what it cannot.
+    #[error("{path}: extends = {}: {reason}", excerpt(other), path = path.display())]
+    Extends {
+        /// The file.
+        path: PathBuf,
+        /// What it extends, as written.
+        other: String,
+        /// Why not.
+        reason: String,
+    },
     /// A `--set` that does not fit.
     #[error("--set {}: {reason}", excerpt(set))]
     Set {
@@ -243,31 +256,29 @@ pub enum RecipeError {
 const MOST_REASON: usize = 1000;
 
 impl Recipe {
-    /// Reads a recipe and applies `sets`, each `key.path=value` with a TOML value (a bare word is a string).
+    /// Reads a recipe, with what it `extends`, and applies `sets`, each `key.path=value` with a TOML value (a bare word is a string).
     ///
     /// # Errors
     ///
     /// [`RecipeError`] that names the file and line, or the `--set`.
     pub fn open(path: &Path, sets: &[String]) -> Result<Self, RecipeError> {
-        let text = outside::read_text(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
-        let toml = |source| RecipeError::Toml { path: path.into(), source };
+        let layers = Layers::read(path)?;
         let recipe = if sets.is_empty() {
-            toml::from_str(&text).map_err(toml)?
+            layers.recipe()?
         } else {
-            let original: Table = toml::from_str(&text).map_err(toml)?;
-            let mut table = original.clone();
+            let mut table = layers.table();
             sets.iter().try_for_each(|set| apply_set(&mut table, set))?;
             match Self::deserialize(table) {
                 Ok(recipe) => recipe,
-                Err(error) => match toml::from_str::<Self>(&text) {
-                    Err(own) => return Err(toml(own)),
-                    Ok(_) => return Err(culprit(original, sets, &error)),
-                },
+                // The recipe's own fault, or a set's.
+                Err(error) => {
+                    return Err(layers.recipe().err().unwrap_or_else(|| culprit(layers.table(), sets, &error)));
+                }
             }
         };
         match recipe.check() {
             Ok(()) => Ok(recipe),
-            Err(reason) => Err(blame(path, &text, sets, reason)),
+            Err(reason) => Err(blame(path, &layers, sets, reason)),
         }
     }
 

@@ -5,14 +5,14 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{Recipe, RecipeError};
+use super::{Layers, Recipe, RecipeError};
 
 /// Keys in the path of a value: a recipe has three.
 const MOST_KEYS: usize = 16;
 
-/// Whose `reason` it is: the set's with which it first holds, or the file's.
-pub(super) fn blame(path: &Path, text: &str, sets: &[String], reason: String) -> RecipeError {
-    let mut table = toml::from_str::<Table>(text).unwrap_or_default();
+/// Whose `reason` it is: the set's with which it first holds, or a file's.
+pub(super) fn blame(path: &Path, layers: &Layers, sets: &[String], reason: String) -> RecipeError {
+    let mut table = layers.table();
     let holds = |table: &Table| {
         Recipe::deserialize(table.clone()).is_ok_and(|recipe| recipe.check().is_err_and(|other| other == reason))
     };
@@ -23,7 +23,7 @@ pub(super) fn blame(path: &Path, text: &str, sets: &[String], reason: String) ->
             }
         }
     }
-    RecipeError::Invalid { path: path.into(), reason }
+    RecipeError::Invalid { path: layers.contradicting(&reason).into(), reason }
 }
 
 /// The set that brought `error`: a table may be incomplete until the last of its sets is applied.

@@ -1,7 +1,7 @@
 //! The model that a run starts from, and what becomes of it for training: parts frozen, whole, or with adapters.
 
-use basic_models::adapters::{AdapterFiles, LoraConfig, Quantization, attach};
-use basic_models::checkpoint::AssembleOptions;
+use basic_models::adapters::{LoraConfig, Quantization, attach};
+use basic_models::checkpoint::{AdapterFiles, AssembleOptions};
 use basic_models::nn::Llava;
 use basic_models::{Checkpoint, CheckpointError};
 use burn::module::Module;

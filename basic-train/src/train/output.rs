@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use basic_models::adapters::save_adapters;
-use basic_models::checkpoint::leftover::is_leftover;
-use basic_models::checkpoint::{Contents, Replaces, StagedDir};
+use basic_models::checkpoint::crash_cleanup::is_leftover;
+use basic_models::checkpoint::{Contents, Replaces, StagedDir, save_adapters};
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
 use super::heads::save_heads;

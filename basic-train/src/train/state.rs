@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use basic_models::Llava;
-use basic_models::checkpoint::{Contents, ParamPath, StagedDir, leftover};
+use basic_models::checkpoint::{Contents, ParamPath, StagedDir, crash_cleanup};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,7 @@ pub fn prune(run: &Path, keep: usize, step: usize) -> Result<(), TrainError> {
 
 /// Removes what a killed run left half-written; the run must be this process's own.
 pub fn sweep(run: &Path) {
-    [run, &folder(run)].into_iter().for_each(leftover::sweep);
+    [run, &folder(run)].into_iter().for_each(crash_cleanup::sweep);
 }
 
 fn record(state: &Path) -> Result<Position, String> {

@@ -19,7 +19,6 @@
 //! recompute runs twice, and the supervision's own losses, so that both arms are measured by the same rule.
 
 use basic_models::LlavaConfig;
-use basic_models::config::ProjectorKind;
 
 use crate::recipe::Part;
 
@@ -112,14 +111,9 @@ impl ModelFlops {
     /// FLOPs of the projector's layers, per visual token.
     fn projector_layers(&self) -> Vec<f64> {
         let kind = self.config.projector;
-        let layers = match kind {
-            ProjectorKind::Linear => 1,
-            ProjectorKind::Mlp { layers } | ProjectorKind::PixelShuffle { layers, .. } => layers,
-            ProjectorKind::Identity => 0,
-        };
         let d = self.config.text_config.hidden_size as f64;
         let joined = (self.config.feature_width() * kind.shuffle() * kind.shuffle()) as f64;
-        (0..layers).map(|layer| 2.0 * d * if layer == 0 { joined } else { d }).collect()
+        (0..kind.layers()).map(|layer| 2.0 * d * if layer == 0 { joined } else { d }).collect()
     }
 
     fn projector(&self, images: usize) -> f64 {

@@ -145,6 +145,8 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
         |name, kind, damaged, line| new("studies", name, kind, damaged, line).text("study.toml", STUDY).made(STUDIED);
     vec![
         new("recipes", "recipe", Kind::Toml, "recipe.toml", &["train", "recipe.toml", "--plan"]),
+        new("recipes", "recipe that extends another", Kind::Toml, "more.toml", &["train", "more.toml", "--plan"])
+            .text("more.toml", "extends = \"recipe.toml\"\nseed = 3\n[train]\nmicro_batch = 1\n"),
         mixture(new(
             "recipes",
             "recipe of a mixture",

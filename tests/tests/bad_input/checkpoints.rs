@@ -52,7 +52,7 @@ fn missing_tensors_are_listed_all_at_once() {
     let broken = Broken::copy_of("plain");
     let absent = ["multi_modal_projector.linear_2.weight", "layers.1.self_attn.q_proj.weight", "lm_head.weight"];
     broken.tensors(|all| all.retain(|name, _| !absent.iter().any(|end| name.ends_with(end))));
-    // 3 layers in the vision tower have a layers.1 too, with q_proj of its own: 4 in all.
+    // 3 layers in the vision encoder have a layers.1 too, with q_proj of its own: 4 in all.
     broken.refused(&[&["4 tensors are missing"], &absent[..]].concat());
 }
 

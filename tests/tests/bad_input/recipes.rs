@@ -46,6 +46,35 @@ fn a_recipe_that_contradicts_itself_says_what_to_change() {
 }
 
 #[test]
+fn a_recipe_that_extends_another_names_the_file_at_fault() {
+    let run = Run::new(&[good_sample()]);
+    let text = recipe(&fixture("plain"), "data.json").replace("DIR", run.dir.path().to_str().unwrap());
+    let base = |text: &str| fs::write(run.dir.path().join("base.toml"), text).unwrap();
+    run.recipe("extends = \"base.toml\"\n[optimizer]\nlr = 1e-4\n");
+    run.refused(&["recipe.toml: extends = base.toml: No such file"]);
+    base(&text.replace("batch_size = 1", "batch_size = 1\nbatchsize = 2"));
+    run.refused(&["base.toml", "line 11", "batchsize"]);
+    base(&text.replace("batch_size = 1", "batch_size = 0"));
+    run.refused(&["base.toml", "batch_size"]);
+    base(&format!("extends = \"recipe.toml\"\n{text}"));
+    run.refused(&["base.toml: extends = recipe.toml", "cannot extend itself"]);
+    base(&text);
+    run.recipe("extends = \"base.toml\"\n[optimizer]\nrate = 1e-4\n");
+    run.refused(&["recipe.toml", "line 3", "rate"]);
+    run.recipe("extends = true\n");
+    run.refused(&["recipe.toml: extends = true", "relative to this file"]);
+    // What the run keeps is the whole recipe.
+    run.recipe("extends = \"base.toml\"\ntrain.steps = 1\n");
+    run.train(&[]).succeeded();
+    let kept = fs::read_to_string(run.out().join("run.json")).unwrap();
+    assert!(kept.contains("\"steps\": 1") && kept.contains("data.json") && !kept.contains("extends"), "{kept}");
+    // It goes on without the files.
+    fs::remove_file(run.dir.path().join("base.toml")).unwrap();
+    fs::remove_file(run.dir.path().join("recipe.toml")).unwrap();
+    basic(args!["train", "--resume", run.out()]).succeeded();
+}
+
+#[test]
 fn a_set_that_does_not_fit_is_named() {
     let run = Run::new(&[good_sample()]);
     for (set, mention) in [

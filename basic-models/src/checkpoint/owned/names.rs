@@ -4,8 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use super::MANIFEST;
-use crate::checkpoint::leftover::is_staged;
+use crate::checkpoint::temporary_names::is_staged;
 use crate::processor::TOKENIZER_FILES;
 
 /// What a checkpoint has beside its tokenizer and its tensors.
@@ -28,6 +27,10 @@ const PART: [&str; 7] = [
     "trained.safetensors",
     "optimizer.safetensors",
 ];
+
+/// The file that tells a data set that `basic data export` has written from one of somebody's own: `data.json` and
+/// `images` are anybody's names.
+pub const MANIFEST: &str = ".basic-export.json";
 
 /// Where in a run a name lies.
 pub(super) enum Place<'a> {

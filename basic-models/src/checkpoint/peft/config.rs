@@ -1,10 +1,12 @@
-//! `adapter_config.json`.
+//! `adapter_config.json` as it is written; reading it is scaling.rs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::super::names::{Layout, Slot};
+use super::super::names::Layout;
+use crate::config::VisionNames;
+use crate::parameters::Slot;
 
 /// A layer's adapter.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,10 +37,10 @@ pub(super) fn document(
     found: &BTreeMap<String, Adapted>,
     whole: &[&str],
     base: &str,
-    dinov2: bool,
+    vision: Option<&VisionNames>,
 ) -> Value {
     let module = |layer: &str| {
-        let disk = Layout::Adapters.disk(layer, dinov2);
+        let disk = Layout::Adapters.disk(layer, vision);
         disk.strip_prefix("base_model.model.").map(str::to_string).unwrap_or(disk)
     };
     // What most layers have stands at the top, the others in patterns.

@@ -1,13 +1,13 @@
 //! Adapters on disk, as `peft` saves them: `adapter_config.json` and `adapter_model.safetensors`.
 
 mod config;
+mod fold;
 mod patterns;
 mod read;
 mod save;
 mod scaling;
 
 pub use read::AdapterFiles;
-pub(super) use read::Placed;
 pub use save::save_adapters;
 
 /// The file of tensors.

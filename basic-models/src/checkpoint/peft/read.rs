@@ -1,4 +1,4 @@
-//! Reading.
+//! Reading adapters that `peft`, this crate or LLaVA's own code has saved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,19 +7,20 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use serde_json::Value;
 
+use super::super::config_file::read_config;
 use super::super::fused::Part;
 use super::super::hub::resolve;
-use super::super::names::{LORA_A, LORA_B, Layout, Slot, slots};
+use super::super::laid_over::LaidOver;
+use super::super::names::Layout;
 use super::super::original::is_original;
 use super::super::read::{TensorFiles, VOCABULARY};
-use super::super::source::{Entry, Stored};
-use super::super::take::Taken;
-use super::super::{CheckpointError, FloatType, read_config};
+use super::super::{CheckpointError, FloatType};
 use super::scaling::AdapterConfig;
 use super::{CONFIG, TENSORS};
-use crate::adapters::{Factors, Quantization, attach_factors};
+use crate::adapters::{Quantization, attach_factors};
 use crate::nn::Llava;
 use crate::outside::excerpt;
+use crate::parameters::{LORA_A, LORA_B, Slot, slots};
 
 /// PyTorch's file of tensors, which older versions of `peft` wrote.
 const TORCH: &str = "adapter_model.bin";
@@ -30,21 +31,12 @@ const BESIDE: &str = "non_lora_trainables.bin";
 /// Opened adapters: no weight is in memory.
 #[derive(Debug)]
 pub struct AdapterFiles {
-    dir: PathBuf,
-    config: AdapterConfig,
-    lora: TensorFiles,
+    pub(super) dir: PathBuf,
+    pub(super) config: AdapterConfig,
+    pub(super) lora: TensorFiles,
     /// PEFT's `modules_to_save`.
     pub(in super::super) whole: TensorFiles,
-    whole_names: Vec<(String, String)>,
-}
-
-/// The adapter that a weight takes.
-#[derive(Debug, Clone)]
-pub(in super::super) struct Placed {
-    a: Taken,
-    b: Taken,
-    rank: usize,
-    scale: f64,
+    pub(super) whole_names: Vec<(String, String)>,
 }
 
 impl AdapterFiles {
@@ -195,16 +187,6 @@ impl AdapterFiles {
         self.whole.contains_any(&format!("{prefix}."))
     }
 
-    /// The files that the factors lie in.
-    pub(in super::super) fn lora_paths(&self) -> impl Iterator<Item = &Path> {
-        self.lora.paths()
-    }
-
-    /// Our names of the tensors that were saved whole.
-    pub(in super::super) fn whole_names(&self) -> impl Iterator<Item = &str> {
-        self.whole_names.iter().map(|(name, _)| name.as_str())
-    }
-
     /// Puts the adapters of a part onto it: it is frozen, and they are trainable, in the type `dtype` that the model
     /// computes in.
     ///
@@ -317,76 +299,6 @@ impl AdapterFiles {
             self.dir.display(),
             lost.join(", ")
         )))
-    }
-
-    /// The adapters of the weights among `slots`, by their names.
-    pub(in super::super) fn place(&self, slots: &[Slot]) -> Result<BTreeMap<String, Placed>, CheckpointError> {
-        let rows: BTreeMap<&str, usize> =
-            slots.iter().map(|slot| (slot.name.as_str(), slot.shape.first().copied().unwrap_or(1))).collect();
-        let rows = |name: &str| rows.get(name).copied();
-        let (mut found, mut shapes) = (BTreeMap::new(), Vec::new());
-        for slot in slots.iter().filter(|slot| slot.transposed && !slot.is_adapter()) {
-            let Some((a, b)) = self.pair(slot, &rows) else { continue };
-            let rank = a.shape.first().copied().unwrap_or_default();
-            let wanted = [vec![rank, slot.shape[1]], vec![slot.shape[0], rank]];
-            for (entry, wanted) in [&a, &b].into_iter().zip(wanted) {
-                if entry.shape != wanted || rank == 0 {
-                    shapes.push(format!("{} is {:?}, not {wanted:?}", entry.disk, entry.shape));
-                }
-            }
-            let module = a.disk.strip_suffix(LORA_A).unwrap_or(&a.disk);
-            if let Some((key, said)) = self.config.other_rank(module, rank) {
-                let reason = format!(
-                    "is {said}, and {} is {:?}, of rank {rank}: the two files belong to different adapters",
-                    a.disk, a.shape
-                );
-                return Err(CheckpointError::AdapterConfig { path: self.dir.join(CONFIG), key: key.into(), reason });
-            }
-            let scale = self.config.scale(module, rank);
-            let placed = Placed { a: self.taken(a)?, b: self.taken(b)?, rank, scale };
-            found.insert(slot.name.clone(), placed);
-        }
-        match shapes.is_empty() {
-            true => Ok(found),
-            false => Err(CheckpointError::Shapes { path: self.dir.clone(), shapes }),
-        }
-    }
-
-    /// A weight's factors: its own, or its rows of those of the fused matrix it is a part of (Phi-3).
-    fn pair(&self, slot: &Slot, rows: &dyn Fn(&str) -> Option<usize>) -> Option<(Entry, Entry)> {
-        let layer = slot.name.strip_suffix(".weight")?;
-        let of = |layer: &str| {
-            let factor = |suffix: &str| self.lora.entry(&format!("{layer}{suffix}")).cloned();
-            Some((factor(LORA_A)?, factor(LORA_B)?))
-        };
-        if let Some(pair) = of(layer) {
-            return Some(pair);
-        }
-        let part = Part::of(&slot.name)?;
-        let (a, b) = of(part.whole().strip_suffix(".weight")?)?;
-        let (first, all) = part.rows(rows)?;
-        // Of another height, it is left whole, to be told as of the wrong shape.
-        let b = if b.shape.first() == Some(&all) { b.rows(first, slot.shape[0]) } else { b };
-        Some((a, b))
-    }
-
-    fn taken(&self, entry: Entry) -> Result<Taken, CheckpointError> {
-        match &entry.dtype {
-            Stored::Float(float) => Ok(Taken { float: *float, added: 0, entry }),
-            Stored::Other(dtype) => {
-                let path = self.lora.path(&entry).to_path_buf();
-                Err(CheckpointError::Dtype { path, name: entry.disk.clone(), dtype: dtype.clone() })
-            }
-        }
-    }
-
-    /// The factors' values.
-    pub(in super::super) fn factors(&self, placed: &Placed) -> Result<Factors, CheckpointError> {
-        let read = |taken: &Taken| {
-            let slot = Slot { name: taken.entry.disk.clone(), shape: taken.entry.shape.clone(), transposed: true };
-            self.lora.values::<f32>(taken, &slot)
-        };
-        Ok(Factors { a: read(&placed.a)?, b: read(&placed.b)?, rank: placed.rank, scale: placed.scale })
     }
 
     /// The type that most of the tensors have.

@@ -1,18 +1,18 @@
-//! Writing.
+//! Writing adapters as `peft` does.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Tensor};
 
 use super::super::fused::{self, Part};
-use super::super::names::{LORA_A, LORA_B, Layout, Slot, slots};
+use super::super::names::Layout;
 use super::super::write::{Outgoing, SaveOptions, gather_apart, write_single, write_tensor};
 use super::super::{CheckpointError, FloatType, StagedDir};
 use super::config::{Adapted, document};
 use super::{CONFIG, TENSORS};
 use crate::adapters::{Adapter, adapters};
-use crate::config::{Family, VisionFamily};
 use crate::nn::Llava;
+use crate::parameters::{LORA_A, LORA_B, Slot, slots};
 
 /// Writes a model's adapters as `peft` does, so that `PeftModel.from_pretrained(base, dir)` loads them onto
 /// transformers' `LlavaForConditionalGeneration`; the caller commits the directory.
@@ -20,8 +20,8 @@ use crate::nn::Llava;
 /// `whole` are the parts that were trained without adapters (`multi_modal_projector`): they are written whole, as
 /// PEFT's `modules_to_save`. `base` is the model below: a directory or a hub name. Tensors are written in `dtype`.
 ///
-/// Phi-3 has one matrix for q, k and v, and one for gate and up: their adapters become one of all ranks together, whose
-/// B is zero where a column belongs to another matrix' rows.
+/// Where a family's files have one matrix for q, k and v, and one for gate and up, their adapters become one of all ranks
+/// together, whose B is zero where a column belongs to another matrix' rows.
 ///
 /// # Errors
 ///
@@ -34,8 +34,8 @@ pub fn save_adapters(
     dtype: DType,
 ) -> Result<(), CheckpointError> {
     let config = model.config();
-    let fused = config.text_config.family == Family::Phi3;
-    let dinov2 = config.vision_config.family == VisionFamily::Dinov2;
+    let fused = config.text_config.family.fused_on_disk;
+    let vision = config.vision_config.family.names;
     let belongs =
         |name: &str| whole.iter().any(|part| name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.')));
     let mut layers: BTreeMap<String, Adapter> = BTreeMap::new();
@@ -57,7 +57,7 @@ pub fn save_adapters(
     }
     let adapted = |adapter: &Adapter| Adapted { rank: adapter.a.dims()[1], scale: adapter.scale };
     let found = layers.iter().map(|(layer, adapter)| (layer.clone(), adapted(adapter))).collect();
-    let document = document(&all, &found, whole, base, dinov2);
+    let document = document(&all, &found, whole, base, vision);
     staged.write(CONFIG, format!("{document:#}\n").as_bytes())?;
 
     let to = FloatType::of(dtype);
@@ -70,7 +70,7 @@ pub fn save_adapters(
         }
     }
     tensors.extend(gather_apart(model, to, &|slot| belongs(&slot.name)));
-    let options = SaveOptions { dinov2, fused, ..SaveOptions::new(dtype) };
+    let options = SaveOptions { vision, fused, ..SaveOptions::new(dtype) };
     write_single(staged, TENSORS, tensors, Layout::Adapters, &options)
 }
 

@@ -1,11 +1,10 @@
-//! What a directory is that is given as a LLaVA checkpoint and is none.
+//! Errors of a model that is given as a LLaVA checkpoint and is none: what it is instead, and the way out.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::describe::{Kind, kind};
-use super::owned::MANIFEST;
+use super::kind::{Kind, kind};
 use super::{CheckpointError, original};
 use crate::outside::excerpt;
 
@@ -53,30 +52,4 @@ pub(super) fn adapters_of_decoder(adapters: &Path, base: &Path, projector: bool)
         )
     };
     CheckpointError::NotLlava { path: adapters.into(), what }
-}
-
-/// The error of a path without config.json, where it can be told what it is instead.
-pub(super) fn check_directory(dir: &Path) -> Result<(), CheckpointError> {
-    let wrong = |what: &str| Err(CheckpointError::NotLlava { path: dir.into(), what: what.into() });
-    let has = |name: &str| dir.join(name).exists();
-    if dir.is_file() {
-        return wrong("is a file: give the directory of the checkpoint, with its config.json and tokenizer");
-    }
-    if !dir.is_dir() || has("config.json") {
-        return Ok(());
-    }
-    if has("run.json") {
-        return wrong(
-            "holds a run that has no checkpoint yet (no config.json): `basic train --resume` goes on with it",
-        );
-    }
-    if has("state.json") {
-        return wrong(
-            "holds a training state and no checkpoint (no config.json): `basic train --resume` takes its run",
-        );
-    }
-    if has(MANIFEST) || has("data.json") || has("data.jsonl") || has("pretrain.json") {
-        return wrong("holds a data set and no checkpoint: there is no config.json");
-    }
-    Ok(())
 }

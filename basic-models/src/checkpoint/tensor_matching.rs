@@ -4,21 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::CheckpointError;
-use super::dinov2;
-use super::floats::FloatType;
 use super::fused::Part;
-use super::names::{Layout, Slot};
+use super::names::{Layout, vision_names_of};
 use super::read::{TensorFiles, VOCABULARY};
-use super::source::{Entry, Stored};
-
-/// The tensor that a parameter takes.
-#[derive(Debug, Clone)]
-pub(super) struct Taken {
-    pub entry: Entry,
-    pub float: FloatType,
-    /// Rows that the file lacks, which get the mean of those it has.
-    pub added: usize,
-}
+use super::source::{Entry, Stored, Taken};
+use crate::config::VisionNames;
+use crate::parameters::Slot;
 
 /// What a set of slots finds.
 #[derive(Debug, Default)]
@@ -43,8 +34,8 @@ impl TensorFiles {
         let Survey { taken, missing, shapes, dtypes } = self.survey(wanted);
         if !missing.is_empty() {
             let path = self.home(&missing[0]).map(|(dir, _)| dir.clone()).unwrap_or_default();
-            let dinov2 = dinov2::wanted(wanted);
-            let names = missing.iter().map(|name| self.disk_name(name, dinov2)).collect();
+            let vision = vision_names_of(wanted);
+            let names = missing.iter().map(|name| self.disk_name(name, vision)).collect();
             return Err(CheckpointError::Missing { path, names });
         }
         if !shapes.is_empty() {
@@ -136,8 +127,8 @@ impl TensorFiles {
         self.dirs.iter().rev().find(|(_, layout)| fits(*layout)).or(self.dirs.first())
     }
 
-    /// The name that a parameter of our name would have on disk; `dinov2` where the vision encoder is one.
-    pub(super) fn disk_name(&self, name: &str, dinov2: bool) -> String {
-        self.home(name).map_or_else(|| name.into(), |(_, layout)| layout.disk(name, dinov2))
+    /// The name that a parameter of our name would have on disk; `vision` as for [`Layout::disk`].
+    pub(super) fn disk_name(&self, name: &str, vision: Option<&VisionNames>) -> String {
+        self.home(name).map_or_else(|| name.into(), |(_, layout)| layout.disk(name, vision))
     }
 }

@@ -1,0 +1,36 @@
+//! What kind of model a config.json is of.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::original;
+
+/// What a directory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A LLaVA checkpoint of Hugging Face's layout.
+    Llava,
+    /// A LLaVA checkpoint of LLaVA's own code.
+    LlavaOriginal,
+    /// A vision encoder, alone or in a model of images and texts.
+    Vision,
+    /// A decoder.
+    Decoder,
+    /// Adapters of a LLaVA checkpoint.
+    Adapters,
+}
+
+/// The kind of what a config.json belongs to, which has no adapters.
+pub(super) fn kind(config: &Value) -> Kind {
+    let model = config["model_type"].as_str().unwrap_or_default();
+    if original::is_original(config) {
+        Kind::LlavaOriginal
+    } else if config.get("text_config").is_some() && !["clip", "siglip", "siglip2"].contains(&model) {
+        Kind::Llava
+    } else if config.get("patch_size").is_some() || ["clip", "siglip", "dino"].iter().any(|p| model.starts_with(p)) {
+        Kind::Vision
+    } else {
+        Kind::Decoder
+    }
+}

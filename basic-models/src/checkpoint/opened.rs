@@ -1,0 +1,166 @@
+//! An opened checkpoint: what is known of it before a weight is read, and the weights.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device};
+
+use super::CheckpointError;
+use super::peft::AdapterFiles;
+use super::read::TensorFiles;
+use super::vocabulary::TokenizerFiles;
+use crate::config::LlavaConfig;
+use crate::nn::{InitScheme, Llava, seeded_init};
+use crate::processor::{ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, TOKENIZER_FILES, Tokenizer};
+
+/// An opened LLaVA checkpoint: everything but the weights is in memory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where it lies; for an assembled model, where its decoder lies.
+    pub dir: PathBuf,
+    /// The model's configuration.
+    pub config: LlavaConfig,
+    /// Tokenizer and special tokens.
+    pub tokenizer: Tokenizer,
+    /// Image processing.
+    pub images: ImageProcessor,
+    /// How many image tokens stand for an image.
+    pub processor: ProcessorConfig,
+    /// The chat template, where the checkpoint has one.
+    pub template: Option<ChatTemplate>,
+    /// What LLaVA's own config.json says of images that are not square: `pad`, or `square` where they are stretched.
+    pub image_aspect_ratio: Option<String>,
+    pub(super) files: TensorFiles,
+    /// Where the projector has no weights yet: the seed that they are drawn from.
+    pub(super) projector_seed: Option<u64>,
+    pub(super) tokenizer_files: TokenizerFiles,
+    /// A chat template to write beside the tokenizer, which has none.
+    pub(super) template_source: Option<&'static str>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Configurations that lie beside a checkpoint's weights.
+const BESIDE: [&str; 6] = [
+    "config.json",
+    "adapter_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "generation_config.json",
+];
+
+impl Checkpoint {
+    /// Reads the weights onto a device, in `dtype`. Where adapters lie over the checkpoint, they are folded in.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that lists missing tensors or wrong shapes.
+    pub fn load(&self, dtype: DType, device: &Device) -> Result<Llava, CheckpointError> {
+        let mut model = self.config.init(device);
+        self.check_adapters(&model)?;
+        let Some(seed) = self.projector_seed else { return self.files.load(model, "", dtype, device) };
+        // Part by part: the projector is in no file.
+        model.vision_tower = self.files.load(model.vision_tower, "vision_tower", dtype, device)?;
+        model.language_model = self.files.load(model.language_model, "language_model", dtype, device)?;
+        if let Some(head) = model.lm_head.take() {
+            model.lm_head = Some(self.files.load(head, "lm_head", dtype, device)?);
+        }
+        model.multi_modal_projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
+        Ok(model)
+    }
+
+    /// What of the checkpoint is not as its configuration says, and what was made of it: a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Tensors on disk that the model has no place for, by their names on disk.
+    pub fn unexpected(&self, device: &Device) -> Vec<String> {
+        // The weights of `init` are lazy: nothing is allocated here.
+        self.files.unexpected(&self.config.init(device), "")
+    }
+
+    /// The files that make the model what it is: those of its weights, adapters' too, in a fixed order, and the tokenizer.
+    pub fn source_files(&self) -> Vec<PathBuf> {
+        let tokenizer = ["tokenizer.json", "tokenizer.model"].map(|name| self.tokenizer_files.dir().join(name));
+        let tokenizer = tokenizer.into_iter().find(|path| path.is_file());
+        self.files.all_paths().into_iter().chain(tokenizer).collect()
+    }
+
+    /// The configurations and vocabularies beside the weights, adapters' too, in a fixed order: what of them is there is read
+    /// when the checkpoint is opened, and some of it again when it is written.
+    pub fn beside_files(&self) -> Vec<PathBuf> {
+        let files = self.files.all_paths();
+        let folders = files.iter().filter_map(|path| path.parent());
+        let mut dirs: Vec<&Path> = Vec::new();
+        for dir in [&*self.dir].into_iter().chain(folders).chain([self.tokenizer_files.dir()]) {
+            if !dirs.contains(&dir) {
+                dirs.push(dir);
+            }
+        }
+        let names = BESIDE.into_iter().chain(TOKENIZER_FILES);
+        dirs.iter().flat_map(|dir| names.clone().map(|name| dir.join(name))).filter(|path| path.is_file()).collect()
+    }
+
+    /// The type that most of the parameters on disk have.
+    pub fn stored_dtype(&self) -> DType {
+        self.files.stored().dtype()
+    }
+
+    /// The side lengths that a batch's pixel values have: channels, height, width.
+    pub fn image_shape(&self) -> [usize; 3] {
+        let vision = &self.config.vision_config;
+        [vision.num_channels, vision.side(), vision.side()]
+    }
+
+    /// Visual embeddings of an image (m).
+    pub fn visual_tokens(&self) -> usize {
+        self.config.visual_tokens()
+    }
+
+    /// Decodes and processes an image file.
+    ///
+    /// # Errors
+    ///
+    /// Names the file.
+    pub fn pixels(&self, path: &Path) -> Result<PixelValues, CheckpointError> {
+        Ok(self.images.open(path)?)
+    }
+
+    /// The padding id for batches; where the checkpoint has none, 0, which no loss and no attention sees.
+    pub fn pad_id(&self) -> u32 {
+        self.tokenizer.ids().pad.or(self.config.text_config.pad_token_id).unwrap_or(0)
+    }
+
+    /// The ids at which a generation ends.
+    pub fn eos_ids(&self) -> Vec<u32> {
+        let mut ids = self.config.text_config.eos_ids();
+        ids.extend(self.tokenizer.ids().eos);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Lays adapters over the checkpoint: it loads and converts merged with them.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Mismatch`] where it has some already.
+    pub fn with_adapters(mut self, adapters: AdapterFiles) -> Result<Self, CheckpointError> {
+        if self.files.adapters.is_some() {
+            let reason = "has adapters over it already: merge them first";
+            return Err(CheckpointError::Mismatch(format!("{}: {reason}", self.dir.display())));
+        }
+        self.lay(adapters)?;
+        Ok(self)
+    }
+
+    /// Checks that all adapters have their place.
+    pub(super) fn check_adapters(&self, model: &Llava) -> Result<(), CheckpointError> {
+        self.files.adapters.as_ref().map_or(Ok(()), |adapters| adapters.fits(model))
+    }
+}
+
+/// Layers of the deeper part.
+pub(super) fn layers(config: &LlavaConfig) -> usize {
+    config.text_config.num_hidden_layers.max(config.vision_config.num_hidden_layers)
+}

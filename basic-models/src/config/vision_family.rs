@@ -1,0 +1,234 @@
+//! The vision encoders' families: what each of them has that others lack, the defaults of its classes in transformers,
+//! and how its tensors are named on disk. This is the one place that names them; a family that differs from the others
+//! by these fields alone is one entry of [`VisionFamily::ALL`].
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+
+use super::family::listed;
+
+/// A family of vision encoders: transformers' `model_type`s, and how their network and their files differ.
+pub struct VisionFamily {
+    /// The `model_type` in config.json, as it is written.
+    pub name: &'static str,
+    /// The `model_type` of a model of images and texts that holds such an encoder.
+    pub joint_name: Option<&'static str>,
+    /// The `model_type` of the class with register positions, where there is one.
+    pub registers_name: Option<&'static str>,
+    /// A CLS position stands before the patches.
+    pub class: bool,
+    /// CLS and the positions are parameters with a batch dimension (`cls_token`, `position_embeddings`) instead of a
+    /// vector and a table (`class_embedding`, `position_embedding`).
+    pub batched_embeddings: bool,
+    /// Positions are interpolated to the size of the images that come in.
+    pub interpolates: bool,
+    /// The patches' convolution has a bias.
+    pub patch_bias: bool,
+    /// A norm stands before the layers.
+    pub pre_norm: bool,
+    /// Each block's output is scaled by a vector.
+    pub layer_scale: bool,
+    /// How tensors are named on disk, where it is not as CLIP's, after whose our network's fields are called.
+    pub names: Option<&'static VisionNames>,
+    /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults; the
+    /// argument says whether it is the class with registers. Of keys that some classes have and others lack, those are
+    /// read and written that stand here.
+    pub class_defaults: fn(bool) -> Value,
+}
+
+/// How a family's tensors are named on disk: pairs of the name on disk and ours.
+pub struct VisionNames {
+    /// A parameter, by our name, that an encoder with such names has and no other.
+    pub mark: &'static str,
+    /// What some files have before all names.
+    pub prefix: &'static str,
+    /// Starts of names on disk whose other parts are renamed too.
+    pub renamed: &'static [&'static str],
+    /// Starts of names.
+    pub starts: &'static [(&'static str, &'static str)],
+    /// Parts of names.
+    pub parts: &'static [(&'static str, &'static str)],
+    /// Ends of names.
+    pub ends: &'static [(&'static str, &'static str)],
+    /// Parts of names of transformers 5's modules, where those differ from the files': adapters are named by them.
+    pub modules: &'static [(&'static str, &'static str)],
+}
+
+/// A CLS position, a norm before the layers.
+static CLIP: VisionFamily = VisionFamily {
+    name: "clip_vision_model",
+    joint_name: Some("clip"),
+    registers_name: None,
+    class: true,
+    batched_embeddings: false,
+    interpolates: false,
+    patch_bias: false,
+    pre_norm: true,
+    layer_scale: false,
+    names: None,
+    class_defaults: |_| {
+        json!({
+            "hidden_size": 768, "intermediate_size": 3072, "projection_dim": 512, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "num_channels": 3, "image_size": 224, "patch_size": 32,
+            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "attention_dropout": 0.0,
+        })
+    },
+};
+
+/// SigLIP, and SigLIP 2 at a fixed resolution: no CLS position, a pooling head that LLaVA does not use.
+static SIGLIP: VisionFamily = VisionFamily {
+    name: "siglip_vision_model",
+    joint_name: Some("siglip"),
+    registers_name: None,
+    class: false,
+    batched_embeddings: false,
+    interpolates: false,
+    patch_bias: true,
+    pre_norm: false,
+    layer_scale: false,
+    names: None,
+    class_defaults: |_| {
+        json!({
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-6, "attention_dropout": 0.0, "vision_use_head": true,
+        })
+    },
+};
+
+/// A CLS position, layer scale; with register positions in a class of its own.
+static DINOV2: VisionFamily = VisionFamily {
+    name: "dinov2",
+    joint_name: None,
+    registers_name: Some("dinov2_with_registers"),
+    class: true,
+    batched_embeddings: true,
+    interpolates: true,
+    patch_bias: true,
+    pre_norm: false,
+    layer_scale: true,
+    names: Some(&DINOV2_NAMES),
+    class_defaults: |registers| {
+        json!({
+            "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "mlp_ratio": 4,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+            "drop_path_rate": 0.0, "layer_norm_eps": 1e-6, "image_size": 224,
+            "patch_size": if registers { 16 } else { 14 }, "num_channels": 3, "qkv_bias": true,
+            "use_swiglu_ffn": false, "num_register_tokens": if registers { 4 } else { 0 },
+            "use_mask_token": true,
+        })
+    },
+};
+
+static DINOV2_NAMES: VisionNames = VisionNames {
+    mark: "embeddings.cls_token",
+    prefix: "dinov2.",
+    renamed: &["encoder.layer.", "embeddings.patch_embeddings."],
+    starts: &[("layernorm.", "post_layernorm.")],
+    parts: &[
+        ("embeddings.patch_embeddings.projection.", "embeddings.patch_embedding."),
+        (".norm1.", ".layer_norm1."),
+        (".norm2.", ".layer_norm2."),
+        (".attention.attention.query.", ".self_attn.q_proj."),
+        (".attention.attention.key.", ".self_attn.k_proj."),
+        (".attention.attention.value.", ".self_attn.v_proj."),
+        (".attention.output.dense.", ".self_attn.out_proj."),
+        (".mlp.weights_", ".swiglu.weights_"),
+        ("encoder.layer.", "encoder.layers."),
+    ],
+    // A layer scale is a module of one parameter on disk.
+    ends: &[(".layer_scale1.lambda1", ".layer_scale1"), (".layer_scale2.lambda1", ".layer_scale2")],
+    modules: &[
+        (".attention.q_proj.", ".self_attn.q_proj."),
+        (".attention.k_proj.", ".self_attn.k_proj."),
+        (".attention.v_proj.", ".self_attn.v_proj."),
+        (".attention.o_proj.", ".self_attn.out_proj."),
+    ],
+};
+
+impl VisionFamily {
+    /// Every family; the first one is that of a config.json that names none.
+    pub const ALL: [&'static Self; 3] = [&CLIP, &SIGLIP, &DINOV2];
+
+    /// The family of a `model_type` in config.json, and whether it is the class with registers; of none, the first.
+    pub fn of(name: Option<&str>) -> Option<(&'static Self, bool)> {
+        let Some(name) = name else { return Some((Self::ALL[0], false)) };
+        let has = |family: &&Self| [Some(family.name), family.joint_name, family.registers_name].contains(&Some(name));
+        let family = Self::ALL.into_iter().find(has)?;
+        Some((family, family.registers_name == Some(name)))
+    }
+
+    /// The `model_type`s that are read, as an error tells them.
+    pub(super) fn supported() -> &'static str {
+        static NAMES: LazyLock<String> = LazyLock::new(|| {
+            let names = VisionFamily::ALL.iter().flat_map(|family| [Some(family.name), family.registers_name]);
+            listed(&names.flatten().collect::<Vec<_>>())
+        });
+        &NAMES
+    }
+
+    /// The keys of the family's class that change the computation, with their defaults.
+    pub(super) fn defaults(&self, registers: bool) -> Map<String, Value> {
+        match (self.class_defaults)(registers) {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+impl VisionNames {
+    /// Those of all families that have names of their own.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        VisionFamily::ALL.into_iter().filter_map(|family| family.names)
+    }
+}
+
+impl fmt::Debug for VisionFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Debug for VisionNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.mark)
+    }
+}
+
+impl PartialEq for VisionFamily {
+    /// A name has one entry.
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl PartialEq for VisionNames {
+    /// A mark is one family's.
+    fn eq(&self, other: &Self) -> bool {
+        self.mark == other.mark
+    }
+}
+
+impl Eq for VisionFamily {}
+impl Eq for VisionNames {}
+
+#[cfg(test)]
+mod tests {
+    use super::VisionFamily;
+
+    #[test]
+    fn a_name_has_one_entry_and_errors_list_all_of_them() {
+        for family in VisionFamily::ALL {
+            for name in [Some(family.name), family.joint_name, family.registers_name].into_iter().flatten() {
+                let registers = family.registers_name == Some(name);
+                assert_eq!(VisionFamily::of(Some(name)), Some((family, registers)), "{name}");
+            }
+        }
+        let all = "clip_vision_model, siglip_vision_model, dinov2 or dinov2_with_registers";
+        assert_eq!(VisionFamily::supported(), all);
+        assert_eq!(VisionFamily::of(None), Some((VisionFamily::ALL[0], false)));
+        assert_eq!(VisionFamily::of(Some("vit")), None);
+    }
+}
