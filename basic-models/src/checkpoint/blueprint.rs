@@ -9,7 +9,7 @@ use super::hub::resolve;
 use super::opened::Checkpoint;
 use super::peft::AdapterFiles;
 use super::{CheckpointError, not_llava, original};
-use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionConfig};
+use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionConfig, VisionFamily};
 use crate::processor::ImageProcessor;
 
 impl LlavaConfig {

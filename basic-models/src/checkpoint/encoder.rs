@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device, Tensor};
 
 use super::blueprint::fit_images;
+use super::config_file::part;
 use super::hub::resolve;
+use super::names::Layout;
 use super::read::TensorFiles;
-use super::{CheckpointError, Layout, part, slots};
+use super::{CheckpointError, slots};
 use crate::config::VisionConfig;
 use crate::nn::{Llava, VisionEncoder};
 use crate::processor::ImageProcessor;

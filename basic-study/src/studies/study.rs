@@ -10,7 +10,7 @@ use toml::Table;
 use super::AblateError;
 use super::factor::{Factor, Grid, Variant};
 use super::lens::LensConfig;
-use crate::recipe::recipe_keys;
+use basic_train::recipe::recipe_keys;
 
 /// Those of a recipe's own keys that the study or the command line decides.
 pub(super) const TAKEN: [(&str, &str); 3] =

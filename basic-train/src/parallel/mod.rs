@@ -28,7 +28,7 @@ use thiserror::Error;
 
 pub use gradients::sum_gradients;
 pub use nccl::Nccl;
-pub(crate) use replicas::text as panic_text;
+pub use replicas::text as panic_text;
 pub use replicas::{Replicas, ReplicasError};
 pub use threads::Threads;
 

@@ -147,7 +147,7 @@ impl Replicas {
 }
 
 /// What a panic said.
-pub(crate) fn text(panic: &(dyn Any + Send)) -> String {
+pub fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref().cloned());
     text.unwrap_or_else(|| "without a message".into())
 }

@@ -23,7 +23,7 @@ pub use extends::{Layers, merge};
 pub use keys::recipe_keys;
 pub(crate) use limits::bounded;
 pub use parts::{Mode, Part, PartConfig, Parts};
-pub(crate) use sets::apply_set;
+pub use sets::apply_set;
 use sets::{blame, culprit};
 pub use watch::{EvalConfig, WatchConfig};
 
@@ -283,7 +283,7 @@ impl Recipe {
     }
 
     /// What contradicts itself; the first thing.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         self.validate(Path::new("")).map_err(|error| match error {
             RecipeError::Invalid { reason, .. } => reason,
             other => other.to_string(),
@@ -381,7 +381,7 @@ impl Recipe {
 }
 
 /// What is wrong with a TOML file and where, without a line that is as long as somebody wanted.
-pub(crate) fn toml_reason(error: &toml::de::Error) -> String {
+pub fn toml_reason(error: &toml::de::Error) -> String {
     let whole = error.to_string();
     match whole.len() > MOST_REASON {
         false => whole,

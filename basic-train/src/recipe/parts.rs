@@ -195,7 +195,7 @@ impl Recipe {
     }
 
     /// Writes every part's mode out, as a record of the run has it.
-    pub(crate) fn resolve_parts(&mut self) {
+    pub fn resolve_parts(&mut self) {
         // Whether there is a head follows from the objective.
         for part in Part::ALL.into_iter().filter(|part| *part != Part::Head) {
             let mode = self.mode(part);

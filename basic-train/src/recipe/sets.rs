@@ -39,7 +39,12 @@ pub(super) fn culprit(mut table: Table, sets: &[String], error: &toml::de::Error
     RecipeError::Set { set: guilty.cloned().unwrap_or_default(), reason: error.message().into() }
 }
 
-pub(crate) fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
+/// Applies one `key.path=value` to a recipe's table.
+///
+/// # Errors
+///
+/// [`RecipeError::Set`] that says what is wrong with it.
+pub fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
     let wrong = |reason: &str| RecipeError::Set { set: set.into(), reason: reason.into() };
     let (key, value) = set.split_once('=').ok_or_else(|| wrong("write key=value, such as optimizer.lr=1e-4"))?;
     let value = match toml::from_str::<Table>(&format!("v = {value}")) {
