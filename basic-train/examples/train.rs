@@ -9,10 +9,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basic_data::DataSet;
+use basic_data::shapes::write_dataset;
 use basic_models::Checkpoint;
-use basic_train::data::DataSet;
 use basic_train::recipe::Recipe;
-use basic_train::shapes::write_dataset;
 use basic_train::train::{Trainer, prepare_model};
 use burn::tensor::DType;
 

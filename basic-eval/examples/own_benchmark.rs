@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use basic_core::DeviceSpec;
+use basic_data::shapes::write_dataset;
+use basic_data::{ImageBase, VisionCache};
+use basic_eval::questions::{EvalOptions, Prediction, answer, read_questions};
 use basic_models::Checkpoint;
-use basic_train::data::{ImageBase, VisionCache};
-use basic_train::evaluate::{EvalOptions, Prediction, answer, read_questions};
-use basic_train::shapes::write_dataset;
 use burn::tensor::DType;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
