@@ -109,12 +109,13 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
     let project = Project::new(BINARY, "finetune", STEPS);
     let begun = Instant::now();
     let expected = result(&project.train("whole", &["--set", "checkpoint.every=1"]));
-    let whole = begun.elapsed();
+    let mut whole = begun.elapsed();
     let rounds: u32 = std::env::var("BASIC_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     for round in 0..rounds {
         let out = project.path().join(format!("killed-{round}"));
         let mut kills = 0;
         loop {
+            let begun = Instant::now();
             let mut child = start(&project, &out, out.join("run.json").is_file());
             // From at once to half of a whole run, in an order without pattern; with time the runs get through.
             let share = (round * 7919 + kills * 104_729) % 997;
@@ -128,7 +129,12 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
             if finished.is_some() {
                 let said = String::from_utf8(output.stderr).unwrap();
                 assert!(output.status.success(), "{said}");
-                break;
+                if kills > 0 {
+                    break;
+                }
+                // The machine was busier when the whole run was timed: once more, by how long this one took.
+                whole = begun.elapsed() / 2;
+                fs::remove_dir_all(&out).unwrap();
             }
         }
         println!("round {round}: killed {kills} times");
