@@ -120,7 +120,7 @@ fn the_next_stage_goes_on_with_the_head_and_refuses_one_that_does_not_fit() {
     assert!(fs::read(first.join(HEAD)).unwrap() == fs::read(second.join(HEAD)).unwrap());
     let line = args!["train", project.path().join("recipe.toml"), "--out", project.path().join("third")];
     let wrong = args!["--set", &from, "--set", "objective.viral.head_width=9"];
-    let mentions = [HEAD, "viral.layers.0.weight", "[8, 48]", "[9, 48]", "start a fresh head"];
+    let mentions = [HEAD, "viral.layers.0.weight", "[48, 8]", "[48, 9]", "start a fresh head"];
     run(BINARY, [line, wrong].concat()).refused(1, &mentions);
     assert!(!project.path().join("third").join("run.json").exists());
 }

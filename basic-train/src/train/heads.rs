@@ -77,7 +77,7 @@ fn read(path: &Path, method: &str, mut model: Llava) -> Result<Llava, TrainError
         return Err(wrong(reason));
     }
     match left.iter().find(|name| !fill.taken.contains(name)) {
-        Some(name) => Err(wrong(format!("holds {name}, which this head has not"))),
+        Some(name) => Err(wrong(format!("holds {name}, which this run's head does not have."))),
         None => Ok(model),
     }
 }

@@ -106,13 +106,13 @@ pub enum TrainError {
     },
     /// A supervision method's head that does not fit the recipe.
     #[error(
-        "{path}: {reason}: set [objective] as the run that trained it had it, or take the file away to start a fresh head",
+        "{path}: {reason} Set [objective] as the run that trained it had it, or take the file away to start a fresh head",
         path = path.display()
     )]
     Head {
         /// The head's file.
         path: PathBuf,
-        /// What does not fit.
+        /// What does not fit, as a sentence.
         reason: String,
     },
     /// A run cannot go on.

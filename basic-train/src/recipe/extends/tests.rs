@@ -53,7 +53,7 @@ fn what_a_recipe_says_holds_over_what_it_extends_key_by_key() {
         Recipe { seed: 5, train: super::super::TrainConfig { batch_size: 1, ..child.train.clone() }, ..child };
     assert_eq!(grandchild, expected);
     // What the command line sets holds over all of them.
-    let set = folder.open("grandchild.toml", &["train.batch_size=7", "objective.basic.k=2"]).unwrap();
+    let set = folder.open("grandchild.toml", &["train.batch_size=7", "objective.k=2"]).unwrap();
     assert_eq!((set.train.batch_size, set.objective.basic.k, set.objective.basic.sds), (7, Some(2), false));
 }
 
@@ -76,8 +76,8 @@ fn an_error_names_the_file_at_fault_and_its_line() {
         (BASE.into(), child.replace("9", "\"nine\""), &["child.toml", "line 4", "nine"]),
         (BASE.into(), format!("{child}extends = \"x\"\n"), &["child.toml", "line 5", "extends"]),
         (BASE.replace("stage = \"pretrain\"", ""), child.into(), &["child.toml", "missing field `stage`"]),
-        (BASE.replace("k = 4", "k = 0"), child.into(), &["base.toml", "objective.basic.k is 0"]),
-        (BASE.into(), format!("{child}[objective]\nk = 0\n"), &["child.toml", "objective.basic.k is 0"]),
+        (BASE.replace("k = 4", "k = 0"), child.into(), &["base.toml", "objective.k is 0"]),
+        (BASE.into(), format!("{child}[objective]\nk = 0\n"), &["child.toml", "objective.k is 0"]),
         (BASE.into(), format!("{child}[train]\nepochs = 1.0\n"), &["child.toml", "either `steps` or `epochs`"]),
     ] {
         let folder = Folder::new(&[("base.toml", &base), ("child.toml", &child)]);
@@ -87,7 +87,7 @@ fn an_error_names_the_file_at_fault_and_its_line() {
     }
     let folder = Folder::new(&[("base.toml", BASE), ("child.toml", child)]);
     folder.refused("child.toml", &["train.step=1"], &["--set train.step=1"]);
-    folder.refused("child.toml", &["objective.basic.k=0"], &["--set objective.basic.k=0"]);
+    folder.refused("child.toml", &["objective.k=0"], &["--set objective.k=0"]);
     folder.refused("child.toml", &["extends=base.toml"], &["--set extends=base.toml"]);
 }
 
