@@ -6,7 +6,7 @@ use basic_models::outside::{self, Budget, Unparsed};
 use serde_json::Value;
 
 use super::CompareError;
-use crate::benchmarks::{Judged, Record, judged_file};
+use crate::benchmarks::{BenchmarkError, Judged, Record, judged_file};
 use crate::evaluate::Prediction;
 
 /// The answers to one benchmark or one file of questions.
@@ -76,7 +76,7 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
-    let io = |source| CompareError::Io { path: dir.into(), source };
+    let io = |source| BenchmarkError::Io { path: dir.into(), source };
     if !dir.is_dir() {
         return Ok(Vec::new());
     }
@@ -106,7 +106,7 @@ impl Found {
 
 /// The answers in a file.
 pub(crate) fn read(file: &Path) -> Result<Set, CompareError> {
-    let io = |source| CompareError::Io { path: file.into(), source };
+    let io = |source| BenchmarkError::Io { path: file.into(), source };
     let bytes = outside::read(file).map_err(io)?;
     let budget = Budget::of(file);
     let record = Record::of(file)?;
@@ -117,7 +117,7 @@ pub(crate) fn read(file: &Path) -> Result<Set, CompareError> {
             judged.push(parse(line, judged.len(), &budget).map_err(|problem| {
                 let problem =
                     if last { format!("the line is cut off ({problem}): run `basic eval` again") } else { problem };
-                CompareError::Line { path: file.into(), line: index + 1, problem }
+                BenchmarkError::Line { path: file.into(), line: index + 1, problem }
             })?);
         }
     }
