@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use ablate::Ablate;
 pub use analyze::Analyze;
-use basic_core::{DeviceSpec, LayerWeights, Objective, PatchWeights};
+use basic_core::{Basic, DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use basic_models::outside::{FileLimits, set_file_limits};
 pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output};
@@ -277,14 +277,15 @@ pub struct Knobs {
 impl Knobs {
     /// The objective with these knobs.
     pub fn objective(&self) -> Objective {
-        Objective {
+        Basic {
             lambda_das: self.lambda_das,
             lambda_sds: self.lambda_sds,
             k: self.k,
             layer_weights: self.layer_weights,
             patch_weights: self.patch_weights,
-            ..Objective::default()
+            ..Basic::default()
         }
+        .into()
     }
 }
 

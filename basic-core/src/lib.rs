@@ -25,7 +25,8 @@
 
 pub mod check;
 mod device;
-mod objective;
+mod losses;
+pub mod methods;
 pub mod ops;
 mod supervision;
 
@@ -33,6 +34,9 @@ pub use device::{
     DeviceError, DeviceInfo, DeviceSpec, available_devices, check_nccl, kernel_folder, memory_used, missing_parts,
     quantizes,
 };
-pub use objective::{LayerWeights, LossParts, Objective, ObjectiveError, PatchWeights};
+pub use losses::{LM, LossValue, Losses, TOTAL, Term};
+pub use methods::basic::{Basic, LayerWeights, PatchWeights};
+pub use methods::viral::Viral;
+pub use methods::{Heads, ModelShape, Objective, ObjectiveError};
 pub use ops::{directional_alignment, semantic_distribution};
-pub use supervision::{ImageSpan, Seen, Supervision, SupervisionLayout, Targets};
+pub use supervision::{ImageSpan, Observed, Seen, Supervised, Supervision, SupervisionLayout, Targets};

@@ -1,9 +1,11 @@
-//! The observer that adds up `V^` and `a` while the decoder runs.
+//! What the supervision methods take from one forward pass: the seam between the decoder's layers and the methods.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use std::collections::BTreeMap;
 
-use crate::ops::attention_mass;
-use crate::{Objective, ObjectiveError, PatchWeights};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::methods::{Evidence, FeatureSource, Heads, Method, Objective, Observer};
+use crate::{Losses, Term};
 
 /// Where one image of a batch sits, and the text that follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub struct SupervisionLayout {
 }
 
 impl SupervisionLayout {
-    /// The samples that have an image with text after it: what `das` and `sds` are averaged over.
+    /// The samples that have an image with text after it: what the methods' terms are averaged over.
     pub fn image_samples(&self) -> usize {
         let mut samples: Vec<usize> =
             self.images.iter().filter(|image| !image.text_rows.is_empty()).map(|image| image.sample).collect();
@@ -48,7 +50,7 @@ impl SupervisionLayout {
     }
 }
 
-/// What the shallow layers say about the visual embeddings; no gradient flows through it.
+/// What a method's observer makes of the decoder's layers; no gradient flows through it.
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// The supervisory embeddings `V^`, `[M, d]` in f32.
@@ -70,146 +72,139 @@ pub struct Seen {
     pub first: Tensor<2, Int>,
 }
 
-/// Collects [`Targets`] from the decoder's first k layers: O(M d) memory, however many layers.
+/// Watches one forward pass for all methods of an objective.
 #[derive(Debug)]
 pub struct Supervision {
-    layer_weights: Vec<f64>,
-    patch_weights: PatchWeights,
-    patches: Vec<usize>,
-    rows: Tensor<1, Int>,      // [M], into [B * T]
-    text_rows: Tensor<2, Int>, // [B, n], filled up with row 0
-    readout: Tensor<3>,        // [B, S, n]: 1 / (k n_s) at the text rows of the row's s-th image, else 0
-    mass_rows: Tensor<1, Int>, // [M], into [B * S * T]
-    embeddings: Option<Tensor<2>>,
-    mass: Option<Tensor<1>>,
-    observed: usize,
+    /// One a method, in the objective's order.
+    observers: Vec<Option<Box<dyn Observer>>>,
+    layers: usize,
+    rows: Tensor<1, Int>, // [M], into [B * T]
+    tapped: Vec<usize>,
+    taps: BTreeMap<usize, Tensor<2>>,
 }
 
 impl Supervision {
-    /// An observer for one forward pass over a decoder of `layers` layers; `None` where nothing is supervised.
-    ///
-    /// # Errors
-    ///
-    /// [`ObjectiveError`] where a knob does not fit the decoder.
-    pub fn new(
-        objective: &Objective,
-        layers: usize,
-        layout: &SupervisionLayout,
-        device: &Device,
-    ) -> Result<Option<Self>, ObjectiveError> {
-        let k = objective.resolve_k(layers)?;
+    /// A watcher for one forward pass over a decoder of `layers` layers; `None` where nothing is supervised. The
+    /// objective's knobs must have been checked ([`Objective::check`]).
+    pub fn new(objective: &Objective, layers: usize, layout: &SupervisionLayout, device: &Device) -> Option<Self> {
         if !objective.supervises() || layout.images.is_empty() {
-            return Ok(None);
+            return None;
         }
         let device = device.clone().without_autodiff();
-        let (b, t) = (layout.batch, layout.sequence);
-        let mut nth = vec![0usize; b];
-        let slots: Vec<usize> = layout
-            .images
-            .iter()
-            .map(|image| {
-                nth[image.row] += 1;
-                nth[image.row] - 1
-            })
-            .collect();
-        let s = nth.into_iter().max().unwrap_or(1);
-        // Images of one row share text rows: those of a sample's first image hold those of its later ones.
-        let mut text_rows: Vec<Vec<usize>> = vec![Vec::new(); b];
-        for image in &layout.images {
-            let all = &mut text_rows[image.row];
-            all.extend(&image.text_rows);
-            all.sort_unstable();
-            all.dedup();
-        }
-        let n = text_rows.iter().map(Vec::len).max().unwrap_or(0);
-        let mut readout = vec![0f32; b * s * n];
-        let mut mass_rows = Vec::new();
-        for (image, slot) in layout.images.iter().zip(&slots) {
-            let row = image.row * s + slot;
-            let share = 1.0 / (k as f32 * image.text_rows.len() as f32);
-            for (at, position) in text_rows[image.row].iter().enumerate() {
-                if image.text_rows.binary_search(position).is_ok() {
-                    readout[row * n + at] = share;
-                }
-            }
-            mass_rows.extend(image.positions.iter().map(|p| (row * t + p) as i64));
-        }
-        let padded = |rows: &Vec<usize>| {
-            let rows = rows.iter().map(|row| *row as i64);
-            rows.chain(std::iter::repeat(0)).take(n).collect::<Vec<i64>>()
-        };
-        let text_rows: Vec<i64> = text_rows.iter().flat_map(padded).collect();
-        let m = mass_rows.len();
-        Ok(Some(Self {
-            layer_weights: objective.layer_weights.weights(k),
-            patch_weights: objective.patch_weights,
-            patches: layout.images.iter().map(|i| i.positions.len()).collect(),
-            rows: Tensor::from_data(TensorData::new(layout.flat_positions(), [m]), &device),
-            text_rows: Tensor::from_data(TensorData::new(text_rows, [b, n]), &device),
-            readout: Tensor::from_data(TensorData::new(readout, [b, s, n]), &device),
-            mass_rows: Tensor::from_data(TensorData::new(mass_rows, [m]), &device),
-            embeddings: None,
-            mass: None,
-            observed: 0,
-        }))
+        let methods = objective.methods();
+        let on = |method: &&dyn Method| method.supervises();
+        let mut tapped: Vec<usize> = methods.iter().copied().filter(on).flat_map(|m| m.taps(layers)).collect();
+        tapped.sort_unstable();
+        tapped.dedup();
+        let observer =
+            |method: &&dyn Method| method.supervises().then(|| method.observer(layers, layout, &device)).flatten();
+        let rows = layout.flat_positions();
+        let m = rows.len();
+        Some(Self {
+            observers: methods.iter().map(observer).collect(),
+            layers,
+            rows: Tensor::from_data(TensorData::new(rows, [m]), &device),
+            tapped,
+            taps: BTreeMap::new(),
+        })
     }
 
-    /// Whether layer `index` (0-based) is one of the k supervising ones.
+    /// Whether any method has a use for layer `index` (0-based).
     pub fn wants(&self, index: usize) -> bool {
-        index < self.layer_weights.len()
+        self.tapped.contains(&index) || self.observers.iter().flatten().any(|observer| observer.wants(index))
     }
 
-    /// Records layer `index` (0-based), once: a second run of the same layer (activation recompute) changes nothing.
+    /// The layers (0-based) that a gradient flows into from the methods' terms.
+    pub fn tapped(&self) -> &[usize] {
+        &self.tapped
+    }
+
+    /// The image positions as rows of the flattened `[B * T]` sequence, `[M]`.
+    pub fn image_rows(&self) -> Tensor<1, Int> {
+        self.rows.clone()
+    }
+
+    /// Sees layer `index` (0-based).
     ///
     /// # Shapes
     /// - hidden: `[B, T, d]`, the layer's output on the residual stream
     pub fn observe(&mut self, index: usize, hidden: &Tensor<3>, seen: &Seen) {
-        if index != self.observed || !self.wants(index) {
-            return;
-        }
-        self.observed += 1;
         let [b, t, d] = hidden.dims();
-        let rows = hidden
-            .clone()
-            .without_autodiff()
-            .reshape([b * t, d])
-            .select(0, self.rows.clone())
-            .cast(DType::F32)
-            .mul_scalar(self.layer_weights[index]); // [M, d]
-        self.embeddings = Some(match self.embeddings.take() {
-            Some(sum) => sum + rows,
-            None => rows,
-        });
-
-        let [_, slots, _] = self.readout.dims();
-        let Seen { q, k, lse, first } = seen.clone();
-        let mass = attention_mass(q, k, lse, first, self.text_rows.clone(), self.readout.clone())
-            .cast(DType::F32)
-            .reshape([b * slots * t])
-            .select(0, self.mass_rows.clone()); // [M]
-        self.mass = Some(match self.mass.take() {
-            Some(sum) => sum + mass,
-            None => mass,
-        });
+        if self.tapped.contains(&index) && !self.taps.contains_key(&index) {
+            let rows = hidden.clone().reshape([b * t, d]).select(0, self.rows.clone());
+            self.taps.insert(index, rows);
+        }
+        for observer in self.observers.iter_mut().flatten().filter(|observer| observer.wants(index)) {
+            observer.observe(index, hidden, seen);
+        }
     }
 
-    /// What was collected; `None` where the decoder did not report all k layers.
-    pub fn finish(self) -> Option<Targets> {
-        if self.observed != self.layer_weights.len() {
-            return None;
-        }
-        let mass = self.mass?;
-        let weights = match self.patch_weights {
-            PatchWeights::Attention => mass,
-            PatchWeights::Uniform => {
-                let parts = mass.split_with_sizes(self.patches, 0);
-                let even = parts.into_iter().map(|part| {
-                    let m = part.dims()[0];
-                    part.mean().expand([m])
-                });
-                Tensor::cat(even.collect(), 0)
-            }
-        };
-        Some(Targets { embeddings: self.embeddings?, weights })
+    /// What was collected.
+    pub fn finish(self) -> Observed {
+        let targets = self.observers.into_iter().map(|observer| observer.and_then(|observer| observer.finish()));
+        Observed { targets: targets.collect(), layers: self.layers, taps: self.taps }
+    }
+}
+
+/// What [`Supervision`] collected in a forward pass.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// One a method, in the objective's order.
+    targets: Vec<Option<Targets>>,
+    layers: usize,
+    /// The outputs of the tapped layers (0-based) at the image positions, `[M, d]`.
+    pub taps: BTreeMap<usize, Tensor<2>>,
+}
+
+impl Observed {
+    /// The supervisory embeddings and patch weights of the first method that has some.
+    pub fn targets(&self) -> Option<&Targets> {
+        self.targets.iter().flatten().next()
+    }
+}
+
+/// What a batch's losses are computed from, beside what [`Supervision`] collected.
+#[derive(Debug, Clone, Copy)]
+pub struct Supervised<'a> {
+    /// The visual embeddings of all images of the batch, in sample order, `[M, d]`.
+    pub v: &'a Tensor<2>,
+    /// The raw input embedding table E, `[V, d]`.
+    pub table: &'a Tensor<2>,
+    /// The patch features of the model's own vision encoder, `[images * positions, width]`.
+    pub features: Option<&'a Tensor<2>>,
+    /// Those of another encoder ([`Objective::encoder`]), `[images * positions, width]`.
+    pub other_features: Option<&'a Tensor<2>>,
+    /// The methods' trainable heads.
+    pub heads: &'a Heads,
+    /// Where images and text sit.
+    pub layout: &'a SupervisionLayout,
+    /// Samples of the whole batch that have an image with text after it.
+    pub image_samples: usize,
+}
+
+impl Objective {
+    /// The losses of a batch: the language model's, `lm`, `[1]`, and every method's terms. `None` for `supervised` or
+    /// `observed` where no image is supervised: then all terms are 0.
+    pub fn losses(&self, lm: Tensor<1>, supervised: Option<Supervised>, observed: Option<&Observed>) -> Losses {
+        let device = lm.device();
+        let terms = self.methods().into_iter().enumerate().flat_map(|(index, method)| -> Vec<Term> {
+            let evidence = supervised.zip(observed).map(|(supervised, observed)| Evidence {
+                v: supervised.v,
+                table: supervised.table,
+                targets: observed.targets.get(index).and_then(Option::as_ref),
+                layers: observed.layers,
+                taps: &observed.taps,
+                features: match method.features() {
+                    Some(FeatureSource::Encoder(_)) => supervised.other_features,
+                    _ => supervised.features,
+                },
+                heads: supervised.heads,
+                layout: supervised.layout,
+                image_samples: supervised.image_samples,
+            });
+            method.terms(evidence.as_ref(), &device)
+        });
+        let terms = terms.collect();
+        Losses { lm, terms }
     }
 }

@@ -1,7 +1,10 @@
 //! The observer against the definitions of method.md, written out on the host.
 
 use basic_core::ops::attention;
-use basic_core::{DeviceSpec, ImageSpan, LayerWeights, Objective, PatchWeights, Seen, Supervision, SupervisionLayout};
+use basic_core::{
+    Basic, DeviceSpec, ImageSpan, LayerWeights, ModelShape, Objective, PatchWeights, Seen, Supervision,
+    SupervisionLayout,
+};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 const B: usize = 2;
@@ -67,8 +70,8 @@ fn probabilities(layer: usize) -> Vec<f64> {
     all
 }
 
-fn observed(objective: &Objective, device: &Device) -> (Vec<f32>, Vec<f32>) {
-    let mut supervision = Supervision::new(objective, LAYERS, &layout(), device).unwrap().unwrap();
+fn observed(method: &Basic, device: &Device) -> (Vec<f32>, Vec<f32>) {
+    let mut supervision = Supervision::new(&method.clone().into(), LAYERS, &layout(), device).unwrap();
     for layer in 0..LAYERS {
         let h = Tensor::from_data(TensorData::new(hidden(layer), [B, T, D]), device);
         let [q, k] =
@@ -80,13 +83,14 @@ fn observed(objective: &Objective, device: &Device) -> (Vec<f32>, Vec<f32>) {
         // Activation recompute runs a layer twice: the second time must not count.
         supervision.observe(layer, &h, &seen);
     }
-    let targets = supervision.finish().unwrap();
+    let observed = supervision.finish();
+    let targets = observed.targets().unwrap().clone();
     let read = |data: TensorData| data.try_to_vec::<f32>().unwrap();
     (read(targets.embeddings.into_data()), read(targets.weights.into_data()))
 }
 
-fn expected(objective: &Objective, k: usize) -> (Vec<f32>, Vec<f32>) {
-    let w = objective.layer_weights.weights(k);
+fn expected(method: &Basic, k: usize) -> (Vec<f32>, Vec<f32>) {
+    let w = method.layer_weights.weights(k);
     let probabilities: Vec<Vec<f64>> = (0..LAYERS).map(probabilities).collect();
     let (mut embeddings, mut weights) = (Vec::new(), Vec::new());
     for image in layout().images {
@@ -107,7 +111,7 @@ fn expected(objective: &Objective, k: usize) -> (Vec<f32>, Vec<f32>) {
             }
             a.push(mass / (k * image.text_rows.len().max(1)) as f64);
         }
-        if objective.patch_weights == PatchWeights::Uniform {
+        if method.patch_weights == PatchWeights::Uniform {
             let mean = a.iter().sum::<f64>() / a.len() as f64;
             a.fill(mean);
         }
@@ -122,12 +126,12 @@ fn the_observer_adds_up_what_the_method_defines_for_every_knob() {
         for k in [None, Some(1), Some(4)] {
             for layer_weights in [LayerWeights::Increasing, LayerWeights::Constant, LayerWeights::Decreasing] {
                 for patch_weights in [PatchWeights::Attention, PatchWeights::Uniform] {
-                    let objective = Objective { k, layer_weights, patch_weights, ..Objective::default() };
-                    let (ours, a) = observed(&objective, &device);
-                    let (theirs, b) = expected(&objective, k.unwrap_or(LAYERS / 2));
+                    let method = Basic { k, layer_weights, patch_weights, ..Basic::default() };
+                    let (ours, a) = observed(&method, &device);
+                    let (theirs, b) = expected(&method, k.unwrap_or(LAYERS / 2));
                     let near = |x: &[f32], y: &[f32]| x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-6);
-                    assert!(ours.len() == theirs.len() && near(&ours, &theirs), "{objective:?}");
-                    assert!(a.len() == b.len() && near(&a, &b), "{objective:?}: {a:?} is not {b:?}");
+                    assert!(ours.len() == theirs.len() && near(&ours, &theirs), "{method:?}");
+                    assert!(a.len() == b.len() && near(&a, &b), "{method:?}: {a:?} is not {b:?}");
                 }
             }
         }
@@ -138,7 +142,7 @@ fn the_observer_adds_up_what_the_method_defines_for_every_knob() {
 fn an_image_without_text_after_it_weighs_nothing_and_its_sample_is_not_counted() {
     assert_eq!(layout().image_samples(), 1);
     for device in devices() {
-        let (_, a) = observed(&Objective::default(), &device);
+        let (_, a) = observed(&Basic::default(), &device);
         assert_eq!(&a[4..], &[0.0, 0.0]);
         assert!(a[..4].iter().all(|a| *a > 0.0));
     }
@@ -148,8 +152,9 @@ fn an_image_without_text_after_it_weighs_nothing_and_its_sample_is_not_counted()
 fn nothing_is_observed_without_images_or_without_supervision() {
     let device = DeviceSpec::Cpu.open().unwrap();
     let none = SupervisionLayout { batch: 1, sequence: 4, images: Vec::new() };
-    assert!(Supervision::new(&Objective::default(), 4, &none, &device).unwrap().is_none());
-    assert!(Supervision::new(&Objective::llava(), 4, &layout(), &device).unwrap().is_none());
-    let wrong = Objective { k: Some(5), ..Objective::default() };
-    assert!(Supervision::new(&wrong, 4, &layout(), &device).is_err());
+    assert!(Supervision::new(&Objective::default(), 4, &none, &device).is_none());
+    assert!(Supervision::new(&Objective::llava(), 4, &layout(), &device).is_none());
+    let model = ModelShape { layers: 4, width: D, visual_tokens: 4, features: [4, D] };
+    let wrong = Objective::from(Basic { k: Some(5), ..Basic::default() });
+    assert!(wrong.check(&model).is_err() && Objective::default().check(&model).is_ok());
 }

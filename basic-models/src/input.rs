@@ -22,7 +22,7 @@ impl ImageTokens {
         self.labels.iter().skip(1).take(self.ids.len().saturating_sub(1)).filter(|label| **label >= 0).count()
     }
 
-    /// Whether the sample has an image with text after it: whether it counts in `das` and `sds`.
+    /// Whether the sample has an image with text after it: whether it counts in the supervision methods' terms.
     pub fn supervises(&self) -> bool {
         (0..self.images.len()).any(|image| !self.text_after(image).is_empty())
     }
@@ -53,6 +53,8 @@ pub struct Batch {
     pub pixels: Option<Tensor<4>>,
     /// Patch features of the images `[M, vision]`, where the caller has them already (a frozen encoder's never change).
     pub features: Option<Tensor<2>>,
+    /// Patch features of the images by another encoder that a supervision method compares with.
+    pub other_features: Option<Tensor<2>>,
     /// Where images and text sit.
     pub layout: SupervisionLayout,
     /// Real positions per sample.
@@ -126,6 +128,7 @@ impl Batch {
             targets,
             pixels,
             features: None,
+            other_features: None,
             layout: SupervisionLayout { batch: b, sequence: t, images },
             lengths,
             samples_per_row: rows.iter().map(|row| row.len()).collect(),

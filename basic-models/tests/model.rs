@@ -52,7 +52,7 @@ fn losses(model: &Llava, samples: &[ImageTokens]) -> [f64; 3] {
     let objective = Objective::default();
     let forward = model.forward(&batch, &objective).unwrap();
     let parts = model.losses(&batch, forward, &objective);
-    [parts.lm, parts.das, parts.sds].map(|t| f64::from(t.into_scalar::<f32>()))
+    ["lm", "das", "sds"].map(|name| f64::from(parts.get(name).unwrap().clone().into_scalar::<f32>()))
 }
 
 #[test]

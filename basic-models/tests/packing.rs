@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use basic_core::{DeviceSpec, Objective};
+use basic_core::{Basic, DeviceSpec, Objective};
 use basic_models::nn::{InitScheme, Llava, packed_positions, seeded_init};
 use basic_models::{Batch, ImageTokens, LlavaConfig};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -96,12 +96,12 @@ impl ModuleVisitor for Read {
 }
 
 fn outcome(model: &Llava, batch: &Batch) -> Outcome {
-    let objective = Objective { lambda_sds: 0.5, ..Objective::default() };
+    let objective = Basic { lambda_sds: 0.5, ..Basic::default() }.into();
     let forward = model.forward(batch, &objective).unwrap();
-    let weights = forward.targets.as_ref().unwrap().weights.clone();
+    let weights = forward.targets().unwrap().weights.clone();
     let parts = model.losses(batch, forward, &objective);
-    let losses = [&parts.lm, &parts.das, &parts.sds].map(|loss| loss.clone().into_scalar::<f32>());
-    let grads = GradientsParams::from_grads(parts.total.backward(), model);
+    let losses = ["lm", "das", "sds"].map(|name| parts.get(name).unwrap().clone().into_scalar::<f32>());
+    let grads = GradientsParams::from_grads(parts.total().backward(), model);
     let mut read = Read { grads, values: Vec::new() };
     model.visit(&mut read);
     Outcome { losses, weights: weights.into_data().try_to_vec().unwrap(), gradients: read.values }

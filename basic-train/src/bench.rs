@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use basic_core::{DeviceSpec, Objective, ObjectiveError, memory_used};
 use basic_models::adapters::{AdapterError, LoraConfig, attach};
-use basic_models::nn::{Counts, Llava};
+use basic_models::nn::{Llava, LossCounts};
 use basic_models::{Batch, Checkpoint, CheckpointError, ConfigError, ImageTokens, LlavaConfig};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
@@ -192,7 +192,7 @@ pub fn bench(
     let side = model_config.vision_config.image_size;
     let batches = samples.chunks(together).map(|part| Batch::collate(part, 0, [3, side, side], &device));
     let batches: Vec<Batch> = batches.collect();
-    let counts = batches.iter().map(Counts::of).fold(Counts::default(), Counts::add);
+    let counts = batches.iter().map(LossCounts::of).fold(LossCounts::default(), LossCounts::add);
     let objective = if config.supervised { Objective::default() } else { Objective::llava() };
     let mut optimizer = Optimizer::new(&OptimizerConfig { max_grad_norm: 0.0, ..OptimizerConfig::default() });
     let mut seconds = Vec::with_capacity(config.steps);
@@ -202,7 +202,7 @@ pub fn bench(
         let mut totals = Vec::with_capacity(batches.len());
         for batch in &batches {
             let found = backward(&model, batch, &objective, counts, config.recompute)?;
-            totals.push(found.losses.total);
+            totals.push(found.losses.total());
             gradients = match gradients.is_empty() {
                 true => found.gradients.unwrap_or_default(),
                 false => add_gradients(&model, gradients, found.gradients.unwrap_or_default()),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use basic_core::{Objective, ObjectiveError};
+use basic_core::{Losses, Objective, ObjectiveError};
 use basic_models::checkpoint::ParamPath;
 use basic_models::nn::{Llava, Projector};
 use basic_models::outside::read_text;
@@ -97,12 +97,9 @@ pub enum InspectError {
 /// The keys of the reference script's JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct LossReport {
-    /// Mean cross entropy over all target tokens.
-    pub lm: f32,
-    /// Directional alignment supervision, unweighted.
-    pub das: f32,
-    /// Semantic distribution supervision, unweighted.
-    pub sds: f32,
+    /// Mean cross entropy over all target tokens, and every term of the methods, unweighted.
+    #[serde(flatten)]
+    pub losses: Losses<f32>,
     /// The weighted sum.
     pub total: f32,
     /// Tokens per sample.
@@ -110,18 +107,7 @@ pub struct LossReport {
     /// Patch weights per sample, its images in order.
     pub attention: Vec<Vec<f32>>,
     /// Norms of the projector's gradients per loss.
-    pub grad_norms: GradNorms,
-}
-
-/// A number per loss.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub struct GradNorms {
-    /// Language-model loss.
-    pub lm: f32,
-    /// Directional alignment supervision.
-    pub das: f32,
-    /// Semantic distribution supervision.
-    pub sds: f32,
+    pub grad_norms: Losses<f32>,
 }
 
 /// One tensor of `--grads`: name, shape, values.
@@ -215,7 +201,8 @@ pub fn inspect(
     batch: &Batch,
     objective: &Objective,
 ) -> Result<(LossReport, Vec<NamedTensor>), InspectError> {
-    let objective = Objective { das: true, sds: true, ..objective.clone() };
+    // The other methods' terms need the heads and encoders of the run that trains with them.
+    let objective = Objective::from(objective.basic.whole());
     // v is cut out as a leaf, so that each loss's gradient with respect to it can be had from one forward pass: only
     // v carries das and sds, and a graph can be walked once.
     let model = model.freeze();
@@ -224,18 +211,16 @@ pub fn inspect(
     let features = batch.features.clone().or_else(encode);
     let leaf =
         features.clone().map(|f| model.multi_modal_projector.forward(f).without_autodiff().autodiff().require_grad());
-    let forward = model.forward_from(batch, &objective, leaf.clone())?;
-    let attention = match &forward.targets {
+    let forward = model.forward_from(batch, &objective, features.clone(), leaf.clone())?;
+    let attention = match forward.targets() {
         Some(targets) => targets.weights.clone().try_into_vec_as::<f32>()?,
         None => Vec::new(),
     };
-    let parts = model.losses(batch, forward, &objective);
-    let value = |t: &Tensor<1>| t.clone().try_into_scalar::<f32>();
-    let (lm, das, sds) = (value(&parts.lm)?, value(&parts.das)?, value(&parts.sds)?);
+    let losses = model.losses(batch, forward, &objective);
+    let values = losses.clone().try_map(|_, value| value.try_into_scalar::<f32>())?;
 
     let mut grads = Vec::new();
-    let mut norms = GradNorms::default();
-    for (name, loss) in [("lm", &parts.lm), ("das", &parts.das), ("sds", &parts.sds)] {
+    let grad_norms = losses.try_map(|name, loss| {
         let mut grad_v = None;
         if let Some(leaf) = &leaf
             && loss.is_tracked()
@@ -245,11 +230,6 @@ pub fn inspect(
         let named = projector_gradients(&projector, features.clone(), grad_v.clone(), name)?;
         let squares: f64 = named.iter().flat_map(|(_, _, v)| v).map(|x| f64::from(*x).powi(2)).sum();
         let norm = squares.sqrt() as f32;
-        match name {
-            "lm" => norms.lm = norm,
-            "das" => norms.das = norm,
-            _ => norms.sds = norm,
-        }
         grads.extend(named);
         if let Some(leaf) = &leaf {
             let shape = leaf.dims().to_vec();
@@ -259,15 +239,14 @@ pub fn inspect(
             };
             grads.push((format!("{name}.v"), shape, values));
         }
-    }
+        Ok::<f32, TensorReadError>(norm)
+    })?;
     let report = LossReport {
-        lm,
-        das,
-        sds,
-        total: lm + objective.lambda_das as f32 * das + objective.lambda_sds as f32 * sds,
+        total: values.total(),
+        losses: values,
         tokens: batch.lengths.clone(),
         attention: per_sample(batch, &attention),
-        grad_norms: norms,
+        grad_norms,
     };
     Ok((report, grads))
 }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
-use basic_core::{DeviceSpec, Objective};
+use basic_core::{Basic, DeviceSpec, Objective};
 use basic_models::adapters::{AdapterFiles, LoraConfig, attach, save_adapters};
 use basic_models::checkpoint::{ParamPath, StagedDir};
 use basic_models::nn::Llava;
@@ -136,9 +136,9 @@ fn the_factors_gradients_are_pefts() {
         let checkpoint = Checkpoint::open(fixture("plain")).unwrap();
         let samples = read_samples(&checkpoint, &fixture("samples.jsonl")).unwrap();
         let batch = Batch::collate(&samples, checkpoint.pad_id(), checkpoint.image_shape(), &device);
-        let objective = Objective { lambda_sds: 0.1, ..Objective::default() };
+        let objective = Basic { lambda_sds: 0.1, ..Basic::default() }.into();
         let forward = model.forward(&batch, &objective).unwrap();
-        let grads = model.losses(&batch, forward, &objective).total.backward();
+        let grads = model.losses(&batch, forward, &objective).total().backward();
         let ours = gradients(&model, &grads);
         let mut compared = 0;
         let mut worst = 0f64;

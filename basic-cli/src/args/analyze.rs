@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use basic_core::{LayerWeights, Objective};
+use basic_core::{Basic, LayerWeights};
 use basic_models::processor::DEFAULT_MAX_PIXELS;
 use basic_train::data::ConversationStyle;
 use basic_train::lens::Rule;
@@ -118,7 +118,7 @@ impl Analyze {
     }
 
     /// The method's knobs that the lens needs.
-    pub fn objective(&self) -> Objective {
-        Objective { k: self.k, layer_weights: self.layer_weights, ..Objective::default() }
+    pub fn basic(&self) -> Basic {
+        Basic { k: self.k, layer_weights: self.layer_weights, ..Basic::default() }
     }
 }

@@ -30,7 +30,7 @@ use told::{tell_reading, tell_survey};
 /// `basic analyze`.
 pub fn analyze(args: Analyze) -> Result<()> {
     let options = LensOptions {
-        objective: args.objective(),
+        basic: args.basic(),
         top: if args.data.is_some() { 1 } else { args.top.into() },
         all: args.data.is_none(),
         layers: (!args.layers.is_empty()).then(|| args.layers.clone()),

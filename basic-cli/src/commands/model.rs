@@ -1,6 +1,7 @@
 //! Commands on one checkpoint: losses, preprocess.
 
 use anyhow::{Result, bail};
+use basic_core::TOTAL;
 use basic_models::checkpoint::resolve;
 use basic_models::processor::ImageProcessor;
 use basic_models::{Batch, Checkpoint};
@@ -44,7 +45,7 @@ pub fn losses(args: Losses) -> Result<()> {
     let mut checkpoint = open(&args.checkpoint, &device)?;
     checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let objective = args.knobs.objective();
-    objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?;
+    objective.check(&checkpoint.config.shape())?;
     let samples = read_samples_within(&checkpoint, &args.samples, args.image_root.as_deref())?;
     let model = checkpoint.load(args.dtype.into(), &device)?;
     let batch = Batch::collate(&samples, checkpoint.pad_id(), checkpoint.image_shape(), &device);
@@ -55,12 +56,11 @@ pub fn losses(args: Losses) -> Result<()> {
     if args.json {
         return print_json(&report);
     }
-    say!("lm    {:.6}", report.lm);
-    say!("das   {:.6}", report.das);
-    say!("sds   {:.6}", report.sds);
-    say!("total {:.6}", report.total);
-    let norms = report.grad_norms;
-    say!("projector gradient norms: lm {:.6}, das {:.6}, sds {:.6}", norms.lm, norms.das, norms.sds);
+    for (name, value) in report.losses.named().chain([(TOTAL, &report.total)]) {
+        say!("{name:<5} {value:.6}");
+    }
+    let norms: Vec<String> = report.grad_norms.named().map(|(name, norm)| format!("{name} {norm:.6}")).collect();
+    say!("projector gradient norms: {}", norms.join(", "));
     Ok(())
 }
 

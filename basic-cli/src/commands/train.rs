@@ -149,9 +149,9 @@ fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
 
 /// The losses and speed of a step, for a progress bar.
 pub fn losses(step: &StepMetrics) -> String {
-    let StepMetrics { lm, das, sds, speed, .. } = step;
-    let samples_per_s = speed.samples_per_s;
-    format!("lm {lm:.3} das {das:.4} sds {sds:.4} {samples_per_s:.0} samples/s")
+    let terms = step.losses.terms.iter().map(|term| format!("{} {:.4} ", term.name, term.value));
+    let samples_per_s = step.speed.samples_per_s;
+    format!("lm {:.3} {}{samples_per_s:.0} samples/s", step.losses.lm, terms.collect::<String>())
 }
 
 /// A step as a line of a log.

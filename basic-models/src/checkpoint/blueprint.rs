@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::hub::resolve;
 use super::peft::AdapterFiles;
 use super::{Checkpoint, CheckpointError, mistaken, original, part, read_config};
-use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionFamily};
+use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionConfig, VisionFamily};
 use crate::processor::ImageProcessor;
 
 impl LlavaConfig {
@@ -34,7 +34,7 @@ impl LlavaConfig {
         mistaken::check_model(&dir, &value)?;
         let parsed = Self::from_value(&value);
         let mut config = parsed.map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
-        config.fit_images(&dir);
+        fit_images(&mut config.vision_config, &dir);
         Ok(config)
     }
 
@@ -56,20 +56,20 @@ impl LlavaConfig {
         composed["image_token_index"] = rows.into();
         let mut config = Self::from_value(&composed).map_err(invalid)?;
         config.tie_word_embeddings = config.text_config.tie_word_embeddings;
-        config.fit_images(&vision);
+        fit_images(&mut config.vision_config, &vision);
         Ok(config)
     }
+}
 
-    /// DINOv2's positions are interpolated to the images that the processor makes, where there is one.
-    fn fit_images(&mut self, dir: &Path) {
-        if self.vision_config.family == VisionFamily::Dinov2
-            && let Ok(images) = ImageProcessor::load(dir)
-            && let Some((height, width)) = images.output_size()
-            && height == width
-            && height != self.vision_config.image_size
-        {
-            self.vision_config.input_size = Some(height);
-        }
+/// DINOv2's positions are interpolated to the images that the processor makes, where there is one.
+pub(super) fn fit_images(config: &mut VisionConfig, dir: &Path) {
+    if config.family == VisionFamily::Dinov2
+        && let Ok(images) = ImageProcessor::load(dir)
+        && let Some((height, width)) = images.output_size()
+        && height == width
+        && height != config.image_size
+    {
+        config.input_size = Some(height);
     }
 }
 

@@ -6,6 +6,7 @@ mod blueprint;
 mod describe;
 mod diagnose;
 mod dinov2;
+mod encoder;
 mod error;
 mod files;
 mod floats;
@@ -40,6 +41,7 @@ use serde_json::Value;
 
 pub use assemble::AssembleOptions;
 pub use describe::{Description, FileReport, Kind, Parameters, TypeReport, describe};
+pub use encoder::{EncoderFiles, FrozenEncoder, PatchEncoder};
 pub use error::CheckpointError;
 pub use floats::FloatType;
 pub use hub::resolve;
@@ -208,6 +210,7 @@ impl Checkpoint {
     ///
     /// I/O errors that name the file.
     pub fn save_into(&self, model: &Llava, staged: &StagedDir, dtype: DType) -> Result<(), CheckpointError> {
+        let model = &model.without_heads();
         self.save_side_files(staged, FloatType::of(dtype))?;
         let tensors = gather(model, "", FloatType::of(dtype));
         write_outgoing(staged, tensors, Layout::Llava, &self.fitting(SaveOptions::new(dtype)))

@@ -1,6 +1,8 @@
 //! A decoder of the Llama shape (transformers' `LlamaModel`, `MistralModel`, `Qwen2Model`, `Qwen3Model`, `Phi3Model`,
 //! `GemmaModel`).
 
+use std::convert::Infallible;
+
 use basic_core::ops::{rms_norm, swiglu};
 use basic_core::{Seen, Supervision};
 use burn::module::Module;
@@ -106,7 +108,7 @@ impl Decoder {
         }
     }
 
-    /// Runs the layers and the final norm; `supervision` sees the first k layers' residual stream.
+    /// Runs the layers and the final norm; `supervision` watches the layers that it wants.
     ///
     /// # Shapes
     /// - embeddings and output: `[B, T, d]`
@@ -119,24 +121,51 @@ impl Decoder {
         mut cache: Option<&mut KvCache>,
     ) -> Tensor<3> {
         let [b, t, d] = embeddings.dims();
-        let mut x = embeddings.reshape([b * t, d]);
-        for (index, layer) in self.layers.iter().enumerate() {
-            let slot = cache.as_deref_mut().map(|cache| (cache, index));
-            let (y, seen) = layer.forward(x, b, rope, masks, slot);
-            if let Some(supervision) = supervision.as_deref_mut()
-                && supervision.wants(index)
-            {
-                supervision.observe(index, &y.clone().reshape([b, t, d]), &seen);
+        let x = embeddings.reshape([b * t, d]);
+        let walked = self.walk(x, b, rope, masks, cache.as_deref_mut(), |index, hidden, seen| {
+            if let Some(supervision) = supervision.as_deref_mut().filter(|supervision| supervision.wants(index)) {
+                supervision.observe(index, &hidden.clone().reshape([b, t, d]), seen);
             }
-            x = y;
-        }
+            Ok::<_, Infallible>(())
+        });
+        let x = match walked {
+            Ok(x) => x,
+            Err(never) => match never {},
+        };
         if let Some(cache) = cache {
             cache.advance(t);
         }
         self.finish(x).reshape([b, t, d])
     }
 
-    /// The layers, first to last: for those who run them one by one.
+    /// The one way through the layers, first to last: `visit` sees each layer's index (0-based), its output on the
+    /// residual stream and what its attention looked at. Training, recompute, generation and the token lens all go it.
+    ///
+    /// # Shapes
+    /// - x, what `visit` sees, and the output: `[B * T, d]`, before the final norm
+    ///
+    /// # Errors
+    ///
+    /// The first that `visit` returns.
+    pub fn walk<E>(
+        &self,
+        mut x: Tensor<2>,
+        batch: usize,
+        rope: &RotaryTables,
+        masks: &Masks,
+        mut cache: Option<&mut KvCache>,
+        mut visit: impl FnMut(usize, &Tensor<2>, &Seen) -> Result<(), E>,
+    ) -> Result<Tensor<2>, E> {
+        for (index, layer) in self.layers.iter().enumerate() {
+            let slot = cache.as_deref_mut().map(|cache| (cache, index));
+            let (y, seen) = layer.forward(x, batch, rope, masks, slot);
+            visit(index, &y, &seen)?;
+            x = y;
+        }
+        Ok(x)
+    }
+
+    /// The layers, first to last: for those who run one of them again.
     pub fn layers(&self) -> &[DecoderLayer] {
         &self.layers
     }

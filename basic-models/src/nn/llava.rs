@@ -1,7 +1,7 @@
 //! LLaVA: vision encoder, projector, decoder. Encode, project, splice, decode, loss.
 
 use basic_core::ops::{HeadLayout, embedding, linear as ops_linear, linear_cross_entropy};
-use basic_core::{LossParts, Objective, ObjectiveError, Supervision, Targets};
+use basic_core::{Heads, Losses, ModelShape, Objective, ObjectiveError, Observed, Supervised, Supervision, Targets};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
@@ -22,6 +22,8 @@ pub struct Llava {
     pub language_model: Decoder,
     /// The output head; `None` where it is the embedding table.
     pub lm_head: Option<Linear>,
+    /// The supervision methods' trainable heads; no part of a checkpoint.
+    pub heads: Heads,
     #[module(skip)]
     config: LlavaConfig,
 }
@@ -33,20 +35,29 @@ pub struct Forward {
     pub hidden: Tensor<3>,
     /// Visual embeddings `[M, d]` of all images in sample order; `None` for a text-only batch.
     pub v: Option<Tensor<2>>,
-    /// What the shallow layers say about v; `None` where nothing is supervised.
-    pub targets: Option<Targets>,
+    /// Patch features of the images, before the projector.
+    pub features: Option<Tensor<2>>,
+    /// What the supervision methods saw of the layers; `None` where nothing is supervised.
+    pub observed: Option<Observed>,
+}
+
+impl Forward {
+    /// The supervisory embeddings and patch weights; `None` where no method made any.
+    pub fn targets(&self) -> Option<&Targets> {
+        self.observed.as_ref().and_then(Observed::targets)
+    }
 }
 
 /// What the losses of a batch are averaged over: its own, or where it is a part of a larger one, that one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct LossCounts {
     /// Target tokens.
     pub tokens: usize,
     /// Samples that have an image with text after it.
     pub image_samples: usize,
 }
 
-impl Counts {
+impl LossCounts {
     /// A batch's own.
     pub fn of(batch: &Batch) -> Self {
         Self { tokens: batch.label_count(), image_samples: batch.layout.image_samples() }
@@ -59,7 +70,7 @@ impl Counts {
     }
 }
 
-impl std::ops::Add for Counts {
+impl std::ops::Add for LossCounts {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -68,6 +79,16 @@ impl std::ops::Add for Counts {
 }
 
 impl LlavaConfig {
+    /// What the supervision methods must know of the model.
+    pub fn shape(&self) -> ModelShape {
+        ModelShape {
+            layers: self.text_config.num_hidden_layers,
+            width: self.text_config.hidden_size,
+            visual_tokens: self.visual_tokens(),
+            features: [self.features(), self.feature_width()],
+        }
+    }
+
     /// A model with lazily made weights: nothing is allocated until a weight is used or loaded.
     pub fn init(&self, device: &Device) -> Llava {
         let text = &self.text_config;
@@ -77,6 +98,7 @@ impl LlavaConfig {
             multi_modal_projector: Projector::new(self, device),
             language_model: text.init(device),
             lm_head: (!self.tied()).then(|| head.init(device)),
+            heads: Heads::default(),
             config: self.clone(),
         }
     }
@@ -86,6 +108,12 @@ impl Llava {
     /// The configuration it was built from.
     pub fn config(&self) -> &LlavaConfig {
         &self.config
+    }
+
+    /// The model alone, as a checkpoint holds it.
+    #[must_use]
+    pub fn without_heads(&self) -> Self {
+        Self { heads: Heads::default(), ..self.clone() }
     }
 
     /// Where the decoder's weights are.
@@ -113,14 +141,18 @@ impl Llava {
         features.narrow(1, first, positions - first).reshape([n * (positions - first), width])
     }
 
+    /// Patch features of a batch's images, given or encoded, `[images * positions, feature width]`.
+    pub fn features(&self, batch: &Batch) -> Option<Tensor<2>> {
+        match (&batch.features, &batch.pixels) {
+            (Some(features), _) => Some(features.clone()),
+            (None, Some(pixels)) => Some(self.encode(pixels.clone())),
+            (None, None) => None,
+        }
+    }
+
     /// The visual embeddings v of a batch's images, `[M, d]`.
     pub fn visual_embeddings(&self, batch: &Batch) -> Option<Tensor<2>> {
-        let features = match (&batch.features, &batch.pixels) {
-            (Some(features), _) => features.clone(),
-            (None, Some(pixels)) => self.encode(pixels.clone()),
-            (None, None) => return None,
-        };
-        Some(self.multi_modal_projector.forward(features))
+        Some(self.multi_modal_projector.forward(self.features(batch)?))
     }
 
     /// The decoder's input embeddings: token embeddings with v in the image positions.
@@ -139,34 +171,44 @@ impl Llava {
         rows.reshape([batch.layout.batch, batch.layout.sequence, d])
     }
 
-    /// Encodes, projects, splices and decodes a batch; the supervision observes the first k layers.
+    /// Encodes, projects, splices and decodes a batch, watched by the methods of `objective`.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] where a knob does not fit the decoder.
+    /// [`ObjectiveError`] where a knob does not fit the model.
     pub fn forward(&self, batch: &Batch, objective: &Objective) -> Result<Forward, ObjectiveError> {
-        let v = self.visual_embeddings(batch);
-        self.forward_from(batch, objective, v)
+        let features = self.features(batch);
+        let v = features.clone().map(|features| self.multi_modal_projector.forward(features));
+        self.forward_from(batch, objective, features, v)
     }
 
-    /// [`Llava::forward`] from given visual embeddings.
+    /// [`Llava::forward`] from given patch features and visual embeddings.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] where a knob does not fit the decoder.
+    /// [`ObjectiveError`] where a knob does not fit the model.
     pub fn forward_from(
         &self,
         batch: &Batch,
         objective: &Objective,
+        features: Option<Tensor<2>>,
         v: Option<Tensor<2>>,
     ) -> Result<Forward, ObjectiveError> {
-        let device = self.device();
-        let layers = self.language_model.num_layers();
-        let mut supervision = Supervision::new(objective, layers, &batch.layout, &device)?;
+        let mut supervision = self.supervision(batch, objective)?;
         let embeddings = self.splice(batch, v.clone());
         let (masks, rope) = self.positions(batch);
         let hidden = self.language_model.forward(embeddings, &rope, &masks, supervision.as_mut(), None);
-        Ok(Forward { hidden, v, targets: supervision.and_then(Supervision::finish) })
+        Ok(Forward { hidden, v, features, observed: supervision.map(Supervision::finish) })
+    }
+
+    /// What watches the layers for the methods of `objective`, for one forward pass over a batch.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] where a knob does not fit the model.
+    pub fn supervision(&self, batch: &Batch, objective: &Objective) -> Result<Option<Supervision>, ObjectiveError> {
+        objective.check(&self.config.shape())?;
+        Ok(Supervision::new(objective, self.language_model.num_layers(), &batch.layout, &self.device()))
     }
 
     /// The masks and rotary tables of a training batch.
@@ -226,15 +268,36 @@ impl Llava {
         linear_cross_entropy(rows, head, layout, &batch.targets)
     }
 
-    /// The objective of a batch, from its forward pass.
-    pub fn losses(&self, batch: &Batch, forward: Forward, objective: &Objective) -> LossParts {
-        self.losses_over(batch, forward, objective, Counts::of(batch))
+    /// The losses of a batch, from its forward pass.
+    pub fn losses(&self, batch: &Batch, forward: Forward, objective: &Objective) -> Losses {
+        self.losses_over(batch, forward, objective, LossCounts::of(batch))
     }
 
-    /// This batch's share in the objective of a larger one: the shares of its parts add up to the whole.
-    pub fn losses_over(&self, batch: &Batch, forward: Forward, objective: &Objective, counts: Counts) -> LossParts {
-        let lm = counts.share(self.lm_loss(batch, forward.hidden), batch);
+    /// This batch's share in the losses of a larger one: the shares of its parts add up to the whole.
+    pub fn losses_over(&self, batch: &Batch, forward: Forward, objective: &Objective, counts: LossCounts) -> Losses {
+        let lm = counts.share(self.lm_loss(batch, forward.hidden.clone()), batch);
+        self.losses_with(lm, batch, &forward, objective, counts)
+    }
+
+    /// The language model's loss `lm`, `[1]`, with the methods' terms.
+    pub fn losses_with(
+        &self,
+        lm: Tensor<1>,
+        batch: &Batch,
+        forward: &Forward,
+        objective: &Objective,
+        counts: LossCounts,
+    ) -> Losses {
         let table = self.language_model.table();
-        objective.combine(lm, forward.v, forward.targets.as_ref(), table, counts.image_samples)
+        let supervised = forward.v.as_ref().map(|v| Supervised {
+            v,
+            table: &table,
+            features: forward.features.as_ref(),
+            other_features: batch.other_features.as_ref(),
+            heads: &self.heads,
+            layout: &batch.layout,
+            image_samples: counts.image_samples,
+        });
+        objective.losses(lm, supervised, forward.observed.as_ref())
     }
 }

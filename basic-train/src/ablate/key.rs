@@ -71,6 +71,9 @@ impl<'a> Keys<'a> {
                 files.push(self.directory(named, placed));
             }
         }
+        if let Some(encoder) = resolved.placed.objective.encoder() {
+            files.push(self.directory(Path::new(encoder), Path::new(encoder)));
+        }
         Ok(json!({"recipe": recipe, "data": data, "files": files}))
     }
 
@@ -134,22 +137,11 @@ fn canonical(recipe: &Recipe, layers: Option<usize>) -> Result<Value, AblateErro
     let mut recipe = recipe.clone();
     recipe.optimizer.lr = Some(recipe.lr());
     recipe.resolve_parts();
-    let objective = &mut recipe.objective;
     if let Some(layers) = layers {
-        let k = objective.resolve_k(layers).map_err(crate::train::TrainError::from)?;
-        objective.k = Some(k);
+        recipe.objective = recipe.objective.resolved(layers).map_err(crate::train::TrainError::from)?;
     }
     // What is off has no weight.
-    let default = basic_core::Objective::default();
-    if !objective.das {
-        objective.lambda_das = default.lambda_das;
-    }
-    if !objective.sds {
-        objective.lambda_sds = default.lambda_sds;
-    }
-    if !objective.supervises() {
-        *objective = basic_core::Objective::llava();
-    }
+    recipe.objective = recipe.objective.effective();
     let mut value = json!(recipe);
     if let Value::Object(keys) = &mut value {
         ["device", "output", "checkpoint", "watch", "eval"].iter().for_each(|key| drop(keys.shift_remove(*key)));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use basic_core::Objective;
+use basic_core::Basic;
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ impl LensSet {
     pub fn values(&self, model: &Llava, checkpoint: &Checkpoint, max_new_tokens: usize) -> Result<Values, AblateError> {
         let LensConfig { meaningful: rule, min_similarity, conversation, .. } = self.config;
         let meaning = Meaning { rule, min_similarity };
-        let options = LensOptions { objective: Objective::default(), top: 1, all: false, layers: None, meaning };
+        let options = LensOptions { basic: Basic::default(), top: 1, all: false, layers: None, meaning };
         let style = conversation.resolve(checkpoint, false).map_err(basic_models::CheckpointError::from)?;
         let mut lens = Lens::new(model, checkpoint, options)?;
         let seen = survey(&mut lens, &self.cases, &self.indices, &style, self.scenes.as_ref(), &mut |_| {})?;

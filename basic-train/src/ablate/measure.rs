@@ -218,8 +218,8 @@ impl Evaluator {
             if let (true, Some(batch)) = (has(Measure::Gradients), batches.first()) {
                 let (report, _) = inspect(loaded.model.clone(), batch, objective)?;
                 let norms = report.grad_norms;
-                for (name, norm) in [("lm", norms.lm), ("das", norms.das), ("sds", norms.sds)] {
-                    values.insert(format!("gradient.{name}"), norm.into());
+                for (name, norm) in norms.named() {
+                    values.insert(format!("gradient.{name}"), f64::from(*norm));
                 }
             }
         }

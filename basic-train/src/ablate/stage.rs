@@ -120,7 +120,7 @@ impl Worker<'_> {
             // Small runs are over before anybody asks where they are.
             if told.elapsed().as_secs() >= 60 {
                 told = Instant::now();
-                let line = format!("{label}, {name}: step {} of {steps}, lm {:.3}", step.step, step.lm);
+                let line = format!("{label}, {name}: step {} of {steps}, lm {:.3}", step.step, step.losses.lm);
                 (self.observer)(Event::Line(&line));
             }
         };

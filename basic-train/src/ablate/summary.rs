@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use basic_core::LM;
+use basic_core::methods::TERMS;
 use serde::{Deserialize, Serialize};
 
 use super::expand::{Cell, Expanded};
@@ -345,14 +347,16 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
             add("v_norm", "length of v", Plain, Neither, false);
             add("token_norm", "length of token embeddings", Plain, Neither, false);
         }
-        if measures.contains(&Measure::Gradients) {
-            for loss in ["lm", "das", "sds"] {
-                add(&format!("gradient.{loss}"), &format!("gradient norm of {loss}"), Plain, Neither, false);
-            }
-        }
         let hashes = expanded.cells.iter().flat_map(|cell| &cell.chains).map(|chain| &chain.stages[index].hash);
         let there: BTreeSet<&String> =
             hashes.filter_map(|hash| results.get(hash)).flat_map(|result| result.values.keys()).collect();
+        if measures.contains(&Measure::Gradients) {
+            // A method that no cell has leaves no number.
+            let losses = [LM].into_iter().chain(TERMS.iter().map(|term| term.name));
+            for loss in losses.filter(|loss| there.contains(&format!("gradient.{loss}"))) {
+                add(&format!("gradient.{loss}"), &format!("gradient norm of {loss}"), Plain, Neither, false);
+            }
+        }
         let parts: Vec<&&String> =
             there.iter().filter(|key| scored.iter().any(|metric| key.starts_with(&format!("{metric}.")))).collect();
         for part in parts {

@@ -5,7 +5,7 @@ use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use basic_models::nn::Counts;
+use basic_models::nn::LossCounts;
 
 use super::loader_queue::{Failure, Job, Loaded, Pool, Task};
 use super::pack::pack;
@@ -61,7 +61,7 @@ pub struct MicroBatch {
     /// The samples of each row: one, or several where they are packed.
     pub rows: Vec<Vec<Loaded>>,
     /// What it adds to the counts that the losses divide by: those of its [`Batch`](basic_models::Batch).
-    pub counts: Counts,
+    pub counts: LossCounts,
     /// Tokens without padding, targets or not.
     pub tokens: usize,
 }
@@ -90,8 +90,8 @@ impl StepSamples {
     }
 
     /// What the losses divide by: over all replicas.
-    pub fn counts(&self) -> Counts {
-        self.micro.iter().map(|micro| micro.counts).fold(Counts::default(), Counts::add)
+    pub fn counts(&self) -> LossCounts {
+        self.micro.iter().map(|micro| micro.counts).fold(LossCounts::default(), LossCounts::add)
     }
 
     /// Tokens without padding, over all replicas.
@@ -103,7 +103,7 @@ impl StepSamples {
 impl MicroBatch {
     fn new(replica: usize, rows: Vec<Vec<Loaded>>) -> Self {
         let samples = || rows.iter().flatten();
-        let counts = Counts {
+        let counts = LossCounts {
             tokens: samples().map(|sample| sample.tokens.targets()).sum(),
             image_samples: samples().filter(|sample| sample.tokens.supervises()).count(),
         };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use basic_models::checkpoint::FrozenEncoder;
 use basic_models::nn::Llava;
 use basic_models::{Batch, ImageTokens};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -47,6 +48,28 @@ impl MicroBatch {
             image.pixels.clone().map_or_else(|| pixels(preparer, sample, image), Ok)
         })?;
         Ok(batch)
+    }
+
+    /// The features of the batch's images by another encoder, which a supervision method compares with; `None` for no
+    /// images.
+    ///
+    /// # Errors
+    ///
+    /// [`LoaderError::Data`] for an image that cannot be decoded.
+    pub fn other_features(
+        &self,
+        encoder: &FrozenEncoder,
+        cache: &mut VisionCache,
+    ) -> Result<Option<Tensor<2>>, LoaderError> {
+        let images = self.images();
+        let names: Vec<&Path> = images.iter().map(|(_, image)| image.source.name()).collect();
+        cache.features_of(encoder, encoder.image_shape(), &names, |index| {
+            let (sample, image) = images[index];
+            let pixels = image.source.process(encoder.images());
+            pixels
+                .map(|pixels| pixels.data)
+                .map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
+        })
     }
 
     fn text(&self, preparer: &Preparer, device: &Device) -> Batch {

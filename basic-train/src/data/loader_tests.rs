@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use basic_core::DeviceSpec;
-use basic_models::nn::Counts;
+use basic_models::nn::LossCounts;
 use basic_models::processor::{Message, Role, Style};
 use burn::tensor::DType;
 
@@ -144,7 +144,7 @@ fn a_step_without_a_sample_left_is_empty() {
     let plan = Plan { skip_broken: true, ..Plan::new(4, 2) };
     let steps = all(&mut start(Data::new(12, &faults), 3, &config(1), plan, 0));
     assert!(steps[1].micro.is_empty() && steps[1].skipped.len() == 3);
-    assert_eq!(steps[1].counts(), Counts::default());
+    assert_eq!(steps[1].counts(), LossCounts::default());
     assert_eq!(indices(&steps[2]), [6, 7, 8]);
 }
 
@@ -255,7 +255,7 @@ fn packed_rows_are_within_the_length_and_count_as_their_batch_does() {
         assert_eq!(step.samples(), 12);
         for micro in &step.micro {
             let batch = micro.batch(&preparer, &device).unwrap();
-            assert_eq!(Counts::of(&batch), micro.counts);
+            assert_eq!(LossCounts::of(&batch), micro.counts);
             assert_eq!(batch.lengths.iter().sum::<usize>(), micro.tokens);
             assert_eq!(batch.layout.images.len(), batch.pixels.map_or(0, |pixels| pixels.dims()[0]));
         }

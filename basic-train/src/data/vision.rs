@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use basic_models::checkpoint::{FrozenEncoder, PatchEncoder};
 use basic_models::nn::Llava;
+use basic_models::processor::ProcessorError;
 use basic_models::{Checkpoint, CheckpointError};
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
@@ -67,6 +69,22 @@ impl VisionCache {
         self.features_of(model, checkpoint.image_shape(), &names, |image| Ok(images[image].pixels(checkpoint)?.data))
     }
 
+    /// As [`VisionCache::features`] by another encoder than the model's, which makes its own pixel values.
+    ///
+    /// # Errors
+    ///
+    /// Names the image that could not be read.
+    pub fn features_by(
+        &mut self,
+        encoder: &FrozenEncoder,
+        images: &[ImageSource],
+    ) -> Result<Option<Tensor<2>>, ProcessorError> {
+        let names: Vec<&Path> = images.iter().map(ImageSource::name).collect();
+        self.features_of(encoder, encoder.image_shape(), &names, |image| {
+            Ok(images[image].process(encoder.images())?.data)
+        })
+    }
+
     /// As [`VisionCache::features`] for images by name; `pixels` is asked for the values of the i-th one, of `shape`,
     /// where they are needed.
     ///
@@ -75,7 +93,7 @@ impl VisionCache {
     /// Those of `pixels`.
     pub fn features_of<E: Send>(
         &mut self,
-        model: &Llava,
+        encoder: &impl PatchEncoder,
         shape: [usize; 3],
         images: &[&Path],
         pixels: impl Fn(usize) -> Result<Vec<f32>, E> + Sync,
@@ -90,9 +108,9 @@ impl VisionCache {
         let [c, h, w] = shape;
         for chunk in new.chunks(CHUNK) {
             let values: Result<Vec<Vec<f32>>, E> = chunk.par_iter().map(|image| pixels(*image)).collect();
-            let device = model.device().without_autodiff();
+            let device = encoder.device().without_autodiff();
             let values = Tensor::<4>::from_data(TensorData::new(values?.concat(), [chunk.len(), c, h, w]), &device);
-            let features = model.encode(values).without_autodiff();
+            let features = encoder.patches(values).without_autodiff();
             let rows = features.dims()[0] / chunk.len();
             for (index, image) in chunk.iter().enumerate() {
                 fresh.insert(images[*image], features.clone().narrow(0, index * rows, rows));

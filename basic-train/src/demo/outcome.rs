@@ -29,8 +29,8 @@ pub(super) fn settings(runs: &[CellRun], eval_questions: usize) -> Result<Vec<Se
             captions: pretrain.recipe.data.limit.unwrap_or_default(),
             conversations: finetune.recipe.data.limit.unwrap_or_default(),
             eval_questions,
-            lambda_das: objective.lambda_das,
-            lambda_sds: objective.lambda_sds,
+            lambda_das: objective.basic.lambda_das,
+            lambda_sds: objective.basic.lambda_sds,
             arms: arms.collect::<Result<_, AblateError>>()?,
         });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use basic_core::{Objective, Targets};
+use basic_core::{Basic, Targets};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::{DType, Tensor, TensorReadError};
@@ -19,7 +19,7 @@ pub type Near = (u32, f32);
 #[derive(Debug, Clone)]
 pub struct LensOptions {
     /// k and the layer weights of V^ and a; the losses' weights don't matter.
-    pub objective: Objective,
+    pub basic: Basic,
     /// Tokens per visual embedding.
     pub top: usize,
     /// Whether tokens by inner product and by logits too, not by cosine alone.
@@ -99,7 +99,7 @@ impl<'a> Lens<'a> {
     /// [`LensError::Layer`] and [`LensError::Objective`] for what the decoder does not have.
     pub fn new(model: &'a Llava, checkpoint: &'a Checkpoint, options: LensOptions) -> Result<Self, LensError> {
         let last = check(checkpoint, &options)?;
-        let k = options.objective.resolve_k(last)?;
+        let k = options.basic.resolve_k(last)?;
         let texts = TokenTexts::new(&checkpoint.tokenizer);
         let (vocabulary, grid) = (Vocabulary::of(model)?, Grid::of(&checkpoint.config));
         Ok(Self { model, checkpoint, options, vocabulary, texts, grid, k })
@@ -166,7 +166,7 @@ impl<'a> Lens<'a> {
         let asked = Asked { top: self.options.top.max(1), all: self.options.all, end: self.end_token() };
         let mut read: Vec<ImageReading> = Vec::new();
         let model = self.model;
-        let objective = self.options.objective.clone();
+        let basic = self.options.basic.clone();
         let mut visit = |layer: LayerRows, targets: &Targets| -> Result<(), LensError> {
             if read.is_empty() {
                 read = empty(&batch, targets)?;
@@ -183,7 +183,7 @@ impl<'a> Lens<'a> {
             }
             Ok(())
         };
-        trace(model, &batch, &objective, &mut visit)?;
+        trace(model, &batch, &basic, &mut visit)?;
         let mut tokens = BTreeMap::new();
         let layers = read.iter().flat_map(|image| &image.layers);
         let ids = layers.flat_map(|layer| layer.nearest.iter().chain(&layer.scores).chain(&layer.logits)).flatten();
@@ -239,7 +239,7 @@ impl<'a> Lens<'a> {
 /// Checks what was asked for against the configuration, before weights are read; gives the number of decoder layers.
 pub(super) fn check(checkpoint: &Checkpoint, options: &LensOptions) -> Result<usize, LensError> {
     let last = checkpoint.config.text_config.num_hidden_layers;
-    options.objective.resolve_k(last)?;
+    options.basic.resolve_k(last)?;
     match options.layers.iter().flatten().find(|layer| **layer > last) {
         Some(layer) => Err(LensError::Layer { layer: *layer, last }),
         None => Ok(last),

@@ -1,7 +1,7 @@
 //! One prompt through the decoder, layer by layer.
 
 use basic_core::ops::attention_mass;
-use basic_core::{Objective, Seen, Supervision, SupervisionLayout, Targets};
+use basic_core::{Basic, Seen, Supervision, SupervisionLayout, Targets};
 use basic_models::Batch;
 use basic_models::nn::Llava;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, TensorReadError};
@@ -20,7 +20,7 @@ pub struct LayerRows {
     pub attention: Option<Vec<f32>>,
 }
 
-/// Runs a batch of one row and shows `visit` every layer in order, with the targets V^ and a that `objective` asks for:
+/// Runs a batch of one row and shows `visit` every layer in order, with the targets V^ and a that `basic` asks for:
 /// the layers up to the k-th are kept until these are known, later ones are not.
 ///
 /// # Errors
@@ -29,42 +29,39 @@ pub struct LayerRows {
 pub fn trace(
     model: &Llava,
     batch: &Batch,
-    objective: &Objective,
+    basic: &Basic,
     visit: &mut dyn FnMut(LayerRows, &Targets) -> Result<(), LensError>,
 ) -> Result<(), LensError> {
     let device = model.device().without_autodiff();
     let decoder = &model.language_model;
     let layout = &batch.layout;
-    let objective = Objective { das: true, sds: true, ..objective.clone() };
-    let k = objective.resolve_k(decoder.num_layers())?;
-    let mut supervision = Supervision::new(&objective, decoder.num_layers(), layout, &device)?;
+    let k = basic.resolve_k(decoder.num_layers())?;
+    let mut supervision = Supervision::new(&basic.whole().into(), decoder.num_layers(), layout, &device);
     let v = model.visual_embeddings(batch).ok_or(LensError::NoImage)?;
     let readout = Readout::new(layout, &device);
     let rows = Tensor::<1, Int>::from_data(TensorData::new(layout.flat_positions(), [v.dims()[0]]), &device);
     let (masks, rope) = model.positions(batch);
     let spliced = model.splice(batch, Some(v.clone()));
     let [b, t, d] = spliced.dims();
-    let mut x = spliced.reshape([b * t, d]);
     let mut waiting = vec![LayerRows { layer: 0, rows: v.without_autodiff().cast(DType::F32), attention: None }];
     let mut targets = None;
-    for (index, layer) in decoder.layers().iter().enumerate() {
-        let (y, seen) = layer.forward(x, b, &rope, &masks, None);
+    decoder.walk(spliced.reshape([b * t, d]), b, &rope, &masks, None, |index, y, seen| {
         if let Some(supervision) = &mut supervision {
-            supervision.observe(index, &y.clone().reshape([b, t, d]), &seen);
+            supervision.observe(index, &y.clone().reshape([b, t, d]), seen);
         }
         let hidden = y.clone().without_autodiff().select(0, rows.clone()).cast(DType::F32); // [M, d]
-        waiting.push(LayerRows { layer: index + 1, rows: hidden, attention: Some(readout.attention(seen)?) });
-        x = y;
+        waiting.push(LayerRows { layer: index + 1, rows: hidden, attention: Some(readout.attention(seen.clone())?) });
         if index + 1 >= k {
             if let Some(supervision) = supervision.take() {
-                targets = supervision.finish();
+                targets = supervision.finish().targets().cloned();
             }
             let targets = targets.as_ref().ok_or(LensError::NoImage)?;
             for layer in waiting.drain(..) {
                 visit(layer, targets)?;
             }
         }
-    }
+        Ok::<(), LensError>(())
+    })?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use basic_core::{DeviceSpec, Objective};
-use basic_models::nn::Llava;
+use basic_models::nn::{Llava, LossCounts};
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::module::{Module, ModuleVisitor, Param};
@@ -144,12 +144,12 @@ fn llava_gradients(
     let objective = Objective::default();
     let batch = Batch::collate(share, checkpoint.pad_id(), checkpoint.image_shape(), &model.device());
     let forward = model.forward(&batch, &objective).unwrap();
-    let lm = model.lm_loss(&batch, forward.hidden).mul_scalar(batch.label_count() as f64 / counts[0]);
-    let table = model.language_model.table();
-    let parts = objective.combine(lm, forward.v, forward.targets.as_ref(), table, counts[1] as usize);
-    let losses = [&parts.lm, &parts.total].map(|t| f64::from(t.clone().try_into_scalar::<f32>().unwrap()));
+    let counts = LossCounts { tokens: counts[0] as usize, image_samples: counts[1] as usize };
+    let parts = model.losses_over(&batch, forward, &objective, counts);
+    let total = parts.total();
+    let losses = [&parts.lm, &total].map(|t| f64::from(t.clone().try_into_scalar::<f32>().unwrap()));
     // Text alone reaches no projector.
-    let grads = parts.total.is_tracked().then(|| GradientsParams::from_grads(parts.total.backward(), model));
+    let grads = total.is_tracked().then(|| GradientsParams::from_grads(total.backward(), model));
     (grads.unwrap_or_default(), losses)
 }
 

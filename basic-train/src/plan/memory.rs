@@ -6,7 +6,7 @@ use basic_models::LlavaConfig;
 use basic_models::config::{Activation, DecoderConfig, Family};
 use serde::Serialize;
 
-use super::parts::Counts;
+use super::parts::{Counts, is_zero};
 use super::wide::{Wide, wide};
 use crate::recipe::Mode;
 
@@ -25,10 +25,13 @@ pub struct Load {
     pub accumulates: bool,
     /// Whether the decoder keeps its layers' inputs alone and runs each layer again in the backward pass.
     pub recompute: bool,
-    /// Whether das or sds is on.
+    /// Whether a supervision method is on.
     pub supervised: bool,
     /// The most that a frozen vision encoder's features take, in bytes.
     pub vision_cache: u64,
+    /// Parameters of the other vision encoder that a supervision method compares with.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub encoder: u64,
     /// Whether the device is a GPU.
     pub gpu: bool,
     /// The device's memory in bytes, which decides how large a GPU's blocks are; 0 where it is not known.
@@ -76,10 +79,10 @@ const ENCODED_TOGETHER: u64 = 32;
 
 impl Memory {
     /// The memory of a step; what 64 bits don't hold is their largest number.
-    pub fn of(config: &LlavaConfig, parts: &[Counts; 3], load: &Load) -> Self {
+    pub fn of(config: &LlavaConfig, parts: &[Counts], load: &Load) -> Self {
         let element = load.element;
         let trained = parts.iter().fold(wide(0u64), |sum, part| sum + part.trained);
-        let [vision, _, decoder] = parts;
+        let [vision, _, decoder, ..] = parts else { return Self::default() };
         let text = &config.text_config;
         let (layers, tokens) = (wide(text.num_hidden_layers), wide(load.samples) * load.positions);
         let stream = tokens * wide(text.hidden_size) * element;
@@ -92,7 +95,7 @@ impl Memory {
         let losses = losses(config, load).narrow();
         let kept = 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer };
         let mut this = Self {
-            weights: weights.narrow(),
+            weights: (weights + wide(load.encoder) * element).narrow(),
             gradients: (trained * element * if load.accumulates { 2u64 } else { 1 }).narrow(),
             moments: (8 * trained).narrow(),
             master_weights: if element < 4 { (4 * trained).narrow() } else { 0 },

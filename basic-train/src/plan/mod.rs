@@ -11,6 +11,7 @@ mod text;
 mod wide;
 
 use basic_core::{DeviceSpec, ObjectiveError};
+use basic_models::checkpoint::EncoderFiles;
 use basic_models::{CheckpointError, LlavaConfig};
 use burn::tensor::{DType, Device};
 use serde::Serialize;
@@ -46,7 +47,7 @@ pub struct Plan {
     /// `float32` or `bfloat16`.
     pub dtype: &'static str,
     /// The model's parts.
-    pub parts: [Counts; 3],
+    pub parts: Vec<Counts>,
     /// All parameters, without adapters.
     pub parameters: u64,
     /// What is trained of them, and adapters.
@@ -119,7 +120,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`PlanError::Objective`] where a knob does not fit the decoder.
+    /// [`PlanError::Objective`] where a knob does not fit the model, [`PlanError::Checkpoint`] for another encoder that
+    /// cannot be opened.
     pub fn of(
         recipe: &Recipe,
         config: &LlavaConfig,
@@ -128,7 +130,8 @@ impl Plan {
         host: &Device,
         mut notes: Vec<String>,
     ) -> Result<Self, PlanError> {
-        recipe.objective.resolve_k(config.text_config.num_hidden_layers)?;
+        recipe.objective.check(&config.shape())?;
+        let encoder = recipe.objective.encoder().map(EncoderFiles::open).transpose()?;
         let devices = options.devices.max(1);
         let batch = recipe.train.batch_size;
         let share = batch.div_ceil(devices);
@@ -157,10 +160,11 @@ impl Plan {
                 what: "the vision encoder's cache",
                 ways: "make train.vision_cache_mib smaller",
             })?,
+            encoder: encoder.map_or(0, |encoder| encoder.parameters(host)),
             gpu,
             device: budget.as_ref().map_or(0, |budget| budget.bytes),
         };
-        let parts = parts::count(recipe, config, host);
+        let parts = parts::count(recipe, config, recipe.compared_width(config)?, host);
         let memory = Memory::of(config, &parts, &load);
         let otherwise = Memory::of(config, &parts, &Load { recompute: !load.recompute, ..load });
         let largest = |(_, bytes): &(&str, u64)| *bytes == u64::MAX;

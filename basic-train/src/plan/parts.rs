@@ -43,22 +43,27 @@ pub struct Counts {
     pub(super) inputs: [bool; 3],
 }
 
-fn is_zero(count: &u64) -> bool {
+pub(super) fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The parts of the model that a recipe trains or not, in the model's order.
-pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, device: &Device) -> [Counts; 3] {
+/// The parts of the model that a recipe trains or not, in the model's order; `features` is the width of what a
+/// supervision method's head is compared with.
+pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, features: usize, device: &Device) -> Vec<Counts> {
     // The weights of `init` are lazy: nothing is allocated.
-    let slots = slots(&config.init(device), "");
-    Part::ALL.map(|part| {
+    let mut model = config.init(device);
+    model.heads = recipe.objective.heads(config.text_config.hidden_size, features, device);
+    let slots = slots(&model, "");
+    let there = |part: &Part| *part != Part::Head || recipe.objective.has_head();
+    let count = |part: Part| {
         let own = |slot: &&Slot| part.prefixes().iter().any(|prefix| slot.name.starts_with(prefix));
         let own: Vec<&Slot> = slots.iter().filter(own).collect();
         let mode = recipe.mode(part);
         let mut counts = Counts::new(part, mode, &own, recipe.parts.of(part));
         counts.lr = (mode != Mode::Frozen).then(|| recipe.part_lr(part));
         counts
-    })
+    };
+    Part::ALL.into_iter().filter(there).map(count).collect()
 }
 
 impl Counts {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::*;
-use crate::recipe::{Mode, Part};
+use crate::recipe::Mode;
 
 fn host() -> Device {
     DeviceSpec::Cpu.open().unwrap()
@@ -184,8 +184,12 @@ fn every_recipe_of_the_papers_runs_has_a_plan_with_its_hyperparameters() {
                 assert_eq!((recipe.train.epochs, recipe.train.micro_batch), (Some(1.0), Some(micro)), "{row}");
                 assert_eq!((recipe.optimizer.weight_decay, recipe.schedule.warmup_ratio), (0.0, 0.03), "{row}");
                 assert_eq!(recipe.objective.supervises(), arm == "basic", "{row}");
-                assert_eq!((recipe.objective.lambda_das, recipe.objective.lambda_sds), (1.0, 0.01), "{row}");
-                assert_eq!(recipe.objective.resolve_k(layers).unwrap(), layers / 2, "{row}");
+                assert_eq!(
+                    (recipe.objective.basic.lambda_das, recipe.objective.basic.lambda_sds),
+                    (1.0, 0.01),
+                    "{row}"
+                );
+                assert_eq!(recipe.objective.basic.resolve_k(layers).unwrap(), layers / 2, "{row}");
             }
             let mut whole = pretrain.clone();
             whole.model.vision = pretrain.model.vision.as_ref().map(|name| path_of(name.to_str().unwrap()));
@@ -196,7 +200,7 @@ fn every_recipe_of_the_papers_runs_has_a_plan_with_its_hyperparameters() {
                 let plan = Plan::new(&recipe, &options, &host()).unwrap_or_else(|e| panic!("{row}: {e}"));
                 assert_eq!(plan.steps, Some(steps), "{row}");
                 assert_eq!(plan.parts[2].parameters / 1_000_000, millions, "{row}");
-                let modes: Vec<Mode> = Part::ALL.map(|part| plan.parts[part as usize].mode).into();
+                let modes: Vec<Mode> = plan.parts.iter().map(|part| part.mode).collect();
                 let decoder = if plan.stage == Stage::Pretrain { Mode::Frozen } else { Mode::Full };
                 assert_eq!(modes, [Mode::Frozen, Mode::Full, decoder], "{row}");
                 assert!(plan.notes.iter().any(|note| note.contains("blip") || note.contains("mix665k")), "{row}");

@@ -53,15 +53,13 @@ impl Recipe {
             }
         }
         let optimizer = &self.optimizer;
-        let parts = [&self.parts.vision, &self.parts.projector, &self.parts.decoder];
-        let [vision, projector, decoder] = parts.map(|part| [part.lr, part.weight_decay, part.alpha]);
+        let parts = [&self.parts.vision, &self.parts.projector, &self.parts.decoder, &self.parts.head];
+        let [vision, projector, decoder, head] = parts.map(|part| [part.lr, part.weight_decay, part.alpha]);
         let numbers = [
             ("optimizer.lr", Some(self.lr()), RATES),
             ("optimizer.weight_decay", Some(optimizer.weight_decay), RATES),
             ("optimizer.max_grad_norm", Some(optimizer.max_grad_norm), RATES),
             ("optimizer.epsilon", Some(optimizer.epsilon), EPSILONS),
-            ("objective.lambda_das", Some(self.objective.lambda_das), 0.0..=f64::MAX),
-            ("objective.lambda_sds", Some(self.objective.lambda_sds), 0.0..=f64::MAX),
             ("parts.vision.lr", vision[0], RATES),
             ("parts.vision.weight_decay", vision[1], RATES),
             ("parts.vision.alpha", vision[2], RATES),
@@ -71,13 +69,14 @@ impl Recipe {
             ("parts.decoder.lr", decoder[0], RATES),
             ("parts.decoder.weight_decay", decoder[1], RATES),
             ("parts.decoder.alpha", decoder[2], RATES),
+            ("parts.head.lr", head[0], RATES),
+            ("parts.head.weight_decay", head[1], RATES),
         ];
         for (key, value, bounds) in numbers {
             // What is no number is in no range.
             if let Some(value) = value.filter(|value| !bounds.contains(value)) {
                 let (least, most) = (bounds.start(), bounds.end());
                 return Some(match *most {
-                    f64::MAX => format!("{key} is {value:e}, it must be a finite number, at least {least}"),
                     _ if *least > 0.0 => {
                         format!("{key} is {value:e}, it must be a number above 0, from {least:e} to {most:e}")
                     }

@@ -306,8 +306,14 @@ impl Recipe {
         if let Some(reason) = self.out_of_bounds() {
             return invalid(&reason);
         }
-        if self.objective.k == Some(0) {
-            return invalid("objective.k is 0, it must be between 1 and the decoder's layers");
+        if let Err(error) = self.objective.bounds() {
+            return invalid(&format!("objective.{error}"));
+        }
+        if let (Some(key), true) = (self.objective.compares_with_own(), self.mode(Part::Vision) != Mode::Frozen) {
+            return invalid(&format!(
+                "objective.{key} is the model's own vision encoder, which this recipe trains: freeze it (parts.vision), or \
+                 name another encoder"
+            ));
         }
         if !(0.0..=1.0).contains(&self.schedule.warmup_ratio) {
             return invalid("schedule.warmup_ratio must be between 0 and 1");

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use basic_models::checkpoint::EncoderFiles;
+use basic_models::{CheckpointError, LlavaConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::optim::Group;
@@ -18,11 +20,13 @@ pub enum Part {
     Projector,
     /// The decoder with its output head.
     Decoder,
+    /// The head that a supervision method trains, where it has one.
+    Head,
 }
 
 impl Part {
-    /// All of them, in the model's order.
-    pub const ALL: [Self; 3] = [Self::Vision, Self::Projector, Self::Decoder];
+    /// All of them: the model's in its order, and what is beside it.
+    pub const ALL: [Self; 4] = [Self::Vision, Self::Projector, Self::Decoder, Self::Head];
 
     /// As recipes and metrics name it.
     pub fn name(self) -> &'static str {
@@ -30,6 +34,7 @@ impl Part {
             Self::Vision => "vision",
             Self::Projector => "projector",
             Self::Decoder => "decoder",
+            Self::Head => "head",
         }
     }
 
@@ -39,6 +44,7 @@ impl Part {
             Self::Vision => &["vision_tower"],
             Self::Projector => &["multi_modal_projector"],
             Self::Decoder => &["language_model", "lm_head"],
+            Self::Head => &["heads"],
         }
     }
 }
@@ -92,7 +98,7 @@ pub struct PartConfig {
     pub adapters: Option<PathBuf>,
 }
 
-/// `[parts.vision]`, `[parts.projector]` and `[parts.decoder]`.
+/// `[parts.vision]`, `[parts.projector]`, `[parts.decoder]` and `[parts.head]`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parts {
@@ -102,6 +108,13 @@ pub struct Parts {
     pub projector: PartConfig,
     /// The decoder with its output head.
     pub decoder: PartConfig,
+    /// A supervision method's head.
+    #[serde(skip_serializing_if = "is_default")]
+    pub head: PartConfig,
+}
+
+fn is_default(config: &PartConfig) -> bool {
+    *config == PartConfig::default()
 }
 
 impl Parts {
@@ -111,6 +124,7 @@ impl Parts {
             Part::Vision => &self.vision,
             Part::Projector => &self.projector,
             Part::Decoder => &self.decoder,
+            Part::Head => &self.head,
         }
     }
 
@@ -119,6 +133,7 @@ impl Parts {
             Part::Vision => &mut self.vision,
             Part::Projector => &mut self.projector,
             Part::Decoder => &mut self.decoder,
+            Part::Head => &mut self.head,
         }
     }
 }
@@ -126,6 +141,9 @@ impl Parts {
 impl Recipe {
     /// How a part is trained: its own table, else `train.trainable`, else LLaVA's recipe for the stage.
     pub fn mode(&self, part: Part) -> Mode {
+        if part == Part::Head {
+            return if self.objective.has_head() { Mode::Full } else { Mode::Frozen };
+        }
         if let Some(mode) = self.parts.of(part).mode {
             return mode;
         }
@@ -153,6 +171,18 @@ impl Recipe {
         self.trainable().into_iter().all(|part| self.part_lr(part) * factor == 0.0)
     }
 
+    /// The width of the patch features that a supervision method compares with, for a model of `config`.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] for another encoder that cannot be opened.
+    pub fn compared_width(&self, config: &LlavaConfig) -> Result<usize, CheckpointError> {
+        match self.objective.encoder() {
+            Some(name) => Ok(EncoderFiles::open(name)?.width()),
+            None => Ok(config.feature_width()),
+        }
+    }
+
     /// Peak learning rates and weight decays by path.
     pub fn groups(&self) -> Vec<Group> {
         let of_part = |part: Part| {
@@ -166,19 +196,29 @@ impl Recipe {
 
     /// Writes every part's mode out, as a record of the run has it.
     pub(crate) fn resolve_parts(&mut self) {
-        for part in Part::ALL {
+        // Whether there is a head follows from the objective.
+        for part in Part::ALL.into_iter().filter(|part| *part != Part::Head) {
             let mode = self.mode(part);
             self.parts.of_mut(part).mode = Some(mode);
         }
-        self.train.trainable = Some(self.trainable());
+        self.train.trainable = Some(self.trainable().into_iter().filter(|part| *part != Part::Head).collect());
     }
 
     /// What is wrong with the parts' tables; the first thing.
     pub(super) fn parts_problem(&self) -> Option<String> {
+        if self.train.trainable.iter().flatten().any(|part| *part == Part::Head) {
+            return Some("train.trainable: a supervision method's head is always trained: leave `head` out".into());
+        }
         for part in Part::ALL {
             let (config, name) = (self.parts.of(part), part.name());
             let mode = self.mode(part);
             let adapts = matches!(mode, Mode::Lora | Mode::Qlora);
+            if part == Part::Head && config.mode.is_some() {
+                return Some("parts.head.mode: a supervision method's head is always trained: leave it out".into());
+            }
+            if part == Part::Head && mode == Mode::Frozen && *config != PartConfig::default() {
+                return Some("parts.head: the objective has no method with a head: leave the table out".into());
+            }
             let own = [
                 ("rank", config.rank.is_some()),
                 ("alpha", config.alpha.is_some()),

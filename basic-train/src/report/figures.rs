@@ -1,5 +1,7 @@
 //! Curves of several runs over their steps, each panel on a linear and on a logarithmic axis.
 
+use basic_core::methods::TERMS;
+use basic_core::{LM, TOTAL};
 use serde::Serialize;
 
 use super::runs::{Run, Step};
@@ -63,36 +65,32 @@ pub(super) struct Series {
     pub end: String,
 }
 
-/// The keys of a step that are drawn, and whether they are smoothed.
-const LOSSES: [(&str, &str, bool); 4] = [
-    ("lm", "Language-model loss (lm)", true),
-    ("das", "Directional alignment (das)", true),
-    ("sds", "Semantic distribution (sds)", true),
-    ("total", "Objective (total)", true),
-];
-const OPTIMIZER: [(&str, &str, bool); 4] = [
+/// A key of a step that is drawn, its heading, and whether it is smoothed.
+type Quantity = (&'static str, &'static str, bool);
+
+/// The losses: the language model's, every method's terms, the objective.
+fn losses(smoothed: bool) -> Vec<Quantity> {
+    let terms = TERMS.iter().map(|term| (term.name, term.title));
+    let all = [(LM, "Language-model loss (lm)")].into_iter().chain(terms).chain([(TOTAL, "Objective (total)")]);
+    all.map(|(key, title)| (key, title, smoothed)).collect()
+}
+
+const OPTIMIZER: [Quantity; 4] = [
     ("lr", "Learning rate", false),
     ("grad_norm", "Gradient norm, before clipping", true),
     ("attention_mass", "Attention mass on the image", true),
     ("cosine", "Cosine between v and V^", true),
 ];
-const HELD_OUT: [(&str, &str, bool); 5] = [
-    ("accuracy", "Accuracy", false),
-    ("lm", "Language-model loss (lm)", false),
-    ("das", "Directional alignment (das)", false),
-    ("sds", "Semantic distribution (sds)", false),
-    ("total", "Objective (total)", false),
-];
-
 /// The figures that have anything to show.
 pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
     let smoothed = note(&runs.iter().map(|run| run.steps.len()).filter(|steps| *steps > 0).collect::<Vec<_>>());
+    let held_out: Vec<Quantity> = [("accuracy", "Accuracy", false)].into_iter().chain(losses(false)).collect();
     let all = [
         (
             "losses",
             "Losses",
-            format!("{smoothed} das and sds are unweighted."),
-            panels("train", runs, |run| &run.steps, &LOSSES),
+            format!("{smoothed} The terms of the supervision methods are unweighted."),
+            panels("train", runs, |run| &run.steps, &losses(true)),
         ),
         (
             "optimizer",
@@ -104,7 +102,7 @@ pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
             "held-out",
             "On held-out samples, along the way",
             "Every evaluation of [eval], not smoothed.".into(),
-            panels("held-out", runs, |run| &run.held_out, &HELD_OUT),
+            panels("held-out", runs, |run| &run.held_out, &held_out),
         ),
     ];
     let figure = |(id, title, note, panels): (_, _, _, Vec<Panel>)| {
@@ -131,13 +129,8 @@ fn note(lengths: &[usize]) -> String {
     )
 }
 
-fn panels(
-    group: &str,
-    runs: &[Run],
-    steps: fn(&Run) -> &Vec<Step>,
-    keys: &[(&'static str, &'static str, bool)],
-) -> Vec<Panel> {
-    let panel = |(key, title, smooth): &(&'static str, &'static str, bool)| {
+fn panels(group: &str, runs: &[Run], steps: fn(&Run) -> &Vec<Step>, keys: &[Quantity]) -> Vec<Panel> {
+    let panel = |(key, title, smooth): &Quantity| {
         let curve = |(index, run): (usize, &Run)| {
             let points = steps(run).iter().filter_map(|step| Some((step.step as f64, step.value(key)?)));
             let points: Points = points.collect();

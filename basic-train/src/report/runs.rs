@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use basic_core::methods::TERMS;
+use basic_core::{LM, TOTAL};
 use basic_models::outside;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -13,19 +15,18 @@ use crate::benchmarks::{BenchmarkError, Judged};
 use crate::compare::{Found, Set, find, read};
 
 /// What of a line of `metrics.jsonl` or `eval.jsonl` the page needs: a long run has too many to keep the rest.
-const KEYS: [&str; 11] = [
-    "lm",
-    "das",
-    "sds",
-    "total",
-    "lr",
-    "grad_norm",
-    "attention_mass",
-    "cosine",
-    "seconds",
-    "skipped_steps",
-    "accuracy",
-];
+const KEYS: [&str; OTHERS.len() + TERMS.len()] = {
+    let mut keys = [""; OTHERS.len() + TERMS.len()];
+    let mut at = 0;
+    while at < keys.len() {
+        keys[at] = if at < OTHERS.len() { OTHERS[at] } else { TERMS[at - OTHERS.len()].name };
+        at += 1;
+    }
+    keys
+};
+/// Beside the methods' terms.
+const OTHERS: [&str; 9] =
+    [LM, TOTAL, "lr", "grad_norm", "attention_mass", "cosine", "seconds", "skipped_steps", "accuracy"];
 
 /// A line of `metrics.jsonl` or `eval.jsonl`.
 #[derive(Debug, Deserialize)]

@@ -4,12 +4,15 @@
 //! decoder of 32 layers still holds the activations of all of them. Here only the residual stream between the layers is
 //! held: the decoder runs once without a graph, and in the backward pass each layer runs again from its input, alone.
 
-use basic_core::{LossParts, Objective, ObjectiveError, Supervision, Targets};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use basic_core::{Losses, Objective, ObjectiveError, Supervision, Targets};
 use basic_models::Batch;
-use basic_models::nn::{Counts, Forward, Llava};
+use basic_models::nn::{Forward, Llava, LossCounts};
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::optim::add_gradients;
 
@@ -17,7 +20,7 @@ use crate::optim::add_gradients;
 #[derive(Debug)]
 pub struct Backward {
     /// Its share of the losses, without a graph.
-    pub losses: LossParts,
+    pub losses: Losses,
     /// Its share of the gradients; `None` where no trainable parameter is reached.
     pub gradients: Option<GradientsParams>,
     /// The visual embeddings, without a graph.
@@ -35,57 +38,59 @@ pub fn backward(
     model: &Llava,
     batch: &Batch,
     objective: &Objective,
-    counts: Counts,
+    counts: LossCounts,
     recompute: bool,
 ) -> Result<Backward, ObjectiveError> {
     if recompute {
         return layer_by_layer(model, batch, objective, counts);
     }
     let forward = model.forward(batch, objective)?;
-    let (v, targets) = (forward.v.clone().map(Tensor::without_autodiff), forward.targets.clone());
+    let (v, targets) = (forward.v.clone().map(Tensor::without_autodiff), forward.targets().cloned());
     let losses = model.losses_over(batch, forward, objective, counts);
-    let gradients = losses.total.is_tracked().then(|| GradientsParams::from_grads(losses.total.backward(), model));
-    Ok(Backward { losses: plain(losses), gradients: gradients.filter(|g| !g.is_empty()), v, targets })
-}
-
-fn plain(LossParts { lm, das, sds, total }: LossParts) -> LossParts {
-    let [lm, das, sds, total] = [lm, das, sds, total].map(Tensor::without_autodiff);
-    LossParts { lm, das, sds, total }
+    let total = losses.total();
+    let gradients = total.is_tracked().then(|| GradientsParams::from_grads(total.backward(), model));
+    let losses = losses.without_autodiff();
+    Ok(Backward { losses, gradients: gradients.filter(|g| !g.is_empty()), v, targets })
 }
 
 fn layer_by_layer(
     model: &Llava,
     batch: &Batch,
     objective: &Objective,
-    counts: Counts,
+    counts: LossCounts,
 ) -> Result<Backward, ObjectiveError> {
     let device = model.device();
     let decoder = &model.language_model;
-    let mut supervision = Supervision::new(objective, decoder.num_layers(), &batch.layout, &device)?;
+    let mut supervision = model.supervision(batch, objective)?;
     let (masks, rope) = model.positions(batch);
-    let v = model.visual_embeddings(batch);
+    let features = model.features(batch);
+    let v = features.clone().map(|features| model.multi_modal_projector.forward(features));
     let embeddings = model.splice(batch, v.clone());
     let [b, t, d] = embeddings.dims();
 
     // Forward, without a graph: the inputs of the layers are all that stays.
     let still = decoder.valid();
-    let mut inputs = Vec::with_capacity(still.num_layers());
-    let mut x = embeddings.clone().without_autodiff().reshape([b * t, d]);
-    for (index, layer) in still.layers().iter().enumerate() {
-        let (y, seen) = layer.forward(x.clone(), b, &rope, &masks, None);
-        if let Some(supervision) = supervision.as_mut() {
-            supervision.observe(index, &y.clone().reshape([b, t, d]), &seen);
+    let mut inputs = vec![embeddings.clone().without_autodiff().reshape([b * t, d])];
+    let walked = still.walk(inputs[0].clone(), b, &rope, &masks, None, |index, hidden, seen| {
+        if let Some(supervision) = supervision.as_mut().filter(|supervision| supervision.wants(index)) {
+            supervision.observe(index, &hidden.clone().reshape([b, t, d]), seen);
         }
-        inputs.push(x);
-        x = y;
-    }
+        inputs.push(hidden.clone());
+        Ok::<_, Infallible>(())
+    });
+    let x = match walked {
+        Ok(x) => x,
+        Err(never) => match never {},
+    };
+    inputs.pop();
     drop(still);
-    let targets = supervision.and_then(Supervision::finish);
+    let rows = supervision.as_ref().map(Supervision::image_rows);
+    let mut observed = supervision.map(Supervision::finish);
 
     // The head.
     let top = leaf(x, &device);
     let hidden = decoder.finish(top.clone()).reshape([b, t, d]);
-    let lm = counts.share(model.lm_loss(batch, hidden), batch);
+    let lm = counts.share(model.lm_loss(batch, hidden.clone()), batch);
     let mut gradients = GradientsParams::new();
     let mut upstream = None;
     if lm.is_tracked() {
@@ -95,34 +100,73 @@ fn layer_by_layer(
     }
     let lm = lm.without_autodiff();
 
+    // The terms. Where layers were tapped, from leaves at these and at v: their gradients go into the layers and into the
+    // projector below, whose graph is walked once, at the end.
+    let mut taps = BTreeMap::new();
+    for (index, output) in observed.iter_mut().flat_map(|observed| &mut observed.taps) {
+        *output = leaf(output.clone(), &device);
+        taps.insert(*index, output.clone());
+    }
+    let at_leaf = !taps.is_empty();
+    let of_terms = if at_leaf { v.clone().map(|v| leaf(v.without_autodiff(), &device)) } else { v.clone() };
+    let forward = Forward { hidden, v: of_terms, features, observed };
+    let losses = model.losses_with(lm, batch, &forward, objective, counts);
+    let mut bottom = losses.total();
+    let mut into_layers: BTreeMap<usize, Tensor<2>> = BTreeMap::new();
+    if at_leaf && bottom.is_tracked() {
+        let mut found = bottom.backward();
+        into_layers =
+            taps.into_iter().filter_map(|(index, leaf)| Some((index, leaf.grad_remove(&mut found)?))).collect();
+        let into_v = forward.v.as_ref().and_then(|leaf| leaf.grad_remove(&mut found));
+        gradients = add_gradients(model, gradients, GradientsParams::from_module(&mut found, model));
+        bottom = match v.as_ref().zip(into_v) {
+            Some((v, g)) => (v.clone() * g.autodiff()).sum().cast(DType::F32),
+            None => bottom.without_autodiff(),
+        };
+    }
+
     // The layers, last to first, each run once more. The gradient of sum(y g) with respect to y is g.
     while let Some(input) = inputs.pop() {
-        let Some(g) = upstream.take() else { break };
-        let layer = &decoder.layers()[inputs.len()];
+        let index = inputs.len();
+        let of_terms = into_layers.remove(&index).zip(rows.as_ref());
+        if upstream.is_none() && of_terms.is_none() {
+            if into_layers.is_empty() {
+                break;
+            }
+            continue;
+        }
+        let layer = &decoder.layers()[index];
         let x = leaf(input, &device);
         let (y, _) = layer.forward(x.clone(), b, &rope, &masks, None);
-        let mut found = (y * g.autodiff()).sum().backward();
+        let mut through = of_terms.map(|(g, rows)| (y.clone().select(0, rows.clone()) * g.autodiff()).sum());
+        if let Some(g) = upstream.take() {
+            let above = (y * g.autodiff()).sum();
+            through = Some(match through {
+                Some(terms) => terms + above,
+                None => above,
+            });
+        }
+        let Some(through) = through else { continue };
+        let mut found = through.backward();
         upstream = x.grad_remove(&mut found);
         gradients = add_gradients(model, gradients, GradientsParams::from_module(&mut found, layer));
     }
 
-    // The embeddings and the projector, with the supervision losses, which bypass the decoder.
-    let forward = Forward { hidden: embeddings.clone(), v: v.clone(), targets: targets.clone() };
-    let table = decoder.table();
-    let losses = objective.combine(lm, forward.v, forward.targets.as_ref(), table, counts.image_samples);
-    let mut total = losses.total.clone();
+    // The embeddings and the projector, with the terms that bypass the decoder.
     if let Some(g) = upstream
         && embeddings.is_tracked()
     {
         let below = (embeddings.reshape([b * t, d]) * g.autodiff()).sum();
-        total = total + below.cast(losses.total.dtype());
+        bottom = bottom.clone() + below.cast(bottom.dtype());
     }
-    if total.is_tracked() {
-        let found = GradientsParams::from_grads(total.backward(), model);
+    if bottom.is_tracked() {
+        let found = GradientsParams::from_grads(bottom.backward(), model);
         gradients = add_gradients(model, gradients, found);
     }
     let gradients = Some(gradients).filter(|gradients| !gradients.is_empty());
-    Ok(Backward { losses: plain(losses), gradients, v: v.map(Tensor::without_autodiff), targets })
+    let targets = forward.targets().cloned();
+    let losses = losses.without_autodiff();
+    Ok(Backward { losses, gradients, v: v.map(Tensor::without_autodiff), targets })
 }
 
 /// A tensor at which a graph begins.

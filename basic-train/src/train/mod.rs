@@ -1,6 +1,7 @@
 //! Training: the steps of a stage, and a whole run with its files.
 
 mod backward;
+mod heads;
 mod output;
 mod parts;
 mod record;
@@ -11,6 +12,7 @@ mod tensor_file;
 mod trainer;
 
 pub use backward::{Backward, backward};
+pub use heads::head_file;
 pub use parts::{adapters, prepare_model, set_trainable};
 pub(crate) use run::open_model;
 pub use run::{Outcome, RunInfo, RunOptions, Status, can_go_on, lacks, run};
@@ -89,6 +91,17 @@ pub enum TrainError {
         norm: f32,
         /// How many steps in a row were not, this one included.
         in_a_row: usize,
+    },
+    /// A supervision method's head that does not fit the recipe.
+    #[error(
+        "{path}: {reason}: set [objective] as the run that trained it had it, or take the file away to start a fresh head",
+        path = path.display()
+    )]
+    Head {
+        /// The head's file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
     },
     /// A run cannot go on.
     #[error("{path}: {reason}", path = path.display())]

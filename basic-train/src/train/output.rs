@@ -7,6 +7,7 @@ use basic_models::checkpoint::leftover::is_leftover;
 use basic_models::checkpoint::{Contents, Replaces, StagedDir};
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
+use super::heads::save_heads;
 use super::{RunInfo, Status, TrainError, state};
 use crate::held::Held;
 use crate::recipe::{Mode, Part, Recipe};
@@ -142,6 +143,7 @@ pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &
     save_adapters_of(model, out, recipe)?;
     let staged = StagedDir::inside(out)?;
     checkpoint.save_into(model, &staged, dtype)?;
+    save_heads(model, staged.path())?;
     staged.sync()?;
     let io = |path: PathBuf| move |source| TrainError::Io { path, source };
     let listing = std::fs::read_dir(staged.path()).map_err(io(out.into()))?;

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::DType;
 
 use super::TrainError;
+use super::heads::with_heads;
 use crate::recipe::{Mode, Part, Recipe};
 
 /// Marks the parameters that a run trains; all others are frozen.
@@ -20,6 +21,9 @@ pub fn set_trainable(model: Llava, parts: &[Part]) -> Llava {
     if parts.contains(&Part::Decoder) {
         model.language_model = model.language_model.unfreeze();
         model.lm_head = model.lm_head.map(Module::unfreeze);
+    }
+    if parts.contains(&Part::Head) {
+        model.heads = model.heads.unfreeze();
     }
     model
 }
@@ -42,6 +46,7 @@ pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError>
         }
         given.push(files);
     }
+    model = with_heads(recipe, model)?;
     let whole: Vec<Part> = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect();
     let mut model = set_trainable(model, &whole);
     for (part, given) in Part::ALL.into_iter().zip(given) {
@@ -51,6 +56,8 @@ pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError>
             Part::Vision => model.vision_tower = attacher.attach(model.vision_tower)?,
             Part::Projector => model.multi_modal_projector = attacher.attach(model.multi_modal_projector)?,
             Part::Decoder => model.language_model = attacher.attach(model.language_model)?,
+            // A recipe has no adapters for it.
+            Part::Head => {}
         }
     }
     Ok(model)

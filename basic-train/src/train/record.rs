@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use basic_models::checkpoint::StagedDir;
+use basic_models::checkpoint::{FrozenEncoder, StagedDir};
 use basic_models::processor::Style;
 use basic_models::{Checkpoint, Llava};
 use rayon::prelude::*;
@@ -102,6 +102,7 @@ impl HeldOut {
             batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
             predictions,
             max_new_tokens,
+            encoder: None,
         };
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
         let data = DataSet::open(&data, recipe.seed)?;
@@ -132,8 +133,10 @@ impl HeldOut {
         model: &Llava,
         checkpoint: &Checkpoint,
         recipe: &Recipe,
+        encoder: Option<Arc<FrozenEncoder>>,
     ) -> Result<Evaluation, TrainError> {
-        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &self.options)?)
+        let options = EvaluationOptions { encoder, ..self.options.clone() };
+        Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &options)?)
     }
 }
 
@@ -184,7 +187,7 @@ impl Record<'_> {
                     self.save(checkpoint, trainer, &model, evaluated)?;
                     return Err(error.into());
                 }
-                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe)?;
+                let evaluation = held_out.evaluate(done, &model, checkpoint, self.recipe, trainer.encoder(&model)?)?;
                 watchers.evaluation(&evaluation)?;
                 evaluated = Some((done, evaluation.total));
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
-use basic_models::checkpoint::{AssembleOptions, spare};
+use basic_models::checkpoint::{AssembleOptions, EncoderFiles, spare};
 use basic_models::{Checkpoint, CheckpointError, outside};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -171,7 +171,11 @@ pub fn run(
 
     let checkpoint = open_model(&recipe)?;
     checkpoint.warnings().iter().for_each(|warning| warn(warning));
-    recipe.objective.k = Some(recipe.objective.resolve_k(checkpoint.config.text_config.num_hidden_layers)?);
+    recipe.objective.check(&checkpoint.config.shape())?;
+    if let Some(name) = recipe.objective.encoder() {
+        recipe.objective.check_encoder(EncoderFiles::open(name)?.positions(), &checkpoint.config.shape())?;
+    }
+    recipe.objective = recipe.objective.resolved(checkpoint.config.text_config.num_hidden_layers)?;
     let data = Arc::new(DataSet::open(&recipe.data, recipe.seed)?);
     let inputs = Inputs::of(&data, &checkpoint)?;
     let beside = Watched::of(&checkpoint.beside_files())?;
@@ -312,7 +316,8 @@ fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let adapters = Part::ALL.into_iter().filter_map(|part| recipe.parts.of(part).adapters.clone());
     let sets = recipe.data.all_sets().into_iter().flat_map(|set| [Some(set.path), set.images]).flatten();
     let held_out = recipe.eval.iter().flat_map(|eval| [Some(eval.path.clone()), eval.images.clone()]).flatten();
-    models.chain(adapters).chain(sets).chain(held_out).collect()
+    let encoder = recipe.objective.encoder().map(PathBuf::from);
+    models.chain(encoder).chain(adapters).chain(sets).chain(held_out).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

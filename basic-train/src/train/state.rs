@@ -278,7 +278,7 @@ pub fn restore(
     let io = |source| TrainError::Io { path: path.clone(), source };
     let file = Tensors::open(&path).map_err(io)?;
     let mut left: Vec<String> = file.names().collect();
-    let mut fill = Fill { path: ParamPath::new(""), file, taken: Vec::new(), failed: None };
+    let mut fill = Fill { path: ParamPath::new(""), file, taken: Vec::new(), failed: None, only: &|_| true };
     let model = model.map(&mut fill);
     let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
     if let Some(reason) = fill.failed {
@@ -294,7 +294,7 @@ pub fn restore(
 }
 
 /// The parameters that are trained, with Hugging Face's names and orientation.
-fn trained(model: &Llava) -> Vec<Outgoing> {
+pub(super) fn trained<M: Module>(module: &M) -> Vec<Outgoing> {
     struct Trained {
         path: ParamPath,
         found: Vec<Outgoing>,
@@ -315,18 +315,23 @@ fn trained(model: &Llava) -> Vec<Outgoing> {
         }
     }
     let mut trained = Trained { path: ParamPath::new(""), found: Vec::new() };
-    model.visit(&mut trained);
+    module.visit(&mut trained);
     trained.found
 }
 
-struct Fill {
-    path: ParamPath,
-    file: Tensors,
-    taken: Vec<String>,
-    failed: Option<String>,
+/// Fills what is trained from a file, by name.
+pub(super) struct Fill<'a> {
+    pub path: ParamPath,
+    pub file: Tensors,
+    /// The names that were found.
+    pub taken: Vec<String>,
+    /// The first thing that did not fit.
+    pub failed: Option<String>,
+    /// Which names are asked for.
+    pub only: &'a dyn Fn(&str) -> bool,
 }
 
-impl ModuleMapper for Fill {
+impl ModuleMapper for Fill<'_> {
     fn enter_module(&mut self, name: &str, owner: &str) {
         self.path.enter(name, owner);
     }
@@ -341,6 +346,9 @@ impl ModuleMapper for Fill {
         }
         let (dims, dtype) = (param.val().dims(), param.val().dtype());
         let slot = self.path.slot(&dims);
+        if !(self.only)(&slot.name) {
+            return param;
+        }
         let data: TensorData = match self.file.read(&slot.name, slot.transposed) {
             Ok(Some(data)) => data,
             Ok(None) => {

@@ -18,6 +18,11 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// What it is called in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `transpose` swaps the axes of a matrix on disk: Hugging Face's `[out, in]` for Burn's `[in, out]`.
     pub fn new<const D: usize>(name: String, tensor: Tensor<D>, transpose: bool) -> Self {
         let tensor = tensor.without_autodiff();

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use basic_core::LossParts;
+use basic_core::Losses;
+use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
 use burn::optim::GradientsParams;
@@ -28,12 +29,10 @@ use crate::watch::{Alignment, Meter, Speed, Work, alignment, flops};
 pub struct StepMetrics {
     /// The step, from 1.
     pub step: usize,
-    /// Mean cross entropy over the batch's target tokens.
-    pub lm: f32,
-    /// Directional alignment supervision, unweighted; 0 where it is off.
-    pub das: f32,
-    /// Semantic distribution supervision, unweighted; 0 where it is off.
-    pub sds: f32,
+    /// The mean cross entropy over the batch's target tokens, and every term of the methods, unweighted; 0 where one is
+    /// off.
+    #[serde(flatten)]
+    pub losses: Losses<f32>,
     /// The objective.
     pub total: f32,
     /// The learning rate.
@@ -88,6 +87,9 @@ pub struct Trainer<'a> {
     collective: Arc<dyn Collective>,
     optimizer: Optimizer,
     cache: Option<VisionCache>,
+    /// The other encoder that a method compares with, and its features; opened on this replica's device when it is first
+    /// asked for.
+    other: Option<(Arc<FrozenEncoder>, VisionCache)>,
     meter: Option<Meter>,
     position: Position,
     started: bool,
@@ -96,8 +98,7 @@ pub struct Trainer<'a> {
 /// What a step adds up over its parts, and then over the replicas.
 #[derive(Default)]
 struct Sums {
-    /// lm, das, sds and the objective, `[1]` each.
-    losses: Option<[Tensor<1>; 4]>,
+    losses: Option<Losses>,
     /// What [`alignment`] reads, `[2]`.
     alignment: Option<Tensor<1>>,
     /// Images with text after them, and patches.
@@ -106,15 +107,10 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, batch: &Batch, losses: LossParts, aligned: Option<Tensor<1>>, work: Work) {
-        let LossParts { lm, das, sds, total } = losses;
-        let share = [lm, das, sds, total];
+    fn add(&mut self, batch: &Batch, losses: Losses, aligned: Option<Tensor<1>>, work: Work) {
         self.losses = Some(match self.losses.take() {
-            None => share,
-            Some([a, b, c, d]) => {
-                let [lm, das, sds, total] = share;
-                [a + lm, b + das, c + sds, d + total]
-            }
+            None => losses,
+            Some(sum) => sum.plus(losses),
         });
         if let Some(aligned) = aligned {
             let of_batch = Alignment::new([0.0; 2], &batch.layout);
@@ -155,6 +151,7 @@ impl<'a> Trainer<'a> {
             collective,
             optimizer: Optimizer::new(&recipe.optimizer).with_groups(recipe.groups()),
             cache,
+            other: None,
             meter: None,
             position: Position::start(),
         }
@@ -252,10 +249,8 @@ impl<'a> Trainer<'a> {
         if gradients.is_empty() && samples.samples() > 0 {
             return Err(TrainError::NothingTrained { step: step + 1 });
         }
-        let (readout, aligned, work) = self.read(&model, sums, &gradients)?;
-        let [lm, das, sds, total] = readout.values[..] else {
-            return Err(TrainError::NothingTrained { step: step + 1 });
-        };
+        let (readout, losses, aligned, work) = self.read(&model, sums, &gradients)?;
+        let total = losses.total() as f32;
         let factor = recipe.schedule.factor(step, steps);
         let skipped = !readout.is_finite();
         // A step whose samples were all left out has no gradients, and is no reason to stop.
@@ -281,9 +276,7 @@ impl<'a> Trainer<'a> {
         let seconds = start.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.position.step,
-            lm,
-            das,
-            sds,
+            losses: losses.map(|_, value| value as f32),
             total,
             lr: recipe.lr() * factor,
             lrs: recipe.trainable().into_iter().map(|part| (part.name(), recipe.part_lr(part) * factor)).collect(),
@@ -320,10 +313,28 @@ impl<'a> Trainer<'a> {
     /// A part on the model's device.
     fn batch(&mut self, model: &Llava, part: &MicroBatch) -> Result<Batch, TrainError> {
         let preparer = self.source.preparer();
-        Ok(match &mut self.cache {
+        let mut batch = match &mut self.cache {
             Some(cache) => part.encoded(preparer, model, cache)?,
             None => part.batch(preparer, &model.device())?,
-        })
+        };
+        self.encoder(model)?;
+        if let Some((encoder, cache)) = &mut self.other {
+            batch.other_features = part.other_features(encoder, cache)?;
+        }
+        Ok(batch)
+    }
+
+    /// The other encoder that a method of the objective compares with, on the model's device; `None` where none does.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`](basic_models::CheckpointError) that names its file.
+    pub fn encoder(&mut self, model: &Llava) -> Result<Option<Arc<FrozenEncoder>>, TrainError> {
+        if let (Some(name), None) = (self.recipe.objective.encoder(), &self.other) {
+            let encoder = EncoderFiles::open(name)?.load(model.dtype(), &model.device())?;
+            self.other = Some((Arc::new(encoder), VisionCache::new(self.recipe.train.vision_cache_mib)));
+        }
+        Ok(self.other.as_ref().map(|(encoder, _)| encoder.clone()))
     }
 
     /// What a part costs.
@@ -353,22 +364,26 @@ impl<'a> Trainer<'a> {
         model: &Llava,
         sums: Sums,
         gradients: &GradientsParams,
-    ) -> Result<(StepReadout, Alignment, Work), TrainError> {
-        let zeros = |n: usize| Tensor::zeros([n], (&model.device().without_autodiff(), DType::F32));
-        let losses = sums.losses.unwrap_or_else(|| std::array::from_fn(|_| zeros(1)));
-        let mut report = Vec::from(losses);
-        report.push(sums.alignment.unwrap_or_else(|| zeros(2)));
+    ) -> Result<(StepReadout, Losses<f64>, Alignment, Work), TrainError> {
+        let device = model.device().without_autodiff();
+        let losses = sums.losses.unwrap_or_else(|| self.recipe.objective.zeros(&device));
+        let mut report: Vec<Tensor<1>> = losses.named().map(|(_, value)| value.clone()).collect();
+        let own = report.len();
+        report.push(sums.alignment.unwrap_or_else(|| Tensor::zeros([2], (&device, DType::F32))));
         let mut readout = read_out(model, gradients, report)?;
         let mut values: Vec<f64> = readout.values.iter().map(|value| f64::from(*value)).collect();
         values.extend(sums.images);
         values.extend(sums.work.sums());
         self.collective.sum_f64(&mut values)?;
-        let (losses, rest) = values.split_at(4);
-        readout.values = losses.iter().map(|value| *value as f32).collect();
+        let (read, rest) = values.split_at(own);
+        let mut read = read.iter().copied();
+        let losses = losses.map(|_, _| read.next().unwrap_or(f64::NAN));
+        // A sum that leaves f32's range is not finite, as it was not on the device.
+        readout.values = losses.named().map(|(_, value)| *value as f32).chain([losses.total() as f32]).collect();
         let at = |index: usize| rest.get(index).copied().unwrap_or_default();
         let aligned = Alignment::from_sums(std::array::from_fn(at));
         let work = Work::from_sums(std::array::from_fn(|index| at(index + 4)));
-        Ok((readout, aligned, work))
+        Ok((readout, losses, aligned, work))
     }
 }
 

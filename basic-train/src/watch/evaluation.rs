@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use basic_core::{Objective, ObjectiveError};
+use basic_core::{LM, Losses, Objective, ObjectiveError};
+use basic_models::checkpoint::FrozenEncoder;
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
 use basic_models::outside::excerpt;
@@ -28,11 +30,13 @@ pub struct EvaluationOptions {
     pub predictions: usize,
     /// At most so many tokens an answer.
     pub max_new_tokens: usize,
+    /// The other vision encoder that a method of the objective compares with, where one does.
+    pub encoder: Option<Arc<FrozenEncoder>>,
 }
 
 impl Default for EvaluationOptions {
     fn default() -> Self {
-        Self { samples: 256, batch_size: 8, predictions: 4, max_new_tokens: 64 }
+        Self { samples: 256, batch_size: 8, predictions: 4, max_new_tokens: 64, encoder: None }
     }
 }
 
@@ -41,12 +45,10 @@ impl Default for EvaluationOptions {
 pub struct Evaluation {
     /// After which step.
     pub step: usize,
-    /// Mean cross entropy over the target tokens.
-    pub lm: f64,
-    /// Directional alignment supervision over the samples with images, unweighted; 0 where it is off.
-    pub das: f64,
-    /// Semantic distribution supervision over the samples with images, unweighted; 0 where it is off.
-    pub sds: f64,
+    /// The mean cross entropy over the target tokens, and every term of the methods over the samples with images,
+    /// unweighted; 0 where one is off.
+    #[serde(flatten)]
+    pub losses: Losses<f64>,
     /// The objective.
     pub total: f64,
     /// Samples.
@@ -124,11 +126,12 @@ pub fn evaluate(
     let start = Instant::now();
     let model = model.clone().valid();
     // A trained encoder gives other features at every evaluation: nothing is kept.
-    let mut cache = VisionCache::new(0);
+    let (mut cache, mut cache_of_other) = (VisionCache::new(0), VisionCache::new(0));
     let count = options.samples.min(data.len());
     let samples: Vec<Sample> = (0..count).map(|index| data.sample(index)).collect::<Result<_, _>>()?;
     // Sums over the tokens, and over the samples with images.
-    let (mut sums, mut tokens, mut image_samples) = ([0.0_f64; 3], 0, 0);
+    let mut sums = objective.zeros(&model.device()).map(|_, _| 0.0_f64);
+    let (mut tokens, mut image_samples) = (0, 0);
     for chunk in samples.chunks(options.batch_size.max(1)) {
         let mut all = Vec::with_capacity(chunk.len());
         let mut images = Vec::new();
@@ -139,25 +142,28 @@ pub fn evaluate(
         }
         let mut batch = Batch::collate(&all, checkpoint.pad_id(), checkpoint.image_shape(), &model.device());
         batch.features = cache.features(&model, checkpoint, &images)?;
-        let forward = model.forward(&batch, objective)?;
-        let parts = model.losses(&batch, forward, objective);
-        let losses = Tensor::cat(vec![parts.lm, parts.das, parts.sds], 0).try_into_vec_as::<f32>()?;
-        let (labels, pictured) = (batch.label_count(), batch.layout.image_samples());
-        for (sum, (loss, weight)) in sums.iter_mut().zip(losses.iter().zip([labels, pictured, pictured])) {
-            *sum += f64::from(*loss) * weight as f64;
+        if let Some(encoder) = &options.encoder {
+            batch.other_features = cache_of_other.features_by(encoder, &images).map_err(CheckpointError::from)?;
         }
+        let forward = model.forward(&batch, objective)?;
+        let losses = model.losses(&batch, forward, objective);
+        let values: Vec<Tensor<1>> = losses.named().map(|(_, value)| value.clone()).collect();
+        let mut values = Tensor::cat(values, 0).try_into_vec_as::<f32>()?.into_iter();
+        let (labels, pictured) = (batch.label_count(), batch.layout.image_samples());
+        let weighted = losses.map(|name, _| {
+            let weight = if name == LM { labels } else { pictured };
+            values.next().map_or(f64::NAN, |value| f64::from(value) * weight as f64)
+        });
+        sums = sums.plus(weighted);
         tokens += labels;
         image_samples += pictured;
     }
-    let lm = sums[0] / tokens.max(1) as f64;
-    let [das, sds] = [sums[1], sums[2]].map(|sum| sum / image_samples.max(1) as f64);
-    let weighted = |on: bool, lambda: f64, loss: f64| if on { lambda * loss } else { 0.0 };
-    let total =
-        lm + weighted(objective.das, objective.lambda_das, das) + weighted(objective.sds, objective.lambda_sds, sds);
+    let losses = sums.map(|name, sum| sum / if name == LM { tokens } else { image_samples }.max(1) as f64);
+    let total = losses.total();
     let shown = &samples[..options.predictions.min(samples.len())];
     let predictions = answers(step, &model, checkpoint, shown, style, options, &mut cache)?;
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Evaluation { step, lm, das, sds, total, samples: samples.len(), tokens, seconds, predictions })
+    Ok(Evaluation { step, losses, total, samples: samples.len(), tokens, seconds, predictions })
 }
 
 /// Greedy answers where the samples have their last ones.

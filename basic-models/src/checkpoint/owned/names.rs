@@ -19,8 +19,9 @@ const CHECKPOINT: [&str; 6] = [
 ];
 
 /// What a part of a run has beside a checkpoint's files.
-const PART: [&str; 6] = [
+const PART: [&str; 7] = [
     "images.bin",
+    "viral_head.safetensors",
     "adapter_config.json",
     "adapter_model.safetensors",
     "state.json",

@@ -12,6 +12,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use basic_core::methods::TERMS;
+use basic_core::{LM, TOTAL};
 use prost::Message;
 use serde_json::Value as Json;
 
@@ -22,9 +24,21 @@ use crate::train::StepMetrics;
 /// What TensorBoard understands restarts from (`brain.Event:2`).
 const FILE_VERSION: &str = "brain.Event:2";
 
+/// Every loss, the language model's first, and the objective.
+const LOSSES: [&str; TERMS.len() + 2] = {
+    let mut names = [LM; TERMS.len() + 2];
+    let mut at = 0;
+    while at < TERMS.len() {
+        names[at + 1] = TERMS[at].name;
+        at += 1;
+    }
+    names[at + 1] = TOTAL;
+    names
+};
+
 /// Keys of a step by the heading that they stand under; other keys stand by themselves.
 const GROUPS: [(&str, &[&str]); 6] = [
-    ("loss", &["lm", "das", "sds", "total"]),
+    ("loss", &LOSSES),
     ("optimizer", &["lr", "lrs", "grad_norm", "grad_norms", "skipped_steps"]),
     ("batch", &["samples", "tokens", "image_samples", "skipped_samples"]),
     ("speed", &["samples_per_s", "tokens_per_s", "seconds", "data_wait", "mfu"]),

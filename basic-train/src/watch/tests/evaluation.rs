@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use basic_core::{Objective, ObjectiveError};
+use basic_core::{Basic, Losses, Objective, ObjectiveError};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style};
 use basic_models::{Batch, Checkpoint};
@@ -84,11 +84,14 @@ fn losses_are_those_of_one_batch_however_the_samples_are_split_and_the_model_sta
     let batch = Batch::collate(&tokens, checkpoint.pad_id(), checkpoint.image_shape(), &model.device());
     let parts = model.losses(&batch, model.forward(&batch, &objective).unwrap(), &objective);
     let scalar = |t: Tensor<1>| f64::from(t.try_into_scalar::<f32>().unwrap());
-    let expected = [parts.lm, parts.das, parts.sds, parts.total].map(scalar);
+    let term = |losses: &Losses, name: &str| scalar(losses.get(name).unwrap().clone());
+    let expected = [scalar(parts.lm.clone()), term(&parts, "das"), term(&parts, "sds"), scalar(parts.total())];
     for batch_size in [1, 2, 5] {
         let options = EvaluationOptions { batch_size, predictions: 0, ..EvaluationOptions::default() };
         let found = evaluate(7, &model, &checkpoint, &data, &style, &objective, &options).unwrap();
-        for (found, expected) in [found.lm, found.das, found.sds, found.total].iter().zip(expected) {
+        let values: Vec<f64> = found.losses.named().map(|(_, value)| *value).chain([found.total]).collect();
+        assert_eq!(values.len(), expected.len());
+        for (found, expected) in values.iter().zip(expected) {
             assert!((found - expected).abs() <= 1e-5 * expected.abs(), "{found} against {expected}");
         }
         assert_eq!((found.step, found.samples, found.tokens), (7, 5, batch.label_count()));
@@ -102,7 +105,8 @@ fn samples_are_answered_where_their_last_answers_are() {
     let (data, objective) = (held_out(), Objective::llava());
     let options = EvaluationOptions { samples: 3, predictions: 9, max_new_tokens: 5, ..EvaluationOptions::default() };
     let found = evaluate(1, &model, &checkpoint, &data, &Style::vicuna_v1(), &objective, &options).unwrap();
-    assert_eq!((found.samples, found.das, found.sds, found.total), (3, 0.0, 0.0, found.lm));
+    assert_eq!((found.samples, found.total), (3, found.losses.lm));
+    assert!(found.losses.terms.iter().all(|term| term.value == 0.0));
     let expected: Vec<&str> = found.predictions.iter().map(|p| p.expected.as_str()).collect();
     assert_eq!(expected, ["a small red circle", "the dog sits on the grass.", "the first one"]);
     let second = &found.predictions[1];
@@ -128,9 +132,9 @@ fn samples_are_answered_where_their_last_answers_are() {
 #[test]
 fn a_knob_that_does_not_fit_is_an_error() {
     let (checkpoint, model) = model();
-    let objective = Objective { k: Some(99), ..Objective::default() };
+    let objective = Basic { k: Some(99), ..Basic::default() }.into();
     let options = EvaluationOptions::default();
     let error = evaluate(1, &model, &checkpoint, &held_out(), &Style::vicuna_v1(), &objective, &options).unwrap_err();
-    let inner = ObjectiveError::Layers { k: 99, layers: 4 }.to_string();
+    let inner = ObjectiveError::Layers { name: "k", value: 99, layers: 4 }.to_string();
     assert!(error.to_string().contains(&inner), "{error}");
 }

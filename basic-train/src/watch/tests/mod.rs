@@ -5,7 +5,7 @@ mod events;
 
 use std::fs;
 
-use basic_core::{ImageSpan, SupervisionLayout, Targets};
+use basic_core::{ImageSpan, Losses, Objective, SupervisionLayout, Targets};
 use basic_models::{DecoderConfig, LlavaConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
@@ -20,9 +20,7 @@ use crate::recipe::Part;
 fn metrics(step: usize) -> StepMetrics {
     StepMetrics {
         step,
-        lm: 0.1 * step as f32,
-        das: 0.25,
-        sds: 0.5,
+        losses: losses(0.1 * step as f32, [0.25, 0.5]),
         total: 1.5,
         lr: 1e-3,
         grad_norm: 2.0,
@@ -34,6 +32,14 @@ fn metrics(step: usize) -> StepMetrics {
     }
 }
 
+/// Those of BASIC.
+fn losses<T: Default + Copy>(lm: T, values: [T; 2]) -> Losses<T> {
+    let mut all = Objective::default().zeros(&Device::flex()).map(|_, _| T::default());
+    all.lm = lm;
+    all.terms.iter_mut().zip(values).for_each(|(term, value)| term.value = value);
+    all
+}
+
 fn evaluation_of(step: usize) -> Evaluation {
     let predictions = vec![Sampled {
         prompt: "USER: <image>\nwhat? ASSISTANT:".into(),
@@ -41,7 +47,8 @@ fn evaluation_of(step: usize) -> Evaluation {
         expected: "red | blue".into(),
         answer: "red".into(),
     }];
-    Evaluation { step, lm: 2.5, das: 0.5, sds: 0.0, total: 3.0, samples: 4, tokens: 40, seconds: 0.1, predictions }
+    let losses = losses(2.5, [0.5, 0.0]);
+    Evaluation { step, losses, total: 3.0, samples: 4, tokens: 40, seconds: 0.1, predictions }
 }
 
 fn steps(path: &std::path::Path) -> Vec<usize> {

@@ -1,0 +1,429 @@
+//! The supervision methods, one file each, and the objective that they make up together.
+//!
+//! A method is a table in the recipe's `[objective]` that says, through [`Method`], what it wants from which decoder
+//! layers and what its terms are worth. A further method is a file here, a field of [`Objective`] with its line in
+//! [`Objective::methods`], and, where it trains a head of its own, a field of [`Heads`]. Nothing else names it: the
+//! trainer, the evaluation, metrics, reports and studies go over the terms.
+
+pub mod basic;
+pub mod viral;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
+
+use crate::{Losses, Seen, SupervisionLayout, Targets, Term};
+use basic::Basic;
+use viral::Viral;
+
+/// The recipe's table `[objective]`: BASIC's keys stand in it directly, every other method has a table below it, by
+/// its name. The default is the paper's BASIC and nothing else.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Objective {
+    /// BASIC.
+    #[serde(flatten)]
+    pub basic: Basic,
+    /// VIRAL, where its table is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub viral: Option<Viral>,
+}
+
+/// The trainable heads of the methods. They are trained and saved with a run and are no part of the model's checkpoint.
+#[derive(Module, Debug, Default)]
+pub struct Heads {
+    /// VIRAL's.
+    pub viral: Option<viral::Head>,
+}
+
+impl Heads {
+    /// The names of the methods whose heads are here: the first part of their parameters' paths.
+    pub fn methods(&self) -> Vec<&'static str> {
+        self.viral.iter().map(|_| viral::NAME).collect()
+    }
+}
+
+/// Names of the tables below `[objective]`.
+const TABLES: [&str; 1] = [viral::NAME];
+
+/// What every method calls its terms, with what a reader of a report is told they are, in the order of the methods.
+pub const TERMS: &[TermInfo] = &[basic::DAS, basic::SDS, viral::TERM];
+
+/// What a term is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TermInfo {
+    /// Its name in metrics and recipes.
+    pub name: &'static str,
+    /// Its heading in reports.
+    pub title: &'static str,
+}
+
+/// What a method must know of the model that it supervises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelShape {
+    /// The decoder's layers (L).
+    pub layers: usize,
+    /// Its width (d).
+    pub width: usize,
+    /// Positions that an image takes of a sequence (m).
+    pub visual_tokens: usize,
+    /// Patch features of an image and their width, as the vision encoder gives them to the projector.
+    pub features: [usize; 2],
+}
+
+/// Where a method's patch features come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeatureSource<'a> {
+    /// The model's own vision encoder, which must be frozen.
+    Own,
+    /// Another vision encoder: its directory or its name on the hub.
+    Encoder(&'a str),
+}
+
+/// A supervision method, as its table in a recipe configures it.
+pub trait Method: fmt::Debug {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Checks the knobs by themselves: what a recipe may say of any model.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] that names the key.
+    fn bounds(&self) -> Result<(), ObjectiveError>;
+
+    /// Checks the knobs against the model.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] that names the key.
+    fn check(&self, model: &ModelShape) -> Result<(), ObjectiveError>;
+
+    /// Whether it supervises anything as it is configured.
+    fn supervises(&self) -> bool;
+
+    /// Watches the decoder's layers without a gradient, for one forward pass over a decoder of `layers` layers.
+    fn observer(&self, _layers: usize, _layout: &SupervisionLayout, _device: &Device) -> Option<Box<dyn Observer>> {
+        None
+    }
+
+    /// The layers (0-based) whose outputs at the image positions its terms have a gradient through.
+    fn taps(&self, _layers: usize) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// Where the patch features come from that it compares with, if with any.
+    fn features(&self) -> Option<FeatureSource<'_>> {
+        None
+    }
+
+    /// Checks patch features of `positions` positions an image against the model.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] that names the key.
+    fn check_features(&self, _positions: usize, _model: &ModelShape) -> Result<(), ObjectiveError> {
+        Ok(())
+    }
+
+    /// Its terms: always the same ones, in the same order, with 0 where `evidence` is `None` because a batch has
+    /// nothing to supervise. `device` is that of the language model's loss.
+    fn terms(&self, evidence: Option<&Evidence>, device: &Device) -> Vec<Term>;
+}
+
+/// What a method collects from the decoder's layers while they run, without a gradient.
+pub trait Observer: fmt::Debug {
+    /// Whether it has a use for layer `index` (0-based).
+    fn wants(&self, index: usize) -> bool;
+
+    /// Sees a layer's output on the residual stream, `[B, T, d]`, and what its attention looked at.
+    fn observe(&mut self, index: usize, hidden: &Tensor<3>, seen: &Seen);
+
+    /// What was collected; `None` where the decoder did not report all of its layers.
+    fn finish(self: Box<Self>) -> Option<Targets>;
+}
+
+/// What a method's terms are computed from.
+#[derive(Debug)]
+pub struct Evidence<'a> {
+    /// The visual embeddings of all images of the batch, in sample order, `[M, d]`.
+    pub v: &'a Tensor<2>,
+    /// The raw input embedding table E, `[V, d]`.
+    pub table: &'a Tensor<2>,
+    /// What the method's own [`Observer`] collected.
+    pub targets: Option<&'a Targets>,
+    /// The decoder's layers (L).
+    pub layers: usize,
+    /// The outputs of the tapped layers (0-based) at the image positions, `[M, d]`.
+    pub taps: &'a BTreeMap<usize, Tensor<2>>,
+    /// The patch features that the method compares with, without a gradient, `[images * positions, width]`.
+    pub features: Option<&'a Tensor<2>>,
+    /// The methods' trainable heads.
+    pub heads: &'a Heads,
+    /// Where images and text sit.
+    pub layout: &'a SupervisionLayout,
+    /// Samples of the whole batch that have an image with text after it: what the terms are averaged over.
+    pub image_samples: usize,
+}
+
+/// A knob outside its range.
+#[derive(Debug, Error, PartialEq)]
+pub enum ObjectiveError {
+    /// A number of layers that no decoder has.
+    #[error("{name} is 0, it must be between 1 and the decoder's layers")]
+    NoLayer {
+        /// Its key.
+        name: &'static str,
+    },
+    /// A number of layers that the decoder does not have.
+    #[error("{name} = {value} is outside 1 to {layers}, the decoder's layers")]
+    Layers {
+        /// Its key.
+        name: &'static str,
+        /// What was asked for.
+        value: usize,
+        /// The decoder's layers.
+        layers: usize,
+    },
+    /// A weight is negative or not a number.
+    #[error("{name} = {value} must be a finite number, at least 0")]
+    Weight {
+        /// Its key.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// A size that is not allowed.
+    #[error("{name} = {value} must be at least 1 and at most {most}")]
+    Size {
+        /// Its key.
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// The largest.
+        most: usize,
+    },
+    /// Patch features that do not lie on a square grid.
+    #[error("{name}: {positions} positions an image do not lie on a square grid: {way}")]
+    Grid {
+        /// The key.
+        name: &'static str,
+        /// What there is.
+        positions: usize,
+        /// What to change.
+        way: &'static str,
+    },
+}
+
+impl ObjectiveError {
+    /// Checks a weight.
+    fn weight(name: &'static str, value: f64) -> Result<(), Self> {
+        if value.is_finite() && value >= 0.0 { Ok(()) } else { Err(Self::Weight { name, value }) }
+    }
+}
+
+impl Objective {
+    /// LLaVA's objective: the language-model loss alone.
+    pub fn llava() -> Self {
+        Basic { das: false, sds: false, ..Basic::default() }.into()
+    }
+
+    /// The methods, in the order of their terms.
+    pub fn methods(&self) -> Vec<&dyn Method> {
+        let viral = self.viral.as_ref().map(|method| method as &dyn Method);
+        [Some(&self.basic as &dyn Method), viral].into_iter().flatten().collect()
+    }
+
+    /// Whether any method supervises, so that the decoder must be watched.
+    pub fn supervises(&self) -> bool {
+        self.methods().into_iter().any(Method::supervises)
+    }
+
+    /// Checks every knob by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] that names the first key out of its range.
+    pub fn bounds(&self) -> Result<(), ObjectiveError> {
+        self.methods().into_iter().try_for_each(Method::bounds)
+    }
+
+    /// Checks every knob by itself and against the model.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] that names the first key out of its range.
+    pub fn check(&self, model: &ModelShape) -> Result<(), ObjectiveError> {
+        self.bounds()?;
+        self.methods().into_iter().try_for_each(|method| method.check(model))
+    }
+
+    /// Whether a method trains a head of its own.
+    pub fn has_head(&self) -> bool {
+        self.viral.as_ref().is_some_and(Viral::has_head)
+    }
+
+    /// The methods' heads with lazily made weights, for a decoder of width `decoder` and patch features of width
+    /// `features`.
+    pub fn heads(&self, decoder: usize, features: usize, device: &Device) -> Heads {
+        let viral = self.viral.as_ref().filter(|viral| viral.has_head());
+        Heads { viral: viral.map(|viral| viral::Head::new(viral.head_widths(decoder, features), device)) }
+    }
+
+    /// The same objective with the defaults that depend on the decoder's `layers` written out, as a run's record has it.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] where a number of layers is not one of the decoder's.
+    pub fn resolved(&self, layers: usize) -> Result<Self, ObjectiveError> {
+        let mut this = self.clone();
+        this.basic.k = Some(this.basic.resolve_k(layers)?);
+        if let Some(viral) = &mut this.viral {
+            viral.layer = Some(viral.resolve_layer(layers)?);
+        }
+        Ok(this)
+    }
+
+    /// The same objective with every knob that has no effect at its default: two objectives that train alike are equal.
+    #[must_use]
+    pub fn effective(&self) -> Self {
+        if !self.supervises() {
+            return Self::llava();
+        }
+        Self { basic: self.basic.effective(), ..self.clone() }
+    }
+
+    /// The other vision encoder that a method compares with, by directory or hub name.
+    pub fn encoder(&self) -> Option<&str> {
+        self.methods().into_iter().find_map(|method| match method.features() {
+            Some(FeatureSource::Encoder(name)) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The key by which a method compares with the model's own vision encoder, which must be frozen then.
+    pub fn compares_with_own(&self) -> Option<String> {
+        let own = |method: &&dyn Method| method.features() == Some(FeatureSource::Own);
+        self.methods().into_iter().find(own).map(|method| format!("{}.target", method.name()))
+    }
+
+    /// Checks another encoder, of `positions` patches an image, against the model.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError`] that names the key.
+    pub fn check_encoder(&self, positions: usize, model: &ModelShape) -> Result<(), ObjectiveError> {
+        self.methods().into_iter().try_for_each(|method| match method.features() {
+            Some(FeatureSource::Encoder(_)) => method.check_features(positions, model),
+            _ => Ok(()),
+        })
+    }
+
+    /// The losses of a batch in which there is nothing: 0 each, with the terms' names and weights.
+    pub fn zeros(&self, device: &Device) -> Losses {
+        self.losses(Losses::zero(device), None, None)
+    }
+}
+
+impl From<Basic> for Objective {
+    fn from(basic: Basic) -> Self {
+        Self { basic, ..Self::default() }
+    }
+}
+
+/// All keys of the table.
+const KEYS: [&str; basic::KEYS.len() + TABLES.len()] = {
+    let mut keys = [""; basic::KEYS.len() + TABLES.len()];
+    let mut at = 0;
+    while at < keys.len() {
+        keys[at] = if at < basic::KEYS.len() { basic::KEYS[at] } else { TABLES[at - basic::KEYS.len()] };
+        at += 1;
+    }
+    keys
+};
+
+/// A key of the table. It is refused while it is read, so that an error points at it.
+struct Key(String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let key = String::deserialize(deserializer)?;
+        if KEYS.contains(&key.as_str()) { Ok(Self(key)) } else { Err(D::Error::unknown_field(&key, &KEYS)) }
+    }
+}
+
+// Serde's `flatten` cannot refuse unknown keys, and loses the place of a value that is wrong.
+impl<'de> Deserialize<'de> for Objective {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Table;
+        impl<'de> Visitor<'de> for Table {
+            type Value = Objective;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Objective, A::Error> {
+                let mut objective = Objective::default();
+                while let Some(Key(key)) = map.next_key()? {
+                    match key.as_str() {
+                        viral::NAME => objective.viral = map.next_value()?,
+                        key => objective.basic.read(key, &mut map)?,
+                    }
+                }
+                Ok(objective)
+            }
+        }
+        deserializer.deserialize_struct("Objective", &KEYS, Table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_written_as_it_is_read() {
+        let text = r#"{"das":false,"sds":true,"lambda_das":2.0,"lambda_sds":0.5,"k":3,"layer_weights":"constant","patch_weights":"uniform","viral":{"weight":0.25,"layer":2,"target":"vision","similarity":"cosine","head_width":64}}"#;
+        let read: Objective = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        let keys: serde_json::Value = serde_json::from_str(text).unwrap();
+        let mut known = KEYS;
+        known.sort_unstable();
+        assert_eq!(
+            keys.as_object().unwrap().keys().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
+            known.into()
+        );
+    }
+
+    #[test]
+    fn an_empty_table_is_the_papers_and_an_unknown_key_is_refused() {
+        assert_eq!(serde_json::from_str::<Objective>("{}").unwrap(), Objective::default());
+        let wrong = serde_json::from_str::<Objective>(r#"{"sdss":false}"#).unwrap_err().to_string();
+        assert!(wrong.contains("unknown field `sdss`") && wrong.contains("viral"), "{wrong}");
+        let wrong = serde_json::from_str::<Objective>(r#"{"viral":{"weigth":1.0}}"#).unwrap_err().to_string();
+        assert!(wrong.contains("unknown field `weigth`"), "{wrong}");
+    }
+
+    #[test]
+    fn every_term_has_one_name_and_is_known() {
+        let objective = Objective { viral: Some(Viral::default()), ..Objective::default() };
+        let names: Vec<&str> = objective.zeros(&Device::default()).terms.iter().map(|term| term.name).collect();
+        assert_eq!(names, TERMS.iter().map(|term| term.name).collect::<Vec<_>>());
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+    }
+
+    #[test]
+    fn objectives_that_train_alike_are_equal_once_they_are_effective() {
+        let off = Objective::from(Basic { das: false, sds: false, lambda_das: 7.0, k: Some(1), ..Basic::default() });
+        assert_eq!(off.effective(), Objective::llava());
+        let one = Objective::from(Basic { sds: false, lambda_sds: 7.0, ..Basic::default() });
+        assert_eq!(one.effective(), Basic { sds: false, ..Basic::default() }.into());
+        let other = Objective::from(Basic { lambda_das: 7.0, ..Basic::default() });
+        assert_ne!(other.effective(), Objective::default());
+    }
+}

@@ -1,0 +1,307 @@
+//! VIRAL (visual representation alignment, 2025; github.com/cvlab-kaist/VIRAL): a decoder layer's outputs at the image
+//! positions are compared with the patch features of a frozen vision encoder.
+//!
+//! With `similarity = "cosine"` the outputs `h` after layer `layer` go through a trainable [`Head`], and
+//! `L = - mean cos(head(h_i), f_i)` over the patches. With `similarity = "gram"` there is no head: `L` is the mean squared
+//! difference between the patch-to-patch cosines of `h` and those of `f`. Where the encoder's grid of patches is not the
+//! model's, its features are resampled bilinearly. The mean is over the patches of a sample's images and then over the
+//! samples that have an image with text after it, so that it does not depend on how a batch is cut into parts. Unlike
+//! BASIC's terms, this one has a gradient through the decoder's layers below.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{DType, Device, Tensor, TensorData, activation::silu};
+use serde::{Deserialize, Serialize};
+
+use super::{Evidence, FeatureSource, Method, ModelShape, ObjectiveError, TermInfo};
+use crate::ops::linear;
+use crate::{ImageSpan, Losses, SupervisionLayout, Term};
+
+/// The name of the method's table and of its term.
+pub const NAME: &str = "viral";
+/// The similarity with the vision encoder's features.
+pub const TERM: TermInfo = TermInfo { name: NAME, title: "Visual representation alignment (viral)" };
+
+/// The target that names the model's own vision encoder.
+pub const OWN: &str = "vision";
+/// The widest head.
+const MOST_WIDTH: usize = 1 << 16;
+/// Below this length a row counts as having it: its direction is not known.
+const SHORTEST: f64 = 1e-8;
+
+/// What of the two sides is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Similarity {
+    /// Each patch with the same patch, through the trainable head.
+    #[default]
+    Cosine,
+    /// The cosines between the patches of an image, without a head.
+    Gram,
+}
+
+/// The knobs of the method: the table `[objective.viral]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Viral {
+    /// Weight of the term.
+    pub weight: f64,
+    /// After which decoder layer (from 1) the image positions are read; by default `max(1, L / 2)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// `vision` for the model's own frozen vision encoder, or another encoder's directory or hub name.
+    pub target: String,
+    /// What is compared.
+    pub similarity: Similarity,
+    /// Width of the head's hidden layers.
+    pub head_width: usize,
+}
+
+impl Default for Viral {
+    fn default() -> Self {
+        Self { weight: 0.5, layer: None, target: OWN.into(), similarity: Similarity::default(), head_width: 2048 }
+    }
+}
+
+impl Viral {
+    /// The layer (from 1) for a decoder of `layers` layers.
+    ///
+    /// # Errors
+    ///
+    /// [`ObjectiveError::Layers`] where it is not one of them.
+    pub fn resolve_layer(&self, layers: usize) -> Result<usize, ObjectiveError> {
+        match self.layer {
+            None => Ok((layers / 2).max(1)),
+            Some(layer) if (1..=layers).contains(&layer) => Ok(layer),
+            Some(value) => Err(ObjectiveError::Layers { name: "viral.layer", value, layers }),
+        }
+    }
+
+    /// Whether it trains a head.
+    pub fn has_head(&self) -> bool {
+        self.similarity == Similarity::Cosine
+    }
+
+    /// The widths of the head's layers, from a decoder of width `decoder` to features of width `features`.
+    pub fn head_widths(&self, decoder: usize, features: usize) -> [usize; 4] {
+        [decoder, self.head_width, self.head_width, features]
+    }
+}
+
+/// Three linear layers with SiLU between them, from the decoder's width to that of the features.
+#[derive(Module, Debug)]
+pub struct Head {
+    /// The layers, first to last.
+    pub layers: Vec<Linear>,
+}
+
+impl Head {
+    /// A head with lazily made weights.
+    pub fn new(widths: [usize; 4], device: &Device) -> Self {
+        let layers = widths.windows(2).map(|pair| LinearConfig::new(pair[0], pair[1]).init(device));
+        Self { layers: layers.collect() }
+    }
+
+    /// # Shapes
+    /// - rows: `[M, d]`
+    /// - output: `[M, feature width]`
+    pub fn forward(&self, rows: Tensor<2>) -> Tensor<2> {
+        let mut x = rows;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let input = if index == 0 { x } else { silu(x) };
+            x = linear(input, layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()));
+        }
+        x
+    }
+}
+
+impl Method for Viral {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn bounds(&self) -> Result<(), ObjectiveError> {
+        ObjectiveError::weight("viral.weight", self.weight)?;
+        if self.layer == Some(0) {
+            return Err(ObjectiveError::NoLayer { name: "viral.layer" });
+        }
+        if !(1..=MOST_WIDTH).contains(&self.head_width) {
+            let (name, value, most) = ("viral.head_width", self.head_width, MOST_WIDTH);
+            return Err(ObjectiveError::Size { name, value, most });
+        }
+        Ok(())
+    }
+
+    fn check(&self, model: &ModelShape) -> Result<(), ObjectiveError> {
+        self.resolve_layer(model.layers)?;
+        match self.target == OWN {
+            true => self.check_features(model.features[0], model),
+            false => Ok(()),
+        }
+    }
+
+    fn check_features(&self, positions: usize, model: &ModelShape) -> Result<(), ObjectiveError> {
+        if positions != model.visual_tokens {
+            let way = "one grid cannot be resampled to the other: name an encoder with as many patches as the model";
+            grid("viral.target", positions, way)?;
+            grid("viral.target", model.visual_tokens, way)?;
+        }
+        Ok(())
+    }
+
+    fn supervises(&self) -> bool {
+        true
+    }
+
+    fn taps(&self, layers: usize) -> Vec<usize> {
+        self.resolve_layer(layers).map(|layer| layer - 1).into_iter().collect()
+    }
+
+    fn features(&self) -> Option<FeatureSource<'_>> {
+        Some(if self.target == OWN { FeatureSource::Own } else { FeatureSource::Encoder(&self.target) })
+    }
+
+    fn terms(&self, evidence: Option<&Evidence>, device: &Device) -> Vec<Term> {
+        let value = evidence.and_then(|evidence| self.value(evidence)).unwrap_or_else(|| Losses::zero(device));
+        vec![Term { name: NAME, weight: self.weight, value }]
+    }
+}
+
+impl Viral {
+    fn value(&self, evidence: &Evidence) -> Option<Tensor<1>> {
+        let layout = evidence.layout;
+        let rows = evidence.taps.get(&(self.resolve_layer(evidence.layers).ok()? - 1))?;
+        let (images, m) = (layout.images.len(), rows.dims()[0] / layout.images.len().max(1));
+        let features = evidence.features?.clone().without_autodiff();
+        let features = resampled(features, images, m); // [M, w] in f32
+        let shares = Tensor::<1>::from_data(shares(layout, evidence.image_samples), &features.device()); // [images]
+        let of_images = match self.similarity {
+            Similarity::Cosine => {
+                let head = evidence.heads.viral.as_ref()?;
+                let predicted = directions(head.forward(rows.clone()).cast(DType::F32));
+                let cosines = (predicted * directions(features)).sum_dim(1); // [M, 1]
+                cosines.reshape([images, m]).mean_dim(1).neg()
+            }
+            Similarity::Gram => {
+                let gram = |rows: Tensor<2>| {
+                    let width = rows.dims()[1];
+                    let unit = directions(rows).reshape([images, m, width]);
+                    unit.clone().matmul(unit.swap_dims(1, 2)) // [images, m, m]
+                };
+                let difference = gram(rows.clone().cast(DType::F32)) - gram(features);
+                difference.powi_scalar(2).reshape([images, m * m]).mean_dim(1)
+            }
+        }; // [images, 1]
+        Some((of_images.reshape([images]) * shares).sum())
+    }
+}
+
+/// What each image counts: its share of its sample's images, over all samples that have an image with text after it.
+fn shares(layout: &SupervisionLayout, image_samples: usize) -> TensorData {
+    let counts = |image: &ImageSpan| {
+        let own = layout.images.iter().filter(|other| other.sample == image.sample);
+        let supervised = own.clone().any(|other| !other.text_rows.is_empty());
+        (supervised, own.count())
+    };
+    let share = |image: &ImageSpan| match counts(image) {
+        (true, own) => 1.0 / (own * image_samples.max(1)) as f32,
+        (false, _) => 0.0,
+    };
+    let shares: Vec<f32> = layout.images.iter().map(share).collect();
+    let n = shares.len();
+    TensorData::new(shares, [n])
+}
+
+/// Rows of length 1.
+fn directions(rows: Tensor<2>) -> Tensor<2> {
+    let squares = rows.clone().powi_scalar(2).sum_dim(1); // [M, 1]
+    rows / squares.clamp_min(SHORTEST * SHORTEST).sqrt()
+}
+
+/// The side of a square grid of so many positions.
+///
+/// # Errors
+///
+/// [`ObjectiveError::Grid`] where they are not a square number.
+pub fn grid(name: &'static str, positions: usize, way: &'static str) -> Result<usize, ObjectiveError> {
+    let side = positions.isqrt();
+    match side * side == positions && side > 0 {
+        true => Ok(side),
+        false => Err(ObjectiveError::Grid { name, positions, way }),
+    }
+}
+
+/// Features on the model's grid of `m` positions an image, in f32, as PyTorch's `interpolate(mode="bilinear")` samples
+/// them (`align_corners=False`).
+///
+/// # Shapes
+/// - features: `[images * positions, w]`
+/// - output: `[images * m, w]`
+fn resampled(features: Tensor<2>, images: usize, m: usize) -> Tensor<2> {
+    let features = features.cast(DType::F32);
+    let [rows, width] = features.dims();
+    let positions = rows / images.max(1);
+    if positions == m {
+        return features;
+    }
+    let weights = TensorData::new(bilinear(positions.isqrt(), m.isqrt()), [m, positions]);
+    let weights = Tensor::<2>::from_data(weights, &features.device()).unsqueeze::<3>(); // [1, m, positions]
+    let sampled = weights.expand([images, m, positions]).matmul(features.reshape([images, positions, width]));
+    sampled.reshape([images * m, width])
+}
+
+/// The weights of `from * from` positions in each of `to * to`, `[to * to, from * from]`.
+fn bilinear(from: usize, to: usize) -> Vec<f32> {
+    let scale = from as f64 / to as f64;
+    // Along one side: the two neighbours and the second one's weight.
+    let side: Vec<(usize, usize, f64)> = (0..to)
+        .map(|at| {
+            let center = ((at as f64 + 0.5) * scale - 0.5).max(0.0);
+            let first = (center as usize).min(from - 1);
+            (first, (first + 1).min(from - 1), center - first as f64)
+        })
+        .collect();
+    let mut weights = vec![0.0; to * to * from * from];
+    for (y, (top, bottom, down)) in side.iter().enumerate() {
+        for (x, (left, right, across)) in side.iter().enumerate() {
+            let row = &mut weights[(y * to + x) * from * from..][..from * from];
+            for (line, of_line) in [(top, 1.0 - down), (bottom, *down)] {
+                for (column, of_column) in [(left, 1.0 - across), (right, *across)] {
+                    row[line * from + column] += (of_line * of_column) as f32;
+                }
+            }
+        }
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_is_resampled_as_pytorch_does() {
+        // torch.nn.functional.interpolate(torch.arange(4.).reshape(1, 1, 2, 2), size=3, mode="bilinear")
+        let weights = bilinear(2, 3);
+        let found: Vec<f32> =
+            weights.chunks(4).map(|row| row.iter().zip([0.0, 1.0, 2.0, 3.0]).map(|(w, x)| w * x).sum()).collect();
+        assert_eq!(found, [0.0, 0.5, 1.0, 1.0, 1.5, 2.0, 2.0, 2.5, 3.0]);
+        for (from, to) in [(1, 4), (4, 1), (5, 3), (3, 5), (7, 7)] {
+            let weights = bilinear(from, to);
+            assert!(weights.chunks(from * from).all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-5));
+        }
+    }
+
+    #[test]
+    fn a_layer_outside_the_decoder_and_a_grid_that_is_none_are_errors_that_name_the_key() {
+        let model = ModelShape { layers: 4, width: 8, visual_tokens: 4, features: [16, 8] };
+        let viral = Viral::default();
+        assert_eq!((viral.check(&model), viral.resolve_layer(4), viral.resolve_layer(1)), (Ok(()), Ok(2), Ok(1)));
+        let wrong = Viral { layer: Some(5), ..viral.clone() }.check(&model).unwrap_err();
+        assert_eq!(wrong.to_string(), "viral.layer = 5 is outside 1 to 4, the decoder's layers");
+        assert!(viral.check(&ModelShape { features: [17, 8], ..model }).is_err());
+        assert!(Viral { layer: Some(0), ..viral.clone() }.bounds().is_err());
+        assert!(Viral { head_width: 0, ..viral.clone() }.bounds().is_err());
+        assert!(Viral { weight: -1.0, ..viral }.bounds().is_err());
+    }
+}
