@@ -15,3 +15,4 @@ pub mod losses;
 pub mod measures;
 pub mod page;
 pub mod questions;
+pub mod statistics;

@@ -8,5 +8,6 @@
 
 pub mod backbones;
 pub mod demo;
+pub mod pages;
 pub mod report;
 pub mod studies;

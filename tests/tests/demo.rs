@@ -47,6 +47,11 @@ fn the_demo_trains_both_arms_and_leaves_a_summary_a_report_and_checkpoints() {
         for file in ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "recipe.toml"] {
             assert!(checkpoint.join(file).is_file(), "{arm}: {file}");
         }
+        // The stage is a run as `basic train` leaves it, with what the study measured; the states along the way are gone.
+        for file in ["run.json", "metrics.jsonl", "result.json"] {
+            assert!(checkpoint.join(file).is_file(), "{arm}: {file}");
+        }
+        assert!(!checkpoint.join("checkpoints").exists());
     }
     // A second demo in the same place is refused.
     let again = run(BASIC, args);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use basic_study::studies::{AblateOptions, Ablated, ablate as run, list};
+use basic_study::studies::{AblateOptions, Ablated, Event, ablate as run, list};
 use serde_json::json;
 
 use crate::args::Ablate;
@@ -34,7 +34,12 @@ pub fn ablate(args: Ablate) -> Result<()> {
         }
         tell!("finishing the running steps and saving; once more ends at once");
     })?;
-    let Ablated { summary, stopped } = run(&args.study, &options, &|line| tell!("{line}"))?;
+    let observer = |event: Event<'_>| {
+        if let Event::Line(text) | Event::Warning(text) = event {
+            tell!("{text}");
+        }
+    };
+    let Ablated { summary, stopped } = run(&args.study, &options, &observer)?;
     if args.json {
         return print_json(&summary);
     }

@@ -1,10 +1,8 @@
 //! A score with its 95% interval: the bootstrap over questions.
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-const RESAMPLES: usize = 1000;
+use crate::statistics::bootstrap;
 
 /// A score, 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,23 +23,10 @@ impl Metric {
     /// `statistic` of all of 0..`questions`, with the 2.5th and the 97.5th percentile of it over 1000 draws with
     /// replacement. The draws are the same every time.
     pub fn of(name: impl Into<String>, questions: usize, statistic: impl Fn(&[usize]) -> f64) -> Self {
-        let mut chosen: Vec<usize> = (0..questions).collect();
-        let value = statistic(&chosen);
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let mut values = Vec::with_capacity(RESAMPLES);
-        while values.len() < RESAMPLES && questions > 0 {
-            chosen.iter_mut().for_each(|index| *index = rng.random_range(0..questions));
-            values.push(statistic(&chosen));
-        }
-        values.sort_by(f64::total_cmp);
-        let end = |at: usize| values.get(at).copied().unwrap_or(value);
-        Self {
-            name: name.into(),
-            value,
-            low: end(RESAMPLES / 40),
-            high: end(RESAMPLES - RESAMPLES / 40 - 1),
-            questions,
-        }
+        let all: Vec<usize> = (0..questions).collect();
+        let value = statistic(&all);
+        let (low, high) = bootstrap(questions, statistic).unwrap_or((value, value));
+        Self { name: name.into(), value, low, high, questions }
     }
 
     /// The mean of the questions' credits.

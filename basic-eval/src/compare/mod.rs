@@ -1,11 +1,11 @@
 //! Two evaluations question by question: `basic compare`.
 //!
-//! [`sets`] finds what `basic eval` left, [`compare`] pairs it by the questions' ids, [`statistics`] has the intervals and
+//! [`sets`] finds what `basic eval` left, [`compare`] pairs it by the questions' ids, [`significance`] has the intervals and
 //! the tests.
 
 mod pair;
 mod sets;
-pub mod statistics;
+pub mod significance;
 #[cfg(test)]
 mod tests;
 
@@ -16,36 +16,18 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use sets::{Found, Set, find, read, sets};
-use statistics::{Paired, Test};
+use significance::{Paired, Test};
 
 use crate::benchmarks::{BenchmarkError, measures};
 
 /// Why two evaluations could not be compared.
 #[derive(Debug, Error)]
 pub enum CompareError {
-    /// A file could not be read.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// Nothing that `basic eval` leaves.
     #[error("{path}: {problem}", path = path.display())]
     NoRun {
         /// The path.
         path: PathBuf,
-        /// What is wrong, and what to do.
-        problem: String,
-    },
-    /// A line that is no judged answer.
-    #[error("{path}:{line}: {problem}", path = path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
         /// What is wrong, and what to do.
         problem: String,
     },
@@ -59,9 +41,9 @@ pub enum CompareError {
         /// What differs, and what to do.
         problem: String,
     },
-    /// The record beside the answers.
+    /// The answers, or the record beside them.
     #[error(transparent)]
-    Record(#[from] BenchmarkError),
+    File(#[from] BenchmarkError),
 }
 
 /// Two evaluations, paired.

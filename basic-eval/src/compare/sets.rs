@@ -6,7 +6,7 @@ use basic_models::outside::{self, Budget, Unparsed};
 use serde_json::Value;
 
 use super::CompareError;
-use crate::benchmarks::{Judged, Record, judged_file};
+use crate::benchmarks::{BenchmarkError, Judged, Record, judged_file};
 use crate::questions::Prediction;
 
 /// The answers to one benchmark or one file of questions.
@@ -80,7 +80,7 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
-    let io = |source| CompareError::Io { path: dir.into(), source };
+    let io = |source| BenchmarkError::Io { path: dir.into(), source };
     if !dir.is_dir() {
         return Ok(Vec::new());
     }
@@ -112,9 +112,9 @@ impl Found {
 ///
 /// # Errors
 ///
-/// [`CompareError::Io`] or [`CompareError::Line`], with the file.
+/// [`CompareError::Benchmark`] with the file and what is wrong with it.
 pub fn read(file: &Path) -> Result<Set, CompareError> {
-    let io = |source| CompareError::Io { path: file.into(), source };
+    let io = |source| BenchmarkError::Io { path: file.into(), source };
     let bytes = outside::read(file).map_err(io)?;
     let budget = Budget::of(file);
     let record = Record::of(file)?;
@@ -125,7 +125,7 @@ pub fn read(file: &Path) -> Result<Set, CompareError> {
             judged.push(parse(line, judged.len(), &budget).map_err(|problem| {
                 let problem =
                     if last { format!("the line is cut off ({problem}): run `basic eval` again") } else { problem };
-                CompareError::Line { path: file.into(), line: index + 1, problem }
+                BenchmarkError::Line { path: file.into(), line: index + 1, problem }
             })?);
         }
     }

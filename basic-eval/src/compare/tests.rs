@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::statistics::{Paired, Test, mcnemar, sign_flip};
+use super::significance::{Paired, Test};
 use super::*;
 use crate::benchmarks::{Kind, Outcome};
+use crate::statistics::{mcnemar, sign_flip};
 
 fn graded(scores: impl IntoIterator<Item = f64>) -> Vec<Outcome> {
     scores.into_iter().map(|score| Outcome { score, said: false, is: false }).collect()

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Grid, ImageReading, LayerReading, LensError, Near, Place, Reading, pack};
 
-/// The demo report's look, which all pages share, and what the lens adds to it.
+/// What the lens adds to the look that all pages share.
 const STYLE: &str = concat!(include_str!("../page.css"), "\n", include_str!("lens.css"));
 const SCRIPT: &str = concat!(include_str!("data.js"), "\n", include_str!("lens.js"));
 const TEMPLATE: &str = include_str!("lens.html");

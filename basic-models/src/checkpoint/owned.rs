@@ -32,7 +32,7 @@ pub enum Contents {
     Shapes,
     /// The embedded backbones.
     Backbones,
-    /// Checkpoints of a demo's runs.
+    /// A demo's runs, each with its result.
     DemoRuns,
     /// The embedded world of a study: backbones and data set.
     World,
@@ -240,7 +240,7 @@ impl Contents {
             Self::Shapes => begins(path, &["{", "["]) || is_png(path),
             // JSON, a template, or a header of safetensors behind its length.
             Self::Backbones => begins(path, &["{"]) || is_safetensors(path),
-            Self::DemoRuns => begins(path, &["stage=\""]),
+            Self::DemoRuns => begins(path, &["stage=\"", "{\"hash\":", OF_RUNS[0], OF_RUNS[1]]),
             Self::World => match name.split_once('/') {
                 Some(("backbones", rest)) => Self::Backbones.wrote(path, rest),
                 Some(("data", rest)) => Self::Shapes.wrote(path, rest),
@@ -271,9 +271,7 @@ impl Contents {
                 _ => false,
             },
             Self::DemoRuns => match name.splitn(3, '/').collect::<Vec<_>>()[..] {
-                [_, "pretrain" | "finetune", file] => {
-                    is_checkpoint(file) || file == "recipe.toml" || is_temporary(file)
-                }
+                [_, "pretrain" | "finetune", file] => file == "result.json" || Self::Run.file(file),
                 // What a killed demo was writing.
                 [_, staged, file] => is_working(staged) && is_checkpoint(file),
                 _ => false,
@@ -309,7 +307,10 @@ impl Contents {
             Self::Backbones => matches!(name, "llm" | "vision"),
             Self::DemoRuns => match name.split_once('/') {
                 None => name.contains("-seed"),
-                Some((_, stage)) => matches!(stage, "pretrain" | "finetune") || is_working(stage),
+                Some((_, below)) => match below.split_once('/') {
+                    None => matches!(below, "pretrain" | "finetune") || is_working(below),
+                    Some((stage, below)) => matches!(stage, "pretrain" | "finetune") && Self::Run.folder(below),
+                },
             },
             Self::World => match name.split_once('/') {
                 None => matches!(name, "backbones" | "data"),

@@ -2,6 +2,7 @@
 //! embedded world's train split, by `basic backbones --out DIR --seed S`.
 
 mod document;
+mod embedded;
 mod language;
 mod tokenizer;
 mod tower;
@@ -14,6 +15,8 @@ use burn::tensor::{Device, TensorReadError};
 use serde::Serialize;
 use thiserror::Error;
 
+pub(crate) use embedded::embedded;
+pub use embedded::write_backbones;
 pub use language::{LanguageScores, pretrain_language};
 pub use tower::{TowerScores, pretrain_tower};
 

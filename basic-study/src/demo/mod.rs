@@ -1,44 +1,40 @@
-//! The demo: LLaVA's baseline and BASIC side by side on the embedded world, from embedded backbones to a report.
+//! The demo: LLaVA's baseline and BASIC side by side on the embedded world, from embedded backbones to a report. It is a
+//! study like those of `basic ablate`, which its engine runs.
+//!
+//! - `study` is the study with what the command line changes, `outcome` what its runs say.
+//! - `summary` holds that; `report` shows it as a page and as a table.
 
-mod assets;
-mod measure;
-mod plan;
+mod outcome;
 pub mod report;
+mod study;
 pub mod summary;
-mod sweep;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use basic_core::{DeviceError, DeviceSpec};
-use basic_data::shapes::{ShapesError, write_dataset};
-use basic_data::{DataError, DataSet, VisionCache};
-use basic_eval::losses::InspectError;
-use basic_eval::measures::AnalysisError;
-use basic_eval::questions::EvalError;
-use basic_models::atomic_file::write_atomically;
+use basic_core::DeviceSpec;
+use basic_models::CheckpointError;
 use basic_models::checkpoint::Contents;
-use basic_models::nn::Llava;
-use basic_models::{Checkpoint, CheckpointError};
-use basic_train::recipe::{Recipe, Stage};
-use basic_train::train::{TrainError, Trainer};
-use basic_train::trainable::set_trainable;
-use basic_train::watch::StepMetrics;
-use burn::module::Module;
-use burn::tensor::{DType, Device};
+use serde::Serialize;
 use thiserror::Error;
 
-pub(crate) use assets::embedded;
-pub use assets::write_backbones;
-pub use plan::{Paths, Plan};
-pub use sweep::{SweepRow, sweep};
+pub use study::{Changes, SETTINGS};
 
-pub(crate) use measure::Bench;
-use summary::{Arm, Best, CurvePoint, Run, Setting, Summary};
+use crate::pages::{PageError, PictureError};
+use crate::studies::embedded::{CellRun, Embedded};
+use crate::studies::{AblateError, AblateOptions, Observer, Study};
+use basic_data::ImageNameError;
+use basic_eval::questions::read_questions;
+use basic_models::atomic_file::write_atomically;
+use summary::Summary;
 
 /// The arms, baseline first.
 pub const ARMS: [&str; 2] = ["llava", "basic"];
+
+/// Answers shown in the report.
+const SHOWN: usize = 6;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -49,12 +45,12 @@ pub struct DemoConfig {
     pub seeds: usize,
     /// Where to compute.
     pub device: DeviceSpec,
-    /// The settings.
-    pub plans: Vec<Plan>,
+    /// This one of the [`SETTINGS`] alone.
+    pub only: Option<String>,
+    /// What is changed of the recipes.
+    pub changes: Changes,
     /// Replace a demo that is there.
     pub overwrite: bool,
-    /// Scenes of train, validation and eval.
-    pub scenes: [usize; 3],
     /// How often the validation split is asked in the pretrain stage, in steps.
     pub validate_every: usize,
     /// The source's git revision, where known.
@@ -63,42 +59,23 @@ pub struct DemoConfig {
 
 /// Why the demo stopped.
 #[derive(Debug, Error)]
-#[allow(missing_docs)]
 pub enum DemoError {
-    #[error("{path}: {source}", path = path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    /// The study could not be run.
     #[error(transparent)]
-    Device(#[from] DeviceError),
+    Study(#[from] AblateError),
+    /// What is there is not replaced.
     #[error(transparent)]
-    Shapes(#[from] ShapesError),
+    There(#[from] CheckpointError),
+    /// A sample's image is not below the folder of images.
+    #[error("sample {0}")]
+    Outside(#[from] ImageNameError),
+    /// A sample's image cannot be shown.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Picture(#[from] PictureError),
+    /// The page's template failed, which is a defect of this crate.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    #[error(transparent)]
-    Train(#[from] TrainError),
-    #[error(transparent)]
-    Eval(#[from] EvalError),
-    #[error(transparent)]
-    Analysis(#[from] AnalysisError),
-    #[error(transparent)]
-    Inspect(#[from] InspectError),
-    #[error(transparent)]
-    Report(#[from] report::ReportError),
+    Page(#[from] PageError),
 }
-
-/// What the demo is doing.
-pub enum Event<'a> {
-    /// A new stage: its name and how many units it has.
-    Stage(&'a str, usize),
-    /// A training step.
-    Step(&'a StepMetrics),
-    /// Units of an evaluation done.
-    Done(usize),
-}
-
-/// Sees what the demo is doing.
-pub type Observer<'a> = &'a mut dyn FnMut(Event);
 
 /// Runs the demo and writes `summary.json` and `report.html`.
 ///
@@ -107,54 +84,77 @@ pub type Observer<'a> = &'a mut dyn FnMut(Event);
 /// [`DemoError`] that names the file and the way out.
 pub fn run(config: &DemoConfig, observer: Observer) -> Result<Summary, DemoError> {
     let start = Instant::now();
-    let paths = Paths::new(&config.out);
-    let device = prepare_world(config, &paths, observer)?;
-    let bench = Bench::open(&paths, &device)?;
-    let mut settings = Vec::new();
-    for plan in &config.plans {
-        let mut arms: Vec<Arm> = ARMS.iter().map(|name| Arm { name: (*name).into(), runs: Vec::new() }).collect();
-        for seed in 0..config.seeds as u64 {
-            for arm in &mut arms {
-                let run = one_run(config, plan, &arm.name, seed, &paths, &bench, &device, observer)?;
-                arm.runs.push(run);
-            }
-        }
-        settings.push(Setting {
-            name: plan.name.clone(),
-            description: plan.description.clone(),
-            captions: plan.captions,
-            conversations: plan.conversations,
-            eval_questions: bench.eval.len(),
-            lambda_das: plan.lambda_das,
-            lambda_sds: plan.lambda_sds,
-            arms,
-        });
+    let study = study::study(config.seeds, config.only.as_deref(), config.validate_every)?;
+    let runs = conduct(study, config, SHOWN, observer)?;
+    for stage in runs.iter().flat_map(|run| &run.stages) {
+        let text = toml::to_string(&stage.recipe).map_err(|error| std::io::Error::other(error.to_string()));
+        write(&stage.run.join("recipe.toml"), text)?;
     }
+    let data = config.out.join("data");
+    let questions = read_questions(&data.join("eval.jsonl")).map_err(AblateError::from)?;
     let summary = Summary {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: config.revision.clone(),
         device: config.device.to_string(),
         seconds: start.elapsed().as_secs_f64(),
-        settings,
-        majority: bench.majority(),
+        settings: outcome::settings(&runs, questions.len())?,
+        majority: outcome::majority(&questions),
     };
-    let io = io_error;
-    let json = config.out.join("summary.json");
-    let text = serde_json::to_string_pretty(&summary).map_err(|e| std::io::Error::other(e.to_string()));
-    text.and_then(|text| write_atomically(&json, (text + "\n").as_bytes())).map_err(io(&json))?;
-    let html = config.out.join("report.html");
-    let page = report::render_html(&summary, &paths.data)?;
-    write_atomically(&html, page.as_bytes()).map_err(io(&html))?;
+    let json = serde_json::to_string_pretty(&summary).map_err(|error| std::io::Error::other(error.to_string()));
+    write(&config.out.join("summary.json"), json.map(|json| json + "\n"))?;
+    write(&config.out.join("report.html"), Ok(report::render_html(&summary, &data)?))?;
     Ok(summary)
 }
 
-fn io_error(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> DemoError + use<> {
-    let path = path.to_path_buf();
-    move |source| DemoError::Io { path, source }
+/// One pair of lambdas; both 0 is the baseline.
+#[derive(Debug, Clone, Serialize)]
+pub struct SweepRow {
+    /// Weight of the directional loss.
+    pub lambda_das: f64,
+    /// Weight of the semantic loss.
+    pub lambda_sds: f64,
+    /// Exact match on the validation split after the pretrain stage, per seed.
+    pub last: Vec<f64>,
+    /// The same at each run's best step.
+    pub best: Vec<f64>,
 }
 
-/// Clears what an earlier demo left, where that is allowed, and writes backbones and data set.
-fn prepare_world(config: &DemoConfig, paths: &Paths, observer: Observer) -> Result<Device, DemoError> {
+/// Runs the pretrain stage for every pair of lambdas, with seeds that the demo does not use, and asks the validation split.
+///
+/// # Errors
+///
+/// [`DemoError`] that names the file.
+pub fn sweep(config: &DemoConfig, pairs: &[(f64, f64)], observer: Observer) -> Result<Vec<SweepRow>, DemoError> {
+    let study = study::study(config.seeds, config.only.as_deref(), config.validate_every)?;
+    let runs = conduct(study::of_lambdas(study, pairs), config, 0, observer)?;
+    let row = |pair: &(f64, f64)| {
+        let name = study::cell(*pair);
+        let values = |metric: &str| {
+            let here = runs.iter().filter(|run| run.cell == name).flat_map(|run| &run.stages);
+            here.filter_map(|stage| stage.result.values.get(metric).copied()).collect()
+        };
+        SweepRow { lambda_das: pair.0, lambda_sds: pair.1, last: values("accuracy"), best: values("best.validation") }
+    };
+    Ok(pairs.iter().map(row).collect())
+}
+
+/// Runs a study in the demo's directory.
+fn conduct(study: Study, config: &DemoConfig, samples: usize, observer: Observer) -> Result<Vec<CellRun>, DemoError> {
+    let study = Embedded::new(study, &config.out, &config.changes.sets(), samples)?;
+    clear(config)?;
+    let options = AblateOptions {
+        out: config.out.clone(),
+        sets: Vec::new(),
+        only: Vec::new(),
+        devices: vec![config.device],
+        stop: Arc::new(AtomicBool::new(false)),
+        revision: config.revision.clone(),
+    };
+    Ok(study.run(&options, observer)?)
+}
+
+/// Clears what an earlier demo left, where that is allowed.
+fn clear(config: &DemoConfig) -> Result<(), DemoError> {
     if config.out.read_dir().is_ok_and(|mut d| d.next().is_some()) {
         if !config.overwrite {
             return Err(CheckpointError::Exists(config.out.clone()).into());
@@ -175,114 +175,10 @@ fn prepare_world(config: &DemoConfig, paths: &Paths, observer: Observer) -> Resu
         }
         parts.iter().filter(|(path, _)| there(path)).try_for_each(|(path, contents)| contents.remove(path))?;
     }
-    let device = config.device.open()?.autodiff();
-    write_backbones(&paths.backbones).map_err(io_error(&paths.backbones))?;
-    let [train, validation, eval] = config.scenes;
-    observer(Event::Stage("data set", 1));
-    write_dataset(&paths.data, train, validation, eval, 0)?;
-    observer(Event::Done(1));
-    Ok(device)
+    Ok(())
 }
 
-/// Both stages of one arm with one seed.
-#[allow(clippy::too_many_arguments)]
-fn one_run(
-    config: &DemoConfig,
-    plan: &Plan,
-    arm: &str,
-    seed: u64,
-    paths: &Paths,
-    bench: &Bench,
-    device: &Device,
-    observer: Observer,
-) -> Result<Run, DemoError> {
-    let recipe = plan.recipe(Stage::Pretrain, arm, seed, config.device, paths);
-    let checkpoint = Checkpoint::assemble(&paths.backbones.join("vision"), &paths.backbones.join("llm"), seed)?;
-    let model = checkpoint.load(DType::F32, device)?;
-    let label = format!("{}, {arm}, seed {seed}", plan.name);
-    let mut cache = VisionCache::new(256);
-    let mut best: Option<(Best, Llava)> = None;
-    let mut validate = |step: usize, model: &Llava, cache: &mut VisionCache| -> Result<(), DemoError> {
-        let accuracy = bench.validation_accuracy(&model.valid(), &checkpoint, cache)?;
-        if best.as_ref().is_none_or(|(b, _)| accuracy > b.validation_accuracy) {
-            best = Some((Best { step, validation_accuracy: accuracy, accuracy: 0.0 }, model.valid()));
-        }
-        Ok(())
-    };
-    let every = config.validate_every.max(1);
-    let (model, curve, seconds) =
-        train(&recipe, &checkpoint, model, &format!("{label}: pretrain"), observer, |step, model| {
-            if step % every == 0 || step == plan.pretrain_steps {
-                validate(step, model, &mut cache)?;
-            }
-            Ok(())
-        })?;
-    observer(Event::Stage(&format!("{label}: evaluation"), bench.eval.len()));
-    let pretrain = bench.measure(&model, &checkpoint, &recipe, curve, seconds, &mut cache, observer)?;
-    let best = match best {
-        Some((best, _)) if best.step == plan.pretrain_steps => Best { accuracy: pretrain.accuracy, ..best },
-        Some((best, model)) => Best { accuracy: bench.eval_accuracy(&model, &checkpoint, &mut cache)?, ..best },
-        None => Best { step: plan.pretrain_steps, validation_accuracy: 0.0, accuracy: pretrain.accuracy },
-    };
-    save(&checkpoint, &model, &recipe)?;
-    let recipe = plan.recipe(Stage::Finetune, arm, seed, config.device, paths);
-    let (model, curve, seconds) =
-        train(&recipe, &checkpoint, model, &format!("{label}: finetune"), observer, |_, _| Ok(()))?;
-    observer(Event::Stage(&format!("{label}: evaluation"), bench.eval.len()));
-    let finetune = bench.measure(&model, &checkpoint, &recipe, curve, seconds, &mut cache, observer)?;
-    save(&checkpoint, &model, &recipe)?;
-    Ok(Run { seed, pretrain, best, finetune })
-}
-
-type Trained = (Llava, Vec<CurvePoint>, f64);
-
-/// All steps of a stage; returns the model, the losses and the median seconds of a step.
-fn train(
-    recipe: &Recipe,
-    checkpoint: &Checkpoint,
-    model: Llava,
-    label: &str,
-    observer: Observer,
-    mut after: impl FnMut(usize, &Llava) -> Result<(), DemoError>,
-) -> Result<Trained, DemoError> {
-    let data = DataSet::open(&recipe.data, recipe.seed)?;
-    let mut trainer = Trainer::new(recipe, checkpoint, std::sync::Arc::new(data))?;
-    let steps = trainer.steps();
-    observer(Event::Stage(label, steps));
-    let mut model = set_trainable(model, &recipe.trainable());
-    let mut curve = Vec::with_capacity(steps);
-    let mut seconds = Vec::with_capacity(steps);
-    while trainer.done() < steps {
-        let metrics;
-        (model, metrics) = trainer.step(model)?;
-        observer(Event::Step(&metrics));
-        let term = |name: &str| metrics.losses.get(name).copied().unwrap_or_default().into();
-        curve.push(CurvePoint {
-            step: metrics.step,
-            lm: metrics.losses.lm.into(),
-            das: term("das"),
-            sds: term("sds"),
-            total: metrics.total.into(),
-        });
-        seconds.push(metrics.seconds);
-        after(metrics.step, &model)?;
-    }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds.get(seconds.len() / 2).copied().unwrap_or_default();
-    Ok((model, curve, median))
-}
-
-/// Writes the checkpoint of a stage with the recipe that repeats it.
-fn save(checkpoint: &Checkpoint, model: &Llava, recipe: &Recipe) -> Result<(), DemoError> {
-    let Some(out) = &recipe.output else { return Ok(()) };
-    checkpoint.save(&model.valid(), out, DType::F32, true)?;
-    let path = out.join("recipe.toml");
-    let io = |source| DemoError::Io { path: path.clone(), source };
-    let text = toml::to_string(recipe).map_err(|e| io(std::io::Error::other(e.to_string())))?;
-    write_atomically(&path, text.as_bytes()).map_err(io)
-}
-
-/// Gradient norms by loss, as the summary holds them.
-fn norms(norms: &basic_core::Losses<f32>) -> BTreeMap<String, f64> {
-    norms.named().map(|(name, norm)| (name.to_string(), f64::from(*norm))).collect()
+fn write(path: &Path, text: std::io::Result<String>) -> Result<(), DemoError> {
+    let written = text.and_then(|text| write_atomically(path, text.as_bytes()));
+    Ok(written.map_err(AblateError::io(path))?)
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::studies::SampleAnswer;
+
 /// The demo's whole outcome.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Summary {
@@ -117,19 +119,4 @@ pub struct CurvePoint {
     pub sds: f64,
     /// The objective.
     pub total: f64,
-}
-
-/// One answered question of the eval split.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SampleAnswer {
-    /// The image's path.
-    pub image: String,
-    /// The question.
-    pub question: String,
-    /// The true answer.
-    pub expected: String,
-    /// What the model said.
-    pub answer: String,
-    /// The question's kind.
-    pub kind: String,
 }

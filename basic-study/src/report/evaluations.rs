@@ -5,7 +5,7 @@ use basic_eval::compare::Set;
 use serde::Serialize;
 
 use super::runs::Run;
-use crate::demo::report::numbers;
+use crate::pages::numbers;
 
 /// One benchmark or file of questions, as the runs that have it answered it.
 #[derive(Debug, Serialize)]

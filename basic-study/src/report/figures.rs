@@ -4,13 +4,11 @@ use basic_core::methods::TERMS;
 use basic_core::{LM, TOTAL};
 use serde::Serialize;
 
-use super::plot::{Axis, FRAME, Frame, Plot, Tick};
 use super::runs::{Run, Step};
-use super::series::{MOST_POINTS, extremes, running_mean};
-use crate::demo::report::numbers;
+use crate::pages::numbers;
+use crate::pages::plot::{Axes, Axis, Frame, Plot};
+use crate::pages::series::{MOST_POINTS, SMOOTHING, extremes, half, running_mean};
 
-/// The running mean spans one part in this many of a curve.
-const SMOOTHING: usize = 32;
 /// So few points are marked one by one.
 const FEW: usize = 40;
 
@@ -41,8 +39,7 @@ pub(super) struct Panel {
 struct Scale {
     kind: &'static str,
     axis: Axis,
-    x_ticks: Vec<Tick>,
-    y_ticks: Vec<Tick>,
+    axes: Axes,
     lines: Vec<Line>,
 }
 
@@ -132,10 +129,6 @@ fn note(lengths: &[usize]) -> String {
     )
 }
 
-fn half(points: usize) -> usize {
-    points / SMOOTHING / 2
-}
-
 fn panels(group: &str, runs: &[Run], steps: fn(&Run) -> &Vec<Step>, keys: &[Quantity]) -> Vec<Panel> {
     let panel = |(key, title, smooth): &Quantity| {
         let curve = |(index, run): (usize, &Run)| {
@@ -175,7 +168,7 @@ impl<'a> Curve<'a> {
     fn line(&self, plot: &Plot) -> Line {
         // A logarithmic axis has no place for what is not above 0.
         let shown = |points: &[(f64, f64)]| -> Points {
-            points.iter().copied().filter(|(_, value)| !plot.axis().logarithmic || *value > 0.0).collect()
+            points.iter().copied().filter(|(_, value)| !plot.y.logarithmic || *value > 0.0).collect()
         };
         let dots = if self.mean.len() <= FEW { plot.dots(&shown(&self.mean)) } else { String::new() };
         Line { run: self.run, path: plot.path(&shown(&self.mean)), raw: plot.path(&shown(&self.raw)), dots }
@@ -196,13 +189,13 @@ fn draw(id: String, title: &'static str, curves: &[Curve<'_>]) -> Panel {
     let last_step = curves.iter().flat_map(|curve| &curve.mean).map(|(step, _)| *step).fold(1.0, f64::max);
     let values = || curves.iter().flat_map(|curve| curve.mean.iter().chain(&curve.raw)).map(|(_, value)| *value);
     let scale = |kind: &'static str, axis: Axis| {
-        let plot = Plot::new(last_step, axis);
+        let plot = Plot { frame: Frame::CURVES, x: Axis::steps(last_step), y: axis };
         let lines = curves.iter().map(|curve| curve.line(&plot)).collect();
-        Scale { kind, x_ticks: plot.x_ticks(), y_ticks: plot.y_ticks(), lines, axis: plot.into_axis() }
+        Scale { kind, axes: plot.axes("step"), lines, axis: plot.y }
     };
-    let mut scales = vec![scale("linear", Axis::linear(values()))];
+    let mut scales = vec![scale("linear", Axis::with_zero(values()))];
     scales.extend(Axis::logarithmic(values()).map(|axis| scale("logarithmic", axis)));
-    Panel { id, title, frame: FRAME, last_step, scales, series: curves.iter().map(Curve::series).collect() }
+    Panel { id, title, frame: Frame::CURVES, last_step, scales, series: curves.iter().map(Curve::series).collect() }
 }
 
 /// Five significant digits: more than the page shows, and fewer bytes.

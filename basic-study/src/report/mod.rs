@@ -2,21 +2,19 @@
 //! network nor other files.
 //!
 //! - `runs` reads the directories; `recipe` says in which keys their recipes differ.
-//! - `series` thins and smooths, `plot` has axes and paths (the demo's report draws with them too), `figures` the curves.
+//! - `figures` has the curves.
 //! - `evaluations` has the scores with their intervals, `samples` the answered questions with their images, which
 //!   `pictures` finds and makes small.
 //! - `studies` reads what `basic ablate` left, whose page's template shows it here too.
-//! - `page` fills the templates.
+//! - `page` fills the templates; [`crate::pages`] has what all pages share.
 
 mod evaluations;
 mod figures;
 mod page;
 mod pictures;
-pub(crate) mod plot;
 mod recipe;
 mod runs;
 mod samples;
-pub(crate) mod series;
 mod studies;
 #[cfg(test)]
 mod tests;
@@ -30,28 +28,16 @@ use basic_models::atomic_file::write_atomically;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::pages::PageError;
+use basic_eval::benchmarks::BenchmarkError;
+
 /// Why the page could not be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A line that is no record.
-    #[error("{path}:{line}: {problem}", path = path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong.
-        problem: String,
-    },
+    /// A file could not be read or written, or a line of it is no record.
+    #[error(transparent)]
+    File(#[from] BenchmarkError),
     /// Neither a training run nor an evaluation.
     #[error(
         "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl), nor the --out of `basic ablate` (results.json)",
@@ -67,14 +53,9 @@ pub enum ReportError {
     /// The folder of images.
     #[error(transparent)]
     Folder(#[from] DataError),
-    /// An embedded template failed, which is a defect of this crate.
-    #[error("the embedded template {file}: {source}")]
-    Template {
-        /// The template's file under `src/report`.
-        file: &'static str,
-        /// What the template engine said.
-        source: minijinja::Error,
-    },
+    /// A template failed, which is a defect of this crate.
+    #[error(transparent)]
+    Page(#[from] PageError),
 }
 
 /// What the page shows.
@@ -122,7 +103,7 @@ pub fn write(paths: &[PathBuf], out: &Path, options: &Options) -> Result<Written
     }
     let runs = runs::open(&others)?;
     let html = page::render(&runs, &studies, options)?;
-    write_atomically(out, html.as_bytes()).map_err(|source| ReportError::Io { path: out.into(), source })?;
+    write_atomically(out, html.as_bytes()).map_err(|source| BenchmarkError::Io { path: out.into(), source })?;
     Ok(Written {
         page: out.into(),
         runs: runs.into_iter().map(|run| run.name).collect(),

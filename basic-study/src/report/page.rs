@@ -1,6 +1,5 @@
 //! What the templates show.
 
-use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -10,23 +9,23 @@ use super::recipe::{Row, rows};
 use super::runs::Run;
 use super::samples::{Samples, samples};
 use super::{Options, ReportError};
-use crate::demo::report::numbers;
+use crate::pages::{self, Template, numbers};
 use crate::studies::Summary;
 use crate::studies::page::{STUDY, StudyView};
 
-/// The embedded templates. The engine escapes whatever it inserts in a file whose name ends in `.html`.
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [Template; 6] = [
     ("page.html", include_str!("page.html")),
+    ("key.html", include_str!("key.html")),
     ("figure.html", include_str!("figure.html")),
     ("evaluations.html", include_str!("evaluations.html")),
     ("samples.html", include_str!("samples.html")),
+    (STUDY.0, STUDY.1),
 ];
 /// Runs have as many colours; further ones begin anew, dashed.
 const COLOURS: usize = 8;
 
 #[derive(Serialize)]
 struct Page<'a> {
-    /// The demo's report and this page look alike.
     style: [&'static str; 3],
     script: &'static str,
     title: String,
@@ -68,13 +67,6 @@ struct RunView {
 }
 
 pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Result<String, ReportError> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    for (file, template) in TEMPLATES.into_iter().chain([(STUDY.0, STUDY.1)]) {
-        environment.add_template(file, template).map_err(|source| ReportError::Template { file, source })?;
-    }
     let training: Vec<usize> = (0..runs.len()).filter(|i| runs[*i].recipe().is_some()).collect();
     let recipes: Vec<&Value> = runs.iter().filter_map(Run::recipe).collect();
     let recipe = rows(&recipes);
@@ -92,7 +84,7 @@ pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Re
         run.unfinished.iter().map(told)
     });
     let page = Page {
-        style: [basic_eval::page::STYLE, include_str!("report.css"), STUDY.2],
+        style: [pages::STYLE, include_str!("report.css"), STUDY.2],
         script: include_str!("report.js"),
         title: title(runs, studies),
         runs: runs.iter().enumerate().map(|(place, run)| view(place, run)).collect(),
@@ -111,8 +103,7 @@ pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Re
         version: env!("CARGO_PKG_VERSION"),
         figures: &figures,
     };
-    let defect = |source| ReportError::Template { file: TEMPLATES[0].0, source };
-    environment.get_template(TEMPLATES[0].0).and_then(|template| template.render(page)).map_err(defect)
+    Ok(pages::render(&TEMPLATES, page)?)
 }
 
 fn title(runs: &[Run], studies: &[Summary]) -> String {

@@ -3,38 +3,15 @@
 //! A file of answers names the images, and may be anybody's, as may the record beside it. A page is shown to others. So
 //! an image is embedded only where it lies below a folder that has to do with the evaluation; others are named.
 
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use basic_models::outside::excerpt;
+
+use super::runs::Run;
+use crate::pages::picture::Picture;
 use basic_data::{ImageBase, ImageNameError};
 use basic_eval::benchmarks::Judged;
 use basic_eval::compare::Set;
-use basic_models::outside::{excerpt, guarded, read};
-use basic_models::processor::{DEFAULT_MAX_PIXELS, decode_image_within};
-use image::codecs::jpeg::JpegEncoder;
-use image::imageops::thumbnail;
-use image::{ImageFormat, RgbImage};
-use serde::Serialize;
-
-use super::runs::Run;
-
-/// An image's longer side at most, in pixels.
-const SIDE: u32 = 192;
-/// An image as small as this is drawn larger, in whole pixels.
-const TINY: u32 = 96;
-/// An image file as small as this is embedded as it is.
-const SMALL_FILE: usize = 8 << 10;
-
-/// An image in the page.
-#[derive(Debug, Serialize)]
-pub(super) struct Picture {
-    source: String,
-    width: u32,
-    height: u32,
-    pixelated: bool,
-}
 
 /// Finds the images of one set's answers.
 pub(super) struct Pictures {
@@ -75,9 +52,9 @@ impl Pictures {
             None => None,
         };
         match found {
-            Some(Ok(path)) => match embed(&path) {
-                Some(picture) => (Some(picture), None),
-                None => (None, Some(format!("{shown} cannot be read"))),
+            Some(Ok(path)) => match Picture::read(&path) {
+                Ok(picture) => (Some(picture), None),
+                Err(_) => (None, Some(format!("{shown} cannot be read"))),
             },
             Some(Err(ImageNameError::Outside { .. })) => {
                 let way = "it is not below the folders of this evaluation (--image-root DIR allows another)";
@@ -121,35 +98,9 @@ fn held_out_root(run: &Run) -> Option<PathBuf> {
     std::path::absolute(folder).ok()
 }
 
-fn embed(path: &Path) -> Option<Picture> {
-    let bytes = read(path).ok()?;
-    let format = image::guess_format(&bytes).ok()?;
-    // Libraries that decode may panic on damaged bytes.
-    let decoded = guarded(|| decode_image_within(path, &bytes, DEFAULT_MAX_PIXELS)).ok()?.ok()?;
-    let (width, height) = decoded.dimensions();
-    let pixelated = width.max(height) <= TINY;
-    let shown = matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Gif);
-    if shown && width.max(height) <= SIDE && bytes.len() <= SMALL_FILE {
-        let source = format!("data:{};base64,{}", format.to_mime_type(), STANDARD.encode(&bytes));
-        return Some(Picture { source, width, height, pixelated });
-    }
-    let small = if width.max(height) > SIDE { made_small(&decoded) } else { decoded };
-    let (width, height) = small.dimensions();
-    let mut jpeg = Cursor::new(Vec::new());
-    small.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, 80)).ok()?;
-    let source = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg.into_inner()));
-    Some(Picture { source, width, height, pixelated })
-}
-
-/// The image with its longer side at [`SIDE`].
-fn made_small(image: &RgbImage) -> RgbImage {
-    let longer = u64::from(image.width().max(image.height()));
-    let side = |pixels: u32| u32::try_from(u64::from(pixels) * u64::from(SIDE) / longer).unwrap_or(SIDE).max(1);
-    thumbnail(image, side(image.width()), side(image.height()))
-}
-
 #[cfg(test)]
 mod tests {
+    use image::RgbImage;
     use serde_json::{Value, json};
 
     use super::*;
@@ -201,15 +152,5 @@ mod tests {
         let (_, said) = embedded(&out, None, None, "../other/a.png");
         assert!(said.contains("not embedded") && said.contains("--image-root"), "{said}");
         assert!(embedded(&out, None, None, "gone.png").1.contains("gone.png cannot be read"));
-    }
-
-    #[test]
-    fn a_broken_image_is_named_and_a_wide_one_made_small() {
-        let dir = tempfile::tempdir().unwrap();
-        RgbImage::new(4000, 2).save(dir.path().join("wide.png")).unwrap();
-        let picture = embed(&dir.path().join("wide.png")).unwrap();
-        assert_eq!((picture.width, picture.height), (192, 1));
-        std::fs::write(dir.path().join("broken.png"), b"\x89PNG\r\n\x1a\nnothing").unwrap();
-        assert!(embed(&dir.path().join("broken.png")).is_none());
     }
 }

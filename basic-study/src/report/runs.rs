@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use basic_core::methods::TERMS;
 use basic_core::{LM, TOTAL};
-use basic_eval::benchmarks::Judged;
+use basic_eval::benchmarks::{BenchmarkError, Judged};
 use basic_eval::compare::{Found, Set, find, read};
 use basic_models::outside;
 use serde::Deserialize;
@@ -87,7 +87,7 @@ impl Run {
 
     fn open(path: &Path) -> Result<Self, ReportError> {
         let info = match json(&path.join("run.json"))? {
-            Some(text) => Some(serde_json::from_str(&text).map_err(|e| ReportError::Line {
+            Some(text) => Some(serde_json::from_str(&text).map_err(|e| BenchmarkError::Line {
                 path: path.join("run.json"),
                 line: e.line(),
                 problem: format!("not the record of a run: {e}"),
@@ -158,14 +158,14 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, ReportError> {
     match outside::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
-        Err(source) => Err(ReportError::Io { path: path.into(), source }),
+        Err(source) => Err(BenchmarkError::Io { path: path.into(), source }.into()),
     }
 }
 
 /// The text of a file of JSON, whose values fit its budget.
 pub(super) fn json(path: &Path) -> Result<Option<String>, ReportError> {
     let Some(text) = text(path)? else { return Ok(None) };
-    let costly = |over: outside::OverBudget| ReportError::Io { path: path.into(), source: over.into() };
+    let costly = |over: outside::OverBudget| BenchmarkError::Io { path: path.into(), source: over.into() };
     outside::check_json(text.as_bytes(), &outside::Budget::of(path)).map_err(costly)?;
     Ok(Some(text))
 }
@@ -176,14 +176,14 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ReportError> {
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     let budget = outside::Budget::of(path);
     let parse = |(index, line): (usize, &str)| {
-        let wrong = |e: serde_json::Error| ReportError::Line {
+        let wrong = |e: serde_json::Error| BenchmarkError::Line {
             path: path.into(),
             line: index + 1,
             problem: format!("no record of a step: {e}"),
         };
-        let costly = |over: outside::OverBudget| ReportError::Io { path: path.into(), source: over.into() };
+        let costly = |over: outside::OverBudget| BenchmarkError::Io { path: path.into(), source: over.into() };
         outside::check_json(line.as_bytes(), &budget).map_err(costly)?;
-        serde_json::from_str(line).map_err(wrong)
+        Ok(serde_json::from_str(line).map_err(wrong)?)
     };
     text[..whole].lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
 }

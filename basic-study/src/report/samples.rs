@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::Options;
 use super::evaluations::{having, names};
-use super::pictures::{Picture, Pictures};
+use super::pictures::Pictures;
 use super::runs::Run;
+use crate::pages::picture::Picture;
 
 /// The longest text shown, in characters: a model that never stops fills no page.
 const LONGEST: usize = 400;

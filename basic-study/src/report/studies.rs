@@ -5,6 +5,7 @@ use std::path::Path;
 use super::ReportError;
 use super::runs::json;
 use crate::studies::Summary;
+use basic_eval::benchmarks::BenchmarkError;
 
 /// The results of the study at `path`; `None` where there is none, or a training run.
 pub(super) fn read(path: &Path) -> Result<Option<Summary>, ReportError> {
@@ -13,7 +14,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Summary>, ReportError> {
         return Ok(None);
     }
     let Some(text) = json(&file)? else { return Ok(None) };
-    let broken = |line, problem: String| ReportError::Line {
+    let broken = |line, problem: String| BenchmarkError::Line {
         path: file.clone(),
         line,
         problem: format!(
@@ -26,7 +27,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Summary>, ReportError> {
     match short {
         Some(row) => {
             let problem = format!("cell {} has {} entries for {columns} columns", row.cell, row.entries.len());
-            Err(broken(1, problem))
+            Err(broken(1, problem).into())
         }
         None => Ok(Some(summary)),
     }

@@ -52,6 +52,10 @@ pub(super) struct Planned {
     pub hash: String,
     pub key: Value,
     pub recipe: Resolved,
+    /// Where its result lies,
+    pub folder: PathBuf,
+    /// and its run: its checkpoint, once it is done.
+    pub run: PathBuf,
 }
 
 /// A study, ready to be run.
@@ -60,8 +64,19 @@ pub(super) struct Expanded {
     pub path: PathBuf,
     pub study: Study,
     pub world: Option<World>,
+    /// So many of the answers to its questions are kept with each result.
+    pub samples: usize,
     pub groups: Vec<Group>,
     pub cells: Vec<Cell>,
+}
+
+/// How a study's files are called below its output directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// `cells/HASH` and `world-ID`: what is the same has one place, and another study finds it there.
+    Hashed,
+    /// `runs/SETTING-CELL-seedN/STAGE`, with the world in `backbones` and `data`: for people, in a study of one factor.
+    Named,
 }
 
 /// A cell before its recipes are resolved.
@@ -75,8 +90,14 @@ struct Draft {
 }
 
 /// Expands the study in a file, for an output directory.
-pub(super) fn expand(path: &Path, study: Study, out: &Path, sets: &[String]) -> Result<Expanded, AblateError> {
-    let world = study.world.as_ref().map(|config| World::new(config, out));
+pub(super) fn expand(
+    path: &Path,
+    study: Study,
+    out: &Path,
+    sets: &[String],
+    layout: Layout,
+) -> Result<Expanded, AblateError> {
+    let world = study.world.as_ref().map(|config| World::new(config, out, layout));
     let wrong = |reason: String| AblateError::Study { path: path.into(), reason };
     let (mut groups, mut cells, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     {
@@ -102,8 +123,23 @@ pub(super) fn expand(path: &Path, study: Study, out: &Path, sets: &[String]) -> 
                             (0..study.stages.len()).map(|stage| resolver.recipe(stage, *seed, &layers)).collect();
                         let recipes = recipes?;
                         let of = keys.of(&recipes).map_err(|error| wrong(format!("cell {id}: {error}")))?;
-                        let stages = recipes.into_iter().zip(of);
-                        let stages = stages.map(|(recipe, (hash, key))| Planned { hash, key, recipe });
+                        let named: Vec<&str> = setting
+                            .map(|setting| setting.name.as_str())
+                            .into_iter()
+                            .chain([draft.name.as_str()])
+                            .collect();
+                        let run = out.join("runs").join(format!("{}-seed{seed}", named.join("-")));
+                        let stages = recipes.into_iter().zip(of).zip(&study.stages);
+                        let stages = stages.map(|((recipe, (hash, key)), stage)| match layout {
+                            Layout::Hashed => {
+                                let folder = out.join("cells").join(&hash);
+                                Planned { hash, key, recipe, run: folder.join("run"), folder }
+                            }
+                            Layout::Named => {
+                                let folder = run.join(&stage.name);
+                                Planned { hash, key, recipe, run: folder.clone(), folder }
+                            }
+                        });
                         chains.push(Chain { seed: *seed, stages: stages.collect() });
                     }
                     wanted.push((draft.baseline, setting.map(|setting| setting.name.clone())));
@@ -127,7 +163,7 @@ pub(super) fn expand(path: &Path, study: Study, out: &Path, sets: &[String]) -> 
             None => wrong("baseline: name the cell that the others are compared with".into()),
         })?;
     }
-    Ok(Expanded { path: path.into(), study, world, groups, cells })
+    Ok(Expanded { path: path.into(), study, world, samples: 0, groups, cells })
 }
 
 type Drafts = (String, Option<String>, Vec<Draft>);

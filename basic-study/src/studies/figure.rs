@@ -3,17 +3,8 @@
 use serde::Serialize;
 
 use super::summary::{Column, Row, Rows};
-use crate::report::plot::{nice_step, tick_label};
+use crate::pages::plot::{Axes, Axis, Frame, Plot, position, tick_label};
 
-/// The drawing's size and the edges of the plot inside it, in SVG units.
-const WIDTH: f64 = 360.0;
-const HEIGHT: f64 = 230.0;
-const LEFT: f64 = 40.0;
-const RIGHT: f64 = 348.0;
-const TOP: f64 = 12.0;
-const BOTTOM: f64 = 186.0;
-/// Where the largest number is this many times the smallest, the axis is logarithmic.
-const LOGARITHMIC_FROM: f64 = 20.0;
 /// How far lines' points of the same place stand from each other.
 const APART: f64 = 4.0;
 /// Lines with colours of their own.
@@ -25,26 +16,13 @@ pub(super) struct Figure {
     title: String,
     /// The same in words.
     description: String,
-    width: f64,
-    height: f64,
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
-    x_label: String,
-    x_ticks: Vec<Tick>,
-    y_ticks: Vec<Tick>,
+    frame: Frame,
+    axes: Axes,
     /// The height of the baseline that is no point itself.
     reference: Option<String>,
     /// What the bars at points are.
     bars: &'static str,
     lines: Vec<Line>,
-}
-
-#[derive(Debug, Serialize)]
-struct Tick {
-    at: String,
-    label: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -148,62 +126,37 @@ fn drawing(
     bars: &'static str,
 ) -> Option<Figure> {
     let all = || series.iter().flat_map(|(_, points)| points);
-    let mut xs: Vec<f64> = all().map(|point| point.x).collect();
-    xs.sort_by(f64::total_cmp);
-    xs.dedup();
-    let (first, last) = (*xs.first()?, *xs.last()?);
-    if xs.len() < 2 {
-        return None;
-    }
-    let logarithmic = first > 0.0 && last / first > LOGARITHMIC_FROM;
-    let place =
-        |x: f64| if logarithmic { (x / first).ln() / (last / first).ln() } else { (x - first) / (last - first) };
-    // The outermost points keep clear of the frame.
-    let x_of = |x: f64| LEFT + 12.0 + (RIGHT - LEFT - 24.0) * place(x);
+    let x = Axis::through(all().map(|point| point.x))?;
     let ends = all().flat_map(|point| [point.mean - point.margin, point.mean + point.margin]).chain(reference);
-    let (low, high) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), value| (l.min(value), h.max(value)));
-    let step = nice_step(((high - low) / 5.0).max(1e-9));
-    let (from, to) = ((low / step).floor() as i64, ((high / step).ceil() as i64).max((low / step).floor() as i64 + 1));
-    let y_of = |y: f64| BOTTOM - (BOTTOM - TOP) * (y / step - from as f64) / (to - from) as f64;
-    let number = |value: f64| format!("{value:.1}");
+    let x_label = format!("{x_label}{}", if x.logarithmic { ", logarithmic" } else { "" });
+    let plot = Plot { frame: Frame::POINTS, x, y: Axis::tight(ends) };
     let lines = series.iter().enumerate().map(|(index, (name, points))| {
         // Side by side, for their bars not to hide each other.
         let aside = APART * (index as f64 - (series.len() as f64 - 1.0) / 2.0);
-        let corners = points.iter().enumerate().map(|(at, point)| {
-            format!("{}{:.1} {:.1}", if at == 0 { 'M' } else { 'L' }, x_of(point.x) + aside, y_of(point.mean))
-        });
+        let means: Vec<(f64, f64)> = points.iter().map(|point| (point.x, point.mean)).collect();
         let drawn = points.iter().map(|point| Point {
-            x: number(x_of(point.x) + aside),
-            y: number(y_of(point.mean)),
-            low: number(y_of(point.mean - point.margin)),
-            high: number(y_of(point.mean + point.margin)),
+            x: position(plot.x(point.x) + aside),
+            y: position(plot.y(point.mean)),
+            low: position(plot.y(point.mean - point.margin)),
+            high: position(plot.y(point.mean + point.margin)),
             told: format!("{name} {}: {:.2} ± {:.2}", tick_label(point.x), point.mean, point.margin).trim().into(),
         });
-        Line { name: (*name).to_string(), colour: index % COLOURS, path: corners.collect(), points: drawn.collect() }
+        Line {
+            name: (*name).to_string(),
+            colour: index % COLOURS,
+            path: plot.path_aside(&means, aside),
+            points: drawn.collect(),
+        }
     });
     let lines: Vec<Line> = lines.filter(|line| !line.points.is_empty()).collect();
     let told = lines.iter().flat_map(|line| &line.points).map(|point| point.told.as_str());
     Some(Figure {
         title,
         description: told.collect::<Vec<_>>().join("; "),
-        width: WIDTH,
-        height: HEIGHT,
-        left: LEFT,
-        right: RIGHT,
-        top: TOP,
-        bottom: BOTTOM,
-        x_label: format!("{x_label}{}", if logarithmic { ", logarithmic" } else { "" }),
-        x_ticks: xs.iter().map(|x| Tick { at: number(x_of(*x)), label: short(*x) }).collect(),
-        y_ticks: (from..=to)
-            .map(|at| Tick { at: number(y_of(at as f64 * step)), label: tick_label(at as f64 * step) })
-            .collect(),
+        frame: plot.frame,
+        axes: plot.axes(x_label),
         bars,
-        reference: reference.map(|value| number(y_of(value))),
+        reference: reference.map(|value| position(plot.y(value))),
         lines,
     })
-}
-
-/// `20k` for 20000.
-fn short(value: f64) -> String {
-    if value >= 1000.0 && value % 100.0 == 0.0 { format!("{}k", tick_label(value / 1000.0)) } else { tick_label(value) }
 }

@@ -123,7 +123,7 @@ impl<'a> Keys<'a> {
         let dir = model.llm.as_ref().or(model.checkpoint.as_ref())?;
         let embedded = self.world.is_some_and(|world| dir.starts_with(&world.dir) && !dir.is_dir());
         let text = match embedded {
-            true => crate::demo::embedded().find(|(name, _)| *name == "llm/config.json")?.1.to_vec(),
+            true => crate::backbones::embedded().find(|(name, _)| *name == "llm/config.json")?.1.to_vec(),
             false => basic_models::outside::read(&dir.join("config.json")).ok()?,
         };
         let config: Value = serde_json::from_slice(&text).ok()?;

@@ -15,12 +15,13 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 
 use super::AblateError;
+use super::event::{Event, Observer};
 use super::expand::Expanded;
 use super::lens::LensSet;
-use super::result::Values;
+use super::result::{SampleAnswer, Values};
+use super::shapes::ShapesSet;
 use super::study::{EvaluationConfig, Measure};
 use super::world::place;
-use crate::demo::{Bench, Paths};
 
 /// Memory for the features of evaluation images, in MiB.
 const CACHE_MIB: usize = 512;
@@ -48,9 +49,11 @@ pub(super) struct Evaluator {
     config: EvaluationConfig,
     root: Option<PathBuf>,
     questions: Option<Questions>,
-    shapes: Option<Bench>,
+    shapes: Option<ShapesSet>,
     lens: Option<LensSet>,
     device: Device,
+    /// So many answers are kept to be shown.
+    samples: usize,
     cache: VisionCache,
     /// What the cached features were made by.
     tower: String,
@@ -85,14 +88,7 @@ impl Evaluator {
             }
             None => None,
         };
-        let shapes = match &config.shapes {
-            Some(dir) => {
-                let data = at(dir)?;
-                let paths = Paths { out: data.clone(), backbones: data.clone(), data };
-                Some(Bench::open(&paths, &device)?)
-            }
-            None => None,
-        };
+        let shapes = config.shapes.as_ref().map(|dir| ShapesSet::open(&at(dir)?, &device)).transpose()?;
         let lens = config.lens.as_ref().map(|lens| LensSet::open(lens, &at)).transpose()?;
         for name in &config.benchmarks {
             // Their files are read here for a wrong one to be told before anything is trained.
@@ -100,7 +96,13 @@ impl Evaluator {
         }
         let root = config.root.as_ref().map(at).transpose()?;
         let cache = VisionCache::new(CACHE_MIB);
-        Ok(Self { config, root, questions, shapes, lens, device, cache, tower: String::new() })
+        let samples = study.samples;
+        Ok(Self { config, root, questions, shapes, lens, device, samples, cache, tower: String::new() })
+    }
+
+    /// How many questions the study asks.
+    pub fn questions(&self) -> usize {
+        self.questions.as_ref().map_or(0, |questions| questions.list.len())
     }
 
     /// The device, with autodiff.
@@ -142,14 +144,23 @@ impl Evaluator {
         Ok(score(&answers).accuracy)
     }
 
-    /// Accuracy and benchmarks, as far as `measures` has them. Answers to benchmarks are kept in `dir`.
-    pub fn scores(&mut self, loaded: &Loaded, measures: &[Measure], dir: &Path) -> Result<Values, AblateError> {
-        let mut values = Values::new();
+    /// Accuracy and benchmarks, as far as `measures` has them, and some of the answers to the questions. Answers to
+    /// benchmarks are kept in `dir`.
+    pub fn scores(
+        &mut self,
+        loaded: &Loaded,
+        measures: &[Measure],
+        dir: &Path,
+        observer: Observer,
+    ) -> Result<(Values, Vec<SampleAnswer>), AblateError> {
+        let (mut values, mut samples) = (Values::new(), Vec::new());
         let model = loaded.model.valid();
         let options = self.options();
         if let (true, Some(questions)) = (measures.contains(&Measure::Accuracy), &self.questions) {
             let (list, root) = (&questions.list, &questions.base);
-            let answers = answer(&model, &loaded.checkpoint, list, root, &options, &mut self.cache, &mut |_| {})?;
+            let mut told = |done| observer(Event::Done(done));
+            let answers = answer(&model, &loaded.checkpoint, list, root, &options, &mut self.cache, &mut told)?;
+            samples = SampleAnswer::spread(&answers, self.samples);
             let scores = score(&answers);
             values.insert("accuracy".into(), scores.accuracy);
             values.extend(scores.per_type.into_iter().map(|(kind, s)| (format!("accuracy.{kind}"), s.accuracy)));
@@ -174,7 +185,7 @@ impl Evaluator {
                 values.extend(metrics.into_iter().map(|metric| (format!("{name}.{}", metric.name), metric.value)));
             }
         }
-        Ok(values)
+        Ok((values, samples))
     }
 
     /// What is measured on a Shapes data set.

@@ -2,10 +2,13 @@
 //!
 //! - `study` and `factor` read the TOML file; `resolve` makes recipes of it and `expand` cells; `key` names a result by all that it
 //!   depends on.
-//! - `stage` trains and measures one cell with one seed, `measure` and `lens` have what is measured, `schedule` does it
-//!   for all.
-//! - `summary` puts the results together with `statistics`; `table`, `figure` and `page` show them.
+//! - `stage` trains and measures one cell with one seed, `measure`, `shapes` and `lens` have what is measured, `schedule`
+//!   does it for all; `event` is what they tell meanwhile.
+//! - `summary` puts the results together; `table`, `figure` and `page` show them.
+//! - `embedded` runs studies that come with the binary: the demo is one.
 
+pub(crate) mod embedded;
+mod event;
 mod expand;
 mod factor;
 mod figure;
@@ -16,8 +19,8 @@ pub(crate) mod page;
 mod resolve;
 mod result;
 mod schedule;
+mod shapes;
 mod stage;
-mod statistics;
 mod study;
 mod summary;
 mod table;
@@ -45,14 +48,15 @@ use basic_train::train::TrainError;
 use serde::Serialize;
 use thiserror::Error;
 
+pub use event::{Event, Observer};
+pub use factor::{Factor, Variant};
 pub use lens::LensConfig;
-pub use result::{StageResult, Values};
-pub use statistics::{Difference, Spread};
-pub use study::Study;
+pub use result::{SampleAnswer, StageResult, Values};
+pub use study::{Measure, Study};
 pub use summary::{Better, Column, Entry, Row, Rows, Run, Summary, Unit};
 
-use crate::demo::DemoError;
-use expand::{Expanded, expand};
+use crate::pages::PageError;
+use expand::{Expanded, Layout, expand};
 use schedule::{Finished, Results, Schedule};
 
 /// Why a study could not be run.
@@ -77,8 +81,8 @@ pub enum AblateError {
     Failed { failed: usize, of: usize, cell: String, source: Box<AblateError> },
     #[error("a worker ended: {0}")]
     Worker(String),
-    #[error("a template: {0}")]
-    Template(#[from] minijinja::Error),
+    #[error(transparent)]
+    Page(#[from] PageError),
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     #[error(transparent)]
@@ -101,12 +105,10 @@ pub enum AblateError {
     Shapes(#[from] ShapesError),
     #[error(transparent)]
     Device(#[from] DeviceError),
-    #[error(transparent)]
-    Demo(#[from] DemoError),
 }
 
 impl AblateError {
-    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
     }
@@ -150,7 +152,7 @@ pub struct Ablated {
 }
 
 fn open(path: &Path, options: &AblateOptions) -> Result<Expanded, AblateError> {
-    let expanded = expand(path, Study::open(path)?, &options.out, &options.sets)?;
+    let expanded = expand(path, Study::open(path)?, &options.out, &options.sets, Layout::Hashed)?;
     for pattern in &options.only {
         if !expanded.cells.iter().any(|cell| Expanded::chosen(cell, std::slice::from_ref(pattern))) {
             return Err(AblateError::Only(pattern.clone()));
@@ -171,7 +173,7 @@ pub fn list(path: &Path, options: &AblateOptions) -> Result<Vec<Listed>, AblateE
         for chain in &cell.chains {
             let mut stages = Vec::new();
             for (planned, config) in chain.stages.iter().zip(&expanded.study.stages) {
-                let done = StageResult::read(&options.out, planned)?.is_some();
+                let done = StageResult::read(planned)?.is_some();
                 stages.push((config.name.clone(), planned.hash.clone(), done));
             }
             listed.push(Listed { cell: cell.id.clone(), seed: chain.seed, stages });
@@ -181,13 +183,26 @@ pub fn list(path: &Path, options: &AblateOptions) -> Result<Vec<Listed>, AblateE
 }
 
 /// Runs what of a study has no result yet and writes `results.json`, `table.md`, `table.csv` and `table.html`, again
-/// after every stage. `say` hears lines about progress.
+/// after every stage.
 ///
 /// # Errors
 ///
 /// [`AblateError`]; one cell's failure does not keep the others from being run.
-pub fn ablate(path: &Path, options: &AblateOptions, say: &(dyn Fn(&str) + Sync)) -> Result<Ablated, AblateError> {
+pub fn ablate(path: &Path, options: &AblateOptions, observer: Observer) -> Result<Ablated, AblateError> {
     let study = open(path, options)?;
+    let write = |results: &Results| write(&study, results, &options.out, &options.revision);
+    let (results, stopped) = conduct(&study, options, observer, &write)?;
+    Ok(Ablated { summary: summary::summarize(&study, &results, options.revision.clone()), stopped })
+}
+
+/// Runs what of a study has no result yet. `write` is given all results that are there, before the first stage and after
+/// each. Returns them, and whether it was asked to stop.
+fn conduct(
+    study: &Expanded,
+    options: &AblateOptions,
+    observer: Observer,
+    write: &(dyn Fn(&Results) -> Result<(), AblateError> + Sync),
+) -> Result<(Results, bool), AblateError> {
     for (index, device) in options.devices.iter().enumerate() {
         let shared = matches!(device, DeviceSpec::Cpu | DeviceSpec::NdArray);
         if !shared && options.devices[..index].contains(device) {
@@ -196,15 +211,14 @@ pub fn ablate(path: &Path, options: &AblateOptions, say: &(dyn Fn(&str) + Sync))
     }
     let _held = Held::take(&options.out)?;
     if let Some(world) = &study.world {
+        observer(Event::Part("data set", 1));
         world.make()?;
     }
-    let jobs = schedule::jobs(&study, &options.only);
-    let results = results(&study, &options.out, say)?;
-    let revision = options.revision.clone();
-    let write = |results: &Results| write(&study, results, &options.out, &revision);
+    let jobs = schedule::jobs(study, &options.only);
+    let results = results(study, observer)?;
     write(&results)?;
-    let (stop, revision) = (options.stop.clone(), revision.clone());
-    let schedule = Schedule { study: &study, out: &options.out, jobs, stop, revision, say, write: &write };
+    let (stop, revision) = (options.stop.clone(), options.revision.clone());
+    let schedule = Schedule { study, jobs, stop, revision, observer, write };
     let Finished { results, failed, stopped } = schedule.run(&options.devices, results)?;
     write(&results)?;
     let count = failed.len();
@@ -212,24 +226,26 @@ pub fn ablate(path: &Path, options: &AblateOptions, say: &(dyn Fn(&str) + Sync))
         let of = schedule.jobs.len();
         return Err(AblateError::Failed { failed: count, of, cell, source: Box::new(source) });
     }
-    Ok(Ablated { summary: summary::summarize(&study, &results, options.revision.clone()), stopped })
+    Ok((results, stopped))
 }
 
 /// The results that are there.
-fn results(study: &Expanded, out: &Path, say: &(dyn Fn(&str) + Sync)) -> Result<Results, AblateError> {
+fn results(study: &Expanded, observer: Observer) -> Result<Results, AblateError> {
     let mut found = Results::new();
     let mut others = 0;
     for stage in study.cells.iter().flat_map(|cell| &cell.chains).flat_map(|chain| &chain.stages) {
         if found.contains_key(&stage.hash) {
             continue;
         }
-        if let Some(result) = StageResult::read(out, stage)? {
+        if let Some(result) = StageResult::read(stage)? {
             others += usize::from(result.version != env!("CARGO_PKG_VERSION"));
             found.insert(stage.hash.clone(), result);
         }
     }
     if others > 0 {
-        say(&format!("warning: {others} results are of another version of basic than {}", env!("CARGO_PKG_VERSION")));
+        let version = env!("CARGO_PKG_VERSION");
+        let text = format!("warning: {others} results are of another version of basic than {version}");
+        observer(Event::Warning(&text));
     }
     Ok(found)
 }

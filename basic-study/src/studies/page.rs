@@ -1,20 +1,18 @@
 //! `table.html`: the findings as one page that needs neither a network nor other files.
 
-use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
-use super::AblateError;
 use super::figure::{Figure, differences, figure, layers};
 use super::summary::{Column, Rows, Summary};
 use super::table::{Section, heading, legend, mark, progress, sections};
+use crate::pages::{self, PageError};
 
-const PAGE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("style.css");
 /// What stands in a study, on its own page and in a report: the template's name, its text, and its style.
 pub(crate) const STUDY: (&str, &str, &str) = ("study.html", include_str!("study.html"), include_str!("study.css"));
 
 #[derive(Serialize)]
 struct Page {
+    title: String,
     style: [&'static str; 2],
     study: StudyView,
     version: String,
@@ -80,22 +78,17 @@ struct EntryView {
 }
 
 /// The page as HTML.
-pub(super) fn render(summary: &Summary) -> Result<String, AblateError> {
+pub(super) fn render(summary: &Summary) -> Result<String, PageError> {
     let page = Page {
-        style: [STYLE, STUDY.2],
+        title: summary.study.clone(),
+        style: [pages::STYLE, STUDY.2],
         study: StudyView::of(summary, ""),
         version: match &summary.revision {
             Some(revision) => format!("basic {}, revision {revision}", summary.version),
             None => format!("basic {}", summary.version),
         },
     };
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.add_template("page.html", PAGE)?;
-    environment.add_template(STUDY.0, STUDY.1)?;
-    Ok(environment.get_template("page.html")?.render(page)?)
+    pages::render(&[("page.html", include_str!("page.html")), (STUDY.0, STUDY.1)], page)
 }
 
 fn view(summary: &Summary, id: String, group: &Rows) -> GroupView {

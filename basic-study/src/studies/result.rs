@@ -1,7 +1,6 @@
 //! A stage's result on disk.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use basic_models::atomic_file::write_atomically;
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use serde_json::Value;
 
 use super::AblateError;
 use super::expand::Planned;
+use basic_eval::questions::Prediction;
 
 /// Numbers by name.
 pub type Values = BTreeMap<String, f64>;
@@ -34,24 +34,47 @@ pub struct StageResult {
     pub measure_seconds: f64,
     /// What was measured.
     pub values: Values,
+    /// Some of the answers to the study's questions, where they are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<SampleAnswer>,
     /// All that it depends on.
     pub key: Value,
 }
 
-/// A stage's folder.
-pub(super) fn folder(out: &Path, hash: &str) -> PathBuf {
-    out.join("cells").join(hash)
+/// A question with what a model said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SampleAnswer {
+    /// The image's path.
+    pub image: String,
+    /// The question.
+    pub question: String,
+    /// The true answer.
+    pub expected: String,
+    /// What the model said.
+    pub answer: String,
+    /// The question's kind.
+    pub kind: String,
 }
 
-/// The stage's run: its checkpoint, once it is done.
-pub(super) fn run_folder(out: &Path, hash: &str) -> PathBuf {
-    folder(out, hash).join("run")
+impl SampleAnswer {
+    /// At most so many answers, evenly spread.
+    pub(super) fn spread(answers: &[Prediction], most: usize) -> Vec<Self> {
+        let every = (answers.len() / most.max(1)).max(1);
+        let of = |answer: &Prediction| Self {
+            image: answer.image.clone().unwrap_or_default(),
+            question: answer.text.clone(),
+            expected: answer.expected.clone(),
+            answer: answer.answer.clone(),
+            kind: answer.category.clone(),
+        };
+        answers.iter().step_by(every).take(most).map(of).collect()
+    }
 }
 
 impl StageResult {
     /// The result of a stage, where there is one.
-    pub(super) fn read(out: &Path, planned: &Planned) -> Result<Option<Self>, AblateError> {
-        let path = folder(out, &planned.hash).join("result.json");
+    pub(super) fn read(planned: &Planned) -> Result<Option<Self>, AblateError> {
+        let path = planned.folder.join("result.json");
         let text = match basic_models::outside::read_json_text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -65,8 +88,8 @@ impl StageResult {
         Ok(Some(found))
     }
 
-    pub(super) fn write(&self, out: &Path) -> Result<(), AblateError> {
-        let path = folder(out, &self.hash).join("result.json");
+    pub(super) fn write(&self, planned: &Planned) -> Result<(), AblateError> {
+        let path = planned.folder.join("result.json");
         let text = serde_json::to_string_pretty(self).map_err(|e| std::io::Error::other(e.to_string()));
         text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes())).map_err(AblateError::io(&path))
     }

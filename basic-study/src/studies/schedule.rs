@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -10,9 +9,10 @@ use basic_core::DeviceSpec;
 use basic_models::checkpoint::Contents;
 
 use super::AblateError;
-use super::expand::{Chain, Expanded};
+use super::event::{Event, Observer};
+use super::expand::{Chain, Expanded, Planned};
 use super::measure::Evaluator;
-use super::result::{StageResult, run_folder};
+use super::result::StageResult;
 use super::stage::{Ended, Worker};
 
 /// One chain that has to be run, whichever cells want it.
@@ -35,12 +35,10 @@ struct State {
 /// What the workers share.
 pub(super) struct Schedule<'a> {
     pub study: &'a Expanded,
-    pub out: &'a Path,
     pub jobs: Vec<Job>,
     pub stop: Arc<AtomicBool>,
     pub revision: Option<String>,
-    /// Hears lines about progress.
-    pub say: &'a (dyn Fn(&str) + Sync),
+    pub observer: Observer<'a>,
     /// Writes the tables from what is there.
     pub write: &'a (dyn Fn(&Results) -> Result<(), AblateError> + Sync),
 }
@@ -113,7 +111,7 @@ impl Schedule<'_> {
             state.results.insert(result.hash.clone(), result);
             (self.write)(&state.results)?;
             let left = self.left(&state.results, workers);
-            (self.say)(&format!("{line}; {left}"));
+            (self.observer)(Event::Line(&format!("{line}; {left}")));
             Ok(())
         };
         // Files that every cell is measured on: what is wrong with them is told once, before anything is trained.
@@ -139,7 +137,7 @@ impl Schedule<'_> {
                 Ok(Ended::Done) => {}
                 Ok(Ended::Stopped) => held.waiting.push(at),
                 Err(error) => {
-                    (self.say)(&format!("{label}: failed: {error}"));
+                    (self.observer)(Event::Warning(&format!("{label}: failed: {error}")));
                     held.failed.push((label, error));
                 }
             }
@@ -157,7 +155,7 @@ impl Schedule<'_> {
     ) -> Result<Worker<'b>, AblateError> {
         let (stop, revision) = (self.stop.clone(), self.revision.clone());
         let evaluator = Evaluator::open(self.study, device)?;
-        Ok(Worker { study: self.study, out: self.out, device, evaluator, stop, revision, done, say: self.say })
+        Ok(Worker { study: self.study, device, evaluator, stop, revision, done, observer: self.observer })
     }
 
     /// The next job none of whose stages is being run by another worker; waits where there are only such.
@@ -178,8 +176,12 @@ impl Schedule<'_> {
         }
     }
 
+    fn stages(&self, job: usize) -> impl Iterator<Item = &Planned> {
+        self.jobs[job].chain.stages.iter()
+    }
+
     fn hashes(&self, job: usize) -> impl Iterator<Item = &str> {
-        self.jobs[job].chain.stages.iter().map(|stage| stage.hash.as_str())
+        self.stages(job).map(|stage| stage.hash.as_str())
     }
 
     /// Deletes the checkpoints that no job needs any more; what somebody has put beside their files stays.
@@ -189,10 +191,9 @@ impl Schedule<'_> {
         }
         let held = lock(state);
         let needed: BTreeSet<&str> = held.waiting.iter().chain(&held.running).flat_map(|at| self.hashes(*at)).collect();
-        for hash in (0..self.jobs.len()).flat_map(|at| self.hashes(at)) {
-            let dir = run_folder(self.out, hash);
-            if !needed.contains(hash) && held.results.contains_key(hash) && dir.is_dir() {
-                Contents::Run.clear(&dir)?;
+        for Planned { hash, run, .. } in (0..self.jobs.len()).flat_map(|at| self.stages(at)) {
+            if !needed.contains(hash.as_str()) && held.results.contains_key(hash) && run.is_dir() {
+                Contents::Run.clear(run)?;
             }
         }
         Ok(())

@@ -12,9 +12,10 @@ use basic_train::train::{Outcome, RunInfo, RunOptions, Status, lacks, run};
 use basic_train::watch::StepMetrics;
 
 use super::AblateError;
+use super::event::{Event, Observer};
 use super::expand::{Chain, Expanded};
 use super::measure::{Evaluator, Loaded, Questions};
-use super::result::{StageResult, Values, folder, run_folder};
+use super::result::{SampleAnswer, StageResult, Values};
 use super::study::{EarlyStopping, StopBy};
 use super::world::place;
 
@@ -29,15 +30,13 @@ pub(super) enum Ended {
 /// Runs chains on one device.
 pub(super) struct Worker<'a> {
     pub study: &'a Expanded,
-    pub out: &'a Path,
     pub device: DeviceSpec,
     pub evaluator: Evaluator,
     pub stop: Arc<AtomicBool>,
     pub revision: Option<String>,
     /// Hears what is done: stage and result.
     pub done: &'a (dyn Fn(&Chain, usize, StageResult) -> Result<(), AblateError> + Sync),
-    /// Hears lines about progress.
-    pub say: &'a (dyn Fn(&str) + Sync),
+    pub observer: Observer<'a>,
 }
 
 /// What training took.
@@ -52,12 +51,12 @@ impl Worker<'_> {
     /// Trains and measures what of a chain has no result yet.
     pub fn chain(&mut self, chain: &Chain, label: &str) -> Result<Ended, AblateError> {
         for stage in 0..chain.stages.len() {
-            if StageResult::read(self.out, &chain.stages[stage])?.is_some() {
+            if StageResult::read(&chain.stages[stage])?.is_some() {
                 continue;
             }
             let Some(took) = self.trained(chain, stage, label)? else { return Ok(Ended::Stopped) };
             let start = Instant::now();
-            let values = self.measure(chain, stage)?;
+            let (values, samples) = self.measure(chain, stage, label)?;
             let planned = &chain.stages[stage];
             let result = StageResult {
                 hash: planned.hash.clone(),
@@ -69,13 +68,14 @@ impl Worker<'_> {
                 step_seconds: took.step_seconds,
                 measure_seconds: start.elapsed().as_secs_f64(),
                 values,
+                samples,
                 key: planned.key.clone(),
             };
-            result.write(self.out)?;
+            result.write(planned)?;
             // The states along the way have been looked at.
-            let run = run_folder(self.out, &planned.hash);
+            let run = &planned.run;
             if self.study.study.stages[stage].early_stopping.is_some() && run.join("checkpoints").is_dir() {
-                Contents::Run.clear_folder(&run, "checkpoints")?;
+                Contents::Run.clear_folder(run, "checkpoints")?;
             }
             (self.done)(chain, stage, result)?;
         }
@@ -85,7 +85,7 @@ impl Worker<'_> {
     /// Trains a stage, and first those before it, as far as their checkpoints are not there. `None` where it was asked
     /// to stop.
     fn trained(&self, chain: &Chain, stage: usize, label: &str) -> Result<Option<Took>, AblateError> {
-        let dir = run_folder(self.out, &chain.stages[stage].hash);
+        let dir = chain.stages[stage].run.clone();
         let info = RunInfo::open(&dir).ok();
         // A run that is done and has lost its checkpoint is no more than its states.
         let whole = |info: &&RunInfo| info.status == Status::Done && lacks(&dir).is_none();
@@ -103,7 +103,7 @@ impl Worker<'_> {
         let recipe = self.recipe(chain, stage);
         let options = RunOptions {
             devices: vec![self.device],
-            out: Some(dir),
+            out: Some(dir.clone()),
             resume,
             stop: Some(self.stop.clone()),
             revision: self.revision.clone(),
@@ -113,21 +113,26 @@ impl Worker<'_> {
         let start = Instant::now();
         let (mut seconds, mut told) = (Vec::new(), Instant::now());
         let mut progress = |step: &StepMetrics, steps: usize| {
+            if seconds.is_empty() {
+                (self.observer)(Event::Part(&format!("{name} {label}"), steps));
+            }
             seconds.push(step.seconds);
+            (self.observer)(Event::Step(step));
             // Small runs are over before anybody asks where they are.
             if told.elapsed().as_secs() >= 60 {
                 told = Instant::now();
-                (self.say)(&format!("{label}, {name}: step {} of {steps}, lm {:.3}", step.step, step.losses.lm));
+                let line = format!("{label}, {name}: step {} of {steps}, lm {:.3}", step.step, step.losses.lm);
+                (self.observer)(Event::Line(&line));
             }
         };
-        let mut warn = |text: &str| (self.say)(&format!("{label}, {name}: warning: {text}"));
+        let mut warn = |text: &str| (self.observer)(Event::Warning(&format!("{label}, {name}: warning: {text}")));
         if let Outcome::Stopped { .. } = run(&recipe, &options, &mut warn, &mut progress)? {
             return Ok(None);
         }
         let steps = seconds.len();
         seconds.sort_by(f64::total_cmp);
         let step_seconds = seconds.get(steps / 2).copied().unwrap_or_default();
-        let steps = RunInfo::open(options.out.as_deref().unwrap_or(self.out)).map_or(steps, |info| info.steps);
+        let steps = RunInfo::open(&dir).map_or(steps, |info| info.steps);
         Ok(Some(Took { steps, seconds: start.elapsed().as_secs_f64(), step_seconds }))
     }
 
@@ -135,7 +140,7 @@ impl Worker<'_> {
     fn recipe(&self, chain: &Chain, stage: usize) -> Recipe {
         let mut recipe = chain.stages[stage].recipe.placed.clone();
         if stage > 0 {
-            recipe.model.checkpoint = Some(run_folder(self.out, &chain.stages[stage - 1].hash));
+            recipe.model.checkpoint = Some(chain.stages[stage - 1].run.clone());
         }
         if let Some(stop) = &self.study.study.stages[stage].early_stopping {
             recipe.checkpoint.every = Some(stop.every);
@@ -149,21 +154,27 @@ impl Worker<'_> {
         recipe
     }
 
-    fn measure(&mut self, chain: &Chain, stage: usize) -> Result<Values, AblateError> {
+    fn measure(
+        &mut self,
+        chain: &Chain,
+        stage: usize,
+        label: &str,
+    ) -> Result<(Values, Vec<SampleAnswer>), AblateError> {
         let study = &self.study.study;
         let (planned, config) = (&chain.stages[stage], &study.stages[stage]);
         let recipe = &planned.recipe.placed;
-        let (dir, dtype) = (run_folder(self.out, &planned.hash), recipe.train.dtype.dtype());
+        let (dir, dtype) = (&planned.run, recipe.train.dtype.dtype());
         let recipes: Vec<Recipe> = chain.stages[..=stage].iter().map(|s| s.recipe.placed.clone()).collect();
-        self.evaluator.tower(&recipes[0], &recipes, &dir);
-        let loaded = Loaded::open(&dir, dtype, self.evaluator.device())?;
-        let (measures, answers) = (study.measures(config), folder(self.out, &planned.hash).join("answers"));
-        let mut values = self.evaluator.scores(&loaded, &measures, &answers)?;
+        self.evaluator.tower(&recipes[0], &recipes, dir);
+        let loaded = Loaded::open(dir, dtype, self.evaluator.device())?;
+        let (measures, answers) = (study.measures(config), planned.folder.join("answers"));
+        (self.observer)(Event::Part(&format!("asking {label}"), self.evaluator.questions()));
+        let (mut values, samples) = self.evaluator.scores(&loaded, &measures, &answers, self.observer)?;
         values.extend(self.evaluator.shapes(&loaded, &measures, &recipe.objective)?);
         values.extend(self.evaluator.lens(&loaded, &measures)?);
-        let Some(stop) = &config.early_stopping else { return Ok(values) };
-        let (step, validation, best) = self.best(&dir, stop, recipe)?;
-        let last = states(&dir).map_err(AblateError::io(&dir))?.last().is_some_and(|(at, _)| *at == step);
+        let Some(stop) = &config.early_stopping else { return Ok((values, samples)) };
+        let (step, validation, best) = self.best(dir, stop, recipe, label)?;
+        let last = states(dir).map_err(AblateError::io(dir))?.last().is_some_and(|(at, _)| *at == step);
         let at_best = match last {
             true => {
                 let scored = |name: &String| name.starts_with("accuracy") || self.is_benchmark(name);
@@ -171,13 +182,13 @@ impl Worker<'_> {
             }
             false => {
                 let loaded = Loaded::open(&best, dtype, self.evaluator.device())?;
-                self.evaluator.scores(&loaded, &measures, &answers.join(format!("step-{step}")))?
+                self.evaluator.scores(&loaded, &measures, &answers.join(format!("step-{step}")), self.observer)?.0
             }
         };
         values.extend(at_best.into_iter().map(|(name, value)| (format!("best.{name}"), value)));
         values.insert("best.step".into(), step as f64);
         values.insert("best.validation".into(), validation);
-        Ok(values)
+        Ok((values, samples))
     }
 
     fn is_benchmark(&self, name: &str) -> bool {
@@ -192,6 +203,7 @@ impl Worker<'_> {
         dir: &Path,
         stop: &EarlyStopping,
         recipe: &Recipe,
+        label: &str,
     ) -> Result<(usize, f64, PathBuf), AblateError> {
         let found = states(dir).map_err(AblateError::io(dir))?;
         let losses = if stop.by == StopBy::Loss { losses(dir)? } else { Vec::new() };
@@ -204,7 +216,9 @@ impl Worker<'_> {
             _ => None,
         };
         let mut best: Option<(f64, usize, f64, PathBuf)> = None;
-        for (step, state) in found {
+        (self.observer)(Event::Part(&format!("validating {label}"), found.len()));
+        for (at, (step, state)) in found.into_iter().enumerate() {
+            (self.observer)(Event::Done(at));
             let model = state.join("model");
             let said = match &questions {
                 Some(questions) => {

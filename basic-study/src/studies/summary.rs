@@ -10,8 +10,8 @@ use super::expand::{Cell, Expanded};
 use super::lens::{ANSWERED, QUANTITIES, REPLACED};
 use super::result::Values;
 use super::schedule::Results;
-use super::statistics::{Difference, Spread};
 use super::study::Measure;
+use basic_eval::statistics::{Difference, Spread};
 
 /// A study's findings.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! The findings as Markdown and CSV, and how numbers are written.
 
-use super::statistics::{Difference, Spread};
 use super::summary::{Column, Entry, LayerOf, Rows, Summary, Unit};
-use crate::demo::report::numbers::{fixed, signed};
+use crate::pages::numbers::{fixed, signed};
+use basic_eval::statistics::{Difference, Spread};
 
 impl Unit {
     /// What a number is multiplied by to be in this unit.

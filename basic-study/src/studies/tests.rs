@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::AblateError;
-use super::expand::{Cell, Expanded, expand};
+use super::expand::{Cell, Expanded, Layout, expand};
 use super::result::StageResult;
 use super::schedule::{Results, jobs};
 use super::study::Study;
@@ -53,7 +53,7 @@ cells = [{ name = "slow tune", set = { tune.optimizer.lr = 1e-6 } }]
 fn read(text: &str) -> Result<Expanded, AblateError> {
     let path = Path::new("tiny.toml");
     let study = toml::from_str::<Study>(text).map_err(|source| AblateError::Toml { path: path.into(), source })?;
-    expand(path, study, Path::new("nowhere"), &[])
+    expand(path, study, Path::new("nowhere"), &[], Layout::Hashed)
 }
 
 fn cell<'a>(study: &'a Expanded, id: &str) -> &'a Cell {
@@ -213,6 +213,7 @@ fn made_up(study: &Expanded) -> Results {
                     step_seconds: 0.1,
                     measure_seconds: 1.0,
                     values,
+                    samples: Vec::new(),
                     key: stage.key.clone(),
                 },
             );

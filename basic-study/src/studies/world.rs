@@ -9,8 +9,9 @@ use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::AblateError;
+use super::expand::Layout;
 use super::study::WorldConfig;
-use crate::demo::{embedded, write_backbones};
+use crate::backbones::{embedded, write_backbones};
 
 /// What a path begins with that lies in the world: `world:data/pretrain.json`, `world:backbones/llm`.
 const PREFIX: &str = "world:";
@@ -23,21 +24,29 @@ pub(super) struct World {
     pub id: String,
     /// Its folder.
     pub dir: PathBuf,
+    layout: Layout,
 }
 
 impl World {
-    pub fn new(config: &WorldConfig, out: &Path) -> Self {
+    pub fn new(config: &WorldConfig, out: &Path, layout: Layout) -> Self {
         let WorldConfig { train, validation, eval, seed } = config;
         let mut text = format!("{} {train} {validation} {eval} {seed}", env!("CARGO_PKG_VERSION"));
         for (name, bytes) in embedded() {
             text += &format!(" {name} {:016x}", xxh3_64(bytes));
         }
         let id = format!("{:016x}", xxh3_64(text.as_bytes()));
-        Self { config: config.clone(), dir: out.join(format!("world-{id}")), id }
+        let dir = match layout {
+            Layout::Hashed => out.join(format!("world-{id}")),
+            Layout::Named => out.into(),
+        };
+        Self { config: config.clone(), dir, id, layout }
     }
 
     /// Writes it where it is not there yet.
     pub fn make(&self) -> Result<(), AblateError> {
+        if self.layout == Layout::Named {
+            return self.write(&self.dir);
+        }
         let done = self.dir.join("world.json");
         if done.is_file() {
             return Ok(());
@@ -48,13 +57,18 @@ impl World {
                 Contents::World.remove_unmarked(dir)?;
             }
         }
-        let backbones = partial.join("backbones");
-        write_backbones(&backbones).map_err(AblateError::io(&backbones))?;
-        let WorldConfig { train, validation, eval, seed } = self.config;
-        write_dataset(&partial.join("data"), train, validation, eval, seed)?;
+        self.write(&partial)?;
         let text = serde_json::json!({"world": self.config, "version": env!("CARGO_PKG_VERSION")}).to_string();
         write_atomically(&partial.join("world.json"), text.as_bytes()).map_err(AblateError::io(&done))?;
         std::fs::rename(&partial, &self.dir).map_err(AblateError::io(&self.dir))
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), AblateError> {
+        let backbones = dir.join("backbones");
+        write_backbones(&backbones).map_err(AblateError::io(&backbones))?;
+        let WorldConfig { train, validation, eval, seed } = self.config;
+        write_dataset(&dir.join("data"), train, validation, eval, seed)?;
+        Ok(())
     }
 }
 

@@ -102,3 +102,39 @@ fn of_a_folder_in_a_run_only_the_runs_own_goes() {
         assert!(link.is_symlink() && !link.join("config.json").exists(), "a link stays one");
     }
 }
+
+#[test]
+fn a_demos_runs_go_with_their_records_states_and_results_and_nothing_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    let make = || {
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "run.json",
+            "metrics.jsonl",
+            "recipe.toml",
+            "result.json",
+            "checkpoints/step-00000002/model/config.json",
+        ] {
+            write(&runs, &format!("few-llava-seed0/pretrain/{name}"), "{}");
+        }
+        // What a killed demo was writing: a result, a recipe, a lock.
+        write(&runs, "few-basic-seed0/finetune/.basic-17-aB3dE6", "{\n  \"hash\": \"0\"");
+        write(&runs, "few-basic-seed0/finetune/.basic-18-aB3dE6", "stage = \"finetune\"");
+        write(&runs, "few-basic-seed0/finetune/.lock", "");
+    };
+    make();
+    Contents::DemoRuns.remove(&runs).unwrap();
+    assert!(!runs.exists());
+    for name in
+        ["notes.md", "mine/pretrain/config.json", "few-llava-seed0/pretrain/notes.md", "few-llava-seed0/result.json"]
+    {
+        make();
+        write(&runs, name, "mine");
+        let before = names(&runs);
+        assert!(Contents::DemoRuns.remove(&runs).is_err(), "{name}");
+        assert_eq!(names(&runs), before, "nothing is removed");
+        fs::remove_dir_all(&runs).unwrap();
+    }
+}

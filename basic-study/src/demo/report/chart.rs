@@ -2,13 +2,10 @@
 
 use serde::Serialize;
 
-use super::statistics::{BASIC, LLAVA, runs};
+use super::compared::{BASIC, LLAVA, runs};
 use crate::demo::summary::{CurvePoint, Setting, Stage};
-use crate::report::plot::{Axis, FRAME, Frame, Plot, Tick};
-use crate::report::series::running_mean;
-
-/// The running mean spans one part in this many of the curve.
-const SMOOTHING: usize = 32;
+use crate::pages::plot::{Axes, Axis, Frame, Plot};
+use crate::pages::series::{half, running_mean};
 
 /// One stage's curves: a panel for every loss.
 #[derive(Debug, Serialize)]
@@ -30,12 +27,8 @@ pub(super) struct Panel {
     description: String,
     /// What stands in the title's place as a qualification.
     scale: &'static str,
-    #[serde(flatten)]
     frame: Frame,
-    /// Ticks of the step axis.
-    x_ticks: Vec<Tick>,
-    /// Ticks of the loss axis.
-    y_ticks: Vec<Tick>,
+    axes: Axes,
     /// The curves; empty where the loss was not computed.
     lines: Vec<Line>,
 }
@@ -74,7 +67,7 @@ fn figure(
     stages: for<'a> fn(&'a Setting, &str) -> Vec<(u64, &'a Stage)>,
 ) -> Figure {
     let longest = [LLAVA, BASIC].iter().flat_map(|arm| stages(setting, arm)).map(|(_, stage)| stage.curve.len()).max();
-    let half = longest.unwrap_or(0) / SMOOTHING / 2;
+    let half = half(longest.unwrap_or(0));
     let curves = |arms: &[&'static str], loss: fn(&CurvePoint) -> f64| -> Vec<Curve> {
         let of = |arm: &'static str| {
             stages(setting, arm).into_iter().map(move |(seed, stage)| Curve {
@@ -107,15 +100,14 @@ fn finite(curve: &[CurvePoint], loss: fn(&CurvePoint) -> f64) -> Vec<(f64, f64)>
 fn panel(title: &'static str, curves: Vec<Curve>) -> Panel {
     let last_step = curves.iter().flat_map(|curve| &curve.points).map(|&(step, _)| step).fold(1.0, f64::max);
     let values = curves.iter().flat_map(|curve| &curve.points).map(|&(_, value)| value);
-    let plot = Plot::new(last_step, Axis::of(values));
+    let plot = Plot { frame: Frame::CURVES, x: Axis::steps(last_step), y: Axis::of(values) };
     let lines = curves.iter().map(|curve| Line { arm: curve.arm, path: plot.path(&curve.points) });
     Panel {
         title,
         description: describe(&curves),
-        scale: if plot.axis().logarithmic { "logarithmic axis" } else { "" },
-        frame: FRAME,
-        x_ticks: plot.x_ticks(),
-        y_ticks: plot.y_ticks(),
+        scale: if plot.y.logarithmic { "logarithmic axis" } else { "" },
+        frame: plot.frame,
+        axes: plot.axes("step"),
         lines: lines.collect(),
     }
 }

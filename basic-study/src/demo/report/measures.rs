@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::numbers;
-use super::statistics::{BASIC, Comparison, LLAVA, Spread};
+use super::compared::{BASIC, Comparison, LLAVA};
 use crate::demo::summary::{Run, Setting, Stage, Summary};
+use crate::pages::numbers;
+use crate::studies::Better;
+use basic_eval::statistics::Spread;
 
 /// A point of a run at which the eval split was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,17 +55,6 @@ pub(super) enum Unit {
     Plain,
     /// Seconds; BASIC over LLaVA in place of the difference.
     Seconds,
-}
-
-/// Which way a row's numbers should go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Better {
-    /// A larger number is better.
-    Higher,
-    /// A smaller number is better.
-    Lower,
-    /// Neither is better in itself.
-    Neither,
 }
 
 /// One quantity after both stages, in both arms.

@@ -2,30 +2,30 @@
 
 use std::path::Path;
 
-use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
 use super::chart::{Figure, figures};
+use super::compared::{BASIC, Comparison, LLAVA, runs, seeds};
 use super::measures::{Checkpoint, Row, Unit, accuracy_rows, other_rows, overall_rows};
 use super::samples::{Samples, samples};
-use super::statistics::{BASIC, Comparison, LLAVA, Spread, runs, seeds};
 use super::strip::{Scale, Strip};
 use super::wording::{self, Verdict};
-use super::{ReportError, numbers};
+use crate::demo::DemoError;
 use crate::demo::summary::{Run, Setting, Stage, Summary};
+use crate::pages::{self, Template, numbers};
+use basic_eval::statistics::Spread;
 
-/// The embedded templates. The engine escapes whatever it inserts in a file whose name ends in `.html`.
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [Template; 4] = [
     ("page.html", include_str!("page.html")),
     ("setting.html", include_str!("setting.html")),
     ("strip.html", include_str!("strip.html")),
     ("panel.html", include_str!("panel.html")),
 ];
-const STYLE: &str = basic_eval::page::STYLE;
 
 #[derive(Serialize)]
 struct Page {
-    style: &'static str,
+    title: &'static str,
+    style: [&'static str; 2],
     headline: String,
     compared: [String; 2],
     how_to_read: String,
@@ -82,21 +82,12 @@ struct Cells {
 }
 
 /// The page as HTML.
-pub(super) fn render(summary: &Summary, images_root: &Path) -> Result<String, ReportError> {
+pub(super) fn render(summary: &Summary, images_root: &Path) -> Result<String, DemoError> {
     let page = page(summary, images_root)?;
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    for (file, template) in TEMPLATES {
-        let defect = |source| ReportError::Template { file, source };
-        environment.add_template(file, template).map_err(defect)?;
-    }
-    let defect = |source| ReportError::Template { file: TEMPLATES[0].0, source };
-    environment.get_template(TEMPLATES[0].0).and_then(|template| template.render(page)).map_err(defect)
+    Ok(pages::render(&TEMPLATES, page)?)
 }
 
-fn page(summary: &Summary, images_root: &Path) -> Result<Page, ReportError> {
+fn page(summary: &Summary, images_root: &Path) -> Result<Page, DemoError> {
     let differences = summary.settings.iter().flat_map(|setting| {
         Checkpoint::ALL
             .into_iter()
@@ -108,10 +99,11 @@ fn page(summary: &Summary, images_root: &Path) -> Result<Page, ReportError> {
         .settings
         .iter()
         .enumerate()
-        .map(|(index, setting)| setting_view(summary, setting, index, scale, images_root))
+        .map(|(index, setting)| setting_view(summary, setting, index, &scale, images_root))
         .collect::<Result<_, _>>()?;
     Ok(Page {
-        style: STYLE,
+        title: "BASIC beside LLaVA",
+        style: [pages::STYLE, include_str!("demo.css")],
         headline: wording::headline(summary),
         compared: wording::what_was_compared(summary),
         how_to_read: wording::how_to_read(summary),
@@ -131,9 +123,9 @@ fn setting_view(
     summary: &Summary,
     setting: &Setting,
     index: usize,
-    scale: Scale,
+    scale: &Scale,
     images_root: &Path,
-) -> Result<SettingView, ReportError> {
+) -> Result<SettingView, DemoError> {
     let rows = |rows: &[Row]| rows.iter().map(row_view).collect();
     Ok(SettingView {
         id: format!("setting-{}", index + 1),
@@ -174,7 +166,7 @@ fn steps(setting: &Setting, stage: fn(&Run) -> &Stage) -> String {
     }
 }
 
-fn outcome(setting: &Setting, checkpoint: Checkpoint, scale: Scale) -> Outcome {
+fn outcome(setting: &Setting, checkpoint: Checkpoint, scale: &Scale) -> Outcome {
     let comparison = checkpoint.accuracy(setting);
     let verdict = Verdict::of(comparison.difference.as_ref());
     let favours = match (verdict, comparison.difference.and_then(|spread| spread.deviation)) {

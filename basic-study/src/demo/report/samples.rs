@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use basic_data::{ImageBase, ImageNameError};
-use basic_models::outside::{guarded, read};
-use basic_models::processor::{DEFAULT_MAX_PIXELS, ProcessorError, decode_image_within};
 use serde::Serialize;
 
-use super::ReportError;
-use super::statistics::{BASIC, LLAVA, runs};
+use super::compared::{BASIC, LLAVA, runs};
+use crate::demo::DemoError;
 use crate::demo::summary::{Run, SampleAnswer, Setting, Stage};
+use crate::pages::PictureError;
+use crate::pages::picture::Picture;
+use crate::studies::AblateError;
+use basic_data::{ImageBase, ImageNameError};
 
 /// Longest answer shown, in characters: a model that never stops fills no page.
 const LONGEST_ANSWER: usize = 60;
@@ -29,12 +28,9 @@ pub(super) struct Samples {
 /// One image and the questions on it.
 #[derive(Debug, Serialize)]
 pub(super) struct SampleImage {
-    /// The image as a data: URI.
-    source: String,
+    picture: Picture,
     /// The image's path as the summary has it.
     name: String,
-    width: u32,
-    height: u32,
     questions: Vec<Question>,
 }
 
@@ -56,10 +52,12 @@ struct Answer {
 }
 
 /// The samples of the first seed that both arms ran; `None` where there are none.
-pub(super) fn samples(setting: &Setting, images_root: &Path) -> Result<Option<Samples>, ReportError> {
+pub(super) fn samples(setting: &Setting, images_root: &Path) -> Result<Option<Samples>, DemoError> {
     let (llava, basic) = (runs(setting, LLAVA), runs(setting, BASIC));
     let pair = llava.iter().find_map(|left| Some((left, basic.iter().find(|right| right.seed == left.seed)?)));
     let Some((left, right)) = pair else { return Ok(None) };
+    let base = ImageBase::new(images_root, None).map_err(AblateError::from)?;
+    let base = base.advising("the demo's images lie in its own folder");
     let stages = [&left.pretrain, &right.pretrain, &left.finetune, &right.finetune];
     let mut images: Vec<SampleImage> = Vec::new();
     let mut index_of: BTreeMap<&str, usize> = BTreeMap::new();
@@ -67,7 +65,7 @@ pub(super) fn samples(setting: &Setting, images_root: &Path) -> Result<Option<Sa
         let index = match index_of.get(sample.image.as_str()) {
             Some(index) => *index,
             None => {
-                images.push(embed(&sample.image, images_root)?);
+                images.push(embed(&sample.image, &base)?);
                 index_of.insert(&sample.image, images.len() - 1);
                 images.len() - 1
             }
@@ -115,29 +113,11 @@ fn shortened(answer: &str) -> String {
     if start.len() < answer.len() { format!("{start}…") } else { start }
 }
 
-/// Reads and decodes the image, so that a broken one is an error here and not a blank on the page.
-fn embed(name: &str, images_root: &Path) -> Result<SampleImage, ReportError> {
-    let base = ImageBase::new(images_root, None)?.advising("the demo's images lie in its own folder");
+/// The image with no questions yet; one that is broken is an error.
+fn embed(name: &str, base: &ImageBase) -> Result<SampleImage, DemoError> {
     let path = base.file(name).map_err(|error| match error {
-        ImageNameError::Io { path, source } => ReportError::Read { path, source },
+        ImageNameError::Io { path, source } => DemoError::from(PictureError::Read { path, source }),
         other => other.into(),
     })?;
-    let bytes = read(&path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
-    let undecodable = |source| ReportError::Decode { path: path.clone(), source };
-    let format = image::guess_format(&bytes).map_err(undecodable)?;
-    let broken = |reason| ReportError::Broken { path: path.clone(), reason };
-    // Libraries that decode may panic on damaged bytes.
-    let decoded = guarded(|| decode_image_within(&path, &bytes, DEFAULT_MAX_PIXELS)).map_err(broken)?;
-    let decoded = decoded.map_err(|error| match error {
-        ProcessorError::Decode { source, .. } => undecodable(source),
-        other => broken(other.to_string()),
-    })?;
-    let (width, height) = decoded.dimensions();
-    Ok(SampleImage {
-        source: format!("data:{};base64,{}", format.to_mime_type(), STANDARD.encode(&bytes)),
-        name: name.to_owned(),
-        width,
-        height,
-        questions: Vec::new(),
-    })
+    Ok(SampleImage { picture: Picture::read(&path)?, name: name.to_owned(), questions: Vec::new() })
 }

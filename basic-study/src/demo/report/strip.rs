@@ -2,19 +2,13 @@
 
 use serde::Serialize;
 
-use super::numbers;
-
-/// The drawing's size in SVG units, and the room left beside the outermost dots.
-const WIDTH: f64 = 180.0;
-const HEIGHT: f64 = 22.0;
-const MARGIN: f64 = 8.0;
+use crate::pages::numbers;
+use crate::pages::plot::{Axis, Frame, Plot, position};
 
 /// A row of dots on the scale that all rows share.
 #[derive(Debug, Serialize)]
 pub(super) struct Strip {
-    width: f64,
-    height: f64,
-    middle: f64,
+    frame: Frame,
     zero: String,
     dots: Vec<Dot>,
     /// Where the mean stands; `None` with fewer than two seeds.
@@ -31,26 +25,24 @@ struct Dot {
 }
 
 /// The scale that all rows share: symmetric about zero.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Scale {
-    reach: f64,
-}
+#[derive(Debug)]
+pub(super) struct Scale(Plot);
 
 impl Scale {
     /// A scale on which all `differences` have room.
     pub fn of(differences: impl Iterator<Item = f64>) -> Self {
-        let largest =
-            differences.filter(|value| value.is_finite()).fold(0.0, |reach: f64, value| reach.max(value.abs()));
-        Self { reach: largest.ceil().max(1.0) }
+        let x = Axis::around_zero(differences);
+        Self(Plot { frame: Frame::STRIP, x, y: Axis::around_zero(std::iter::empty()) })
     }
 
     /// The end's label: `4` where the scale runs from −4 to +4 points.
-    pub fn label(self) -> String {
-        numbers::fixed(self.reach, 0)
+    pub fn label(&self) -> String {
+        self.0.x.last_label().into()
     }
 
     /// The row of dots for `by_seed`, a seed and its difference in points each.
-    pub fn strip(self, by_seed: &[(u64, f64)]) -> Strip {
+    pub fn strip(&self, by_seed: &[(u64, f64)]) -> Strip {
+        let place = |points: f64| position(self.0.x(points));
         let finite: Vec<(u64, f64)> = by_seed.iter().copied().filter(|(_, points)| points.is_finite()).collect();
         let dots = finite.iter().map(|&(_, points)| {
             let arm = match points {
@@ -58,22 +50,16 @@ impl Scale {
                 points if points < 0.0 => "llava",
                 _ => "",
             };
-            Dot { at: self.place(points), arm }
+            Dot { at: place(points), arm }
         });
         let words = finite.iter().map(|(seed, points)| format!("seed {seed}: {} points", numbers::signed(*points, 1)));
         let mean = finite.iter().map(|(_, points)| points).sum::<f64>() / finite.len() as f64;
         Strip {
-            width: WIDTH,
-            height: HEIGHT,
-            middle: HEIGHT / 2.0,
-            zero: self.place(0.0),
+            frame: self.0.frame,
+            zero: place(0.0),
             dots: dots.collect(),
-            mean: (finite.len() > 1).then(|| self.place(mean)),
+            mean: (finite.len() > 1).then(|| place(mean)),
             description: words.collect::<Vec<_>>().join(", "),
         }
-    }
-
-    fn place(self, points: f64) -> String {
-        format!("{:.1}", WIDTH / 2.0 + (WIDTH / 2.0 - MARGIN) * points / self.reach)
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
+use super::compared::{Comparison, seeds};
 use super::measures::{Checkpoint, Row, accuracy_rows, other_rows, overall_rows};
-use super::statistics::{Comparison, Spread, seeds};
-use super::{numbers, wording};
+use super::wording;
 use crate::demo::summary::{Setting, Summary};
+use crate::pages::numbers;
+use basic_eval::statistics::Spread;
 
 /// Widths in characters: 98 together.
 const LABEL: usize = 17;

@@ -1,8 +1,10 @@
 //! What a reader of the page and of the terminal's table relies on.
 
-use super::statistics::{Comparison, Spread};
+use super::compared::Comparison;
 use super::wording::Verdict;
 use super::*;
+use crate::pages::{PictureError, numbers};
+use basic_eval::statistics::Spread;
 
 /// The page, with plain spaces for no-break ones.
 fn page(summary: &Summary) -> String {
@@ -41,16 +43,6 @@ fn the_page_refers_to_nothing_outside_itself() {
 }
 
 #[test]
-fn mean_and_deviation_are_the_sample_ones() {
-    // By hand: mean 5, squared deviations 9 1 1 1 0 0 4 16 = 32, 32 / 7 = 4.571…, root 2.13809.
-    let spread = Spread::of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]).unwrap();
-    assert_eq!(spread.mean, 5.0);
-    assert!((spread.deviation.unwrap() - 2.138_09).abs() < 1e-5);
-    assert_eq!(Spread::of(&[3.0]), Some(Spread { mean: 3.0, deviation: None }));
-    assert_eq!(Spread::of(&[]), None);
-}
-
-#[test]
 fn differences_are_paired_by_seed_and_not_by_position() {
     let mut summary = fixture::summary(3, [0.03, 0.0]);
     let setting = &mut summary.settings[0];
@@ -80,7 +72,7 @@ fn a_summary_with_one_seed_has_no_plus_minus() {
 
 #[test]
 fn the_verdict_follows_from_mean_and_spread() {
-    let verdict = |mean, deviation| Verdict::of(Some(&Spread { mean, deviation }));
+    let verdict = |mean, deviation| Verdict::of(Some(&Spread { mean, deviation, seeds: 3 }));
     assert_eq!(verdict(3.0, Some(1.0)), Verdict::Higher);
     assert_eq!(verdict(-3.0, Some(1.0)), Verdict::Lower);
     assert_eq!(verdict(0.5, Some(1.0)), Verdict::WithinSpread);
@@ -136,7 +128,7 @@ fn a_truncated_image_is_an_error_that_names_it() {
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let error = render_html(&fixture::summary(1, [0.03, 0.0]), root.path()).unwrap_err();
-    assert!(matches!(error, ReportError::Decode { .. }));
+    assert!(matches!(error, DemoError::Picture(PictureError::Decode { .. })));
     assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
 }
 
@@ -208,8 +200,8 @@ fn numbers_read_as_people_write_them() {
     assert_eq!(numbers::signed(-1.25, 2), "−1.25");
     assert_eq!(numbers::duration(492.0), "8 min 12 s");
     assert_eq!(
-        numbers::significant_spread(&Spread { mean: 0.1423, deviation: Some(0.002) }),
+        numbers::significant_spread(&Spread { mean: 0.1423, deviation: Some(0.002), seeds: 2 }),
         "0.142\u{a0}±\u{a0}0.002"
     );
-    assert_eq!(numbers::significant_spread(&Spread { mean: 2.3e-6, deviation: None }), "2.3e-6");
+    assert_eq!(numbers::significant_spread(&Spread { mean: 2.3e-6, deviation: None, seeds: 1 }), "2.3e-6");
 }

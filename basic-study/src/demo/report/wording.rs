@@ -1,9 +1,10 @@
 //! Sentences that follow from the figures alone: whichever arm they favour, they are as plain.
 
+use super::compared::{BASIC, LLAVA, runs, seeds};
 use super::measures::{Checkpoint, beyond_spread};
-use super::numbers;
-use super::statistics::{BASIC, LLAVA, Spread, runs, seeds};
 use crate::demo::summary::{Setting, Summary};
+use crate::pages::numbers;
+use basic_eval::statistics::Spread;
 
 /// Differences below this many points would read `0.0`.
 const SMALLEST_POINTS: f64 = 0.05;

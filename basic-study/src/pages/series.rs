@@ -3,6 +3,14 @@
 /// A curve is thinned to about this many points, which is more than its width in pixels can show.
 pub(crate) const MOST_POINTS: usize = 300;
 
+/// A running mean spans one part in this many of a curve.
+pub(crate) const SMOOTHING: usize = 32;
+
+/// How many points a running mean of so many takes to each side.
+pub(crate) fn half(points: usize) -> usize {
+    points / SMOOTHING / 2
+}
+
 /// Centred running means over `2 * half + 1` points, of those that there are near the ends, thinned to every so many; the
 /// first and the last point stay.
 pub(crate) fn running_mean(points: &[(f64, f64)], half: usize) -> Vec<(f64, f64)> {

@@ -1,18 +1,11 @@
-//! The arithmetic of a paired comparison: an interval of the difference by the bootstrap over questions, and the chance of
-//! a difference as large between two models that are alike.
+//! What a comparison question by question comes to: an interval of the difference by the bootstrap over questions, and the
+//! chance of a difference as large between two models that are alike.
 
-use rand::{Rng, RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::RngExt;
 use serde::Serialize;
-use statrs::distribution::{Binomial, DiscreteCDF};
 
 use crate::benchmarks::{Kind, Outcome};
-
-const RESAMPLES: usize = 1000;
-/// Draws of a permutation test.
-const PERMUTATIONS: usize = 10_000;
-/// With so few pairs that differ, every sign is tried instead.
-const EXACT: usize = 13;
+use crate::statistics::{PERMUTATIONS, bootstrap, draws, mcnemar, sign_flip};
 
 /// How a chance was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -75,18 +68,11 @@ impl Paired {
     /// The 2.5th and the 97.5th percentile of the difference over 1000 draws of questions with replacement, the same
     /// questions of both. The draws are the same every time.
     pub fn interval(&self) -> (f64, f64) {
-        let n = self.a.len();
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let mut values: Vec<f64> = Vec::with_capacity(RESAMPLES);
-        let mut chosen = vec![0; n];
-        while values.len() < RESAMPLES && n > 0 {
-            chosen.iter_mut().for_each(|index| *index = rng.random_range(0..n));
-            let of = |all: &[Outcome]| self.kind.value(chosen.iter().map(|i| all[*i]));
-            values.push(of(&self.b) - of(&self.a));
-        }
-        values.sort_by(f64::total_cmp);
-        let end = |at: usize| values.get(at).copied().unwrap_or(0.0);
-        (end(RESAMPLES / 40), end(RESAMPLES - RESAMPLES / 40 - 1))
+        let difference = |chosen: &[usize]| {
+            let of = |all: &[Outcome]| self.kind.value(chosen.iter().map(|index| all[*index]));
+            of(&self.b) - of(&self.a)
+        };
+        bootstrap(self.a.len(), difference).unwrap_or((0.0, 0.0))
     }
 
     /// How often two models that are alike would differ as much, in either direction, and how that was found.
@@ -107,7 +93,7 @@ impl Paired {
 
     fn swap(&self) -> f64 {
         let observed = self.difference().abs();
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut rng = draws();
         let mut count = 0;
         let (mut a, mut b) = (self.a.clone(), self.b.clone());
         for _ in 0..PERMUTATIONS {
@@ -121,39 +107,4 @@ impl Paired {
         }
         (count + 1) as f64 / (PERMUTATIONS + 1) as f64
     }
-}
-
-/// McNemar's exact test, two-sided: of `better + worse` fair coins, the chance that the two sides are as far apart.
-pub fn mcnemar(better: usize, worse: usize) -> f64 {
-    let (fewer, all) = (better.min(worse), better + worse);
-    // A fair coin is a valid one.
-    let tail = Binomial::new(0.5, all as u64).map_or(0.5, |coins| coins.cdf(fewer as u64));
-    (2.0 * tail).min(1.0)
-}
-
-/// The chance that the mean of `differences` is as far from 0 when each keeps or changes its sign by a fair coin: of every
-/// way where at most 13 are not 0, of 10,000 draws and the given signs otherwise. The draws are the same every time.
-pub fn sign_flip(differences: &[f64]) -> f64 {
-    let sizes: Vec<f64> = differences.iter().map(|d| d.abs()).filter(|d| *d > 0.0).collect();
-    let observed = differences.iter().sum::<f64>().abs();
-    // Sums of the same numbers in other signs differ by rounding.
-    let reaches = |sum: f64| usize::from(sum.abs() >= observed - 1e-9 * sizes.iter().sum::<f64>().max(1e-300));
-    let flipped = |signs: &mut dyn FnMut(usize) -> bool| -> f64 {
-        sizes.iter().enumerate().map(|(i, size)| if signs(i) { *size } else { -size }).sum()
-    };
-    if sizes.len() <= EXACT {
-        let ways = 1_usize << sizes.len();
-        let count: usize = (0..ways).map(|way| reaches(flipped(&mut |i| way >> i & 1 == 1))).sum();
-        return count as f64 / ways as f64;
-    }
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut bits = 0_u64;
-    let mut draw = |i: usize| {
-        if i.is_multiple_of(64) {
-            bits = rng.next_u64();
-        }
-        bits >> (i % 64) & 1 == 1
-    };
-    let count: usize = (0..PERMUTATIONS).map(|_| reaches(flipped(&mut draw))).sum();
-    (count + 1) as f64 / (PERMUTATIONS + 1) as f64
 }

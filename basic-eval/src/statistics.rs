@@ -1,7 +1,17 @@
-//! Means over seeds, and differences paired by seed with their 95% interval by Student's t.
+//! The statistics of what is measured: spreads over seeds with Student's intervals, the bootstrap over questions, and the
+//! chance of a difference between two that are alike.
 
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Deserializer, Serialize};
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};
+
+/// Draws of questions for an interval.
+const RESAMPLES: usize = 1000;
+/// Draws of a permutation test.
+pub(crate) const PERMUTATIONS: usize = 10_000;
+/// With so few pairs that differ, every sign is tried instead.
+const EXACT: usize = 13;
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -9,7 +19,7 @@ pub struct Spread {
     /// The mean.
     #[serde(deserialize_with = "number")]
     pub mean: f64,
-    /// The sample standard deviation; none with one seed.
+    /// The sample standard deviation (divided by the count less 1); none with one seed.
     pub deviation: Option<f64>,
     /// Seeds.
     pub seeds: usize,
@@ -72,6 +82,63 @@ impl Difference {
             _ => None,
         }
     }
+}
+
+/// The generator of all draws here, which are the same every time.
+pub(crate) fn draws() -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(0)
+}
+
+/// The 2.5th and the 97.5th percentile of `statistic` over 1000 draws of `questions` places with replacement: the 95%
+/// interval of the bootstrap. `None` where there is nothing to draw from.
+pub(crate) fn bootstrap(questions: usize, statistic: impl Fn(&[usize]) -> f64) -> Option<(f64, f64)> {
+    if questions == 0 {
+        return None;
+    }
+    let mut rng = draws();
+    let mut chosen = vec![0; questions];
+    let mut values: Vec<f64> = Vec::with_capacity(RESAMPLES);
+    while values.len() < RESAMPLES {
+        chosen.iter_mut().for_each(|index| *index = rng.random_range(0..questions));
+        values.push(statistic(&chosen));
+    }
+    values.sort_by(f64::total_cmp);
+    Some((values[RESAMPLES / 40], values[RESAMPLES - RESAMPLES / 40 - 1]))
+}
+
+/// McNemar's exact test, two-sided: of `better + worse` fair coins, the chance that the two sides are as far apart.
+pub fn mcnemar(better: usize, worse: usize) -> f64 {
+    let (fewer, all) = (better.min(worse), better + worse);
+    // A fair coin is a valid one.
+    let tail = Binomial::new(0.5, all as u64).map_or(0.5, |coins| coins.cdf(fewer as u64));
+    (2.0 * tail).min(1.0)
+}
+
+/// The chance that the mean of `differences` is as far from 0 when each keeps or changes its sign by a fair coin: of every
+/// way where at most 13 are not 0, of 10,000 draws and the given signs otherwise. The draws are the same every time.
+pub fn sign_flip(differences: &[f64]) -> f64 {
+    let sizes: Vec<f64> = differences.iter().map(|d| d.abs()).filter(|d| *d > 0.0).collect();
+    let observed = differences.iter().sum::<f64>().abs();
+    // Sums of the same numbers in other signs differ by rounding.
+    let reaches = |sum: f64| usize::from(sum.abs() >= observed - 1e-9 * sizes.iter().sum::<f64>().max(1e-300));
+    let flipped = |signs: &mut dyn FnMut(usize) -> bool| -> f64 {
+        sizes.iter().enumerate().map(|(i, size)| if signs(i) { *size } else { -size }).sum()
+    };
+    if sizes.len() <= EXACT {
+        let ways = 1_usize << sizes.len();
+        let count: usize = (0..ways).map(|way| reaches(flipped(&mut |i| way >> i & 1 == 1))).sum();
+        return count as f64 / ways as f64;
+    }
+    let mut rng = draws();
+    let mut bits = 0_u64;
+    let mut draw = |i: usize| {
+        if i.is_multiple_of(64) {
+            bits = rng.next_u64();
+        }
+        bits >> (i % 64) & 1 == 1
+    };
+    let count: usize = (0..PERMUTATIONS).map(|_| reaches(flipped(&mut draw))).sum();
+    (count + 1) as f64 / (PERMUTATIONS + 1) as f64
 }
 
 #[cfg(test)]

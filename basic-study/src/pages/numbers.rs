@@ -1,12 +1,12 @@
 //! Numbers as people read them: a true minus, grouped thousands, no more digits than are known.
 
-use super::statistics::Spread;
+use basic_eval::statistics::Spread;
 
 /// What stands where a quantity was not measured.
 pub(crate) const MISSING: &str = "–";
 
 /// ± between no-break spaces, so that no line ends beside it.
-pub(super) const PLUS_MINUS: &str = "\u{a0}±\u{a0}";
+pub(crate) const PLUS_MINUS: &str = "\u{a0}±\u{a0}";
 
 /// `value` with `decimals` digits after the point, and `NaN` or `inf` where it is not finite.
 pub(crate) fn fixed(value: f64, decimals: usize) -> String {
@@ -24,18 +24,18 @@ pub(crate) fn signed(value: f64, decimals: usize) -> String {
 }
 
 /// `mean ± deviation` with `decimals` digits; the mean alone where there is no deviation.
-pub(super) fn spread(spread: &Spread, decimals: usize) -> String {
+pub(crate) fn spread(spread: &Spread, decimals: usize) -> String {
     with_deviation(fixed(spread.mean, decimals), spread, |deviation| fixed(deviation, decimals))
 }
 
 /// Like [`spread`], with a plus in front of what is above zero.
-pub(super) fn signed_spread(spread: &Spread, decimals: usize) -> String {
+pub(crate) fn signed_spread(spread: &Spread, decimals: usize) -> String {
     with_deviation(signed(spread.mean, decimals), spread, |deviation| fixed(deviation, decimals))
 }
 
 /// `mean ± deviation` with three significant digits of the mean, but at most three digits after the point:
 /// `2.31 ± 0.05`, `0.142 ± 0.002`, and below 0.01 `2.3e-4 ± 1e-5`.
-pub(super) fn significant_spread(value: &Spread) -> String {
+pub(crate) fn significant_spread(value: &Spread) -> String {
     let size = value.mean.abs();
     if size > 0.0 && size < 0.01 {
         // Rounding noise of equal values would read as a deviation of 1e-20.
@@ -80,7 +80,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// A knob's value without trailing zeros: `0.05`, `1`.
-pub(super) fn knob(value: f64) -> String {
+pub(crate) fn knob(value: f64) -> String {
     format!("{value}")
 }
 

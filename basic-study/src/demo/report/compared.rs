@@ -1,34 +1,12 @@
-//! Means, sample standard deviations and comparisons paired by seed.
+//! One quantity in both arms of a setting, paired by seed.
 
 use crate::demo::summary::{Arm, Run, Setting};
+use basic_eval::statistics::Spread;
 
 /// The name of the baseline's arm.
 pub(super) const LLAVA: &str = "llava";
 /// The name of the arm with the two visual losses.
 pub(super) const BASIC: &str = "basic";
-
-/// A mean over seeds and how far the seeds lie apart.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spread {
-    /// The mean.
-    pub mean: f64,
-    /// The sample standard deviation (divided by count - 1); `None` with a single value.
-    pub deviation: Option<f64>,
-}
-
-impl Spread {
-    /// The spread of `values`; `None` where there are none.
-    pub fn of(values: &[f64]) -> Option<Self> {
-        let count = values.len() as f64;
-        if values.is_empty() {
-            return None;
-        }
-        let mean = values.iter().sum::<f64>() / count;
-        let deviation = (values.len() > 1)
-            .then(|| (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt());
-        Some(Self { mean, deviation })
-    }
-}
 
 /// One quantity in both arms of a setting.
 #[derive(Debug, Clone, Default)]
