@@ -1,8 +1,6 @@
 //! The data of a run: one set or a weighted mixture of several, and what happens to samples that cannot be used.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use basic_models::outside::excerpt;
 use serde::{Deserialize, Serialize};
@@ -15,54 +13,8 @@ pub use conversation::ConversationStyle;
 pub use loader::{DrawOrder, LoaderConfig, MAX_BATCH, TooLong};
 pub use skip_limit::SkipLimit;
 
+use crate::formats::Format;
 use crate::mixture::MAX_WEIGHT;
-
-/// How a data set is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// LLaVA's JSON: an array of samples.
-    Json,
-    /// The same samples, one a line.
-    Jsonl,
-    /// Tar archives, plain or gzipped, as the webdataset library writes them.
-    WebDataset,
-    /// Parquet files as the Hugging Face Hub holds them.
-    Parquet,
-    /// A folder of images with captions.
-    Folder,
-}
-
-impl Format {
-    /// Every format.
-    pub const ALL: [Self; 5] = [Self::Json, Self::Jsonl, Self::WebDataset, Self::Parquet, Self::Folder];
-
-    /// Its name in recipes and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Jsonl => "jsonl",
-            Self::WebDataset => "webdataset",
-            Self::Parquet => "parquet",
-            Self::Folder => "folder",
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|format| format.name() == name);
-        found.ok_or_else(|| format!("unknown format '{name}': use {}", Self::ALL.map(Self::name).join(", ")))
-    }
-}
 
 /// What happens to a sample that cannot be trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -196,7 +148,7 @@ impl DataConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::{DataConfig, Format, OnError, SkipLimit};
+    use super::{DataConfig, OnError, SkipLimit};
 
     fn read(text: &str) -> DataConfig {
         toml::from_str(text).unwrap()
@@ -207,7 +159,10 @@ mod tests {
         let one = read("path = \"a.json\"\nimages = \"i\"\nlimit = 3\nformat = \"jsonl\"");
         assert_eq!(one.contradiction(), None);
         let sets = one.all_sets();
-        assert_eq!((sets.len(), sets[0].limit, sets[0].weight, sets[0].format), (1, Some(3), 1.0, Some(Format::Jsonl)));
+        assert_eq!(
+            (sets.len(), sets[0].limit, sets[0].weight, sets[0].format),
+            (1, Some(3), 1.0, Some("jsonl".parse().unwrap()))
+        );
         let two = read("sets = [{ path = \"a.json\", weight = 0.5 }, { path = \"b-{0..3}.tar\", images = \"i\" }]");
         assert_eq!(two.contradiction(), None);
         assert_eq!(two.all_sets().iter().map(|set| set.weight).collect::<Vec<_>>(), [0.5, 1.0]);

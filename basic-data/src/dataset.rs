@@ -3,14 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::folder::FolderData;
-use super::llava::Layout;
-use super::locate::{self, METADATA};
+use super::format::{Opening, Reader};
 use super::mixture::Mixture;
-use super::parquet::ParquetData;
 use super::stamps::{Change, ShortStamps, Stamps};
-use super::webdataset::WebDataset;
-use super::{DataConfig, DataError, Format, LlavaData, Sample, Samples, SeenImages, SetConfig, fingerprint};
+use super::{DataConfig, DataError, Format, Sample, Samples, SeenImages, SetConfig, fingerprint};
 
 /// The sets of a run, mixed by weight: see [`SetConfig::weight`].
 #[derive(Debug)]
@@ -28,19 +24,11 @@ pub struct DataSet {
 pub struct OneSet {
     path: PathBuf,
     format: Format,
-    reader: Reader,
+    reader: Box<dyn Reader>,
     /// Its files from before they were read.
     stamps: Stamps,
-    /// Those of a folder of images.
+    /// Those of which there are as many as samples.
     many: ShortStamps,
-}
-
-#[derive(Debug)]
-enum Reader {
-    Llava(LlavaData),
-    WebDataset(WebDataset),
-    Parquet(ParquetData),
-    Folder(FolderData),
 }
 
 /// What clocks of machines that share files differ by, at most.
@@ -130,7 +118,7 @@ impl DataSet {
     ///
     /// Names the file that could not be read.
     pub fn fingerprint(&self) -> Result<String, DataError> {
-        let hashes: Vec<u64> = self.sets.iter().map(OneSet::hash).collect::<Result<_, _>>()?;
+        let hashes: Vec<u64> = self.sets.iter().map(|set| set.reader.hash()).collect::<Result<_, _>>()?;
         Ok(format!("{:016x}", fingerprint::combine(hashes.into_iter().chain([self.choice]))))
     }
 }
@@ -163,57 +151,28 @@ impl OneSet {
     /// Those of [`DataSet::open`].
     pub fn open(config: &SetConfig) -> Result<Self, DataError> {
         let path = &config.path;
-        let format = config.format.map_or_else(|| locate::format_of(path), Ok)?;
+        let format = config.format.map_or_else(|| Format::of(path), Ok)?;
         let (images, limit) = (config.images.as_deref(), config.limit);
         if limit == Some(0) {
             let reason = "data.limit is 0: a set needs at least one sample".into();
             return Err(DataError::Set { path: path.clone(), reason });
         }
-        let files = locate::files(path, format)?;
+        let spec = format.spec();
+        let files = format.files(path)?;
         let mut stamps = Stamps::of(&files);
-        let holds_images = match format {
-            Format::WebDataset => true,
-            Format::Folder => !path.join(METADATA).is_file(),
-            Format::Json | Format::Jsonl | Format::Parquet => false,
-        };
-        if holds_images && images.is_some() {
+        if images.is_some() && spec.holds_images(path) {
             let reason = "holds its images itself: leave `images` out".into();
             return Err(DataError::Set { path: path.clone(), reason });
         }
-        let reader = match format {
-            Format::Json | Format::Jsonl => {
-                let layout = if format == Format::Json { Layout::Array } else { Layout::Lines };
-                Reader::Llava(LlavaData::open_as(single(path, &files)?, layout, images, limit)?)
-            }
-            Format::WebDataset => Reader::WebDataset(WebDataset::open(&files, limit)?),
-            Format::Parquet => Reader::Parquet(ParquetData::open(&files, images, limit)?),
-            Format::Folder => {
-                let folder = single(path, &files)?;
-                let metadata = folder.join(METADATA);
-                stamps.extend(Stamps::of(std::slice::from_ref(&metadata)));
-                if metadata.is_file() {
-                    locate::at_home(folder, &metadata)?;
-                }
-                match metadata.is_file() {
-                    true => Reader::Llava(LlavaData::open_as(&metadata, Layout::Lines, images, limit)?),
-                    false => Reader::Folder(FolderData::open(folder, limit)?),
-                }
-            }
-        };
-        let many = match &reader {
-            Reader::Folder(data) => ShortStamps::of(&data.files()),
-            _ => ShortStamps::default(),
-        };
+        let reader = spec.open(&Opening { path, files: &files, images, limit }, &mut stamps)?;
+        let many = ShortStamps::of(&reader.many());
         Ok(Self { path: path.clone(), format, reader, stamps, many })
     }
 
     /// The file that has changed most since it was opened. Of a folder of images no contents are known, and to be written
     /// again is to be changed.
     fn changed(&self) -> Option<(PathBuf, Change)> {
-        let many = || match &self.reader {
-            Reader::Folder(data) => Some((self.many.changed(&data.files())?.to_path_buf(), Change::Replaced)),
-            _ => None,
-        };
+        let many = || Some((self.many.changed(&self.reader.many())?.to_path_buf(), Change::Replaced));
         self.stamps.changed().map(|(path, change)| (path.to_path_buf(), change)).or_else(many)
     }
 
@@ -229,54 +188,20 @@ impl OneSet {
 
     /// The folder that its image files are relative to; none where the images are in the data files.
     pub fn root(&self) -> Option<&Path> {
-        match &self.reader {
-            Reader::Llava(data) => Some(data.root()),
-            Reader::Parquet(data) => Some(data.root()),
-            Reader::Folder(_) => Some(&self.path),
-            Reader::WebDataset(_) => None,
-        }
-    }
-
-    fn samples(&self) -> &dyn Samples {
-        match &self.reader {
-            Reader::Llava(data) => data,
-            Reader::WebDataset(data) => data,
-            Reader::Parquet(data) => data,
-            Reader::Folder(data) => data,
-        }
-    }
-
-    fn hash(&self) -> Result<u64, DataError> {
-        match &self.reader {
-            Reader::Llava(data) => fingerprint::of_contents(&[data.path().into()]),
-            Reader::WebDataset(data) => fingerprint::of_contents(&data.files()),
-            Reader::Parquet(data) => fingerprint::of_contents(&data.files()),
-            Reader::Folder(data) => Ok(fingerprint::of_names(&self.path, &data.files())),
-        }
+        self.reader.root()
     }
 }
 
 impl Samples for OneSet {
     fn len(&self) -> usize {
-        self.samples().len()
+        self.reader.len()
     }
 
     fn sample(&self, index: usize) -> Result<Sample, DataError> {
-        self.samples().sample(index)
+        self.reader.sample(index)
     }
 
     fn outline(&self, index: usize) -> Result<Sample, DataError> {
-        self.samples().outline(index)
-    }
-}
-
-/// The only file of a set that cannot have several.
-fn single<'a>(path: &Path, files: &'a [PathBuf]) -> Result<&'a Path, DataError> {
-    match files {
-        [file] => Ok(file),
-        _ => {
-            let reason = format!("means {} files: name each as one of `data.sets`", files.len());
-            Err(DataError::Set { path: path.into(), reason })
-        }
+        self.reader.outline(index)
     }
 }

@@ -6,10 +6,75 @@ use std::sync::Arc;
 use basic_models::outside;
 use serde_json::json;
 
+use super::export::{ExportError, Named, Sharding, Writer};
+use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
-use super::locate::{is_image, walk};
+use super::llava::{Layout, LlavaData};
+use super::locate::{at_home, is_image, walk};
 use super::record::{self, Fault};
-use super::{DataError, ImageSource, Sample, Samples};
+use super::stamps::Stamps;
+use super::{DataError, ImageSource, Sample, Samples, fingerprint};
+
+/// The file that a folder of images may have: HuggingFace's imagefolder.
+const METADATA: &str = "metadata.jsonl";
+
+/// A folder of images with captions as a format.
+pub(super) struct ImageFolder;
+
+impl DataFormat for ImageFolder {
+    fn name(&self) -> &'static str {
+        "folder"
+    }
+
+    fn owns(&self, dir: &Path) -> bool {
+        dir.join(METADATA).is_file()
+    }
+
+    fn lies_in(&self, dir: &Path, files: &[PathBuf]) -> bool {
+        // The images of an exported file have no captions beside them.
+        let exported = [Layout::Array, Layout::Lines].iter().any(|layout| dir.join(layout.file_name()).is_file());
+        let captioned = |file: &PathBuf| files.binary_search(&file.with_extension("txt")).is_ok();
+        files.iter().any(|file| is_image(file) && (!exported || captioned(file)))
+    }
+
+    fn files_of(&self, dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+        Ok(vec![dir.into()])
+    }
+
+    fn holds_images(&self, path: &Path) -> bool {
+        !path.join(METADATA).is_file()
+    }
+
+    fn open(&self, set: &Opening<'_>, stamps: &mut Stamps) -> Result<Box<dyn Reader>, DataError> {
+        let folder = set.single()?;
+        let metadata = folder.join(METADATA);
+        stamps.extend(Stamps::of(std::slice::from_ref(&metadata)));
+        if !metadata.is_file() {
+            return Ok(Box::new(FolderData::open(folder, set.limit)?));
+        }
+        at_home(folder, &metadata)?;
+        Ok(Box::new(LlavaData::open_as(&metadata, Layout::Lines, set.images, set.limit)?))
+    }
+
+    fn writer(&self, _: Named, _: Sharding) -> Result<Box<dyn Writer>, ExportError> {
+        let reason = "a folder of images has no place for conversations: use another format";
+        Err(ExportError::Impossible(reason.into()))
+    }
+}
+
+impl Reader for FolderData {
+    fn root(&self) -> Option<&Path> {
+        Some(&self.dir)
+    }
+
+    fn hash(&self) -> Result<u64, DataError> {
+        Ok(fingerprint::of_names(&self.dir, &self.files()))
+    }
+
+    fn many(&self) -> Vec<PathBuf> {
+        self.files()
+    }
+}
 
 /// A data set of image files and captions.
 #[derive(Debug)]

@@ -15,6 +15,8 @@ mod error;
 mod export;
 mod fingerprint;
 mod folder;
+mod format;
+mod formats;
 mod greeting;
 mod image_base;
 mod image_root;
@@ -39,13 +41,14 @@ mod webdataset;
 
 pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
 pub use config::{
-    ConversationStyle, DataConfig, DrawOrder, Format, LoaderConfig, MAX_BATCH, OnError, SetConfig, SkipLimit, TooLong,
+    ConversationStyle, DataConfig, DrawOrder, LoaderConfig, MAX_BATCH, OnError, SetConfig, SkipLimit, TooLong,
 };
 pub use dataset::{DataSet, OneSet};
 pub use error::DataError;
 pub use export::{ExportError, ExportOptions, Exported, Images, export};
 pub use fingerprint::of_contents as content_hash;
 pub use folder::FolderData;
+pub use formats::Format;
 pub use image_base::{ImageBase, ImageNameError};
 pub use llava::LlavaData;
 pub use loader::{

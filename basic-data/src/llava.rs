@@ -9,11 +9,15 @@ use std::sync::Arc;
 use basic_models::outside::{Budget, Unparsed, parse_json};
 use serde_json::Value;
 
+use super::export::{ExportError, JsonWriter, Named, Sharding, Writer};
+use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
+use super::locate::at_home;
 use super::record::{self, Fault};
 use super::scan::{self, ScanError};
 use super::source::{Source, line_column};
-use super::{DataError, ImageSource, Sample, Samples};
+use super::stamps::Stamps;
+use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
 /// A data set in LLaVA's format. Opening it finds out where each sample lies; a sample is read and checked when it is
 /// asked for.
@@ -33,6 +37,14 @@ pub(super) enum Layout {
 }
 
 impl Layout {
+    /// The name of a written file.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::Array => "data.json",
+            Self::Lines => "data.jsonl",
+        }
+    }
+
     /// The layout by the first byte that is no space.
     pub fn of(path: &Path) -> Result<Self, DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
@@ -41,6 +53,64 @@ impl Layout {
         let text = record::without_mark(&bytes);
         let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
         Ok(if first == Some(&b'[') { Self::Array } else { Self::Lines })
+    }
+}
+
+/// LLaVA's JSON as a format: `json`, an array of samples, or `jsonl`, the same samples one a line.
+pub(super) struct LlavaJson(pub Layout);
+
+impl LlavaJson {
+    /// What `basic data export` calls the file, in a folder of its own.
+    fn exported(&self, dir: &Path) -> Option<PathBuf> {
+        Some(dir.join(self.0.file_name())).filter(|file| file.is_file())
+    }
+}
+
+impl DataFormat for LlavaJson {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Layout::Array => "json",
+            Layout::Lines => "jsonl",
+        }
+    }
+
+    fn reads_text(&self, file: &Path) -> Result<bool, DataError> {
+        Ok(Layout::of(file)? == self.0)
+    }
+
+    fn lies_in(&self, dir: &Path, _: &[PathBuf]) -> bool {
+        self.exported(dir).is_some()
+    }
+
+    fn files_of(&self, dir: &Path) -> Result<Vec<PathBuf>, DataError> {
+        let file = self.exported(dir).ok_or_else(|| {
+            let reason = format!("is a folder, {} is one file: name the file", self.name());
+            DataError::Set { path: dir.into(), reason }
+        })?;
+        at_home(dir, &file)?;
+        Ok(vec![file])
+    }
+
+    fn open(&self, set: &Opening<'_>, _: &mut Stamps) -> Result<Box<dyn Reader>, DataError> {
+        Ok(Box::new(LlavaData::open_as(set.single()?, self.0, set.images, set.limit)?))
+    }
+
+    fn writer(&self, dir: Named, _: Sharding) -> Result<Box<dyn Writer>, ExportError> {
+        Ok(Box::new(JsonWriter::new(dir, self.0.file_name(), self.0 == Layout::Array)?))
+    }
+
+    fn is_one_file(&self) -> bool {
+        true
+    }
+}
+
+impl Reader for LlavaData {
+    fn root(&self) -> Option<&Path> {
+        Some(self.root.path())
+    }
+
+    fn hash(&self) -> Result<u64, DataError> {
+        fingerprint::of_contents(&[self.path().into()])
     }
 }
 

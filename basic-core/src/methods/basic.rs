@@ -101,7 +101,8 @@ impl Basic {
     ///
     /// [`ObjectiveError`] where k or a lambda is out of its range.
     pub fn resolve_k(&self, layers: usize) -> Result<usize, ObjectiveError> {
-        self.bounds()?;
+        ObjectiveError::weight("lambda_das", self.lambda_das)?;
+        ObjectiveError::weight("lambda_sds", self.lambda_sds)?;
         match self.k {
             None => Ok((layers / 2).max(1)),
             Some(k) if (1..=layers).contains(&k) => Ok(k),

@@ -258,8 +258,8 @@ impl Objective {
     ///
     /// [`ObjectiveError`] that names the first key out of its range.
     pub fn check(&self, model: &ModelShape) -> Result<(), ObjectiveError> {
-        self.bounds()?;
-        self.methods().into_iter().try_for_each(|method| method.check(model))
+        self.methods().into_iter().try_for_each(|method| method.check(model))?;
+        self.bounds()
     }
 
     /// Whether a method trains a head of its own.

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::{ExportError, ExportOptions, Image, Named, Sample, Writer, record};
+use super::writer::{ExportError, Image, Named, Sharding, Writer, record};
+use crate::Sample;
 
-pub(super) struct ArchiveWriter {
+pub struct ArchiveWriter {
     dir: Named,
     gzip: bool,
     shard: usize,
@@ -39,8 +40,8 @@ impl Write for Out {
 }
 
 impl ArchiveWriter {
-    pub fn new(dir: Named, options: &ExportOptions) -> Self {
-        Self { dir, gzip: options.gzip, shard: options.shard, open: None, names: Vec::new() }
+    pub fn new(dir: Named, sharding: Sharding) -> Self {
+        Self { dir, gzip: sharding.gzip, shard: sharding.shard, open: None, names: Vec::new() }
     }
 
     /// The archive for sample `index`, opened where the one before is full.

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{ExportError, Image, Named, Sample, Writer, record};
+use super::writer::{ExportError, Image, Named, Writer, record};
+use crate::Sample;
 
-pub(super) struct JsonWriter {
+pub struct JsonWriter {
     dir: Named,
     name: &'static str,
     array: bool,
@@ -19,8 +20,7 @@ pub(super) struct JsonWriter {
 }
 
 impl JsonWriter {
-    pub fn new(dir: Named, array: bool) -> Result<Self, ExportError> {
-        let name = if array { "data.json" } else { "data.jsonl" };
+    pub fn new(dir: Named, name: &'static str, array: bool) -> Result<Self, ExportError> {
         let (path, io) = dir.file(name);
         let out = BufWriter::new(File::create(path).map_err(io)?);
         Ok(Self { dir, name, array, out, images: HashMap::new() })

@@ -4,27 +4,22 @@
 mod archive;
 mod json;
 mod table;
+mod writer;
 
 use std::path::{Path, PathBuf};
 
-use basic_models::CheckpointError;
 use basic_models::checkpoint::{Contents, MANIFEST, Replaces, StagedDir, spare};
-use basic_models::processor::Role;
 use serde::Serialize;
-use serde_json::{Value, json};
-use thiserror::Error;
+use serde_json::json;
+
+pub(super) use archive::ArchiveWriter;
+pub(super) use json::JsonWriter;
+pub(super) use table::TableWriter;
+use writer::Image;
+pub use writer::{ExportError, Images};
+pub(super) use writer::{Named, Sharding, Writer};
 
 use super::{DataError, Format, ImageSource, Sample, Samples};
-
-/// Where a written set has its images.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Images {
-    /// In it: beside JSON in a folder `images`, in the archive, in the table.
-    #[default]
-    Copy,
-    /// Where they are: image files are named relative to this folder, the set's image root.
-    Reference(PathBuf),
-}
 
 /// How to write.
 #[derive(Debug, Clone)]
@@ -82,54 +77,6 @@ pub struct Exported {
 /// Broken samples that are named where some were left out.
 const NAMED: usize = 5;
 
-/// Why a set could not be written.
-#[derive(Debug, Error)]
-pub enum ExportError {
-    /// It could not be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The directory.
-    #[error(transparent)]
-    Directory(#[from] CheckpointError),
-    /// A file could not be written.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// More broken samples than may be left out.
-    #[error(
-        "{skipped} samples are broken, at most {limit} may be left out (--max-skipped); the last one: {last}; look at the data with `basic data check`, or raise the limit"
-    )]
-    TooManySkipped {
-        /// Samples left out so far.
-        skipped: usize,
-        /// How many may be.
-        limit: usize,
-        /// The last one's place and what is wrong with it.
-        last: String,
-    },
-    /// What is asked for cannot be written.
-    #[error("{0}")]
-    Impossible(String),
-}
-
-/// A format's writer: takes the samples in order.
-trait Writer {
-    fn add(&mut self, index: usize, sample: &Sample, images: &[Image]) -> Result<(), ExportError>;
-
-    /// Completes the files and returns their names.
-    fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, ExportError>;
-}
-
-/// An image to write.
-enum Image {
-    Bytes { bytes: std::sync::Arc<[u8]>, extension: &'static str },
-    Reference(String),
-}
-
 /// Writes the samples of `data` into the directory `out`: `data.json`, `data.jsonl`, `NNNNN.tar` or `NNNNN.parquet`.
 /// Nothing has its name until all is written; `progress` hears of every sample.
 ///
@@ -146,20 +93,15 @@ pub fn export(
     if options.shard == 0 {
         return impossible("a file must hold at least one sample");
     }
-    if options.format == Format::WebDataset && options.images != Images::Copy {
-        return impossible("webdataset holds its images itself: write it with --images copy");
+    let format = options.format.spec();
+    if let Some(reason) = format.cannot_write(&options.images) {
+        return impossible(reason);
     }
     let replaces = Replaces::new(options.overwrite, Contents::Export, options.sources.clone());
     let staged = StagedDir::replacing(out, replaces)?;
     let occupied = options.overwrite && out.is_dir();
     let dir = Named { staged: staged.path().into(), target: out.into() };
-    let mut writer: Box<dyn Writer> = match options.format {
-        Format::Json => Box::new(json::JsonWriter::new(dir, true)?),
-        Format::Jsonl => Box::new(json::JsonWriter::new(dir, false)?),
-        Format::WebDataset => Box::new(archive::ArchiveWriter::new(dir, options)),
-        Format::Parquet => Box::new(table::TableWriter::new(dir, options)),
-        Format::Folder => return impossible("a folder of images has no place for conversations: use another format"),
-    };
+    let mut writer = format.writer(dir, Sharding { shard: options.shard, gzip: options.gzip })?;
     let (mut samples, mut images, mut skipped, mut first_skipped) = (0, 0, 0, Vec::new());
     for index in 0..data.len() {
         progress(1);
@@ -191,9 +133,8 @@ pub fn export(
     let manifest = json!({ "basic": env!("CARGO_PKG_VERSION"), "samples": samples, "files": &files });
     staged.write(MANIFEST, format!("{manifest:#}\n").as_bytes())?;
     staged.commit()?;
-    let alone = matches!(options.format, Format::Json | Format::Jsonl);
     Ok(Exported {
-        path: files.first().filter(|_| alone).map_or(out.into(), |file| out.join(file)),
+        path: files.first().filter(|_| format.is_one_file()).map_or(out.into(), |file| out.join(file)),
         images_root: match &options.images {
             Images::Copy => None,
             Images::Reference(root) => Some(root.clone()),
@@ -255,44 +196,6 @@ fn extension(bytes: &[u8]) -> Option<&'static str> {
         ImageFormat::Gif => Some("gif"),
         ImageFormat::Bmp => Some("bmp"),
         _ => None,
-    }
-}
-
-/// The turns as LLaVA writes them: `(from, value)`.
-fn turns(sample: &Sample) -> Vec<(&'static str, &str)> {
-    let from = |role| match role {
-        Role::System => "system",
-        Role::User => "human",
-        Role::Assistant => "gpt",
-    };
-    sample.messages.iter().map(|message| (from(message.role), message.content.as_str())).collect()
-}
-
-/// LLaVA's record of a sample, with the names of its images where they are named.
-fn record(index: usize, sample: &Sample, names: &[String]) -> Value {
-    let mut record = json!({ "id": sample.id().map_or(index.to_string(), String::from) });
-    match names {
-        [] => {}
-        [name] => record["image"] = name.as_str().into(),
-        names => record["image"] = names.into(),
-    }
-    record["conversations"] =
-        turns(sample).into_iter().map(|(from, value)| json!({"from": from, "value": value})).collect();
-    record
-}
-
-/// A directory under construction and the name that it will have.
-#[derive(Debug, Clone)]
-struct Named {
-    staged: PathBuf,
-    target: PathBuf,
-}
-
-impl Named {
-    /// Where to write `name`, and an error that names where it will be.
-    fn file(&self, name: &str) -> (PathBuf, impl Fn(std::io::Error) -> ExportError + use<>) {
-        let path = self.target.join(name);
-        (self.staged.join(name), move |source| ExportError::Io { path: path.clone(), source })
     }
 }
 

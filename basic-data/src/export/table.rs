@@ -15,13 +15,14 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use super::{ExportError, ExportOptions, Image, Named, Sample, Writer, turns};
+use super::writer::{ExportError, Image, Named, Sharding, Writer, turns};
+use crate::Sample;
 
 /// Rows of a row group, and the bytes of images after which it is closed earlier.
 const GROUP_ROWS: usize = 1000;
 const GROUP_BYTES: usize = 32 << 20;
 
-pub(super) struct TableWriter {
+pub struct TableWriter {
     dir: Named,
     shard: usize,
     schema: Arc<Schema>,
@@ -93,7 +94,7 @@ impl Rows {
 }
 
 impl TableWriter {
-    pub fn new(dir: Named, options: &ExportOptions) -> Self {
+    pub fn new(dir: Named, sharding: Sharding) -> Self {
         let list = |fields| DataType::List(Arc::new(Field::new("item", DataType::Struct(fields), true)));
         // Lists are written as JSON lists here: older and newer versions of the library read that.
         let features = serde_json::json!({"info": {"features": {
@@ -110,7 +111,7 @@ impl TableWriter {
             Field::new("conversations", list(turn_fields()), true),
         ])
         .with_metadata(HashMap::from([("huggingface".to_string(), features.to_string())]));
-        Self { dir, shard: options.shard, schema: Arc::new(schema), open: None, names: Vec::new(), rows: Rows::new() }
+        Self { dir, shard: sharding.shard, schema: Arc::new(schema), open: None, names: Vec::new(), rows: Rows::new() }
     }
 
     fn open(&mut self, number: usize) -> Result<(), ExportError> {

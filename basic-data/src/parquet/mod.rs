@@ -25,10 +25,14 @@ use serde_json::{Map, Value};
 use self::cache::{Cache, Key};
 use self::room::Room;
 use self::table::{Failure, Table};
+use super::export::{ExportError, Named, Sharding, TableWriter, Writer};
+use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
 use super::keys;
+use super::locate::ends_in;
 use super::record::{self, Fault};
-use super::{DataError, ImageSource, Sample, Samples};
+use super::stamps::Stamps;
+use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
 /// The share of a file's budget that the windows take together which are decoded at the same time, but for one.
 const SHARE: u64 = 2;
@@ -43,6 +47,41 @@ pub struct ParquetData {
     root: ImageRoot,
     cache: Cache,
     room: Arc<Room>,
+}
+
+/// Parquet files as a format.
+pub(super) struct Parquet;
+
+impl DataFormat for Parquet {
+    fn name(&self) -> &'static str {
+        "parquet"
+    }
+
+    fn is_named(&self, file: &Path) -> bool {
+        ends_in(file, &[".parquet"])
+    }
+
+    fn begins(&self, head: &[u8]) -> bool {
+        head.starts_with(b"PAR1")
+    }
+
+    fn open(&self, set: &Opening<'_>, _: &mut Stamps) -> Result<Box<dyn Reader>, DataError> {
+        Ok(Box::new(ParquetData::open(set.files, set.images, set.limit)?))
+    }
+
+    fn writer(&self, dir: Named, sharding: Sharding) -> Result<Box<dyn Writer>, ExportError> {
+        Ok(Box::new(TableWriter::new(dir, sharding)))
+    }
+}
+
+impl Reader for ParquetData {
+    fn root(&self) -> Option<&Path> {
+        Some(self.root.path())
+    }
+
+    fn hash(&self) -> Result<u64, DataError> {
+        fingerprint::of_contents(&self.files())
+    }
 }
 
 impl ParquetData {

@@ -18,10 +18,14 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use self::index::{Member, Shard};
+use super::export::{ArchiveWriter, ExportError, Images, Named, Sharding, Writer};
+use super::format::{DataFormat, Opening, Reader};
 use super::keys;
+use super::locate::ends_in;
 use super::record::{self, Fault};
 use super::source::Source;
-use super::{DataError, ImageSource, Sample, Samples};
+use super::stamps::Stamps;
+use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
 /// By how much a gzipped archive may grow, where it becomes larger than a file may: small captions in a tar's blocks of
 /// 512 bytes shrink by some dozens.
@@ -34,6 +38,49 @@ pub struct WebDataset {
     /// The index of each shard's first sample.
     firsts: Vec<usize>,
     len: usize,
+}
+
+/// Tar archives as a format: plain or gzipped, as the webdataset library writes them.
+pub(super) struct Archives;
+
+impl DataFormat for Archives {
+    fn name(&self) -> &'static str {
+        "webdataset"
+    }
+
+    fn is_named(&self, file: &Path) -> bool {
+        ends_in(file, &[".tar", ".tar.gz", ".tgz"])
+    }
+
+    fn begins(&self, head: &[u8]) -> bool {
+        head.starts_with(&[0x1f, 0x8b]) || head.get(257..262) == Some(b"ustar")
+    }
+
+    fn holds_images(&self, _: &Path) -> bool {
+        true
+    }
+
+    fn open(&self, set: &Opening<'_>, _: &mut Stamps) -> Result<Box<dyn Reader>, DataError> {
+        Ok(Box::new(WebDataset::open(set.files, set.limit)?))
+    }
+
+    fn cannot_write(&self, images: &Images) -> Option<&'static str> {
+        (*images != Images::Copy).then_some("webdataset holds its images itself: write it with --images copy")
+    }
+
+    fn writer(&self, dir: Named, sharding: Sharding) -> Result<Box<dyn Writer>, ExportError> {
+        Ok(Box::new(ArchiveWriter::new(dir, sharding)))
+    }
+}
+
+impl Reader for WebDataset {
+    fn root(&self) -> Option<&Path> {
+        None
+    }
+
+    fn hash(&self) -> Result<u64, DataError> {
+        fingerprint::of_contents(&self.files())
+    }
 }
 
 impl WebDataset {

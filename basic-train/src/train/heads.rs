@@ -13,7 +13,7 @@ use super::tensor_file::{Tensors, write};
 use crate::recipe::Recipe;
 
 /// Sets the heads' seed apart from that of a fresh projector.
-const SEED: u64 = 0x68_65_61_64;
+const SEED: u64 = 0x6865_6164;
 
 /// Where a method's head lies in a run's directory.
 pub fn head_file(dir: &Path, method: &str) -> PathBuf {
