@@ -9,7 +9,7 @@ mod conversation;
 mod loader;
 mod skip_limit;
 
-pub use conversation::ConversationStyle;
+pub use conversation::StyleChoice;
 pub use loader::{DrawOrder, LoaderConfig, MAX_BATCH, TooLong};
 pub use skip_limit::SkipLimit;
 
@@ -42,7 +42,7 @@ pub struct DataConfig {
     pub format: Option<Format>,
     /// How conversations become text.
     #[serde(default)]
-    pub conversation: ConversationStyle,
+    pub conversation: StyleChoice,
     /// Use the first samples only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,

@@ -11,7 +11,7 @@ use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
 use super::llava::{Layout, LlavaData};
 use super::locate::{at_home, is_image, walk};
-use super::record::{self, Fault};
+use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 

@@ -13,6 +13,7 @@ mod config;
 mod dataset;
 mod error;
 mod export;
+mod file_range;
 mod fingerprint;
 mod folder;
 mod format;
@@ -28,21 +29,18 @@ mod media;
 mod mixture;
 mod parquet;
 mod prepare;
-mod record;
 mod sample;
+mod sample_record;
 mod scan;
 mod seen;
 pub mod shapes;
 mod show;
-mod source;
 mod stamps;
 mod vision_cache;
 mod webdataset;
 
 pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
-pub use config::{
-    ConversationStyle, DataConfig, DrawOrder, LoaderConfig, MAX_BATCH, OnError, SetConfig, SkipLimit, TooLong,
-};
+pub use config::{DataConfig, DrawOrder, LoaderConfig, MAX_BATCH, OnError, SetConfig, SkipLimit, StyleChoice, TooLong};
 pub use dataset::{DataSet, OneSet};
 pub use error::DataError;
 pub use export::{ExportError, ExportOptions, Exported, Images, export};
@@ -52,7 +50,8 @@ pub use formats::Format;
 pub use image_base::{ImageBase, ImageNameError};
 pub use llava::LlavaData;
 pub use loader::{
-    Loaded, LoadedImage, Loader, LoaderError, MicroBatch, Order, Plan, Preparer, Sampler, Skipped, StepSamples, pack,
+    Loaded, LoadedImage, Loader, LoaderError, LoaderPlan, MicroBatch, Order, Preparer, Sampler, Skipped, StepSamples,
+    pack,
 };
 pub use parquet::ParquetData;
 pub use prepare::{Prepared, prepare};

@@ -10,12 +10,12 @@ use basic_models::outside::{Budget, Unparsed, parse_json};
 use serde_json::Value;
 
 use super::export::{ExportError, JsonWriter, Named, Sharding, Writer};
+use super::file_range::{FileRange, line_column};
 use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
 use super::locate::at_home;
-use super::record::{self, Fault};
+use super::sample_record::{self as record, Fault};
 use super::scan::{self, ScanError};
-use super::source::{Source, line_column};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
@@ -24,7 +24,7 @@ use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 #[derive(Debug, Clone)]
 pub struct LlavaData {
     file: Arc<Path>,
-    source: Source,
+    source: FileRange,
     root: ImageRoot,
     places: Vec<Range<u64>>,
 }
@@ -157,7 +157,7 @@ impl LlavaData {
         if places.len() > room {
             return Err(io(Budget::of(path).over_bytes().into()));
         }
-        Ok(Self { file: path.into(), source: Source::Path(path.into()), root: ImageRoot::of(root, path)?, places })
+        Ok(Self { file: path.into(), source: FileRange::Path(path.into()), root: ImageRoot::of(root, path)?, places })
     }
 
     /// The file.

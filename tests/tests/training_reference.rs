@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
-use basic_data::{ConversationStyle, LlavaData, Order, Samples, prepare};
+use basic_data::{LlavaData, Order, Samples, StyleChoice, prepare};
 use basic_models::Checkpoint;
 use serde_json::{Value, json};
 use tests::fixtures::{fixture, number, read_json, read_jsonl, text};
@@ -36,7 +36,7 @@ fn data(run: &Value) -> std::path::PathBuf {
 /// The samples as they are trained on, and the batches of the steps.
 fn exported(run: &Value) -> Value {
     let checkpoint = Checkpoint::open(fixture("plain")).unwrap();
-    let style = ConversationStyle::try_from(text(&run["style"]).to_string()).unwrap();
+    let style = StyleChoice::try_from(text(&run["style"]).to_string()).unwrap();
     let style = style.resolve(&checkpoint, run["stage"] == "pretrain").unwrap();
     let data = LlavaData::open(&data(run), Some(&fixture("images")), None).unwrap();
     let raw = read_json(&self::data(run));

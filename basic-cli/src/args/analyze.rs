@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use basic_core::{Basic, LayerWeights};
-use basic_data::ConversationStyle;
+use basic_data::StyleChoice;
 use basic_eval::lens::Rule;
 use basic_models::processor::DEFAULT_MAX_PIXELS;
 use clap::{ArgGroup, Args as ClapArgs};
@@ -41,7 +41,7 @@ pub struct Analyze {
     pub limit: Option<u32>,
     /// How the data's conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1.
     #[arg(long, default_value = "auto", value_parser = conversation)]
-    pub conversation: ConversationStyle,
+    pub conversation: StyleChoice,
     /// A second checkpoint, shown beside the first.
     #[arg(long, value_name = "CHECKPOINT")]
     pub compare: Option<PathBuf>,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use basic_data::{ConversationStyle, Format, SetConfig, SkipLimit};
+use basic_data::{Format, SetConfig, SkipLimit, StyleChoice};
 use basic_train::recipe::Stage;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
@@ -68,7 +68,7 @@ pub struct Conversations {
     /// How conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1; with
     /// --checkpoint.
     #[arg(long, default_value = "auto", value_parser = conversation)]
-    pub conversation: ConversationStyle,
+    pub conversation: StyleChoice,
     /// The stage whose style `auto` means: plain captions in pretrain, a chat in finetune; with --checkpoint.
     #[arg(long, value_enum, default_value = "finetune")]
     pub stage: StageArg,
@@ -100,8 +100,8 @@ pub enum OnErrorArg {
     Skip,
 }
 
-pub(super) fn conversation(name: &str) -> Result<ConversationStyle, String> {
-    ConversationStyle::try_from(name.to_string()).map_err(|error| error.to_string())
+pub(super) fn conversation(name: &str) -> Result<StyleChoice, String> {
+    StyleChoice::try_from(name.to_string()).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use basic_core::DeviceSpec;
-use basic_data::ConversationStyle;
+use basic_data::StyleChoice;
 use clap::Args as ClapArgs;
 
 use super::DeviceArg;
@@ -46,7 +46,7 @@ pub struct Eval {
     /// How a question is written: "template" for the checkpoint's chat template, or one of LLaVA's styles by its name; by
     /// default the template, and vicuna_v1 where the checkpoint has none.
     #[arg(long, default_value = "auto", hide_default_value = true, value_parser = conversation)]
-    pub conversation: ConversationStyle,
+    pub conversation: StyleChoice,
     /// Refuse images of more pixels than this.
     #[arg(long, value_name = "N", default_value_t = basic_models::processor::DEFAULT_MAX_PIXELS)]
     pub max_pixels: u64,

@@ -23,9 +23,9 @@ use super::model::{open, open_device};
 use crate::args::Analyze;
 use crate::output::{bar, print_json, print_text};
 
-mod told;
+mod lens_text;
 
-use told::{tell_reading, tell_survey};
+use lens_text::{tell_reading, tell_survey};
 
 /// `basic analyze`.
 pub fn analyze(args: Analyze) -> Result<()> {

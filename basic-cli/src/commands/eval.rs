@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use basic_core::DeviceSpec;
-use basic_data::{ConversationStyle, ImageBase, VisionCache};
+use basic_data::{ImageBase, StyleChoice, VisionCache};
 use basic_eval::benchmarks::{
-    self, Answers, Benchmark, BenchmarkError, Judged, Metric, Record, Task, find, metrics, respond,
+    self, Answers, Benchmark, BenchmarkError, Judged, Metric, ScoreRecord, Task, find, metrics, respond,
 };
 use basic_eval::questions::{EvalOptions, answer, check_prompts, images, read_questions, score, write_predictions};
 use basic_models::Checkpoint;
@@ -40,9 +40,9 @@ fn open(args: &Eval) -> Result<Checkpoint> {
 fn conversation(args: &Eval, checkpoint: &Checkpoint) -> Result<String> {
     args.conversation.resolve(checkpoint, false)?;
     Ok(match args.conversation {
-        ConversationStyle::Named(style) => style.name(),
-        ConversationStyle::Auto if checkpoint.template.is_none() => "vicuna_v1",
-        ConversationStyle::Auto | ConversationStyle::Template => "template",
+        StyleChoice::Named(style) => style.name(),
+        StyleChoice::Auto if checkpoint.template.is_none() => "vicuna_v1",
+        StyleChoice::Auto | StyleChoice::Template => "template",
     }
     .into())
 }
@@ -72,7 +72,7 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
     write_predictions(&out, &predictions)?;
     let judged: Vec<_> = predictions.iter().enumerate().map(|(place, line)| Judged::of(line, place)).collect();
     let measure = "exact match";
-    Record {
+    ScoreRecord {
         name: stem,
         checkpoint: args.checkpoint.clone(),
         conversation,
@@ -190,7 +190,7 @@ fn one(
     progress.finish_and_clear();
     let texts = answers.finish(&task.questions)?;
     let judged = task.judge(&texts);
-    let record = Record {
+    let record = ScoreRecord {
         name: benchmark.name.into(),
         checkpoint: args.checkpoint.clone(),
         conversation: conversation.into(),

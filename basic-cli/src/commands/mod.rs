@@ -13,8 +13,8 @@ mod eval;
 mod generate;
 mod model;
 mod report;
+mod shapes_world;
 mod train;
-mod world;
 
 use anyhow::Result;
 
@@ -40,12 +40,12 @@ pub fn run(command: Command) -> Result<()> {
         Command::Preprocess(args) => model::preprocess(args),
         Command::Bench(args) => bench::bench(args),
         Command::Data { command } => match command {
-            Data::Shapes(args) => world::shapes(args),
+            Data::Shapes(args) => shapes_world::shapes(args),
             Data::Check(args) => data::data_check(args),
             Data::Show(args) => data::data_show(args),
             Data::Export(args) => data::data_export(args),
         },
-        Command::Backbones(args) => world::backbones(args),
+        Command::Backbones(args) => shapes_world::backbones(args),
         Command::Devices(args) => devices::devices(args),
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How conversations become text: in a recipe `"auto"`, `"template"`, or the name of one of LLaVA's styles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum ConversationStyle {
+pub enum StyleChoice {
     /// LLaVA's own: `plain` in the pretrain stage; in the finetune stage and in evaluation the checkpoint's chat
     /// template, or `vicuna_v1` where it has none.
     #[default]
@@ -18,7 +18,7 @@ pub enum ConversationStyle {
     Named(&'static processor::ConversationStyle),
 }
 
-impl TryFrom<String> for ConversationStyle {
+impl TryFrom<String> for StyleChoice {
     type Error = ProcessorError;
 
     fn try_from(name: String) -> Result<Self, ProcessorError> {
@@ -30,18 +30,18 @@ impl TryFrom<String> for ConversationStyle {
     }
 }
 
-impl From<ConversationStyle> for String {
-    fn from(style: ConversationStyle) -> Self {
+impl From<StyleChoice> for String {
+    fn from(style: StyleChoice) -> Self {
         match style {
-            ConversationStyle::Auto => "auto",
-            ConversationStyle::Template => "template",
-            ConversationStyle::Named(style) => style.name(),
+            StyleChoice::Auto => "auto",
+            StyleChoice::Template => "template",
+            StyleChoice::Named(style) => style.name(),
         }
         .into()
     }
 }
 
-impl ConversationStyle {
+impl StyleChoice {
     /// The style for a checkpoint; `captions` says that the stage trains on captions alone.
     ///
     /// # Errors

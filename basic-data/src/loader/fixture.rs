@@ -8,7 +8,7 @@ use std::time::Duration;
 use basic_models::Checkpoint;
 use basic_models::processor::{Message, Role, Style};
 
-use super::{Loader, Plan, Preparer, Sampler, StepSamples};
+use super::{Loader, LoaderPlan, Preparer, Sampler, StepSamples};
 use crate::{DataError, DrawOrder, ImageSource, LoaderConfig, Sample, Samples};
 
 pub fn fixtures() -> PathBuf {
@@ -91,7 +91,7 @@ pub fn preparer(config: &LoaderConfig) -> Preparer {
     Preparer::new(&checkpoint(), Style::vicuna_v1(), config).unwrap()
 }
 
-pub fn start(data: Data, batch: usize, config: &LoaderConfig, plan: Plan, first: usize) -> Loader {
+pub fn start(data: Data, batch: usize, config: &LoaderConfig, plan: LoaderPlan, first: usize) -> Loader {
     let preparer = preparer(config);
     let sampler = Sampler::new(config.order, &data, batch, 5, preparer.visual_tokens());
     Loader::start(Arc::new(data), Arc::new(preparer), sampler, config, plan, first).unwrap()

@@ -5,7 +5,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod order;
-mod pack;
+mod packing;
 mod plan;
 mod preparer;
 mod queue;
@@ -24,8 +24,8 @@ use basic_models::nn::LossCounts;
 
 pub use error::LoaderError;
 pub use order::Order;
-pub use pack::pack;
-pub use plan::Plan;
+pub use packing::pack;
+pub use plan::LoaderPlan;
 pub use preparer::Preparer;
 pub use queue::{Loaded, LoadedImage};
 pub use sampler::Sampler;
@@ -42,7 +42,7 @@ pub struct Loader {
     pool: Pool,
     preparer: Arc<Preparer>,
     sampler: Sampler,
-    plan: Plan,
+    plan: LoaderPlan,
     packing: bool,
     prefetch: usize,
     /// The next step to draw.
@@ -149,7 +149,7 @@ impl Loader {
         preparer: Arc<Preparer>,
         sampler: Sampler,
         config: &LoaderConfig,
-        plan: Plan,
+        plan: LoaderPlan,
         first_step: usize,
     ) -> Result<Self, LoaderError> {
         let task = Task { samples, preparer: preparer.clone(), held: plan.held.clone() };

@@ -6,7 +6,7 @@ use crate::FeatureKeys;
 
 /// What a run asks of its loader, beside `[loader]`.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoaderPlan {
     /// The run's optimizer steps: nothing is prepared beyond them.
     pub steps: usize,
     /// Samples that a forward pass takes at most; rows where they are packed.
@@ -24,7 +24,7 @@ pub struct Plan {
     pub held: Vec<FeatureKeys>,
 }
 
-impl Plan {
+impl LoaderPlan {
     /// One replica whose forward passes take `micro_batch` samples; broken samples end the run.
     pub fn new(steps: usize, micro_batch: usize) -> Self {
         Self {

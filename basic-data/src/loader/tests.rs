@@ -10,7 +10,7 @@ use basic_models::processor::{Message, Role, Style};
 use burn::tensor::DType;
 
 use super::fixture::{Data, Fault, all, checkpoint, config, preparer, sample, start};
-use super::{Loader, LoaderError, MicroBatch, Plan, Preparer, Sampler, StepSamples};
+use super::{Loader, LoaderError, LoaderPlan, MicroBatch, Preparer, Sampler, StepSamples};
 use crate::{DrawOrder, LoaderConfig, Sample, TooLong, VisionCache};
 
 /// What the steps hold, to the bit.
@@ -48,7 +48,7 @@ fn indices(step: &StepSamples) -> Vec<usize> {
 #[test]
 fn any_number_of_workers_gives_the_same_samples_in_the_same_order_from_any_step() {
     for order in [DrawOrder::Shuffle, DrawOrder::Grouped] {
-        let skipping = || Plan { skip_broken: true, ..Plan::new(12, 2) };
+        let skipping = || LoaderPlan { skip_broken: true, ..LoaderPlan::new(12, 2) };
         let run = |workers: usize, prefetch: usize, first: usize| {
             let data = Data::new(20, &[(4, Fault::MissingImage), (13, Fault::NoAnswer)]);
             let config = LoaderConfig { order, prefetch, ..config(workers) };
@@ -71,7 +71,7 @@ fn no_more_steps_are_read_ahead_than_prefetch_says() {
     let preparer = Arc::new(preparer(&config));
     let sampler = Sampler::new(config.order, &data, 5, 5, 4);
     let data = Arc::new(data);
-    let mut loader = Loader::start(data.clone(), preparer, sampler, &config, Plan::new(20, 5), 0).unwrap();
+    let mut loader = Loader::start(data.clone(), preparer, sampler, &config, LoaderPlan::new(20, 5), 0).unwrap();
     for step in 0..4 {
         loader.next().unwrap().unwrap();
         std::thread::sleep(Duration::from_millis(200));
@@ -90,7 +90,7 @@ fn a_broken_sample_ends_the_run_at_its_step_with_its_place() {
         (Fault::Panic, "a defect at 7"),
     ] {
         for workers in [0, 3] {
-            let mut loader = start(Data::new(12, &[(7, fault)]), 3, &config(workers), Plan::new(4, 3), 0);
+            let mut loader = start(Data::new(12, &[(7, fault)]), 3, &config(workers), LoaderPlan::new(4, 3), 0);
             assert!(loader.next().unwrap().is_some() && loader.next().unwrap().is_some());
             let error = loader.next().unwrap_err();
             assert_eq!(matches!(error, LoaderError::Panicked { index: 7, .. }), fault == Fault::Panic, "{error}");
@@ -105,7 +105,7 @@ fn a_broken_sample_ends_the_run_at_its_step_with_its_place() {
 #[test]
 fn broken_samples_are_left_out_of_their_batches_reported_and_counted_once() {
     let faults = [(1, Fault::NoAnswer), (4, Fault::MissingImage), (8, Fault::Long)];
-    let plan = Plan { skip_broken: true, max_skipped: 3, ..Plan::new(8, 2) };
+    let plan = LoaderPlan { skip_broken: true, max_skipped: 3, ..LoaderPlan::new(8, 2) };
     let mut loader = start(Data::new(12, &faults), 3, &config(2), plan.clone(), 0);
     let steps = all(&mut loader);
     assert_eq!(
@@ -118,7 +118,7 @@ fn broken_samples_are_left_out_of_their_batches_reported_and_counted_once() {
     assert_eq!(loader.skipped().iter().copied().collect::<Vec<_>>(), [1, 4, 8]);
 
     // One more than may be, at the step where it is drawn, whatever the workers had read ahead.
-    let strict = Plan { max_skipped: 2, ..plan.clone() };
+    let strict = LoaderPlan { max_skipped: 2, ..plan.clone() };
     let mut loader = start(Data::new(12, &faults), 3, &config(2), strict.clone(), 0);
     assert!(loader.next().is_ok() && loader.next().is_ok());
     let error = loader.next().unwrap_err();
@@ -126,12 +126,12 @@ fn broken_samples_are_left_out_of_their_batches_reported_and_counted_once() {
     assert!(error.to_string().contains("sample 8"), "{error}");
 
     // A run that resumes counts on.
-    let resumed = Plan { skipped: [1, 4].into(), ..strict };
+    let resumed = LoaderPlan { skipped: [1, 4].into(), ..strict };
     assert!(start(Data::new(12, &faults), 3, &config(2), resumed, 2).next().is_err());
 
     // A file that is gone is no broken sample; neither is a defect of the program.
     for fault in [Fault::File, Fault::Panic] {
-        let plan = Plan { skip_broken: true, ..Plan::new(4, 2) };
+        let plan = LoaderPlan { skip_broken: true, ..LoaderPlan::new(4, 2) };
         assert!(start(Data::new(12, &[(1, fault)]), 3, &config(2), plan, 0).next().is_err());
     }
 }
@@ -139,7 +139,7 @@ fn broken_samples_are_left_out_of_their_batches_reported_and_counted_once() {
 #[test]
 fn a_step_without_a_sample_left_is_empty() {
     let faults: Vec<_> = (3..6).map(|index| (index, Fault::NoAnswer)).collect();
-    let plan = Plan { skip_broken: true, ..Plan::new(4, 2) };
+    let plan = LoaderPlan { skip_broken: true, ..LoaderPlan::new(4, 2) };
     let steps = all(&mut start(Data::new(12, &faults), 3, &config(1), plan, 0));
     assert!(steps[1].micro.is_empty() && steps[1].skipped.len() == 3);
     assert_eq!(steps[1].counts(), LossCounts::default());
@@ -150,7 +150,7 @@ fn a_step_without_a_sample_left_is_empty() {
 fn too_long_samples_are_cut_left_out_or_an_error_as_the_recipe_says() {
     let run = |too_long: TooLong, max_length: Option<usize>, skip_broken: bool| {
         let config = LoaderConfig { too_long, max_length, ..config(1) };
-        let plan = Plan { skip_broken, max_skipped: 0, ..Plan::new(1, 3) };
+        let plan = LoaderPlan { skip_broken, max_skipped: 0, ..LoaderPlan::new(1, 3) };
         start(Data::new(3, &[(0, Fault::Long)]), 3, &config, plan, 0).next()
     };
     let error = run(TooLong::Error, None, false).unwrap_err().to_string();
@@ -207,7 +207,7 @@ fn dropping_the_loader_stops_its_workers() {
     let preparer = Arc::new(preparer(&config));
     let sampler = Sampler::new(config.order, &data, 10, 5, 4);
     let data = Arc::new(data);
-    let mut loader = Loader::start(data.clone(), preparer, sampler, &config, Plan::new(100, 10), 0).unwrap();
+    let mut loader = Loader::start(data.clone(), preparer, sampler, &config, LoaderPlan::new(100, 10), 0).unwrap();
     let step = loader.next().unwrap().unwrap();
     assert!(step.waited > Duration::from_millis(50), "three workers read ten samples of 30 ms: {:?}", step.waited);
     let before = Instant::now();
@@ -221,7 +221,7 @@ fn dropping_the_loader_stops_its_workers() {
 #[test]
 fn replicas_share_a_step_and_know_the_counts_of_all() {
     let steps = |replicas: usize, packing: bool| {
-        let plan = Plan { replicas, ..Plan::new(3, 2) };
+        let plan = LoaderPlan { replicas, ..LoaderPlan::new(3, 2) };
         all(&mut start(Data::new(30, &[]), 10, &LoaderConfig { packing, ..config(2) }, plan, 0))
     };
     for packing in [false, true] {
@@ -243,7 +243,7 @@ fn replicas_share_a_step_and_know_the_counts_of_all() {
 #[test]
 fn packed_rows_are_within_the_length_and_count_as_their_batch_does() {
     let config = LoaderConfig { packing: true, max_length: Some(420), ..config(1) };
-    let steps = all(&mut start(Data::new(24, &[]), 12, &config, Plan::new(2, 3), 0));
+    let steps = all(&mut start(Data::new(24, &[]), 12, &config, LoaderPlan::new(2, 3), 0));
     let preparer = preparer(&config);
     let device = DeviceSpec::Cpu.open().unwrap();
     for step in &steps {
@@ -266,7 +266,7 @@ fn images_whose_features_are_held_are_not_decoded_and_features_are_the_same_bits
     let model = checkpoint().load(DType::F32, &device).unwrap();
     let run = |mib: usize, micro_batch: usize| {
         let mut cache = VisionCache::new(mib);
-        let plan = Plan { held: vec![cache.keys()], ..Plan::new(4, micro_batch) };
+        let plan = LoaderPlan { held: vec![cache.keys()], ..LoaderPlan::new(4, micro_batch) };
         let config = LoaderConfig { prefetch: 0, ..config(1) };
         let preparer = preparer(&config);
         let mut loader = start(Data::new(6, &[]), 6, &config, plan, 0);

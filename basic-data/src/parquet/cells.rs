@@ -8,7 +8,7 @@ use basic_models::outside::{Budget, Unparsed, parse_json};
 use serde_json::{Map, Value};
 
 use crate::keys::TURN_KEYS;
-use crate::record;
+use crate::sample_record as record;
 
 /// The bytes that the texts of a row may take: one text of a dictionary may stand in a row any number of times.
 pub(super) const ROW_TEXT: usize = 16 << 20;

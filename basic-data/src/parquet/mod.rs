@@ -30,7 +30,7 @@ use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
 use super::keys;
 use super::locate::ends_in;
-use super::record::{self, Fault};
+use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 

@@ -17,8 +17,8 @@ use parquet::file::reader::{ChunkReader, Length, SerializedPageReader};
 use super::delta::prefix_bytes;
 use super::room::Purse;
 use super::thrift::{self, PageClaims, Unreadable};
-use crate::source::Section;
-use crate::source::Source;
+use crate::file_range::FileRange;
+use crate::file_range::Section;
 
 /// The longest header of a page: statistics in it may hold whole values.
 const HEADER: u64 = 16 << 20;
@@ -37,7 +37,7 @@ pub(super) fn over(error: OverBudget) -> ParquetError {
 /// A file whose every read takes from a budget: what footers and indexes are read through.
 #[derive(Debug)]
 pub(super) struct Bounded {
-    source: Source,
+    source: FileRange,
     len: u64,
     pub budget: Arc<Purse>,
 }
@@ -45,7 +45,7 @@ pub(super) struct Bounded {
 impl Bounded {
     pub fn new(file: File, budget: Arc<Purse>) -> std::io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { source: Source::Open(Arc::new(file)), len, budget })
+        Ok(Self { source: FileRange::Open(Arc::new(file)), len, budget })
     }
 
     fn section(&self, start: u64) -> Result<Section> {

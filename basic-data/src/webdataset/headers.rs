@@ -10,7 +10,7 @@ use basic_models::outside::excerpt;
 use tar::Header;
 
 use crate::DataError;
-use crate::source::Section;
+use crate::file_range::Section;
 
 /// A block of a tar archive.
 const BLOCK: u64 = 512;

@@ -10,9 +10,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::headers::{Headers, Stored};
 use crate::DataError;
+use crate::file_range::FileRange;
 use crate::locate::IMAGES;
 use crate::media;
-use crate::source::Source;
 
 /// What the index of a member takes beside its name, the checks for doubles and the room to grow included.
 const MEMBER: u64 = 128;
@@ -31,7 +31,7 @@ pub(super) struct Member {
 #[derive(Debug)]
 pub(super) struct Shard {
     pub path: Arc<Path>,
-    source: Source,
+    source: FileRange,
     names: String,
     members: Vec<Member>,
     samples: Vec<usize>,
@@ -53,7 +53,7 @@ pub(super) struct Group<'a> {
 
 impl Shard {
     /// Steps through the headers of the archive that is `len` bytes from `start` of `source`.
-    pub fn index(path: &Path, source: Source, start: u64, len: u64) -> Result<Self, DataError> {
+    pub fn index(path: &Path, source: FileRange, start: u64, len: u64) -> Result<Self, DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
         let damaged = |reason: String| DataError::Set { path: path.into(), reason };
         let section = source.section(start, len).map_err(io)?;

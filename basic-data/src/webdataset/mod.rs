@@ -19,11 +19,11 @@ use serde_json::Value;
 
 use self::index::{Member, Shard};
 use super::export::{ArchiveWriter, ExportError, Images, Named, Sharding, Writer};
+use super::file_range::FileRange;
 use super::format::{DataFormat, Opening, Reader};
 use super::keys;
 use super::locate::ends_in;
-use super::record::{self, Fault};
-use super::source::Source;
+use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
@@ -96,7 +96,7 @@ impl WebDataset {
         for path in archives {
             sections.push((path, spool.source(path)?));
         }
-        let index = |(path, (source, start, len)): &(&PathBuf, (Source, u64, u64))| {
+        let index = |(path, (source, start, len)): &(&PathBuf, (FileRange, u64, u64))| {
             Shard::index(path, source.clone(), *start, *len)
         };
         let shards: Vec<Shard> = sections.par_iter().map(index).collect::<Result<_, _>>()?;
@@ -216,13 +216,13 @@ struct Spool {
 
 impl Spool {
     /// Where an archive's plain bytes are: a source, a start and a length.
-    fn source(&mut self, path: &Path) -> Result<(Source, u64, u64), DataError> {
+    fn source(&mut self, path: &Path) -> Result<(FileRange, u64, u64), DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
         let mut archive = File::open(path).map_err(io)?;
         let mut magic = [0; 2];
         let read = archive.read(&mut magic).map_err(io)?;
         if magic[..read] != [0x1f, 0x8b] {
-            return Ok((Source::Path(path.into()), 0, archive.metadata().map_err(io)?.len()));
+            return Ok((FileRange::Path(path.into()), 0, archive.metadata().map_err(io)?.len()));
         }
         archive.rewind().map_err(io)?;
         let packed = archive.metadata().map_err(io)?.len();
@@ -261,7 +261,7 @@ impl Spool {
             })?;
             self.len += read as u64;
         }
-        Ok((Source::Open(file), start, self.len - start))
+        Ok((FileRange::Open(file), start, self.len - start))
     }
 }
 

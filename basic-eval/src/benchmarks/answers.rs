@@ -9,8 +9,8 @@ use basic_models::atomic_file::write_atomically;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::reading::id;
-use super::record::forget;
+use super::question_files::id;
+use super::score_record::forget;
 use super::{Asked, BenchmarkError};
 
 /// A line of the file, with LLaVA's keys.

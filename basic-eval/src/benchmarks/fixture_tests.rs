@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::mmbench::{Row, circular};
+use super::mmbench::{MmbenchRow, circular};
 use super::options::{mmbench, science_qa};
 use super::{gqa, normalize, pope, vqa};
 
@@ -113,7 +113,7 @@ fn mmbenchs_options_and_circular_hits_are_vlmevalkits() {
         let inferred = mmbench(said, &choices).map(String::from);
         assert_eq!(inferred.as_deref(), row["inferred"].as_str(), "{row}");
         let index = row["index"].as_u64().unwrap();
-        rows.push(Row { index, choices, answer: text(&row["answer"]).into(), category: String::new() });
+        rows.push(MmbenchRow { index, choices, answer: text(&row["answer"]).into(), category: String::new() });
         answers.push(said.to_string());
     }
     let hits = circular(&rows, &answers);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::reading::{annotation, id, json, questions};
-use super::root::Root;
+use super::benchmark_folders::Root;
+use super::question_files::{annotation, id, json, questions};
 use super::{Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "gqa", max_new_tokens: 128, read };

@@ -9,9 +9,9 @@ use basic_data::ImageSource;
 use basic_models::atomic_file::write_atomically;
 use basic_models::outside::{self, Budget};
 
+use super::benchmark_folders::Root;
 use super::options;
-use super::reading::{LETTER, unique};
-use super::root::Root;
+use super::question_files::{LETTER, unique};
 use super::{Asked, Benchmark, BenchmarkError, Judged, Task};
 
 pub(super) const ENGLISH: Benchmark = Benchmark {
@@ -203,7 +203,7 @@ fn reference(cell: &str) -> Option<String> {
 
 /// What one rotation of a question needs to be judged.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct MmbenchRow {
     pub index: u64,
     pub choices: Vec<(char, String)>,
     pub answer: String,
@@ -212,7 +212,7 @@ pub(super) struct Row {
 
 /// Whether each question was right in all its rotations, with its category, by index; a rotation whose answer names no
 /// option is wrong (the server would ask a GPT).
-pub(super) fn circular(rows: &[Row], answers: &[String]) -> Vec<(u64, bool, String)> {
+pub(super) fn circular(rows: &[MmbenchRow], answers: &[String]) -> Vec<(u64, bool, String)> {
     let mut questions: BTreeMap<u64, (bool, String)> = BTreeMap::new();
     for (row, answer) in rows.iter().zip(answers) {
         let right = options::mmbench(answer, &row.choices).is_some_and(|c| row.answer.chars().eq([c]));
@@ -232,7 +232,12 @@ fn read(root: &Root, name: &str, request: &str) -> Result<Task, BenchmarkError> 
         let index = table.index(row)?;
         asked.push(Asked { id: index.into(), prompt: table.prompt(row, request), image: Some(image) });
         let text = |column| table.cell(row, column).unwrap_or_default().to_string();
-        rows.push(Row { index, choices: table.choices(row), answer: text("answer"), category: text("category") });
+        rows.push(MmbenchRow {
+            index,
+            choices: table.choices(row),
+            answer: text("answer"),
+            category: text("category"),
+        });
     }
     unique(&table.path, asked.iter().map(|asked| asked.id.to_string()))?;
     // The test split's answers are hidden.
@@ -271,9 +276,9 @@ fn read(root: &Root, name: &str, request: &str) -> Result<Task, BenchmarkError> 
 mod tests {
     use super::*;
 
-    fn row(index: u64, answer: &str) -> Row {
+    fn row(index: u64, answer: &str) -> MmbenchRow {
         let choices = [('A', "cat"), ('B', "dog")].map(|(c, text)| (c, text.to_string())).into();
-        Row { index, choices, answer: answer.into(), category: format!("kind {index}") }
+        MmbenchRow { index, choices, answer: answer.into(), category: format!("kind {index}") }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::reading::{id, questions, write_json};
-use super::root::Root;
+use super::benchmark_folders::Root;
+use super::question_files::{id, questions, write_json};
 use super::{Benchmark, BenchmarkError, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "mm-vet", max_new_tokens: 1024, read };

@@ -3,9 +3,10 @@
 //!
 //! [`find`] names a benchmark, [`Benchmark::open`] reads its folder, [`Answers`] keeps what the model said,
 //! [`respond`] asks for the rest on one device or several, [`Task::judge`] and [`Task::submit`] make of it what is reported,
-//! and [`Record`] keeps that beside the answers.
+//! and [`ScoreRecord`] keeps that beside the answers.
 
 mod answers;
+mod benchmark_folders;
 mod error;
 mod gqa;
 mod interval;
@@ -15,11 +16,10 @@ mod mmvet;
 pub mod normalize;
 pub mod options;
 mod pope;
-mod reading;
-mod record;
+mod question_files;
 mod respond;
-mod root;
 mod scienceqa;
+mod score_record;
 mod textvqa;
 mod vizwiz;
 mod vizwiz_val;
@@ -39,10 +39,10 @@ pub use answers::Answers;
 pub use error::BenchmarkError;
 pub use interval::Metric;
 pub use judged::{Judged, Kind, Measure, Outcome, measures, metrics};
-pub use record::{Record, judged_file, record_file};
 pub use respond::{check_prompts, respond};
+pub use score_record::{ScoreRecord, judged_file, record_file};
 
-use root::Root;
+use benchmark_folders::Root;
 
 /// Every benchmark, in the paper's order.
 pub const BENCHMARKS: [Benchmark; 11] = [

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::reading::{jsonl, questions};
-use super::root::Root;
+use super::benchmark_folders::Root;
+use super::question_files::{jsonl, questions};
 use super::{Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "pope", max_new_tokens: 128, read };

@@ -9,7 +9,7 @@ use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 
 use super::answers::key;
-use super::reading::id;
+use super::question_files::id;
 use super::{Answers, Asked, BenchmarkError};
 use crate::questions::{Answerer, EvalOptions, Prompts};
 

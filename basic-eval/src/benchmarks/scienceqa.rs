@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::benchmark_folders::Root;
 use super::options::science_qa;
-use super::reading::{EVAL_ZIP, LETTER, annotation, id, json, unique};
-use super::root::Root;
+use super::question_files::{EVAL_ZIP, LETTER, annotation, id, json, unique};
 use super::{Asked, Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "scienceqa", max_new_tokens: 1024, read };

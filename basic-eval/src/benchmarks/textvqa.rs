@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::reading::{id, json, questions_of_images};
-use super::root::Root;
+use super::benchmark_folders::Root;
+use super::question_files::{id, json, questions_of_images};
 use super::{Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "textvqa", max_new_tokens: 128, read };

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use super::benchmark_folders::Root;
 use super::normalize::m4c;
-use super::reading::{questions, write_json};
-use super::root::Root;
+use super::question_files::{questions, write_json};
 use super::{Benchmark, BenchmarkError, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vizwiz", max_new_tokens: 128, read };

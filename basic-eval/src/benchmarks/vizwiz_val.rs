@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
+use super::benchmark_folders::Root;
 use super::normalize::m4c;
-use super::reading::{SHORT, json, unique};
-use super::root::Root;
+use super::question_files::{SHORT, json, unique};
 use super::{Asked, Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vizwiz-val", max_new_tokens: 128, read };

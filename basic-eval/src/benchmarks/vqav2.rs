@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
+use super::benchmark_folders::Root;
 use super::normalize::m4c;
-use super::reading::{EVAL_ZIP, Line, id, jsonl, questions, write_json};
-use super::root::Root;
+use super::question_files::{EVAL_ZIP, Line, id, jsonl, questions, write_json};
 use super::{Benchmark, BenchmarkError, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2", max_new_tokens: 128, read };

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::reading::{SHORT, annotation, by_id, id, json, unique};
-use super::root::Root;
+use super::benchmark_folders::Root;
+use super::question_files::{SHORT, annotation, by_id, id, json, unique};
 use super::{Asked, Benchmark, BenchmarkError, Mark, Task, vqa};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vqav2-val", max_new_tokens: 128, read };

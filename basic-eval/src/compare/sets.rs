@@ -6,7 +6,7 @@ use basic_models::outside::{self, Budget, Unparsed};
 use serde_json::Value;
 
 use super::CompareError;
-use crate::benchmarks::{BenchmarkError, Judged, Record, judged_file};
+use crate::benchmarks::{BenchmarkError, Judged, ScoreRecord, judged_file};
 use crate::questions::Prediction;
 
 /// The answers to one benchmark or one file of questions.
@@ -17,7 +17,7 @@ pub struct Set {
     /// The file with the answers.
     pub file: PathBuf,
     /// How they were made, where that is recorded.
-    pub record: Option<Record>,
+    pub record: Option<ScoreRecord>,
     /// What the mean of the scores is called.
     pub measure: Option<String>,
     /// The answers.
@@ -117,7 +117,7 @@ pub fn read(file: &Path) -> Result<Set, CompareError> {
     let io = |source| BenchmarkError::Io { path: file.into(), source };
     let bytes = outside::read(file).map_err(io)?;
     let budget = Budget::of(file);
-    let record = Record::of(file)?;
+    let record = ScoreRecord::of(file)?;
     let mut judged = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if !line.trim_ascii().is_empty() {

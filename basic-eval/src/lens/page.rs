@@ -9,7 +9,7 @@ use image::{ImageFormat, RgbImage};
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
-use super::{Grid, ImageReading, LayerReading, LensError, Near, Place, Reading, pack};
+use super::{Grid, ImageReading, LayerReading, LensError, Near, Place, Reading, page_data};
 
 /// What the lens adds to the look that all pages share.
 const STYLE: &str = concat!(include_str!("../page.css"), "\n", include_str!("lens.css"));
@@ -94,7 +94,7 @@ pub fn seen_image(checkpoint: &Checkpoint, image: &ImageSource) -> Result<String
     let mut png = Cursor::new(Vec::new());
     let failed = |source| LensError::Png { image: image.name().into(), source };
     seen.write_to(&mut png, ImageFormat::Png).map_err(failed)?;
-    Ok(pack::picture(png.get_ref()))
+    Ok(page_data::picture(png.get_ref()))
 }
 
 /// The page of one checkpoint, or of two side by side, which needs neither a network nor other files. `facts` are shown
@@ -107,7 +107,7 @@ pub fn lens_html(models: &[Pictured<'_>], facts: &[(&str, String)]) -> Result<St
     let mut pictures: Vec<String> = Vec::new();
     let models: Vec<ModelData> = models.iter().map(|model| model_data(model, &mut pictures)).collect();
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
-    let data = pack::script_json(&Data { scale: pack::SCALE, pictures, models })?;
+    let data = page_data::script_json(&Data { scale: page_data::SCALE, pictures, models })?;
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_trim_blocks(true);
@@ -152,8 +152,8 @@ fn image_data(image: &ImageReading, name: &str, picture: usize, place: &BTreeMap
     let lists = |of: fn(&LayerReading) -> &Vec<Vec<Near>>| -> [String; 2] {
         let near = || layers.iter().flat_map(of).flatten();
         let indices = near().map(|(id, _)| place.get(id).copied().unwrap_or(0));
-        let indices = if wide { pack::indices(indices) } else { pack::short_indices(indices) };
-        [indices, pack::shares(near().map(|(_, value)| *value))]
+        let indices = if wide { page_data::indices(indices) } else { page_data::short_indices(indices) };
+        [indices, page_data::shares(near().map(|(_, value)| *value))]
     };
     let given =
         |of: fn(&LayerReading) -> &Vec<Vec<Near>>| layers.iter().any(|layer| !of(layer).is_empty()).then(|| lists(of));
@@ -162,11 +162,13 @@ fn image_data(image: &ImageReading, name: &str, picture: usize, place: &BTreeMap
         name: name.to_string(),
         picture,
         text_rows: image.text_rows,
-        weight: pack::floats(image.attention.iter().copied()),
-        norm: pack::floats(layers.iter().flat_map(|layer| layer.norm.iter().copied())),
-        angle: pack::degrees(layers.iter().flat_map(|layer| layer.angle.iter().copied())),
-        attention: pack::floats(layers.iter().flat_map(attention)),
-        meaningful: pack::bytes(layers.iter().flat_map(|layer| layer.meaningful.iter().map(|m| m.map_or(2, u8::from)))),
+        weight: page_data::floats(image.attention.iter().copied()),
+        norm: page_data::floats(layers.iter().flat_map(|layer| layer.norm.iter().copied())),
+        angle: page_data::degrees(layers.iter().flat_map(|layer| layer.angle.iter().copied())),
+        attention: page_data::floats(layers.iter().flat_map(attention)),
+        meaningful: page_data::bytes(
+            layers.iter().flat_map(|layer| layer.meaningful.iter().map(|m| m.map_or(2, u8::from))),
+        ),
         nearest: lists(|layer| &layer.nearest),
         scores: given(|layer| &layer.scores),
         logits: given(|layer| &layer.logits),

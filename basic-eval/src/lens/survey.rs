@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::meaning::Scenes;
-use super::reading::mean;
+use super::prompt_reading::mean;
 use super::{Cases, Lens, LensError, Meaning, Near, Rule, TokenText, Truth, content_words};
 use crate::benchmarks::Metric;
 

@@ -6,7 +6,7 @@ mod error;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use basic_data::{ConversationStyle, ImageBase, ImageSource, VisionCache};
+use basic_data::{ImageBase, ImageSource, StyleChoice, VisionCache};
 use basic_models::Checkpoint;
 use basic_models::atomic_file::write_atomically;
 use basic_models::nn::Llava;
@@ -99,12 +99,12 @@ pub struct EvalOptions {
     /// At most this many tokens an answer.
     pub max_new_tokens: usize,
     /// How a question becomes a prompt.
-    pub conversation: ConversationStyle,
+    pub conversation: StyleChoice,
 }
 
 impl Default for EvalOptions {
     fn default() -> Self {
-        Self { batch_size: 32, max_new_tokens: 16, conversation: ConversationStyle::Auto }
+        Self { batch_size: 32, max_new_tokens: 16, conversation: StyleChoice::Auto }
     }
 }
 

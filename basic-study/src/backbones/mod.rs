@@ -5,7 +5,7 @@ mod document;
 mod embedded;
 mod language;
 mod tokenizer;
-mod tower;
+mod vision_encoder;
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use thiserror::Error;
 pub(crate) use embedded::embedded;
 pub use embedded::write_backbones;
 pub use language::{LanguageScores, pretrain_language};
-pub use tower::{TowerScores, pretrain_tower};
+pub use vision_encoder::{VisionEncoderScores, pretrain_vision_encoder};
 
 /// Side lengths of the patch grid: 6 x 6 patches of 10 pixels in a 60 x 60 image.
 pub const PATCHES_PER_SIDE: usize = 6;
@@ -42,7 +42,7 @@ pub struct BackboneScores {
     /// The decoder's scores.
     pub language: LanguageScores,
     /// The vision encoder's scores.
-    pub tower: TowerScores,
+    pub tower: VisionEncoderScores,
 }
 
 /// Why backbones could not be made.
@@ -94,7 +94,7 @@ pub fn make_backbones(
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", path.display())).into());
     }
     let language = pretrain_language(&out.join("llm"), config, device, overwrite, progress)?;
-    let tower = pretrain_tower(&out.join("vision"), config, device, overwrite, progress)?;
+    let tower = pretrain_vision_encoder(&out.join("vision"), config, device, overwrite, progress)?;
     let scores = BackboneScores { config: config.clone(), language, tower };
     let text = serde_json::to_string_pretty(&scores).map_err(|e| BackboneError::Tokenizer(e.to_string()))?;
     std::fs::write(&path, text + "\n").map_err(CheckpointError::io(path))?;

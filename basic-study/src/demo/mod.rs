@@ -23,7 +23,7 @@ use thiserror::Error;
 pub use study::{Changes, SETTINGS};
 
 use crate::pages::{PageError, PictureError};
-use crate::studies::embedded::{CellRun, Embedded};
+use crate::studies::embedded_study::{CellRun, Embedded};
 use crate::studies::{AblateError, AblateOptions, Observer, Study};
 use basic_data::ImageNameError;
 use basic_eval::questions::read_questions;

@@ -9,7 +9,7 @@ use super::ARMS;
 use super::study::SETTINGS;
 use super::summary::{Arm, Best, CurvePoint, Run, Setting, Stage};
 use crate::studies::AblateError;
-use crate::studies::embedded::{CellRun, StageRun};
+use crate::studies::embedded_study::{CellRun, StageRun};
 use basic_eval::questions::Question;
 
 /// The settings that were run, with both arms' runs.

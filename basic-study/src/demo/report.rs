@@ -7,17 +7,17 @@
 //!   plain-text table.
 
 mod chart;
-mod compared;
 #[cfg(test)]
 mod fixture;
 mod measures;
 mod page;
+mod paired_arms;
 mod samples;
+mod sentences;
 mod strip;
 mod terminal;
 #[cfg(test)]
 mod tests;
-mod wording;
 
 use std::path::Path;
 

@@ -15,12 +15,12 @@ pub(super) struct Table {
     pub runs: Vec<usize>,
     /// How many questions were answered, and how prompts were written where that is recorded.
     pub caption: String,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ScoreRow>,
 }
 
 /// A measure: over all questions, or over those of a type.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(super) struct ScoreRow {
     pub label: String,
     /// "part" of the questions, "whole" of those whose parts follow, or "" where there are no parts.
     pub kind: &'static str,
@@ -71,7 +71,7 @@ pub(super) fn tables(runs: &[Run]) -> Vec<Table> {
         let part = |label: &str| {
             label.split_once(", ").filter(|(whole, _)| labels.contains(whole)).map(|(_, part)| part.to_string())
         };
-        let rows = labels.iter().map(|label| Row {
+        let rows = labels.iter().map(|label| ScoreRow {
             label: part(label).unwrap_or_else(|| (*label).to_string()),
             kind: match part(label) {
                 Some(_) => "part",

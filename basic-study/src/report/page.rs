@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::evaluations::{Table, tables};
 use super::figures::{Figure, figures};
-use super::recipe::{Row, rows};
+use super::recipe::{RecipeRow, rows};
 use super::runs::Run;
 use super::samples::{Samples, samples};
 use super::{Options, ReportError};
@@ -33,8 +33,8 @@ struct Page<'a> {
     notes: Vec<String>,
     /// Places of the training runs.
     training: Vec<usize>,
-    differences: Vec<Row>,
-    recipe: Vec<Row>,
+    differences: Vec<RecipeRow>,
+    recipe: Vec<RecipeRow>,
     figures: &'a [Figure],
     /// The points of every panel, for the readout.
     points: Vec<Points<'a>>,
@@ -70,7 +70,7 @@ pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Re
     let training: Vec<usize> = (0..runs.len()).filter(|i| runs[*i].recipe().is_some()).collect();
     let recipes: Vec<&Value> = runs.iter().filter_map(Run::recipe).collect();
     let recipe = rows(&recipes);
-    let differences = rows(&recipes).into_iter().filter(Row::differs).collect();
+    let differences = rows(&recipes).into_iter().filter(RecipeRow::differs).collect();
     let figures = figures(runs);
     let panels = figures.iter().flat_map(|figure| &figure.panels);
     let points = panels.map(|panel| Points {

@@ -104,11 +104,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use basic_eval::benchmarks::Record;
+    use basic_eval::benchmarks::ScoreRecord;
 
     /// Whether an image called `name` is in the page, for answers in `folder` with this record.
     fn embedded(folder: &Path, record: Option<Value>, root: Option<&Path>, name: &str) -> (bool, String) {
-        let record: Option<Record> = record.map(|mut record| {
+        let record: Option<ScoreRecord> = record.map(|mut record| {
             let rest = json!({"name": "x", "checkpoint": "c", "conversation": "template", "measure": null, "questions": 1, "metrics": []});
             record.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
             serde_json::from_value(record).unwrap()

@@ -7,25 +7,25 @@ use serde_json::Value;
 
 /// A key of the recipes with its value in each run; `None` where a run has no such key.
 #[derive(Debug, Serialize, PartialEq)]
-pub(super) struct Row {
+pub(super) struct RecipeRow {
     pub key: String,
     pub values: Vec<Option<String>>,
 }
 
 /// Every key of the recipes, in order.
-pub(super) fn rows(recipes: &[&Value]) -> Vec<Row> {
+pub(super) fn rows(recipes: &[&Value]) -> Vec<RecipeRow> {
     let flat: Vec<Vec<(String, String)>> = recipes.iter().map(|recipe| flatten(recipe)).collect();
     let keys: BTreeSet<&String> = flat.iter().flatten().map(|(key, _)| key).collect();
     let row = |key: &String| {
         let value = |pairs: &Vec<(String, String)>| {
             pairs.iter().find(|(other, _)| other == key).map(|(_, value)| value.clone())
         };
-        Row { key: key.clone(), values: flat.iter().map(value).collect() }
+        RecipeRow { key: key.clone(), values: flat.iter().map(value).collect() }
     };
     keys.into_iter().map(row).collect()
 }
 
-impl Row {
+impl RecipeRow {
     /// Whether the runs differ in it. Where a run is written says nothing about it.
     pub fn differs(&self) -> bool {
         self.key != "output" && self.values.iter().any(|value| *value != self.values[0])
@@ -64,10 +64,10 @@ mod tests {
         );
         let rows = rows(&[&a, &b]);
         assert_eq!(rows.len(), 5);
-        let differ: Vec<&Row> = rows.iter().filter(|row| row.differs()).collect();
+        let differ: Vec<&RecipeRow> = rows.iter().filter(|row| row.differs()).collect();
         let text = |text: &str| Some(text.to_string());
-        assert_eq!(differ[0], &Row { key: "objective.das".into(), values: vec![text("true"), text("false")] });
-        assert_eq!(differ[1], &Row { key: "objective.k".into(), values: vec![None, text("4")] });
+        assert_eq!(differ[0], &RecipeRow { key: "objective.das".into(), values: vec![text("true"), text("false")] });
+        assert_eq!(differ[1], &RecipeRow { key: "objective.k".into(), values: vec![None, text("4")] });
         assert_eq!(differ.len(), 2);
     }
 }

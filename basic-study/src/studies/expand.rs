@@ -6,11 +6,11 @@ use serde_json::Value;
 use toml::Table;
 
 use super::AblateError;
+use super::embedded_world::World;
 use super::factor::{Factor, Grid};
-use super::key::Keys;
 use super::resolve::{Layer, Resolved, Resolver};
+use super::result_key::Keys;
 use super::study::{Study, repeated};
-use super::world::World;
 
 /// Cells that are compared with each other: a factor or a grid, in one setting.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::summary::{Column, Row, Rows};
+use super::summary::{Column, Rows, SummaryRow};
 use crate::pages::plot::{Axes, Axis, Frame, Plot, position, tick_label};
 
 /// How far lines' points of the same place stand from each other.
@@ -57,7 +57,7 @@ struct Found {
 /// A group's figure of one column over the cells' numbers.
 pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure> {
     let factor = column.unit.factor();
-    let find = |row: &&Row| {
+    let find = |row: &&SummaryRow| {
         let value = row.entries.get(at)?.as_ref()?.value;
         let margin = value.margin().unwrap_or(0.0);
         Some(Found { x: row.x?, mean: value.mean * factor, margin: margin * factor })
@@ -81,7 +81,7 @@ pub(super) fn figure(group: &Rows, at: usize, column: &Column) -> Option<Figure>
 /// How far a grid's lines are from the one that they are compared with; `None` where they are not.
 pub(super) fn differences(group: &Rows, at: usize, column: &Column) -> Option<Figure> {
     let factor = column.unit.factor();
-    let find = |row: &Row| {
+    let find = |row: &SummaryRow| {
         let difference = row.entries.get(at)?.as_ref()?.difference?;
         let [low, high] = difference.interval?;
         Some(Found { x: row.x?, mean: difference.mean * factor, margin: (high - low) / 2.0 * factor })
@@ -100,13 +100,13 @@ pub(super) fn differences(group: &Rows, at: usize, column: &Column) -> Option<Fi
 pub(super) fn layers(group: &Rows, columns: &[usize], all: &[Column]) -> Option<Figure> {
     let first = &all[*columns.first()?];
     let factor = first.unit.factor();
-    let point = |row: &Row, at: usize| {
+    let point = |row: &SummaryRow, at: usize| {
         let value = row.entries.get(at)?.as_ref()?.value;
         let margin = value.margin().unwrap_or(0.0);
         let layer = all[at].layer.as_ref()?.layer;
         Some(Found { x: layer as f64, mean: value.mean * factor, margin: margin * factor })
     };
-    let points = |row: &Row| columns.iter().filter_map(|at| point(row, *at)).collect::<Vec<_>>();
+    let points = |row: &SummaryRow| columns.iter().filter_map(|at| point(row, *at)).collect::<Vec<_>>();
     let series: Vec<(&str, Vec<Found>)> = group
         .rows
         .iter()

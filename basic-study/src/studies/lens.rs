@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use basic_core::Basic;
-use basic_data::{ConversationStyle, SetConfig};
+use basic_data::{SetConfig, StyleChoice};
 use basic_eval::lens::{Cases, Lens, LensOptions, Meaning, Rule, Scenes, replacement, survey};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
@@ -40,7 +40,7 @@ pub struct LensConfig {
     pub labels: Option<PathBuf>,
     /// How conversations become text.
     #[serde(default)]
-    pub conversation: ConversationStyle,
+    pub conversation: StyleChoice,
     /// Answer again with the nearest tokens in the embeddings' places.
     #[serde(default)]
     pub replace: bool,

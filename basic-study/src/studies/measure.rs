@@ -15,13 +15,13 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 
 use super::AblateError;
+use super::embedded_world::place;
 use super::event::{Event, Observer};
 use super::expand::Expanded;
 use super::lens::LensSet;
 use super::result::{SampleAnswer, Values};
 use super::shapes::ShapesSet;
 use super::study::{EvaluationConfig, Measure};
-use super::world::place;
 
 /// Memory for the features of evaluation images, in MiB.
 const CACHE_MIB: usize = 512;

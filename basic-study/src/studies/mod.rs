@@ -7,17 +7,18 @@
 //! - `summary` puts the results together; `table`, `figure` and `page` show them.
 //! - `embedded` runs studies that come with the binary: the demo is one.
 
-pub(crate) mod embedded;
+pub(crate) mod embedded_study;
+mod embedded_world;
 mod event;
 mod expand;
 mod factor;
 mod figure;
-mod key;
 mod lens;
 mod measure;
 pub(crate) mod page;
 mod resolve;
 mod result;
+mod result_key;
 mod schedule;
 mod shapes;
 mod stage;
@@ -26,7 +27,6 @@ mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
-mod world;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub use factor::{Factor, Variant};
 pub use lens::LensConfig;
 pub use result::{SampleAnswer, StageResult, Values};
 pub use study::{Measure, Study};
-pub use summary::{Better, Column, Entry, Row, Rows, Run, Summary, Unit};
+pub use summary::{Better, Column, Entry, Rows, Run, Summary, SummaryRow, Unit};
 
 use crate::pages::PageError;
 use expand::{Expanded, Layout, expand};

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::AblateError;
+use super::embedded_world::{World, place_all};
 use super::study::{RecipeSource, StageConfig, Study, TAKEN};
-use super::world::{World, place_all};
 
 /// Overrides, and how an error calls them.
 #[derive(Debug, Clone)]

@@ -12,12 +12,12 @@ use basic_train::train::{Outcome, RunInfo, RunOptions, Status, lacks, run};
 use basic_train::watch::StepMetrics;
 
 use super::AblateError;
+use super::embedded_world::place;
 use super::event::{Event, Observer};
 use super::expand::{Chain, Expanded};
 use super::measure::{Evaluator, Loaded, Questions};
 use super::result::{SampleAnswer, StageResult, Values};
 use super::study::{EarlyStopping, StopBy};
-use super::world::place;
 
 /// How a chain ended.
 pub(super) enum Ended {

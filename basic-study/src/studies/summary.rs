@@ -99,22 +99,22 @@ pub struct Rows {
     /// What the rows' numbers are.
     pub axis: Option<String>,
     /// The cells; those of another factor that are compared with come first.
-    pub rows: Vec<Row>,
+    pub rows: Vec<SummaryRow>,
     /// In a grid along numbers whose lines are compared with one of them: each line's mean over its numbers, seed by seed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub means: Vec<Row>,
+    pub means: Vec<SummaryRow>,
 }
 
 impl Rows {
     /// The rows of a table: cells, then means.
-    pub fn all(&self) -> impl Iterator<Item = &Row> {
+    pub fn all(&self) -> impl Iterator<Item = &SummaryRow> {
         self.rows.iter().chain(&self.means)
     }
 }
 
 /// A cell.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Row {
+pub struct SummaryRow {
     /// `setting/factor/name`
     pub cell: String,
     /// The name alone.
@@ -154,7 +154,7 @@ pub struct Entry {
     pub difference: Option<Difference>,
 }
 
-impl Row {
+impl SummaryRow {
     /// Whether others are compared with it.
     pub fn is_baseline(&self) -> bool {
         self.cell == self.baseline
@@ -188,7 +188,7 @@ pub(super) fn summarize(expanded: &Expanded, results: &Results, revision: Option
         cells.retain(|at| !group.cells.contains(at));
         cells.dedup();
         cells.extend(&group.cells);
-        let rows: Vec<Row> =
+        let rows: Vec<SummaryRow> =
             cells.into_iter().map(|at| row(expanded, &expanded.cells[at], results, &columns)).collect();
         Rows {
             setting: group.setting.clone(),
@@ -224,11 +224,11 @@ fn runs(expanded: &Expanded, cell: &Cell, results: &Results) -> Vec<Run> {
     runs.collect()
 }
 
-fn row(expanded: &Expanded, cell: &Cell, results: &Results, columns: &[Column]) -> Row {
+fn row(expanded: &Expanded, cell: &Cell, results: &Results, columns: &[Column]) -> SummaryRow {
     let baseline = &expanded.cells[cell.baseline];
     let own = runs(expanded, cell, results);
     let theirs = (baseline.id != cell.id).then(|| runs(expanded, baseline, results));
-    Row {
+    SummaryRow {
         cell: cell.id.clone(),
         name: cell.name.clone(),
         x: cell.x,
@@ -255,8 +255,8 @@ fn entries(columns: &[Column], own: &[Run], theirs: Option<&[Run]>) -> Vec<Optio
 
 /// The mean of each line of a grid over its numbers. The differences of one number's cells scatter more than what they
 /// have in common.
-fn means(axis: &str, rows: &[Row], columns: &[Column]) -> Vec<Row> {
-    let mut lines: Vec<(&str, Vec<&Row>)> = Vec::new();
+fn means(axis: &str, rows: &[SummaryRow], columns: &[Column]) -> Vec<SummaryRow> {
+    let mut lines: Vec<(&str, Vec<&SummaryRow>)> = Vec::new();
     for row in rows.iter().filter(|row| row.x.is_some()) {
         match lines.iter_mut().find(|(name, _)| *name == row.series) {
             Some((_, line)) => line.push(row),
@@ -264,7 +264,7 @@ fn means(axis: &str, rows: &[Row], columns: &[Column]) -> Vec<Row> {
         }
     }
     // Each cell's baseline stands for the same number, and all of them are in one line.
-    let compared = |row: &Row| {
+    let compared = |row: &SummaryRow| {
         let baseline = rows.iter().find(|other| other.cell == row.baseline)?;
         (baseline.x == row.x).then_some(baseline.series.as_str())
     };
@@ -275,7 +275,7 @@ fn means(axis: &str, rows: &[Row], columns: &[Column]) -> Vec<Row> {
     let lines: Vec<(&str, Vec<Run>)> = lines.into_iter().map(|(name, line)| (name, averaged(&line))).collect();
     let theirs = lines.iter().find(|(name, _)| *name == base).map(|(_, runs)| runs.clone());
     let name = |series: &str| format!("mean over {axis}, {series}");
-    let row = |(series, own): (&str, Vec<Run>)| Row {
+    let row = |(series, own): (&str, Vec<Run>)| SummaryRow {
         cell: name(series),
         name: name(series),
         x: None,
@@ -288,7 +288,7 @@ fn means(axis: &str, rows: &[Row], columns: &[Column]) -> Vec<Row> {
 }
 
 /// Seed by seed the mean of what all of these cells have.
-fn averaged(line: &[&Row]) -> Vec<Run> {
+fn averaged(line: &[&SummaryRow]) -> Vec<Run> {
     let first = line.first().map(|row| row.runs.as_slice()).unwrap_or_default();
     let runs = first.iter().enumerate().map(|(at, run)| {
         let mean = |stage: &String, metric: &String| {

@@ -6,7 +6,7 @@ use basic_models::LlavaConfig;
 use basic_models::config::{Activation, DecoderConfig};
 use serde::Serialize;
 
-use super::parts::{Counts, is_zero};
+use super::parts::{PartCounts, is_zero};
 use super::wide::{Wide, wide};
 use crate::recipe::Mode;
 
@@ -79,7 +79,7 @@ const ENCODED_TOGETHER: u64 = 32;
 
 impl Memory {
     /// The memory of a step; what 64 bits don't hold is their largest number.
-    pub fn of(config: &LlavaConfig, parts: &[Counts], load: &Load) -> Self {
+    pub fn of(config: &LlavaConfig, parts: &[PartCounts], load: &Load) -> Self {
         let element = load.element;
         let trained = parts.iter().fold(wide(0u64), |sum, part| sum + part.trained);
         let [vision, _, decoder, ..] = parts else { return Self::default() };
@@ -141,7 +141,7 @@ fn scores(config: &DecoderConfig, load: &Load) -> Wide {
 }
 
 /// Bytes that a decoder layer keeps a position.
-fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> Wide {
+fn decoder_layer(config: &DecoderConfig, counts: &PartCounts, load: &Load) -> Wide {
     let (d, head, inner) = (wide(config.hidden_size), wide(config.head_dim()), wide(config.intermediate_size));
     let (heads, kv) = (wide(config.num_attention_heads), wide(config.kv_heads()) * head);
     let q = heads * head;
@@ -165,7 +165,7 @@ fn decoder_layer(config: &DecoderConfig, counts: &Counts, load: &Load) -> Wide {
 }
 
 /// The vision encoder. Its attention's probabilities are materialized, in f32 and in the parameters' type.
-fn encoder(config: &LlavaConfig, counts: &Counts, load: &Load) -> Wide {
+fn encoder(config: &LlavaConfig, counts: &PartCounts, load: &Load) -> Wide {
     let vision = &config.vision_config;
     let (d, inner, heads) =
         (wide(vision.hidden_size), wide(vision.intermediate_size), wide(vision.num_attention_heads));

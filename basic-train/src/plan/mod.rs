@@ -20,7 +20,7 @@ use thiserror::Error;
 pub use budget::Budget;
 pub use data::Lengths;
 pub use memory::{Load, Memory};
-pub use parts::Counts;
+pub use parts::PartCounts;
 
 use crate::recipe::{Recipe, Stage};
 
@@ -47,7 +47,7 @@ pub struct Plan {
     /// `float32` or `bfloat16`.
     pub dtype: &'static str,
     /// The model's parts.
-    pub parts: Vec<Counts>,
+    pub parts: Vec<PartCounts>,
     /// All parameters, without adapters.
     pub parameters: u64,
     /// What is trained of them, and adapters.

@@ -11,7 +11,7 @@ use crate::recipe::{Mode, Part, PartConfig, Recipe};
 
 /// A part's numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Counts {
+pub struct PartCounts {
     /// Which part.
     pub part: Part,
     /// How it is trained.
@@ -49,7 +49,7 @@ pub(super) fn is_zero(count: &u64) -> bool {
 
 /// The parts of the model that a recipe trains or not, in the model's order; `features` is the width of what a
 /// supervision method's head is compared with.
-pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, features: usize, device: &Device) -> Vec<Counts> {
+pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, features: usize, device: &Device) -> Vec<PartCounts> {
     // The weights of `init` are lazy: nothing is allocated.
     let mut model = config.init(device);
     model.heads = recipe.objective.heads(config.text_config.hidden_size, features, device);
@@ -59,14 +59,14 @@ pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, features: usize, devi
         let own = |slot: &&Slot| part.prefixes().iter().any(|prefix| slot.name.starts_with(prefix));
         let own: Vec<&Slot> = slots.iter().filter(own).collect();
         let mode = recipe.mode(part);
-        let mut counts = Counts::new(part, mode, &own, recipe.parts.of(part));
+        let mut counts = PartCounts::new(part, mode, &own, recipe.parts.of(part));
         counts.lr = (mode != Mode::Frozen).then(|| recipe.part_lr(part));
         counts
     };
     Part::ALL.into_iter().filter(there).map(count).collect()
 }
 
-impl Counts {
+impl PartCounts {
     fn new(part: Part, mode: Mode, slots: &[&Slot], config: &PartConfig) -> Self {
         let parameters = slots.iter().map(|slot| size(slot)).sum();
         let adapts = matches!(mode, Mode::Lora | Mode::Qlora);

@@ -9,7 +9,7 @@ use basic_models::{Checkpoint, CheckpointError};
 use burn::tensor::Device;
 use rayon::prelude::*;
 
-use super::{RunOptions, Source, TrainError};
+use super::{RunOptions, StepSource, TrainError};
 use crate::plan::{Plan, PlanOptions};
 use crate::recipe::{Part, Recipe};
 
@@ -44,7 +44,7 @@ pub(super) fn objective(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<(), 
 
 /// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours. Where bad ones
 /// are left out, the steps that draw them do that.
-pub(super) fn samples(recipe: &Recipe, source: &Source) -> Result<(), TrainError> {
+pub(super) fn samples(recipe: &Recipe, source: &StepSource) -> Result<(), TrainError> {
     let data = source.data();
     if recipe.data.skip_limit(data.len()) > 0 {
         return Ok(());

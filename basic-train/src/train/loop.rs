@@ -13,9 +13,9 @@ use burn::module::Module;
 use super::inputs::{HeldOut, Inputs, unchanged};
 use super::model::open_model;
 use super::output::{self, Replaced};
-use super::record::Record;
+use super::run_files::RunFiles;
 use super::{
-    Outcome, Progress, RunInfo, RunOptions, Source, Status, TrainError, Trainer, checks, prepare_model, state,
+    Outcome, Progress, RunInfo, RunOptions, Status, StepSource, TrainError, Trainer, checks, prepare_model, state,
 };
 use crate::directory_lock::Held;
 use crate::parallel::{Replicas, Solo};
@@ -60,14 +60,14 @@ struct Opened<'a> {
     inputs: Inputs,
     /// What lies beside the model's weights, and is read again for the checkpoint.
     beside: Watched,
-    source: Arc<Source>,
+    source: Arc<StepSource>,
     held_out: Option<HeldOut>,
 }
 
 /// What stands before the first step of this start.
 struct Prepared<'a> {
     first: First<'a>,
-    record: Record<'a>,
+    record: RunFiles<'a>,
     /// The earlier run in the output directory, put aside.
     replaced: Replaced,
 }
@@ -103,7 +103,7 @@ fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str))
     let data = Arc::new(DataSet::open(&recipe.data, recipe.seed)?);
     let inputs = Inputs::of(&data, &checkpoint)?;
     let beside = Watched::of(&checkpoint.beside_files())?;
-    let source = Arc::new(Source::new(&recipe, &checkpoint, data.clone())?);
+    let source = Arc::new(StepSource::new(&recipe, &checkpoint, data.clone())?);
     checks::samples(&recipe, &source)?;
     let held_out = HeldOut::open(&recipe, &checkpoint)?;
     checks::output(&recipe, &out, options.overwrite)?;
@@ -165,7 +165,7 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
         None => output::prepare(out, options.overwrite, checks::read_paths(recipe))?,
     };
     let held_out = held_out.as_ref();
-    let record = Record { out, recipe, options, source, inputs, held_out, start: *start, data, beside, held };
+    let record = RunFiles { out, recipe, options, source, inputs, held_out, start: *start, data, beside, held };
     if let Err(error) = record.write(Status::Running) {
         let _ = Replaced::restore(replaced);
         return Err(error);
@@ -174,7 +174,7 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
 }
 
 /// Trains a replica on each device, all from the same model and state; gives the step at which the run was asked to stop.
-fn train(opened: &Opened, record: &Record, first: First, progress: Progress) -> Result<Option<usize>, TrainError> {
+fn train(opened: &Opened, record: &RunFiles, first: First, progress: Progress) -> Result<Option<usize>, TrainError> {
     let Opened { recipe, replicas, checkpoint, source, .. } = opened;
     let First { model, trainer, caches } = first;
     let world = replicas.world();
@@ -212,7 +212,7 @@ fn train(opened: &Opened, record: &Record, first: First, progress: Progress) -> 
 /// Does all steps and, on the first replica, writes the checkpoint; or gives the step at which the run was asked to
 /// stop.
 fn steps(
-    record: &Record,
+    record: &RunFiles,
     checkpoint: &Checkpoint,
     trainer: &mut Trainer,
     mut model: Llava,
@@ -288,7 +288,7 @@ fn steps(
 /// Writes how the run ended. An earlier run that it replaces goes where it is done, and comes back where it failed without
 /// a state to go on from.
 fn conclude(
-    record: &Record,
+    record: &RunFiles,
     replaced: Replaced,
     trained: Result<Option<usize>, TrainError>,
 ) -> Result<Outcome, TrainError> {

@@ -14,10 +14,10 @@ mod model;
 mod options;
 mod output;
 mod preparer;
-mod record;
+mod run_files;
 mod run_info;
-mod source;
 mod state;
+mod step_source;
 mod tensor_file;
 mod trainer;
 
@@ -28,8 +28,8 @@ pub use model::{adapters, prepare_model};
 pub use options::{Outcome, RunOptions};
 pub use preparer::preparer;
 pub use run_info::{RunInfo, Status, can_go_on, lacks};
-pub use source::Source;
 pub use state::{Checksum, Position};
+pub use step_source::StepSource;
 pub use trainer::{Progress, Trainer};
 
 use std::path::PathBuf;

@@ -15,8 +15,8 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::TrainError;
 use super::backward::{Backward, backward};
-use super::source::Source;
 use super::state::{self, Position};
+use super::step_source::StepSource;
 use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
 use crate::parallel::{Collective, Solo};
 use crate::recipe::{Mode, Part, Recipe};
@@ -29,7 +29,7 @@ pub type Progress<'a> = &'a mut (dyn FnMut(&StepMetrics, usize) + Send);
 /// A stage in progress, or one replica of it.
 pub struct Trainer<'a> {
     recipe: &'a Recipe,
-    source: Arc<Source>,
+    source: Arc<StepSource>,
     collective: Arc<dyn Collective>,
     optimizer: Optimizer,
     cache: Option<VisionCache>,
@@ -79,14 +79,14 @@ impl<'a> Trainer<'a> {
     ///
     /// A style that the checkpoint cannot give.
     pub fn new(recipe: &'a Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
-        let source = Arc::new(Source::new(recipe, checkpoint, data)?);
+        let source = Arc::new(StepSource::new(recipe, checkpoint, data)?);
         Ok(Self::replica(recipe, source, Arc::new(Solo), Self::cache(recipe)))
     }
 
     /// One replica of a stage. Whoever makes several starts their source, with the keys of all their caches.
     pub fn replica(
         recipe: &'a Recipe,
-        source: Arc<Source>,
+        source: Arc<StepSource>,
         collective: Arc<dyn Collective>,
         cache: Option<VisionCache>,
     ) -> Self {
@@ -294,7 +294,7 @@ impl<'a> Trainer<'a> {
         let images = || samples().flat_map(|sample| &sample.images);
         let held = self.cache.as_ref().map(VisionCache::keys);
         let fresh = |image: &&LoadedImage| !held.as_ref().is_some_and(|held| held.contains(image.source.name()));
-        let counts = flops::Counts {
+        let counts = flops::BatchCounts {
             lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
             labels: part.counts.tokens,
             images: images().count(),

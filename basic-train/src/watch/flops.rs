@@ -24,7 +24,7 @@ use crate::recipe::Part;
 
 /// What a step computes on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct BatchCounts {
     /// Positions of each sequence, visual ones included, without padding; of each sample where samples are packed.
     pub lengths: Vec<usize>,
     /// Target tokens.
@@ -57,7 +57,7 @@ impl ModelFlops {
     }
 
     /// Forward and backward of a step.
-    pub fn step(&self, counts: &Counts) -> f64 {
+    pub fn step(&self, counts: &BatchCounts) -> f64 {
         // Per unit of forward: what a frozen, and what a trained part costs in all.
         let weights = |trained: bool| if trained { 3.0 } else { 2.0 };
         let tokens: usize = counts.lengths.iter().sum();
@@ -73,7 +73,7 @@ impl ModelFlops {
     }
 
     /// The forward pass alone.
-    pub fn forward(&self, counts: &Counts) -> f64 {
+    pub fn forward(&self, counts: &BatchCounts) -> f64 {
         let tokens: usize = counts.lengths.iter().sum();
         let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
         let projector: f64 = self.projector_layers().iter().sum::<f64>() * self.visual_tokens(counts.images);

@@ -4,7 +4,7 @@ use basic_models::LlavaConfig;
 use burn::tensor::{DType, Device};
 use serde::Serialize;
 
-use super::flops::{Counts, ModelFlops};
+use super::flops::{BatchCounts, ModelFlops};
 use super::memory::device_name;
 use super::peak::Peak;
 use crate::recipe::Part;
@@ -54,7 +54,7 @@ impl Meter {
     }
 
     /// What a batch of `samples` samples costs.
-    pub fn work(&self, samples: usize, counts: &Counts) -> Work {
+    pub fn work(&self, samples: usize, counts: &BatchCounts) -> Work {
         let tokens: usize = counts.lengths.iter().sum();
         Work { samples: samples as f64, tokens: tokens as f64, flops: self.flops.step(counts) }
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::compared::{BASIC, LLAVA, runs};
+use super::paired_arms::{BASIC, LLAVA, runs};
 use crate::demo::summary::{CurvePoint, Setting, Stage};
 use crate::pages::plot::{Axes, Axis, Frame, Plot};
 use crate::pages::series::{half, running_mean};

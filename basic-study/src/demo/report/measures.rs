@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::compared::{BASIC, Comparison, LLAVA};
+use super::paired_arms::{BASIC, Comparison, LLAVA};
 use crate::demo::summary::{Run, Setting, Stage, Summary};
 use crate::pages::numbers;
 use crate::studies::Better;
@@ -59,7 +59,7 @@ pub(super) enum Unit {
 
 /// One quantity after both stages, in both arms.
 #[derive(Debug, Clone)]
-pub(super) struct Row {
+pub(super) struct MeasureRow {
     /// The page's label.
     pub label: String,
     /// The terminal's label, of at most 17 characters for the fixed rows.
@@ -89,7 +89,7 @@ impl Unit {
     }
 }
 
-impl Row {
+impl MeasureRow {
     /// BASIC against LLaVA in the row's terms: a signed difference, or `×1.32` for seconds.
     pub fn change(&self, comparison: &Comparison) -> Option<String> {
         let difference = comparison.difference.as_ref();
@@ -117,7 +117,7 @@ impl Row {
 const OVERALL: &str = "overall";
 
 /// Accuracy for every question kind.
-pub(super) fn accuracy_rows(summary: &Summary, setting: &Setting) -> Vec<Row> {
+pub(super) fn accuracy_rows(summary: &Summary, setting: &Setting) -> Vec<MeasureRow> {
     kinds(summary, setting)
         .into_iter()
         .map(|kind| {
@@ -130,25 +130,25 @@ pub(super) fn accuracy_rows(summary: &Summary, setting: &Setting) -> Vec<Row> {
 }
 
 /// Accuracy over all questions: at the end of the stages, and at the best validation step.
-pub(super) fn overall_rows(summary: &Summary, setting: &Setting) -> [Row; 2] {
+pub(super) fn overall_rows(summary: &Summary, setting: &Setting) -> [MeasureRow; 2] {
     let chance = summary.majority.get(OVERALL).map(|share| share * 100.0);
     let at = |checkpoint: Checkpoint| checkpoint.accuracy(setting);
     let best = accuracy_row("Overall", "at best val. step", chance, at(Checkpoint::BestValidation), None);
     [
         accuracy_row("Overall", "overall", chance, at(Checkpoint::Pretrain), Some(at(Checkpoint::Finetune))),
-        Row { note: "at the best validation step", ..best },
+        MeasureRow { note: "at the best validation step", ..best },
     ]
 }
 
 /// What is measured besides accuracy.
-pub(super) fn other_rows(setting: &Setting) -> Vec<Row> {
+pub(super) fn other_rows(setting: &Setting) -> Vec<MeasureRow> {
     let grounded = "of object patches, whose nearest token is true of the object";
     let shuffled = "the same, patches shuffled among the images";
     let gradient = "at the projector, unweighted";
     let row = |label: &str, short: &str, note, unit, better, quantity: fn(&Stage) -> Option<f64>| {
         let factor = if unit == Unit::Percent { 100.0 } else { 1.0 };
         let of = |stage: fn(&Run) -> &Stage| Comparison::new(setting, |run| Some(quantity(stage(run))? * factor));
-        Row {
+        MeasureRow {
             label: label.to_owned(),
             short: short.to_owned(),
             note,
@@ -195,8 +195,8 @@ fn accuracy_row(
     chance: Option<f64>,
     pretrain: Comparison,
     finetune: Option<Comparison>,
-) -> Row {
-    Row {
+) -> MeasureRow {
+    MeasureRow {
         label: label.to_owned(),
         short: short.to_owned(),
         note: "",

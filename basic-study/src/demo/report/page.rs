@@ -5,11 +5,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::chart::{Figure, figures};
-use super::compared::{BASIC, Comparison, LLAVA, runs, seeds};
-use super::measures::{Checkpoint, Row, Unit, accuracy_rows, other_rows, overall_rows};
+use super::measures::{Checkpoint, MeasureRow, Unit, accuracy_rows, other_rows, overall_rows};
+use super::paired_arms::{BASIC, Comparison, LLAVA, runs, seeds};
 use super::samples::{Samples, samples};
+use super::sentences::{self, Verdict};
 use super::strip::{Scale, Strip};
-use super::wording::{self, Verdict};
 use crate::demo::DemoError;
 use crate::demo::summary::{Run, Setting, Stage, Summary};
 use crate::pages::{self, Template, numbers};
@@ -104,10 +104,10 @@ fn page(summary: &Summary, images_root: &Path) -> Result<Page, DemoError> {
     Ok(Page {
         title: "BASIC beside LLaVA",
         style: [pages::STYLE, include_str!("demo.css")],
-        headline: wording::headline(summary),
-        compared: wording::what_was_compared(summary),
-        how_to_read: wording::how_to_read(summary),
-        several_seeds: wording::any_spread(summary),
+        headline: sentences::headline(summary),
+        compared: sentences::what_was_compared(summary),
+        how_to_read: sentences::how_to_read(summary),
+        several_seeds: sentences::any_spread(summary),
         reach: scale.label(),
         settings,
         origin: vec![
@@ -126,15 +126,15 @@ fn setting_view(
     scale: &Scale,
     images_root: &Path,
 ) -> Result<SettingView, DemoError> {
-    let rows = |rows: &[Row]| rows.iter().map(row_view).collect();
+    let rows = |rows: &[MeasureRow]| rows.iter().map(row_view).collect();
     Ok(SettingView {
         id: format!("setting-{}", index + 1),
         name: setting.name.clone(),
         description: setting.description.clone(),
         facts: facts(setting),
-        verdicts: Checkpoint::ALL.map(|checkpoint| wording::sentence(checkpoint, setting)).into(),
+        verdicts: Checkpoint::ALL.map(|checkpoint| sentences::sentence(checkpoint, setting)).into(),
         outcomes: Checkpoint::ALL.map(|checkpoint| outcome(setting, checkpoint, scale)).into(),
-        best_steps: wording::best_steps(setting),
+        best_steps: sentences::best_steps(setting),
         accuracy: rows(&accuracy_rows(summary, setting)),
         overall: rows(&overall_rows(summary, setting)),
         others: rows(&other_rows(setting)),
@@ -187,7 +187,7 @@ fn outcome(setting: &Setting, checkpoint: Checkpoint, scale: &Scale) -> Outcome 
     }
 }
 
-fn row_view(row: &Row) -> RowView {
+fn row_view(row: &MeasureRow) -> RowView {
     let cells = |comparison: &Comparison| Cells {
         llava: written(comparison.llava.as_ref(), row.unit),
         basic: written(comparison.basic.as_ref(), row.unit),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::compared::{BASIC, LLAVA, runs};
+use super::paired_arms::{BASIC, LLAVA, runs};
 use crate::demo::DemoError;
 use crate::demo::summary::{Run, SampleAnswer, Setting, Stage};
 use crate::pages::PictureError;

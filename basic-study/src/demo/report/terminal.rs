@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::compared::{Comparison, seeds};
-use super::measures::{Checkpoint, Row, accuracy_rows, other_rows, overall_rows};
-use super::wording;
+use super::measures::{Checkpoint, MeasureRow, accuracy_rows, other_rows, overall_rows};
+use super::paired_arms::{Comparison, seeds};
+use super::sentences;
 use crate::demo::summary::{Setting, Summary};
 use crate::pages::numbers;
 use basic_eval::statistics::Spread;
@@ -34,8 +34,8 @@ pub(super) fn render(summary: &Summary) -> String {
         push_setting(&mut text, summary, setting);
     }
     text.push('\n');
-    push_wrapped(&mut text, &wording::headline(summary), "");
-    push_wrapped(&mut text, &wording::how_to_read(summary), "");
+    push_wrapped(&mut text, &sentences::headline(summary), "");
+    push_wrapped(&mut text, &sentences::how_to_read(summary), "");
     text
 }
 
@@ -54,18 +54,18 @@ fn push_setting(text: &mut String, summary: &Summary, setting: &Setting) {
     }
     text.push('\n');
     for checkpoint in Checkpoint::ALL {
-        push_wrapped(text, &wording::sentence(checkpoint, setting), "");
+        push_wrapped(text, &sentences::sentence(checkpoint, setting), "");
     }
-    push_wrapped(text, &wording::best_steps(setting), "");
+    push_wrapped(text, &sentences::best_steps(setting), "");
 }
 
 fn facts(setting: &Setting) -> String {
     let seeds: Vec<String> = seeds(setting).iter().map(u64::to_string).collect();
     format!(
         "{}, {}, {}; BASIC: lambda_das {}, lambda_sds {}; {} {}",
-        wording::counted(setting.captions, "captioned image"),
-        wording::counted(setting.conversations, "conversation"),
-        wording::counted(setting.eval_questions, "eval question"),
+        sentences::counted(setting.captions, "captioned image"),
+        sentences::counted(setting.conversations, "conversation"),
+        sentences::counted(setting.eval_questions, "eval question"),
         numbers::knob(setting.lambda_das),
         numbers::knob(setting.lambda_sds),
         if seeds.len() == 1 { "seed" } else { "seeds" },
@@ -82,7 +82,7 @@ fn push_columns(text: &mut String) {
     push_line(text, &"-".repeat(WIDTH));
 }
 
-fn push_row(text: &mut String, row: &Row) {
+fn push_row(text: &mut String, row: &MeasureRow) {
     let label: String = if row.short.chars().count() > LABEL {
         row.short.chars().take(LABEL - 1).chain(['…']).collect()
     } else {
@@ -97,7 +97,7 @@ fn push_row(text: &mut String, row: &Row) {
     push_line(text, &line);
 }
 
-fn push_cells(line: &mut String, row: &Row, comparison: &Comparison) {
+fn push_cells(line: &mut String, row: &MeasureRow, comparison: &Comparison) {
     let value = |spread: &Option<Spread>| {
         spread.as_ref().map_or_else(|| numbers::MISSING.to_owned(), |spread| compact(row.unit.write(spread)))
     };

@@ -1,7 +1,7 @@
 //! What a reader of the page and of the terminal's table relies on.
 
-use super::compared::Comparison;
-use super::wording::Verdict;
+use super::paired_arms::Comparison;
+use super::sentences::Verdict;
 use super::*;
 use crate::pages::{PictureError, numbers};
 use basic_eval::statistics::Spread;

@@ -4,8 +4,8 @@
 //! `SessionLog START` at its first step, at which TensorBoard drops what the earlier files say of that step and later
 //! ones.
 
+mod framing;
 mod message;
-mod record;
 
 use std::fs::{File, create_dir_all, read_dir, read_to_string};
 use std::io::Write;
@@ -93,7 +93,7 @@ impl TensorBoard {
     /// One record, handed to the system as a whole.
     fn event(&mut self, step: usize, event: Event) -> Result<(), WatchError> {
         let event = Event { wall_time: wall_time(), step: step as i64, ..event };
-        let bytes = record::framed(&event.encode_to_vec());
+        let bytes = framing::framed(&event.encode_to_vec());
         self.file.write_all(&bytes).map_err(|source| WatchError::Io { path: self.path.clone(), source })
     }
 

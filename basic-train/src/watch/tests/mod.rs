@@ -10,7 +10,7 @@ use basic_models::{DecoderConfig, LlavaConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
 
-use super::flops::{Counts, ModelFlops};
+use super::flops::{BatchCounts, ModelFlops};
 use super::memory::{Memory, peak_rss_mib};
 use super::peak::Peak;
 use super::*;
@@ -130,26 +130,26 @@ fn a_token_of_llama_7b_costs_twice_its_layers_weights_and_twice_that_again_backw
     // LLaVA-1.5-7B: 32 layers of 4 d^2 + 3 d f weights.
     let config = LlavaConfig::default();
     let layers = 32.0 * (4.0 * 4096.0 * 4096.0 + 3.0 * 4096.0 * 11008.0);
-    let one = Counts { lengths: vec![1], ..Counts::default() };
+    let one = BatchCounts { lengths: vec![1], ..BatchCounts::default() };
     // One position sees itself: 4 h e per layer.
     let attention = 32.0 * 4.0 * 4096.0;
-    let flops = |parts: &[Part], counts: &Counts| ModelFlops::new(&config, parts).step(counts);
+    let flops = |parts: &[Part], counts: &BatchCounts| ModelFlops::new(&config, parts).step(counts);
     assert_eq!(ModelFlops::new(&config, &[]).forward(&one), 2.0 * layers + attention);
     assert_eq!(flops(&[Part::Projector, Part::Decoder], &one), 6.0 * layers + 3.0 * attention);
     assert_eq!(flops(&[Part::Projector], &one), 4.0 * layers + 3.0 * attention);
 
-    let head = Counts { labels: 3, ..Counts::default() };
+    let head = BatchCounts { labels: 3, ..BatchCounts::default() };
     assert_eq!(flops(&[Part::Decoder], &head), 3.0 * 6.0 * 4096.0 * config.text_config.vocab_size as f64);
 
     // CLIP-L/14 at 336: 577 positions, 23 layers to the second last state, 4 d^2 + 8 d^2 weights each.
     let (d, n) = (1024.0, 577.0);
     let patches = 2.0 * 3.0 * 14.0 * 14.0 * d * 576.0;
     let encoder = 23.0 * n * (2.0 * 12.0 * d * d + 4.0 * d * n) + patches;
-    let image = Counts { encoded: 1, ..Counts::default() };
+    let image = BatchCounts { encoded: 1, ..BatchCounts::default() };
     assert_eq!(flops(&[Part::Projector], &image), encoder);
     assert_eq!(flops(&[Part::Vision], &image), 3.0 * encoder - patches);
 
-    let projected = Counts { images: 1, ..Counts::default() };
+    let projected = BatchCounts { images: 1, ..BatchCounts::default() };
     let (first, second) = (576.0 * 2.0 * 1024.0 * 4096.0, 576.0 * 2.0 * 4096.0 * 4096.0);
     assert_eq!(flops(&[Part::Projector], &projected), 2.0 * first + 3.0 * second);
     assert_eq!(flops(&[Part::Decoder], &projected), first + second);
@@ -161,7 +161,7 @@ fn attention_counts_the_keys_that_are_seen() {
     let text = DecoderConfig { num_hidden_layers: 1, ..DecoderConfig::default() };
     let config = LlavaConfig { text_config: text, ..LlavaConfig::default() };
     let forward = |config: &LlavaConfig, lengths: Vec<usize>| {
-        ModelFlops::new(config, &[]).forward(&Counts { lengths, ..Counts::default() })
+        ModelFlops::new(config, &[]).forward(&BatchCounts { lengths, ..BatchCounts::default() })
     };
     let products = forward(&config, vec![1]) - 4.0 * 4096.0;
     // 1 + 2 + .. + 10 keys; two sequences do not see each other.
@@ -176,7 +176,7 @@ fn attention_counts_the_keys_that_are_seen() {
 #[test]
 fn speed_is_work_over_time_and_over_the_peak() {
     let meter = Meter::with_peak(&LlavaConfig::default(), &[Part::Projector, Part::Decoder], Some(2e15));
-    let counts = Counts { lengths: vec![700, 300], labels: 50, images: 1, encoded: 1 };
+    let counts = BatchCounts { lengths: vec![700, 300], labels: 50, images: 1, encoded: 1 };
     let half = meter.work(2, &counts);
     let work = Work::from_sums(half.sums().map(|x| 2.0 * x));
     let speed = meter.speed(work, 0.5);

@@ -28,7 +28,7 @@ const PATCHES: usize = PATCHES_PER_SIDE * PATCHES_PER_SIDE;
 
 /// What the vision encoder reached on validation scenes.
 #[derive(Debug, Clone, Serialize)]
-pub struct TowerScores {
+pub struct VisionEncoderScores {
     /// Mean loss in the last 50 training steps.
     pub loss: f32,
     /// Object patches whose colour is named.
@@ -73,13 +73,13 @@ struct Labelled {
 /// # Errors
 ///
 /// [`BackboneError`]; nothing half-written stays under the final name.
-pub fn pretrain_tower(
+pub fn pretrain_vision_encoder(
     out: &Path,
     backbone: &BackboneConfig,
     device: &Device,
     overwrite: bool,
     progress: Progress,
-) -> Result<TowerScores, BackboneError> {
+) -> Result<VisionEncoderScores, BackboneError> {
     let staged = StagedDir::replacing(out, Replaces::new(overwrite, Contents::Checkpoint, Vec::new()))?;
     let config = config();
     let images = ImageProcessor::new(ImageProcessorConfig::clip(config.image_size as u32));
@@ -113,7 +113,7 @@ pub fn pretrain_tower(
         let readout;
         (model, readout) = optimizer.step(model, &total, &[], lr)?;
         recent.push(readout.values[0]);
-        progress("vision tower", step + 1, steps, readout.values[0]);
+        progress("vision encoder", step + 1, steps, readout.values[0]);
     }
     let tail = &recent[recent.len().saturating_sub(50)..];
     let loss = tail.iter().sum::<f32>() / tail.len().max(1) as f32;
@@ -128,7 +128,7 @@ pub fn pretrain_tower(
     images.save(staged.path())?;
     write_tensors(&staged, &model.vision_tower, "vision_tower", Layout::Vision, DType::F16)?;
     staged.commit().map_err(|e: CheckpointError| e)?;
-    Ok(TowerScores { loss, colour, shape, size })
+    Ok(VisionEncoderScores { loss, colour, shape, size })
 }
 
 fn label(

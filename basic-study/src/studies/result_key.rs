@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::AblateError;
+use super::embedded_world::{World, place, within};
 use super::lens::LensConfig;
 use super::resolve::Resolved;
 use super::study::{StopBy, Study};
-use super::world::{World, place, within};
 
 /// Changes with what results hold or how they are measured.
 const FORMAT: u32 = 1;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 /// A file to read ranges of.
 #[derive(Debug, Clone)]
-pub(super) enum Source {
+pub(super) enum FileRange {
     /// Opened for each read: a data set may have more shards than a process may hold files.
     Path(PathBuf),
     /// Held open: a file that has no name.
     Open(Arc<File>),
 }
 
-impl Source {
+impl FileRange {
     /// `len` bytes from `offset`.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match self {
@@ -111,14 +111,14 @@ pub(super) fn line_column(path: &Path, offset: u64) -> io::Result<(u64, u64)> {
 mod tests {
     use std::io::{Read, Seek, SeekFrom};
 
-    use super::{Source, line_column};
+    use super::{FileRange, line_column};
 
     #[test]
     fn ranges_and_sections_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, "0123456789").unwrap();
-        let source = Source::Path(path.clone());
+        let source = FileRange::Path(path.clone());
         assert_eq!(source.read(3, 4).unwrap(), b"3456");
         assert!(source.read(8, 4).unwrap_err().to_string().contains("shorter"));
         let mut section = source.section(2, 5).unwrap();

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::root::Images;
+use super::benchmark_folders::Images;
 use super::{Asked, BenchmarkError};
 
 /// What LLaVA's archive holds.

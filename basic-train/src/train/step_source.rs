@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use basic_data::{FeatureKeys, Loader, Plan, Preparer, Sampler, Samples, StepSamples};
+use basic_data::{FeatureKeys, Loader, LoaderPlan, Preparer, Sampler, Samples, StepSamples};
 use basic_models::Checkpoint;
 
 use super::TrainError;
@@ -11,7 +11,7 @@ use crate::recipe::{Recipe, Stage, bounded};
 
 /// The steps of a run, each drawn and made ready once and given to every replica.
 #[derive(Debug)]
-pub struct Source {
+pub struct StepSource {
     data: Arc<dyn Samples>,
     preparer: Arc<Preparer>,
     sampler: Sampler,
@@ -25,7 +25,7 @@ struct Current {
     step: Option<Arc<StepSamples>>,
 }
 
-impl Source {
+impl StepSource {
     /// The samples of `recipe` over `data`; nothing is read yet but what the order needs.
     ///
     /// # Errors
@@ -78,14 +78,14 @@ impl Source {
         skipped: BTreeSet<usize>,
     ) -> Result<(), TrainError> {
         let limit = recipe.data.skip_limit(self.data.len());
-        let plan = Plan {
+        let plan = LoaderPlan {
             replicas: held.len().max(1),
             skip_broken: limit > 0,
             max_skipped: limit,
             skipped,
             // Those of a trained encoder's replicas stay empty: its features change.
             held,
-            ..Plan::new(self.steps, recipe.train.micro_batch.unwrap_or(recipe.train.batch_size))
+            ..LoaderPlan::new(self.steps, recipe.train.micro_batch.unwrap_or(recipe.train.batch_size))
         };
         let (data, preparer) = (self.data.clone(), self.preparer.clone());
         let loader = Loader::start(data, preparer, self.sampler.clone(), &recipe.loader, plan, first)?;

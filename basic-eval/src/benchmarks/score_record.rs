@@ -12,7 +12,7 @@ use super::{BenchmarkError, Judged, Metric};
 
 /// How an evaluation came out: `result.json`, or `NAME.result.json` beside `NAME.predictions.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct ScoreRecord {
     /// The benchmark, or the data file's name.
     pub name: String,
     /// Whose answers they are.
@@ -49,7 +49,7 @@ pub fn record_file(file: &Path) -> PathBuf {
     }
 }
 
-impl Record {
+impl ScoreRecord {
     /// The record of the answers in `file`; `None` where there is none.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl Record {
 pub(super) fn forget(dir: &Path) -> Result<(), BenchmarkError> {
     let judged = judged_file(dir);
     // The names are anybody's: a file that is no record of an evaluation is an error.
-    let there = Record::of(&judged)?.is_some();
+    let there = ScoreRecord::of(&judged)?.is_some();
     let line = |line: &[u8]| {
         let value: Option<serde_json::Value> = serde_json::from_slice(line).ok();
         value.is_some_and(|value| value.get("question_id").is_some())

@@ -1,7 +1,7 @@
 //! Sentences that follow from the figures alone: whichever arm they favour, they are as plain.
 
-use super::compared::{BASIC, LLAVA, runs, seeds};
 use super::measures::{Checkpoint, beyond_spread};
+use super::paired_arms::{BASIC, LLAVA, runs, seeds};
 use crate::demo::summary::{Setting, Summary};
 use crate::pages::numbers;
 use basic_eval::statistics::Spread;

@@ -10,17 +10,17 @@ use basic_models::{Checkpoint, Llava};
 
 use super::inputs::{HeldOut, Inputs, unchanged};
 use super::state::{self, Position};
-use super::{RunInfo, RunOptions, Source, Status, TrainError, Trainer};
+use super::{RunInfo, RunOptions, Status, StepSource, TrainError, Trainer};
 use crate::directory_lock::Held;
 use crate::recipe::Recipe;
 use crate::watch::{Jsonl, TensorBoard, Watcher, Watchers};
 
 /// What a run writes while it runs.
-pub(super) struct Record<'a> {
+pub(super) struct RunFiles<'a> {
     pub out: &'a Path,
     pub recipe: &'a Recipe,
     pub options: &'a RunOptions,
-    pub source: &'a Source,
+    pub source: &'a StepSource,
     pub inputs: &'a Inputs,
     pub held_out: Option<&'a HeldOut>,
     pub start: Instant,
@@ -32,7 +32,7 @@ pub(super) struct Record<'a> {
     pub held: Held,
 }
 
-impl Record<'_> {
+impl RunFiles<'_> {
     /// Whether the output directory is not there any more.
     pub(super) fn vanished(&self) -> bool {
         self.held.lost() || !self.out.join("run.json").is_file()
