@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use basic_models::generate::{GenerationDefaults, Sampling};
-use basic_models::processor::{ConversationStyle, DEFAULT_MAX_PIXELS};
+use basic_models::processor::{DEFAULT_MAX_PIXELS, LlavaStyle};
 use clap::Args as ClapArgs;
 
 use super::{DeviceArg, Dtype};
@@ -63,7 +63,7 @@ pub struct Chat {
     /// How turns are written, by the name of one of LLaVA's conversation styles; by default the checkpoint's chat template,
     /// vicuna_v1 where it has none.
     #[arg(long, value_name = "NAME", value_parser = style)]
-    pub style: Option<&'static ConversationStyle>,
+    pub style: Option<&'static LlavaStyle>,
     /// Instructions before the conversation (the system text).
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -137,8 +137,8 @@ impl Tokens {
     }
 }
 
-fn style(name: &str) -> Result<&'static ConversationStyle, String> {
-    ConversationStyle::by_name(name).map_err(|error| error.to_string())
+fn style(name: &str) -> Result<&'static LlavaStyle, String> {
+    LlavaStyle::by_name(name).map_err(|error| error.to_string())
 }
 
 fn number(text: &str, expected: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, anyhow};
 use basic_models::Checkpoint;
 use basic_models::generate::{Answer, Conversation, GenerateError, GenerationConfig};
-use basic_models::processor::{ConversationStyle, Style};
+use basic_models::processor::{LlavaStyle, Style};
 use burn::tensor::Tensor;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -97,7 +97,7 @@ pub fn chat(args: Chat) -> Result<()> {
 }
 
 /// How turns are written: in the style asked for, by the checkpoint's chat template, or in LLaVA's own style.
-fn style(checkpoint: &Checkpoint, asked: Option<&'static ConversationStyle>) -> Style {
+fn style(checkpoint: &Checkpoint, asked: Option<&'static LlavaStyle>) -> Style {
     match (asked, &checkpoint.template) {
         (Some(style), _) => style.into(),
         (None, Some(template)) => template.clone().into(),

@@ -14,8 +14,8 @@ pub enum StyleChoice {
     Auto,
     /// The checkpoint's chat template.
     Template,
-    /// One of [`processor::ConversationStyle::names`]: `plain`, `vicuna_v1`, `llama_2`, ..
-    Named(&'static processor::ConversationStyle),
+    /// One of [`processor::LlavaStyle::names`]: `plain`, `vicuna_v1`, `llama_2`, ..
+    Named(&'static processor::LlavaStyle),
 }
 
 impl TryFrom<String> for StyleChoice {
@@ -25,7 +25,7 @@ impl TryFrom<String> for StyleChoice {
         match name.as_str() {
             "auto" => Ok(Self::Auto),
             "template" => Ok(Self::Template),
-            name => processor::ConversationStyle::by_name(name).map(Self::Named),
+            name => processor::LlavaStyle::by_name(name).map(Self::Named),
         }
     }
 }

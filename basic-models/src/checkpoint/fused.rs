@@ -8,7 +8,7 @@ const FUSED: [(&str, &[&str]); 2] =
 
 /// Where a part lies: `prefix.part.rest`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct FusedPart {
     prefix: String,
     rest: String,
     fused: &'static str,
@@ -17,7 +17,7 @@ pub(super) struct Part {
     pub index: usize,
 }
 
-impl Part {
+impl FusedPart {
     /// The part that a parameter's name means, if any.
     pub fn of(name: &str) -> Option<Self> {
         // [.., module, "weight" or "bias"]
@@ -53,7 +53,7 @@ pub(super) fn join(slots: Vec<Slot>) -> Vec<(String, Vec<Slot>)> {
     let mut joined: Vec<(String, Vec<Slot>)> = Vec::new();
     for slot in slots {
         // The vision encoder's projections have the same names and stay apart.
-        let part = Part::of(&slot.name).filter(|_| slot.name.starts_with("language_model."));
+        let part = FusedPart::of(&slot.name).filter(|_| slot.name.starts_with("language_model."));
         let name = part.map_or_else(|| slot.name.clone(), |part| part.whole());
         match joined.iter_mut().rev().take(FUSED_DISTANCE).find(|(known, _)| *known == name) {
             Some((_, parts)) => parts.push(slot),
@@ -61,7 +61,7 @@ pub(super) fn join(slots: Vec<Slot>) -> Vec<(String, Vec<Slot>)> {
         }
     }
     for (_, parts) in &mut joined {
-        parts.sort_by_key(|slot| Part::of(&slot.name).map(|part| part.index));
+        parts.sort_by_key(|slot| FusedPart::of(&slot.name).map(|part| part.index));
     }
     joined
 }
@@ -79,15 +79,15 @@ mod tests {
 
     #[test]
     fn a_part_knows_its_rows_in_the_whole() {
-        let part = Part::of("language_model.layers.1.self_attn.k_proj.weight").unwrap();
+        let part = FusedPart::of("language_model.layers.1.self_attn.k_proj.weight").unwrap();
         assert_eq!(part.whole(), "language_model.layers.1.self_attn.qkv_proj.weight");
         let rows = |name: &str| Some(if name.contains("q_proj") { 8 } else { 4 });
         assert_eq!(part.rows(&rows), Some((8, 16)));
         assert_eq!(part.rows(&|name: &str| (!name.contains("v_proj")).then_some(4)), None);
-        let part = Part::of("language_model.layers.1.mlp.up_proj.weight").unwrap();
+        let part = FusedPart::of("language_model.layers.1.mlp.up_proj.weight").unwrap();
         assert_eq!((part.whole().as_str(), part.index), ("language_model.layers.1.mlp.gate_up_proj.weight", 1));
-        assert_eq!(Part::of("language_model.layers.1.mlp.down_proj.weight"), None);
-        assert_eq!(Part::of("weight"), None);
+        assert_eq!(FusedPart::of("language_model.layers.1.mlp.down_proj.weight"), None);
+        assert_eq!(FusedPart::of("weight"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use burn::module::Module;
 use super::CheckpointError;
 use super::files::{self, Found};
 use super::floats::FloatType;
-use super::fused::Part;
+use super::fused::FusedPart;
 use super::laid_over::LaidOver;
 use super::names::Layout;
 use super::source::{Entry, SourceFile, Stored};
@@ -119,7 +119,7 @@ impl TensorFiles {
     pub fn unexpected<M: Module>(&self, module: &M, prefix: &str) -> Vec<String> {
         let wanted = slots(module, prefix);
         let mut known: BTreeSet<String> = wanted.iter().map(|slot| slot.name.clone()).collect();
-        known.extend(wanted.iter().filter_map(|slot| Some(Part::of(&slot.name)?.whole())));
+        known.extend(wanted.iter().filter_map(|slot| Some(FusedPart::of(&slot.name)?.whole())));
         // A model without a head of its own takes the table: some files hold that twice.
         known.insert("lm_head.weight".into());
         // What adapters bring and have no place for is an error where they are read.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::CheckpointError;
-use super::fused::Part;
+use super::fused::FusedPart;
 use super::names::{Layout, vision_names_of};
 use super::read::{TensorFiles, VOCABULARY};
 use super::source::{Entry, Stored, Taken};
@@ -104,7 +104,7 @@ impl TensorFiles {
     /// The rows of a fused matrix that a slot takes. Where that has another number of rows than its parts together, the
     /// entry is the whole matrix, whose shape then is the wrong one, noted once.
     fn part(&self, slot: &Slot, rows: &dyn Fn(&str) -> Option<usize>, shapes: &mut Vec<String>) -> Option<Entry> {
-        let part = Part::of(&slot.name)?;
+        let part = FusedPart::of(&slot.name)?;
         let whole = self.tensors.get(&part.whole())?;
         let (first, all) = part.rows(rows)?;
         if whole.shape.first() != Some(&all) || whole.shape[1..] != slot.shape[1..] {

@@ -50,20 +50,20 @@ pub struct DecoderConfig {
     /// Begin-of-sequence id.
     pub bos_token_id: Option<u32>,
     /// End-of-sequence id or ids.
-    pub eos_token_id: Option<TokenIds>,
+    pub eos_token_id: Option<EndIds>,
 }
 
 /// One token id or several, as Hugging Face writes either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum TokenIds {
+pub enum EndIds {
     /// `2`
     One(u32),
     /// `[2, 7]`
     Many(Vec<u32>),
 }
 
-impl TokenIds {
+impl EndIds {
     /// The ids, in order.
     pub fn to_vec(&self) -> Vec<u32> {
         match self {
@@ -96,7 +96,7 @@ impl Default for DecoderConfig {
             mlp_bias: false,
             pad_token_id: None,
             bos_token_id: Some(1),
-            eos_token_id: Some(TokenIds::One(2)),
+            eos_token_id: Some(EndIds::One(2)),
         }
     }
 }
@@ -126,7 +126,7 @@ struct Raw {
     layer_types: Option<Vec<String>>,
     pad_token_id: Option<u32>,
     bos_token_id: Option<u32>,
-    eos_token_id: Option<TokenIds>,
+    eos_token_id: Option<EndIds>,
 }
 
 impl DecoderConfig {
@@ -290,7 +290,7 @@ impl DecoderConfig {
 
     /// The end-of-sequence ids.
     pub fn eos_ids(&self) -> Vec<u32> {
-        self.eos_token_id.as_ref().map(TokenIds::to_vec).unwrap_or_default()
+        self.eos_token_id.as_ref().map(EndIds::to_vec).unwrap_or_default()
     }
 
     /// Checks that the network can be built.

@@ -17,7 +17,7 @@ mod vision_family;
 use thiserror::Error;
 
 pub use activation::Activation;
-pub use decoder::{DecoderConfig, TokenIds};
+pub use decoder::{DecoderConfig, EndIds};
 pub use family::Family;
 pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
 pub use projector::ProjectorKind;

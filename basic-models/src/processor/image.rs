@@ -5,7 +5,7 @@ use std::path::Path;
 
 use image::{Rgb, RgbImage};
 
-use super::resample::{self, Part};
+use super::resample::{self, ResizedPart};
 use super::{
     DEFAULT_MAX_PIXELS, ImageProcessorConfig, ProcessorError, Result, Size, decode_image_within, open_image_within,
 };
@@ -126,7 +126,7 @@ impl ImageProcessor {
         if pixels > limit {
             return Err(too_many(pixels));
         }
-        let part = Part { x, y };
+        let part = ResizedPart { x, y };
         let part = if size == image.dimensions() {
             image::imageops::crop_imm(&*image, part.x.start, part.y.start, part.x.len() as u32, part.y.len() as u32)
                 .to_image()

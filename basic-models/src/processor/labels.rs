@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::piece::overlaps;
-use super::{Encoded, Piece, ProcessorError, Result, Tokenizer, expand_images};
+use super::{Encoded, ProcessorError, RenderedPiece, Result, Tokenizer, expand_images};
 
 /// The label of a token that bears no loss.
 pub const IGNORE: i64 = -100;
@@ -31,7 +31,7 @@ pub struct Prompt {
 /// Tokenizes the concatenated pieces once and labels the tokens by the pieces that they overlap.
 ///
 /// A token that straddles a prompt and an answer belongs to the answer: the model has to generate it. Tokens that the
-/// post-processor adds bear no loss, nor do image tokens. Special tokens in what users wrote ([`Piece::literal`]) are
+/// post-processor adds bear no loss, nor do image tokens. Special tokens in what users wrote ([`RenderedPiece::literal`]) are
 /// text. Where the text begins with the beginning-of-sequence token
 /// (chat templates write it), none is added, as in transformers' processors.
 ///
@@ -40,7 +40,7 @@ pub struct Prompt {
 /// `ImageTokenCount` where the tokenizer doesn't know the image token, `Tokenize`, and `NothingSupervised`.
 pub fn tokenize(
     tokenizer: &Tokenizer,
-    pieces: &[Piece],
+    pieces: &[RenderedPiece],
     image_tokens_per_image: usize,
     num_images: usize,
 ) -> Result<Example> {
@@ -49,7 +49,7 @@ pub fn tokenize(
     if placeholders != num_images {
         return Err(ProcessorError::PlaceholderCount { placeholders, images: num_images, token: token.clone() });
     }
-    let mut whole = Piece::default();
+    let mut whole = RenderedPiece::default();
     let mut answers: Vec<Range<usize>> = Vec::new();
     for piece in pieces {
         let start = whole.text.len();
@@ -78,7 +78,7 @@ pub fn tokenize(
 /// Those of [`tokenize`], except `NothingSupervised`.
 pub fn tokenize_prompt(
     tokenizer: &Tokenizer,
-    prompt: impl Into<Piece>,
+    prompt: impl Into<RenderedPiece>,
     image_tokens_per_image: usize,
     num_images: usize,
 ) -> Result<Prompt> {
@@ -114,7 +114,7 @@ pub fn tokenize_apart(
 }
 
 /// Tokenizes a whole sample or prompt. Where the template wrote the beginning-of-sequence token, none is added.
-fn encode(tokenizer: &Tokenizer, piece: &Piece) -> Result<Encoded> {
+fn encode(tokenizer: &Tokenizer, piece: &RenderedPiece) -> Result<Encoded> {
     let bos = tokenizer.specials().bos.as_deref().filter(|bos| !bos.is_empty());
     let begins = bos.is_some_and(|bos| piece.text.starts_with(bos) && !overlaps(&piece.literal, &(0..bos.len())));
     tokenizer.encode_with_literals(&piece.text, &piece.literal, !begins)

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use aho_corasick::{AhoCorasick, MatchKind};
 
 use super::placeholders::count_placeholders;
-use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens};
+use super::{Message, PLACEHOLDER, ProcessorError, RenderedPiece, Result, Role, SpecialTokens};
 
 /// The marks around special tokens in messages, where there are any.
 pub(super) struct Marks {
@@ -74,8 +74,8 @@ impl Marks {
 
     /// A piece of what the template made of the messages: without marks, the tokens between two of them as text, the
     /// placeholders as the tokenizer's image tokens. Marks that a template tore apart are dropped.
-    pub fn piece(&self, rendered: &str, supervised: bool) -> Piece {
-        let mut piece = Piece { supervised, ..Piece::default() };
+    pub fn piece(&self, rendered: &str, supervised: bool) -> RenderedPiece {
+        let mut piece = RenderedPiece { supervised, ..RenderedPiece::default() };
         let Some((open, close)) = self.around else {
             piece.fixed(&self.with_image(rendered));
             return piece;

@@ -13,12 +13,12 @@
 //! # Example
 //!
 //! ```
-//! use basic_models::processor::{ConversationStyle, Message, Role, SpecialTokens, Style, render, render_prompt};
+//! use basic_models::processor::{LlavaStyle, Message, Role, SpecialTokens, Style, render, render_prompt};
 //!
 //! # fn main() -> Result<(), basic_models::processor::ProcessorError> {
 //! let specials = SpecialTokens { eos: Some("</s>".into()), ..SpecialTokens::default() };
 //! let question = Message::new(Role::User, "<image>\nWhat is it?");
-//! let style = Style::from(ConversationStyle::by_name("vicuna_v1")?);
+//! let style = Style::from(LlavaStyle::by_name("vicuna_v1")?);
 //! let prompt = render_prompt(&style, &[question.clone()], &specials)?;
 //! assert!(prompt.text.ends_with("USER: <image>\nWhat is it? ASSISTANT:"));
 //!
@@ -65,11 +65,11 @@ pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};
 pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
 pub use open::{DEFAULT_MAX_PIXELS, decode_image_within, open_image, open_image_within};
-pub use piece::Piece;
+pub use piece::RenderedPiece;
 pub use placeholders::{FeatureSelect, PLACEHOLDER, ProcessorConfig, expand_images};
 pub use render::{Style, render, render_prompt};
 pub use specials::{SpecialTokens, TokenIds};
-pub use styles::ConversationStyle;
+pub use styles::LlavaStyle;
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, Tokenizer};
 pub(crate) use tokenizer_build::build_tokenizer;

@@ -10,7 +10,7 @@ use super::{Message, PLACEHOLDER, ProcessorError, Result};
 /// of a user or a data set can pass for the template's: a `</s>` in a question is four or five tokens of text, not the
 /// end of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Piece {
+pub struct RenderedPiece {
     /// The text, with one image token of the tokenizer for each image.
     pub text: String,
     /// Whether the loss falls on it.
@@ -20,7 +20,7 @@ pub struct Piece {
     pub literal: Vec<Range<usize>>,
 }
 
-impl Piece {
+impl RenderedPiece {
     /// A piece without loss; special tokens in it are special.
     pub fn prompt(text: impl Into<String>) -> Self {
         Self { text: text.into(), ..Self::default() }
@@ -107,20 +107,20 @@ impl Piece {
     }
 }
 
-impl From<&Piece> for Piece {
-    fn from(piece: &Piece) -> Self {
+impl From<&RenderedPiece> for RenderedPiece {
+    fn from(piece: &RenderedPiece) -> Self {
         piece.clone()
     }
 }
 
 /// A prompt as it is typed, with its special tokens.
-impl From<&str> for Piece {
+impl From<&str> for RenderedPiece {
     fn from(text: &str) -> Self {
         Self::prompt(text)
     }
 }
 
-impl From<&String> for Piece {
+impl From<&String> for RenderedPiece {
     fn from(text: &String) -> Self {
         Self::prompt(text.as_str())
     }

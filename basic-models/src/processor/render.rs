@@ -1,13 +1,13 @@
 //! From a conversation to text, each piece with its role: does the loss fall on it or not?
 
 use super::conversation::{check_answered, check_filled, check_order};
-use super::{ChatTemplate, ConversationStyle, Message, Piece, ProcessorError, Result, Role, SpecialTokens};
+use super::{ChatTemplate, LlavaStyle, Message, ProcessorError, RenderedPiece, Result, Role, SpecialTokens};
 
 /// How a conversation is written as text.
 #[derive(Debug, Clone)]
 pub enum Style {
     /// One of LLaVA's own. The loss falls on the answers and what ends them.
-    Named(&'static ConversationStyle),
+    Named(&'static LlavaStyle),
     /// The checkpoint's own chat template. The loss falls on what an assistant turn appends to the prompt before it.
     Template(Box<ChatTemplate>),
 }
@@ -16,13 +16,13 @@ impl Style {
     /// LLaVA's pretraining format: the image, the caption, a line break; the question is dropped. The loss falls on
     /// the caption and the line break.
     pub fn plain() -> Self {
-        Self::Named(ConversationStyle::plain())
+        Self::Named(LlavaStyle::plain())
     }
 
     /// LLaVA's `vicuna_v1`: `SYSTEM USER: .. ASSISTANT: ..</s>USER: ..`. The loss falls on the answers and `</s>`
     /// (the tokenizer's end-of-sequence token). A system turn replaces the system text.
     pub fn vicuna_v1() -> Self {
-        Self::Named(ConversationStyle::vicuna_v1())
+        Self::Named(LlavaStyle::vicuna_v1())
     }
 
     /// The texts after which an answer has ended, beside the tokenizer's end-of-sequence token; a chat template's are
@@ -41,8 +41,8 @@ impl From<ChatTemplate> for Style {
     }
 }
 
-impl From<&'static ConversationStyle> for Style {
-    fn from(style: &'static ConversationStyle) -> Self {
+impl From<&'static LlavaStyle> for Style {
+    fn from(style: &'static LlavaStyle) -> Self {
         Self::Named(style)
     }
 }
@@ -55,7 +55,7 @@ impl From<&'static ConversationStyle> for Style {
 /// [`ProcessorError::NoMessages`], `RoleOrder`, `EmptyMessage` or `Unanswered` for a conversation that can't be
 /// trained on; `Conversation` for one that doesn't fit the style; `MissingToken` where a style has no
 /// end-of-sequence token; `Template` or `NotAPrefix` for a chat template's failure.
-pub fn render(style: &Style, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
+pub fn render(style: &Style, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<RenderedPiece>> {
     check_order(messages)?;
     check_answered(messages)?;
     check_filled(messages, &[Role::Assistant])?;
@@ -70,7 +70,7 @@ pub fn render(style: &Style, messages: &[Message], specials: &SpecialTokens) -> 
 ///
 /// # Errors
 /// As [`render`], except that the last turn must not be an answer, and that empty answers are none.
-pub fn render_prompt(style: &Style, messages: &[Message], specials: &SpecialTokens) -> Result<Piece> {
+pub fn render_prompt(style: &Style, messages: &[Message], specials: &SpecialTokens) -> Result<RenderedPiece> {
     check_order(messages)?;
     if check_answered(messages).is_ok() {
         let turn = messages.len() - 1;
@@ -78,7 +78,7 @@ pub fn render_prompt(style: &Style, messages: &[Message], specials: &SpecialToke
     }
     match style {
         Style::Named(style) => {
-            let mut prompt = Piece::default();
+            let mut prompt = RenderedPiece::default();
             style.pieces(messages, specials)?.iter().for_each(|piece| prompt.append(piece));
             Ok(prompt)
         }

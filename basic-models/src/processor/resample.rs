@@ -20,7 +20,7 @@ struct Window {
 
 /// What is computed of a resized image.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
+pub(super) struct ResizedPart {
     /// Its columns.
     pub x: Range<u32>,
     /// Its rows.
@@ -36,7 +36,7 @@ pub(super) struct Part {
 pub(super) fn resize(
     image: &RgbImage,
     (width, height): (u32, u32),
-    part: Part,
+    part: ResizedPart,
     filter: Resample,
     max_pixels: u64,
 ) -> Result<RgbImage, u64> {

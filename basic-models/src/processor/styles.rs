@@ -4,22 +4,22 @@
 //! `llava/conversation.py`), its successor LLaVA-NeXT (LLaVA-VL/LLaVA-NeXT), and LLaVA-pp (mbzuai-oryx/LLaVA-pp), which
 //! brought Llama 3 and Phi-3. Where those write `</s>` and `<s>`, the tokenizer's own end and beginning tokens stand.
 
-use super::{Message, Piece, ProcessorError, Result, Role, SpecialTokens};
+use super::{Message, ProcessorError, RenderedPiece, Result, Role, SpecialTokens};
 
 /// How LLaVA writes a conversation for one family of language models.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ConversationStyle {
+pub struct LlavaStyle {
     name: &'static str,
     /// The names of the same style in the sources.
     aliases: &'static [&'static str],
     /// The system text of a conversation that has none of its own.
     system: &'static str,
-    layout: Layout,
+    layout: TurnLayout,
     stops: &'static [&'static str],
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Layout {
+enum TurnLayout {
     /// The images, the caption, a line break.
     Caption,
     /// `SYSTEM USER: .. ASSISTANT: ..</s>USER: ..`
@@ -54,14 +54,14 @@ const fn chatml(
     aliases: &'static [&'static str],
     system: &'static str,
     end: &'static str,
-) -> ConversationStyle {
-    let layout = Layout::Marked { system: Some(IM_SYSTEM), user: IM_USER, assistant: IM_ASSISTANT, end };
-    ConversationStyle { name, aliases, system, layout, stops: &["<|im_end|>"] }
+) -> LlavaStyle {
+    let layout = TurnLayout::Marked { system: Some(IM_SYSTEM), user: IM_USER, assistant: IM_ASSISTANT, end };
+    LlavaStyle { name, aliases, system, layout, stops: &["<|im_end|>"] }
 }
 
-const fn named(name: &'static str, aliases: &'static [&'static str], system: &'static str) -> ConversationStyle {
-    let layout = Layout::Named { user: "USER", assistant: "ASSISTANT", separator: " ", ends_sequence: true };
-    ConversationStyle { name, aliases, system, layout, stops: &["</s>"] }
+const fn named(name: &'static str, aliases: &'static [&'static str], system: &'static str) -> LlavaStyle {
+    let layout = TurnLayout::Named { user: "USER", assistant: "ASSISTANT", separator: " ", ends_sequence: true };
+    LlavaStyle { name, aliases, system, layout, stops: &["</s>"] }
 }
 
 const fn instructed(
@@ -69,20 +69,20 @@ const fn instructed(
     aliases: &'static [&'static str],
     system: &'static str,
     begins_sequence: bool,
-) -> ConversationStyle {
-    ConversationStyle { name, aliases, system, layout: Layout::Instructed { begins_sequence }, stops: &["</s>"] }
+) -> LlavaStyle {
+    LlavaStyle { name, aliases, system, layout: TurnLayout::Instructed { begins_sequence }, stops: &["</s>"] }
 }
 
-static STYLES: [ConversationStyle; 13] = [
-    ConversationStyle { name: "plain", aliases: &["v0_plain"], system: "", layout: Layout::Caption, stops: &["\n"] },
+static STYLES: [LlavaStyle; 13] = [
+    LlavaStyle { name: "plain", aliases: &["v0_plain"], system: "", layout: TurnLayout::Caption, stops: &["\n"] },
     named("vicuna_v1", &["v1"], VICUNA),
     instructed("llama_2", &[], LLAMA_2, true),
     // LLaVA-pp's; LLaVA-NeXT's llava_llama_3 is the model's own chat template with another system text.
-    ConversationStyle {
+    LlavaStyle {
         name: "llama_3",
         aliases: &["llama3"],
         system: VICUNA,
-        layout: Layout::Marked {
+        layout: TurnLayout::Marked {
             system: Some("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"),
             user: "<|start_header_id|>user<|end_header_id|>\n\n",
             assistant: "<|start_header_id|>assistant<|end_header_id|>\n\n",
@@ -94,11 +94,11 @@ static STYLES: [ConversationStyle; 13] = [
     // Without line breaks between the turns: LLaVA's, not OpenAI's.
     chatml("chatml", &["chatml_direct", "mistral_direct"], "Answer the questions.", "<|im_end|>"),
     // LLaVA-pp's.
-    ConversationStyle {
+    LlavaStyle {
         name: "phi3",
         aliases: &["phi3_instruct"],
         system: "You are a helpful AI assistant.",
-        layout: Layout::Marked {
+        layout: TurnLayout::Marked {
             system: Some("<|system|>\n"),
             user: "\n<|user|>\n",
             assistant: "\n<|assistant|>\n",
@@ -107,11 +107,11 @@ static STYLES: [ConversationStyle; 13] = [
         stops: &["<|end|>"],
     },
     // LLaVA-NeXT's; Gemma knows no system turn.
-    ConversationStyle {
+    LlavaStyle {
         name: "gemma",
         aliases: &["gemma_instruct"],
         system: "",
-        layout: Layout::Marked {
+        layout: TurnLayout::Marked {
             system: None,
             user: "<start_of_turn>user\n",
             assistant: "<start_of_turn>model\n",
@@ -124,17 +124,17 @@ static STYLES: [ConversationStyle; 13] = [
     chatml("mpt", &[], MPT, "<|im_end|>"),
     named("llava_v1", &[], CURIOUS_HUMAN),
     instructed("llava_llama_2", &[], VISION, true),
-    ConversationStyle {
+    LlavaStyle {
         name: "llava_v0",
         aliases: &[],
         system: CURIOUS_HUMAN,
-        layout: Layout::Named { user: "Human", assistant: "Assistant", separator: "###", ends_sequence: false },
+        layout: TurnLayout::Named { user: "Human", assistant: "Assistant", separator: "###", ends_sequence: false },
         stops: &["###"],
     },
 ];
 
-impl ConversationStyle {
-    /// The style of that name: one of [`ConversationStyle::names`], or what the sources call it (`v1`,
+impl LlavaStyle {
+    /// The style of that name: one of [`LlavaStyle::names`], or what the sources call it (`v1`,
     /// `mistral_instruct`, `chatml_direct`, ..).
     ///
     /// # Errors
@@ -179,18 +179,18 @@ impl ConversationStyle {
 
     /// The conversation's pieces, prompt and answer in turns; where the last message is the user's, the last piece ends
     /// where the assistant's answer begins. The roles are known to alternate.
-    pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
+    pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<RenderedPiece>> {
         let (system, turns) = match messages.split_first() {
             Some((first, rest)) if first.role == Role::System => (Some(first.content.as_str()), rest),
             _ => (None, messages),
         };
         match self.layout {
-            Layout::Caption => self.caption(system, turns, specials),
+            TurnLayout::Caption => self.caption(system, turns, specials),
             _ => self.turns(system, turns, specials),
         }
     }
 
-    fn caption(&self, system: Option<&str>, turns: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
+    fn caption(&self, system: Option<&str>, turns: &[Message], specials: &SpecialTokens) -> Result<Vec<RenderedPiece>> {
         let fail = |reason: &str| ProcessorError::Conversation {
             place: format!("style {}", self.name),
             reason: reason.into(),
@@ -202,18 +202,18 @@ impl ConversationStyle {
         if images == 0 {
             return Err(fail("the question has no <image>; use vicuna_v1 for samples without images"));
         }
-        let mut pieces = vec![Piece::prompt(specials.image.repeat(images))];
+        let mut pieces = vec![RenderedPiece::prompt(specials.image.repeat(images))];
         if let Some(caption) = turns.get(1) {
-            let mut piece = Piece::answer("");
+            let mut piece = RenderedPiece::answer("");
             piece.said(caption, &specials.image).fixed("\n");
             pieces.push(piece);
         }
         Ok(pieces)
     }
 
-    fn turns(&self, system: Option<&str>, turns: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
+    fn turns(&self, system: Option<&str>, turns: &[Message], specials: &SpecialTokens) -> Result<Vec<RenderedPiece>> {
         let mut pieces = Vec::with_capacity(turns.len());
-        let mut prompt = Piece::default();
+        let mut prompt = RenderedPiece::default();
         self.open(&mut prompt, system)?;
         for (i, turn) in turns.iter().enumerate() {
             if turn.role == Role::User {
@@ -221,7 +221,7 @@ impl ConversationStyle {
                 pieces.push(std::mem::take(&mut prompt));
             } else {
                 // LLaVA takes an empty answer for one that is still to come.
-                let mut answer = Piece::answer("");
+                let mut answer = RenderedPiece::answer("");
                 if !turn.content.is_empty() {
                     self.answer(&mut answer, turn, specials)?;
                 }
@@ -232,22 +232,22 @@ impl ConversationStyle {
     }
 
     /// What comes before the first turn.
-    fn open(&self, prompt: &mut Piece, system: Option<&str>) -> Result<()> {
-        let text = |prompt: &mut Piece| match system {
+    fn open(&self, prompt: &mut RenderedPiece, system: Option<&str>) -> Result<()> {
+        let text = |prompt: &mut RenderedPiece| match system {
             Some(own) => prompt.literal_text(own),
             None => prompt.text += self.system,
         };
         match self.layout {
-            Layout::Named { separator, .. } => {
+            TurnLayout::Named { separator, .. } => {
                 text(prompt);
                 prompt.fixed(separator);
             }
-            Layout::Marked { system: Some(header), end, .. } => {
+            TurnLayout::Marked { system: Some(header), end, .. } => {
                 prompt.fixed(header);
                 text(prompt);
                 prompt.fixed(end);
             }
-            Layout::Marked { system: None, .. } if system.is_some() => {
+            TurnLayout::Marked { system: None, .. } if system.is_some() => {
                 return Err(ProcessorError::Conversation {
                     place: format!("style {}", self.name),
                     reason: "this style has no system turn; put its text into the first question".into(),
@@ -259,25 +259,31 @@ impl ConversationStyle {
     }
 
     /// A question and the header of its answer. `first` holds the system text in the first round.
-    fn question(&self, prompt: &mut Piece, first: Option<Option<&str>>, message: &Message, specials: &SpecialTokens) {
+    fn question(
+        &self,
+        prompt: &mut RenderedPiece,
+        first: Option<Option<&str>>,
+        message: &Message,
+        specials: &SpecialTokens,
+    ) {
         let blank = message.content.is_empty();
         let image = &specials.image;
         match self.layout {
-            Layout::Named { user, assistant, separator, .. } => {
+            TurnLayout::Named { user, assistant, separator, .. } => {
                 prompt.fixed(user).fixed(":");
                 if !blank {
                     prompt.fixed(" ").said(message, image).fixed(separator);
                 }
                 prompt.fixed(assistant).fixed(":");
             }
-            Layout::Marked { user, assistant, end, .. } => {
+            TurnLayout::Marked { user, assistant, end, .. } => {
                 prompt.fixed(user);
                 if !blank {
                     prompt.said(message, image).fixed(end);
                 }
                 prompt.fixed(assistant);
             }
-            Layout::Instructed { begins_sequence } => {
+            TurnLayout::Instructed { begins_sequence } => {
                 let system = match first {
                     // LLaVA writes nothing for a later one, and gives up on a conversation that begins with one.
                     None if blank => return,
@@ -299,28 +305,28 @@ impl ConversationStyle {
                 }
                 prompt.said(message, image).fixed(" [/INST]");
             }
-            Layout::Caption => {}
+            TurnLayout::Caption => {}
         }
     }
 
-    fn answer(&self, answer: &mut Piece, message: &Message, specials: &SpecialTokens) -> Result<()> {
+    fn answer(&self, answer: &mut RenderedPiece, message: &Message, specials: &SpecialTokens) -> Result<()> {
         let image = &specials.image;
         let eos = || {
             let missing = ProcessorError::MissingToken { what: "end-of-sequence", named: String::new() };
             specials.eos.as_deref().ok_or(missing)
         };
         match self.layout {
-            Layout::Named { separator, ends_sequence, .. } => {
+            TurnLayout::Named { separator, ends_sequence, .. } => {
                 let end = if ends_sequence { eos()? } else { separator };
                 answer.fixed(" ").said(message, image).fixed(end);
             }
-            Layout::Marked { end, .. } => {
+            TurnLayout::Marked { end, .. } => {
                 answer.said(message, image).fixed(end);
             }
-            Layout::Instructed { .. } => {
+            TurnLayout::Instructed { .. } => {
                 answer.fixed(" ").said(message, image).fixed(" ").fixed(eos()?);
             }
-            Layout::Caption => {}
+            TurnLayout::Caption => {}
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::bounds;
 use super::config::read_json_if_exists;
 use super::marks::{Ends, Marks, trailing};
 use super::program::Program;
-use super::{Message, PLACEHOLDER, Piece, ProcessorError, Result, Role, SpecialTokens, wanted};
+use super::{Message, PLACEHOLDER, ProcessorError, RenderedPiece, Result, Role, SpecialTokens, wanted};
 use crate::outside;
 
 /// A compiled chat template.
@@ -91,7 +91,7 @@ impl ChatTemplate {
     }
 
     /// The conversation, its answers supervised: what message i appends to the prompt that ends before it.
-    pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<Piece>> {
+    pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<RenderedPiece>> {
         let (marks, messages) = Marks::new(messages, specials)?;
         let content = self.content_for(&marks, &messages, false, specials)?;
         if let Some(pieces) = self.pieces_of_one_rendering(&marks, &messages, content, specials)? {
@@ -109,7 +109,7 @@ impl ChatTemplate {
     }
 
     /// The conversation up to where the assistant's answer begins.
-    pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Piece> {
+    pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<RenderedPiece> {
         let (marks, messages) = Marks::new(messages, specials)?;
         let content = self.content_for(&marks, &messages, true, specials)?;
         Ok(marks.piece(&self.render(&messages, content, true, specials)?, false))
@@ -126,7 +126,7 @@ impl ChatTemplate {
         messages: &[Message],
         content: Content,
         specials: &SpecialTokens,
-    ) -> Result<Option<Vec<Piece>>> {
+    ) -> Result<Option<Vec<RenderedPiece>>> {
         let answers = messages.iter().filter(|message| message.role == Role::Assistant).count();
         let (Some(ends), true) = (Ends::new(messages), answers > 1) else { return Ok(None) };
         let Ok(whole) = self.render(messages, content, false, specials) else { return Ok(None) };

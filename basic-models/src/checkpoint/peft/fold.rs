@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::super::CheckpointError;
-use super::super::fused::Part;
+use super::super::fused::FusedPart;
 use super::super::laid_over::{LaidOver, Placed};
 use super::super::read::TensorFiles;
 use super::super::source::{Entry, Stored, Taken};
@@ -89,7 +89,7 @@ impl AdapterFiles {
         if let Some(pair) = of(layer) {
             return Some(pair);
         }
-        let part = Part::of(&slot.name)?;
+        let part = FusedPart::of(&slot.name)?;
         let (a, b) = of(part.whole().strip_suffix(".weight")?)?;
         let (first, all) = part.rows(rows)?;
         // Of another height, it is left whole, to be told as of the wrong shape.

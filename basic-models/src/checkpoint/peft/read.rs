@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device};
 use serde_json::Value;
 
 use super::super::config_file::read_config;
-use super::super::fused::Part;
+use super::super::fused::FusedPart;
 use super::super::hub::resolve;
 use super::super::laid_over::LaidOver;
 use super::super::names::Layout;
@@ -249,7 +249,7 @@ impl AdapterFiles {
     fn check(&self, slots: &[Slot], below: &str) -> Result<(), CheckpointError> {
         let lost = |name: String| CheckpointError::Mismatch(format!("{}: {name}", self.dir.display()));
         let mut known: BTreeSet<String> = slots.iter().map(|slot| slot.name.clone()).collect();
-        known.extend(slots.iter().filter_map(|slot| Some(Part::of(&slot.name)?.whole())));
+        known.extend(slots.iter().filter_map(|slot| Some(FusedPart::of(&slot.name)?.whole())));
         let (mut strangers, mut halves) = (Vec::new(), Vec::new());
         for (name, entry) in self.lora.list().filter(|(name, _)| name.starts_with(below)) {
             let (layer, other) = match name.strip_suffix(LORA_A) {

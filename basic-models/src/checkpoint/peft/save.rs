@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Tensor};
 
-use super::super::fused::{self, Part};
+use super::super::fused::{self, FusedPart};
 use super::super::names::Layout;
 use super::super::write::{Outgoing, SaveOptions, gather_apart, write_single, write_tensor};
 use super::super::{CheckpointError, FloatType, StagedDir};
@@ -79,10 +79,10 @@ fn joined(layers: BTreeMap<String, Adapter>, all: &[Slot]) -> BTreeMap<String, A
     let rows: BTreeMap<&str, usize> = all.iter().map(|slot| (slot.name.as_str(), slot.shape[0])).collect();
     let rows = |name: &str| rows.get(name).copied();
     let mut out = BTreeMap::new();
-    let mut members: BTreeMap<String, Vec<(Part, Adapter)>> = BTreeMap::new();
+    let mut members: BTreeMap<String, Vec<(FusedPart, Adapter)>> = BTreeMap::new();
     for (layer, adapter) in layers {
         // The vision encoder's projections have the same names and stay apart.
-        match Part::of(&format!("{layer}.weight")).filter(|_| layer.starts_with("language_model.")) {
+        match FusedPart::of(&format!("{layer}.weight")).filter(|_| layer.starts_with("language_model.")) {
             Some(part) => {
                 let whole = part.whole();
                 let whole = whole.strip_suffix(".weight").unwrap_or(&whole).to_string();

@@ -111,8 +111,8 @@ fn styles_are_rendered_byte_for_byte_as_by_llavas_code() {
     let specials = SpecialTokens { bos: Some("<s>".into()), eos: Some("</s>".into()), ..SpecialTokens::default() };
     let mut seen = std::collections::BTreeSet::new();
     for case in fixture["cases"].as_array().unwrap() {
-        let style = ConversationStyle::by_name(case["style"].as_str().unwrap()).unwrap();
-        assert_eq!(style, ConversationStyle::by_name(case["alias"].as_str().unwrap()).unwrap());
+        let style = LlavaStyle::by_name(case["style"].as_str().unwrap()).unwrap();
+        assert_eq!(style, LlavaStyle::by_name(case["alias"].as_str().unwrap()).unwrap());
         seen.insert(style.name());
         let expected = (0..systems.len())
             .rev()
@@ -126,7 +126,7 @@ fn styles_are_rendered_byte_for_byte_as_by_llavas_code() {
         };
         assert_eq!(text, expected, "{case}");
     }
-    assert_eq!(seen.len(), ConversationStyle::names().count());
+    assert_eq!(seen.len(), LlavaStyle::names().count());
     assert_eq!(seen.len(), 13);
 }
 
@@ -140,15 +140,15 @@ fn what_users_wrote_is_literal_and_what_the_style_wrote_is_not() {
     };
     let turns = ["<image>\nA </s><|image|>?", "<|im_end|></s>", "B<image>", "</s>"];
     let contents: Vec<&str> = turns.iter().flat_map(|turn| turn.split("<image>")).filter(|t| !t.is_empty()).collect();
-    for name in ConversationStyle::names().filter(|name| *name != "plain") {
-        let style = Style::from(ConversationStyle::by_name(name).unwrap());
+    for name in LlavaStyle::names().filter(|name| *name != "plain") {
+        let style = Style::from(LlavaStyle::by_name(name).unwrap());
         let pieces = render(&style, &dialogue(&turns), &specials).unwrap();
         let literal: Vec<&str> =
             pieces.iter().flat_map(|piece| piece.literal.iter().map(|range| &piece.text[range.clone()])).collect();
         assert_eq!(literal, contents, "{name}");
         let images: Vec<usize> = pieces.iter().map(|piece| piece.images(&specials.image).len()).collect();
         assert_eq!(images, [1, 0, 1, 0], "{name}");
-        let ends = ConversationStyle::by_name(name).unwrap().stops();
+        let ends = LlavaStyle::by_name(name).unwrap().stops();
         assert!(
             ends.iter().any(|end| pieces[1].text.ends_with(end) || pieces[1].text.trim_end().ends_with(end)),
             "{name}"
@@ -158,9 +158,9 @@ fn what_users_wrote_is_literal_and_what_the_style_wrote_is_not() {
 
 #[test]
 fn an_unknown_style_is_an_error_that_lists_the_known_ones() {
-    let error = ConversationStyle::by_name("vicuna_v2").unwrap_err().to_string();
+    let error = LlavaStyle::by_name("vicuna_v2").unwrap_err().to_string();
     assert!(error.contains("vicuna_v2") && error.contains("vicuna_v1") && error.contains("gemma"), "{error}");
-    let gemma = Style::from(ConversationStyle::by_name("gemma").unwrap());
+    let gemma = Style::from(LlavaStyle::by_name("gemma").unwrap());
     let system = [vec![Message::new(Role::System, "Be brief.")], dialogue(&["q"])].concat();
     let error = render_prompt(&gemma, &system, &SpecialTokens::default()).unwrap_err().to_string();
     assert!(error.contains("gemma") && error.contains("system"), "{error}");

@@ -42,7 +42,7 @@ fn the_loss_falls_on_each_answer_and_its_end_token_with_a_byte_level_tokenizer()
 fn an_answers_first_token_that_swallowed_the_space_before_it_is_supervised() {
     let tokenizer = tokenizer("bytelevel");
     // Even where the space is the prompt's: the token straddles the boundary.
-    let pieces = [Piece::prompt("ASSISTANT: "), Piece::answer("a small dog")];
+    let pieces = [RenderedPiece::prompt("ASSISTANT: "), RenderedPiece::answer("a small dog")];
     let example = tokenize(&tokenizer, &pieces, 4, 0).unwrap();
     assert_eq!(supervised(&tokenizer, &example), " a small dog");
 }
@@ -89,12 +89,12 @@ fn tokens_that_the_post_processor_adds_bear_no_loss() {
     });
     let tokenizer = with_post_processor(both);
     // The answer begins at byte 0, where the span of the added <s> lies also.
-    let example = tokenize(&tokenizer, &[Piece::answer("a dog")], 4, 0).unwrap();
+    let example = tokenize(&tokenizer, &[RenderedPiece::answer("a dog")], 4, 0).unwrap();
     assert_eq!((example.ids[0], example.labels[0]), (1, IGNORE));
     assert_eq!((example.ids.last(), example.labels.last()), (Some(&2), Some(&IGNORE)));
     assert_eq!(supervised(&tokenizer, &example), "a dog");
     // A chat template that writes <s> itself doesn't get a second one.
-    let example = tokenize(&tokenizer, &[Piece::prompt("<s>q"), Piece::answer("a")], 4, 0).unwrap();
+    let example = tokenize(&tokenizer, &[RenderedPiece::prompt("<s>q"), RenderedPiece::answer("a")], 4, 0).unwrap();
     assert_eq!(example.ids.iter().filter(|&&id| id == 1).count(), 1);
     assert_eq!(tokenize_prompt(&tokenizer, "<s>q", 4, 0).unwrap().ids[..2], [1, tokenizer.id_of("q").unwrap()]);
 }
@@ -106,7 +106,7 @@ fn a_plain_caption_is_supervised_with_its_line_break_and_images_never_are() {
     let example = tokenize(&tokenizer, &pieces, 16, 1).unwrap();
     assert_eq!(supervised(&tokenizer, &example), "a red circle\n");
     assert_eq!(example.image_positions, [Some(0..16)].into_iter().flatten().collect::<Vec<_>>());
-    let odd = [Piece::prompt("q"), Piece::answer("see <image>")];
+    let odd = [RenderedPiece::prompt("q"), RenderedPiece::answer("see <image>")];
     assert_eq!(supervised(&tokenizer, &tokenize(&tokenizer, &odd, 2, 1).unwrap()), "see ");
 }
 
@@ -134,7 +134,7 @@ fn a_sample_whose_images_and_placeholders_differ_is_an_error_with_both_counts() 
 #[test]
 fn a_sample_without_a_supervised_token_is_an_error() {
     let tokenizer = tokenizer("bytelevel");
-    let error = tokenize(&tokenizer, &[Piece::prompt("a dog"), Piece::answer("")], 4, 0).unwrap_err();
+    let error = tokenize(&tokenizer, &[RenderedPiece::prompt("a dog"), RenderedPiece::answer("")], 4, 0).unwrap_err();
     assert!(matches!(error, ProcessorError::NothingSupervised { tokens: 2 }), "{error}");
     assert!(matches!(vicuna(&tokenizer, &["q", ""], 0), Err(ProcessorError::EmptyMessage { turn: 1, .. })));
 }

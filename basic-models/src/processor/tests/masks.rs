@@ -77,7 +77,7 @@ fn labels_are_llavas_where_those_are_right_and_the_truth_where_they_are_not() {
         let turns: Vec<String> = serde_json::from_value(case["turns"].clone()).unwrap();
         let named = format!("{} {} {turns:?}", case["tokenizer"], case["style"]);
         let messages = messages(&turns, case["system"].as_str());
-        let style = Style::from(ConversationStyle::by_name(case["style"].as_str().unwrap()).unwrap());
+        let style = Style::from(LlavaStyle::by_name(case["style"].as_str().unwrap()).unwrap());
         let pieces = render(&style, &messages, tokenizer.specials());
         if turns.iter().skip(1).step_by(2).any(String::is_empty) {
             // LLaVA trains on such a sample with no loss at all.
@@ -160,7 +160,7 @@ fn a_token_across_the_boundary_belongs_to_the_answer() {
         [(lines, "chatml", "\n\nan answer", "\n\n\n", "assistant"), (colon, "vicuna_v1", "漢字", "ASSISTANT:", "q")];
     for (case, style, answer, across, before) in cases {
         let tokenizer = patched(&case);
-        let style = Style::from(ConversationStyle::by_name(style).unwrap());
+        let style = Style::from(LlavaStyle::by_name(style).unwrap());
         let pieces = render(&style, &dialogue(&["q", answer]), tokenizer.specials()).unwrap();
         let example = tokenize(&tokenizer, &pieces, 1, 0).unwrap();
         let first = example.labels.iter().position(|label| *label != IGNORE).unwrap();

@@ -1,7 +1,7 @@
 use super::super::*;
 use super::{dialogue, json, numbers, tokenizer};
 
-fn whole(pieces: &[Piece]) -> String {
+fn whole(pieces: &[RenderedPiece]) -> String {
     pieces.iter().map(|piece| piece.text.as_str()).collect()
 }
 
