@@ -1,7 +1,9 @@
-//! The method BASIC (ICCV 2025, arXiv 2508.06895): direct visual supervision of a multimodal LLM's projector.
+//! Direct visual supervision of a multimodal LLM: the method BASIC (ICCV 2025, arXiv 2508.06895), others beside it, and
+//! the operations of their training.
 //!
-//! While the decoder runs, a [`Supervision`] observer adds up the supervisory embeddings `V^` and the patch weights `a`
-//! from its shallow layers. Afterwards two losses pull the projector's output `v` towards `V^`:
+//! While the decoder runs, a [`Supervision`] watches its layers for the methods of an [`Objective`] ([`methods`], one file
+//! each); afterwards [`Objective::losses`] gives one named [`Term`] for each of their losses. BASIC adds up the supervisory
+//! embeddings `V^` and the patch weights `a` from the shallow layers, and two losses pull the projector's output `v` towards `V^`:
 //! [`directional_alignment`] by direction, [`semantic_distribution`] by the distribution over the vocabulary.
 //! `docs/method.md` in the repository defines all symbols. These losses and the other operations of a training step
 //! ([`ops`]) are fused and have closed-form gradients; anyone on Burn can call them on tensors of their own:
