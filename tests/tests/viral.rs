@@ -104,6 +104,18 @@ fn two_replicas_and_a_resumed_run_give_what_one_run_gives() {
         assert_eq!(series(&out, "viral"), viral);
         assert!(files(&out) == expected, "the same bytes from step {step} on");
     }
+    // A state is of the encoder that it was trained against.
+    let copy = project.path().join("encoder");
+    fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "preprocessor_config.json", "model.safetensors"] {
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/vision").join(file), copy.join(file)).unwrap();
+    }
+    let target = format!("objective.viral.target={:?}", copy.display().to_string());
+    let moved = project.train("moved", &[&COSINE[..], &keep, &["--set", &target]].concat());
+    killed_behind(&moved, 3);
+    let config = fs::read_to_string(copy.join("config.json")).unwrap();
+    fs::write(copy.join("config.json"), config.replace("quick_gelu", "gelu")).unwrap();
+    run(BINARY, args!["train", "--resume", moved]).refused(1, &["model's files are not what they were"]);
     let both = project.train("both", &[&more[..], &["--devices", "cpu,cpu"]].concat());
     for (a, b) in viral.iter().zip(series(&both, "viral")) {
         assert!((a - b).abs() <= 2e-5, "{a} and {b}");

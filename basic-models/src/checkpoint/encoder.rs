@@ -87,6 +87,12 @@ impl EncoderFiles {
         slots.iter().map(|slot| slot.shape.iter().map(|n| *n as u64).product::<u64>()).sum()
     }
 
+    /// The files that make it what it is, in a fixed order: its weights and its two configurations.
+    pub fn source_files(&self) -> Vec<PathBuf> {
+        let beside = ["config.json", "preprocessor_config.json"].map(|name| self.dir.join(name));
+        self.files.all_paths().into_iter().chain(beside.into_iter().filter(|path| path.is_file())).collect()
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use basic_data::{DataConfig, DataError, DataSet, ImageSource, Samples, Watched, content_hash, prepare};
-use basic_models::checkpoint::FrozenEncoder;
+use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
 use basic_models::processor::Style;
 use basic_models::{Checkpoint, Llava};
 use rayon::prelude::*;
@@ -25,8 +25,13 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    pub(super) fn of(data: &DataSet, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
-        let model = content_hash(&checkpoint.source_files())?;
+    pub(super) fn of(recipe: &Recipe, data: &DataSet, checkpoint: &Checkpoint) -> Result<Self, TrainError> {
+        let mut files = checkpoint.source_files();
+        // What a supervision method compares with is a part of the model as far as a state is concerned.
+        if let Some(name) = recipe.objective.encoder() {
+            files.extend(EncoderFiles::open(name)?.source_files());
+        }
+        let model = content_hash(&files)?;
         let mut beside = checkpoint.beside_files();
         // How answers are chosen is nothing to training.
         beside.retain(|path| !path.ends_with("generation_config.json"));

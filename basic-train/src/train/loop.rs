@@ -101,7 +101,7 @@ fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str))
     checks::objective(&recipe, &checkpoint)?;
     recipe.objective = recipe.objective.resolved(checkpoint.config.text_config.num_hidden_layers)?;
     let data = Arc::new(DataSet::open(&recipe.data, recipe.seed)?);
-    let inputs = Inputs::of(&data, &checkpoint)?;
+    let inputs = Inputs::of(&recipe, &data, &checkpoint)?;
     let beside = Watched::of(&checkpoint.beside_files())?;
     let source = Arc::new(StepSource::new(&recipe, &checkpoint, data.clone())?);
     checks::samples(&recipe, &source)?;
