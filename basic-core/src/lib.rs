@@ -27,6 +27,8 @@
 #![warn(missing_docs)]
 
 pub mod check;
+#[cfg(feature = "cuda")]
+mod cuda_parts;
 mod device;
 mod losses;
 pub mod methods;

@@ -174,15 +174,6 @@ pub fn quantizes(device: &Device, bits: u8) -> bool {
     bits == 8 || (bits == 4 && !format!("{device:?}").contains("NdArray"))
 }
 
-/// What was found of CUDA.
-#[cfg(feature = "cuda")]
-pub(crate) fn cuda_parts() -> &'static cuda::Parts {
-    cuda::Parts::here()
-}
-
-#[cfg(feature = "cuda")]
-pub(crate) use cuda::toolkit_libraries;
-
 /// Bytes of a CUDA device's memory that were taken since it was opened; `None` for other devices.
 pub fn memory_used(spec: &DeviceSpec) -> Option<u64> {
     match spec {
@@ -255,7 +246,7 @@ fn cuda_count() -> usize {
 
 #[cfg(feature = "cuda")]
 fn cuda_count() -> usize {
-    cuda::Parts::here().devices()
+    crate::cuda_parts::Parts::here().devices()
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -265,7 +256,7 @@ fn cuda_missing() -> Vec<String> {
 
 #[cfg(feature = "cuda")]
 fn cuda_missing() -> Vec<String> {
-    let parts = cuda::Parts::here();
+    let parts = crate::cuda_parts::Parts::here();
     parts.missing().into_iter().chain(parts.nccl.clone().err()).collect()
 }
 
@@ -286,7 +277,7 @@ fn kept_kernels() -> Option<PathBuf> {
 /// [`DeviceError::Missing`] where NCCL's library is not there.
 pub fn check_nccl() -> Result<(), DeviceError> {
     #[cfg(feature = "cuda")]
-    if let Err(missing) = &cuda::Parts::here().nccl {
+    if let Err(missing) = &crate::cuda_parts::Parts::here().nccl {
         return Err(DeviceError::Missing { device: "cuda".into(), missing: missing.clone() });
     }
     Ok(())
@@ -294,7 +285,7 @@ pub fn check_nccl() -> Result<(), DeviceError> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(spec: &DeviceSpec, index: usize) -> Result<Device, DeviceError> {
-    let parts = cuda::Parts::here();
+    let parts = crate::cuda_parts::Parts::here();
     match parts.missing().first() {
         Some(missing) => Err(DeviceError::Missing { device: spec.to_string(), missing: missing.clone() }),
         None if index < parts.devices() => {

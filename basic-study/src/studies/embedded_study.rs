@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::expand::{Expanded, Layout, expand};
+use super::expand::{Expanded, expand};
+use super::layout::Layout;
 use super::schedule::Results;
 use super::study::Study;
 use super::{AblateError, AblateOptions, Observer, StageResult, conduct};

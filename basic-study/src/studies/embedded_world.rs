@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::AblateError;
-use super::expand::Layout;
+use super::layout::Layout;
 use super::study::WorldConfig;
 use crate::backbones::{embedded, write_backbones};
 

@@ -8,6 +8,7 @@ use toml::Table;
 use super::AblateError;
 use super::embedded_world::World;
 use super::factor::{Factor, Grid};
+use super::layout::Layout;
 use super::resolve::{Layer, Resolved, Resolver};
 use super::result_key::Keys;
 use super::study::{Study, repeated};
@@ -68,15 +69,6 @@ pub(super) struct Expanded {
     pub samples: usize,
     pub groups: Vec<Group>,
     pub cells: Vec<Cell>,
-}
-
-/// How a study's files are called below its output directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    /// `cells/HASH` and `world-ID`: what is the same has one place, and another study finds it there.
-    Hashed,
-    /// `runs/SETTING-CELL-seedN/STAGE`, with the world in `backbones` and `data`: for people, in a study of one factor.
-    Named,
 }
 
 /// A cell before its recipes are resolved.

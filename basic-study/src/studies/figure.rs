@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::summary::{Column, Rows, SummaryRow};
+use super::column::Column;
+use super::summary::{Rows, SummaryRow};
 use crate::pages::plot::{Axes, Axis, Frame, Plot, position, tick_label};
 
 /// How far lines' points of the same place stand from each other.

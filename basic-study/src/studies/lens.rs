@@ -10,8 +10,8 @@ use basic_models::nn::Llava;
 use serde::{Deserialize, Serialize};
 
 use super::AblateError;
+use super::column::{Better, Column, LayerOf, Unit};
 use super::result::Values;
-use super::summary::{Better, Column, LayerOf, Unit};
 
 /// Exact match with every visual embedding replaced by its nearest token's, and without.
 pub(super) const REPLACED: &str = "lens.replaced";

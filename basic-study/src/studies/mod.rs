@@ -1,18 +1,20 @@
 //! Ablations: a study's cells trained and measured with several seeds each, and tables of what came out.
 //!
-//! - `study` and `factor` read the TOML file; `resolve` makes recipes of it and `expand` cells; `key` names a result by all that it
-//!   depends on.
+//! - `study` and `factor` read the TOML file; `resolve` makes recipes of it and `expand` cells; `result_key` names a result by all
+//!   that it depends on, `layout` its place.
 //! - `stage` trains and measures one cell with one seed, `measure`, `shapes` and `lens` have what is measured, `schedule`
 //!   does it for all; `event` is what they tell meanwhile.
-//! - `summary` puts the results together; `table`, `figure` and `page` show them.
-//! - `embedded` runs studies that come with the binary: the demo is one.
+//! - `summary` puts the results together in `column`s; `table`, `figure` and `page` show them.
+//! - `embedded_study` runs studies that come with the binary: the demo is one.
 
+mod column;
 pub(crate) mod embedded_study;
 mod embedded_world;
 mod event;
 mod expand;
 mod factor;
 mod figure;
+mod layout;
 mod lens;
 mod measure;
 pub(crate) mod page;
@@ -48,15 +50,17 @@ use basic_train::train::TrainError;
 use serde::Serialize;
 use thiserror::Error;
 
+pub use column::{Better, Column, LayerOf, Unit};
 pub use event::{Event, Observer};
 pub use factor::{Factor, Variant};
 pub use lens::LensConfig;
 pub use result::{SampleAnswer, StageResult, Values};
 pub use study::{Measure, Study};
-pub use summary::{Better, Column, Entry, Rows, Run, Summary, SummaryRow, Unit};
+pub use summary::{Entry, Rows, Run, Summary, SummaryRow};
 
 use crate::pages::PageError;
-use expand::{Expanded, Layout, expand};
+use expand::{Expanded, expand};
+use layout::Layout;
 use schedule::{Finished, Results, Schedule};
 
 /// Why a study could not be run.

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
+use super::column::Column;
 use super::figure::{Figure, differences, figure, layers};
-use super::summary::{Column, Rows, Summary};
+use super::summary::{Rows, Summary};
 use super::table::{Section, heading, legend, mark, progress, sections};
 use crate::pages::{self, PageError};
 

@@ -1,6 +1,7 @@
 //! The findings as Markdown and CSV, and how numbers are written.
 
-use super::summary::{Column, Entry, LayerOf, Rows, Summary, Unit};
+use super::column::{Column, LayerOf, Unit};
+use super::summary::{Entry, Rows, Summary};
 use crate::pages::numbers::{fixed, signed};
 use basic_eval::statistics::{Difference, Spread};
 

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::AblateError;
-use super::expand::{Cell, Expanded, Layout, expand};
+use super::column::Better;
+use super::expand::{Cell, Expanded, expand};
+use super::layout::Layout;
 use super::result::StageResult;
 use super::schedule::{Results, jobs};
 use super::study::Study;
-use super::summary::{Better, summarize};
+use super::summary::summarize;
 use super::table::{csv, markdown};
 
 const STUDY: &str = r#"

@@ -21,7 +21,7 @@ use cubecl_runtime::runtime::Runtime;
 use cudarc::driver::{result as driver, sys as cuda};
 
 use super::ffi::{Algorithm, Functions, Object, TYPES};
-use crate::device::{cuda_parts, toolkit_libraries};
+use crate::cuda_parts::{Parts, toolkit_libraries};
 
 type Server = <CudaRuntime as Runtime>::Server;
 
@@ -36,7 +36,7 @@ const ALIGNED: u64 = 256;
 fn functions() -> Option<Functions> {
     static FUNCTIONS: OnceLock<Option<Functions>> = OnceLock::new();
     *FUNCTIONS.get_or_init(|| {
-        let parts = cuda_parts();
+        let parts = Parts::here();
         let orders = parts.driver.as_ref().is_ok_and(|(version, _)| version.0 >= EVENTS_OF_CONTEXTS);
         let folders = toolkit_libraries();
         let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
