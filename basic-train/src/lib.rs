@@ -2,7 +2,7 @@
 //!
 //! [`recipe`] reads a run's TOML file; [`plan`] says what the run takes of memory before it starts; [`train`] does its
 //! steps and writes its files; [`optim`] is the optimizer, [`parallel`] shares each step among several devices, [`watch`]
-//! keeps what the steps measure and evaluates held-out samples on the way. [`bench`] times steps on random data.
+//! keeps what the steps measure and evaluates held-out samples on the way. [`mod@bench`] times steps on random data.
 
 #![warn(missing_docs)]
 

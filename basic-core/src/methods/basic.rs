@@ -1,6 +1,6 @@
 //! BASIC (ICCV 2025, arXiv 2508.06895): the decoder's own shallow layers supervise the projector's output.
 //!
-//! While the decoder runs, an [`Observer`](super::Observer) adds up the supervisory embeddings `V^` and the patch weights
+//! While the decoder runs, an [`Observer`] adds up the supervisory embeddings `V^` and the patch weights
 //! `a` from its first k layers; two terms then pull the visual embeddings `v` towards `V^`: `das` by angle
 //! ([`directional_alignment`]), `sds` by the distribution over the vocabulary ([`semantic_distribution`]). Neither has a
 //! gradient through the decoder. The objective is `L = L_lm + lambda_das L_das + lambda_sds L_sds`.

@@ -6,7 +6,7 @@ use basic_core::LM;
 use basic_core::methods::TERMS;
 use serde::{Deserialize, Serialize};
 
-use super::column::{Better, Column, LayerOf, Unit};
+use super::column::{Better, Column, Unit};
 use super::expand::{Cell, Expanded};
 use super::lens::{ANSWERED, QUANTITIES, REPLACED};
 use super::result::Values;
