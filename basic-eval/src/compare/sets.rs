@@ -112,7 +112,7 @@ impl Found {
 ///
 /// # Errors
 ///
-/// [`CompareError::Benchmark`] with the file and what is wrong with it.
+/// [`CompareError::File`] with the file and what is wrong with it.
 pub fn read(file: &Path) -> Result<Set, CompareError> {
     let io = |source| BenchmarkError::Io { path: file.into(), source };
     let bytes = outside::read(file).map_err(io)?;
