@@ -33,15 +33,29 @@ pub struct Llava {
 pub struct Forward {
     /// The decoder's output after the final norm, `[B, T, d]`.
     pub hidden: Tensor<3>,
-    /// Visual embeddings `[M, d]` of all images in sample order; `None` for a text-only batch.
-    pub v: Option<Tensor<2>>,
-    /// Patch features of the images, before the projector.
-    pub features: Option<Tensor<2>>,
-    /// What the supervision methods saw of the layers; `None` where nothing is supervised.
-    pub observed: Option<Observed>,
+    /// What became of the images.
+    pub visual: Visual,
 }
 
 impl Forward {
+    /// The supervisory embeddings and patch weights; `None` where no method made any.
+    pub fn targets(&self) -> Option<&Targets> {
+        self.visual.targets()
+    }
+}
+
+/// What the supervision methods compute their terms from; empty for a text-only batch.
+#[derive(Debug, Default)]
+pub struct Visual {
+    /// Visual embeddings `[M, d]` of all images in sample order.
+    pub v: Option<Tensor<2>>,
+    /// Patch features of the images, before the projector.
+    pub features: Option<Tensor<2>>,
+    /// What the methods saw of the layers; `None` where nothing is supervised.
+    pub observed: Option<Observed>,
+}
+
+impl Visual {
     /// The supervisory embeddings and patch weights; `None` where no method made any.
     pub fn targets(&self) -> Option<&Targets> {
         self.observed.as_ref().and_then(Observed::targets)
@@ -198,7 +212,8 @@ impl Llava {
         let embeddings = self.splice(batch, v.clone());
         let (masks, rope) = self.positions(batch);
         let hidden = self.language_model.forward(embeddings, &rope, &masks, supervision.as_mut(), None);
-        Ok(Forward { hidden, v, features, observed: supervision.map(Supervision::finish) })
+        let observed = supervision.map(Supervision::finish);
+        Ok(Forward { hidden, visual: Visual { v, features, observed } })
     }
 
     /// What watches the layers for the methods of `objective`, for one forward pass over a batch.
@@ -275,8 +290,8 @@ impl Llava {
 
     /// This batch's share in the losses of a larger one: the shares of its parts add up to the whole.
     pub fn losses_over(&self, batch: &Batch, forward: Forward, objective: &Objective, counts: LossCounts) -> Losses {
-        let lm = counts.share(self.lm_loss(batch, forward.hidden.clone()), batch);
-        self.losses_with(lm, batch, &forward, objective, counts)
+        let lm = counts.share(self.lm_loss(batch, forward.hidden), batch);
+        self.losses_with(lm, batch, &forward.visual, objective, counts)
     }
 
     /// The language model's loss `lm`, `[1]`, with the methods' terms.
@@ -284,20 +299,20 @@ impl Llava {
         &self,
         lm: Tensor<1>,
         batch: &Batch,
-        forward: &Forward,
+        visual: &Visual,
         objective: &Objective,
         counts: LossCounts,
     ) -> Losses {
         let table = self.language_model.table();
-        let supervised = forward.v.as_ref().map(|v| Supervised {
+        let supervised = visual.v.as_ref().map(|v| Supervised {
             v,
             table: &table,
-            features: forward.features.as_ref(),
+            features: visual.features.as_ref(),
             other_features: batch.other_features.as_ref(),
             heads: &self.heads,
             layout: &batch.layout,
             image_samples: counts.image_samples,
         });
-        objective.losses(lm, supervised, forward.observed.as_ref())
+        objective.losses(lm, supervised, visual.observed.as_ref())
     }
 }

@@ -18,7 +18,7 @@ pub use attention::{DecoderAttention, Mask, Masks, packed_positions};
 pub use cache::KvCache;
 pub use decoder::{Decoder, DecoderLayer, GatedMlp};
 pub use init::{InitScheme, seeded_init};
-pub use llava::{Forward, Llava, LossCounts};
+pub use llava::{Forward, Llava, LossCounts, Visual};
 pub use projector::Projector;
 pub use rope::RotaryTables;
 pub use vision::VisionEncoder;

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 
 use basic_core::{Losses, Objective, ObjectiveError, Supervision, Targets};
 use basic_models::Batch;
-use basic_models::nn::{Forward, Llava, LossCounts};
+use basic_models::nn::{Llava, LossCounts, Visual};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
@@ -45,7 +45,7 @@ pub fn backward(
         return layer_by_layer(model, batch, objective, counts);
     }
     let forward = model.forward(batch, objective)?;
-    let (v, targets) = (forward.v.clone().map(Tensor::without_autodiff), forward.targets().cloned());
+    let (v, targets) = (forward.visual.v.clone().map(Tensor::without_autodiff), forward.targets().cloned());
     let losses = model.losses_over(batch, forward, objective, counts);
     let total = losses.total();
     let gradients = total.is_tracked().then(|| GradientsParams::from_grads(total.backward(), model));
@@ -90,7 +90,7 @@ fn layer_by_layer(
     // The head.
     let top = leaf(x, &device);
     let hidden = decoder.finish(top.clone()).reshape([b, t, d]);
-    let lm = counts.share(model.lm_loss(batch, hidden.clone()), batch);
+    let lm = counts.share(model.lm_loss(batch, hidden), batch);
     let mut gradients = GradientsParams::new();
     let mut upstream = None;
     if lm.is_tracked() {
@@ -109,15 +109,15 @@ fn layer_by_layer(
     }
     let at_leaf = !taps.is_empty();
     let of_terms = if at_leaf { v.clone().map(|v| leaf(v.without_autodiff(), &device)) } else { v.clone() };
-    let forward = Forward { hidden, v: of_terms, features, observed };
-    let losses = model.losses_with(lm, batch, &forward, objective, counts);
+    let visual = Visual { v: of_terms, features, observed };
+    let losses = model.losses_with(lm, batch, &visual, objective, counts);
     let mut bottom = losses.total();
     let mut into_layers: BTreeMap<usize, Tensor<2>> = BTreeMap::new();
     if at_leaf && bottom.is_tracked() {
         let mut found = bottom.backward();
         into_layers =
             taps.into_iter().filter_map(|(index, leaf)| Some((index, leaf.grad_remove(&mut found)?))).collect();
-        let into_v = forward.v.as_ref().and_then(|leaf| leaf.grad_remove(&mut found));
+        let into_v = visual.v.as_ref().and_then(|leaf| leaf.grad_remove(&mut found));
         gradients = add_gradients(model, gradients, GradientsParams::from_module(&mut found, model));
         bottom = match v.as_ref().zip(into_v) {
             Some((v, g)) => (v.clone() * g.autodiff()).sum().cast(DType::F32),
@@ -164,7 +164,7 @@ fn layer_by_layer(
         gradients = add_gradients(model, gradients, found);
     }
     let gradients = Some(gradients).filter(|gradients| !gradients.is_empty());
-    let targets = forward.targets().cloned();
+    let targets = visual.targets().cloned();
     let losses = losses.without_autodiff();
     Ok(Backward { losses, gradients, v: v.map(Tensor::without_autodiff), targets })
 }
