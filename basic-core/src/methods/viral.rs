@@ -1,4 +1,4 @@
-//! VIRAL (visual representation alignment, 2025; github.com/cvlab-kaist/VIRAL): a decoder layer's outputs at the image
+//! VIRAL (visual representation alignment, arXiv 2509.07979): a decoder layer's outputs at the image
 //! positions are compared with the patch features of a frozen vision encoder.
 //!
 //! With `similarity = "cosine"` the outputs `h` after layer `layer` go through a trainable [`Head`], and
