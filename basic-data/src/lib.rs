@@ -5,6 +5,19 @@
 //! threads ahead of the training loop, [`check`] looks for samples that cannot be trained on, and [`export`] writes a set
 //! in another format. [`shapes`] draws an embedded world of coloured shapes with captions and questions, for demos and
 //! studies.
+//!
+//! ```
+//! use basic_data::{DataConfig, DataSet, Samples};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let file = dir.path().join("data.json");
+//! let turns = r#"[{"from": "human", "value": "what is red?"}, {"from": "gpt", "value": "a colour"}]"#;
+//! std::fs::write(&file, format!(r#"[{{"id": "0", "conversations": {turns}}}]"#))?;
+//! let data = DataSet::open(&DataConfig::new(file), 0)?;
+//! assert_eq!(data.len(), 1);
+//! assert_eq!(data.sample(0)?.messages[1].content, "a colour");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![warn(missing_docs)]
 
