@@ -88,21 +88,30 @@ fn pass(objective: &Objective, grid: usize, device: &Device) -> Pass {
         }
     }
     let heads = Heads { viral: Some(head(device)) };
-    let (v, table) = (rows(IMAGES * M, D, 4, device), rows(9, D, 5, device));
     let features = rows(IMAGES * grid * grid, W, 2, &plain);
-    let layout = layout();
+    let losses = losses(objective, supervision, &heads, &features, device);
+    Pass { rows: rows_of_images, heads, losses }
+}
+
+/// What a batch's losses are after the walk that `supervision` has seen.
+fn losses(
+    objective: &Objective,
+    supervision: Supervision,
+    heads: &Heads,
+    features: &Tensor<2>,
+    device: &Device,
+) -> Losses {
+    let (v, table, layout) = (rows(IMAGES * M, D, 4, device), rows(9, D, 5, device), layout());
     let supervised = Supervised {
         v: &v,
         table: &table,
-        features: Some(&features),
+        features: Some(features),
         other_features: None,
-        heads: &heads,
+        heads,
         layout: &layout,
         image_samples: IMAGE_SAMPLES,
     };
-    let lm = Tensor::<1>::zeros([1], device);
-    let losses = objective.losses(lm, Some(supervised), Some(&supervision.finish()));
-    Pass { rows: rows_of_images, heads, losses }
+    objective.losses(Tensor::zeros([1], device), Some(supervised), Some(&supervision.finish()))
 }
 
 fn only(viral: Viral) -> Objective {
@@ -200,19 +209,7 @@ fn extremes_stay_finite_and_a_batch_without_images_has_a_term_of_zero() {
                 };
                 supervision.observe(1, &hidden, &seen);
                 let heads = Heads { viral: Some(head(&device)) };
-                let (v, table) = (rows(IMAGES * M, D, 4, &device), rows(9, D, 5, &device));
-                let layout = self::layout();
-                let supervised = Supervised {
-                    v: &v,
-                    table: &table,
-                    features: Some(&features),
-                    other_features: None,
-                    heads: &heads,
-                    layout: &layout,
-                    image_samples: IMAGE_SAMPLES,
-                };
-                let losses =
-                    objective.losses(Tensor::zeros([1], &device), Some(supervised), Some(&supervision.finish()));
+                let losses = losses(&objective, supervision, &heads, &features, &device);
                 let grads = losses.total().backward();
                 let found = [read(losses.total()), read(rows_of_images.grad(&grads).unwrap())].concat();
                 assert!(found.iter().all(|x| x.is_finite()), "{similarity:?} at {scale}: {found:?}");
