@@ -72,5 +72,5 @@ pub use sample::{Hint, ImageSource, Sample, Samples};
 pub use seen::SeenImages;
 pub use show::{Token, tokens};
 pub use stamps::Watched;
-pub use vision_cache::{FeatureKeys, VisionCache};
+pub use vision_cache::{FeatureKeys, HeldFeatures, VisionCache};
 pub use webdataset::WebDataset;

@@ -31,8 +31,17 @@ impl FeatureKeys {
     }
 }
 
+/// The images whose features one replica holds. Both are empty where nothing is cached.
+#[derive(Debug, Clone, Default)]
+pub struct HeldFeatures {
+    /// Those of the model's own vision encoder; empty where it is trained.
+    pub own: FeatureKeys,
+    /// Those of the other encoder that a supervision method compares with.
+    pub other: FeatureKeys,
+}
+
 /// Patch features by image file, up to a budget.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct VisionCache {
     budget: usize,
     used: usize,

@@ -24,6 +24,7 @@
 
 #![warn(missing_docs)]
 
+mod batch_error;
 pub mod bench;
 pub mod directory_lock;
 pub mod optim;
@@ -33,3 +34,5 @@ pub mod recipe;
 pub mod train;
 pub mod trainable;
 pub mod watch;
+
+pub use batch_error::BatchError;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use basic_data::LoaderError;
 use basic_models::outside::excerpt;
+use basic_train::BatchError;
 use basic_train::plan::{Plan, PlanError, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, TrainError, can_go_on, lacks, run};
@@ -122,7 +123,7 @@ fn named(error: anyhow::Error, origin: &str) -> anyhow::Error {
         Some(TrainError::Plan(plan)) => matches!(plan, PlanError::Objective(_)),
         Some(error) => matches!(
             error,
-            TrainError::Objective(_)
+            TrainError::Batch(BatchError::Objective(_))
                 | TrainError::Adapter(_)
                 | TrainError::NothingTrained { .. }
                 | TrainError::NoOutput

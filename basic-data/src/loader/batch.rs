@@ -65,10 +65,11 @@ impl MicroBatch {
         let names: Vec<&Path> = images.iter().map(|(_, image)| image.source.name()).collect();
         cache.features_of(encoder, encoder.image_shape(), &names, |index| {
             let (sample, image) = images[index];
-            let pixels = image.source.process(encoder.images());
-            pixels
-                .map(|pixels| pixels.data)
-                .map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
+            let process = || {
+                let pixels = image.source.process(encoder.images()).map(|pixels| pixels.data);
+                pixels.map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
+            };
+            image.other_pixels.clone().map_or_else(process, Ok)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::FeatureKeys;
+use crate::HeldFeatures;
 
 /// What a run asks of its loader, beside `[loader]`.
 #[derive(Debug, Clone)]
@@ -19,9 +19,9 @@ pub struct LoaderPlan {
     pub max_skipped: usize,
     /// The indices of those left out before, where a run resumes ([`Loader::skipped`](super::Loader::skipped)).
     pub skipped: BTreeSet<usize>,
-    /// For each replica the images whose features its [`VisionCache`](crate::VisionCache) holds: they are not decoded
-    /// again. Empty where the vision encoder is trained.
-    pub held: Vec<FeatureKeys>,
+    /// For each replica the images whose features its [`VisionCache`](crate::VisionCache)s hold: they are not decoded
+    /// again.
+    pub held: Vec<HeldFeatures>,
 }
 
 impl LoaderPlan {

@@ -12,6 +12,7 @@ use crate::{DataError, ImageSource, LoaderConfig, Prepared, Sample, TooLong};
 pub struct Preparer {
     tokenizer: Tokenizer,
     images: ImageProcessor,
+    other_images: Option<ImageProcessor>,
     style: Style,
     visual_tokens: usize,
     limit: Limit,
@@ -34,12 +35,21 @@ impl Preparer {
         Ok(Self {
             tokenizer: checkpoint.tokenizer.clone(),
             images: checkpoint.images.clone(),
+            other_images: None,
             style,
             visual_tokens: checkpoint.visual_tokens(),
             limit: Limit { max_length, context, too_long: config.too_long },
             pad: checkpoint.pad_id(),
             image_shape: checkpoint.image_shape(),
         })
+    }
+
+    /// The same, with the image processor of another encoder that a supervision method compares with: a loader then
+    /// makes every image ready for both.
+    #[must_use]
+    pub fn with_other_images(mut self, images: ImageProcessor) -> Self {
+        self.other_images = Some(images);
+        self
     }
 
     /// Renders and tokenizes a sample; one that is too long is an error or cut.
@@ -58,6 +68,11 @@ impl Preparer {
     /// Names the image.
     pub fn pixels(&self, image: &ImageSource) -> Result<PixelValues, ProcessorError> {
         image.process(&self.images)
+    }
+
+    /// The image processor of the other encoder, where there is one.
+    pub fn other_images(&self) -> Option<&ImageProcessor> {
+        self.other_images.as_ref()
     }
 
     /// The tokens that a sample and a packed row may have.

@@ -8,9 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use basic_models::ImageTokens;
+use basic_models::processor::{PixelValues, ProcessorError};
 
 use super::{LoaderError, Preparer};
-use crate::{DataError, FeatureKeys, ImageSource, Sample, Samples};
+use crate::{DataError, FeatureKeys, HeldFeatures, ImageSource, Sample, Samples};
 
 /// A sample to make ready, and which replica it is for.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,9 @@ pub struct LoadedImage {
     pub source: ImageSource,
     /// Its pixel values, CHW; `None` where the replica's cache holds its features.
     pub pixels: Option<Vec<f32>>,
+    /// Its pixel values for the other encoder that a supervision method compares with, CHW; `None` where there is no
+    /// such encoder, or where the replica's cache holds its features.
+    pub other_pixels: Option<Vec<f32>>,
 }
 
 /// Why a sample is not ready.
@@ -55,7 +59,7 @@ pub(super) enum Failure {
 pub(super) struct Task {
     pub samples: Arc<dyn Samples>,
     pub preparer: Arc<Preparer>,
-    pub held: Vec<FeatureKeys>,
+    pub held: Vec<HeldFeatures>,
 }
 
 impl Task {
@@ -68,12 +72,16 @@ impl Task {
         let sample = self.samples.sample(job.index)?;
         let prepared = self.preparer.prepare(&sample)?;
         let held = self.held.get(job.replica);
+        let needed =
+            |held: Option<&FeatureKeys>, source: &ImageSource| !held.is_some_and(|held| held.contains(source.name()));
         let image = |source: ImageSource| {
-            let pixels = match held.is_some_and(|held| held.contains(source.name())) {
-                true => None,
-                false => Some(self.preparer.pixels(&source).map_err(|e| sample.image_error(e.into()))?.data),
+            let values = |pixels: Result<PixelValues, ProcessorError>| {
+                pixels.map(|pixels| pixels.data).map_err(|error| sample.image_error(error.into()))
             };
-            Ok(LoadedImage { source, pixels })
+            let own = needed(held.map(|held| &held.own), &source).then(|| values(self.preparer.pixels(&source)));
+            let others = self.preparer.other_images().filter(|_| needed(held.map(|held| &held.other), &source));
+            let other = others.map(|images| values(source.process(images)));
+            Ok(LoadedImage { pixels: own.transpose()?, other_pixels: other.transpose()?, source })
         };
         let images: Result<Vec<LoadedImage>, DataError> = prepared.images.into_iter().map(image).collect();
         let images = images?;

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use basic_core::DeviceSpec;
 use basic_models::nn::LossCounts;
-use basic_models::processor::{Message, Role, Style};
+use basic_models::processor::{ImageProcessor, Message, Role, Style};
 use burn::tensor::DType;
 
 use super::fixture::{Data, Fault, all, checkpoint, config, preparer, sample, start};
 use super::{Loader, LoaderError, LoaderPlan, MicroBatch, Preparer, Sampler, StepSamples};
-use crate::{DrawOrder, LoaderConfig, Sample, TooLong, VisionCache};
+use crate::{DrawOrder, HeldFeatures, LoaderConfig, Sample, TooLong, VisionCache};
 
 /// What the steps hold, to the bit.
 fn content(steps: &[StepSamples]) -> Vec<String> {
@@ -266,7 +266,10 @@ fn images_whose_features_are_held_are_not_decoded_and_features_are_the_same_bits
     let model = checkpoint().load(DType::F32, &device).unwrap();
     let run = |mib: usize, micro_batch: usize| {
         let mut cache = VisionCache::new(mib);
-        let plan = LoaderPlan { held: vec![cache.keys()], ..LoaderPlan::new(4, micro_batch) };
+        let plan = LoaderPlan {
+            held: vec![HeldFeatures { own: cache.keys(), ..HeldFeatures::default() }],
+            ..LoaderPlan::new(4, micro_batch)
+        };
         let config = LoaderConfig { prefetch: 0, ..config(1) };
         let preparer = preparer(&config);
         let mut loader = start(Data::new(6, &[]), 6, &config, plan, 0);
@@ -289,5 +292,50 @@ fn images_whose_features_are_held_are_not_decoded_and_features_are_the_same_bits
         let (features, decoded) = run(mib, micro_batch);
         assert!(features == held, "{mib} MiB, {micro_batch} samples together");
         assert_eq!(decoded[1], if mib == 0 { 6 } else { 0 });
+    }
+}
+
+#[test]
+fn images_are_made_ready_for_another_encoder_too_until_its_features_are_held() {
+    // Its own mean: other pixel values than the model's encoder takes.
+    let mut settings =
+        serde_json::json!({ "do_resize": true, "size": { "height": 28, "width": 28 }, "do_rescale": true });
+    settings["do_normalize"] = true.into();
+    settings["image_mean"] = serde_json::json!([0.1, 0.2, 0.3]);
+    settings["image_std"] = serde_json::json!([1.0, 1.0, 1.0]);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("preprocessor_config.json"), settings.to_string()).unwrap();
+    let other = ImageProcessor::load(dir.path()).unwrap();
+    let config = config(1);
+    let run = |held: Vec<HeldFeatures>, other: Option<&ImageProcessor>| {
+        let mut preparer = preparer(&config);
+        if let Some(images) = other {
+            preparer = preparer.with_other_images(images.clone());
+        }
+        let data = Arc::new(Data::new(6, &[]));
+        let sampler = Sampler::new(config.order, &*data, 6, 5, preparer.visual_tokens());
+        let plan = LoaderPlan { held, ..LoaderPlan::new(1, 6) };
+        let mut loader = Loader::start(data, Arc::new(preparer), sampler, &config, plan, 0).unwrap();
+        let step = loader.next().unwrap().unwrap();
+        let images = step.micro.into_iter().flat_map(|micro| micro.rows).flatten().flat_map(|sample| sample.images);
+        images.collect::<Vec<_>>()
+    };
+    let images = run(Vec::new(), Some(&other));
+    assert_eq!(images.len(), 6);
+    for image in &images {
+        assert!(image.pixels.is_some());
+        assert_eq!(image.other_pixels.as_ref(), Some(&image.source.process(&other).unwrap().data));
+        assert_ne!(image.other_pixels, image.pixels);
+    }
+    assert!(run(Vec::new(), None).iter().all(|image| image.other_pixels.is_none()));
+    // Once the other encoder's features of an image are held, only the model's own encoder needs its pixel values.
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let model = checkpoint().load(DType::F32, &device).unwrap();
+    let mut cache = VisionCache::new(64);
+    cache.features(&model, &checkpoint(), &[images[0].source.clone()]).unwrap();
+    let held = HeldFeatures { other: cache.keys(), ..HeldFeatures::default() };
+    for image in run(vec![held], Some(&other)) {
+        assert!(image.pixels.is_some());
+        assert_eq!(image.other_pixels.is_none(), image.source.name() == images[0].source.name());
     }
 }

@@ -81,6 +81,11 @@ impl EncoderFiles {
         self.config.hidden_size
     }
 
+    /// Its image processor.
+    pub fn images(&self) -> &ImageProcessor {
+        &self.images
+    }
+
     /// How many parameters it has; no weight is made on `device`.
     pub fn parameters(&self, device: &Device) -> u64 {
         let slots = slots(&self.config.init(device), "");

@@ -1,9 +1,10 @@
-//! What kind of model a config.json is of.
+//! Tells the kind of model from its config.json.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::original;
+use crate::config::VisionFamily;
 
 /// What a directory holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,12 +24,13 @@ pub enum Kind {
 
 /// The kind of what a config.json belongs to, which has no adapters.
 pub(super) fn kind(config: &Value) -> Kind {
-    let model = config["model_type"].as_str().unwrap_or_default();
+    // A model of images and texts such as CLIP has a text_config too: of it, the vision encoder alone is of use here.
+    let vision = VisionFamily::is_relative(config["model_type"].as_str().unwrap_or_default());
     if original::is_original(config) {
         Kind::LlavaOriginal
-    } else if config.get("text_config").is_some() && !["clip", "siglip", "siglip2"].contains(&model) {
+    } else if config.get("text_config").is_some() && !vision {
         Kind::Llava
-    } else if config.get("patch_size").is_some() || ["clip", "siglip", "dino"].iter().any(|p| model.starts_with(p)) {
+    } else if config.get("patch_size").is_some() || vision {
         Kind::Vision
     } else {
         Kind::Decoder

@@ -160,6 +160,13 @@ impl VisionFamily {
         Some((family, family.registers_name == Some(name)))
     }
 
+    /// Whether a `model_type` starts as one of ours does, such as `dinov3_vit`: a vision encoder, if not one that is read.
+    pub(crate) fn is_relative(name: &str) -> bool {
+        // Up to the first digit or underscore: `clip`, `siglip`, `dinov`.
+        let stem = |name: &'static str| name.split(|c: char| c == '_' || c.is_ascii_digit()).next().unwrap_or(name);
+        Self::ALL.iter().any(|family| name.starts_with(stem(family.name)))
+    }
+
     /// The `model_type`s that are read, as an error tells them.
     pub(super) fn supported() -> &'static str {
         static NAMES: LazyLock<String> = LazyLock::new(|| {
@@ -230,5 +237,8 @@ mod tests {
         assert_eq!(VisionFamily::supported(), all);
         assert_eq!(VisionFamily::of(None), Some((VisionFamily::ALL[0], false)));
         assert_eq!(VisionFamily::of(Some("vit")), None);
+        for (name, relative) in [("clip", true), ("siglip2", true), ("dinov3_vit", true), ("vit", false), ("", false)] {
+            assert_eq!(VisionFamily::is_relative(name), relative, "{name}");
+        }
     }
 }

@@ -25,7 +25,7 @@ pub fn head_file(dir: &Path, method: &str) -> PathBuf {
 ///
 /// # Errors
 ///
-/// [`TrainError::Head`] for a head that does not fit the recipe; [`TrainError::Checkpoint`] for an encoder that cannot be
+/// [`TrainError::Head`] for a head that does not fit the recipe; [`BatchError::Checkpoint`](crate::BatchError::Checkpoint) for an encoder that cannot be
 /// opened; I/O errors.
 pub fn with_heads(recipe: &Recipe, mut model: Llava) -> Result<Llava, TrainError> {
     let objective = &recipe.objective;

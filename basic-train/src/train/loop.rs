@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use basic_data::{DataSet, Samples, VisionCache, Watched};
+use basic_data::{DataSet, Samples, Watched};
 use basic_models::{Checkpoint, Llava};
 use burn::module::Module;
 
@@ -15,7 +15,8 @@ use super::model::open_model;
 use super::output::{self, Replaced};
 use super::run_files::RunFiles;
 use super::{
-    Outcome, Progress, RunInfo, RunOptions, Status, StepSource, TrainError, Trainer, checks, prepare_model, state,
+    Caches, Outcome, Progress, RunInfo, RunOptions, Status, StepSource, TrainError, Trainer, checks, prepare_model,
+    state,
 };
 use crate::directory_lock::Held;
 use crate::parallel::{Replicas, Solo};
@@ -76,7 +77,7 @@ struct Prepared<'a> {
 struct First<'a> {
     model: Llava,
     trainer: Trainer<'a>,
-    caches: Vec<Option<VisionCache>>,
+    caches: Vec<Caches>,
 }
 
 /// Opens all that a recipe names and refuses what cannot be trained.
@@ -134,10 +135,10 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
         warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
     }
     let mut model = prepare_model(recipe, checkpoint.load(recipe.train.dtype.dtype(), &replicas.devices()[0])?)?;
-    let caches: Vec<_> = replicas.devices().iter().map(|_| Trainer::cache(recipe)).collect();
-    let held = caches.iter().map(|cache| cache.as_ref().map(VisionCache::keys).unwrap_or_default()).collect();
+    let caches: Vec<Caches> = replicas.devices().iter().map(|_| Caches::new(recipe)).collect();
+    let held = caches.iter().map(Caches::held).collect();
     // The state of all replicas is that of the first.
-    let mut trainer = Trainer::replica(recipe, source.clone(), Arc::new(Solo), None);
+    let mut trainer = Trainer::replica(recipe, source.clone(), Arc::new(Solo), Caches::new(recipe));
     if let Some((path, position)) = from {
         if let Some(what) = inputs.changed(&position) {
             let reason =
@@ -182,8 +183,8 @@ fn train(opened: &Opened, record: &RunFiles, first: First, progress: Progress) -
     let begin = Mutex::new((Some(model), Some(trainer), world));
     let results = replicas.run(|collective, device| {
         let rank = collective.rank();
-        let cache = lock(&caches)[rank].take();
-        let mut trainer = Trainer::replica(recipe, source.clone(), collective, cache);
+        let caches = std::mem::take(&mut lock(&caches)[rank]);
+        let mut trainer = Trainer::replica(recipe, source.clone(), collective, caches);
         let model = {
             let mut begin = lock(&begin);
             let (model, first, left) = &mut *begin;

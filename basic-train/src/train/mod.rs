@@ -6,6 +6,7 @@
 //! `state` to what it can go on from, `output` to its directory.
 
 mod backward;
+mod caches;
 mod checks;
 mod heads;
 mod inputs;
@@ -22,6 +23,7 @@ mod tensor_file;
 mod trainer;
 
 pub use backward::{Backward, backward};
+pub use caches::Caches;
 pub use heads::head_file;
 pub use r#loop::run;
 pub use model::{adapters, prepare_model};
@@ -34,14 +36,12 @@ pub use trainer::{Progress, Trainer};
 
 use std::path::PathBuf;
 
-use basic_core::{DeviceError, DeviceSpec, ObjectiveError};
-use basic_data::{DataError, LoaderError};
-use basic_models::CheckpointError;
+use basic_core::{DeviceError, DeviceSpec};
+use basic_data::LoaderError;
 use basic_models::adapters::AdapterError;
-use basic_models::processor::ProcessorError;
-use burn::tensor::TensorReadError;
 use thiserror::Error;
 
+use crate::batch_error::BatchError;
 use crate::directory_lock::HoldError;
 use crate::parallel::{CollectiveError, ReplicasError};
 use crate::plan::PlanError;
@@ -54,9 +54,9 @@ pub enum TrainError {
     /// The recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The data.
+    /// The data, the checkpoint, a setting of a supervision method, or the device.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Batch(BatchError),
     /// A batch that could not be made.
     #[error(transparent)]
     Loader(#[from] LoaderError),
@@ -75,21 +75,9 @@ pub enum TrainError {
     /// The held-out samples.
     #[error("eval: {0}")]
     Evaluation(#[from] EvaluationError),
-    /// The checkpoint, read or written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Chat template or tokenizer.
-    #[error(transparent)]
-    Processor(#[from] ProcessorError),
-    /// A knob of the method.
-    #[error("objective: {0}")]
-    Objective(#[from] ObjectiveError),
     /// The device was not found.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The device failed.
-    #[error("a tensor could not be read from the device: {0}")]
-    Read(#[from] TensorReadError),
     /// The loss or its gradients are not finite, in more steps in a row than the recipe allows, or in the last one.
     #[error(
         "step {step}: the loss ({loss}) or its gradient norm ({norm}) is not finite, the {in_a_row}. time in a row: lower optimizer.lr or the lambdas"
@@ -176,4 +164,13 @@ pub enum TrainError {
     /// No place to write to.
     #[error("the run has no output directory: set `output` in the recipe or pass --out")]
     NoOutput,
+}
+
+impl<E> From<E> for TrainError
+where
+    BatchError: From<E>,
+{
+    fn from(error: E) -> Self {
+        Self::Batch(error.into())
+    }
 }

@@ -41,7 +41,7 @@ fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
 ///
 /// # Errors
 ///
-/// [`TrainError::Adapter`] for adapters that the model cannot have, [`TrainError::Checkpoint`] for files that do not fit.
+/// [`TrainError::Adapter`] for adapters that the model cannot have, [`BatchError::Checkpoint`](crate::BatchError::Checkpoint) for files that do not fit.
 pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError> {
     let dtype = recipe.train.dtype.dtype();
     let mut model = model;

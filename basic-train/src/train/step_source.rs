@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use basic_data::{FeatureKeys, Loader, LoaderPlan, Preparer, Sampler, Samples, StepSamples};
+use basic_data::{HeldFeatures, Loader, LoaderPlan, Preparer, Sampler, Samples, StepSamples};
 use basic_models::Checkpoint;
+use basic_models::checkpoint::EncoderFiles;
 
 use super::TrainError;
 use crate::recipe::{Recipe, Stage, bounded};
@@ -33,7 +34,11 @@ impl StepSource {
     /// A style that the checkpoint cannot give, or a length that it cannot take.
     pub fn new(recipe: &Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
-        let preparer = Arc::new(Preparer::new(checkpoint, style, &recipe.loader)?);
+        let mut preparer = Preparer::new(checkpoint, style, &recipe.loader)?;
+        if let Some(encoder) = recipe.objective.encoder() {
+            preparer = preparer.with_other_images(EncoderFiles::open(encoder)?.images().clone());
+        }
+        let preparer = Arc::new(preparer);
         let (batch, visual) = (recipe.train.batch_size, preparer.visual_tokens());
         let sampler = Sampler::new(recipe.loader.order, &*data, batch, recipe.seed, visual);
         let steps = match (recipe.train.steps, recipe.train.epochs) {
@@ -74,7 +79,7 @@ impl StepSource {
         &self,
         recipe: &Recipe,
         first: usize,
-        held: Vec<FeatureKeys>,
+        held: Vec<HeldFeatures>,
         skipped: BTreeSet<usize>,
     ) -> Result<(), TrainError> {
         let limit = recipe.data.skip_limit(self.data.len());
@@ -83,7 +88,6 @@ impl StepSource {
             skip_broken: limit > 0,
             max_skipped: limit,
             skipped,
-            // Those of a trained encoder's replicas stay empty: its features change.
             held,
             ..LoaderPlan::new(self.steps, recipe.train.micro_batch.unwrap_or(recipe.train.batch_size))
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::Losses;
-use basic_data::{LoadedImage, MicroBatch, Samples, VisionCache};
+use basic_data::{LoadedImage, MicroBatch, Samples};
 use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
@@ -15,6 +15,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::TrainError;
 use super::backward::{Backward, backward};
+use super::caches::Caches;
 use super::state::{self, Position};
 use super::step_source::StepSource;
 use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
@@ -32,10 +33,9 @@ pub struct Trainer<'a> {
     source: Arc<StepSource>,
     collective: Arc<dyn Collective>,
     optimizer: Optimizer,
-    cache: Option<VisionCache>,
-    /// The other encoder that a method compares with, and its features; opened on this replica's device when it is first
-    /// asked for.
-    other: Option<(Arc<FrozenEncoder>, VisionCache)>,
+    caches: Caches,
+    /// The other encoder that a method compares with; loaded onto this replica's device when it is first needed.
+    other: Option<Arc<FrozenEncoder>>,
     meter: Option<Meter>,
     position: Position,
     started: bool,
@@ -80,15 +80,15 @@ impl<'a> Trainer<'a> {
     /// A style that the checkpoint cannot give.
     pub fn new(recipe: &'a Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
         let source = Arc::new(StepSource::new(recipe, checkpoint, data)?);
-        Ok(Self::replica(recipe, source, Arc::new(Solo), Self::cache(recipe)))
+        Ok(Self::replica(recipe, source, Arc::new(Solo), Caches::new(recipe)))
     }
 
-    /// One replica of a stage. Whoever makes several starts their source, with the keys of all their caches.
+    /// One replica of a stage. Whoever makes several starts their source, with what all their caches hold.
     pub fn replica(
         recipe: &'a Recipe,
         source: Arc<StepSource>,
         collective: Arc<dyn Collective>,
-        cache: Option<VisionCache>,
+        caches: Caches,
     ) -> Self {
         Self {
             recipe,
@@ -96,16 +96,11 @@ impl<'a> Trainer<'a> {
             started: collective.world() > 1,
             collective,
             optimizer: Optimizer::new(&recipe.optimizer).with_groups(recipe.groups()),
-            cache,
+            caches,
             other: None,
             meter: None,
             position: Position::start(),
         }
-    }
-
-    /// The cache of a replica whose vision encoder is frozen.
-    pub fn cache(recipe: &Recipe) -> Option<VisionCache> {
-        (recipe.mode(Part::Vision) == Mode::Frozen).then(|| VisionCache::new(recipe.train.vision_cache_mib))
     }
 
     /// Goes on from a saved state, whose parameters it puts into `model`.
@@ -248,7 +243,7 @@ impl<'a> Trainer<'a> {
     /// Starts the source of a stage on one device, at the step where the stage stands.
     fn start(&mut self) -> Result<(), TrainError> {
         if !self.started {
-            let held = self.cache.iter().map(VisionCache::keys).collect();
+            let held = vec![self.caches.held()];
             let Position { step, skipped_samples, .. } = self.position.clone();
             self.source.start(self.recipe, step, held, skipped_samples)?;
             self.started = true;
@@ -259,13 +254,12 @@ impl<'a> Trainer<'a> {
     /// A part on the model's device.
     fn batch(&mut self, model: &Llava, part: &MicroBatch) -> Result<Batch, TrainError> {
         let preparer = self.source.preparer();
-        let mut batch = match &mut self.cache {
+        let mut batch = match &mut self.caches.own {
             Some(cache) => part.encoded(preparer, model, cache)?,
             None => part.batch(preparer, &model.device())?,
         };
-        self.encoder(model)?;
-        if let Some((encoder, cache)) = &mut self.other {
-            batch.other_features = part.other_features(encoder, cache)?;
+        if let Some(encoder) = self.encoder(model)? {
+            batch.other_features = part.other_features(&encoder, &mut self.caches.other)?;
         }
         Ok(batch)
     }
@@ -278,9 +272,9 @@ impl<'a> Trainer<'a> {
     pub fn encoder(&mut self, model: &Llava) -> Result<Option<Arc<FrozenEncoder>>, TrainError> {
         if let (Some(name), None) = (self.recipe.objective.encoder(), &self.other) {
             let encoder = EncoderFiles::open(name)?.load(model.dtype(), &model.device())?;
-            self.other = Some((Arc::new(encoder), VisionCache::new(self.recipe.train.vision_cache_mib)));
+            self.other = Some(Arc::new(encoder));
         }
-        Ok(self.other.as_ref().map(|(encoder, _)| encoder.clone()))
+        Ok(self.other.clone())
     }
 
     /// What a part costs.
@@ -292,8 +286,8 @@ impl<'a> Trainer<'a> {
         let meter = self.meter.get_or_insert_with(new);
         let samples = || part.rows.iter().flatten();
         let images = || samples().flat_map(|sample| &sample.images);
-        let held = self.cache.as_ref().map(VisionCache::keys);
-        let fresh = |image: &&LoadedImage| !held.as_ref().is_some_and(|held| held.contains(image.source.name()));
+        let held = self.caches.held().own;
+        let fresh = |image: &&LoadedImage| !held.contains(image.source.name());
         let counts = flops::BatchCounts {
             lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
             labels: part.counts.tokens,

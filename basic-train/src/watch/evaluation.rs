@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use basic_core::{LM, Losses, Objective, ObjectiveError};
-use basic_data::{DataError, Sample, Samples, VisionCache, prepare};
+use basic_core::{LM, Losses, Objective};
+use basic_data::{Sample, Samples, VisionCache, prepare};
 use basic_models::checkpoint::FrozenEncoder;
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
 use basic_models::outside::excerpt;
-use basic_models::processor::{Message, ProcessorError, Role, Style, render_prompt, tokenize_prompt};
+use basic_models::processor::{Message, Role, Style, render_prompt, tokenize_prompt};
 use basic_models::{Batch, Checkpoint, CheckpointError, ImageTokens};
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorReadError};
+use burn::tensor::Tensor;
 use serde::Serialize;
 use thiserror::Error;
+
+use crate::batch_error::BatchError;
 
 /// How the model is looked at.
 #[derive(Debug, Clone)]
@@ -76,18 +78,9 @@ pub struct Sampled {
 /// Why the model could not be looked at.
 #[derive(Debug, Error)]
 pub enum EvaluationError {
-    /// The samples.
+    /// The data, the checkpoint, a setting of a supervision method, or the device.
     #[error(transparent)]
-    Data(#[from] DataError),
-    /// An image, or the checkpoint's files.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// Template or tokenizer.
-    #[error(transparent)]
-    Processor(#[from] ProcessorError),
-    /// A knob of the method.
-    #[error("objective: {0}")]
-    Objective(#[from] ObjectiveError),
+    Batch(BatchError),
     /// Generation.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -103,9 +96,15 @@ pub enum EvaluationError {
         /// Why.
         source: GenerateError,
     },
-    /// The device.
-    #[error("a tensor could not be read from the device: {0}")]
-    Read(#[from] TensorReadError),
+}
+
+impl<E> From<E> for EvaluationError
+where
+    BatchError: From<E>,
+{
+    fn from(error: E) -> Self {
+        Self::Batch(error.into())
+    }
 }
 
 /// Losses on held-out samples without gradient, and greedy answers to the first of them. The model stays as it is.
