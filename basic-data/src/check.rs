@@ -1,4 +1,4 @@
-//! What a data set holds, and what training would leave out of it and why.
+//! Checks a data set: counts what it holds and finds the samples that training would leave out, with the reason.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use serde::Serialize;
 
 use super::{DataError, Preparer, Sample, Samples};
 
-/// Samples looked at between two reports of progress.
+/// Number of samples that are checked between two progress reports.
 const CHUNK: usize = 1024;
-/// Places that a report names for each reason.
+/// Number of messages that a report keeps for each reason.
 const FIRST: usize = 5;
 
-/// How to check.
+/// Options of [`check`].
 #[derive(Debug, Default)]
 pub struct CheckOptions<'a> {
-    /// Also tokenize, as training would.
+    /// Tokenizes the samples as well, as training would.
     pub preparer: Option<&'a Preparer>,
-    /// Look at this many samples alone, drawn evenly by a fixed seed.
+    /// Checks only this many samples, drawn uniformly with a fixed seed.
     pub sample: Option<usize>,
 }
 
@@ -29,120 +29,121 @@ pub struct CheckOptions<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It is no sample: not JSON, no turns, images and placeholders that don't match.
+    /// It is not a valid sample: not JSON, without turns, or with images and placeholders that don't match.
     Invalid,
     /// An image is missing, outside its root, or cannot be decoded.
     BrokenImage,
     /// It has more tokens than the model's context.
     OverContext,
-    /// No token of it bears loss.
+    /// None of its tokens bears loss.
     NoTarget,
 }
 
-/// How often a reason was met, and where first.
+/// How many samples a [`Reason`] applies to, and the first messages.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Problem {
-    /// Samples.
+    /// Number of samples.
     pub samples: usize,
-    /// The messages of the first few.
+    /// The error messages of the first few.
     pub first: Vec<String>,
 }
 
-/// Lengths in tokens, of the samples that could be tokenized.
+/// Lengths in tokens of the samples that could be tokenized.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct TokenReport {
-    /// The model's context.
+    /// The model's context length in tokens.
     pub context: usize,
-    /// The tokens that a sample may have: the context, or less.
+    /// The largest allowed length of a sample in tokens: the context, or less.
     pub max_length: usize,
-    /// Samples longer than that.
+    /// Number of samples longer than `max_length`.
     pub over_context: usize,
-    /// Tokens of text that the tokenizer does not know, and gives as its `<unk>`.
+    /// Text tokens outside the tokenizer's vocabulary, which it encodes as `<unk>`.
     pub unknown: usize,
-    /// Samples with such tokens.
+    /// Number of samples with such tokens.
     pub with_unknown: usize,
-    /// The first of these.
+    /// The place of the first sample with such tokens.
     pub first_unknown: Option<String>,
-    /// Samples without a token that bears loss.
+    /// Number of samples in which no token bears loss.
     pub without_target: usize,
-    /// The shortest.
+    /// The shortest length.
     pub min: usize,
-    /// The median.
+    /// The median length.
     pub median: usize,
-    /// The 95th percentile.
+    /// The 95th percentile of the lengths.
     pub p95: usize,
-    /// The longest.
+    /// The longest length.
     pub max: usize,
-    /// Tokens of all samples, image tokens among them.
+    /// Number of tokens in all samples, image tokens included.
     pub total: usize,
-    /// Those that bear loss.
+    /// Number of tokens that bear loss.
     pub targets: usize,
-    /// Samples by length: each bucket ends before the next one's beginning, a power of two.
+    /// Number of samples by length. Each bucket ends where the next one begins, at a power of two.
     pub histogram: Vec<Bucket>,
 }
 
 /// Samples of at least `from` and less than `to` tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bucket {
-    /// The shortest.
+    /// The smallest length in the bucket.
     pub from: usize,
-    /// One more than the longest.
+    /// One more than the largest length in the bucket.
     pub to: usize,
-    /// How many.
+    /// Number of samples in the bucket.
     pub samples: usize,
 }
 
 /// What [`check`] found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct CheckReport {
-    /// Samples of the set.
+    /// Number of samples in the set.
     pub samples: usize,
-    /// Those looked at.
+    /// Number of samples that were checked.
     pub checked: usize,
-    /// Usable samples without an image.
+    /// Number of usable samples without an image.
     pub text_only: usize,
-    /// Images of the samples that could be read.
+    /// Number of images in the samples that could be read.
     pub images: usize,
-    /// Samples by their number of images.
+    /// Number of samples by their number of images.
     pub images_per_sample: BTreeMap<usize, usize>,
-    /// Samples by their number of answers.
+    /// Number of samples by their number of answers.
     pub turns_per_sample: BTreeMap<usize, usize>,
-    /// Answers before the first question, which are dropped as LLaVA does.
+    /// Number of answers before the first question, which are dropped as in LLaVA.
     pub dropped_turns: usize,
-    /// With a checkpoint: lengths.
+    /// Lengths in tokens; only with a checkpoint.
     pub tokens: Option<TokenReport>,
-    /// Samples that training would leave out, or stop at.
+    /// Number of samples that training would leave out or stop at.
     pub unusable: usize,
-    /// Why.
+    /// The reasons, with the samples that each applies to.
     pub problems: BTreeMap<Reason, Problem>,
 }
 
-/// What was found out about one sample.
+/// The result of checking one sample.
 #[derive(Debug, Default)]
 struct Finding {
-    /// Images and answers; none where it could not be read.
+    /// Number of images and of answers; `None` if the sample could not be read.
     shape: Option<(usize, usize)>,
     dropped_turns: usize,
     tokens: Option<Counted>,
     problem: Option<(Reason, String)>,
 }
 
-/// The tokens of a sample.
+/// The token counts of one sample.
 #[derive(Debug)]
 struct Counted {
     length: usize,
     targets: usize,
-    /// Those that the tokenizer does not know.
+    /// Tokens outside the tokenizer's vocabulary.
     unknown: usize,
-    /// Where the sample is, if it has any.
+    /// Where the sample is; empty if it has no such token.
     place: String,
 }
 
-/// Reads, decodes and (with a checkpoint) tokenizes the samples, on all threads; `progress` hears how many are done.
+/// Reads, decodes and (with a checkpoint) tokenizes the samples on all threads. `progress` is called with the number of
+/// samples finished since its last call.
 ///
 /// # Errors
 ///
-/// [`DataError`] that is no single sample's: a file that cannot be read.
+/// [`DataError`] that does not concern a single sample, such as a file that cannot be read.
 pub fn check(
     data: &dyn Samples,
     options: &CheckOptions,
@@ -255,7 +256,7 @@ fn look(data: &dyn Samples, index: usize, options: &CheckOptions) -> Result<Find
     Ok(finding)
 }
 
-/// A sample's tokens before any limit.
+/// Counts a sample's tokens before any length limit is applied.
 fn lengths(sample: &Sample, preparer: &Preparer) -> Option<Counted> {
     let tokenizer = preparer.tokenizer();
     let pieces = render(preparer.style(), &sample.messages, tokenizer.specials()).ok()?;
@@ -274,7 +275,7 @@ fn lengths(sample: &Sample, preparer: &Preparer) -> Option<Counted> {
     }
 }
 
-/// The token for what the tokenizer does not know; none where it serves another purpose too.
+/// The id of the tokenizer's unknown token; `None` if that token also serves as another special token.
 fn unknown_id(tokenizer: &Tokenizer) -> Option<u32> {
     let specials = tokenizer.specials();
     let name = specials.unk.as_deref().unwrap_or("<unk>");

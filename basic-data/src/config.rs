@@ -37,20 +37,20 @@ pub struct DataConfig {
     /// What image paths are relative to; by default the file's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// The set's format, where its name and content don't tell.
+    /// The set's format, if its name and content don't determine it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// How conversations become text.
+    /// How conversations are rendered as text.
     #[serde(default)]
     pub conversation: StyleChoice,
-    /// Use the first samples only.
+    /// Uses only the first `limit` samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// What happens to a sample that cannot be trained on.
     #[serde(default)]
     pub on_error: OnError,
-    /// With `on_error = "skip"`: the most different samples that may be left out, a number of them or a share such as
-    /// `"1%"`; see [`DataConfig::skip_limit`].
+    /// With `on_error = "skip"`: the largest number of different samples that may be left out, as a count or as a share
+    /// such as `"1%"`; see [`DataConfig::skip_limit`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_skipped: Option<SkipLimit>,
     /// Several sets, instead of `path`.
@@ -67,13 +67,13 @@ pub struct SetConfig {
     /// What image paths are relative to; by default the file's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// The format, where name and content don't tell.
+    /// The set's format, if its name and content don't determine it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// Use the first samples only.
+    /// Uses only the first `limit` samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// How many times an epoch takes the set: 2 takes every sample twice, 0.5 half of the samples.
+    /// How often an epoch uses the set: 2 uses every sample twice, 0.5 uses half of the samples.
     #[serde(default = "once")]
     pub weight: f64,
 }
@@ -83,19 +83,19 @@ fn once() -> f64 {
 }
 
 impl SetConfig {
-    /// A whole set, taken once.
+    /// A whole set, used once per epoch.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), images: None, format: None, limit: None, weight: 1.0 }
     }
 }
 
 impl DataConfig {
-    /// One set in its own format.
+    /// One set, with the format detected and every other setting at its default.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: Some(path.into()), ..Self::default() }
     }
 
-    /// The sets, whichever way they are written; empty where [`DataConfig::contradiction`] says why.
+    /// The sets, from `path` or from `sets`; empty if neither is given, which [`DataConfig::contradiction`] reports.
     pub fn all_sets(&self) -> Vec<SetConfig> {
         match &self.path {
             Some(path) => vec![SetConfig {
@@ -109,7 +109,7 @@ impl DataConfig {
         }
     }
 
-    /// What cannot be meant as it is written, and what to write instead.
+    /// Explains which settings contradict each other and what to write instead; `None` if there is no contradiction.
     pub fn contradiction(&self) -> Option<String> {
         match (&self.path, self.sets.is_empty()) {
             (None, true) => return Some("[data] needs a `path`, or `sets = [{ path = .. }, ..]`".into()),
@@ -136,8 +136,8 @@ impl DataConfig {
         None
     }
 
-    /// How many of `samples` different samples may be left out: none unless [`OnError::Skip`], else `max_skipped`, by
-    /// default a hundredth and at least one.
+    /// How many of `samples` different samples may be left out: 0 unless `on_error` is [`OnError::Skip`], else
+    /// `max_skipped`, whose default is 1% but at least one sample.
     pub fn skip_limit(&self, samples: usize) -> usize {
         match self.on_error {
             OnError::Error => 0,

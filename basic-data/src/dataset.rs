@@ -1,4 +1,4 @@
-//! The data of a run: every set that a configuration names, as one.
+//! The data of a run: all the sets that a configuration names, combined into one.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -8,14 +8,14 @@ use super::mixture::Mixture;
 use super::stamps::{Change, ShortStamps, Stamps};
 use super::{DataConfig, DataError, Format, Sample, Samples, SeenImages, SetConfig, fingerprint};
 
-/// The sets of a run, mixed by weight: see [`SetConfig::weight`].
+/// The sets of a run, mixed by weight; see [`SetConfig::weight`].
 #[derive(Debug)]
 pub struct DataSet {
     sets: Vec<OneSet>,
     mixture: Mixture,
-    /// What decides which sample an index means, besides the files.
+    /// A hash of everything besides the files that decides which sample an index stands for.
     choice: u64,
-    /// Its image files, as they are read.
+    /// The image files that have been read so far.
     seen: SeenImages,
 }
 
@@ -25,22 +25,22 @@ pub struct OneSet {
     path: PathBuf,
     format: Format,
     reader: Box<dyn Reader>,
-    /// Its files from before they were read.
+    /// The state of its data files before they were read.
     stamps: Stamps,
-    /// Those of which there are as many as samples.
+    /// The state of its image and caption files, when the set is a folder of images.
     many: ShortStamps,
 }
 
-/// What clocks of machines that share files differ by, at most.
+/// The largest difference assumed between the clocks of machines that share files.
 const AHEAD: Duration = Duration::from_secs(60);
 
 impl DataSet {
-    /// Indexes every set; `seed` chooses the samples of sets that an epoch takes in part. No sample is read: what is
-    /// wrong with one is told when it is.
+    /// Indexes every set. `seed` chooses the samples of sets that an epoch uses only in part. No sample is read here: a
+    /// broken sample is reported when it is read.
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the file: one that is missing, damaged, of no known format, or without a sample.
+    /// [`DataError`] that names the file that is missing, damaged, of no known format, or without a sample.
     pub fn open(config: &DataConfig, seed: u64) -> Result<Self, DataError> {
         if let Some(reason) = config.contradiction() {
             return Err(DataError::Set { path: config.path.clone().unwrap_or_default(), reason });
@@ -60,7 +60,7 @@ impl DataSet {
         let parts = sizes.iter().any(|(_, weight)| weight.fract() != 0.0);
         let numbers = sizes.iter().flat_map(|(len, weight)| [*len as u64, weight.to_bits()]);
         let choice = fingerprint::combine(numbers.chain([if parts { seed } else { 0 }]));
-        // A file system whose clock is a little ahead tells by what it holds.
+        // If the file system's clock is a little ahead, the latest file time stands in for the time of opening.
         let latest = sets
             .iter()
             .filter_map(|set| set.stamps.latest().max(set.many.latest()))
@@ -70,17 +70,17 @@ impl DataSet {
         Ok(Self { sets, mixture, choice, seen })
     }
 
-    /// The sets, in the configuration's order.
+    /// The sets, in the order of the configuration.
     pub fn sets(&self) -> &[OneSet] {
         &self.sets
     }
 
-    /// How many samples of an epoch each set gives.
+    /// How many samples of an epoch come from each set.
     pub fn taken(&self) -> Vec<usize> {
         self.mixture.taken()
     }
 
-    /// The set and the sample in it.
+    /// The set that `index` falls into, and the index within that set.
     fn at(&self, index: usize) -> Result<(&OneSet, usize), DataError> {
         let (set, sample) = self.mixture.at(index).ok_or_else(|| {
             let reason = format!("an epoch takes {} samples, from 0: there is no sample {index}", self.mixture.len());
@@ -89,8 +89,8 @@ impl DataSet {
         Ok((&self.sets[set], sample))
     }
 
-    /// Refuses data of which a file is not what it was when it was opened; `fingerprint` is the one of then. What the
-    /// system says of the files is looked at first, and the contents only where that has changed.
+    /// Returns an error if a data file has changed since it was opened; `fingerprint` is the one taken at that time.
+    /// The file system's metadata is compared first, and the contents only if the metadata has changed.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl DataSet {
         let changed = self.sets.iter().filter_map(OneSet::changed).max_by_key(|(_, change)| *change);
         let Some((path, change)) = changed else { return Ok(()) };
         if change == Change::Touched {
-            // Written again with the same contents, or given another name.
+            // The file may have been written again with the same contents, or renamed.
             if self.fingerprint()? == fingerprint {
                 return Ok(());
             }
@@ -109,14 +109,15 @@ impl DataSet {
         Err(DataError::Set { path, reason: reason.into() })
     }
 
-    /// 16 characters that change when a data file or the mixture does: sizes and contents of the data files (of those
-    /// above 16 MiB, 64 pieces spread over each), not their names, places or times; weights, limits, and the seed where
-    /// it chooses. Of a folder of images, names and sizes count. Image files that a JSON or Parquet file refers to don't:
-    /// [`SeenImages`] knows those that were read.
+    /// A hash of 16 hexadecimal digits that changes when a data file or the mixture changes. It covers the sizes and
+    /// contents of the data files (64 pieces spread over each file above 16 MiB), the number of samples and the weight
+    /// of each set, and the seed if it chooses samples. It does not cover the files' names, places or times, except
+    /// that a folder of images is hashed by names and sizes. Image files that a JSON or Parquet file refers to are not
+    /// covered either; [`SeenImages`] records those that were read.
     ///
     /// # Errors
     ///
-    /// Names the file that could not be read.
+    /// [`DataError`] that names the file that could not be read.
     pub fn fingerprint(&self) -> Result<String, DataError> {
         let hashes: Vec<u64> = self.sets.iter().map(|set| set.reader.hash()).collect::<Result<_, _>>()?;
         Ok(format!("{:016x}", fingerprint::combine(hashes.into_iter().chain([self.choice]))))
@@ -144,7 +145,7 @@ impl Samples for DataSet {
 }
 
 impl OneSet {
-    /// Indexes one set, whatever its weight.
+    /// Indexes one set; its weight is ignored.
     ///
     /// # Errors
     ///
@@ -169,24 +170,24 @@ impl OneSet {
         Ok(Self { path: path.clone(), format, reader, stamps, many })
     }
 
-    /// The file that has changed most since it was opened. Of a folder of images no contents are known, and to be written
-    /// again is to be changed.
+    /// The file that has changed most since it was opened. In a folder of images the contents are not hashed, so a file
+    /// that was written again counts as changed.
     fn changed(&self) -> Option<(PathBuf, Change)> {
         let many = || Some((self.many.changed(&self.reader.many())?.to_path_buf(), Change::Replaced));
         self.stamps.changed().map(|(path, change)| (path.to_path_buf(), change)).or_else(many)
     }
 
-    /// The path, folder or pattern that it was opened by.
+    /// The path, folder or pattern that the set was opened with.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its format.
+    /// The set's format.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// The folder that its image files are relative to; none where the images are in the data files.
+    /// The folder that its image files are relative to; `None` if the images are in the data files.
     pub fn root(&self) -> Option<&Path> {
         self.reader.root()
     }

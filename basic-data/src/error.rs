@@ -1,4 +1,4 @@
-//! What can be wrong with a data set.
+//! The errors of data sets.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use basic_models::outside::excerpt;
 use basic_models::processor::ProcessorError;
 use thiserror::Error;
 
-/// What can be wrong with a data set; every message names the file and the sample.
+/// Why a data set or a sample cannot be used; every message names the file and the sample.
 #[derive(Debug, Error)]
 pub enum DataError {
     /// The file could not be read.
@@ -15,10 +15,10 @@ pub enum DataError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Not JSON.
+    /// The file is not valid JSON.
     #[error(
         "{}: line {line} column {column}: {reason}: LLaVA's format is a JSON array of samples, or one sample a line",
         shown(path)
@@ -30,10 +30,10 @@ pub enum DataError {
         line: u64,
         /// The column in bytes, from 1.
         column: u64,
-        /// What was expected or found.
+        /// What was expected or what was found.
         reason: String,
     },
-    /// A file or folder that is no data set as a whole.
+    /// A file or folder that as a whole is not a data set.
     #[error("{}: {reason}", shown(path))]
     Set {
         /// The file, folder or pattern.
@@ -41,25 +41,25 @@ pub enum DataError {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// No sample at all.
+    /// The data set holds no samples.
     #[error("{}: holds no sample", shown(.0))]
     Empty(PathBuf),
-    /// A sample that is not LLaVA's.
+    /// A sample that is not in LLaVA's format.
     #[error("{}: sample {}: {reason}", shown(path), excerpt(place))]
     Sample {
         /// The file.
         path: PathBuf,
-        /// Which one: its index from 0 and its id.
+        /// The sample: its index from 0 and its id.
         place: String,
         /// What is wrong and what to do.
         reason: String,
     },
-    /// An image file that is missing, or not below its folder.
+    /// An image file that is missing, or outside the image folder.
     #[error("{}: sample {}: {reason}", shown(path), excerpt(place))]
     ImageFile {
         /// The data file.
         path: PathBuf,
-        /// Which one: its index from 0 and its id.
+        /// The sample: its index from 0 and its id.
         place: String,
         /// Names the image and says what to do.
         reason: String,
@@ -69,7 +69,7 @@ pub enum DataError {
     Conversation {
         /// The file.
         path: PathBuf,
-        /// Which one: its index from 0 and its id.
+        /// The sample: its index from 0 and its id.
         place: String,
         /// What is wrong and what to do.
         source: ProcessorError,
@@ -79,29 +79,29 @@ pub enum DataError {
     Image {
         /// The file.
         path: PathBuf,
-        /// Which one: its index from 0 and its id.
+        /// The sample: its index from 0 and its id.
         place: String,
-        /// Names the image.
+        /// The decoder's error, which names the image.
         source: CheckpointError,
     },
-    /// A sample with more tokens than it may have.
+    /// A sample with more tokens than allowed.
     #[error("{}: sample {}: is {length} tokens long, {}: shorten it, leave it out, or set loader.too_long", shown(path), excerpt(place), longest(*max_length, *context))]
     TooLong {
         /// The file.
         path: PathBuf,
-        /// Which one: its index from 0 and its id.
+        /// The sample: its index from 0 and its id.
         place: String,
-        /// Its tokens.
+        /// Its length in tokens.
         length: usize,
-        /// How many it may have.
+        /// The largest allowed length in tokens.
         max_length: usize,
-        /// The model's context.
+        /// The model's context length in tokens.
         context: usize,
     },
 }
 
 impl DataError {
-    /// Whether one sample is wrong and the others may be right: what `on_error = "skip"` leaves out.
+    /// Whether the error concerns a single sample only. These are the errors that `on_error = "skip"` leaves out.
     pub fn is_sample(&self) -> bool {
         matches!(
             self,
@@ -114,10 +114,10 @@ impl DataError {
     }
 }
 
-/// A path in a message: a pattern may be as long as its writer likes.
+/// A path as messages show it, shortened if it is a very long pattern.
 fn shown(path: &Path) -> String {
     let text = path.display().to_string();
-    // What a file system takes is told whole.
+    // Paths that a file system accepts (up to 4,096 bytes) are shown in full.
     if text.len() <= 4096 { text } else { excerpt(&text) }
 }
 

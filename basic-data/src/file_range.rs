@@ -1,21 +1,21 @@
-//! Ranges of a file that nobody holds in memory, readable from many threads.
+//! Reads ranges of a file without loading the whole file; many threads may read at once.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A file to read ranges of.
+/// A file whose ranges can be read.
 #[derive(Debug, Clone)]
 pub(super) enum FileRange {
-    /// Opened for each read: a data set may have more shards than a process may hold files.
+    /// Opened for each read, because a data set may have more shards than a process may have open files.
     Path(PathBuf),
-    /// Held open: a file that has no name.
+    /// Held open, because the file has no name.
     Open(Arc<File>),
 }
 
 impl FileRange {
-    /// `len` bytes from `offset`.
+    /// Reads `len` bytes from `offset`.
     pub fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match self {
             Self::Path(path) => read_at(&File::open(path)?, offset, len),
@@ -23,7 +23,7 @@ impl FileRange {
         }
     }
 
-    /// The bytes `range` as a reader of their own.
+    /// A reader over `len` bytes from `start`.
     pub fn section(&self, start: u64, len: u64) -> io::Result<Section> {
         let file = match self {
             Self::Path(path) => Arc::new(File::open(path)?),
@@ -33,7 +33,7 @@ impl FileRange {
     }
 }
 
-/// A range of a file, with a position of its own.
+/// A range of a file, with its own read position.
 #[derive(Debug)]
 pub(super) struct Section {
     file: Arc<File>,
@@ -91,7 +91,7 @@ fn read_some(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
-/// Line and column, from 1, of a byte of a file.
+/// The line and column, both from 1, of the byte at `offset`.
 pub(super) fn line_column(path: &Path, offset: u64) -> io::Result<(u64, u64)> {
     let mut reader = File::open(path)?.take(offset);
     let (mut line, mut column) = (1, 1);

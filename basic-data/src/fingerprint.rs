@@ -1,4 +1,4 @@
-//! A short text that changes when a data file does, so that a run that goes on can tell.
+//! Hashes of data files, so that a resumed run can detect that its data has changed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,15 +9,15 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::DataError;
 
-/// Files up to this size are hashed whole.
+/// Files up to this many bytes are hashed whole.
 pub(super) const WHOLE: u64 = 16 << 20;
-/// Larger ones at this many places, the first and the last bytes among them, and their size.
+/// Larger files are hashed by their size and this many pieces, the first and last bytes included.
 const PLACES: u64 = 64;
-/// The bytes of a place.
+/// The bytes of a piece.
 const PIECE: u64 = 64 << 10;
 
-/// A hash over the contents of files in their order, whatever they are called and whenever they were written. A change
-/// inside a file above 16 MiB that keeps its size and misses 64 evenly spread pieces of 64 KiB is not seen.
+/// A hash of the contents of files in order, independent of their names and times. In a file above 16 MiB, a change
+/// that keeps the size and misses the 64 evenly spread pieces of 64 KiB is not detected.
 pub fn of_contents(files: &[PathBuf]) -> Result<u64, DataError> {
     let hash = |path: &PathBuf| {
         let hashed = File::open(path).and_then(content);
@@ -27,10 +27,10 @@ pub fn of_contents(files: &[PathBuf]) -> Result<u64, DataError> {
     Ok(combine(hashes))
 }
 
-/// A hash over the names (from `dir` on) and sizes of files, for sets of a file a sample.
+/// A hash of the names (relative to `dir`) and sizes of files, for sets with one file per sample.
 pub(super) fn of_names(dir: &Path, files: &[PathBuf]) -> u64 {
     let hash = |path: &PathBuf| {
-        // A caption that is absent is one more thing that may change.
+        // A missing caption counts too, since it may be added later.
         let size = path.metadata().map_or(u64::MAX, |meta| meta.len());
         let name = path.strip_prefix(dir).unwrap_or(path);
         xxh3_64(name.as_os_str().as_encoded_bytes()) ^ size.rotate_left(32)
@@ -38,7 +38,7 @@ pub(super) fn of_names(dir: &Path, files: &[PathBuf]) -> u64 {
     combine(files.par_iter().map(hash).collect::<Vec<u64>>())
 }
 
-/// One hash of several, in order.
+/// Combines several hashes into one that depends on their order.
 pub(super) fn combine(hashes: impl IntoIterator<Item = u64>) -> u64 {
     let mut hasher = Xxh3::new();
     hashes.into_iter().for_each(|hash| hasher.update(&hash.to_le_bytes()));

@@ -1,4 +1,4 @@
-//! A folder of images, each with its caption in a `.txt` of the same name, in folders below it too.
+//! A folder of images, each with its caption in a `.txt` file of the same name; subfolders are included.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
-/// The file that a folder of images may have: HuggingFace's imagefolder.
+/// The metadata file of Hugging Face's imagefolder format.
 const METADATA: &str = "metadata.jsonl";
 
-/// A folder of images with captions as a format.
+/// The format for a folder of images with captions.
 pub(super) struct ImageFolder;
 
 impl DataFormat for ImageFolder {
@@ -31,7 +31,7 @@ impl DataFormat for ImageFolder {
     }
 
     fn lies_in(&self, dir: &Path, files: &[PathBuf]) -> bool {
-        // The images of an exported file have no captions beside them.
+        // The images beside an exported JSON file have no captions.
         let exported = [Layout::Array, Layout::Lines].iter().any(|layout| dir.join(layout.file_name()).is_file());
         let captioned = |file: &PathBuf| files.binary_search(&file.with_extension("txt")).is_ok();
         files.iter().any(|file| is_image(file) && (!exported || captioned(file)))
@@ -76,21 +76,21 @@ impl Reader for FolderData {
     }
 }
 
-/// A data set of image files and captions.
+/// A data set of image files and their captions.
 #[derive(Debug)]
 pub struct FolderData {
     dir: Arc<Path>,
     root: ImageRoot,
-    /// Relative to the folder, in order.
+    /// Paths relative to the folder, sorted.
     images: Vec<Box<str>>,
 }
 
 impl FolderData {
-    /// Lists the images below `dir`; `limit` keeps the first.
+    /// Lists the images below `dir`; `limit` keeps only the first ones.
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the folder: none, no image in it.
+    /// [`DataError`] that names the folder if it does not exist or holds no image.
     pub fn open(dir: &Path, limit: Option<usize>) -> Result<Self, DataError> {
         let root = ImageRoot::new(dir)?;
         let files = walk(dir)?;
@@ -105,7 +105,7 @@ impl FolderData {
         Ok(Self { dir: dir.into(), root, images })
     }
 
-    /// The folder's images and captions.
+    /// The image files and caption files of the folder.
     pub fn files(&self) -> Vec<PathBuf> {
         self.images
             .iter()

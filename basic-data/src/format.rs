@@ -1,5 +1,5 @@
-//! What a format of data sets has to say: how it is told, which files it means, how it is read and written. Formats
-//! stand in formats.rs, one line each.
+//! The trait of a data set format: how it is detected, which files belong to a set, how it is read and written.
+//! formats.rs lists the formats.
 
 use std::path::{Path, PathBuf};
 
@@ -13,40 +13,40 @@ pub(super) trait DataFormat: Sync {
     /// Its name in recipes and on the command line.
     fn name(&self) -> &'static str;
 
-    /// Whether a file's name says that it is of the format.
+    /// Whether a file's name marks it as this format.
     fn is_named(&self, _file: &Path) -> bool {
         false
     }
 
-    /// Whether a file's first bytes say so, where no name does.
+    /// Whether a file's first bytes mark it as this format, for files whose names match no format.
     fn begins(&self, _head: &[u8]) -> bool {
         false
     }
 
-    /// Whether a file that neither name nor first bytes tell anything of is of the format, which is one of text.
+    /// Whether a text file is of this format, for files that neither the name nor the first bytes identify.
     ///
     /// # Errors
     ///
-    /// [`DataError`] where it cannot be read.
+    /// [`DataError`] if the file cannot be read.
     fn reads_text(&self, _file: &Path) -> Result<bool, DataError> {
         Ok(false)
     }
 
-    /// Whether a folder is of the format, whatever else lies in it.
+    /// Whether a folder is of this format regardless of what else is in it.
     fn owns(&self, _dir: &Path) -> bool {
         false
     }
 
-    /// Whether a folder with these files below it holds a set of the format.
+    /// Whether a folder that holds `files`, at any depth, contains a set of this format.
     fn lies_in(&self, _dir: &Path, files: &[PathBuf]) -> bool {
         files.iter().any(|file| self.is_named(file))
     }
 
-    /// The files that a folder means; by default those of the format's names below it.
+    /// The files of a set in a folder; by default those below it whose names match the format.
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the folder without such a file, or a link in it that leads elsewhere.
+    /// [`DataError`] that names the folder if it holds no such file, or the link in it that leads out of it.
     fn files_of(&self, dir: &Path) -> Result<Vec<PathBuf>, DataError> {
         let mut files = walk(dir)?;
         files.retain(|file| self.is_named(file));
@@ -58,50 +58,52 @@ pub(super) trait DataFormat: Sync {
         Ok(files)
     }
 
-    /// Whether the set at `path` holds its images itself, so that there is no root of images.
+    /// Whether the set at `path` contains its images, so that no image root is needed.
     fn holds_images(&self, _path: &Path) -> bool {
         false
     }
 
-    /// Indexes a set. `stamps` are its files', from before they are read; what else is read is added to them before.
+    /// Indexes a set. `stamps` holds the state of its files before they are read; the state of further files that are
+    /// read is added first.
     ///
     /// # Errors
     ///
     /// [`DataError`] that names the file.
     fn open(&self, set: &Opening<'_>, stamps: &mut Stamps) -> Result<Box<dyn Reader>, DataError>;
 
-    /// Why a set with its images there cannot be written in the format, if it cannot; before anything is written.
+    /// Why a set with these images cannot be written in this format; `None` if it can. Called before anything is
+    /// written.
     fn cannot_write(&self, _images: &Images) -> Option<&'static str> {
         None
     }
 
-    /// Begins to write a set.
+    /// Starts writing a set.
     ///
     /// # Errors
     ///
-    /// [`ExportError`] that names the file, or says that the format is not written.
+    /// [`ExportError`] that names the file, or says that this format cannot be written.
     fn writer(&self, dir: Named, sharding: Sharding) -> Result<Box<dyn Writer>, ExportError>;
 
-    /// Whether a written set is one file, by which it is opened, and not the folder.
+    /// Whether a written set is a single file that is opened by its own path, and not by its folder's.
     fn is_one_file(&self) -> bool {
         false
     }
 }
 
-/// What a set is opened by.
+/// The arguments for opening a set.
 pub(super) struct Opening<'a> {
-    /// As the recipe names it.
+    /// The path, folder or pattern in the recipe.
     pub path: &'a Path,
-    /// The files that this means.
+    /// The files that `path` stands for.
     pub files: &'a [PathBuf],
-    /// What image paths are relative to, where it is given.
+    /// The folder that image paths are relative to, if given.
     pub images: Option<&'a Path>,
-    /// The first so many samples alone.
+    /// Only the first `limit` samples are used.
     pub limit: Option<usize>,
 }
 
 impl Opening<'_> {
-    /// The only file of a set that cannot have several.
+    /// The only file of a set whose format does not allow several.
     pub fn single(&self) -> Result<&Path, DataError> {
         match self.files {
             [file] => Ok(file),
@@ -113,19 +115,19 @@ impl Opening<'_> {
     }
 }
 
-/// An opened set of some format.
+/// An opened set of any format.
 pub(super) trait Reader: Samples {
-    /// The folder that its image files are relative to; none where the images are in the data files.
+    /// The folder that its image files are relative to; `None` if the images are in the data files.
     fn root(&self) -> Option<&Path>;
 
-    /// What changes when a data file does.
+    /// A hash that changes when a data file changes.
     ///
     /// # Errors
     ///
     /// [`DataError`] that names the file that cannot be read.
     fn hash(&self) -> Result<u64, DataError>;
 
-    /// Files of which there are as many as samples: that one was written again is noticed without its contents.
+    /// Files of which there is at least one per sample. For these, only metadata is compared to detect changes.
     fn many(&self) -> Vec<PathBuf> {
         Vec::new()
     }

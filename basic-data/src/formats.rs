@@ -1,4 +1,4 @@
-//! The formats of data sets, one line each, and which of them a path is of.
+//! The list of data set formats, and the detection of a path's format.
 
 use std::fmt;
 use std::fs::File;
@@ -19,16 +19,16 @@ use super::locate::{expand, unpacked, walk};
 use super::parquet::Parquet;
 use super::webdataset::Archives;
 
-/// Every format: a new one is a file that implements [`DataFormat`], and a line here.
+/// Every format. To add one, write a file that implements [`DataFormat`] and add a line here.
 static FORMATS: [&dyn DataFormat; 5] =
     [&LlavaJson(Layout::Array), &LlavaJson(Layout::Lines), &Parquet, &Archives, &ImageFolder];
 
-/// How a data set is stored: one of the formats, by its name.
+/// A data set format, identified by its name.
 #[derive(Clone, Copy)]
 pub struct Format(&'static dyn DataFormat);
 
 impl Format {
-    /// Every format.
+    /// All formats.
     pub fn all() -> impl Iterator<Item = Self> {
         FORMATS.into_iter().map(Self)
     }
@@ -38,16 +38,16 @@ impl Format {
         self.0.name()
     }
 
-    /// What the format says of itself.
+    /// The implementation of the format.
     pub(super) fn spec(self) -> &'static dyn DataFormat {
         self.0
     }
 
-    /// The format of `path`, by its name and then by its content.
+    /// Detects the format of `path` by its name and then by its content.
     ///
     /// # Errors
     ///
-    /// Names the path: nothing there, or a folder of several formats.
+    /// [`DataError`] that names the path if nothing is there, or if a folder holds several formats.
     pub(super) fn of(path: &Path) -> Result<Self, DataError> {
         if path.is_dir() {
             return Self::of_folder(path);
@@ -90,11 +90,12 @@ impl Format {
         }
     }
 
-    /// The files that `path` means: itself, those of the format in a folder, or those that a pattern names, in order.
+    /// The files that `path` stands for: the file itself, those of the format in a folder, or those that a pattern
+    /// names, in order.
     ///
     /// # Errors
     ///
-    /// Names the path, folder or pattern without a file.
+    /// [`DataError`] that names the path, folder or pattern without a file.
     pub(super) fn files(self, path: &Path) -> Result<Vec<PathBuf>, DataError> {
         if path.is_dir() { self.0.files_of(path) } else { expand(path) }
     }
@@ -113,7 +114,7 @@ impl fmt::Display for Format {
 }
 
 impl PartialEq for Format {
-    /// A name is one format's.
+    /// Names are unique.
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
     }
@@ -145,7 +146,7 @@ impl Serialize for Format {
 }
 
 impl<'de> Deserialize<'de> for Format {
-    /// As an enum of the names, with the errors of one.
+    /// Deserializes like an enum of the names, with the same errors.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Named(Format);
 
@@ -194,7 +195,7 @@ pub(crate) mod tests {
     use super::Format;
     use crate::DataError;
 
-    /// The format of a name.
+    /// The format with this name.
     pub(crate) fn format(name: &str) -> Format {
         name.parse().unwrap()
     }

@@ -1,4 +1,4 @@
-//! Conversations that begin with an answer: as LLaVA does, the turn that nothing asked for is dropped.
+//! Drops an answer that comes before the first question, as LLaVA does.
 
 use std::borrow::Cow;
 
@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use super::keys::TURN_KEYS;
 
-/// The record without the answer that its turns begin with, and how many turns were dropped: 1 or none.
+/// The record without an answer at the beginning of its turns, and the number of dropped turns (0 or 1).
 ///
-/// As LLaVA's `preprocess_v1`, at most one turn goes, and only where another follows.
+/// As in LLaVA's `preprocess_v1`, at most one turn is dropped, and only if a question follows it.
 pub(super) fn dropped(record: &Value) -> (Cow<'_, Value>, usize) {
     let first = TURN_KEYS.iter().find(|key| !record[**key].is_null());
     let place = first.and_then(|key| Some((*key, unasked(record[*key].as_array()?)?)));
@@ -20,7 +20,7 @@ pub(super) fn dropped(record: &Value) -> (Cow<'_, Value>, usize) {
     (Cow::Owned(record), 1)
 }
 
-/// The place of an answer before the first question.
+/// The index of an answer that comes before the first question, if a question follows it.
 fn unasked(turns: &[Value]) -> Option<usize> {
     let speaker = |turn: &Value| turn["from"].as_str().or_else(|| turn["role"].as_str()).map(String::from);
     let place = usize::from(speaker(turns.first()?).as_deref() == Some("system"));

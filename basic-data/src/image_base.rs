@@ -1,4 +1,4 @@
-//! Where a file of questions looks for its images, and the folders that they may not leave.
+//! Resolves the image names in a file of questions, and refuses those that lead out of the allowed folders.
 
 use std::path::{Path, PathBuf};
 
@@ -8,49 +8,49 @@ use thiserror::Error;
 use super::DataError;
 use super::image_root::{ImageRoot, in_another_form};
 
-/// The folder that the images of a question file are relative to, and those that they may not leave: that one, and what a
-/// user added.
+/// The folder that the image names in a file of questions are relative to, and the folders that images must lie in:
+/// that folder and those that the user added.
 ///
-/// Unlike in a data set an absolute name is no fault in itself, nor one with `..`: what counts is where the file really
-/// lies, links followed.
+/// Unlike in a data set, a name may be absolute or contain `..`: only the real location of the file counts, after
+/// following links.
 #[derive(Debug, Clone)]
 pub struct ImageBase {
     base: PathBuf,
-    /// Without links.
+    /// The allowed folders, with links resolved.
     roots: Vec<PathBuf>,
     hint: &'static str,
 }
 
-/// How a user of the command line allows more.
+/// Tells users of the command line how to allow more folders.
 const FLAG: &str = "--image-root DIR allows the files below another folder";
 
 /// Why an image is not read.
 #[derive(Debug, Error)]
 pub enum ImageNameError {
-    /// It is not there, or cannot be looked at.
+    /// The file is missing or cannot be accessed.
     #[error("image {path}: {source}", path = excerpt(&path.display().to_string()))]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It is not below the folders.
+    /// The file lies outside the allowed folders.
     #[error("image {name} leads outside the folder {root}, to {real}: {hint}", name = excerpt(name), root = root.display(), real = excerpt(&real.display().to_string()))]
     Outside {
-        /// As it is written.
+        /// The name as it is written.
         name: String,
-        /// Where it lies.
+        /// Where the file really lies.
         real: PathBuf,
-        /// What it may not leave.
+        /// The folder that it must lie in.
         root: PathBuf,
-        /// How to allow it.
+        /// How to allow another folder.
         hint: &'static str,
     },
-    /// A folder, a device or a pipe.
+    /// The name refers to a folder, a device or a pipe.
     #[error("image {name:?} is not a file", name = excerpt(name))]
     NotAFile {
-        /// As it is written.
+        /// The name as it is written.
         name: String,
     },
 }
@@ -63,11 +63,11 @@ impl ImageNameError {
 }
 
 impl ImageBase {
-    /// Names relative to `base`, which with `wider` is what they may not leave.
+    /// Names are relative to `base` and must lie below it or below `wider`.
     ///
     /// # Errors
     ///
-    /// [`DataError`] where one of them is no folder.
+    /// [`DataError`] if one of them is not a folder.
     pub fn new(base: &Path, wider: Option<&Path>) -> Result<Self, DataError> {
         let only = Self { base: base.into(), roots: vec![ImageRoot::new(base)?.real().into()], hint: FLAG };
         match wider {
@@ -76,13 +76,13 @@ impl ImageBase {
         }
     }
 
-    /// Names relative to `base`, which may lead to `roots` alone; those that are no folders count for nothing.
+    /// Names are relative to `base` and must lie below one of `roots`; roots that are not folders are ignored.
     pub fn within(base: &Path, roots: &[PathBuf]) -> Self {
         let real = |root: &PathBuf| Some(ImageRoot::new(root).ok()?.real().into());
         Self { base: base.into(), roots: roots.iter().filter_map(real).collect(), hint: FLAG }
     }
 
-    /// The base of a file of questions: the folder `images` that a user named, or the file's own.
+    /// The base of a file of questions: the folder `images` that the user named, or the folder of the file.
     ///
     /// # Errors
     ///
@@ -91,17 +91,17 @@ impl ImageBase {
         Self::new(images.or(file.parent()).unwrap_or(Path::new("")), wider)
     }
 
-    /// With another folder that names may lead to.
+    /// Allows the files below another folder as well.
     ///
     /// # Errors
     ///
-    /// [`DataError`] where it is no folder.
+    /// [`DataError`] if it is not a folder.
     pub fn widened(mut self, folder: &Path) -> Result<Self, DataError> {
         self.roots.push(ImageRoot::new(folder)?.real().into());
         Ok(self)
     }
 
-    /// With other advice for a name that leads outside.
+    /// Replaces the advice in the error for a name that leads outside.
     #[must_use]
     pub fn advising(self, hint: &'static str) -> Self {
         Self { hint, ..self }
@@ -112,16 +112,16 @@ impl ImageBase {
         &self.base
     }
 
-    /// The folders that no name may leave, without links.
+    /// The folders that images must lie in, with links resolved.
     pub fn roots(&self) -> impl Iterator<Item = &Path> {
         self.roots.iter().map(PathBuf::as_path)
     }
 
-    /// The file called `name`, which must be there and lie below one of the folders, links followed.
+    /// The path of the image `name`, which must exist and lie below one of the folders after following links.
     ///
     /// # Errors
     ///
-    /// [`ImageNameError`] that names it.
+    /// [`ImageNameError`] that names the image.
     pub fn file(&self, name: &str) -> Result<PathBuf, ImageNameError> {
         let path = match self.path().join(name) {
             path if name.is_ascii() || path.symlink_metadata().is_ok() => path,
@@ -167,7 +167,7 @@ mod tests {
         for name in inside {
             assert!(images.file(name).is_ok(), "{name}: {:?}", images.file(name));
         }
-        // `base-too` begins with the name of the folder and is none below it.
+        // `base-too` begins with the folder's name but does not lie below it.
         let outside = ["../secret.png", "link.png", "up/secret.png", "../base-too/y.png", &absolute("secret.png")];
         for name in outside {
             let said = images.file(name).unwrap_err().to_string();

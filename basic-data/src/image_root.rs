@@ -1,4 +1,4 @@
-//! The folder that a set's image files lie in, and nothing outside it.
+//! Looks up the image files of a data set and refuses paths outside the set's image folder.
 
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
@@ -8,11 +8,11 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::DataError;
 
-/// A folder below which image files are looked up.
+/// The folder below which the image files of a set are looked up.
 #[derive(Debug, Clone)]
 pub(super) struct ImageRoot {
     path: PathBuf,
-    /// Without links; what no lookup may leave.
+    /// The folder with links resolved; no lookup may leave it.
     real: PathBuf,
 }
 
@@ -21,7 +21,7 @@ impl ImageRoot {
     ///
     /// # Errors
     ///
-    /// [`DataError::Io`] where there is no such folder.
+    /// [`DataError::Io`] if there is no such folder.
     pub fn new(path: &Path) -> Result<Self, DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
         let real = if path.as_os_str().is_empty() { Path::new(".") } else { path }.canonicalize().map_err(io)?;
@@ -31,7 +31,7 @@ impl ImageRoot {
         Ok(Self { path: path.into(), real })
     }
 
-    /// The root of a set: the folder that the user named, or that of the data file.
+    /// The image root of a set: the folder that the user named, or that of the data file.
     pub fn of(images: Option<&Path>, file: &Path) -> Result<Self, DataError> {
         Self::new(images.or(file.parent()).unwrap_or(Path::new("")))
     }
@@ -41,12 +41,13 @@ impl ImageRoot {
         &self.path
     }
 
-    /// The folder without links.
+    /// The folder with links resolved.
     pub fn real(&self) -> &Path {
         &self.real
     }
 
-    /// The image file `name`, which must be there and below the folder, even after following links; or why not.
+    /// The path of the image file `name`, which must exist and lie below the folder even after following links. The
+    /// error says why it cannot be used.
     pub fn file(&self, name: &str) -> Result<PathBuf, String> {
         self.find("image", name)?.ok_or_else(|| {
             let path = self.path.join(name);
@@ -55,7 +56,8 @@ impl ImageRoot {
         })
     }
 
-    /// The file `name`, none where there is none; or why it may not be read. `what` is what messages call it.
+    /// The path of the file `name`, or `None` if it does not exist. The error says why it may not be read; `what` is
+    /// how it calls the file.
     pub fn find(&self, what: &str, name: &str) -> Result<Option<PathBuf>, String> {
         let relative = Path::new(name);
         let called = excerpt(name);
@@ -90,8 +92,8 @@ impl ImageRoot {
         Ok(Some(path))
     }
 
-    /// Whether a path without links is below the folder. Hugging Face's cache holds files in `blobs` and links to them
-    /// in `snapshots`: there they are at home.
+    /// Whether a path without links lies below the folder. In Hugging Face's cache the files are in `blobs` and the
+    /// links to them in `snapshots`; such files count as below the folder.
     pub fn holds(&self, real: &Path) -> bool {
         let blobs = || {
             let snapshots = self.real.ancestors().find(|above| above.file_name().is_some_and(|n| n == "snapshots"))?;
@@ -105,8 +107,8 @@ impl ImageRoot {
     }
 }
 
-/// The path below `folder` whose parts are written in another of Unicode's normal forms: JSON and a disk may differ in how
-/// they write `é`.
+/// Finds a path below `folder` whose parts are written in another Unicode normal form: JSON and the file system may
+/// encode `é` differently.
 pub(super) fn in_another_form(folder: &Path, relative: &Path) -> Option<PathBuf> {
     let mut path = folder.to_path_buf();
     for part in relative.components() {

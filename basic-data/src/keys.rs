@@ -1,4 +1,4 @@
-//! The names under which records keep their text.
+//! The keys under which records hold their text.
 
 /// The keys that may hold a list of turns.
 pub(crate) const TURN_KEYS: [&str; 3] = ["conversations", "messages", "texts"];

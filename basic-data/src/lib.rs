@@ -1,10 +1,10 @@
 //! Data sets: conversations about images, from files of several formats to token ids, labels and batches.
 //!
-//! [`DataSet::open`] indexes what a configuration names, one set or a weighted mixture; [`Samples::sample`] reads one
-//! sample. No set is in memory whole. [`prepare`] renders and tokenizes a sample, [`Loader`] makes batches ready on worker
-//! threads ahead of the training loop, [`check`] looks for samples that cannot be trained on, and [`export`] writes a set
-//! in another format. [`shapes`] draws an embedded world of coloured shapes with captions and questions, for demos and
-//! studies.
+//! [`DataSet::open`] indexes the set or the weighted mixture that a configuration names, and [`Samples::sample`] reads
+//! one sample. No set is held in memory as a whole. [`prepare`] renders and tokenizes a sample, [`Loader`] prepares
+//! batches on worker threads ahead of the training loop, [`check`] finds samples that cannot be trained on, and
+//! [`export`] writes a set in another format. [`shapes`] generates a synthetic data set of coloured shapes with
+//! captions and questions, for demos and studies.
 //!
 //! ```
 //! use basic_data::{DataConfig, DataSet, Samples};

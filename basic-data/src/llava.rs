@@ -1,4 +1,5 @@
-//! LLaVA's JSON: an array of samples, or one a line. The places of the samples are in memory, not the samples.
+//! Reads LLaVA's JSON: an array of samples, or one sample per line. Only the samples' positions in the file are held in
+//! memory.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,8 +20,7 @@ use super::scan::{self, ScanError};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
-/// A data set in LLaVA's format. Opening it finds out where each sample lies; a sample is read and checked when it is
-/// asked for.
+/// A data set in LLaVA's format. Opening it finds the position of each sample; a sample is read and checked on request.
 #[derive(Debug, Clone)]
 pub struct LlavaData {
     file: Arc<Path>,
@@ -29,7 +29,7 @@ pub struct LlavaData {
     places: Vec<Range<u64>>,
 }
 
-/// What a JSON file is to hold.
+/// The layout of a JSON file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
     Array,
@@ -37,7 +37,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    /// The name of a written file.
+    /// The name of an exported file.
     pub fn file_name(self) -> &'static str {
         match self {
             Self::Array => "data.json",
@@ -45,7 +45,7 @@ impl Layout {
         }
     }
 
-    /// The layout by the first byte that is no space.
+    /// Detects the layout by the first byte that is not white space.
     pub fn of(path: &Path) -> Result<Self, DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
         let mut bytes = Vec::new();
@@ -56,11 +56,11 @@ impl Layout {
     }
 }
 
-/// LLaVA's JSON as a format: `json`, an array of samples, or `jsonl`, the same samples one a line.
+/// LLaVA's JSON as a format: `json`, an array of samples, or `jsonl`, one sample per line.
 pub(super) struct LlavaJson(pub Layout);
 
 impl LlavaJson {
-    /// What `basic data export` calls the file, in a folder of its own.
+    /// The file that `basic data export` would have written in this folder, if it is there.
     fn exported(&self, dir: &Path) -> Option<PathBuf> {
         Some(dir.join(self.0.file_name())).filter(|file| file.is_file())
     }
@@ -119,9 +119,9 @@ impl LlavaData {
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the file and the place: not an array and not lines, no sample. What is wrong with a
-    /// sample (not LLaVA's format, a missing image file, an image but no `<image>` or the other way round, no answer)
-    /// is [`Samples::sample`]'s to tell.
+    /// [`DataError`] that names the file and the position if the file is neither an array nor lines, or holds no
+    /// sample. What is wrong with a single sample (not LLaVA's format, a missing image file, an image without `<image>`
+    /// or the reverse, no answer) is reported by [`Samples::sample`].
     pub fn open(path: &Path, root: Option<&Path>, limit: Option<usize>) -> Result<Self, DataError> {
         Self::open_as(path, Layout::of(path)?, root, limit)
     }
@@ -135,7 +135,7 @@ impl LlavaData {
         let io = |source| DataError::Io { path: path.into(), source };
         let file = File::open(path).map_err(io)?;
         let wanted = limit.unwrap_or(usize::MAX);
-        // The places of samples of a byte or two would take many times the file.
+        // For samples of only a byte or two, the positions would take many times the size of the file.
         let len = file.metadata().map_err(io)?.len();
         let room = len.saturating_add(Budget::of(path).left()) / size_of::<Range<u64>>() as u64;
         let room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -160,17 +160,17 @@ impl LlavaData {
         Ok(Self { file: path.into(), source: FileRange::Path(path.into()), root: ImageRoot::of(root, path)?, places })
     }
 
-    /// The file.
+    /// The data file.
     pub fn path(&self) -> &Path {
         &self.file
     }
 
-    /// What the samples' image paths are relative to.
+    /// The folder that the samples' image paths are relative to.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
 
-    /// The record at `index`.
+    /// Reads the record at `index`.
     fn record(&self, index: usize) -> Result<Value, DataError> {
         let io = |source| DataError::Io { path: self.file.to_path_buf(), source };
         let Range { start, end } = self.places[index];

@@ -1,4 +1,4 @@
-//! Which files a path, a folder or a pattern means.
+//! Finds the files that a path, a folder or a pattern stands for.
 
 use std::path::{Path, PathBuf};
 
@@ -7,25 +7,25 @@ use basic_models::outside::excerpt;
 use super::DataError;
 use super::image_root::ImageRoot;
 
-/// The extensions of images.
+/// The file extensions of images.
 pub(super) const IMAGES: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
-/// What a pattern in braces may expand to.
+/// The largest number of names that a pattern in braces may expand to.
 const MOST: usize = 1_000_000;
-/// The bytes that the names of all of these may take.
+/// The largest size of these names together, in bytes.
 const MOST_BYTES: usize = 1 << 28;
-/// The digits of a number in a pattern.
+/// The largest number of digits of a number in a pattern.
 const DIGITS: usize = 20;
-/// Whether a file's name ends in one of these ways, in capitals or not.
+/// Whether a file's name ends in one of `ends`, ignoring case.
 pub(super) fn ends_in(path: &Path, ends: &[&str]) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     ends.iter().any(|end| name.ends_with(end))
 }
 
-/// The first bytes of archives that are packed as none of the formats is, and what they are called.
+/// The first bytes of compressed files and archives that no format reads, and their names.
 const PACKED: [(&[u8], &str); 4] =
     [(b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03\x04", "zip")];
 
-/// Refuses a file that is packed so: as a text it would be samples that are all broken.
+/// Refuses such a file: read as text, it would give only broken samples.
 pub(super) fn unpacked(path: &Path, head: &[u8]) -> Result<(), DataError> {
     match PACKED.iter().find(|(magic, _)| head.starts_with(magic)) {
         None => Ok(()),
@@ -36,13 +36,13 @@ pub(super) fn unpacked(path: &Path, head: &[u8]) -> Result<(), DataError> {
     }
 }
 
-/// Whether a file's name is that of an image.
+/// Whether a file's name has the extension of an image.
 pub(super) fn is_image(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     IMAGES.contains(&extension.as_str())
 }
 
-/// Refuses a file found in a folder that is a link to somewhere else: nobody named it.
+/// Refuses a link in a folder that leads out of the folder, because the user did not name its target.
 pub(super) fn at_home(dir: &Path, file: &Path) -> Result<(), DataError> {
     let io = |source| DataError::Io { path: file.into(), source };
     if !file.symlink_metadata().map_err(io)?.is_symlink() {
@@ -60,9 +60,9 @@ pub(super) fn at_home(dir: &Path, file: &Path) -> Result<(), DataError> {
     Err(DataError::Set { path: file.into(), reason })
 }
 
-/// Refuses what is no file: a device or a pipe has no places to read by, and may never end.
+/// Refuses anything that is not a regular file: a device or a pipe cannot be read by position and may never end.
 fn regular(path: &Path) -> Result<(), DataError> {
-    // The system says why: absent, or not readable.
+    // The system's error says whether the file is missing or not readable.
     let meta = path.metadata().map_err(|source| DataError::Io { path: path.into(), source })?;
     match meta.is_file() {
         true => Ok(()),
@@ -104,8 +104,8 @@ pub(super) fn expand(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
-/// `a{00..02}b` as a00b, a01b, a02b and `{x,y}` as x, y, wherever they stand. What a pattern means is counted before it
-/// is written out.
+/// Expands `a{00..02}b` to a00b, a01b, a02b and `{x,y}` to x, y, anywhere in the text. The number of results is
+/// computed before they are written out.
 fn braces(text: &str) -> Result<Vec<String>, String> {
     let (mut parts, mut rest, mut count) = (Vec::new(), text, 1usize);
     while let Some((before, more)) = rest.split_once('{') {
@@ -128,7 +128,7 @@ fn braces(text: &str) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// What stands between braces: numbers that count up, or texts.
+/// The choices between braces: numbers that count up, or texts.
 fn choices(inside: &str) -> Result<Vec<String>, String> {
     let Some((first, last)) = inside.split_once("..") else { return Ok(inside.split(',').map(String::from).collect()) };
     let shown = excerpt(inside);
@@ -144,7 +144,7 @@ fn choices(inside: &str) -> Result<Vec<String>, String> {
     Ok((from..=to).map(|n| format!("{n:0width$}", width = first.len())).collect())
 }
 
-/// Every file below a folder, in order, but for hidden ones; links to folders are not followed.
+/// Every file below a folder, in order, except hidden ones. Links to folders are not followed.
 pub(super) fn walk(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_path_buf()];

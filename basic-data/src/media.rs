@@ -1,16 +1,16 @@
-//! What a record carries that no sample can: video and sound, and images under names that nothing reads.
+//! Detects what a record refers to that a sample cannot hold: video, sound, and images under keys that are not read.
 //!
-//! A record that names such a file and trained as its text alone would teach answers about what nobody saw.
+//! Such a record must not be trained on as text alone: its answers would be about something the model has not seen.
 
 use serde_json::Value;
 
 use super::keys::TURN_KEYS;
 
-/// Keys of records, of turns and of a content's parts that hold films and sounds.
+/// Keys of records, turns and content parts that hold videos and sound.
 const CLIPS: [(&str, &str); 2] = [("video", "a video"), ("audio", "sound")];
-/// What such a key may end in.
+/// The suffixes that such a key may have.
 const ENDS: [&str; 10] = ["", "s", "_path", "_paths", "_file", "_files", "_url", "_urls", "_name", "_names"];
-/// Types of a content's parts that hold films and sounds.
+/// Types of content parts that hold videos and sound.
 const PARTS: [(&str, &str); 5] = [
     ("video", "a video"),
     ("video_url", "a video"),
@@ -18,15 +18,15 @@ const PARTS: [(&str, &str); 5] = [
     ("audio_url", "sound"),
     ("input_audio", "sound"),
 ];
-/// The endings of files of films.
+/// The file extensions of videos.
 const FILMS: [&str; 16] =
     ["mp4", "m4v", "webm", "mkv", "avi", "mov", "mpg", "mpeg", "m2ts", "wmv", "flv", "ogv", "3gp", "3g2", "vob", "mts"];
-/// The endings of files of sounds.
+/// The file extensions of sound.
 const SOUNDS: [&str; 15] =
     ["wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "m4b", "aac", "wma", "aif", "aiff", "amr", "au", "weba"];
-/// The endings of files of images that are not decoded.
+/// The file extensions of image formats that are not decoded.
 const OTHER_FORMATS: [&str; 8] = ["tif", "tiff", "heic", "heif", "avif", "jxl", "jp2", "jfif"];
-/// Keys under which others name images, and this program does not.
+/// Keys under which other programs name images, which are not read here.
 const OTHER_IMAGES: [&str; 10] = [
     "image_path",
     "image_paths",
@@ -40,7 +40,7 @@ const OTHER_IMAGES: [&str; 10] = [
     "img_paths",
 ];
 
-/// Why a record with `images` images cannot be trained on as it is, where it carries more than text and those images.
+/// Why a record with `images` images cannot be trained on, if it refers to more than text and those images.
 pub(super) fn unusable(record: &Value, images: usize) -> Option<String> {
     if let Some(reason) = clip(record, "the record") {
         return Some(reason);
@@ -75,7 +75,7 @@ fn in_turn(turn: &Value, images: usize, place: &str) -> Option<String> {
     })
 }
 
-/// What a key holds, where it is one of films or sounds.
+/// What a key holds, if it is a key for videos or sound.
 fn clip_of(key: &str) -> Option<&'static str> {
     let (_, what) = CLIPS.iter().find(|(stem, _)| key.strip_prefix(stem).is_some_and(|end| ENDS.contains(&end)))?;
     Some(*what)
@@ -86,7 +86,7 @@ pub(super) fn is_media(column: &str) -> bool {
     clip_of(column).is_some() || OTHER_IMAGES.contains(&column)
 }
 
-/// The film or sound under a key of an object.
+/// The error for a video or sound under a key of an object, if there is one.
 fn clip(object: &Value, place: &str) -> Option<String> {
     let fields = object.as_object()?;
     fields.iter().find_map(|(key, value)| clip_of(key).filter(|_| holds(value)).map(|what| said(place, what)))
@@ -96,7 +96,8 @@ fn said(place: &str, what: &str) -> String {
     format!("{place} carries {what}: images and text alone are supported; leave the sample out")
 }
 
-/// What is wrong with a file that ends so (in lower case), where it is something to see or hear that nothing reads.
+/// What is wrong with a file with this extension (in lower case), if it is a video, sound or an image that is not
+/// decoded.
 pub(super) fn unread(extension: &str) -> Option<&'static str> {
     let kinds: [(&[&str], _); 3] = [
         (&FILMS, "is a video: images and text alone are supported; leave the sample out"),
@@ -106,9 +107,10 @@ pub(super) fn unread(extension: &str) -> Option<&'static str> {
     kinds.iter().find(|(endings, _)| endings.contains(&extension)).map(|(_, reason)| *reason)
 }
 
-/// Whether a value names or holds anything: not null, blank, a bare number or flag, or a list or object of nothing else.
+/// Whether a value names or holds anything. Null, blank text, a bare number, a flag, and lists and objects of only
+/// nulls, blank texts and flags do not.
 fn holds(value: &Value) -> bool {
-    // The samples of a sound are numbers.
+    // The samples of a sound are numbers, so numbers inside a list or an object count.
     let inside = |value: &Value| value.is_number() || holds(value);
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => false,

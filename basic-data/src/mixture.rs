@@ -1,9 +1,9 @@
-//! Several sets as one: which sample of which set an epoch takes.
+//! Combines several sets into one, and decides which samples of each set an epoch uses.
 //!
-//! A set of `n` samples and weight `w` is taken `floor(w)` times whole, and once more in part: `round((w - floor(w)) n)`
-//! samples, chosen by the seed and the set's place in the list, in the set's order. The parts follow one another in the
-//! list's order. So an epoch is a function of the sets, their weights and the seed; nothing depends on workers, and the
-//! same samples make up every epoch.
+//! A set of `n` samples and weight `w` is used `floor(w)` times as a whole, followed by `round((w - floor(w)) n)` of
+//! its samples, chosen by the seed and the set's position in the list and kept in the set's order. The sets follow one
+//! another in the order of the list. An epoch is therefore a function of the sets, their weights and the seed; it does
+//! not depend on the workers, and every epoch consists of the same samples.
 
 use rand::SeedableRng;
 use rand::seq::index::sample;
@@ -11,10 +11,10 @@ use rand_chacha::ChaCha8Rng;
 
 /// The largest weight of a set.
 pub(super) const MAX_WEIGHT: f64 = 1000.0;
-/// The samples that an epoch may take: its order is in memory whole, 4 bytes a sample.
+/// The largest number of samples in an epoch, because the order of an epoch is held in memory, 4 bytes per sample.
 pub(super) const MAX_SAMPLES: usize = 500_000_000;
 
-/// Where each index of an epoch points.
+/// Maps each index of an epoch to a sample of a set.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Mixture {
     parts: Vec<Part>,
@@ -23,22 +23,22 @@ pub(super) struct Mixture {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Part {
-    /// Samples of the set.
+    /// Number of samples in the set.
     samples: usize,
-    /// The index at which it begins.
+    /// The index of the epoch at which the set's samples begin.
     start: usize,
-    /// The samples of all its whole turns.
+    /// Number of samples in all its whole passes.
     whole: usize,
-    /// The samples of the last turn, ascending.
+    /// The samples of the last, partial pass, ascending.
     partial: Vec<u32>,
 }
 
 impl Mixture {
-    /// The mixture of sets of `(samples, weight)`.
+    /// The mixture of sets given as `(samples, weight)`.
     ///
     /// # Errors
     ///
-    /// Where a weight is none, or an epoch would take more than [`MAX_SAMPLES`]; nothing is allocated then.
+    /// A weight that is not allowed, or more than [`MAX_SAMPLES`] samples in an epoch; nothing is allocated then.
     pub fn new(sets: &[(usize, f64)], seed: u64) -> Result<Self, String> {
         let mut total = 0usize;
         for &(samples, weight) in sets {
@@ -56,7 +56,8 @@ impl Mixture {
         for (place, &(samples, weight)) in sets.iter().enumerate() {
             let whole = samples * weight.floor() as usize;
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            // Apart from the streams of the order of samples, which count up from 0.
+            // These streams count down from the top, so they differ from those of the sample order, which count up from
+            // 0.
             rng.set_stream(u64::MAX - place as u64);
             let mut partial: Vec<u32> =
                 sample(&mut rng, samples, rest(samples, weight)).into_iter().map(|i| i as u32).collect();
@@ -68,15 +69,15 @@ impl Mixture {
         Ok(Self { parts, len: start })
     }
 
-    /// Samples of an epoch.
+    /// Number of samples in an epoch.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The set and the sample in it that `index` stands for.
+    /// The set that `index` falls into, and the sample of that set.
     pub fn at(&self, index: usize) -> Option<(usize, usize)> {
         let place = self.parts.partition_point(|part| part.start <= index).checked_sub(1)?;
-        // Of parts that begin at the same index, all but the last are empty.
+        // Of several parts that begin at the same index, all but the last are empty.
         let part = &self.parts[place];
         let offset = index - part.start;
         if offset < part.whole {
@@ -85,13 +86,13 @@ impl Mixture {
         part.partial.get(offset - part.whole).map(|&sample| (place, sample as usize))
     }
 
-    /// How many of an epoch's samples each set gives.
+    /// How many samples of an epoch come from each set.
     pub fn taken(&self) -> Vec<usize> {
         self.parts.iter().map(|part| part.whole + part.partial.len()).collect()
     }
 }
 
-/// The samples of a set's last turn.
+/// The number of samples in a set's last, partial pass.
 fn rest(samples: usize, weight: f64) -> usize {
     (((weight - weight.floor()) * samples as f64).round() as usize).min(samples)
 }

@@ -1,4 +1,4 @@
-//! From a sample to token ids, labels and image positions.
+//! Turns a sample into token ids, labels and image positions.
 
 use basic_models::processor::{Style, Tokenizer, render, tokenize};
 use basic_models::{Checkpoint, ImageTokens};
@@ -6,10 +6,10 @@ use basic_models::{Checkpoint, ImageTokens};
 use crate::config::TooLong;
 use crate::{DataError, ImageSource, Sample};
 
-/// A sample ready for a batch, but for its pixels.
+/// A sample that is ready for a batch except for its pixel values.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Ids, labels, image positions; no pixels.
+    /// The ids, labels and image positions, without pixel values.
     pub tokens: ImageTokens,
     /// The images.
     pub images: Vec<ImageSource>,
@@ -19,14 +19,15 @@ pub struct Prepared {
 ///
 /// # Errors
 ///
-/// [`DataError`] that names the file and the sample: no target, a context that is too short, a template's failure.
+/// [`DataError`] that names the file and the sample if no token bears loss, the context is too short, or the template
+/// fails.
 pub fn prepare(sample: &Sample, checkpoint: &Checkpoint, style: &Style) -> Result<Prepared, DataError> {
     let prepared = tokens(sample, &checkpoint.tokenizer, style, checkpoint.visual_tokens())?;
     let context = checkpoint.config.text_config.context();
     fitting(sample, prepared, Limit { max_length: context, context, too_long: TooLong::Error })
 }
 
-/// How long a sample may be.
+/// The length limit for samples.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     pub max_length: usize,
@@ -34,7 +35,7 @@ pub(crate) struct Limit {
     pub too_long: TooLong,
 }
 
-/// The sample's tokens, however many.
+/// Tokenizes the sample without a length limit.
 pub(crate) fn tokens(
     sample: &Sample,
     tokenizer: &Tokenizer,
@@ -56,7 +57,7 @@ pub(crate) fn tokens(
     })
 }
 
-/// The sample, if it is not too long, or what `limit` leaves of it.
+/// Applies `limit` to the sample: returns it if it is short enough, cuts it, or fails.
 pub(crate) fn fitting(sample: &Sample, mut prepared: Prepared, limit: Limit) -> Result<Prepared, DataError> {
     let (path, place) = (sample.file.to_path_buf(), sample.place.clone());
     let length = prepared.tokens.ids.len();
@@ -81,7 +82,7 @@ pub(crate) fn fitting(sample: &Sample, mut prepared: Prepared, limit: Limit) -> 
     Ok(prepared)
 }
 
-/// Cuts a sample from the right to `max_length` tokens, or to where an image begins that would be cut through.
+/// Cuts a sample from the right to `max_length` tokens, or to the beginning of the image that this would cut through.
 fn cut(prepared: &mut Prepared, max_length: usize) {
     let Prepared { tokens, images } = prepared;
     let whole = |positions: &Vec<usize>| positions.last().is_none_or(|last| *last < max_length);

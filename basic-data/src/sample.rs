@@ -1,4 +1,4 @@
-//! A sample as every reader gives it: turns, and images as files or bytes.
+//! The sample that every reader returns: turns, and images as files or bytes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use image::RgbImage;
 
 use super::{DataError, SeenImages};
 
-/// Where an image's bytes are.
+/// The source of an image's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ImageSource {
     /// A file.
     File(PathBuf),
     /// A member of an archive or a cell of a table.
     Bytes {
-        /// The archive and the member, for messages; no two images of a data set have the same.
+        /// The archive and the member, or the table and the cell; unique within a data set and used in messages.
         name: PathBuf,
         /// The encoded image.
         bytes: Arc<[u8]>,
@@ -27,7 +27,7 @@ pub enum ImageSource {
 }
 
 impl ImageSource {
-    /// What names the image in messages, and tells it from others.
+    /// The name that identifies the image, used in messages.
     pub fn name(&self) -> &Path {
         match self {
             Self::File(path) => path,
@@ -39,7 +39,7 @@ impl ImageSource {
     ///
     /// # Errors
     ///
-    /// Names the image.
+    /// [`ProcessorError`] that names the image.
     pub fn bytes(&self) -> Result<Arc<[u8]>, ProcessorError> {
         match self {
             Self::Bytes { bytes, .. } => Ok(bytes.clone()),
@@ -55,7 +55,7 @@ impl ImageSource {
     ///
     /// # Errors
     ///
-    /// Names the image.
+    /// [`ProcessorError`] that names the image.
     pub fn decode(&self) -> Result<RgbImage, ProcessorError> {
         match self {
             Self::File(path) => open_image(path),
@@ -63,20 +63,20 @@ impl ImageSource {
         }
     }
 
-    /// Decodes and processes the image as `checkpoint` does.
+    /// Decodes the image and processes it with the checkpoint's image processor.
     ///
     /// # Errors
     ///
-    /// Names the image.
+    /// [`CheckpointError`] that names the image.
     pub fn pixels(&self, checkpoint: &Checkpoint) -> Result<PixelValues, CheckpointError> {
         Ok(self.process(&checkpoint.images)?)
     }
 
-    /// Decodes and processes the image.
+    /// Decodes the image and processes it.
     ///
     /// # Errors
     ///
-    /// Names the image.
+    /// [`ProcessorError`] that names the image.
     pub fn process(&self, images: &ImageProcessor) -> Result<PixelValues, ProcessorError> {
         match self {
             Self::File(path) => images.open(path),
@@ -100,57 +100,57 @@ impl fmt::Display for ImageSource {
 /// One conversation with its images.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// The data file that it is from: for messages.
+    /// The data file that the sample comes from, for messages.
     pub file: Arc<Path>,
-    /// Index in the file, and the id where it has one, as `3` or `3 (id x)`: for messages.
+    /// The index in the file and, if the data has one, the id, as `3` or `3 (id x)`; for messages.
     pub place: String,
     /// The images.
     pub images: Vec<ImageSource>,
     /// The turns.
     pub messages: Vec<Message>,
-    /// Turns that the data has before the first question, and that were dropped, as LLaVA does.
+    /// Number of answers before the first question that were dropped, as in LLaVA.
     pub dropped_turns: usize,
 }
 
 impl Sample {
-    /// The id, where the data has one.
+    /// The id, if the data has one.
     pub fn id(&self) -> Option<&str> {
         self.place.split_once(" (id ")?.1.strip_suffix(')')
     }
 
-    /// An image's error with this sample's place.
+    /// Wraps an image's error with this sample's file and place.
     pub fn image_error(&self, source: CheckpointError) -> DataError {
         DataError::Image { path: self.file.to_path_buf(), place: self.place.clone(), source }
     }
 }
 
-/// What a sample's length is estimated from.
+/// The numbers that a sample's length is estimated from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Hint {
-    /// Its images.
+    /// Number of images.
     pub images: usize,
-    /// The characters of its turns.
+    /// Number of characters in all turns.
     pub characters: usize,
 }
 
 /// A data set: samples by index.
 pub trait Samples: fmt::Debug + Send + Sync {
-    /// How many.
+    /// The number of samples.
     fn len(&self) -> usize;
 
-    /// Whether there is none.
+    /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Reads sample `index`, the same one every time.
+    /// Reads sample `index`; always returns the same sample for the same index.
     ///
     /// # Errors
     ///
     /// [`DataError`] that names the file and the sample.
     fn sample(&self, index: usize) -> Result<Sample, DataError>;
 
-    /// What sample `index`'s length is estimated from; by default the sample is read.
+    /// The numbers that the length of sample `index` is estimated from; by default its outline is read.
     ///
     /// # Errors
     ///
@@ -161,17 +161,17 @@ pub trait Samples: fmt::Debug + Send + Sync {
         Ok(Hint { images: sample.images.len(), characters })
     }
 
-    /// As [`Samples::sample`], but the images of archives and tables may come with their names alone, without bytes:
-    /// all that tokenizing and counting need, for a fraction of the reading.
+    /// Like [`Samples::sample`], but images in archives and tables may come without their bytes. This is enough for
+    /// tokenizing and counting, and much cheaper to read.
     ///
     /// # Errors
     ///
-    /// Those of [`Samples::sample`], but for what only an image's bytes show.
+    /// Those of [`Samples::sample`], except errors that only an image's bytes reveal.
     fn outline(&self, index: usize) -> Result<Sample, DataError> {
         self.sample(index)
     }
 
-    /// What is known of the image files that were read, where that is kept.
+    /// The record of the image files that have been read, if the set keeps one.
     fn seen(&self) -> Option<&SeenImages> {
         None
     }

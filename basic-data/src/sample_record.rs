@@ -1,4 +1,4 @@
-//! What every reader makes of a record: its images' names and its turns, whichever of the common layouts it has.
+//! Converts a record of any of the common layouts into image names and turns; used by every reader.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use super::keys::{CAPTION_KEYS, TURN_KEYS};
 use super::scan::MARK;
 use super::{DataError, ImageSource, Sample, greeting, media};
 
-/// Why a record is no sample.
+/// Why a record is not a valid sample.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// Said in words.
+    /// A reason in words.
     Reason(String),
-    /// An image file that is not where it should be.
+    /// An image file that is missing or not allowed.
     Image(String),
-    /// Said by the conversation's checks.
+    /// An error of the conversation's checks.
     Conversation(ProcessorError),
 }
 
@@ -29,7 +29,7 @@ impl From<String> for Fault {
 }
 
 impl Fault {
-    /// The error of the sample at `place` of `file`.
+    /// The error for the sample at `place` in `file`.
     pub fn at(self, file: &Path, place: &str) -> DataError {
         let (path, place) = (file.to_path_buf(), place.to_owned());
         match self {
@@ -40,7 +40,7 @@ impl Fault {
     }
 }
 
-/// How messages call a sample: its index in the file, and its id where it has one.
+/// How messages name a sample: its index in the file, and its id if it has one.
 pub(super) fn place(index: usize, id: &Value) -> String {
     match id {
         Value::Null => format!("{index}"),
@@ -54,7 +54,7 @@ const IMAGE_KEYS: [&str; 4] = ["image", "images", "file_name", "file_names"];
 
 /// The names of a record's image files.
 pub(super) fn image_names(record: &Value) -> Result<Vec<&str>, Fault> {
-    // A blank name is how text-only samples of some sets say that there is none.
+    // Some sets mark text-only samples with a blank name.
     let Some((key, value)) = IMAGE_KEYS.iter().map(|key| (key, &record[key])).find(|(_, value)| !is_blank(value))
     else {
         return Ok(Vec::new());
@@ -67,7 +67,7 @@ pub(super) fn image_names(record: &Value) -> Result<Vec<&str>, Fault> {
     names.ok_or_else(|| format!("\"{key}\" must hold file names").into())
 }
 
-/// Whether a value names no image: null, a blank text, or a list of nothing else.
+/// Whether a value names no image: null, a blank text, or a list of only such values.
 fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -77,27 +77,28 @@ fn is_blank(value: &Value) -> bool {
     }
 }
 
-/// The budget of one sample of a file: an eighth of the file's, for as many threads read as there are.
+/// The budget of one sample of a file: an eighth of the file's budget, because several threads read samples at once.
 pub(super) fn budget(file: &Path) -> Budget {
     let limits = file_limits();
     Budget::within(file, FileLimits { bytes: limits.bytes / 8, ..limits })
 }
 
-/// The bytes of a text without UTF-8's mark at their head.
+/// The bytes of a text without a leading UTF-8 byte-order mark.
 pub(super) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(MARK).unwrap_or(bytes)
 }
 
-/// A caption as a file holds it: without UTF-8's mark, which bears no loss, and without the space around it.
+/// A caption from a file's bytes, without the byte-order mark, which must not bear loss, and without surrounding white
+/// space.
 ///
 /// # Errors
 ///
-/// Where the bytes are not UTF-8.
+/// The bytes are not UTF-8.
 pub(super) fn caption(bytes: &[u8]) -> Result<&str, std::str::Utf8Error> {
     Ok(std::str::from_utf8(without_mark(bytes))?.trim())
 }
 
-/// A sample of a record's turns and of images that were found already.
+/// A sample made of a record's turns and of images that were already found.
 pub(super) fn sample(
     file: &Arc<Path>,
     place: String,
@@ -116,9 +117,10 @@ pub(super) fn sample(
 /// `role` and `content`, The Cauldron's `texts` of `user` and `assistant` (each under any of [`TURN_KEYS`]), or a
 /// `caption` or `text`.
 ///
-/// LLaVA's turns say with `<image>` in their questions where each image goes. The others often don't: where no question
-/// holds an `<image>`, the images go before the first one; so they do in LLaVA's turns where an `<image>` stands in an
-/// answer alone. An `<image>` in an answer or a system text, and any in a record without images, is text.
+/// LLaVA's turns mark with `<image>` in a question where each image goes. Other layouts often don't: if no question
+/// contains an `<image>`, the images go before the first question. The same applies to LLaVA's turns if only an answer
+/// contains an `<image>`. An `<image>` in an answer or a system text, and any in a record without images, is plain
+/// text.
 pub(super) fn turns(record: &Value, images: usize) -> Result<Vec<Message>, Fault> {
     let list = TURN_KEYS.iter().map(|key| (*key, &record[key])).find(|(_, value)| !value.is_null());
     let caption = CAPTION_KEYS.iter().map(|key| (*key, &record[key])).find(|(_, value)| !value.is_null());
@@ -160,7 +162,7 @@ fn counted(messages: Vec<Message>, images: usize) -> Result<Vec<Message>, Fault>
     Ok(messages)
 }
 
-/// LLaVA's turns, whatever they are; with the images before the first question where an answer alone speaks of one.
+/// LLaVA's turns unchanged, or with the images before the first question if only an answer contains an `<image>`.
 fn placed(list: &Value, images: usize) -> Value {
     match list.as_array() {
         Some(turns) if images > 0 && turns.iter().any(holds_place) => with_places(turns.clone(), images).into(),
@@ -172,7 +174,7 @@ fn holds_place(turn: &Value) -> bool {
     turn["value"].as_str().is_some_and(|text| text.contains(PLACEHOLDER))
 }
 
-/// The turns with the images before the first question, unless they say themselves where images go.
+/// The turns with the images placed before the first question, unless a question already marks where images go.
 fn with_places(mut turns: Vec<Value>, images: usize) -> Vec<Value> {
     if !turns.iter().any(|turn| turn["from"] == "human" && holds_place(turn))
         && let Some(first) = turns.iter_mut().find(|turn| turn["from"] == "human")
@@ -188,7 +190,7 @@ fn with_places(mut turns: Vec<Value>, images: usize) -> Vec<Value> {
     turns
 }
 
-/// `[{"user": .., "assistant": ..}, ..]` as LLaVA's turns.
+/// Converts `[{"user": .., "assistant": ..}, ..]` to LLaVA's turns.
 fn pairs(key: &str, list: &Value) -> Result<Vec<Value>, Fault> {
     let mut turns = Vec::new();
     for (index, pair) in list.as_array().into_iter().flatten().enumerate() {
@@ -200,7 +202,7 @@ fn pairs(key: &str, list: &Value) -> Result<Vec<Value>, Fault> {
     Ok(turns)
 }
 
-/// `[{"role": .., "content": ..}, ..]` as LLaVA's turns; a content is a text, or a list of texts and images.
+/// Converts `[{"role": .., "content": ..}, ..]` to LLaVA's turns; a content is a text, or a list of texts and images.
 fn chat(key: &str, list: &Value) -> Result<Vec<Value>, Fault> {
     let turn = |(index, message): (usize, &Value)| {
         let from = match message["role"].as_str() {

@@ -1,7 +1,7 @@
-//! Where the samples of a JSON file lie: one pass over its bytes, which holds none of them.
+//! Finds the positions of the samples in a JSON file in one pass, without holding any of them in memory.
 //!
-//! The pass knows strings, escapes and brackets, no more: what lies between two commas is left to serde_json when the
-//! sample is asked for.
+//! The pass recognizes only strings, escapes and brackets. Everything between two commas is left to serde_json, which
+//! parses it when the sample is read.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -11,7 +11,7 @@ use std::ops::Range;
 pub(super) enum ScanError {
     /// The file could not be read.
     Io(io::Error),
-    /// No JSON array of samples, from this byte on.
+    /// The file is not a JSON array of samples from this byte on.
     Syntax { offset: u64, reason: &'static str },
 }
 
@@ -21,7 +21,7 @@ impl From<io::Error> for ScanError {
     }
 }
 
-/// The bytes of a reader with their places.
+/// A buffered reader that tracks its offset.
 struct Bytes<R> {
     reader: R,
     buffer: Vec<u8>,
@@ -40,7 +40,7 @@ impl<R: Read> Bytes<R> {
         self.base + self.at as u64
     }
 
-    /// The bytes from here to the buffer's end; none at the file's end.
+    /// The bytes from the current position to the end of the buffer; empty at the end of the file.
     fn rest(&mut self) -> io::Result<&[u8]> {
         while self.at == self.filled {
             self.base += self.filled as u64;
@@ -55,7 +55,7 @@ impl<R: Read> Bytes<R> {
         Ok(&self.buffer[self.at..self.filled])
     }
 
-    /// Goes to the next of two bytes; it is not consumed.
+    /// Advances to the next occurrence of either byte, without consuming it.
     fn skip_to(&mut self, first: u8, second: u8) -> io::Result<Option<u8>> {
         loop {
             let rest = self.rest()?;
@@ -73,7 +73,7 @@ impl<R: Read> Bytes<R> {
         }
     }
 
-    /// Steps over what `skip` holds for; the byte after it, where there is one, is not consumed.
+    /// Advances over bytes that satisfy `skip`; returns the byte after them, if any, without consuming it.
     fn skip_while(&mut self, skip: impl Fn(u8) -> bool) -> io::Result<Option<u8>> {
         loop {
             let rest = self.rest()?;
@@ -96,10 +96,10 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// The byte-order mark that some editors put at the beginning.
+/// The UTF-8 byte-order mark that some editors put at the beginning of a file.
 pub(super) const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Where the first `limit` elements of a JSON array lie.
+/// The byte ranges of the first `limit` elements of a JSON array.
 pub(super) fn array_elements(reader: impl Read, limit: usize) -> Result<Vec<Range<u64>>, ScanError> {
     let mut bytes = Bytes::new(reader);
     let syntax = |offset, reason| Err(ScanError::Syntax { offset, reason });
@@ -130,7 +130,8 @@ pub(super) fn array_elements(reader: impl Read, limit: usize) -> Result<Vec<Rang
     Ok(elements)
 }
 
-/// Goes to the comma or bracket that ends an element; returns where its last byte that is no space ends.
+/// Advances to the comma or bracket that ends an element; returns the offset after its last byte that is not white
+/// space.
 fn element_end(bytes: &mut Bytes<impl Read>) -> Result<u64, ScanError> {
     let mut depth = 0usize;
     let mut end = bytes.offset();
@@ -153,7 +154,7 @@ fn element_end(bytes: &mut Bytes<impl Read>) -> Result<u64, ScanError> {
                 continue;
             }
             Some(b'[' | b'{') => depth += 1,
-            // One bracket too many is serde_json's to tell.
+            // An extra closing bracket is reported by serde_json.
             Some(b']' | b'}') => depth = depth.saturating_sub(1),
             Some(byte) if is_space(byte) => {
                 bytes.at += 1;
@@ -166,7 +167,7 @@ fn element_end(bytes: &mut Bytes<impl Read>) -> Result<u64, ScanError> {
     }
 }
 
-/// From a quote to after the one that closes it.
+/// Advances from an opening quote to just after the closing one.
 fn skip_string(bytes: &mut Bytes<impl Read>) -> Result<(), ScanError> {
     let start = bytes.offset();
     let open = |offset| ScanError::Syntax { offset, reason: "a text that begins here is never closed" };
@@ -183,13 +184,13 @@ fn skip_string(bytes: &mut Bytes<impl Read>) -> Result<(), ScanError> {
                 if bytes.rest()?.is_empty() {
                     return Err(open(start));
                 }
-                bytes.at += 1; // whatever is escaped
+                bytes.at += 1; // the escaped byte
             }
         }
     }
 }
 
-/// Where the first `limit` lines lie that hold more than spaces.
+/// The byte ranges of the first `limit` lines that are not blank.
 pub(super) fn lines(reader: impl Read, limit: usize) -> Result<Vec<Range<u64>>, ScanError> {
     let mut bytes = Bytes::new(reader);
     bytes.skip_while(|byte| MARK.contains(&byte))?;
@@ -211,7 +212,7 @@ mod tests {
 
     use super::{ScanError, array_elements, lines};
 
-    /// Gives a byte at a time, so that every boundary falls between two reads.
+    /// Returns one byte at a time, so that every boundary falls between two reads.
     struct Slowly<'a>(&'a [u8]);
 
     impl Read for Slowly<'_> {

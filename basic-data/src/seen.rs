@@ -1,4 +1,4 @@
-//! Whether the image files that samples refer to are what they were: when the set was opened, and when they were last read.
+//! Detects whether the image files of samples have changed since the set was opened or since they were last read.
 
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -12,20 +12,21 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{DataError, fingerprint};
 
-/// What a run remembers of the image files that it reads: 8 bytes a sample, and nothing where images lie in the data files.
+/// A run's record of the image files that it has read: 8 bytes per sample, and nothing if the images are in the data
+/// files.
 ///
-/// The first time that a sample is drawn, its images must not have changed since the set was opened, as far as the system
-/// tells; later they must have the contents that they had.
+/// The first time a sample is drawn, its images must not have changed since the set was opened, according to the file
+/// system's times. From then on they must keep the same contents.
 #[derive(Debug)]
 pub struct SeenImages {
     opened: SystemTime,
     samples: usize,
-    /// A hash over a sample's text and the contents of its images; 0 where they have not been read.
+    /// A hash of each sample's text and of the contents of its images; 0 until they have been read.
     hashes: OnceLock<Vec<AtomicU64>>,
 }
 
 impl SeenImages {
-    /// Of a set of so many samples that was opened at this time.
+    /// The record for a set of `samples` samples that was opened at this time.
     pub(super) fn new(opened: SystemTime, samples: usize) -> Self {
         Self { opened, samples, hashes: OnceLock::new() }
     }
@@ -36,7 +37,7 @@ impl SeenImages {
     ///
     /// [`DataError::Set`] that names the file.
     pub(super) fn check(&self, index: usize, turns: &[Message], images: &[&Path]) -> Result<(), DataError> {
-        // A file that is gone by now was read whole: nothing more is read from it.
+        // A file that no longer exists was read completely before, and nothing more is read from it.
         let Some(hashes) = images.iter().map(|path| content(path)).collect::<Option<Vec<u64>>>() else { return Ok(()) };
         let text = turns.iter().map(|message| xxh3_64(message.content.as_bytes()));
         let hash = fingerprint::combine(hashes.into_iter().chain(text)).max(1);
@@ -44,7 +45,7 @@ impl SeenImages {
         let (file, what) = match held.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire) {
             Err(known) if known == hash => return Ok(()),
             Err(_) => {
-                // The text of an image in a folder lies beside it.
+                // In a folder of images the text of an image is in a file beside it.
                 let files = images.iter().flat_map(|path| [path.to_path_buf(), path.with_extension("txt")]);
                 let what =
                     "is not what it was when its sample was trained on before, or another file of that sample is not";
@@ -67,13 +68,13 @@ impl SeenImages {
         self.hashes.get_or_init(|| (0..self.samples).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// What a state keeps; nothing where no image file was read.
+    /// The bytes to save in a training state; `None` if no image file was read.
     pub fn to_bytes(&self) -> Option<Vec<u8>> {
         let hashes = self.hashes.get()?;
         Some(hashes.iter().flat_map(|hash| hash.load(Ordering::Acquire).to_le_bytes()).collect())
     }
 
-    /// Takes over what a state has kept, before anything is read.
+    /// Restores the bytes saved in a training state; must be called before anything is read.
     pub fn restore(&self, bytes: &[u8]) -> Result<(), String> {
         let (hashes, rest) = bytes.as_chunks::<8>();
         if hashes.len() != self.samples || !rest.is_empty() {
@@ -96,16 +97,16 @@ fn content(path: &Path) -> Option<u64> {
     }
 }
 
-/// When a file was last changed, in contents, name or place; of a link, when it or what it leads to was.
+/// When a file's contents, name or location last changed. For a link, the later of the link's and its target's time.
 fn changed(path: &Path) -> Option<SystemTime> {
     let own = path.symlink_metadata().ok()?;
     let target = path.metadata().ok()?;
-    // A time that has yet to come is another clock's, and tells nothing.
+    // A time in the future comes from another machine's clock and says nothing.
     let now = SystemTime::now();
     changed_at(&own).max(changed_at(&target)).filter(|at| *at <= now)
 }
 
-/// When anything about a file was last changed; where the system doesn't know, its contents.
+/// When a file's contents or metadata last changed; only its contents on systems without that time.
 pub(super) fn changed_at(meta: &Metadata) -> Option<SystemTime> {
     #[cfg(unix)]
     {
@@ -128,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// What the clock of a file system may be behind.
+    /// A delay longer than the resolution of a file system's clock.
     const TICK: Duration = Duration::from_millis(30);
 
     fn said(text: &str) -> [Message; 1] {
@@ -152,7 +153,7 @@ mod tests {
         seen.check(0, &said("a"), &[&a]).unwrap();
         seen.check(1, &said("a"), &[&b]).unwrap();
         std::thread::sleep(TICK);
-        // A file whose contents are older than the run, under another's name.
+        // A file whose contents are older than the run, moved to another file's name.
         fs::rename(dir.path().join("old"), &b).unwrap();
         for (sample, images, named) in [(1, vec![&*b], &b), (2, vec![&*b], &b), (3, vec![&*a, &*b], &b)] {
             let error = seen.check(sample, &said("a"), &images).unwrap_err();
@@ -168,7 +169,7 @@ mod tests {
         let seen = SeenImages::new(SystemTime::now(), 1);
         seen.check(0, &said("a"), &[&a]).unwrap();
         std::thread::sleep(TICK);
-        // The same bytes in another file: a restored backup.
+        // The same bytes in a new file, as when a backup is restored.
         fs::copy(&a, dir.path().join("c")).unwrap();
         fs::copy(&a, dir.path().join("d")).unwrap();
         fs::rename(dir.path().join("c"), &a).unwrap();

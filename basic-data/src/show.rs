@@ -1,24 +1,24 @@
-//! One sample as training sees it: its tokens, and which of them bear loss.
+//! Shows one sample as training sees it: its tokens, and which of them bear loss.
 
 use basic_models::processor::IGNORE;
 use serde::Serialize;
 
 use super::{DataError, Preparer, Sample};
 
-/// A token of a sample, or an image's run of tokens.
+/// A token of a sample, or the run of tokens that stands for an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Token {
-    /// Its id.
+    /// The token's id.
     pub id: u32,
-    /// As the vocabulary writes it.
+    /// The token as it is written in the vocabulary.
     pub text: String,
-    /// How many tokens this stands for: 1, or all that stand for an image.
+    /// Number of tokens that this entry stands for: 1, or all those of an image.
     pub count: usize,
-    /// Whether the loss falls on it.
+    /// Whether the token bears loss.
     pub loss: bool,
 }
 
-/// The tokens of a sample; those of an image are one entry.
+/// The tokens of a sample; the tokens of an image form one entry.
 ///
 /// # Errors
 ///

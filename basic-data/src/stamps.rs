@@ -1,4 +1,4 @@
-//! Whether data files are still those that were opened.
+//! Detects whether data files have changed since they were opened.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::DataError;
 use super::fingerprint::{WHOLE, combine, of_contents};
 use super::seen::changed_at;
 
-/// What the system says of files at one moment, without their contents.
+/// The metadata of files at one moment, without their contents.
 #[derive(Debug, Default)]
 pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
@@ -18,14 +18,14 @@ pub(super) struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 struct Stamp {
     len: u64,
     modified: Option<SystemTime>,
-    /// Device and number.
+    /// The device and inode numbers.
     file: (u64, u64),
-    /// The last change of anything, its name included.
+    /// The last change of anything, including the name.
     changed: Option<SystemTime>,
 }
 
-/// What the system said of many files, in their order, in 8 bytes each: of all but the last change of anything, which a
-/// change of rights or of links moves too. 0 of what is not there.
+/// The metadata of many files, in order, hashed to 8 bytes each. The time of the last change is left out, because a
+/// change of permissions or links affects it too. 0 stands for a missing file.
 #[derive(Debug, Default)]
 pub(super) struct ShortStamps {
     stamps: Vec<u64>,
@@ -33,15 +33,15 @@ pub(super) struct ShortStamps {
 }
 
 impl ShortStamps {
-    /// Of these files as they are now.
+    /// The current metadata of these files.
     pub fn of(files: &[PathBuf]) -> Self {
         let stamps: Vec<_> = files.par_iter().map(|path| stamp(path)).collect();
         let latest = stamps.iter().filter_map(|stamp| stamp.as_ref()?.changed).max();
         Self { stamps: stamps.iter().map(short).collect(), latest }
     }
 
-    /// The first of the same files that is another one, or was written; one that is gone has not changed, nor has one that
-    /// came.
+    /// The first of the same files that was replaced or written again. A file that has been removed or added since does
+    /// not count as changed.
     pub fn changed<'a>(&self, files: &'a [PathBuf]) -> Option<&'a Path> {
         let both = files.par_iter().zip(&self.stamps);
         let changed = |(path, held): &(&PathBuf, &u64)| {
@@ -51,7 +51,7 @@ impl ShortStamps {
         both.find_first(changed).map(|(path, _)| path.as_path())
     }
 
-    /// When the last of the files was changed.
+    /// The latest change time of any file.
     pub fn latest(&self) -> Option<SystemTime> {
         self.latest
     }
@@ -63,16 +63,16 @@ fn short(stamp: &Option<Stamp>) -> u64 {
     combine([*len, since.as_secs(), since.subsec_nanos().into(), file.0, file.1]).max(1)
 }
 
-/// Files with their contents at one moment.
+/// Files with their metadata and a hash of their contents at one moment.
 #[derive(Debug)]
 pub struct Watched(Vec<(Stamps, u64)>);
 
 impl Watched {
-    /// Of those of these files that are there.
+    /// The current state of those of these files that exist.
     ///
     /// # Errors
     ///
-    /// Names the file that cannot be read.
+    /// [`DataError`] that names the file that cannot be read.
     pub fn of(files: &[PathBuf]) -> Result<Self, DataError> {
         let there = files.par_iter().filter(|path| path.is_file());
         let watched = there.map(|path| {
@@ -82,7 +82,7 @@ impl Watched {
         Ok(Self(watched.collect::<Result<_, _>>()?))
     }
 
-    /// The first file whose contents are not what they were; one that is gone has not changed.
+    /// The first file whose contents have changed; a file that no longer exists does not count.
     pub fn changed(&self) -> Option<&Path> {
         self.0.iter().find_map(|(stamps, hash)| {
             let (path, change) = stamps.changed()?;
@@ -92,32 +92,33 @@ impl Watched {
     }
 }
 
-/// How a file is not what it was.
+/// How a file has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Change {
-    /// The contents tell.
+    /// The metadata changed; the contents must be compared.
     Touched,
-    /// Another file is there, too large for its contents to be compared whole.
+    /// The file has another size, or another file that is too large to compare as a whole has its name.
     Replaced,
 }
 
 impl Stamps {
-    /// Of these files as they are now.
+    /// The current metadata of these files.
     pub fn of(files: &[PathBuf]) -> Self {
         Self(files.par_iter().map(|path| (path.clone(), stamp(path))).collect())
     }
 
-    /// When the last of the files was changed.
+    /// The latest change time of any file.
     pub fn latest(&self) -> Option<SystemTime> {
         self.0.iter().filter_map(|(_, stamp)| stamp.as_ref()?.changed).max()
     }
 
-    /// More files.
+    /// Adds more files.
     pub fn extend(&mut self, more: Self) {
         self.0.extend(more.0);
     }
 
-    /// The file that has changed most; a file that is gone has not: nothing more is read from it.
+    /// The file that has changed most. A file that no longer exists does not count, because nothing more is read from
+    /// it.
     pub fn changed(&self) -> Option<(&Path, Change)> {
         let change = |(path, held): &'_ (PathBuf, Option<Stamp>)| {
             let (held, now) = (held.as_ref()?, stamp(path)?);
@@ -131,7 +132,7 @@ impl Stamps {
     }
 }
 
-/// Of what is no file (a pipe), nothing.
+/// The metadata of a file; `None` if it is not a regular file, such as a pipe.
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = path.metadata().ok().filter(Metadata::is_file)?;
     #[cfg(unix)]
@@ -158,7 +159,7 @@ mod tests {
         fs::write(&b, "one").unwrap();
         let stamps = Stamps::of(&[a.clone(), b.clone()]);
         assert_eq!(stamps.changed(), None);
-        // The same length, under the same name.
+        // New contents of the same length under the same name.
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(dir.path().join("c"), "two").unwrap();
         fs::rename(dir.path().join("c"), &b).unwrap();

@@ -1,4 +1,4 @@
-//! Patch features of a frozen vision encoder, computed once an image as long as they fit.
+//! Caches the patch features of a frozen vision encoder: each image is encoded once, as long as the cache has room.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,15 +13,16 @@ use rayon::prelude::*;
 
 use super::ImageSource;
 
-/// Images encoded together.
+/// Number of images that are encoded together.
 const CHUNK: usize = 32;
 
-/// The images whose features a [`VisionCache`] holds, for those who would decode them again. None is ever let go.
+/// The images whose features a [`VisionCache`] holds, so that others need not decode them again. Entries are never
+/// removed.
 #[derive(Debug, Clone, Default)]
 pub struct FeatureKeys(Arc<RwLock<HashSet<PathBuf>>>);
 
 impl FeatureKeys {
-    /// Whether the image's features are held.
+    /// Whether the image's features are cached.
     pub fn contains(&self, image: &Path) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains(image)
     }
@@ -50,24 +51,24 @@ pub struct VisionCache {
 }
 
 impl VisionCache {
-    /// An empty cache of at most `mib` MiB; 0 caches nothing.
+    /// An empty cache of at most `mib` MiB; with 0 nothing is cached.
     pub fn new(mib: usize) -> Self {
         Self { budget: mib << 20, used: 0, held: HashMap::new(), keys: FeatureKeys::default() }
     }
 
-    /// What it holds, as it grows.
+    /// A shared view of the images whose features are cached, which grows with the cache.
     pub fn keys(&self) -> FeatureKeys {
         self.keys.clone()
     }
 
-    /// The features of `images`, in order, without gradient; `None` for no images.
+    /// The features of `images`, in order, without gradients; `None` if there are no images.
     ///
     /// # Shapes
     /// - output: `[images * m, vision hidden]`
     ///
     /// # Errors
     ///
-    /// Names the image that could not be read.
+    /// [`CheckpointError`] that names the image that could not be read.
     pub fn features(
         &mut self,
         model: &Llava,
@@ -78,11 +79,11 @@ impl VisionCache {
         self.features_of(model, checkpoint.image_shape(), &names, |image| Ok(images[image].pixels(checkpoint)?.data))
     }
 
-    /// As [`VisionCache::features`] by another encoder than the model's, which makes its own pixel values.
+    /// Like [`VisionCache::features`], but with an encoder other than the model's, which processes the images itself.
     ///
     /// # Errors
     ///
-    /// Names the image that could not be read.
+    /// [`ProcessorError`] that names the image that could not be read.
     pub fn features_by(
         &mut self,
         encoder: &FrozenEncoder,
@@ -94,8 +95,8 @@ impl VisionCache {
         })
     }
 
-    /// As [`VisionCache::features`] for images by name; `pixels` is asked for the values of the i-th one, of `shape`,
-    /// where they are needed.
+    /// Like [`VisionCache::features`], for images by name. `pixels` returns the pixel values of image `i`, of `shape`,
+    /// and is called only for images that are not cached.
     ///
     /// # Errors
     ///
@@ -127,13 +128,13 @@ impl VisionCache {
         }
         let found = images.iter().filter_map(|name| self.held.get(*name).or_else(|| fresh.get(*name)).cloned());
         let all = Tensor::cat(found.collect(), 0);
-        // In an order of its own: what still fits into the budget must not depend on a hash.
+        // In a fixed order, so that which images still fit into the budget does not depend on hashing.
         for image in new {
             let Some(features) = fresh.remove(images[image]) else { continue };
             let bytes = features.dims().iter().product::<usize>() * features.dtype().size();
             if self.used + bytes <= self.budget {
                 self.used += bytes;
-                // A copy of its own: a slice would keep its whole chunk alive.
+                // A copy, because a slice would keep the whole chunk in memory.
                 self.held.insert(images[image].to_path_buf(), features.mul_scalar(1.0));
                 self.keys.insert(images[image]);
             }

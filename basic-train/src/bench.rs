@@ -1,5 +1,5 @@
-//! Training steps of preset sizes on random weights and data: `basic bench`, with the presets and JSON keys of the
-//! reference script.
+//! Times training steps of preset sizes on random weights and data (`basic bench`), with the presets and JSON keys of
+//! the reference script.
 
 use std::ops::Add;
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ use crate::recipe::{Part, Stage};
 use crate::train::backward;
 use crate::trainable::set_trainable;
 
-/// A size of the reference script.
+/// A model size of the reference script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preset {
-    /// Its name.
+    /// The preset's name.
     pub name: &'static str,
     decoder: [usize; 5], // hidden, layers, heads, key-value heads, intermediate
     vision: [usize; 5],  // hidden, layers, heads, image, patch
@@ -83,99 +83,99 @@ pub const PRESETS: [Preset; 5] = [
 
 const MIB: f64 = (1 << 20) as f64;
 
-/// What to time.
+/// Options of [`bench`].
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
-    /// The size.
+    /// The model size.
     pub preset: Preset,
-    /// With BASIC's losses, or LLaVA's alone.
+    /// Whether BASIC's losses are computed, or LLaVA's alone.
     pub supervised: bool,
-    /// What is trained.
+    /// The stage, which decides what is trained.
     pub stage: Stage,
-    /// Threads, for the report: the caller has set them.
+    /// Number of threads; only reported, since the caller has set it.
     pub threads: usize,
-    /// Steps before the clock starts.
+    /// Number of steps before timing starts.
     pub warmup: usize,
-    /// Steps timed.
+    /// Number of timed steps.
     pub steps: usize,
-    /// The parameters' type.
+    /// The type of the parameters.
     pub dtype: DType,
-    /// The device, for the report and its memory.
+    /// The device; used for the report and to read its memory.
     pub spec: DeviceSpec,
-    /// A LLaVA directory whose sizes and weights are taken instead of the preset's; text and batch stay the preset's.
+    /// A LLaVA directory whose sizes and weights replace the preset's; text length and batch size remain the preset's.
     pub checkpoint: Option<PathBuf>,
-    /// Adapters on the decoder, which is frozen below them.
+    /// Adapters on the decoder, whose own weights are then frozen.
     pub adapters: Option<LoraConfig>,
-    /// Compute the activations inside the decoder's layers again in the backward pass.
+    /// Whether the activations inside the decoder's layers are recomputed in the backward pass.
     pub recompute: bool,
-    /// Samples in memory together; 0 for the whole batch.
+    /// Number of samples in memory at once; 0 for the whole batch.
     pub micro_batch: usize,
 }
 
-/// The reference script's keys.
+/// The result of [`bench`], with the reference script's keys.
 #[derive(Debug, Clone, Serialize)]
 pub struct BenchReport {
-    /// `basic` with its version.
+    /// `basic` and its version.
     pub engine: String,
-    /// The preset.
+    /// The preset's name.
     pub preset: &'static str,
-    /// The checkpoint that was taken instead of its sizes.
+    /// The checkpoint that replaced the preset's sizes and weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
     /// `llava` or `basic`.
     pub arm: &'static str,
     /// The stage.
     pub stage: Stage,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
     /// The device.
     pub device: String,
-    /// The parameters' type.
+    /// The type of the parameters.
     pub dtype: &'static str,
-    /// Rank and bits of the decoder's adapters.
+    /// The decoder's adapters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapters: Option<LoraConfig>,
-    /// Whether activations were computed again.
+    /// Whether activations were recomputed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
-    /// Samples a step.
+    /// Number of samples per step.
     pub batch: usize,
-    /// Median seconds of a step.
+    /// Median seconds per step.
     pub step_s: f64,
-    /// Samples a second.
+    /// Samples per second.
     pub samples_per_s: f64,
-    /// The most that the run held of a CUDA device's memory, looked at every few milliseconds.
+    /// Peak memory that the run held on a CUDA device, in MiB, sampled every few milliseconds.
     pub peak_gpu_mib: Option<f64>,
-    /// Peak resident memory of the process, where the system tells.
+    /// Peak resident memory of the process in MiB, on systems that report it.
     pub peak_rss_mib: Option<f64>,
 }
 
-/// Why nothing was timed.
+/// Why the benchmark failed.
 #[derive(Debug, Error)]
 pub enum BenchError {
-    /// The preset's configuration.
+    /// The preset's configuration is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The checkpoint.
+    /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A knob.
+    /// A setting of the objective does not fit the model.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
-    /// Adapters that the preset cannot have.
+    /// The adapters do not fit the preset.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
-    /// The device.
+    /// The device failed.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
 }
 
-/// Times whole training steps: encode, project, decode, losses, backward, update. `progress` is told of each, with its
-/// seconds.
+/// Times whole training steps: encode, project, decode, losses, backward, update. `progress` is called after each step
+/// with its number and its seconds.
 ///
 /// # Errors
 ///
-/// [`BenchError`] where the device fails.
+/// [`BenchError`] if the checkpoint, the adapters or the device fail.
 pub fn bench(
     config: &BenchConfig,
     device: &Device,
@@ -209,7 +209,7 @@ pub fn bench(
                 false => add_gradients(&model, gradients, found.gradients.unwrap_or_default()),
             };
         }
-        // The step's one read-back waits for all of the backward pass; the update is waited for by the next step.
+        // Reading back this one value waits for the whole backward pass; the next step waits for the update.
         let readout = read_out(&model, &gradients, totals)?;
         model = optimizer.apply(model, gradients, &readout, 1e-3);
         let took = start.elapsed().as_secs_f64();
@@ -220,7 +220,7 @@ pub fn bench(
     }
     let held = watch.map(|watch| watch.most() as f64 / MIB);
     seconds.sort_by(f64::total_cmp);
-    // The median; of an even number of steps the mean of the middle two, as the reference has it.
+    // The median; for an even number of steps the mean of the middle two, as in the reference script.
     let step_s = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.0;
     Ok(BenchReport {
         engine: format!("basic {}", env!("CARGO_PKG_VERSION")),
@@ -245,14 +245,14 @@ pub fn bench(
     })
 }
 
-/// Looks at a device's memory as long as a run takes.
+/// Samples a device's memory while a benchmark runs.
 struct MemoryWatch {
     stop: Sender<()>,
     watcher: JoinHandle<u64>,
 }
 
 impl MemoryWatch {
-    /// `None` where the device does not tell.
+    /// `None` if the device does not report its memory.
     fn start(spec: &DeviceSpec) -> Option<Self> {
         const EVERY: Duration = Duration::from_millis(5);
         memory_used(spec)?;
@@ -271,14 +271,14 @@ impl MemoryWatch {
         Some(Self { stop, watcher })
     }
 
-    /// The most bytes.
+    /// The largest number of bytes seen.
     fn most(self) -> u64 {
         drop(self.stop);
         self.watcher.join().unwrap_or_default()
     }
 }
 
-/// The checkpoint's model, or a random one of the preset's sizes.
+/// The checkpoint's model, or a random one with the preset's sizes.
 fn model(config: &BenchConfig, device: &Device) -> Result<(Llava, LlavaConfig), BenchError> {
     let parts: &[Part] = match config.stage {
         Stage::Pretrain => &[Part::Projector],
@@ -308,7 +308,7 @@ fn model(config: &BenchConfig, device: &Device) -> Result<(Llava, LlavaConfig), 
     Ok((set_trainable(model_config.init(device).map(&mut random), parts), model_config))
 }
 
-/// The preset's number of samples: one image each, then random text.
+/// The preset's number of samples: one image each, followed by random text.
 fn samples(preset: &Preset, config: &LlavaConfig) -> Vec<ImageTokens> {
     let patches = config.visual_tokens();
     let (image_id, vocabulary) = (config.image_token_index, config.text_config.vocab_size as u32);
@@ -328,7 +328,7 @@ fn samples(preset: &Preset, config: &LlavaConfig) -> Vec<ImageTokens> {
     (0..preset.batch).map(sample).collect()
 }
 
-/// Draws every parameter anew, on the device: the host would need minutes for billions.
+/// Fills every parameter with random values on the device; for billions of parameters the host would take minutes.
 struct Random {
     dtype: DType,
     device: Device,
@@ -337,15 +337,15 @@ struct Random {
 impl ModuleMapper for Random {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, shape) = (param.id, param.lazy_shape());
-        // Norms' weights are all of one dimension here, and theirs is to be near one.
+        // One-dimensional parameters are the weights of norms here, which should be close to one.
         let mean = if D == 1 { 1.0 } else { 0.0 };
-        // In the type from the start: f32 on the way would leave the device's memory in larger pages.
+        // Drawn directly in this type, because a temporary f32 tensor would leave the device's memory in larger pages.
         let tensor = Tensor::<D>::random(shape, Distribution::Normal(mean, 0.02), (&self.device, self.dtype));
         Param::initialized(id, tensor.autodiff()).set_require_grad(true)
     }
 }
 
-/// The process's high-water mark of resident memory (Linux).
+/// The largest resident memory of the process so far in MiB (Linux).
 pub fn peak_rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

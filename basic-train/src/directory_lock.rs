@@ -1,4 +1,4 @@
-//! A directory that one process at a time writes to.
+//! Locks a directory so that only one process at a time writes to it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -8,39 +8,39 @@ use thiserror::Error;
 
 const NAME: &str = ".lock";
 
-/// Why a directory is not this process's.
+/// Why a directory could not be locked.
 #[derive(Debug, Error)]
 pub enum HoldError {
-    /// Another process writes there.
+    /// Another process holds the lock.
     #[error("{path}: another `basic` is at work there: wait for it to end, or choose another directory", path = .0.display())]
     Taken(PathBuf),
-    /// No lock could be made.
+    /// The lock could not be created.
     #[error("{path}: {source}", path = path.display())]
     Io {
-        /// The lock's file.
+        /// The lock file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// A lock on a directory, by a file `.lock` in it. The system lets go of it however the process ends: what is left of the
-/// file then locks nothing.
+/// A lock on a directory, held through a file `.lock` in it. The system releases the lock however the process ends; a
+/// file that is left over locks nothing.
 #[derive(Debug)]
 pub struct Held {
     path: PathBuf,
     lock: File,
-    /// Kept open, so that no other directory gets its number.
+    /// Kept open, so that its inode number is not reused for another directory.
     #[cfg(unix)]
     dir: File,
 }
 
 impl Held {
-    /// Locks `dir`, which is made where it is not there.
+    /// Locks `dir`, creating it if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`HoldError::Taken`] where another process has it; the operating system's.
+    /// [`HoldError::Taken`] if another process holds the lock, [`HoldError::Io`] if the system fails.
     pub fn take(dir: &Path) -> Result<Self, HoldError> {
         let path = dir.join(NAME);
         let io = |source| HoldError::Io { path: path.clone(), source };
@@ -50,11 +50,12 @@ impl Held {
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(HoldError::Taken(dir.into())),
-                // A file system without locks: better no lock than no run.
+                // Some file systems have no locks; the run then goes on without one.
                 Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
                 Err(TryLockError::Error(error)) => return Err(io(error)),
             }
-            // Who held it may have taken the file away between the two lines: then this is a lock on nothing.
+            // A previous holder may have removed the file between opening and locking it; the lock would then be on a
+            // deleted file.
             if is_at(&lock, &path) {
                 return Ok(Self {
                     #[cfg(unix)]
@@ -66,7 +67,7 @@ impl Held {
         }
     }
 
-    /// Whether something else, or nothing, is where the directory was.
+    /// Whether the directory has been removed or replaced.
     pub fn lost(&self) -> bool {
         #[cfg(unix)]
         return gone_from(&self.dir, &self.path);
@@ -74,7 +75,8 @@ impl Held {
         return !self.path.is_dir();
     }
 
-    /// Whether an entry of a directory is the lock's file, which is empty: another program's need not be.
+    /// Whether a directory entry is the lock file of this program. That file is always empty, unlike other programs'
+    /// `.lock`.
     pub fn is_lock(entry: &Path) -> bool {
         let empty = || entry.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == 0);
         entry.file_name().is_some_and(|name| name == NAME) && empty()
@@ -84,7 +86,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let path = self.path.join(NAME);
-        // Still locked here: nobody else can have it. Where it cannot be removed it is in nobody's way.
+        // The lock is still held here, so no other process can hold it. A file that cannot be removed does no harm.
         if cfg!(unix) && Self::is_lock(&path) && is_at(&self.lock, &path) {
             let _ = fs::remove_file(path);
         }
@@ -97,7 +99,7 @@ fn numbers(meta: &fs::Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
-/// Whether `path` certainly leads elsewhere than to `file`: a file system that does not answer is no proof.
+/// Whether `path` no longer leads to `file`; `false` if the file system's answer leaves this open.
 #[cfg(unix)]
 fn gone_from(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
@@ -112,7 +114,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     !gone_from(file, path)
 }
 
-/// Elsewhere a file that is open cannot be taken away.
+/// On other systems an open file cannot be removed.
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> bool {
     true
@@ -130,11 +132,11 @@ mod tests {
         assert!(matches!(Held::take(&path), Err(HoldError::Taken(_))));
         drop(held);
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "nothing of the lock is left");
-        // A killed process leaves the file, which locks nothing.
+        // A killed process leaves the file behind, without a lock.
         std::fs::write(path.join(".lock"), "").unwrap();
         assert!(!Held::take(&path).unwrap().lost());
         assert!(!path.join(".lock").exists());
-        // Another program's is used, and stays what it is.
+        // Another program's file is used for the lock and left unchanged.
         std::fs::write(path.join(".lock"), "pid 1").unwrap();
         assert!(!Held::take(&path).unwrap().lost());
         assert_eq!(std::fs::read(path.join(".lock")).unwrap(), b"pid 1");

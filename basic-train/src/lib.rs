@@ -1,8 +1,9 @@
-//! Training: recipe in, checkpoint out.
+//! Trains a model as a recipe describes and writes a checkpoint.
 //!
-//! [`recipe`] reads a run's TOML file; [`plan`] says what the run takes of memory before it starts; [`train`] does its
-//! steps and writes its files; [`optim`] is the optimizer, [`parallel`] shares each step among several devices, [`watch`]
-//! keeps what the steps measure and evaluates held-out samples on the way. [`mod@bench`] times steps on random data.
+//! [`recipe`] reads a run's TOML file; [`plan`] estimates the memory of a run before it starts; [`train`] runs the
+//! steps and writes the run's files; [`optim`] holds the optimizer; [`parallel`] divides each step among several
+//! devices; [`watch`] records what the steps measure and evaluates held-out samples during the run. [`mod@bench`] times
+//! steps on random data.
 //!
 //! ```
 //! use basic_train::recipe::{Part, Recipe};
@@ -20,7 +21,7 @@
 //! # Ok::<(), toml::de::Error>(())
 //! ```
 //!
-//! `examples/train.rs` trains from code.
+//! `examples/train.rs` shows how to train from code.
 
 #![warn(missing_docs)]
 

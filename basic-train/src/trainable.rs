@@ -1,4 +1,4 @@
-//! Which parameters of a model are trained.
+//! Selects which parameters of a model are trained.
 
 use basic_models::nn::Llava;
 use burn::module::Module;

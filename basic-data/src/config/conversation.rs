@@ -1,15 +1,15 @@
-//! How conversations become text: a recipe's `data.conversation`.
+//! How conversations are rendered as text: a recipe's `data.conversation`.
 
 use basic_models::Checkpoint;
 use basic_models::processor::{self, ProcessorError, Style};
 use serde::{Deserialize, Serialize};
 
-/// How conversations become text: in a recipe `"auto"`, `"template"`, or the name of one of LLaVA's styles.
+/// How conversations are rendered as text: in a recipe `"auto"`, `"template"`, or the name of one of LLaVA's styles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum StyleChoice {
-    /// LLaVA's own: `plain` in the pretrain stage; in the finetune stage and in evaluation the checkpoint's chat
-    /// template, or `vicuna_v1` where it has none.
+    /// LLaVA's choice: `plain` in the pretrain stage; in the finetune stage and in evaluation the checkpoint's chat
+    /// template, or `vicuna_v1` if it has none.
     #[default]
     Auto,
     /// The checkpoint's chat template.
@@ -42,11 +42,11 @@ impl From<StyleChoice> for String {
 }
 
 impl StyleChoice {
-    /// The style for a checkpoint; `captions` says that the stage trains on captions alone.
+    /// The style for a checkpoint; `captions` says whether the stage trains on captions alone.
     ///
     /// # Errors
     ///
-    /// [`ProcessorError::MissingFile`] where the template is asked for and the checkpoint has none.
+    /// [`ProcessorError::MissingFile`] if the template is requested and the checkpoint has none.
     pub fn resolve(self, checkpoint: &Checkpoint, captions: bool) -> Result<Style, ProcessorError> {
         let template = || checkpoint.template.clone().map(Style::from);
         match self {

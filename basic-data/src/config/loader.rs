@@ -1,4 +1,4 @@
-//! How batches are drawn and made ready: a recipe's `[loader]`.
+//! How batches are drawn and prepared: a recipe's `[loader]`.
 
 use std::thread::available_parallelism;
 
@@ -11,9 +11,9 @@ pub enum DrawOrder {
     /// A new permutation each epoch.
     #[default]
     Shuffle,
-    /// Batches of samples with images, and batches of text-only ones, longest sample first.
+    /// Batches of samples with images and batches of text-only samples, the longest sample first.
     Grouped,
-    /// As the data has them.
+    /// The order in the data files.
     Sequential,
 }
 
@@ -21,7 +21,7 @@ pub enum DrawOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
-    /// The run ends, unless broken samples are left out.
+    /// The run ends with an error, unless `data.on_error` skips broken samples.
     #[default]
     Error,
     /// It is cut from the right, never inside an image.
@@ -30,24 +30,24 @@ pub enum TooLong {
     Skip,
 }
 
-/// Order, length and preparation of batches.
+/// The order, the length limit and the preparation of batches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoaderConfig {
     /// The order in which samples are drawn.
     pub order: DrawOrder,
-    /// Several samples behind each other in one row of a batch.
+    /// Places several samples one after another in each row of a batch.
     pub packing: bool,
-    /// Tokens that a sample may have, and a packed row; by default the model's context.
+    /// The largest number of tokens of a sample, or of a packed row; by default the model's context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
-    /// What happens to longer samples.
+    /// What happens to samples longer than `max_length`.
     pub too_long: TooLong,
-    /// Threads that read, decode and tokenize; by default one less than there are cores, at least one. 0 does it in
-    /// the training thread.
+    /// Number of threads that read, decode and tokenize; by default one less than the number of cores, at least one.
+    /// With 0 the training thread does this work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
-    /// Steps that are made ready ahead of the one in progress.
+    /// Number of steps that are prepared ahead of the current one.
     pub prefetch: usize,
 }
 
@@ -64,17 +64,18 @@ impl Default for LoaderConfig {
     }
 }
 
-/// The samples of a step at most.
+/// The largest number of samples in a step.
 pub const MAX_BATCH: usize = 1_000_000;
-/// Worker threads at most.
+/// The largest number of worker threads.
 const MAX_WORKERS: usize = 1024;
-/// Steps that are made ready ahead at most.
+/// The largest number of steps that are prepared ahead.
 const MAX_PREFETCH: usize = 1024;
-/// Samples that are made ready ahead at most, over all steps.
+/// The largest number of samples that are prepared ahead, over all steps.
 const MAX_AHEAD: usize = 4_000_000;
 
 impl LoaderConfig {
-    /// What no machine can do, and what to write instead; `batch_size` is the samples of a step.
+    /// Explains which setting no machine can satisfy and what to write instead; `None` if all can be. `batch_size` is
+    /// the number of samples in a step.
     pub fn contradiction(&self, batch_size: usize) -> Option<String> {
         if let Some(workers) = self.workers.filter(|workers| *workers > MAX_WORKERS) {
             return Some(format!("loader.workers is {workers}: it must be at most {MAX_WORKERS}; 0 for no threads"));
@@ -95,7 +96,7 @@ impl LoaderConfig {
         None
     }
 
-    /// How many threads that means here.
+    /// The number of worker threads on this machine.
     pub fn threads(&self) -> usize {
         let spare = || available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).max(1);
         self.workers.unwrap_or_else(spare)

@@ -1,4 +1,4 @@
-//! How many samples may be left out: so many, or a share of all.
+//! How many samples may be left out: a count, or a share of all samples.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,28 +7,28 @@ use basic_models::outside::excerpt;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// The most different samples that may be left out: in a recipe a number, or a share such as `"1%"`.
+/// The largest number of different samples that may be left out: in a recipe a count, or a share such as `"1%"`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SkipLimit {
-    /// So many.
+    /// A number of samples.
     Samples(usize),
-    /// So many in a hundred, rounded up.
+    /// A percentage of all samples, rounded up.
     Percent(f64),
 }
 
 impl Default for SkipLimit {
-    /// A hundredth.
+    /// 1%.
     fn default() -> Self {
         Self::Percent(1.0)
     }
 }
 
 impl SkipLimit {
-    /// How many of `samples` that is.
+    /// The number of samples that the limit allows out of `samples`.
     pub fn of(self, samples: usize) -> usize {
         match self {
             Self::Samples(limit) => limit,
-            // In whole thousandths of a percent: 0.07 times 100 is more than 7.
+            // Computed in whole thousandths of a percent, because in floating point 0.07 times 100 is more than 7.
             Self::Percent(percent) => {
                 let thousandths = (percent * 1000.0).round() as u128;
                 usize::try_from((samples as u128 * thousandths).div_ceil(100_000)).unwrap_or(usize::MAX)
@@ -58,7 +58,7 @@ impl FromStr for SkipLimit {
             None => text.parse().map(Self::Samples).map_err(|_| wrong()),
             Some(share) => {
                 let percent: f64 = share.trim().parse().map_err(|_| wrong())?;
-                // At thousandths, so that what is written is what is counted.
+                // Only thousandths of a percent are accepted, so that the limit is exactly what the recipe says.
                 let whole = (percent * 1000.0 - (percent * 1000.0).round()).abs() < 1e-6;
                 let fits = (0.0..=100.0).contains(&percent) && whole;
                 fits.then_some(Self::Percent(percent)).ok_or_else(wrong)

@@ -1,4 +1,4 @@
-//! WebDataset: tar archives, plain or gzipped; the same samples give the same bytes.
+//! Writes WebDataset: tar archives, plain or gzipped. The same samples give the same bytes.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -44,7 +44,7 @@ impl ArchiveWriter {
         Self { dir, gzip: sharding.gzip, shard: sharding.shard, open: None, names: Vec::new() }
     }
 
-    /// The archive for sample `index`, opened where the one before is full.
+    /// The archive for sample `index`; opens a new one when the previous one is full.
     fn archive(&mut self, index: usize) -> Result<&mut tar::Builder<Out>, ExportError> {
         if index.is_multiple_of(self.shard) {
             self.close()?;

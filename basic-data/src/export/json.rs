@@ -1,4 +1,4 @@
-//! LLaVA's JSON, an array or lines.
+//! Writes LLaVA's JSON: an array, or one sample per line.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,7 +15,8 @@ pub struct JsonWriter {
     name: &'static str,
     array: bool,
     out: BufWriter<File>,
-    /// The names of images by content: what several samples show is written once.
+    /// The file names of images by a hash of their content, so that an image that several samples share is written
+    /// once.
     images: HashMap<u128, String>,
 }
 
@@ -26,7 +27,7 @@ impl JsonWriter {
         Ok(Self { dir, name, array, out, images: HashMap::new() })
     }
 
-    /// Writes an image where no image of the same bytes was written; returns its name.
+    /// Writes an image unless one with the same bytes has been written already; returns its name.
     fn image(&mut self, index: usize, number: usize, image: &Image) -> Result<String, ExportError> {
         let (bytes, extension) = match image {
             Image::Reference(name) => return Ok(name.clone()),
@@ -36,7 +37,8 @@ impl JsonWriter {
         if let Some(name) = self.images.get(&content) {
             return Ok(name.clone());
         }
-        // Folders of a thousand: no file system likes 600,000 files in one.
+        // Each folder holds the images of a thousand samples, because many file systems are slow with 600,000 files in
+        // one folder.
         let folder = format!("images/{:05}", index / 1000);
         let name = format!("{folder}/{index:08}-{number}.{extension}");
         let (path, io) = self.dir.file(&folder);

@@ -1,5 +1,5 @@
-//! Writes any data set in any format that can be read back: the same samples in the same order. A manifest beside them
-//! tells that the directory is a written one, which `overwrite` may replace.
+//! Writes any data set in any format that can be read back: the same samples in the same order. A manifest beside the
+//! data marks the directory as an exported set, which `overwrite` may replace.
 
 mod archive;
 mod json;
@@ -21,27 +21,28 @@ pub(super) use writer::{Named, Sharding, Writer};
 
 use super::{DataError, Format, ImageSource, Sample, Samples};
 
-/// How to write.
+/// Options of [`export`].
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
-    /// The format: any but a folder of images, which has no place for conversations.
+    /// The format: any but a folder of images, which cannot hold conversations.
     pub format: Format,
-    /// Where the images go.
+    /// Whether images are copied or referred to.
     pub images: Images,
-    /// WebDataset: gzip the archives.
+    /// WebDataset: whether the archives are gzipped.
     pub gzip: bool,
-    /// WebDataset and Parquet: samples of a file.
+    /// WebDataset and Parquet: number of samples per file.
     pub shard: usize,
-    /// Replace a written set that is there.
+    /// Whether an exported set that is already there is replaced.
     pub overwrite: bool,
-    /// What the samples are read from, beside the files that they name themselves: nothing of it may be replaced.
+    /// Files that the samples are read from, besides those that the samples themselves name; none of them may be
+    /// replaced.
     pub sources: Vec<PathBuf>,
     /// How many broken samples may be left out; with 0 the first one is an error.
     pub max_skipped: usize,
 }
 
 impl ExportOptions {
-    /// Copies of the images, files of 10,000 samples.
+    /// Options that copy the images and write 10,000 samples per file.
     pub fn new(format: Format) -> Self {
         Self {
             format,
@@ -55,30 +56,30 @@ impl ExportOptions {
     }
 }
 
-/// What was written.
+/// The result of [`export`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Exported {
-    /// What to open: a recipe's `data.path`.
+    /// The path to open the set with: a recipe's `data.path`.
     pub path: PathBuf,
-    /// What `data.images` must be to read it, where it is not the default.
+    /// The value of `data.images` needed to read the set, if it is not the default.
     pub images_root: Option<PathBuf>,
-    /// Samples.
+    /// Number of samples written.
     pub samples: usize,
-    /// Images.
+    /// Number of images written.
     pub images: usize,
-    /// Data files.
+    /// Number of data files written.
     pub files: usize,
-    /// Broken samples that were left out.
+    /// Number of broken samples that were left out.
     pub skipped: usize,
-    /// The first of these, and what is wrong with them.
+    /// The errors of the first few of these.
     pub first_skipped: Vec<String>,
 }
 
-/// Broken samples that are named where some were left out.
+/// The number of left-out samples whose errors are kept.
 const NAMED: usize = 5;
 
-/// Writes the samples of `data` into the directory `out`: `data.json`, `data.jsonl`, `NNNNN.tar` or `NNNNN.parquet`.
-/// Nothing has its name until all is written; `progress` hears of every sample.
+/// Writes the samples of `data` into the directory `out` as `data.json`, `data.jsonl`, `NNNNN.tar` or `NNNNN.parquet`.
+/// The directory gets its name only when everything has been written; `progress` is called for every sample.
 ///
 /// # Errors
 ///
@@ -147,7 +148,7 @@ pub fn export(
     })
 }
 
-/// The files that a sample comes from.
+/// The files that a sample was read from.
 fn read(sample: &Sample) -> Vec<PathBuf> {
     let images = sample.images.iter().filter_map(|image| match image {
         ImageSource::File(path) => Some(path.to_path_buf()),
@@ -156,7 +157,7 @@ fn read(sample: &Sample) -> Vec<PathBuf> {
     images.chain([sample.file.to_path_buf()]).collect()
 }
 
-/// A sample with its images.
+/// A sample together with its images as they will be written.
 fn whole(data: &dyn Samples, index: usize, options: &ExportOptions) -> Result<(Sample, Vec<Image>), ExportError> {
     let sample = data.sample(index)?;
     let written = sample.images.iter().map(|image| to_write(&sample, image, &options.images));
@@ -186,7 +187,7 @@ fn to_write(sample: &Sample, image: &ImageSource, images: &Images) -> Result<Ima
     Ok(Image::Bytes { bytes, extension })
 }
 
-/// An image's extension, by its content.
+/// The file extension for an image, from its content.
 fn extension(bytes: &[u8]) -> Option<&'static str> {
     use image::ImageFormat;
     match image::guess_format(bytes).ok()? {

@@ -1,5 +1,5 @@
-//! Parquet with the columns `id`, `images` and `conversations`, as Hugging Face's datasets library reads it: it knows the
-//! images as such by the features in the schema's metadata.
+//! Writes Parquet with the columns `id`, `images` and `conversations`, as Hugging Face's datasets library reads them.
+//! The library recognizes the images by the features in the schema's metadata.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,7 +18,7 @@ use parquet::schema::types::ColumnPath;
 use super::writer::{ExportError, Image, Named, Sharding, Writer, turns};
 use crate::Sample;
 
-/// Rows of a row group, and the bytes of images after which it is closed earlier.
+/// The number of rows in a row group, and the number of image bytes that closes a row group earlier.
 const GROUP_ROWS: usize = 1000;
 const GROUP_BYTES: usize = 32 << 20;
 
@@ -31,7 +31,7 @@ pub struct TableWriter {
     rows: Rows,
 }
 
-/// Rows of a row group that is not written yet.
+/// The rows of the row group that has not been written yet.
 struct Rows {
     len: usize,
     bytes: usize,
@@ -96,7 +96,7 @@ impl Rows {
 impl TableWriter {
     pub fn new(dir: Named, sharding: Sharding) -> Self {
         let list = |fields| DataType::List(Arc::new(Field::new("item", DataType::Struct(fields), true)));
-        // Lists are written as JSON lists here: older and newer versions of the library read that.
+        // Lists are declared as JSON lists, because older and newer versions of the library both read that form.
         let features = serde_json::json!({"info": {"features": {
             "id": {"dtype": "string", "_type": "Value"},
             "images": [{"_type": "Image"}],
@@ -120,7 +120,8 @@ impl TableWriter {
         let (path, io) = self.dir.file(&name);
         let file = File::create(path).map_err(&io)?;
         let images = ColumnPath::from(vec!["images".into(), "list".into(), "item".into(), "bytes".into()]);
-        // Images are compressed already; small pages let a reader take some rows of a group without the others.
+        // Images are already compressed. Small pages let a reader take a few rows of a group without reading the
+        // others.
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_column_compression(images.clone(), Compression::UNCOMPRESSED)
@@ -133,7 +134,7 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Writes the rows that are held as one row group.
+    /// Writes the pending rows as one row group.
     fn flush(&mut self) -> Result<(), ExportError> {
         let Some(writer) = self.open.as_mut().filter(|_| self.rows.len > 0) else { return Ok(()) };
         let rows = &mut self.rows;
@@ -154,7 +155,7 @@ impl TableWriter {
     }
 }
 
-/// The system's error, where one is behind it.
+/// The underlying system error, if there is one.
 fn unwrapped(error: ParquetError) -> std::io::Error {
     match error {
         ParquetError::External(source) => match source.downcast::<std::io::Error>() {

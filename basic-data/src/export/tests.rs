@@ -6,7 +6,7 @@ use super::{ExportOptions, Images, export};
 use crate::formats::tests::format;
 use crate::{DataConfig, DataSet, Samples};
 
-/// Text alone, one image, two images (one of them again), several turns, ids.
+/// A set with text alone, one image, two images (one of them shared), several turns, and ids.
 fn source(dir: &Path) -> DataSet {
     for (name, side) in [("a.png", 3), ("b.png", 5)] {
         image::RgbImage::from_pixel(side, side, image::Rgb([7, 8, 9])).save(dir.join(name)).unwrap();
@@ -54,7 +54,7 @@ fn every_format_holds_the_same_samples() {
         assert_eq!(again.sets()[0].format(), format);
         assert!(plain(&again) == expected, "{format}");
         assert_eq!(again.sample(0).unwrap().id(), Some("x/1"));
-        // The same image is written once.
+        // An image that occurs twice is written once.
         let files = std::fs::read_dir(out.join("images/00000")).map_or(0, Iterator::count);
         assert_eq!(files, if format.name().starts_with("json") { 2 } else { 0 });
         assert!(export(&data, &out, &options, |_| {}).is_err(), "what is there stays");
@@ -75,7 +75,7 @@ fn references_leave_the_images_where_they_are() {
         let config = DataConfig { images: written.images_root, ..DataConfig::new(&written.path) };
         let again = DataSet::open(&config, 0).unwrap();
         assert!(plain(&again) == expected);
-        // With files, an outline knows whether they are there.
+        // With image files, an outline checks that the files exist.
         std::fs::rename(dir.path().join("b.png"), dir.path().join("c.png")).unwrap();
         assert!(again.outline(2).unwrap_err().to_string().contains("b.png"));
         std::fs::rename(dir.path().join("c.png"), dir.path().join("b.png")).unwrap();

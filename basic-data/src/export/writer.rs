@@ -1,4 +1,4 @@
-//! What the writers of all formats share: how a set is written, sample by sample.
+//! What the writers of all formats share: options, errors, and the record of a sample.
 
 use std::path::PathBuf;
 
@@ -9,23 +9,23 @@ use thiserror::Error;
 
 use crate::{DataError, Sample};
 
-/// Where a written set has its images.
+/// Where the images of a written set are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Images {
-    /// In it: beside JSON in a folder `images`, in the archive, in the table.
+    /// Copied into the set: beside JSON in a folder `images`, in the archive, or in the table.
     #[default]
     Copy,
-    /// Where they are: image files are named relative to this folder, the set's image root.
+    /// Left where they are: image files are named relative to this folder, the set's image root.
     Reference(PathBuf),
 }
 
 /// Why a set could not be written.
 #[derive(Debug, Error)]
 pub enum ExportError {
-    /// It could not be read.
+    /// The source data could not be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The directory.
+    /// The directory could not be created or replaced.
     #[error(transparent)]
     Directory(#[from] CheckpointError),
     /// A file could not be written.
@@ -33,22 +33,22 @@ pub enum ExportError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// More broken samples than may be left out.
+    /// More samples are broken than may be left out.
     #[error(
         "{skipped} samples are broken, at most {limit} may be left out (--max-skipped); the last one: {last}; look at the data with `basic data check`, or raise the limit"
     )]
     TooManySkipped {
-        /// Samples left out so far.
+        /// Number of samples left out so far.
         skipped: usize,
-        /// How many may be.
+        /// How many may be left out.
         limit: usize,
         /// The last one's place and what is wrong with it.
         last: String,
     },
-    /// What is asked for cannot be written.
+    /// The requested set cannot be written.
     #[error("{0}")]
     Impossible(String),
 }
@@ -56,13 +56,13 @@ pub enum ExportError {
 /// How samples are spread over files.
 #[derive(Debug, Clone, Copy)]
 pub struct Sharding {
-    /// Samples of a file.
+    /// Number of samples per file.
     pub shard: usize,
-    /// Gzip archives.
+    /// Whether archives are gzipped.
     pub gzip: bool,
 }
 
-/// A format's writer: takes the samples in order.
+/// Writes samples in one format; takes them in order.
 pub trait Writer {
     fn add(&mut self, index: usize, sample: &Sample, images: &[Image]) -> Result<(), ExportError>;
 
@@ -70,13 +70,13 @@ pub trait Writer {
     fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, ExportError>;
 }
 
-/// An image to write.
+/// An image to write, as bytes or as a reference to a file.
 pub enum Image {
     Bytes { bytes: std::sync::Arc<[u8]>, extension: &'static str },
     Reference(String),
 }
 
-/// The turns as LLaVA writes them: `(from, value)`.
+/// The turns as LLaVA writes them, as `(from, value)`.
 pub fn turns(sample: &Sample) -> Vec<(&'static str, &str)> {
     let from = |role| match role {
         Role::System => "system",
@@ -86,7 +86,7 @@ pub fn turns(sample: &Sample) -> Vec<(&'static str, &str)> {
     sample.messages.iter().map(|message| (from(message.role), message.content.as_str())).collect()
 }
 
-/// LLaVA's record of a sample, with the names of its images where they are named.
+/// LLaVA's record of a sample, with the names of its images unless the list is empty.
 pub fn record(index: usize, sample: &Sample, names: &[String]) -> Value {
     let mut record = json!({ "id": sample.id().map_or(index.to_string(), String::from) });
     match names {
@@ -99,7 +99,7 @@ pub fn record(index: usize, sample: &Sample, names: &[String]) -> Value {
     record
 }
 
-/// A directory under construction and the name that it will have.
+/// A directory under construction and the path that it will have.
 #[derive(Debug, Clone)]
 pub struct Named {
     pub staged: PathBuf,
@@ -107,7 +107,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// Where to write `name`, and an error that names where it will be.
+    /// The path to write `name` to, and a function that wraps an I/O error with the file's final path.
     pub fn file(&self, name: &str) -> (PathBuf, impl Fn(std::io::Error) -> ExportError + use<>) {
         let path = self.target.join(name);
         (self.staged.join(name), move |source| ExportError::Io { path: path.clone(), source })

@@ -1,4 +1,4 @@
-//! The windows that were decoded last.
+//! Caches the most recently decoded windows of rows.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use basic_models::outside::file_limits;
 
 use super::compact::kept;
 
-/// The share of a file's budget that the windows of a set may keep.
+/// The windows of a set may keep this fraction (one part in `SHARE`) of a file's budget.
 const SHARE: u64 = 4;
 
-/// A window of rows.
+/// Identifies a window of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     pub file: usize,
@@ -28,14 +28,15 @@ struct Slot {
     bytes: AtomicU64,
 }
 
-/// The windows last used: as many as threads may ask for at once, at least 8, as far as a quarter of a file's budget goes.
+/// The most recently used windows: as many as there are threads, at least 8, and no more bytes than a quarter of a
+/// file's budget.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     slots: Mutex<VecDeque<(Key, Arc<Slot>)>>,
 }
 
 impl Cache {
-    /// The window `key`; where it is not held, `decode` makes it, once however many threads ask.
+    /// The window `key`. If it is not cached, `decode` makes it, only once even if several threads request it.
     pub fn get<E>(
         &self,
         key: Key,
@@ -59,7 +60,7 @@ impl Cache {
         let made = window.insert(Arc::new(decode()?)).clone();
         slot.bytes.store(kept(&made), Ordering::Relaxed);
         let mut slots = self.slots();
-        // Windows of rows that are large themselves: the one that is wanted now stays.
+        // Windows of large rows may exceed the budget; the window that was just requested always stays.
         while slots.len() > 1 && held(&slots) > file_limits().bytes / SHARE {
             let oldest = slots.iter().position(|(held, slot)| *held != key && slot.bytes.load(Ordering::Relaxed) > 0);
             let Some(oldest) = oldest else { break };
@@ -68,7 +69,7 @@ impl Cache {
         Ok(made)
     }
 
-    /// The bytes that are kept.
+    /// The bytes that the cached windows keep.
     #[cfg(test)]
     pub fn kept(&self) -> u64 {
         held(&self.slots())

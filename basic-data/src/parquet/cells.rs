@@ -1,4 +1,4 @@
-//! Cells of a table: JSON values of text columns, and images.
+//! Converts the cells of a table: text columns to JSON values, and image columns to bytes or paths.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt32Type, UInt64Type};
@@ -10,13 +10,14 @@ use serde_json::{Map, Value};
 use crate::keys::TURN_KEYS;
 use crate::sample_record as record;
 
-/// The bytes that the texts of a row may take: one text of a dictionary may stand in a row any number of times.
+/// The largest size in bytes of the texts in one row, because a row may refer to one text of a dictionary any number of
+/// times.
 pub(super) const ROW_TEXT: usize = 16 << 20;
 
-/// What a value of JSON takes beside its text.
+/// The size in bytes that is counted for a JSON value besides its text.
 const NODE: usize = 32;
 
-/// What is left of [`ROW_TEXT`].
+/// The rest of [`ROW_TEXT`] for one row.
 pub(super) struct Room(usize);
 
 impl Room {
@@ -32,7 +33,7 @@ impl Room {
     }
 }
 
-/// A cell as JSON; null where it is null, or of a type that no conversation has.
+/// A cell as JSON; null if the cell is null or of a type that no conversation has.
 pub(super) fn value(array: &ArrayRef, row: usize, room: &mut Room) -> Result<Value, String> {
     room.take(0)?;
     if array.is_null(row) {
@@ -44,7 +45,7 @@ pub(super) fn value(array: &ArrayRef, row: usize, room: &mut Room) -> Result<Val
             room.take(text.len())?;
             text.into()
         }
-        // Some writers leave out that a column of bytes is one of texts.
+        // Some writers do not mark a column of bytes as text.
         DataType::BinaryView => {
             let bytes = array.as_binary_view().value(row);
             room.take(bytes.len())?;
@@ -69,7 +70,7 @@ pub(super) fn value(array: &ArrayRef, row: usize, room: &mut Room) -> Result<Val
             let mut object = Map::new();
             for (name, column) in fields.column_names().into_iter().zip(fields.columns()) {
                 let cell = value(column, row, room)?;
-                // A column that is null is as one that is not there: tables give every row the fields of all rows.
+                // A null column is treated as absent, because a table gives every row the fields of all rows.
                 if !cell.is_null() {
                     object.insert(name.to_string(), cell);
                 }
@@ -80,15 +81,16 @@ pub(super) fn value(array: &ArrayRef, row: usize, room: &mut Room) -> Result<Val
     })
 }
 
-/// Turns however a table holds them: as a list; as JSON in a text, of the whole list or of each turn; or as a structure of
-/// lists, which older versions of Hugging Face's datasets make of a sequence of structures.
+/// Converts turns from any of the forms in tables: a list; JSON as text, of the whole list or of each turn; or a
+/// structure of lists, which older versions of Hugging Face's datasets make of a sequence of structures.
 ///
-/// The values of the JSON take from `budget`.
+/// The parsed JSON values are counted against `budget`.
 pub(super) fn turns(name: &str, cell: Value, budget: &Budget) -> Result<Value, String> {
     match cell {
         Value::String(text) => {
             let parsed = parsed(name, &text, budget)?;
-            // JSON of JSON, as a table gets that was written twice; a whole record in the column of its turns.
+            // The text may be JSON inside JSON, if it was serialized twice, or a whole record in the column for its
+            // turns.
             match parsed {
                 Value::String(text) => self::parsed(name, &text, budget).and_then(|value| list(name, value)),
                 other => list(name, other),
@@ -130,7 +132,7 @@ fn list(name: &str, value: Value) -> Result<Value, String> {
     }
 }
 
-/// `{from: [..], value: [..]}` as `[{from, value}, ..]`.
+/// Converts `{from: [..], value: [..]}` to `[{from, value}, ..]`.
 fn rows(name: &str, columns: Map<String, Value>) -> Result<Value, String> {
     let mut turns: Vec<Map<String, Value>> = Vec::new();
     for (number, (key, column)) in columns.into_iter().enumerate() {
@@ -159,7 +161,7 @@ pub(super) enum Cell<'a> {
     Path(&'a str),
 }
 
-/// Whether a cell holds nothing: null, an empty list, or a structure whose fields are all null.
+/// Whether a cell is empty: null, an empty list, or a structure whose fields are all null.
 pub(super) fn is_blank(array: &ArrayRef, row: usize) -> bool {
     let nothing = |field: &ArrayRef| *field.data_type() == DataType::Null || field.is_null(row);
     match array.data_type() {
@@ -171,7 +173,8 @@ pub(super) fn is_blank(array: &ArrayRef, row: usize) -> bool {
     }
 }
 
-/// Whether a cell names or holds nothing to see or hear: blank, a blank text, a bare number or flag, or nothing but such.
+/// Whether a cell neither names nor holds media: it is empty, a blank text, a bare number or flag, or a list or
+/// structure of only such values.
 pub(super) fn is_silent(array: &ArrayRef, row: usize) -> bool {
     if is_blank(array, row) {
         return true;
@@ -181,7 +184,7 @@ pub(super) fn is_silent(array: &ArrayRef, row: usize) -> bool {
         DataType::BinaryView => array.as_binary_view().value(row).trim_ascii().is_empty(),
         DataType::List(_) => {
             let items = array.as_list::<i32>().value(row);
-            // The samples of a sound are numbers.
+            // The samples of a sound are numbers, so a list of numbers counts as media.
             items.data_type().is_nested() && (0..items.len()).all(|item| is_silent(&items, item))
                 || matches!(items.data_type(), DataType::Utf8View | DataType::BinaryView)
                     && (0..items.len()).all(|item| is_silent(&items, item))
@@ -191,7 +194,7 @@ pub(super) fn is_silent(array: &ArrayRef, row: usize) -> bool {
     }
 }
 
-/// The images in a cell; none where it is null. `unread` says that their bytes were left out, and are empty.
+/// The images in a cell; none if it is null. `unread` says that the images' bytes were not read and are empty.
 pub(super) fn images(array: &ArrayRef, row: usize, unread: bool) -> Result<Vec<Cell<'_>>, String> {
     if array.is_null(row) || *array.data_type() == DataType::Null {
         return Ok(Vec::new());
@@ -221,7 +224,7 @@ fn image(array: &ArrayRef, row: usize) -> Result<Cell<'_>, String> {
     }
 }
 
-/// `{bytes, path}`: the bytes where there are any, else the path.
+/// An image from `{bytes, path}`: the bytes if there are any, else the path.
 fn from_struct(fields: &StructArray, row: usize) -> Result<Cell<'_>, String> {
     let field = |name: &str| {
         let field = fields.column_by_name(name)?;

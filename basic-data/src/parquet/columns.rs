@@ -1,4 +1,4 @@
-//! Which columns of a table hold images and which text.
+//! Chooses the columns of a table that hold images, text and other media.
 
 use arrow_schema::{DataType, Field, Schema};
 
@@ -8,11 +8,11 @@ use crate::media;
 /// The columns that are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Columns {
-    /// The columns of images; a row's are in the first that holds any.
+    /// The columns of images; a row's images are in the first of these that is not empty.
     pub images: Vec<Images>,
-    /// Turns or captions, and the id.
+    /// The columns of turns or captions, and of the id.
     pub text: Vec<String>,
-    /// Videos, sounds, and images under other names: what matters is whether a row has any.
+    /// Columns of videos, sound, and images under other names; only whether a row has any matters.
     pub media: Vec<String>,
 }
 
@@ -20,12 +20,12 @@ pub(super) struct Columns {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Images {
     pub name: String,
-    /// Whether they are structures whose paths say as much as an outline needs.
+    /// Whether they are structures with paths, which are enough for an outline.
     pub has_paths: bool,
 }
 
 impl Columns {
-    /// Chooses them by name, and checks their types.
+    /// Chooses the columns by name and checks their types.
     pub fn of(schema: &Schema) -> Result<Self, String> {
         let find = |name: &str| schema.field_with_name(name).ok();
         let images: Vec<&Field> = ["images", "image"].iter().filter_map(|name| find(name)).collect();
@@ -74,7 +74,7 @@ fn item_has_path(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Struct(fields) if fields.iter().any(|field| field.name() == "path"))
 }
 
-/// A column that is null everywhere has no type of its own.
+/// Whether a column can hold text. A column that is null everywhere has no type of its own.
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::Binary | DataType::Null)
 }

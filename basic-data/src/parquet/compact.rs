@@ -1,7 +1,7 @@
-//! Windows that keep what they show and no more.
+//! Copies what a window shows when that takes much less memory than the pages it refers to.
 //!
-//! Texts and bytes are decoded as views into whole pages. That costs nothing where a dictionary's one value stands in many
-//! rows, and much where a window shows a few rows of a page of hundreds of megabytes.
+//! Texts and bytes are decoded as views into whole pages. This costs nothing where one value of a dictionary appears in
+//! many rows, but much where a window shows a few rows of a page of hundreds of megabytes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, StructArray};
 use arrow_schema::{DataType, Field, FieldRef, Fields};
 
-/// The fields with views for texts and bytes.
+/// The fields with the view types for texts and bytes.
 pub(super) fn viewed(fields: &Fields) -> Fields {
     fields.iter().map(view).collect()
 }
@@ -26,7 +26,7 @@ fn view(field: &FieldRef) -> FieldRef {
     Arc::new(Field::clone(field).with_data_type(data_type))
 }
 
-/// The batch with copies of what it shows, where that takes less than half of the `held` bytes of its pages.
+/// The batch with copies of what it shows, if those take less than half of the `held` bytes of its pages.
 pub(super) fn compact(batch: RecordBatch, held: u64) -> RecordBatch {
     let shown = batch.columns().iter().fold(0u64, |sum, column| sum.saturating_add(shown(column)));
     if shown >= held / 2 {
@@ -36,7 +36,7 @@ pub(super) fn compact(batch: RecordBatch, held: u64) -> RecordBatch {
     RecordBatch::try_new(batch.schema(), columns).unwrap_or(batch)
 }
 
-/// The bytes of texts and bytes that are shown, as often as they are.
+/// The number of text and binary bytes that an array shows; a value that is shown several times counts several times.
 pub(super) fn shown(array: &ArrayRef) -> u64 {
     match array.data_type() {
         DataType::Utf8View => array.as_string_view().lengths().map(u64::from).sum(),
@@ -47,7 +47,7 @@ pub(super) fn shown(array: &ArrayRef) -> u64 {
     }
 }
 
-/// The bytes that batches keep in memory: their views, and the pages or copies that these show, each once.
+/// The bytes that batches keep in memory: their views, and the pages or copies behind these, each counted once.
 pub(super) fn kept(batches: &[RecordBatch]) -> u64 {
     let mut seen = HashSet::new();
     batches

@@ -1,8 +1,8 @@
-//! How much longer the texts of a page become whose beginnings are stored once (the encoding DELTA_BYTE_ARRAY): a page of
-//! a megabyte can stand for terabytes.
+//! Computes how much a page grows when it is decoded from DELTA_BYTE_ARRAY, an encoding that stores shared prefixes
+//! once: a page of a megabyte can expand to terabytes.
 
-/// The bytes of all prefixes together, from the prefix lengths at the beginning of a page's values; none where they are
-/// not what they should be, which the library then says in its own words.
+/// The total size of all prefixes, computed from the prefix lengths at the beginning of a page's values; `None` if
+/// these are malformed, which the Parquet library then reports.
 pub(super) fn prefix_bytes(values: &[u8]) -> Option<u64> {
     let mut input = values;
     let block = varint(&mut input)?;
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn prefixes_add_up_over_blocks() {
-        // Blocks of 128 in 4 parts; 4 values 0, 5, 5, 7: deltas 5, 0, 2 with least 0 in 3 bits.
+        // Blocks of 128 in 4 parts. The 4 values 0, 5, 5, 7 have the deltas 5, 0, 2, with minimum 0, in 3 bits.
         let bits: u32 = 5 | (2 << 6);
         let mut bytes = vec![0x80, 1, 4, 4, 0, 0, 3, 0, 0, 0];
         bytes.extend(bits.to_le_bytes());
@@ -80,7 +80,7 @@ mod tests {
         for keep in 0..10 {
             assert_eq!(prefix_bytes(&bytes[..keep]), None);
         }
-        // One value alone needs no block; a part of no values is nothing.
+        // A single value needs no block, and a part without values takes no bytes.
         assert_eq!(prefix_bytes(&[0x80, 1, 4, 1, 6]), Some(3));
         assert_eq!(prefix_bytes(&[0, 4, 9, 0]), None);
     }

@@ -1,8 +1,8 @@
-//! Parquet files as the Hugging Face Hub holds them: images as bytes or paths, turns or captions as columns.
+//! Reads Parquet files in the Hugging Face Hub's layout: images as bytes or paths, turns or captions as columns.
 //!
-//! Opening reads the footers alone. Rows are decoded by the window, a run of rows of about 16 MiB within a row
-//! group, and the windows last used are kept: reading in order decodes each window once, reading shuffled costs a
-//! window a sample.
+//! Opening reads only the footers. Rows are decoded in windows, runs of rows of about 16 MiB within a row group, and
+//! the most recently used windows are cached: reading in order decodes each window once, reading in shuffled order
+//! decodes one window per sample.
 
 mod cache;
 mod cells;
@@ -34,7 +34,8 @@ use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
-/// The share of a file's budget that the windows take together which are decoded at the same time, but for one.
+/// The windows that are decoded at the same time may take this fraction (one part in `SHARE`) of a file's budget
+/// together, plus one window beyond it.
 const SHARE: u64 = 2;
 
 /// A data set in Parquet files.
@@ -85,13 +86,13 @@ impl Reader for ParquetData {
 }
 
 impl ParquetData {
-    /// Reads the footers; image paths are relative to `root`, by default the first file's folder. `limit` keeps the
+    /// Reads the footers. Image paths are relative to `root`, by default the first file's folder; `limit` keeps the
     /// first rows.
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the file: truncated, not Parquet, without a column of text, or with a column of a type
-    /// that holds neither images nor turns; no row in any.
+    /// [`DataError`] that names the file that is truncated, not Parquet, without a column of text, or with a column of
+    /// a type that holds neither images nor turns; also if no file has a row.
     pub fn open(files: &[PathBuf], root: Option<&Path>, limit: Option<usize>) -> Result<Self, DataError> {
         let room = Arc::new(Room::new(file_limits().bytes / SHARE));
         let files: Vec<Table> = files.par_iter().map(|path| Table::open(path, &room)).collect::<Result<_, _>>()?;
@@ -109,12 +110,12 @@ impl ParquetData {
         Ok(Self { files, firsts, len: len.min(limit.unwrap_or(usize::MAX)), root, cache: Cache::default(), room })
     }
 
-    /// The files.
+    /// The Parquet files.
     pub fn files(&self) -> Vec<PathBuf> {
         self.files.iter().map(|file| file.path.to_path_buf()).collect()
     }
 
-    /// What image paths are relative to.
+    /// The folder that image paths are relative to.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
@@ -180,7 +181,7 @@ impl ParquetData {
         record::sample(&table.path, place, &record, images)
     }
 
-    /// The images in a row: those of the first column that holds any.
+    /// The images in a row: those of the first image column that is not empty.
     fn images(
         &self,
         table: &Table,
@@ -192,7 +193,7 @@ impl ParquetData {
         let columns: Vec<_> =
             columns.filter_map(|(column, unread)| Some((batch.column_by_name(&column.name)?, *unread))).collect();
         let filled = columns.iter().find(|(array, unread)| match unread {
-            // Without the bytes a structure may look empty that is none.
+            // Without its bytes, a structure that does hold an image may look empty.
             true => !cells::images(array, at, true).is_ok_and(|found| found.is_empty()),
             false => !cells::is_blank(array, at),
         });

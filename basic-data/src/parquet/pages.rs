@@ -1,5 +1,5 @@
-//! The pages of a row group, each of which takes from the file's budget what it says it will be in memory before the
-//! library makes it so, and gives it back when nothing refers to it any more.
+//! Reads the pages of a row group under a memory budget. Before the library decodes a page, the size that the page
+//! claims is taken from the file's budget; it is given back when nothing refers to the page any more.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
@@ -20,13 +20,13 @@ use super::thrift::{self, PageClaims, Unreadable};
 use crate::file_range::FileRange;
 use crate::file_range::Section;
 
-/// The longest header of a page: statistics in it may hold whole values.
+/// The largest size of a page header in bytes; its statistics may hold whole values.
 const HEADER: u64 = 16 << 20;
 
-/// What a value costs beside its bytes: a view of it, its place in lists, its levels.
+/// The bytes counted per value besides its data: its view, its place in lists, and its levels.
 pub(super) const VALUE: u64 = 24;
 
-/// By how much deflate and LZ4 make anything smaller at best.
+/// The largest compression ratios of deflate and LZ4.
 const DEFLATE: u64 = 1032;
 const LZ4: u64 = 255;
 
@@ -34,7 +34,7 @@ pub(super) fn over(error: OverBudget) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
-/// A file whose every read takes from a budget: what footers and indexes are read through.
+/// A file of which every read takes from a budget; footers and indexes are read through it.
 #[derive(Debug)]
 pub(super) struct Bounded {
     source: FileRange,
@@ -52,7 +52,7 @@ impl Bounded {
         Ok(self.source.section(start, self.len.saturating_sub(start))?)
     }
 
-    /// The bytes of a range, without taking anything.
+    /// Reads a range without taking from the budget.
     fn range(&self, start: u64, length: u64) -> Result<Vec<u8>> {
         if start.checked_add(length).is_none_or(|end| end > self.len) {
             return Err(ParquetError::EOF(format!("{length} bytes from byte {start} are not in the file")));
@@ -60,7 +60,7 @@ impl Bounded {
         Ok(self.source.read(start, length as usize)?)
     }
 
-    /// The last bytes of the file, for the footer's schema; none where it is no Parquet.
+    /// The footer, for its schema; `None` if the file is not Parquet.
     pub fn footer(&self) -> Result<Option<Vec<u8>>> {
         let Some(tail) = self.len.checked_sub(8) else { return Ok(None) };
         let bytes = self.range(tail, 8)?;
@@ -92,7 +92,7 @@ impl ChunkReader for Bounded {
     }
 }
 
-/// A row group to read.
+/// A row group to be read.
 pub(super) struct Group<'a> {
     pub file: Arc<Bounded>,
     pub metadata: &'a ParquetMetaData,
@@ -141,21 +141,21 @@ impl Iterator for Once {
 
 impl PageIterator for Once {}
 
-/// A page that the library is about to make.
+/// The page that the library is about to decode.
 #[derive(Debug, Default)]
 struct Next {
-    /// Where the bytes begin of the page whose header was read last, and what that said.
+    /// The offset at which the data of the page with the last read header begins, and what that header claims.
     header: Option<(u64, PageClaims)>,
-    /// What was taken for the page that is being made, and the values that it claims.
+    /// The bytes taken from the budget for the page that is being decoded, and the number of values that it claims.
     taken: u64,
     values: u64,
 }
 
-/// A column's bytes in a row group.
+/// A column of a row group, as bytes.
 struct Chunk {
     file: Arc<Bounded>,
     codec: Compression,
-    /// Whether pages are read by an index, headers and all at once.
+    /// Whether pages are located by an index, so that header and data are read together.
     placed: bool,
     next: Mutex<Next>,
 }
@@ -165,13 +165,13 @@ impl Chunk {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what a page will be; gives back what the last one that failed had taken.
+    /// Takes the decoded size of a page from the budget, after giving back what a previous failed page had taken.
     fn take(&self, claims: &PageClaims, packed: &[u8]) -> Result<()> {
         let budget = &self.file.budget;
         let mut next = self.next();
         budget.give_back(std::mem::take(&mut next.taken));
         let plain = match self.codec {
-            // These are unpacked to their end, whatever the header says of it.
+            // The library decompresses these to their end, whatever size the header claims.
             Compression::GZIP(_) => claims.plain.max(inflated(packed, budget.left())),
             Compression::LZ4 if packed.starts_with(&[0x04, 0x22, 0x4d, 0x18]) => {
                 claims.plain.max(packed.len() as u64 * LZ4)
@@ -185,7 +185,7 @@ impl Chunk {
     }
 }
 
-/// The bytes that deflate makes of `packed`, counted only where they may be more than `left`.
+/// The size of `packed` after decompression, or 0 if deflate's largest ratio keeps it within `left`.
 fn inflated(packed: &[u8], left: u64) -> u64 {
     if (packed.len() as u64).saturating_mul(DEFLATE) <= left {
         return 0;
@@ -203,7 +203,7 @@ impl Length for Chunk {
 impl ChunkReader for Chunk {
     type T = Box<dyn Read + Send>;
 
-    /// The library reads the header of a page through this; what it says is noted.
+    /// The library reads page headers through this method; the claims of the header are recorded.
     fn get_read(&self, start: u64) -> Result<Self::T> {
         let mut next = self.next();
         if next.header.is_some_and(|(bytes, _)| bytes == start) {
@@ -224,11 +224,11 @@ impl ChunkReader for Chunk {
         }
     }
 
-    /// A page's bytes: without its header, or with it where an index says where pages are.
+    /// A page's data: without its header, or with it if an index locates the pages.
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
         self.file.budget.check_time().map_err(over)?;
         let noted = self.next().header.filter(|(bytes, _)| !self.placed && *bytes == start).map(|(_, claims)| claims);
-        // Given back as soon as the page is made, which the budget's owner need not see.
+        // The library drops these bytes as soon as the page is decoded, so they are taken and given back at once.
         self.file.budget.take(length as u64).map_err(over)?;
         self.file.budget.give_back(length as u64);
         let bytes = self.file.range(start, length as u64)?;
@@ -253,7 +253,7 @@ struct Pages {
     levels: (bool, bool),
 }
 
-/// A page's bytes, with what they took.
+/// A page's bytes together with what was taken from the budget for them.
 struct Held {
     bytes: Bytes,
     budget: Arc<Purse>,
@@ -273,8 +273,8 @@ impl Drop for Held {
 }
 
 impl Pages {
-    /// The page, whose bytes give back what they took when they go. In lists the values stay taken: a row may have any
-    /// number of them, and they outlive the page.
+    /// Wraps the page so that dropping its bytes gives back what was taken for them. In list columns the share of the
+    /// values stays taken, because a row may have any number of values and they outlive the page.
     fn held(&self, mut page: Page) -> Result<Page> {
         let mut next = self.chunk.next();
         let (taken, values) = (std::mem::take(&mut next.taken), std::mem::take(&mut next.values));
@@ -284,7 +284,8 @@ impl Pages {
         let prefixes = if page.encoding() == Encoding::DELTA_BYTE_ARRAY { self.prefixes(&page) } else { 0 };
         budget.take(prefixes).map_err(over)?;
         let (Page::DataPage { buf, .. } | Page::DataPageV2 { buf, .. } | Page::DictionaryPage { buf, .. }) = &mut page;
-        // Texts of one list may be any number; elsewhere a batch of rows bounds those that are held.
+        // A single list may hold any number of texts, so their prefixes stay taken; elsewhere the number of rows in a
+        // batch bounds them.
         let returns = if self.levels.0 { returns } else { returns.saturating_add(prefixes) };
         *buf = Bytes::from_owner(Held { bytes: std::mem::take(buf), budget, taken: returns });
         Ok(page)

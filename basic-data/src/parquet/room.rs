@@ -1,17 +1,18 @@
-//! Memory of the windows of a data set that are decoded at the same time.
+//! Limits the memory of the windows of a data set that are decoded at the same time.
 //!
-//! Each may take a file's budget, and as many threads as read would take that many budgets. So they share one room. Where
-//! it does not suffice, one window at a time goes on beside it, and the others wait.
+//! Each window may take a whole file's budget, and all reading threads together would take that many budgets. The
+//! windows therefore share one [`Room`]. When it is exhausted, one window at a time may continue beyond it, and the
+//! others wait.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use basic_models::outside::{Budget, OverBudget};
 
-/// How long a window waits until it looks at its time again.
+/// How long a window waits before it checks its time limit again.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What the windows that are being decoded may take together, but for one.
+/// The memory that the windows being decoded may take together, apart from the one window that may exceed it.
 #[derive(Debug)]
 pub(super) struct Room {
     state: Mutex<State>,
@@ -21,7 +22,7 @@ pub(super) struct Room {
 #[derive(Debug)]
 struct State {
     left: u64,
-    /// Whether a window is beside the room.
+    /// Whether a window is currently exceeding the room.
     beside: bool,
 }
 
@@ -31,7 +32,7 @@ impl Room {
     }
 }
 
-/// The budget of one window, which takes from the room too until it is [settled](Purse::settle).
+/// The budget of one window, which also takes from the room until it is [settled](Purse::settle).
 #[derive(Debug)]
 pub(super) struct Purse {
     budget: Budget,
@@ -44,7 +45,7 @@ struct Share {
     taken: u64,
     beside: bool,
     settled: bool,
-    /// The first thing that was too much: the library tells it in a text that has lost what it was.
+    /// The first error of the budget, kept because the library only passes on its text.
     over: Option<OverBudget>,
 }
 
@@ -57,7 +58,7 @@ impl Purse {
         self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes bytes from the budget, and from the room as soon as it has them.
+    /// Takes bytes from the budget, then from the room, waiting until it has them.
     pub fn take(&self, bytes: u64) -> Result<(), OverBudget> {
         let taken = self.budget.take(bytes).and_then(|()| self.enter(bytes));
         taken.inspect_err(|over| {
@@ -107,7 +108,7 @@ impl Purse {
         self.room.changed.notify_all();
     }
 
-    /// Leaves the room: what is still held is the cache's to count.
+    /// Leaves the room; what is still held is counted by the cache from then on.
     pub fn settle(&self) {
         let mut share = self.share();
         share.settled = true;
@@ -125,7 +126,7 @@ impl Purse {
         })
     }
 
-    /// The first thing that was too much.
+    /// The first error of the budget, if there was one.
     pub fn over(&self) -> Option<OverBudget> {
         self.share().over.clone()
     }

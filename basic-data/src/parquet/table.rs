@@ -1,4 +1,4 @@
-//! One Parquet file: its footer, and windows of its rows.
+//! Reads one Parquet file: its footer, and windows of its rows.
 
 use std::fs::File;
 use std::path::Path;
@@ -23,22 +23,22 @@ use super::room::{Purse, Room};
 use super::thrift::{self, Unreadable};
 use crate::DataError;
 
-/// The bytes of rows that are decoded together, about.
+/// The approximate number of bytes of rows that are decoded as one window.
 pub const WINDOW: usize = 16 << 20;
 
-/// The rows that are decoded at once: memory is taken for them before anything is read.
+/// The number of rows decoded at once; memory is reserved for them before anything is read.
 const BATCH: usize = 4096;
 
-/// The bytes of a row that the index of a run's order takes.
+/// The bytes that each row takes in the order of a run's samples.
 const ROW: u64 = 8;
 
-/// What a footer takes in memory, at most, as a multiple of its bytes.
+/// An upper bound for the memory of a footer, as a multiple of its size.
 const FOOTER: u64 = 64;
 
-/// The bytes of images that an outline reads all the same: a column of nulls takes less.
+/// Image bytes up to this size are read for an outline too: a column that holds only nulls is smaller.
 const LIGHT: i64 = 1 << 20;
 
-/// A file whose footer is in memory.
+/// A Parquet file whose footer has been read.
 #[derive(Debug)]
 pub(super) struct Table {
     pub path: Arc<Path>,
@@ -62,7 +62,8 @@ impl Table {
                     return Err(Failure::Damaged("its columns nest deeper than any conversation".into()));
                 }
             }
-            // Without the writer's Arrow schema a text is Utf8 and a list List, whatever library wrote it.
+            // Without the writer's Arrow schema, text is always Utf8 and a list always List, whichever library wrote
+            // them.
             let options = ArrowReaderOptions::new()
                 .with_skip_arrow_metadata(true)
                 .with_offset_index_policy(PageIndexPolicy::Optional);
@@ -82,7 +83,8 @@ impl Table {
             }
             groups.push(groups[groups.len() - 1].saturating_add(usize::try_from(rows).unwrap_or(usize::MAX)));
         }
-        // An order of the rows is in memory while they are read, however small the file is that claims them.
+        // An order of the rows is held in memory while they are read, so the claimed number of rows is checked even for
+        // a small file.
         let rows = groups[groups.len() - 1] as u64;
         if Budget::of(path).take(rows.saturating_mul(ROW)).is_err() {
             let most = file_limits().bytes / ROW;
@@ -95,7 +97,7 @@ impl Table {
         }
     }
 
-    /// Why a column that is read cannot be unpacked.
+    /// Why one of the columns to read cannot be decompressed, if so.
     fn unsupported(&self) -> Option<String> {
         let metadata = self.metadata.metadata();
         (0..metadata.num_row_groups()).find_map(|group| {
@@ -115,8 +117,8 @@ impl Table {
         self.groups.last().copied().unwrap_or(0)
     }
 
-    /// The leaf columns to read, and of each column of images whether their bytes are not among them. An outline leaves
-    /// them out, unless there are next to none: then the images are files.
+    /// The leaf columns to read, and for each image column whether its bytes are left out. An outline leaves them out,
+    /// unless there are almost none, in which case the images are files.
     pub fn leaves(&self, group: usize, outline: bool) -> (Vec<usize>, Vec<bool>) {
         let group = self.metadata.metadata().row_group(group);
         let mut unread = vec![false; self.columns.images.len()];
@@ -140,7 +142,7 @@ impl Table {
         (leaves, unread)
     }
 
-    /// How many rows of a group make a window.
+    /// The number of rows of a group in one window.
     pub fn window_rows(&self, group: usize, leaves: &[usize]) -> usize {
         let group = self.metadata.metadata().row_group(group);
         let cost = |leaf: &usize| {
@@ -229,8 +231,8 @@ impl From<ArrowError> for Failure {
     }
 }
 
-/// Runs `read`; a panic of the library over damaged bytes is an error: pages carry no checksum that it looks at, and some
-/// of its loops trust what a page says of itself. What was too much for `purse` is told as that.
+/// Runs `read` and turns a panic of the library into an error: pages carry no checksum that the library verifies, and
+/// some of its loops trust the sizes that a damaged page claims. If `purse` was exceeded, that is the error returned.
 fn guarded<T>(purse: &Purse, read: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let done =
         outside::guarded(read).unwrap_or_else(|_| Err(Failure::Damaged("its bytes contradict each other".into())));

@@ -11,7 +11,7 @@ use parquet::file::properties::WriterProperties;
 use super::ParquetData;
 use crate::{DataError, ImageSource, Samples};
 
-/// Writes a table in row groups of `rows`.
+/// Writes a table in row groups of `rows` rows.
 fn written(path: &Path, columns: &[(&str, ArrayRef)], rows: usize) -> PathBuf {
     let fields: Vec<Field> = columns.iter().map(|(name, c)| Field::new(*name, c.data_type().clone(), true)).collect();
     let schema = Arc::new(Schema::new(fields));
@@ -36,7 +36,7 @@ fn structure(fields: &[(&str, ArrayRef)]) -> StructArray {
     StructArray::new(names, fields.iter().map(|(_, array)| array.clone()).collect(), None)
 }
 
-/// Lists of the given lengths over `items`.
+/// Lists of the given lengths, over `items`.
 fn lists(items: ArrayRef, lengths: &[usize]) -> ArrayRef {
     let field = Arc::new(Field::new("item", items.data_type().clone(), true));
     let mut ends = vec![0];
@@ -269,7 +269,7 @@ fn packed(path: &Path, values: &[&str], properties: parquet::file::properties::W
     path.to_path_buf()
 }
 
-/// What decoding all of a table within ten megabytes says.
+/// The error of decoding all of a table with a budget of ten megabytes.
 fn within_ten_megabytes(path: &PathBuf) -> String {
     let data = open(path).unwrap();
     let table = &data.files[0];
@@ -304,11 +304,11 @@ fn a_page_that_becomes_large_is_refused_and_a_dictionary_is_not_repeated() {
         let error = data.sample(0).unwrap_err();
         assert!(error.is_sample() && error.to_string().contains("16 MiB of text"), "{error}");
     }
-    // What the pages take is counted while they are made: the same file within ten megabytes.
+    // The budget is counted while the pages are decoded: the same file exceeds ten megabytes.
     packed(&path, &[&long], plain().set_compression(Compression::ZSTD(ZstdLevel::default())));
     assert!(within_ten_megabytes(&path).contains("--file-bytes"));
 
-    // 300 rows of one value of a megabyte: 300 MB, were it repeated.
+    // One value of a megabyte in 300 rows, which would take 300 MB if it were repeated.
     let value = "b".repeat(1 << 20);
     let many = vec![value.as_str(); 300];
     let data =
@@ -320,7 +320,7 @@ fn a_page_that_becomes_large_is_refused_and_a_dictionary_is_not_repeated() {
     let bytes: usize = batches.iter().map(|batch| batch.get_array_memory_size()).sum();
     assert!(bytes < 16 << 20, "{bytes}");
 
-    // Texts that share their beginnings: each is a megabyte, the file little more than one.
+    // Texts with a shared prefix: each is a megabyte long, and the file is little more than one megabyte.
     let texts: Vec<String> = (0..50).map(|at| format!("{value}{at}")).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     packed(&path, &texts, plain().set_encoding(Encoding::DELTA_BYTE_ARRAY));

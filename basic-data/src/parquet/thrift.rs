@@ -1,7 +1,7 @@
-//! What a Parquet file claims of itself, read from Thrift's compact protocol before the library believes it: the sizes in
-//! the header of a page, and how deep the schema in the footer is.
+//! Reads the sizes that a Parquet file claims, and the depth of its schema, from Thrift's compact protocol before the
+//! library trusts them.
 
-/// The deepest nesting of a schema, and of a value that is skipped: deeper ones would take the library's stack.
+/// The largest nesting of a schema or of a skipped value; deeper ones would overflow the library's stack.
 const DEPTH: usize = 40;
 
 /// Why claims could not be read.
@@ -9,22 +9,22 @@ const DEPTH: usize = 40;
 pub(super) enum Unreadable {
     /// The bytes end before the structure does.
     Short,
-    /// They are no such structure.
+    /// The bytes are not such a structure.
     Wrong,
-    /// The schema nests deeper than anything that holds conversations.
+    /// The schema nests deeper than any that holds conversations.
     Deep,
 }
 
-/// What the header of a page says.
+/// What the header of a page claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct PageClaims {
-    /// Bytes of the header itself.
+    /// Size of the header itself in bytes.
     pub header: usize,
-    /// Bytes of the page in the file.
+    /// Size of the page in the file in bytes.
     pub packed: u64,
-    /// Bytes of the page in memory.
+    /// Size of the decompressed page in bytes.
     pub plain: u64,
-    /// Its values, those that are null among them.
+    /// Number of values, nulls included.
     pub values: u64,
 }
 
@@ -53,7 +53,7 @@ pub(super) fn page(bytes: &[u8]) -> Result<PageClaims, Unreadable> {
     Ok(claims)
 }
 
-/// Checks that the schema in a footer is no deeper than the library's recursion may go.
+/// Checks that the schema in a footer is not too deep for the library's recursion.
 pub(super) fn check_schema(footer: &[u8]) -> Result<(), Unreadable> {
     let mut input = Compact { bytes: footer, at: 0 };
     let mut last = 0;
@@ -63,7 +63,7 @@ pub(super) fn check_schema(footer: &[u8]) -> Result<(), Unreadable> {
             continue;
         }
         let (len, item) = input.list()?;
-        // Children that are still to come, for every level that is open.
+        // For every open level, the number of children that are still to come.
         let mut open: Vec<u64> = Vec::new();
         for _ in 0..len {
             if item != Kind::Struct {
@@ -130,13 +130,13 @@ impl Compact<'_> {
         Err(Unreadable::Wrong)
     }
 
-    /// A number that must not be negative.
+    /// Reads a number that must not be negative.
     fn size(&mut self) -> Result<u64, Unreadable> {
         let number = self.varint()?;
         if number & 1 == 0 { Ok(number >> 1) } else { Err(Unreadable::Wrong) }
     }
 
-    /// The next field; none at the end of the structure.
+    /// The next field; `None` at the end of the structure.
     fn field(&mut self, last: &mut u64) -> Result<Option<(u64, Kind)>, Unreadable> {
         let byte = self.byte()?;
         if byte == 0 {
@@ -177,7 +177,7 @@ impl Compact<'_> {
             }
             Kind::List => {
                 let (len, item) = self.list()?;
-                // The flags of a list take a byte each, those of a structure none.
+                // In a list each boolean takes a byte; in a structure it takes none.
                 let item = if item == Kind::Flag { Kind::Byte } else { item };
                 (0..len).try_for_each(|_| self.skip(item, depth))
             }
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_page_says_its_sizes_and_a_cut_one_nothing() {
-        // type 0, uncompressed 300, compressed 20, a data page of 7 values with encodings.
+        // Type 0, uncompressed 300, compressed 20, a data page of 7 values with encodings.
         let bytes = [0x15, 0, 0x15, 0xd8, 0x04, 0x15, 40, 0x2c, 0x15, 14, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0, 99];
         let claims = PageClaims { header: 18, packed: 20, plain: 300, values: 7 };
         assert_eq!(page(&bytes), Ok(claims));
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn a_schema_nests_as_deep_as_tables_do_and_no_deeper() {
         let schema = |depth: usize| {
-            // version, then a list of structures that have one child each.
+            // The version, then a list of structures with one child each.
             let mut bytes = vec![0x15, 2, 0x19, 0xfc, depth as u8 | 0x80, (depth >> 7) as u8];
             (0..depth).for_each(|at| bytes.extend([0x55, if at + 1 < depth { 2 } else { 0 }, 0]));
             bytes.push(0);

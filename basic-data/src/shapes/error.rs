@@ -1,4 +1,4 @@
-//! What can go wrong with Shapes.
+//! The errors of Shapes.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum ShapesError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The directory for a new data set already holds something.
@@ -26,18 +26,18 @@ pub enum ShapesError {
     Image {
         /// The image's file.
         path: PathBuf,
-        /// What the encoder said.
+        /// The encoder's error.
         source: image::ImageError,
     },
-    /// More scenes were asked for than the file names can number.
+    /// More scenes were requested than the file names can number.
     #[error("{requested} scenes asked for in one split, but at most {limit} fit")]
     TooManyScenes {
-        /// How many were asked for.
+        /// The requested number of scenes.
         requested: usize,
-        /// How many fit.
+        /// The largest number of scenes.
         limit: usize,
     },
-    /// A list of objects that is no scene: none, more than four, or two in one cell.
+    /// A list of objects that is not a scene: it is empty, has more than four objects, or two in one cell.
     #[error("not a scene: {reason}")]
     InvalidScene {
         /// What is wrong with it.
@@ -46,7 +46,7 @@ pub enum ShapesError {
 }
 
 impl ShapesError {
-    /// An [`ShapesError::Io`] at `path`.
+    /// Wraps an I/O error with its path.
     pub(super) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }

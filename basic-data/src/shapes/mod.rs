@@ -1,15 +1,15 @@
-//! Shapes, the embedded world: scenes of one to four coloured shapes in a 3 x 3 grid of cells, their
-//! 64 x 64 images, captions, questions, rasters of concept words, and data sets in LLaVA's format.
+//! Shapes, a synthetic data set: scenes of one to four coloured shapes in a 3 x 3 grid of cells, with 64 x 64 images,
+//! captions, questions, rasters of concept words, and data sets in LLaVA's format.
 //!
-//! Everything is a function of a seed, with ChaCha8 and without platform-dependent arithmetic: the same
-//! seed gives the same bytes everywhere.
+//! Everything is a function of a seed, computed with ChaCha8 and without platform-dependent arithmetic, so the same
+//! seed gives the same bytes on every platform.
 //!
-//! - [`Scene`] says what is there; [`Split`] is decided by a hash of the scene alone, so whatever is
-//!   trained on [`Split::Train`], with any seed, has never met a validation or eval scene.
-//! - [`render`] draws a scene, and [`coverage`] and [`patch_truth`] say which object is drawn where.
-//! - [`caption`] and [`questions`] talk about a scene in words of [`vocabulary`] only.
-//! - [`raster_document`] and [`description_document`] are what a language model reads before it ever
-//!   sees an image.
+//! - [`Scene`] describes the objects. [`Split`] is decided by a hash of the scene alone, so whatever is trained on
+//!   [`Split::Train`], with any seed, has never seen a validation or eval scene.
+//! - [`render`] draws a scene; [`coverage`] and [`patch_truth`] say which object is drawn where.
+//! - [`caption`] and [`questions`] describe a scene using only words of [`vocabulary`].
+//! - [`raster_document`] and [`description_document`] give the texts that a language model is pretrained on before it
+//!   sees any image.
 //! - [`write_dataset`] writes images, captions and questions as LLaVA's files.
 
 mod error;

@@ -1,9 +1,9 @@
-//! Noun phrases that pick out the objects of a scene.
+//! Noun phrases that identify the objects of a scene.
 
 use super::scene::{Colour, Object, Scene, Shape, Size};
 use super::split::HELD_OUT_PAIRS;
 
-/// Attributes that pick out objects: `small red circle`, `red object`, `circle`.
+/// Attributes that identify objects, as in `small red circle`, `red object` or `circle`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Phrase {
     pub(super) size: Option<Size>,
@@ -21,7 +21,7 @@ impl Phrase {
         })
     }
 
-    /// The phrases that pick out this object alone and that `allowed` accepts.
+    /// The phrases that match this object alone and that `allowed` accepts.
     pub(super) fn unique(scene: &Scene, object: &Object, allowed: impl Fn(&Self) -> bool) -> Vec<Self> {
         Self::all_of(object).into_iter().filter(|p| p.count(scene) == 1 && allowed(p)).collect()
     }
@@ -32,31 +32,31 @@ impl Phrase {
             && self.shape.is_none_or(|shape| shape == object.shape)
     }
 
-    /// How many objects of the scene it fits.
+    /// Number of objects in the scene that the phrase matches.
     pub(super) fn count(&self, scene: &Scene) -> usize {
         scene.objects().iter().filter(|object| self.matches(object)).count()
     }
 
-    /// Whether it names a colour and a shape that no train scene has together.
+    /// Whether the phrase names a colour and a shape that never occur together in a train scene.
     pub(super) fn is_held_out(&self) -> bool {
         self.colour.zip(self.shape).is_some_and(|pair| HELD_OUT_PAIRS.contains(&pair))
     }
 
-    /// Without an article: `small star`, `red object`.
+    /// The phrase without an article: `small star`, `red object`.
     pub(super) fn text(&self) -> String {
         let words =
             [self.size.map(Size::word), self.colour.map(Colour::word), Some(self.shape.map_or("object", Shape::word))];
         words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
-    /// With an article: `a small star`, `an orange object`.
+    /// The phrase with an article: `a small star`, `an orange object`.
     pub(super) fn with_article(&self) -> String {
         let text = self.text();
         let article = if text.starts_with('o') { "an" } else { "a" };
         format!("{article} {text}")
     }
 
-    /// The same attributes named, with one of the other values of one of them.
+    /// The phrases that differ from this one in the value of one of its attributes.
     pub(super) fn variants(&self) -> Vec<Self> {
         let mut variants = Vec::new();
         if self.size.is_some() {
@@ -72,7 +72,7 @@ impl Phrase {
         variants
     }
 
-    /// Whether every attribute that it names is one of some object in the scene.
+    /// Whether each attribute that the phrase names belongs to some object in the scene.
     pub(super) fn is_of_present_attributes(&self, scene: &Scene) -> bool {
         let present = |alone: Self| alone.count(scene) > 0;
         present(Self { size: self.size, ..Self::default() })

@@ -1,4 +1,4 @@
-//! Questions that a scene answers uniquely, with their answers.
+//! Questions that have exactly one answer in a scene, with their answers.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use super::scene::{Colour, Object, Scene, Shape, pick};
 use super::split::Split;
 use super::text::NUMBERS;
 
-/// What a question asks for.
+/// What a question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QuestionKind {
@@ -21,9 +21,9 @@ pub enum QuestionKind {
     Shape,
     /// The place of an object.
     Place,
-    /// How many objects there are, of some attribute or at all.
+    /// The number of objects, either all of them or those with some attribute.
     Count,
-    /// Whether there is such an object; yes or no.
+    /// Whether an object with given attributes exists; yes or no.
     Existence,
     /// Whether an object is left of, right of, above or below another; yes or no.
     Relation,
@@ -34,7 +34,7 @@ impl QuestionKind {
     pub const ALL: &'static [Self] =
         &[Self::Colour, Self::Shape, Self::Place, Self::Count, Self::Existence, Self::Relation];
 
-    /// Its name in files.
+    /// The kind's name in files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Colour => "colour",
@@ -50,21 +50,21 @@ impl QuestionKind {
 /// A question about a scene.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// What it asks for.
+    /// What the question is about.
     pub kind: QuestionKind,
     /// The question, as in `what color is the object at top left ?`.
     pub prompt: String,
-    /// The one right answer: one or two words without a period.
+    /// The only correct answer: one or two words without a period.
     pub answer: String,
 }
 
-/// Questions of every kind that the scene admits, no prompt twice. The first ones are of distinct kinds
-/// in random order, then each kind's second follows, and so on: any beginning of the list is as varied
-/// as can be. Only [`QuestionKind::Place`] and [`QuestionKind::Relation`] may be missing, where no
-/// phrase tells the objects apart.
+/// Questions of every kind that the scene admits, without repeating a prompt. The first ones are of distinct kinds in
+/// random order, followed by a second question of each kind, and so on, so that any prefix of the list covers as many
+/// kinds as possible. Only [`QuestionKind::Place`] and [`QuestionKind::Relation`] may be missing, if no phrase
+/// distinguishes the objects.
 ///
-/// Yes and no are equally likely. A question about a train scene never names a held-out pair, so that no
-/// one learns that the answer is then always no.
+/// Yes and no are equally likely. A question about a train scene never names a held-out pair, so that no model learns
+/// that the answer for such pairs is always no.
 pub fn questions<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Vec<Question> {
     let mut by_kind = vec![Vec::new(); QuestionKind::ALL.len()];
     let mut asked = HashSet::new();
@@ -98,7 +98,7 @@ pub fn questions<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Vec<Question> {
     (0..longest).flat_map(|round| by_kind.iter().filter_map(move |questions| questions.get(round))).cloned().collect()
 }
 
-/// `the small star`, or `the object at top left` where that is drawn or nothing else is unique.
+/// `the small star`, or `the object at top left` if that is drawn at random or no other phrase is unique.
 fn reference<R: Rng + ?Sized>(
     scene: &Scene,
     object: &Object,
@@ -138,8 +138,8 @@ fn place_question<R: Rng + ?Sized>(scene: &Scene, object: &Object, rng: &mut R) 
     Some((prompt, object.place.word()))
 }
 
-/// All objects in a third of the cases, else those of one attribute; a sixth of the latter have a random
-/// value, which is mostly absent.
+/// Counts all objects in a third of the cases, otherwise those with one attribute; a sixth of the latter use a random
+/// value, which no object usually has.
 fn count_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &'static str) {
     let object = pick(scene.objects(), rng);
     let mut phrase = Phrase::default();
@@ -164,11 +164,12 @@ fn count_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &'sta
     (prompt, NUMBERS[phrase.count(scene)])
 }
 
-/// Half yes, half no. A no differs from an object in one attribute, and in half of the cases, where it
-/// can, takes another object's: with a red circle and a blue square, `is there a red square ?`
+/// Half of the answers are yes and half are no. In a question with the answer no, the phrase differs from an object in
+/// one attribute; in half of these cases, if possible, that attribute is taken from another object: with a red circle
+/// and a blue square, `is there a red square ?`
 fn existence_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &'static str) {
     let phrases = Phrase::all_of(&pick(scene.objects(), rng));
-    // Mostly colour and shape, with or without size, or else one of the two.
+    // Colour and shape with or without size in most cases, otherwise colour or shape alone.
     let phrase = phrases[pick(&[0b110, 0b110, 0b110, 0b111, 0b010, 0b100], rng)];
     let no_train_pair = scene.split() == Some(Split::Train);
     let (asked, answer) = if rng.random_bool(0.5) {
@@ -179,7 +180,7 @@ fn existence_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &
         let (harder, easier): (Vec<Phrase>, Vec<Phrase>) =
             variants.into_iter().partition(|variant| variant.is_of_present_attributes(scene));
         let pool = if easier.is_empty() || !harder.is_empty() && rng.random_bool(0.5) { harder } else { easier };
-        // Never empty: with at most four objects some colour or shape is always absent.
+        // The pool is never empty: with at most four objects, some colour or shape is always absent.
         match pool.choose(rng) {
             Some(&variant) => (variant, "no"),
             None => (phrase, "yes"),
@@ -193,12 +194,12 @@ fn existence_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> (String, &
     (prompt, answer)
 }
 
-/// A relation that holds strictly or strictly reversed, between two objects with unique phrases.
+/// A relation that holds strictly, or whose reverse does, between two objects with unique phrases.
 fn relation_question<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Option<(String, &'static str)> {
     let mut pairs = Vec::new();
     for a in scene.objects() {
         for b in scene.objects() {
-            // Each word with its coordinate: smaller means left or above.
+            // Each relation with the coordinates it compares; the smaller one is on the left or above.
             let (x, y) = ((a.place.column(), b.place.column()), (a.place.row(), b.place.row()));
             let all = [("left of", x.0, x.1), ("right of", x.1, x.0), ("above", y.0, y.1), ("below", y.1, y.0)];
             pairs.extend(all.into_iter().filter(|r| r.1 != r.2).map(|r| (a, b, r.0, r.1 < r.2)));

@@ -1,4 +1,4 @@
-//! The lines of the data set's own JSON files, to write and to read.
+//! The records of the data set's own JSON files.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,15 +9,15 @@ use super::split::Split;
 /// A line of `validation.jsonl` or `eval.jsonl`: one question about one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuestionRecord {
-    /// The number of the line in its file, from 0.
+    /// The index of the line in its file, from 0.
     pub question_id: u64,
     /// The image's path, relative to the data set.
     pub image: String,
     /// The question.
     pub text: String,
-    /// The right answer.
+    /// The correct answer.
     pub answer: String,
-    /// What it asks for.
+    /// What the question is about.
     pub category: QuestionKind,
     /// Whether the scene has a colour-shape pair that no train scene has.
     pub held_out: bool,
@@ -32,7 +32,7 @@ pub struct QuestionRecord {
 pub struct SceneRecord {
     /// The image's path, relative to the data set.
     pub image: String,
-    /// The split that it is in.
+    /// The image's split.
     pub split: Split,
     /// The seed that [`super::render`], [`super::coverage`] and [`super::patch_truth`] take.
     pub render_seed: u64,
@@ -40,7 +40,7 @@ pub struct SceneRecord {
     pub scene: Scene,
 }
 
-/// A sample of `pretrain.json` or `finetune.json`, as LLaVA has it.
+/// A sample of `pretrain.json` or `finetune.json`, in LLaVA's format.
 #[derive(Debug, Serialize)]
 pub(super) struct ConversationRecord {
     id: String,
@@ -55,7 +55,7 @@ struct Message {
 }
 
 impl ConversationRecord {
-    /// A sample of `(prompt, answer)` turns; the image stands before the first prompt.
+    /// A sample of `(prompt, answer)` turns, with the image placed before the first prompt.
     pub(super) fn new(id: &str, image: &str, turns: Vec<(String, String)>) -> Self {
         let mut conversations = Vec::with_capacity(2 * turns.len());
         for (turn, (prompt, answer)) in turns.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Drawing a scene: the same geometry gives the image and the truth about its pixels.
+//! Draws scenes. The same geometry gives the image and the object shown by each pixel.
 
 use image::{Rgb, RgbImage};
 use rand::{Rng, RngExt, SeedableRng};
@@ -12,9 +12,9 @@ pub const IMAGE_SIDE: usize = 64;
 const CELL: f32 = IMAGE_SIDE as f32 / 3.0;
 /// Samples per pixel and axis for anti-aliasing.
 const SUBSAMPLES: usize = 4;
-/// An object stays this far from its cell's edge, in pixels: no pixel then shows two objects.
+/// The smallest distance of an object from the edge of its cell in pixels, so that no pixel shows two objects.
 const MARGIN: f32 = 0.35;
-/// An object's centre stays this near to its cell's, in pixels.
+/// The largest distance between the centres of an object and of its cell in pixels.
 const MAX_JITTER: f32 = 3.0;
 
 /// Where and how large an object is drawn.
@@ -29,7 +29,7 @@ pub struct Placement {
     turn: (f32, f32),
 }
 
-/// Outlines: x to the right, y down, about two units across.
+/// Outlines of the shapes, about two units across; x points right and y down.
 const TRIANGLE: [(f32, f32); 3] = [(0.0, -1.0), (1.05, 0.82), (-1.05, 0.82)];
 const DIAMOND: [(f32, f32); 4] = [(0.0, -1.15), (0.85, 0.0), (0.0, 1.15), (-0.85, 0.0)];
 const SQUARE: [(f32, f32); 4] = [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)];
@@ -47,7 +47,8 @@ const CROSS: [(f32, f32); 12] = [
     (-0.98, -0.36),
     (-0.36, -0.36),
 ];
-/// Radii 1.12 and 0.58 in turn, every 36 degrees; written out, since sines differ between platforms.
+/// Alternating radii of 1.12 and 0.58, every 36 degrees. The coordinates are written out because sines differ between
+/// platforms.
 const STAR: [(f32, f32); 10] = [
     (0.0, -1.12),
     (0.3409, -0.4692),
@@ -61,7 +62,7 @@ const STAR: [(f32, f32); 10] = [
     (-0.3409, -0.4692),
 ];
 
-/// The corners of a shape's outline; none for the circle, whose radius is one unit.
+/// The corners of a shape's outline; empty for the circle, whose radius is one unit.
 fn outline(shape: Shape) -> &'static [(f32, f32)] {
     match shape {
         Shape::Circle => &[],
@@ -73,7 +74,7 @@ fn outline(shape: Shape) -> &'static [(f32, f32)] {
     }
 }
 
-/// Red, green and blue of a colour before jitter and light.
+/// Red, green and blue of a colour, before jitter and lighting.
 fn rgb(colour: Colour) -> [f32; 3] {
     match colour {
         Colour::Red => [215.0, 35.0, 40.0],
@@ -93,8 +94,8 @@ impl Placement {
             Size::Small => rng.random_range(4.5..5.3_f32),
             Size::Large => rng.random_range(8.0..8.6_f32),
         };
-        // The rational parametrization of the circle gives exact rotations without sine and cosine;
-        // 0.09 is half of the largest angle's tangent: about 10 degrees.
+        // The rational parametrization of the circle gives exact rotations without sine and cosine. The limit 0.09 is
+        // the tangent of half of the largest angle, which is about 10 degrees.
         let t = rng.random_range(-0.09..0.09_f32);
         let turn = ((1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t));
         let mut placement = Self { shape: object.shape, centre: (0.0, 0.0), scale, turn };
@@ -114,7 +115,7 @@ impl Placement {
         self.scale * if self.shape == Shape::Circle { 1.0 } else { extent }
     }
 
-    /// Whether the object covers the point, in pixels from the image's top left corner.
+    /// Whether the object covers the point, given in pixels from the image's top left corner.
     pub fn covers(&self, x: f32, y: f32) -> bool {
         let (dx, dy) = ((x - self.centre.0) / self.scale, (y - self.centre.1) / self.scale);
         let (cos, sin) = self.turn;
@@ -135,8 +136,8 @@ impl Placement {
         inside
     }
 
-    /// Every pixel that the object touches: its index and the covered samples of
-    /// `SUBSAMPLES * SUBSAMPLES`.
+    /// Every pixel that the object touches, as its index and the number of its `SUBSAMPLES * SUBSAMPLES` samples that
+    /// are covered.
     fn touched(&self) -> Vec<(usize, usize)> {
         let reach = self.reach();
         let range = |centre: f32| {
@@ -168,8 +169,8 @@ pub fn layout(scene: &Scene, render_seed: u64) -> Vec<Placement> {
     scene.objects().iter().map(|object| Placement::random(object, &mut rng)).collect()
 }
 
-/// The index of the object that covers most of each pixel: [`IMAGE_SIDE`]² entries in reading order,
-/// none where at least half of the pixel shows the background.
+/// The index of the object that covers most of each pixel: [`IMAGE_SIDE`]² entries in reading order, `None` where at
+/// least half of the pixel shows the background.
 pub fn coverage(scene: &Scene, render_seed: u64) -> Vec<Option<usize>> {
     let mut pixels = vec![None; IMAGE_SIDE * IMAGE_SIDE];
     for (index, placement) in layout(scene, render_seed).iter().enumerate() {
@@ -182,10 +183,10 @@ pub fn coverage(scene: &Scene, render_seed: u64) -> Vec<Option<usize>> {
     pixels
 }
 
-/// The image of a scene: [`IMAGE_SIDE`] x [`IMAGE_SIDE`] pixels, a dim background, jitter in place, size,
-/// angle and colour, and noise on every pixel. The same scene and seed give the same bytes.
+/// The image of a scene: [`IMAGE_SIDE`] x [`IMAGE_SIDE`] pixels with a dim background, jitter in place, size, angle and
+/// colour, and noise on every pixel. The same scene and seed give the same bytes.
 pub fn render(scene: &Scene, render_seed: u64) -> RgbImage {
-    // A stream beside the layout's, so that geometry doesn't depend on how much noise is drawn.
+    // A stream separate from the layout's, so that the geometry does not depend on the amount of noise drawn.
     let mut rng = ChaCha8Rng::seed_from_u64(render_seed);
     rng.set_stream(1);
     let light = rng.random_range(0.85..1.08_f32);
@@ -207,7 +208,8 @@ pub fn render(scene: &Scene, render_seed: u64) -> RgbImage {
     let mut image = RgbImage::new(IMAGE_SIDE as u32, IMAGE_SIDE as u32);
     for (pixel, colour) in image.pixels_mut().zip(canvas) {
         *pixel = Rgb(colour.map(|channel| {
-            // Two uniform draws: a triangular distribution, near enough to a Gaussian and exact everywhere.
+            // The sum of two uniform draws has a triangular distribution, which is close to a Gaussian and exact on
+            // every platform.
             let grain = rng.random_range(-1.0..1.0_f32) + rng.random_range(-1.0..1.0_f32);
             (channel * light + grain * noise + 0.5).clamp(0.0, 255.0) as u8
         }));

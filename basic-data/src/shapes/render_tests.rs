@@ -1,4 +1,4 @@
-//! What the images and rasters promise.
+//! Tests of the documented properties of images and rasters.
 
 use std::collections::HashSet;
 
@@ -35,7 +35,7 @@ fn sizes_are_as_far_apart_as_they_are_documented() {
     for (seed, scene) in sample_scenes(Split::Train, 2_000, 6).iter().enumerate() {
         for (placement, object) in layout(scene, seed as u64).iter().zip(scene.objects()) {
             let across = 2.0 * placement.reach();
-            // Documented as about 8 to 12 and 14 to 20, which leaves nothing in between.
+            // The documentation says about 8 to 12 and 14 to 20 pixels, with no sizes in between.
             let range = if object.size == Size::Small { 7.7..=12.5 } else { 14.0..=20.6 };
             assert!(range.contains(&across), "{object:?}: {across}");
         }
@@ -102,7 +102,7 @@ fn patch_truth_is_the_object_that_covers_most_of_the_patch() {
 
 #[test]
 fn nearly_every_object_has_a_patch_of_a_six_by_six_grid() {
-    // Four patches meet in the middle of a cell, so that a small star there may fill a tenth of none.
+    // Four patches meet in the middle of a cell, so a small star there may cover less than a tenth of each.
     let (mut objects, mut seen) = (0, 0);
     for (seed, scene) in sample_scenes(Split::Validation, 4_000, 10).iter().enumerate() {
         let truth = patch_truth(scene, seed as u64, 6);
@@ -130,7 +130,7 @@ fn a_raster_without_noise_tells_only_the_truth_and_noise_changes_its_share() {
         let truths: Vec<&str> = scene.objects().iter().flat_map(true_words).collect();
         let clean = raster(&scene, 6, &mut rng, 0.0);
         assert!(clean.iter().all(|word| *word == EMPTY || truths.contains(word)));
-        // Corners of a scene whose middle alone is filled are background in any rendering.
+        // In a scene without objects in the top row, the patches of that row are background in any rendering.
         if scene.objects().iter().all(|o| o.place.row() > 0) {
             let noisy = raster(&scene, 6, &mut rng, RASTER_NOISE);
             changed += noisy[..6].iter().filter(|word| **word != EMPTY).count() as f64;

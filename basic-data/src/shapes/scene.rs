@@ -1,4 +1,4 @@
-//! What a scene is: objects of a shape, a colour and a size in distinct cells of a 3 x 3 grid.
+//! Scenes: objects with a shape, a colour and a size in distinct cells of a 3 x 3 grid.
 
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngExt};
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::ShapesError;
 
-/// The most objects that a scene holds.
+/// The largest number of objects in a scene.
 pub const MAX_OBJECTS: usize = 4;
 
-/// An enum whose variants are words of the world's language, in serde too.
+/// Defines an enum whose variants are words of the data set's language, also in serde.
 macro_rules! word_enum {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
@@ -22,7 +22,7 @@ macro_rules! word_enum {
             /// Every variant, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// Its word or words in texts.
+            /// The word or words for the variant in texts.
             pub fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -82,7 +82,7 @@ word_enum! {
 }
 
 impl Shape {
-    /// The plural of its word.
+    /// The plural of the shape's word.
     pub fn plural(self) -> &'static str {
         match self {
             Self::Circle => "circles",
@@ -111,13 +111,13 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Object {
-    /// The cell that it is in.
+    /// The cell that contains the object.
     pub place: Place,
-    /// Its size.
+    /// The object's size.
     pub size: Size,
-    /// Its colour.
+    /// The object's colour.
     pub colour: Colour,
-    /// Its shape.
+    /// The object's shape.
     pub shape: Shape,
 }
 
@@ -130,7 +130,7 @@ pub struct Scene {
     objects: Vec<Object>,
 }
 
-/// A scene as it is read, before it is checked.
+/// A scene as it is deserialized, before it is validated.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Objects {
@@ -146,7 +146,7 @@ impl TryFrom<Objects> for Scene {
 }
 
 impl Scene {
-    /// A scene of these objects, in any order.
+    /// A scene with these objects, given in any order.
     ///
     /// # Errors
     /// [`ShapesError::InvalidScene`] without objects, with more than [`MAX_OBJECTS`], or with two in a cell.
@@ -162,8 +162,8 @@ impl Scene {
         Ok(Self { objects })
     }
 
-    /// A random scene: one object in a tenth of the cases, else two, three or four alike; all attributes
-    /// and places are uniform and independent.
+    /// A random scene: one object in a tenth of the cases, otherwise two, three or four with equal probability. All
+    /// attributes and places are uniform and independent.
     pub(super) fn random<R: Rng + ?Sized>(rng: &mut R) -> Self {
         let count = if rng.random_ratio(1, 10) { 1 } else { rng.random_range(2..=MAX_OBJECTS) };
         let mut places = Place::ALL.to_vec();
@@ -181,12 +181,12 @@ impl Scene {
         Self { objects }
     }
 
-    /// The objects in the order of their places; indices of objects elsewhere refer to this order.
+    /// The objects in the order of their places; object indices elsewhere refer to this order.
     pub fn objects(&self) -> &[Object] {
         &self.objects
     }
 
-    /// The canonical description, equal for equal scenes. Splits hash it, so its form never changes:
+    /// The canonical description, equal for equal scenes. Splits depend on its hash, so its format must never change:
     /// `small red circle at top left;large blue square at center`.
     pub fn key(&self) -> String {
         let parts: Vec<String> = self

@@ -1,4 +1,4 @@
-//! Train, validation and eval scenes: disjoint by description, whatever the seed.
+//! Splits scenes into train, validation and eval, which are disjoint for every seed.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scene::{Colour, Scene, Shape};
 
-/// Colour-shape pairs that no train scene holds and no text about a train scene names together.
+/// Colour-shape pairs that no train scene contains and that no text about a train scene names together.
 pub const HELD_OUT_PAIRS: [(Colour, Shape); 4] = [
     (Colour::Red, Shape::Triangle),
     (Colour::Blue, Shape::Star),
@@ -16,18 +16,18 @@ pub const HELD_OUT_PAIRS: [(Colour, Shape); 4] = [
     (Colour::Cyan, Shape::Circle),
 ];
 
-/// The expected share of validation and eval scenes that hold one of [`HELD_OUT_PAIRS`].
+/// The expected share of validation and eval scenes that contain one of [`HELD_OUT_PAIRS`].
 pub const HELD_OUT_SHARE: f64 = 0.25;
 
-/// A part of the world's scenes. The parts are disjoint by [`Scene::key`].
+/// A part of all possible scenes. The parts are disjoint by [`Scene::key`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// What anything, backbones included, may be trained on: 80% of the scenes without a held-out pair.
+    /// Scenes that anything, backbones included, may be trained on: 80% of the scenes without a held-out pair.
     Train,
-    /// What settings are chosen on: 10% of all scenes.
+    /// Scenes for choosing settings: 10% of all scenes.
     Validation,
-    /// What is only reported: 10% of all scenes.
+    /// Scenes for reporting results only: 10% of all scenes.
     Eval,
 }
 
@@ -35,7 +35,7 @@ impl Split {
     /// Every split, in order.
     pub const ALL: &'static [Self] = &[Self::Train, Self::Validation, Self::Eval];
 
-    /// Its name in files.
+    /// The split's name in files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -46,8 +46,8 @@ impl Split {
 }
 
 impl Scene {
-    /// The split that the scene belongs to, by a stable hash of [`Scene::key`]; none for a scene with a
-    /// held-out pair that would otherwise be one of the train scenes.
+    /// The split that the scene belongs to, by a stable hash of [`Scene::key`]; `None` for a scene with a held-out pair
+    /// that would otherwise be a train scene.
     pub fn split(&self) -> Option<Split> {
         match fnv1a(self.key().as_bytes()) % 100 {
             0..80 if self.has_held_out_pair() => None,
@@ -65,7 +65,7 @@ impl Scene {
 
 /// `n` distinct scenes of `split`. The first scenes of a longer list with the same seed are the same.
 ///
-/// A split has more than 10^8 scenes, so that `n` is bounded by memory first.
+/// Each split has more than 10^8 scenes, so memory limits `n` first.
 pub fn sample_scenes(split: Split, n: usize, seed: u64) -> Vec<Scene> {
     let mut rng = seeded(seed, Purpose::Scenes, split, 0);
     let mut seen = HashSet::with_capacity(n);
@@ -85,24 +85,24 @@ pub fn sample_scenes(split: Split, n: usize, seed: u64) -> Vec<Scene> {
     scenes
 }
 
-/// What a stream of random numbers is for.
+/// The purpose of a stream of random numbers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     /// The scenes of a split.
     Scenes = 0,
-    /// Render seed and texts of one sample.
+    /// The render seed and the texts of one sample.
     Sample = 1,
 }
 
-/// The stream of random numbers for one purpose, split and index: no two share any, so a change in one
-/// sample leaves all others as they are.
+/// The stream of random numbers for one purpose, split and index. No two share any numbers, so a change in one sample
+/// leaves all others unchanged.
 pub(super) fn seeded(seed: u64, purpose: Purpose, split: Split, index: usize) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream((purpose as u64) << 60 | (split as u64) << 56 | index as u64);
     rng
 }
 
-/// The 64-bit FNV-1a hash, which the standard library's hashers don't promise to be: stable for good.
+/// The 64-bit FNV-1a hash. Unlike the hashers of the standard library it is guaranteed to stay the same.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

@@ -1,4 +1,4 @@
-//! What the world promises, checked over many scenes.
+//! Tests of the documented properties of Shapes, checked over many scenes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -70,8 +70,8 @@ fn splits_are_disjoint_whatever_the_seeds() {
 
 #[test]
 fn a_scene_stays_in_its_split_for_good() {
-    // FNV-1a mod 100 of the keys, from a separate implementation in Python: 83, 10, 99 and 69. Another
-    // hash or key would show backbones pretrained before it the eval scenes.
+    // FNV-1a mod 100 of the keys, from a separate implementation in Python: 83, 10, 99 and 69. With another hash or
+    // key, backbones pretrained before the change would have seen eval scenes.
     let split = |objects: &[(Place, Size, Colour, Shape)]| {
         let object = |&(place, size, colour, shape): &_| Object { place, size, colour, shape };
         Scene::new(objects.iter().map(object).collect()).unwrap().split()
@@ -159,8 +159,8 @@ fn a_caption_says_everything_about_every_object_once() {
     }
 }
 
-/// The objects that a noun phrase such as `small red circle`, `objects at top left` or `stars` picks out,
-/// read word by word and without the generator's types.
+/// The objects that a noun phrase such as `small red circle`, `objects at top left` or `stars` matches, parsed word by
+/// word and without the generator's types.
 fn picked<'a>(scene: &'a Scene, phrase: &str) -> Vec<&'a Object> {
     let (attributes, place) = phrase.split_once(" at ").unwrap_or((phrase, ""));
     let fits = |o: &&Object| {
@@ -173,7 +173,7 @@ fn picked<'a>(scene: &'a Scene, phrase: &str) -> Vec<&'a Object> {
     scene.objects().iter().filter(fits).collect()
 }
 
-/// The answer to a question, found from its text alone; none where it isn't unique.
+/// The answer to a question, found from its text alone; `None` if it isn't unique.
 fn answer(scene: &Scene, prompt: &str) -> Option<String> {
     let text = prompt.strip_suffix(" ?")?.trim_end_matches(" in the image");
     let only = |phrase: &str| match picked(scene, phrase)[..] {
@@ -232,7 +232,7 @@ fn every_answer_is_the_one_that_the_question_has_in_the_scene() {
                 scene.key()
             );
         }
-        // The first questions are of distinct kinds; place and relation alone may be missing.
+        // The first questions are of distinct kinds; only place and relation may be missing.
         let kinds: BTreeSet<QuestionKind> = questions.iter().map(|q| q.kind).collect();
         let first: BTreeSet<QuestionKind> = questions[..kinds.len()].iter().map(|q| q.kind).collect();
         assert_eq!(first, kinds);
@@ -254,7 +254,7 @@ fn yes_and_no_are_balanced_in_each_split() {
             }
         }
         for (kind, (yes, all)) in answers {
-            // About 8,000 answers, so three standard deviations are 0.017.
+            // There are about 8,000 answers, so three standard deviations are 0.017.
             assert!((yes / all - 0.5).abs() < 0.02, "{split:?} {kind:?}: {}", yes / all);
         }
     }

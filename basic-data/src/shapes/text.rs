@@ -1,28 +1,28 @@
-//! The world's language: its words, and captions.
+//! The language of Shapes: its vocabulary and its captions.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
 use super::scene::{Colour, Object, Scene, Shape, Size, pick};
 
-/// What asks for a caption.
+/// The prompt for a caption.
 pub const CAPTION_PROMPT: &str = "describe the image";
 
 /// The word for a patch that shows the background.
 pub const EMPTY: &str = "empty";
 
-/// Numbers from zero, as words.
+/// The numbers from zero, as words.
 pub(super) const NUMBERS: [&str; 5] = ["zero", "one", "two", "three", "four"];
 
-/// Words and punctuation besides those of shapes, colours, sizes, numbers and rasters.
+/// Words and punctuation other than shapes, colours, sizes, numbers and raster words.
 const FUNCTION_WORDS: [&str; 34] = [
     ".", "?", ":", ",", "a", "an", "the", "and", "there", "is", "are", "at", "in", "of", "to", "what", "where", "how",
     "many", "color", "shape", "object", "objects", "top", "bottom", "left", "right", "center", "above", "below", "yes",
     "no", "describe", "image",
 ];
 
-/// Every word and punctuation mark that a text of this world can hold, each once: the vocabulary of a
-/// word-level tokenizer that splits at whitespace.
+/// Every word and punctuation mark that can occur in a text of Shapes, each once: the vocabulary of a word-level
+/// tokenizer that splits at white space.
 pub fn vocabulary() -> Vec<&'static str> {
     let mut words = FUNCTION_WORDS.to_vec();
     words.extend(NUMBERS);
@@ -34,7 +34,7 @@ pub fn vocabulary() -> Vec<&'static str> {
     words
 }
 
-/// A caption that names every object with size, colour, shape and place, in random order and phrasing:
+/// A caption that names the size, colour, shape and place of every object, in random order and phrasing:
 /// `there is a small red circle at top left . center : large blue square .`
 pub fn caption<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> String {
     let mut objects = scene.objects().to_vec();
@@ -49,7 +49,7 @@ pub fn caption<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> String {
     }
 }
 
-/// A way to say what is where.
+/// A way to phrase what is where.
 type Phrasing = fn(&Object) -> String;
 
 const PHRASINGS: &[Phrasing] = &[
@@ -76,7 +76,7 @@ fn joined(objects: &[Object]) -> String {
     }
 }
 
-/// `small red circle`
+/// `small red circle`, for example.
 fn name(object: &Object) -> String {
     format!("{} {} {}", object.size.word(), object.colour.word(), object.shape.word())
 }

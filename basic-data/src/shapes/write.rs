@@ -1,4 +1,4 @@
-//! Data sets of Shapes in LLaVA's format.
+//! Writes Shapes data sets in LLaVA's format.
 
 use std::collections::HashSet;
 use std::fs;
@@ -21,40 +21,40 @@ use super::scene::Scene;
 use super::split::{Purpose, Split, sample_scenes, seeded};
 use super::text::{CAPTION_PROMPT, caption};
 
-/// The most scenes of one split: file names have six digits.
+/// The largest number of scenes in one split, because file names have six digits.
 const SCENE_LIMIT: usize = 1_000_000;
 /// The share of conversations in `finetune.json` that also hold a caption.
 const CAPTION_SHARE: f64 = 0.25;
 
-/// What [`write_dataset`] wrote.
+/// The counts of what [`write_dataset`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Written {
-    /// Train images, each in `pretrain.json` and in `finetune.json`.
+    /// Number of train images, each in `pretrain.json` and in `finetune.json`.
     pub train: usize,
-    /// Validation images.
+    /// Number of validation images.
     pub validation: usize,
-    /// Eval images.
+    /// Number of eval images.
     pub eval: usize,
-    /// Lines of `validation.jsonl`.
+    /// Number of lines in `validation.jsonl`.
     pub validation_questions: usize,
-    /// Lines of `eval.jsonl`.
+    /// Number of lines in `eval.jsonl`.
     pub eval_questions: usize,
 }
 
 /// Writes a data set into `dir`, which must be empty or absent:
 ///
 /// - `pretrain.json`: every train image with its caption, as LLaVA's samples;
-/// - `finetune.json`: every train image with four to six questions, a quarter also with the caption;
+/// - `finetune.json`: every train image with four to six questions, and in a quarter of the cases also the caption;
 /// - `validation.jsonl`, `eval.jsonl`: [`QuestionRecord`]s, one question of each kind per image;
 /// - `scenes.jsonl`: a [`SceneRecord`] per image;
 /// - `images/{train,validation,eval}_000000.png`.
 ///
-/// The same seed gives the same bytes, and fewer images are a beginning of more. Each file is written
-/// beside its place and renamed, `pretrain.json` last; after an error what was written is removed.
+/// The same seed gives the same bytes, and a smaller data set is a prefix of a larger one. Each file is written
+/// under a temporary name and renamed, `pretrain.json` last; after an error the written files are removed.
 ///
 /// # Errors
-/// [`ShapesError::NotEmpty`] if `dir` holds anything, [`ShapesError::TooManyScenes`] for more than a
-/// million in a split, and what the file system says.
+/// [`ShapesError::NotEmpty`] if `dir` contains anything, [`ShapesError::TooManyScenes`] for more than a million scenes
+/// in a split, and [`ShapesError::Io`] or [`ShapesError::Image`] if writing fails.
 pub fn write_dataset(
     dir: &Path,
     train_n: usize,
@@ -68,7 +68,7 @@ pub fn write_dataset(
     }
     let existed = claim(dir)?;
     let images = dir.join("images");
-    // Where another process was faster, the folder is its own.
+    // This fails if another process has created the folder meanwhile; it then belongs to that process.
     fs::create_dir(&images).map_err(|source| ShapesError::io(&images, source))?;
     let written = write_all(dir, [train_n, val_n, eval_n], seed);
     if written.is_err() {
@@ -77,7 +77,7 @@ pub fn write_dataset(
     written
 }
 
-/// Makes sure that `dir` is there and empty; says whether it was there before.
+/// Makes sure that `dir` exists and is empty; returns whether it existed before.
 fn claim(dir: &Path) -> Result<bool, ShapesError> {
     match fs::read_dir(dir) {
         Ok(mut entries) => match entries.next() {
@@ -92,8 +92,8 @@ fn claim(dir: &Path) -> Result<bool, ShapesError> {
     }
 }
 
-/// Removes what a failed attempt left, and nothing that somebody has put there meanwhile. Errors are ignored: the one that
-/// led here is the one to report.
+/// Removes what a failed attempt wrote, and nothing that others have put there meanwhile. Errors are ignored, because
+/// the error that led here is the one to report.
 fn discard(dir: &Path, existed: bool) {
     let _ = Contents::Shapes.clear(dir);
     if existed {
@@ -109,7 +109,7 @@ fn write_all(dir: &Path, counts: [usize; 3], seed: u64) -> Result<Written, Shape
             let mut rng = seeded(seed, Purpose::Sample, split, index);
             let id = format!("{}_{index:06}", split.word());
             let image = format!("images/{id}.png");
-            // 32 bits: a JSON number that every reader keeps exactly.
+            // At most 32 bits, so that every JSON reader keeps the number exactly.
             let render_seed = u64::from(rng.random::<u32>());
             write_image(&dir.join(&image), &scene, render_seed)?;
             match split {
@@ -141,7 +141,7 @@ fn write_all(dir: &Path, counts: [usize; 3], seed: u64) -> Result<Written, Shape
     })
 }
 
-/// Four to six questions, a quarter of the times with the caption at a random turn.
+/// Four to six questions; in a quarter of the cases the caption is inserted at a random turn.
 fn conversation<R: Rng + ?Sized>(scene: &Scene, rng: &mut R) -> Vec<(String, String)> {
     let mut turns = question_turns(scene, 4, 6, rng);
     if rng.random_bool(CAPTION_SHARE) {
@@ -180,7 +180,7 @@ fn write_image(path: &Path, scene: &Scene, render_seed: u64) -> Result<(), Shape
     write_file(path, Sync::Never, |file| file.write_all(&png))
 }
 
-/// JSON Lines.
+/// Writes JSON Lines.
 fn write_lines<T: Serialize>(path: &Path, records: &[T]) -> Result<(), ShapesError> {
     write_file(path, Sync::BeforeRename, |file| {
         for record in records {
@@ -191,7 +191,7 @@ fn write_lines<T: Serialize>(path: &Path, records: &[T]) -> Result<(), ShapesErr
     })
 }
 
-/// A JSON array with a record a line.
+/// Writes a JSON array with one record per line.
 fn write_array<T: Serialize>(path: &Path, records: &[T]) -> Result<(), ShapesError> {
     write_file(path, Sync::BeforeRename, |file| {
         file.write_all(b"[")?;
@@ -203,16 +203,16 @@ fn write_array<T: Serialize>(path: &Path, records: &[T]) -> Result<(), ShapesErr
     })
 }
 
-/// When a file's bytes must be on the disk.
+/// When a file's bytes are synced to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sync {
-    /// Whenever the system likes: thousands of images would take minutes otherwise.
+    /// Left to the system, because syncing thousands of images would take minutes.
     Never,
-    /// Before the file gets its name.
+    /// Before the file is renamed to its final name.
     BeforeRename,
 }
 
-/// Writes a file beside its place and renames it, so that `path` never holds half of it.
+/// Writes a file under a temporary name and renames it, so that `path` never holds a partial file.
 fn write_file(
     path: &Path,
     sync: Sync,
@@ -221,7 +221,7 @@ fn write_file(
     let attempt = || {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".writing-");
-        // The default lets only the owner read, and a data set is shared like any other file.
+        // By default only the owner may read a temporary file, but a data set is shared like any other file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = BufWriter::new(builder.tempfile_in(path.parent().unwrap_or(Path::new(".")))?);

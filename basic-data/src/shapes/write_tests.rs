@@ -1,4 +1,4 @@
-//! What a written data set promises.
+//! Tests of the documented properties of a written data set.
 
 use std::fs;
 use std::path::Path;

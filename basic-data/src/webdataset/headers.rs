@@ -1,7 +1,7 @@
-//! The headers of a tar archive, one after another: what each member is called, and where its bytes lie.
+//! Reads the headers of a tar archive in order: the name of each member, and where its bytes are.
 //!
-//! A member's name and size may stand in headers of their own before it (GNU's long names, pax). Nothing of a member's bytes
-//! is read, and no more of such a header than [`EXTENDED`].
+//! A member's name and size may be stored in separate headers before it (GNU's long names, pax). A member's bytes are
+//! not read, and at most [`EXTENDED`] bytes of such a header are.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -12,29 +12,29 @@ use tar::Header;
 use crate::DataError;
 use crate::file_range::Section;
 
-/// A block of a tar archive.
+/// The size of a block of a tar archive in bytes.
 const BLOCK: u64 = 512;
 
-/// The bytes that the long name or the pax header of one member may have.
+/// The largest size in bytes of the long name or the pax header of one member.
 const EXTENDED: u64 = 1 << 20;
 
-/// How far after the end marker another archive is looked for.
+/// How many bytes after the end marker are searched for another archive.
 const AFTER: u64 = 4 << 20;
 
 /// How a member's bytes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stored {
-    /// All of them, one after another.
+    /// As a whole, in one piece.
     Whole,
-    /// None: its bytes are those of another member.
+    /// As a hard link: the bytes are those of another member.
     HardLink,
-    /// None: it names another file.
+    /// As a symbolic link: it names another file.
     SymbolicLink,
-    /// Without those that are zero.
+    /// As a sparse file, without the parts that are zero.
     Sparse,
-    /// In part: the other part is in another archive.
+    /// In part; the other part is in another archive.
     InPart,
-    /// It is no file.
+    /// The member is not a file.
     Nothing,
 }
 
@@ -43,7 +43,7 @@ pub(super) enum Stored {
 pub(super) struct Entry {
     pub name: String,
     pub stored: Stored,
-    /// Where its bytes begin.
+    /// The offset of its bytes in the archive.
     pub offset: u64,
     pub size: u64,
 }
@@ -54,22 +54,22 @@ pub(super) struct Headers<'a> {
     path: &'a Path,
     section: Section,
     len: u64,
-    /// Where the next header begins.
+    /// The offset of the next header.
     at: u64,
 }
 
-/// What pax headers say of the member that they precede.
+/// The fields of pax headers for the member that follows them.
 #[derive(Debug, Default)]
 struct Pax {
     name: Option<Vec<u8>>,
-    /// The name of a sparse member, whose `name` is made up.
+    /// The real name of a sparse member, whose `name` is a placeholder.
     real_name: Option<Vec<u8>>,
     size: Option<u64>,
     sparse: bool,
 }
 
 impl<'a> Headers<'a> {
-    /// The headers of the archive of `len` bytes in `section`; `path` is what messages call it.
+    /// The headers of an archive of `len` bytes in `section`; `path` names it in messages.
     pub fn new(path: &'a Path, section: Section, len: u64) -> Self {
         Self { path, section, len, at: 0 }
     }
@@ -83,12 +83,12 @@ impl<'a> Headers<'a> {
         read.map_err(|source: io::Error| DataError::Io { path: self.path.into(), source })
     }
 
-    /// The next block; none at the end marker.
+    /// The next header block; `None` at the end marker.
     fn block(&mut self) -> Result<Option<[u8; BLOCK as usize]>, DataError> {
         if self.len == 0 {
             return Ok(None);
         }
-        // Writers end an archive with blocks of zeros: without one, members may be missing.
+        // Writers end an archive with blocks of zeros; without them, members may be missing.
         if self.at.checked_add(BLOCK).is_none_or(|end| end > self.len) {
             return Err(self.wrong("is truncated: it has no end marker: fetch or make it again".into()));
         }
@@ -108,7 +108,7 @@ impl<'a> Headers<'a> {
         Ok(Some(block))
     }
 
-    /// Refuses an archive that another one follows: its members would be lost without a word.
+    /// Refuses an archive that is followed by another one, whose members would otherwise be lost silently.
     fn check_end(&mut self) -> Result<(), DataError> {
         let end = self.len.min(self.at.saturating_add(AFTER));
         let mut at = self.at;
@@ -130,11 +130,11 @@ impl<'a> Headers<'a> {
         Ok(())
     }
 
-    /// The next member; none at the end.
+    /// The next member; `None` at the end.
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the archive and the member where it is cut off or damaged.
+    /// [`DataError`] that names the archive and the member if it is cut off or damaged.
     pub fn next(&mut self) -> Result<Option<Entry>, DataError> {
         let mut long_name: Option<Vec<u8>> = None;
         let mut pax: Option<Pax> = None;
@@ -169,7 +169,7 @@ impl<'a> Headers<'a> {
                     }
                     continue;
                 }
-                // The names of links, and what holds for the whole archive.
+                // The names of links, and settings for the whole archive, are skipped.
                 b'K' | b'g' => {
                     self.pass(size, &plain_name)?;
                     continue;
@@ -189,7 +189,7 @@ impl<'a> Headers<'a> {
                 b'M' => Stored::InPart,
                 _ => Stored::Nothing,
             };
-            // Links, devices and folders have no bytes, whatever size they had where they were.
+            // Links, devices and folders have no bytes, whatever size their header states.
             if (b'1'..=b'6').contains(&kind) {
                 size = 0;
             }
@@ -202,7 +202,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Steps over a member's bytes.
+    /// Skips a member's bytes.
     fn pass(&mut self, size: u64, name: &[u8]) -> Result<(), DataError> {
         let end = size.checked_next_multiple_of(BLOCK).and_then(|size| self.at.checked_add(size));
         match end.filter(|end| *end <= self.len) {
@@ -215,7 +215,7 @@ impl<'a> Headers<'a> {
         Ok(())
     }
 
-    /// The bytes of a header that is stored as a member.
+    /// Reads the bytes of a header that is stored as a member.
     fn extended(&mut self, size: u64) -> Result<Vec<u8>, DataError> {
         if size > EXTENDED {
             let reason = format!("has a member whose name or pax header takes {size} bytes, more than {EXTENDED}");
@@ -228,7 +228,7 @@ impl<'a> Headers<'a> {
         Ok(bytes)
     }
 
-    /// Steps over the blocks that go on with the map of a sparse member.
+    /// Skips the blocks that continue the map of a sparse member.
     fn pass_map(&mut self, block: &[u8; BLOCK as usize]) -> Result<(), DataError> {
         let mut more = Header::from_byte_slice(block).as_gnu().is_some_and(|gnu| gnu.is_extended());
         while more {
@@ -236,7 +236,7 @@ impl<'a> Headers<'a> {
             let at = self.at;
             self.pass(BLOCK, b"that is stored sparse")?;
             self.bytes(at, &mut next)?;
-            // The last of a block's fields, after 21 pieces of the map.
+            // The last field of the block, after 21 entries of the map, says whether another block follows.
             more = next[504] != 0;
         }
         Ok(())
@@ -244,7 +244,7 @@ impl<'a> Headers<'a> {
 }
 
 impl Pax {
-    /// Takes a header's lines, each of which begins with its own length; none where they are no such lines.
+    /// Reads the lines of a header, each of which begins with its own length; `None` if they are malformed.
     fn read(&mut self, mut bytes: &[u8]) -> Option<()> {
         while !bytes.is_empty() {
             let space = bytes.iter().position(|byte| *byte == b' ')?;
@@ -265,7 +265,7 @@ impl Pax {
     }
 }
 
-/// Whether a block's checksum is that of a header; some old writers added signed bytes.
+/// Whether a block has the checksum of a header; some old writers added signed bytes.
 fn is_header(block: &[u8; BLOCK as usize]) -> bool {
     let Ok(wanted) = Header::from_byte_slice(block).cksum() else { return false };
     let counted = || block[..148].iter().chain(&[b' '; 8]).chain(&block[156..]);
@@ -274,7 +274,7 @@ fn is_header(block: &[u8; BLOCK as usize]) -> bool {
     wanted == unsigned || i32::try_from(wanted) == Ok(signed)
 }
 
-/// A member's size: in octal digits, or in base 256; none where it is negative or more than files can be.
+/// A member's size, in octal digits or in base 256; `None` if it is negative or larger than a file can be.
 fn size(header: &Header) -> Option<u64> {
     let field = &header.as_old().size;
     if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
@@ -287,7 +287,7 @@ fn size(header: &Header) -> Option<u64> {
     }
 }
 
-/// A member's name in a message.
+/// A member's name as messages show it.
 fn said(name: &[u8]) -> String {
     excerpt(&String::from_utf8_lossy(name))
 }

@@ -1,4 +1,4 @@
-//! Archives whose headers say what isn't so, and members that no sample can have.
+//! Archives with false or damaged headers, and with members that a sample cannot use.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ fn member(name: &str, kind: u8, bytes: &[u8]) -> Vec<u8> {
     member
 }
 
-/// A pax header of these keys and values.
+/// A pax header with these keys and values.
 fn pax(fields: &[(&str, &str)]) -> Vec<u8> {
     let line = |(key, value): &(&str, &str)| {
         let len = key.len() + value.len() + 3;
@@ -34,7 +34,7 @@ fn pax(fields: &[(&str, &str)]) -> Vec<u8> {
     member("pax", b'x', fields.iter().map(line).collect::<String>().as_bytes())
 }
 
-/// A sample that is right.
+/// The members of a valid sample.
 fn right(key: &str) -> Vec<u8> {
     [member(&format!("{key}.jpg"), b'0', b"pixels"), member(&format!("{key}.txt"), b'0', b"a dog")].concat()
 }
@@ -98,7 +98,7 @@ fn a_header_of_any_length_is_refused_before_it_is_read() {
     for wrong in ["x", "999999999999999999999 a=b\n", "3 a=b\n", "4 ab\n", "7 a=bcd"] {
         refused(&[member("x", b'x', wrong.as_bytes()), right("a")], &["pax header"]);
     }
-    // The names of links are passed over, and what holds for all members.
+    // The names of links, and settings for all members, are skipped.
     assert_eq!(open(&[member("x", b'K', long.as_bytes()), member("g", b'g', b"?"), right("a")]).unwrap().len(), 1);
 }
 
@@ -124,7 +124,7 @@ fn a_pax_name_and_size_count_more_than_the_header_that_follows() {
     assert!(matches!(&sample.images[0], ImageSource::Bytes { bytes, .. } if **bytes == *b"pixels"));
 }
 
-/// What the first sample is refused for; the second one is right.
+/// Checks the error of the first sample; the second one is valid.
 #[track_caller]
 fn broken(parts: &[Vec<u8>], mentions: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
@@ -153,7 +153,7 @@ fn a_sample_with_a_film_a_sound_or_another_image_is_broken_and_not_a_text() {
         broken(&[member("a.jpg", b'0', b"x"), media.clone(), member("a.txt", b'0', b"x")], &[mention]);
         broken(&[media], &["(id a)", mention]);
     }
-    // What only speaks of a film is a text.
+    // A name that only mentions a video format is still text.
     let dir = tempfile::tempdir().unwrap();
     let path = written(dir.path(), &[member("mp4.json", b'0', TURNS.as_bytes())]);
     assert_eq!(WebDataset::open(&[path], None).unwrap().sample(0).unwrap().messages[1].content, "a");
@@ -167,7 +167,7 @@ fn a_member_without_its_bytes_breaks_its_sample_alone() {
     broken(&[member("a.jpg", b'M', b"x"), text()], &["a.jpg", "another archive"]);
     let sparse = [("GNU.sparse.major", "1"), ("GNU.sparse.name", "a.jpg"), ("GNU.sparse.realsize", "9999")];
     broken(&[pax(&sparse), member("GNUSparseFile.0/a.jpg", b'0', b"1\n0\n9\n"), text()], &["a.jpg", "sparse"]);
-    // The map of a sparse member goes on in blocks before its bytes.
+    // The map of a sparse member continues in blocks before its bytes.
     let mut header = tar::Header::new_gnu();
     header.as_old_mut().name[..5].copy_from_slice(b"a.jpg");
     header.set_entry_type(tar::EntryType::GNUSparse);
@@ -180,7 +180,7 @@ fn a_member_without_its_bytes_breaks_its_sample_alone() {
     stored.extend(b"xyz");
     stored.resize(stored.len().next_multiple_of(512), 0);
     broken(&[stored, text()], &["a.jpg", "sparse"]);
-    // A link that is no part of a sample is nothing.
+    // A link that is not part of a sample is ignored.
     assert_eq!(open(&[member("README", b'2', b""), member("x.md", b'1', b""), right("z")]).unwrap().len(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! Where the members of an archive lie, and which of them make up a sample.
+//! Indexes an archive: where its members are, and which of them make up a sample.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,20 +14,20 @@ use crate::file_range::FileRange;
 use crate::locate::IMAGES;
 use crate::media;
 
-/// What the index of a member takes beside its name, the checks for doubles and the room to grow included.
+/// The bytes that the index takes per member besides its name, including the checks for duplicates and spare capacity.
 const MEMBER: u64 = 128;
 
-/// A member's bytes.
+/// Where a member's bytes are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     offset: u64,
     pub size: u64,
-    /// Where its name begins in the shard's names; it ends where the next begins.
+    /// The offset of its name in the shard's names; it ends where the next one begins.
     name: usize,
     stored: Stored,
 }
 
-/// An archive's index: members in the archive's order, and where each sample begins among them.
+/// The index of an archive: its members in order, and the first member of each sample.
 #[derive(Debug)]
 pub(super) struct Shard {
     pub path: Arc<Path>,
@@ -35,7 +35,7 @@ pub(super) struct Shard {
     names: String,
     members: Vec<Member>,
     samples: Vec<usize>,
-    /// The first member that is left out though it looks as if it were a part of a sample.
+    /// The first member that was left out although it looks like a part of a sample.
     pub strange: Option<String>,
 }
 
@@ -45,14 +45,14 @@ pub(super) struct Group<'a> {
     pub key: &'a str,
     pub json: Option<Member>,
     pub text: Option<Member>,
-    /// By name, in the sample's order.
+    /// The images with their names, in the sample's order.
     pub images: Vec<(&'a str, Member)>,
-    /// Why the sample cannot be used, where a member of it cannot be read.
+    /// Why the sample cannot be used, if one of its members cannot be read.
     pub flaw: Option<String>,
 }
 
 impl Shard {
-    /// Steps through the headers of the archive that is `len` bytes from `start` of `source`.
+    /// Reads the headers of the archive that takes `len` bytes from `start` of `source`.
     pub fn index(path: &Path, source: FileRange, start: u64, len: u64) -> Result<Self, DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
         let damaged = |reason: String| DataError::Set { path: path.into(), reason };
@@ -66,7 +66,7 @@ impl Shard {
             strange: None,
         };
         let mut seen = HashSet::new();
-        // Keys whose members have ended.
+        // Keys that samples already have; a sample's members must be adjacent.
         let mut keys = HashSet::new();
         let budget = Budget::of(path);
         let mut headers = Headers::new(path, section, len);
@@ -82,7 +82,7 @@ impl Shard {
                 }
                 continue;
             }
-            // The index of the archive stays in memory: its names may be as long as the archive pleases.
+            // The index stays in memory, and the names in an archive may be of any length.
             let took = (entry.name.len() as u64).saturating_mul(2).saturating_add(MEMBER);
             budget.take(took).map_err(|over| io(over.into()))?;
             if !seen.insert(xxh3_64(entry.name.as_bytes())) {
@@ -110,7 +110,7 @@ impl Shard {
         Ok(shard)
     }
 
-    /// Adds a member, and says whether it begins a sample.
+    /// Adds a member; returns whether it begins a new sample.
     fn add(&mut self, name: &str, member: Member) -> bool {
         let begins = self.last_key() != split(name).map(|(key, _)| key);
         if begins {
@@ -132,7 +132,7 @@ impl Shard {
         &self.names[self.members[member].name..end]
     }
 
-    /// Samples in the archive.
+    /// Number of samples in the archive.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
@@ -154,7 +154,8 @@ impl Shard {
                 Some(Kind::Unread(_)) | None => {}
             }
         }
-        // Writers sort by name, which puts 10.jpg before 2.jpg: where all images have a number, it counts.
+        // Writers sort by name, which puts 10.jpg before 2.jpg. If all images are numbered, the numbers decide the
+        // order.
         let number = |name: &str| split(name).and_then(|(_, e)| e.split('.').next()?.parse::<u64>().ok());
         if group.images.iter().all(|(name, _)| number(name).is_some()) {
             group.images.sort_by_key(|(name, _)| number(name));
@@ -168,7 +169,7 @@ impl Shard {
     }
 }
 
-/// Why a member cannot be read, where it is something that is not read, or stored so that it cannot be.
+/// Why a member cannot be read, if it is of an unsupported kind or stored in an unsupported way.
 fn flaw(name: &str, extension: &str, stored: Stored) -> Option<String> {
     let reason = match (Kind::of(extension), stored) {
         (Some(Kind::Unread(reason)), _) => reason,
@@ -183,18 +184,18 @@ fn flaw(name: &str, extension: &str, stored: Stored) -> Option<String> {
     Some(format!("its member {} {reason}", excerpt(name)))
 }
 
-/// What a member is by its extension.
+/// The kind of a member, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Image,
     Json,
     Text,
-    /// A film, a sound, an image of another format, and why it is not read: a sample that has one is none without it.
+    /// A video, sound, or image of an unsupported format, with the reason; a sample that has one cannot be used.
     Unread(&'static str),
 }
 
 impl Kind {
-    /// `0.jpg` is an image as `jpg` is; a text is one alone.
+    /// `0.jpg` is an image like `jpg`, but only a plain extension makes a text.
     fn of(extension: &str) -> Option<Self> {
         let extension = extension.to_lowercase();
         let last = extension.rsplit('.').next().unwrap_or_default();
@@ -207,13 +208,13 @@ impl Kind {
     }
 }
 
-/// Whether a member that is no part of a sample looks as if somebody took it for one: `a.outputs.txt`.
+/// Whether a member that is not part of a sample looks as if it was meant to be one, such as `a.outputs.txt`.
 fn names_a_part(extension: &str) -> bool {
     let last = extension.rsplit('.').next().unwrap_or_default().to_lowercase();
     matches!(&last[..], "json" | "txt") && extension.contains('.')
 }
 
-/// A member's key and extension: its name up to and after the first dot of its last part. None for hidden files.
+/// Splits a member's name into key and extension, at the first dot of its last path component. `None` for hidden files.
 fn split(name: &str) -> Option<(&str, &str)> {
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = name[base..].find('.').filter(|dot| *dot > 0)?;

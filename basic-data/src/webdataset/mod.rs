@@ -1,8 +1,9 @@
-//! WebDataset: tar archives in which the members of a sample follow one another and share a name up to the first dot.
+//! Reads WebDataset: tar archives in which the members of a sample are adjacent and share their name up to the first
+//! dot.
 //!
-//! Opening the set steps from header to header and remembers where each member lies; a sample is read by its place. A
-//! gzipped archive has no places: it is unpacked once into a nameless file in the folder for temporary files, which is
-//! gone when the process ends, however it ends.
+//! Opening the set reads the headers and records where each member is; a sample is then read by position. A gzipped
+//! archive cannot be read by position, so it is decompressed once into an unnamed file in the folder for temporary
+//! files, which disappears when the process ends.
 
 mod headers;
 mod index;
@@ -27,8 +28,8 @@ use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
-/// By how much a gzipped archive may grow, where it becomes larger than a file may: small captions in a tar's blocks of
-/// 512 bytes shrink by some dozens.
+/// A gzipped archive may decompress to this many times its size, or to the size limit of a file if that is larger. The
+/// factor is generous because small captions in a tar's blocks of 512 bytes compress several dozen times.
 const RATIO: u64 = 200;
 
 /// A data set in tar archives.
@@ -88,7 +89,8 @@ impl WebDataset {
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the archive: truncated, not a tar, a member twice, no sample in any.
+    /// [`DataError`] that names the archive that is truncated, not a tar, or holds a member twice; also if no archive
+    /// holds a sample.
     pub fn open(archives: &[PathBuf], limit: Option<usize>) -> Result<Self, DataError> {
         let limit = limit.unwrap_or(usize::MAX);
         let mut spool = Spool::default();
@@ -187,7 +189,7 @@ impl WebDataset {
             Ok(ImageSource::Bytes { name: shard.path.join(name), bytes: bytes.into() })
         };
         let images = group.images.iter().map(image).collect::<Result<Vec<_>, DataError>>()?;
-        // The record's own id goes with it into other formats.
+        // The record's own id is kept, so that an export to another format has it.
         let place = if record["id"].is_null() { place } else { record::place(index - first, &record["id"]) };
         record::sample(&shard.path, place, &record, images)
     }
@@ -207,7 +209,7 @@ impl Samples for WebDataset {
     }
 }
 
-/// What gzipped archives were unpacked into.
+/// The temporary file that gzipped archives are decompressed into.
 #[derive(Debug, Default)]
 struct Spool {
     file: Option<Arc<File>>,
@@ -215,7 +217,7 @@ struct Spool {
 }
 
 impl Spool {
-    /// Where an archive's plain bytes are: a source, a start and a length.
+    /// Where an archive's uncompressed bytes are: a source, a start and a length.
     fn source(&mut self, path: &Path) -> Result<(FileRange, u64, u64), DataError> {
         let io = |source| DataError::Io { path: path.into(), source };
         let mut archive = File::open(path).map_err(io)?;

@@ -114,7 +114,7 @@ fn a_damaged_archive_is_told_wherever_it_ends() {
         assert!(error.contains(name), "{error}");
         error
     };
-    // Two blocks of zeros end the archive: whatever loses both has lost members, or may have.
+    // Two blocks of zeros end the archive. A file without both has lost members, or may have.
     for keep in (1..=whole.len() - 1024).step_by(100) {
         refused("cut.tar", &whole[..keep]);
     }

@@ -1,8 +1,8 @@
-//! AdamW over a module's parameters, its state keyed by their paths.
+//! AdamW over a module's parameters, with its state keyed by their paths.
 //!
-//! Burn's own keeps its moments in the gradient's type, has no master weights, and keys its records by random ids that
-//! a Hugging Face directory does not carry; a type of state of one's own cannot be put into its `ModuleOptimizer`
-//! (the derive of `RecordState` names Burn's own crate). So this one walks the module itself.
+//! Burn's AdamW keeps its moments in the gradient's type, has no master weights, and keys its records by random ids
+//! that a Hugging Face directory does not contain. A custom state type cannot be used with its `ModuleOptimizer`,
+//! because the derive of `RecordState` names Burn's own crate. This implementation therefore visits the module itself.
 
 use std::collections::BTreeMap;
 
@@ -14,25 +14,25 @@ use burn::tensor::{DType, Tensor};
 
 use super::OptimizerConfig;
 
-/// What AdamW keeps of a parameter of n elements.
+/// AdamW's state for a parameter of n elements.
 #[derive(Debug, Clone)]
 pub struct ParameterState {
-    /// Updates so far.
+    /// Number of updates so far.
     pub time: usize,
     /// Exponential mean of the gradients, `[n]`, f32.
     pub first: Tensor<1>,
     /// Exponential mean of their squares, `[n]`, f32.
     pub second: Tensor<1>,
-    /// The parameter itself in f32, `[n]`, where the module holds it in 16 bits.
+    /// The parameter itself in f32, `[n]`, if the module holds it in 16 bits.
     pub master: Option<Tensor<1>>,
 }
 
 /// The learning rate and weight decay of the parameters below a path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// The first names of the path, such as `language_model`.
+    /// The beginning of the parameters' paths, such as `language_model`.
     pub prefix: String,
-    /// What the step's rate is multiplied by.
+    /// A factor on the learning rate of the step.
     pub rate: f64,
     /// Decoupled weight decay of matrices; biases and norms have none, as in transformers' trainer.
     pub weight_decay: f64,

@@ -41,7 +41,7 @@ pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<G
     squares.found
 }
 
-/// All gradients times `factor`.
+/// Multiplies all gradients by `factor`.
 pub fn scale_gradients<M: Module>(module: &M, grads: GradientsParams, factor: f64) -> GradientsParams {
     struct Scale {
         grads: GradientsParams,
@@ -60,7 +60,7 @@ pub fn scale_gradients<M: Module>(module: &M, grads: GradientsParams, factor: f6
     scale.scaled
 }
 
-/// The sum of two sets of gradients of a module; sums of 16-bit gradients are kept in f32.
+/// Adds two sets of gradients of a module; sums of 16-bit gradients are kept in f32.
 pub fn add_gradients<M: Module>(module: &M, first: GradientsParams, second: GradientsParams) -> GradientsParams {
     struct Add {
         first: GradientsParams,

@@ -1,4 +1,4 @@
-//! One optimization step: backward, global-norm clipping, AdamW; and the learning-rate schedule.
+//! One optimization step (backward pass, clipping by the global norm, AdamW) and the learning-rate schedule.
 
 mod adamw;
 mod gradients;
@@ -17,7 +17,7 @@ pub use schedule::{Schedule, ScheduleKind};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Peak learning rate; by default the stage's own (LLaVA's 1e-3 and 2e-5).
+    /// Peak learning rate; by default LLaVA's for the stage (1e-3 and 2e-5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
     /// Decoupled weight decay of matrices; biases and norms have none.
@@ -26,7 +26,7 @@ pub struct OptimizerConfig {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
     /// Largest global gradient norm; 0 switches clipping off.
     pub max_grad_norm: f64,
@@ -38,7 +38,7 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// AdamW with its state, and clipping by the global norm (Burn's own clips each parameter by itself).
+/// AdamW with its state and with clipping by the global norm (Burn's clipping treats each parameter separately).
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     config: OptimizerConfig,
@@ -46,10 +46,10 @@ pub struct Optimizer {
     states: States,
 }
 
-/// What a step read back from the device, in one transfer.
+/// The values that a step read back from the device, in one transfer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReadout {
-    /// The values asked for.
+    /// The requested values.
     pub values: Vec<f32>,
     /// The global gradient norm before clipping.
     pub grad_norm: f32,
@@ -63,7 +63,7 @@ impl StepReadout {
         self.grad_norm.is_finite() && self.values.iter().all(|value| value.is_finite())
     }
 
-    /// The norm over the parameters whose path begins with `prefix`; `None` where none of them has a gradient.
+    /// The norm over the parameters whose path begins with `prefix`; `None` if none of them has a gradient.
     pub fn norm_below(&self, prefix: &str) -> Option<f64> {
         let mut of_part = self.norms.iter().filter(|(name, _)| name.starts_with(prefix)).peekable();
         of_part.peek()?;
@@ -72,12 +72,12 @@ impl StepReadout {
 }
 
 impl Optimizer {
-    /// An optimizer with empty moments, one rate and weight decay for all parameters.
+    /// An optimizer with empty moments and one learning rate and weight decay for all parameters.
     pub fn new(config: &OptimizerConfig) -> Self {
         Self { config: config.clone(), groups: Vec::new(), states: States::new() }
     }
 
-    /// Sets rates and weight decays by path; the first group that fits a parameter counts.
+    /// Sets learning rates and weight decays by path; the first matching group applies to a parameter.
     pub fn with_groups(self, groups: Vec<Group>) -> Self {
         Self { groups, ..self }
     }
@@ -87,7 +87,7 @@ impl Optimizer {
         &self.states
     }
 
-    /// Puts a saved state in.
+    /// Restores a saved state.
     pub fn set_states(&mut self, states: States) {
         self.states = states;
     }
@@ -102,12 +102,12 @@ impl Optimizer {
         self
     }
 
-    /// Backward from `loss`, clip, update. `report` are further `[1]` tensors to read back. The parameters stay as they
-    /// were where the loss or the gradients are not finite; the readout shows it.
+    /// Backward pass from `loss`, clipping, and update. `report` holds further `[1]` tensors to read back. If the loss
+    /// or the gradients are not finite, which the readout shows, the parameters stay unchanged.
     ///
     /// # Errors
     ///
-    /// The device's, where the values could not be read.
+    /// [`TensorReadError`] if the values could not be read from the device.
     pub fn step<M: Module>(
         &mut self,
         module: M,
@@ -122,8 +122,8 @@ impl Optimizer {
         Ok((self.apply(module, grads, &readout, lr), readout))
     }
 
-    /// Clips and updates from gradients that the caller has summed up. The parameters stay as they were where the
-    /// readout is not finite.
+    /// Clips and updates with gradients that the caller has summed. If the readout is not finite, the parameters stay
+    /// unchanged.
     pub fn apply<M: Module>(&mut self, module: M, grads: GradientsParams, readout: &StepReadout, lr: f64) -> M {
         if !readout.is_finite() {
             return module;
@@ -137,11 +137,11 @@ impl Optimizer {
     }
 }
 
-/// Reads `report`, whose tensors' values follow each other, and the norms of all gradients.
+/// Reads back the values of all tensors in `report`, concatenated, and the norms of all gradients.
 ///
 /// # Errors
 ///
-/// The device's, where the values could not be read.
+/// [`TensorReadError`] if the values could not be read from the device.
 pub fn read_out<M: Module>(
     module: &M,
     grads: &GradientsParams,
@@ -157,7 +157,7 @@ pub fn read_out<M: Module>(
     }
     let mut values = Tensor::cat(read, 0).try_into_vec_as::<f32>()?;
     let squares: Vec<f64> = values.drain(shown..).map(f64::from).collect();
-    // Summed on the host in the parameters' order: the same bits on every run.
+    // Summed on the host in the order of the parameters, so that every run gives the same bits.
     let grad_norm = squares.iter().sum::<f64>().sqrt() as f32;
     let norms = names.into_iter().zip(squares).map(|(name, square)| (name, square.sqrt())).collect();
     Ok(StepReadout { values, grad_norm, norms })
@@ -197,13 +197,13 @@ mod tests {
 
     #[test]
     fn updates_too_small_for_bfloat16_add_up_in_the_master_weights() {
-        // bfloat16 has steps of 2^-8 between 0.5 and 1: a step of 1e-4 alone changes nothing there.
+        // bfloat16 has steps of 2^-8 between 0.5 and 1, so a step of 1e-4 alone changes nothing there.
         let config = OptimizerConfig { max_grad_norm: 0.0, ..OptimizerConfig::default() };
         let mut optimizer = Optimizer::new(&config);
         let after = steps(pair(DType::BF16), &mut optimizer, 1, 1e-4);
         assert_eq!(values(after.wide.val()), vec![0.75; 6]);
         let after = steps(after, &mut optimizer, 199, 1e-4);
-        // The gradient is 1 throughout, so AdamW moves by the rate: 0.75 - 200 * 1e-4, rounded to bfloat16.
+        // The gradient is always 1, so AdamW moves by the learning rate: 0.75 - 200 * 1e-4, rounded to bfloat16.
         for value in values(after.wide.val()) {
             assert!((value - 0.73).abs() <= 1.0 / 512.0, "{value}");
         }

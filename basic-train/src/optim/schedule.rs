@@ -1,17 +1,17 @@
-//! Warmup, then cosine, linear or constant (transformers' `get_scheduler`).
+//! The learning-rate schedule: warmup, then cosine, linear or constant (transformers' `get_scheduler`).
 
 use serde::{Deserialize, Serialize};
 
-/// The shape after the warmup.
+/// The shape of the schedule after the warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// Half a cosine, to 0.
+    /// Half a cosine, down to 0.
     #[default]
     Cosine,
-    /// A line, to 0.
+    /// A straight line, down to 0.
     Linear,
-    /// The peak throughout.
+    /// The peak rate throughout.
     Constant,
 }
 
@@ -21,7 +21,7 @@ pub enum ScheduleKind {
 pub struct Schedule {
     /// The shape after the warmup.
     pub kind: ScheduleKind,
-    /// Share of the steps over which the rate rises from 0.
+    /// The share of the steps over which the rate rises from 0.
     pub warmup_ratio: f64,
 }
 

@@ -1,5 +1,5 @@
-//! The meeting point of replicas that are threads of one process: everyone leaves something and gets what all left.
-//! A replica that fails or ends wakes those that wait for it.
+//! Lets replicas that are threads of one process exchange data: each contributes something and receives what all
+//! contributed. A replica that fails or ends wakes those that wait for it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -7,19 +7,19 @@ use burn::tensor::Tensor;
 
 use super::CollectiveError;
 
-/// What a replica brings to a meeting.
+/// What a replica contributes to an exchange.
 #[derive(Debug)]
 pub(super) enum Brought {
     /// Host values.
     Values(Vec<f64>),
-    /// Tensors without autodiff.
+    /// Tensors without autodiff, as many on every replica.
     Tensors(Vec<Tensor<1>>),
-    /// Tensors of which each replica has its own number.
+    /// Tensors whose number may differ between the replicas.
     Shares(Vec<Tensor<1>>),
 }
 
 impl Brought {
-    /// What must be equal on all replicas.
+    /// A description that must be equal on all replicas.
     fn describe(&self) -> String {
         match self {
             Self::Values(values) => format!("{} values", values.len()),
@@ -50,16 +50,16 @@ impl Brought {
 struct State {
     brought: Vec<Option<Brought>>,
     arrived: usize,
-    /// Counts the meetings, so that a waiter knows that its own is over.
+    /// Counts the exchanges, so that a waiting replica can tell that its own is over.
     round: u64,
-    /// What the last meeting's replicas brought, or why they could not meet, until all have taken it.
+    /// What the replicas contributed to the last exchange, or why it failed; kept until all have taken it.
     outcome: Option<Result<Arc<Vec<Brought>>, CollectiveError>>,
     taken: usize,
     failure: Option<CollectiveError>,
     ended: Vec<bool>,
 }
 
-/// The meeting point.
+/// The shared state of the replicas' exchanges.
 #[derive(Debug)]
 pub(super) struct Exchange {
     world: usize,
@@ -78,12 +78,12 @@ impl Exchange {
         self.world
     }
 
-    // No code that can panic runs under the lock: a poisoned state is still a whole one.
+    // No code that can panic runs under the lock, so even a poisoned state is consistent.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves `mine` and waits for all others: what all brought, by rank.
+    /// Contributes `mine`, waits for all others, and returns what all contributed, by rank.
     pub(super) fn meet(&self, rank: usize, mine: Brought) -> Result<Arc<Vec<Brought>>, CollectiveError> {
         let mut state = self.lock();
         let round = state.round;
@@ -108,7 +108,7 @@ impl Exchange {
         }
         state.taken += 1;
         let last = state.taken == self.world;
-        // The last one takes it along: nothing is kept alive until the next meeting.
+        // The last replica takes the outcome, so that nothing is kept alive until the next exchange.
         let outcome = if last { state.outcome.take() } else { state.outcome.clone() };
         outcome.unwrap_or(Err(CollectiveError::Ended { rank }))
     }
@@ -122,13 +122,14 @@ impl Exchange {
         Ok(())
     }
 
-    /// Replica `rank` has failed: everyone who waits, or comes later, hears of it. The first failure stays.
+    /// Records that replica `rank` has failed; all replicas that wait or arrive later get this error. Only the first
+    /// failure is kept.
     pub(super) fn fail(&self, rank: usize, message: String) {
         self.lock().failure.get_or_insert(CollectiveError::Replica { rank, message });
         self.changed.notify_all();
     }
 
-    /// Replica `rank` will not come again.
+    /// Records that replica `rank` has ended and will not take part again.
     pub(super) fn end(&self, rank: usize) {
         self.lock().ended[rank] = true;
         self.changed.notify_all();

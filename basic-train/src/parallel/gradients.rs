@@ -1,4 +1,4 @@
-//! The sum of a module's gradients over the replicas.
+//! Sums a module's gradients over the replicas.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -6,21 +6,21 @@ use burn::tensor::{DType, Tensor};
 
 use super::{Collective, CollectiveError};
 
-/// Elements that are summed together: 256 MiB in f32.
+/// The largest number of elements that are summed together: 256 MiB in f32.
 const BUCKET: usize = 1 << 26;
 
-/// The types that gradients have.
+/// The types that gradients may have.
 const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
-/// Sums gradients over the replicas, parameter by parameter in the module's order; every replica gets the sums.
+/// Sums gradients over the replicas, parameter by parameter in the module's order; every replica receives the sums.
 ///
-/// A replica that has no gradient for a parameter (its share of the batch is text alone, say) contributes zeros: what is
-/// summed is every parameter that has a gradient on any replica, so all agree on the list. Sums of half types are taken
-/// in f32 and rounded once; a parameter whose gradients differ in type gets f32.
+/// A replica without a gradient for a parameter (for example because its share of the batch is text only) contributes
+/// zeros. The sum covers every parameter that has a gradient on any replica, so all replicas agree on the list. Sums of
+/// 16-bit types are computed in f32 and rounded once; a parameter whose gradients differ in type gets an f32 sum.
 ///
 /// # Errors
 ///
-/// [`CollectiveError`], also where the replicas' modules differ.
+/// [`CollectiveError`], also if the replicas' modules differ.
 pub fn sum_gradients<M: Module>(
     collective: &dyn Collective,
     module: &M,
@@ -56,14 +56,14 @@ pub fn sum_gradients<M: Module>(
     Ok(put.grads)
 }
 
-/// The type of a parameter's sum, from how many replicas have a gradient of each type.
+/// The type of a parameter's sum, given how many replicas have a gradient of each type.
 fn agreed(counts: &[f64]) -> Option<DType> {
     let mut found = TYPES.iter().zip(counts).filter(|(_, count)| **count > 0.0).map(|(dtype, _)| *dtype);
     let first = found.next()?;
     Some(if found.next().is_some() { DType::F32 } else { first })
 }
 
-/// Marks the parameters that have a gradient here, by its type.
+/// Marks the parameters that have a gradient on this replica, by the gradient's type.
 struct Held<'a> {
     grads: &'a GradientsParams,
     marks: Vec<f64>,
@@ -78,7 +78,7 @@ impl ModuleVisitor for Held<'_> {
     }
 }
 
-/// Takes the gradients out, flat, with the type that their sum has; zeros where another replica has one.
+/// Takes the gradients out of the set, flattened, with the type of their sum; zeros where only another replica has one.
 struct Take<'a> {
     grads: GradientsParams,
     types: std::slice::Iter<'a, Option<DType>>,
@@ -97,7 +97,7 @@ impl ModuleVisitor for Take<'_> {
     }
 }
 
-/// Gives the sums back to their parameters.
+/// Assigns the sums to their parameters.
 struct Put<'a> {
     types: std::slice::Iter<'a, Option<DType>>,
     summed: std::vec::IntoIter<Tensor<1>>,

@@ -1,19 +1,19 @@
-//! Data-parallel training on the devices of one machine: a replica of the model on each device, one thread a replica,
-//! and sums over the replicas behind a small trait.
+//! Data-parallel training on the devices of one machine: each device has a replica of the model and a thread, and a
+//! small trait sums over the replicas.
 //!
-//! A step over N replicas is: each replica takes its share of the global batch and backpropagates losses that are
-//! divided by the *global* counts ([`Collective::sum_f64`] of target tokens and image samples); then
-//! [`sum_gradients`] adds the gradients up, and every replica takes the same optimizer step on the same sums. Burn's own
-//! hook in the backward pass is not used: it reduces a parameter over the devices that used it in this pass, so that a
-//! replica whose share is text alone would be left out of the projector's sum, or waited for.
+//! In a step, each replica takes its share of the global batch and backpropagates losses that are divided by the
+//! *global* counts of target tokens and image samples ([`Collective::sum_f64`]). Then [`sum_gradients`] adds up the
+//! gradients, and every replica takes the same optimizer step with the same sums. Burn's own hook in the backward pass
+//! is not used: it sums a parameter over the devices that used it in this pass, so a replica whose share is text only
+//! would be left out of the projector's sum, or the others would wait for it.
 //!
-//! | collective | replicas are | sums |
+//! | collective | replicas | sums |
 //! |---|---|---|
-//! | [`Solo`] | one | nothing to do |
-//! | [`Threads`] | threads on any devices | in rank order, by copies between the devices: the same bits on every run |
+//! | [`Solo`] | a single one | none needed |
+//! | [`Threads`] | threads on any devices | in rank order, by copies between devices; every run gives the same bits |
 //! | [`Nccl`] | threads on CUDA devices | Burn's `all_reduce` (NCCL) |
 //!
-//! [`Replicas::run`] starts the threads and picks the collective.
+//! [`Replicas::run`] starts the threads and chooses the collective.
 
 mod exchange;
 mod gradients;
@@ -32,7 +32,8 @@ pub use replicas::text as panic_text;
 pub use replicas::{Replicas, ReplicasError};
 pub use threads::Threads;
 
-/// Why replicas could not work together. After any of these a run is over: the replicas are no longer at the same step.
+/// Why replicas could not work together. Each of these ends the run, because the replicas are no longer at the same
+/// step.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CollectiveError {
     /// Another replica failed; this one stops with its message.
@@ -40,7 +41,7 @@ pub enum CollectiveError {
     Replica {
         /// The replica that failed first.
         rank: usize,
-        /// What it said.
+        /// Its error message.
         message: String,
     },
     /// Another replica ended while this one waits for it.
@@ -49,37 +50,37 @@ pub enum CollectiveError {
         /// The replica that ended.
         rank: usize,
     },
-    /// The replicas do not do the same thing.
+    /// The replicas did not make the same call.
     #[error("the replicas are not at the same step: replica {rank} brings {found}, replica 0 {expected}")]
     Mismatch {
         /// The first replica that differs.
         rank: usize,
-        /// What it brings.
+        /// What it contributed.
         found: String,
-        /// What replica 0 brings.
+        /// What replica 0 contributed.
         expected: String,
     },
-    /// The system gave no thread.
+    /// The system could not start a thread.
     #[error("no thread could be started for replica {rank}: {message}")]
     Thread {
         /// The replica.
         rank: usize,
-        /// The system's reason.
+        /// The system's error.
         message: String,
     },
 }
 
-/// What the replicas of a run do together. Every replica calls the same methods in the same order; a call returns when
-/// all have called, or with an error on all of them when one has failed.
+/// The operations that the replicas of a run perform together. Every replica calls the same methods in the same order.
+/// A call returns when all replicas have made it, or with an error on all of them when one has failed.
 pub trait Collective: Send + Sync {
     /// This replica's number, from 0. Replica 0 writes the files.
     fn rank(&self) -> usize;
 
-    /// How many replicas there are.
+    /// The number of replicas.
     fn world(&self) -> usize;
 
-    /// Sums tensors over the replicas, one by one: every replica brings as many, of the same lengths and type, and gets
-    /// the sums on its own device.
+    /// Sums tensors over the replicas, one by one. Every replica contributes the same number of tensors, of the same
+    /// lengths and type, and receives the sums on its own device.
     ///
     /// # Errors
     ///
@@ -118,7 +119,7 @@ impl dyn Collective + '_ {
     }
 }
 
-/// One device: every sum is what it is given.
+/// A single device, for which every sum equals its input.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Solo;
 

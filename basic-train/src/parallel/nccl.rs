@@ -1,8 +1,8 @@
 //! Replicas on the CUDA devices of one process, summed by NCCL through Burn's `all_reduce`.
 //!
-//! Type-checked, not run so far: this needs two NVIDIA GPUs and NCCL's library (libnccl, looked for when the first sum is
-//! taken; Burn panics with a message that says so where it is missing, which [`Replicas`](super::Replicas) reports as
-//! the run's error). Burn's `DistributedContext` is not needed: it serves the hook in the backward pass.
+//! Type-checked, but not run so far, because it needs two NVIDIA GPUs and NCCL's library (libnccl); if that is missing,
+//! [`Replicas::open`](super::Replicas::open) reports it. Burn's `DistributedContext` is not needed: it serves the hook
+//! in the backward pass.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use burn::tensor::{Device, Tensor};
 use super::exchange::Exchange;
 use super::{Collective, CollectiveError};
 
-/// A replica on a CUDA device. Host values meet in the process; tensors are summed between the devices.
+/// A replica on a CUDA device. Host values are exchanged within the process; tensors are summed between the devices.
 ///
-/// The replicas meet on the host before each NCCL call, so a replica that failed until then stops the others. One whose
-/// device fails *during* the call leaves the others' devices waiting, as NCCL does.
+/// The replicas wait for each other on the host before each NCCL call, so a replica that has failed by then stops the
+/// others. If a device fails *during* the call, the other devices keep waiting, as is usual with NCCL.
 #[derive(Debug, Clone)]
 pub struct Nccl {
     exchange: Arc<Exchange>,
@@ -25,7 +25,7 @@ pub struct Nccl {
 
 impl Nccl {
     pub(super) fn over(exchange: &Arc<Exchange>, devices: &[Device]) -> Vec<Self> {
-        // NCCL's group is told by the devices' ids and their order, which must be the same on all.
+        // NCCL identifies a group by the devices' ids and their order, which must be the same on all replicas.
         let devices: Vec<Device> = devices.iter().map(|device| device.clone().without_autodiff()).collect();
         let one = |rank| Self { exchange: exchange.clone(), rank, devices: devices.clone() };
         (0..devices.len()).map(one).collect()
@@ -44,7 +44,7 @@ impl Collective for Nccl {
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, CollectiveError> {
         self.barrier()?;
         let reduce = |tensor| all_reduce(tensor, ReduceOperation::Sum, self.devices.clone());
-        // All are on their way before the first is waited for.
+        // All sums are started before the first one is awaited.
         let started: Vec<CollectiveTensor<1>> = tensors.into_iter().map(reduce).collect();
         Ok(started.into_iter().map(CollectiveTensor::resolve).collect())
     }

@@ -1,4 +1,4 @@
-//! One thread a device.
+//! Runs one thread per device.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -13,22 +13,22 @@ use thiserror::Error;
 use super::exchange::Exchange;
 use super::{Collective, CollectiveError, Nccl, Solo, Threads};
 
-/// Bytes of a replica's stack, as much as the main thread usually has.
+/// The stack size of a replica's thread in bytes, as large as the main thread's usually is.
 const STACK: usize = 8 << 20;
 
-/// Devices that cannot train together.
+/// Why devices cannot train together.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ReplicasError {
-    /// A device could not be had.
+    /// A device could not be opened.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// No device at all.
+    /// No device was given.
     #[error("no device is given: write --devices cuda:0,cuda:1")]
     None,
-    /// Different kinds of devices, or ones that were not named.
+    /// The devices are of different kinds, or not all were named.
     #[error("devices {0} cannot train together: name devices of one kind, such as cuda:0,cuda:1 or cpu,cpu")]
     Mixed(String),
-    /// A GPU twice.
+    /// A GPU was named twice.
     #[error("device {0} is named twice: a GPU holds one replica")]
     Twice(String),
 }
@@ -41,8 +41,8 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Opens devices, with autodiff. CUDA devices sum by NCCL, all others by copies. The CPU may be named several times,
-    /// for checks: its replicas share its cores.
+    /// Opens devices with autodiff. CUDA devices sum with NCCL, all others by copies. For tests, the CPU may be named
+    /// several times; its replicas then share its cores.
     ///
     /// # Errors
     ///
@@ -73,21 +73,22 @@ impl Replicas {
         &self.devices
     }
 
-    /// How many.
+    /// The number of devices.
     pub fn world(&self) -> usize {
         self.devices.len()
     }
 
-    /// Runs `body` once a device, at the same time, and gives what each returned, by rank. One device runs on the calling
-    /// thread.
+    /// Runs `body` once per device, concurrently, and returns the results by rank. With a single device it runs on the
+    /// calling thread.
     ///
-    /// A replica needs leaves of its own: Burn joins autodiff graphs that share a leaf, and one backward would consume the
-    /// other's ("graph tape has already been consumed"). `model.clone().fork(device)` gives them and keeps the parameters'
-    /// ids; frozen parameters stay shared on one device.
+    /// Each replica needs its own leaf tensors: Burn joins autodiff graphs that share a leaf, and one backward pass
+    /// would consume the other's graph ("graph tape has already been consumed"). `model.clone().fork(device)` creates
+    /// such leaves and keeps the parameters' ids; frozen parameters stay shared on one device.
     ///
     /// # Errors
     ///
-    /// That of the replica that failed first; the others stop at their next collective. A panic counts as a failure.
+    /// The error of the replica that failed first; the others stop at their next collective call. A panic counts as a
+    /// failure.
     pub fn run<T, E>(&self, body: impl Fn(Arc<dyn Collective>, &Device) -> Result<T, E> + Sync) -> Result<Vec<T>, E>
     where
         T: Send,
@@ -132,7 +133,7 @@ impl Replicas {
             threads.into_iter().enumerate().map(join).collect()
         });
         if let Some(CollectiveError::Replica { rank, .. }) = exchange.failed() {
-            // The first failure is the cause; what the others say follows from it.
+            // The first failure is the cause, and the errors of the other replicas follow from it.
             results = vec![results.swap_remove(rank)];
         }
         results.into_iter().collect()
@@ -146,7 +147,7 @@ impl Replicas {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref().cloned());
     text.unwrap_or_else(|| "without a message".into())

@@ -1,4 +1,4 @@
-//! Sums over replicas against one device, on the CPU: a single layer, and the fixtures' LLaVA.
+//! Compares sums over replicas with a single device, on the CPU: for a single layer, and for the fixtures' LLaVA.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use super::*;
 use crate::recipe::Part;
 use crate::trainable::set_trainable;
 
-/// What f32 sums in another order may differ by, as a part of the largest gradient.
+/// The largest difference caused by summing f32 values in another order, relative to the largest gradient.
 const ROUNDING: f32 = 1e-5;
 
 fn replicas(world: usize) -> Replicas {
     Replicas::open(&vec![DeviceSpec::Cpu; world]).unwrap()
 }
 
-/// A module's gradients by its order: `None` where there is none.
+/// A module's gradients in its order; `None` for parameters without one.
 fn values<M: Module>(module: &M, grads: &GradientsParams) -> Vec<Option<Vec<f32>>> {
     struct Read<'a>(&'a GradientsParams, Vec<Option<Vec<f32>>>);
     impl ModuleVisitor for Read<'_> {
@@ -41,7 +41,8 @@ fn values<M: Module>(module: &M, grads: &GradientsParams) -> Vec<Option<Vec<f32>
 fn assert_near(found: &[Option<Vec<f32>>], expected: &[Option<Vec<f32>>]) {
     assert_eq!(found.len(), expected.len());
     let largest_of = |values: &[f32]| values.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-    // Some gradients are zero but for rounding (a bias of keys moves no softmax): they are measured by the others.
+    // Some gradients are zero except for rounding (a bias of the keys does not change the softmax), so their error is
+    // measured relative to the others.
     let overall = expected.iter().flatten().map(|values| largest_of(values)).fold(0.0_f32, f32::max);
     for (found, expected) in found.iter().zip(expected) {
         assert_eq!(found.is_some(), expected.is_some(), "the same parameters have a gradient");
@@ -107,7 +108,7 @@ fn half_type_gradients_are_summed_in_f32_and_keep_their_type() {
     }
 }
 
-/// Fixture samples: three with images, five of text alone, so that the last replica of four has no image.
+/// Fixture samples: three with images and five with text only, so that the last of four replicas has no image.
 fn samples(checkpoint: &Checkpoint) -> Vec<ImageTokens> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images");
     let all: [(&[&str], &str, &str); 8] = [
@@ -134,7 +135,7 @@ fn samples(checkpoint: &Checkpoint) -> Vec<ImageTokens> {
     all.iter().map(sample).collect()
 }
 
-/// The gradients of a share of the global batch, whose counts divide the losses.
+/// The gradients of a share of the global batch; the losses are divided by the global counts.
 fn llava_gradients(
     model: &Llava,
     checkpoint: &Checkpoint,
@@ -148,7 +149,7 @@ fn llava_gradients(
     let parts = model.losses_over(&batch, forward, &objective, counts);
     let total = parts.total();
     let losses = [&parts.lm, &total].map(|t| f64::from(t.clone().try_into_scalar::<f32>().unwrap()));
-    // Text alone reaches no projector.
+    // Text alone does not reach the projector.
     let grads = total.is_tracked().then(|| GradientsParams::from_grads(total.backward(), model));
     (grads.unwrap_or_default(), losses)
 }
@@ -201,7 +202,7 @@ fn a_replica_that_fails_stops_the_others_with_its_message() {
             let message = "sample 17: no such image".into();
             return Err(CollectiveError::Thread { rank: 2, message });
         }
-        // The others would wait for ever.
+        // Without the failure, the others would wait forever.
         let heard = collective.barrier().and_then(|()| collective.sum_f64(&mut [1.0])).unwrap_err();
         assert!(heard.to_string().contains("replica 2 failed") && heard.to_string().contains("sample 17"), "{heard}");
         Err::<(), _>(heard)

@@ -1,4 +1,4 @@
-//! Replicas as threads of one process on any devices: the CPU double of [`Nccl`](super::Nccl), and what wgpu uses.
+//! Replicas as threads of one process on any devices; used for wgpu, and on the CPU in place of [`Nccl`](super::Nccl).
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::exchange::{Brought, Exchange};
 use super::{Collective, CollectiveError};
 
-/// A replica among threads. Sums are taken in rank order, so a run gives the same bits every time.
+/// A replica that is a thread. Sums are taken in rank order, so every run gives the same bits.
 #[derive(Debug, Clone)]
 pub struct Threads {
     exchange: Arc<Exchange>,
@@ -43,7 +43,7 @@ impl Collective for Threads {
         };
         let all = self.exchange.meet(self.rank, Brought::Tensors(tensors))?;
         let count = all[0].tensors().len();
-        // Each replica adds up every world-th tensor for all: no sum is taken twice.
+        // Each replica sums every `world`-th tensor for all, so that no sum is computed twice.
         let sum = |i: usize| {
             let parts = all.iter().map(|brought| brought.tensors()[i].clone().to_device(&device));
             parts.reduce(|sum, part| sum + part)

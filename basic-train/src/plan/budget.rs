@@ -1,4 +1,4 @@
-//! What memory a device has.
+//! Determines how much memory a device has.
 
 use std::fs;
 
@@ -8,20 +8,20 @@ use serde::Serialize;
 /// A device's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Budget {
-    /// Bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Who says so.
+    /// Where the number comes from.
     pub source: &'static str,
 }
 
 impl Budget {
-    /// As given by the caller.
+    /// The size that the user gave.
     pub fn given(bytes: u64) -> Self {
         Self { bytes, source: "--memory" }
     }
 
-    /// What `device` has to spare: on a CPU what the system calls available, within the process' own limit. Burn does
-    /// not tell what a GPU has.
+    /// The memory that `device` has available: on a CPU what the system reports as available, within the process's own
+    /// limit. `None` for a GPU, because Burn does not report a GPU's memory.
     pub fn of(device: DeviceSpec) -> Option<Self> {
         if is_gpu(device) {
             return None;
@@ -35,7 +35,7 @@ impl Budget {
     }
 }
 
-/// Whether a device is a GPU; of `auto`, the device that it means here.
+/// Whether a device is a GPU; `auto` is resolved to the device that it selects on this machine.
 pub fn is_gpu(device: DeviceSpec) -> bool {
     match device {
         DeviceSpec::Cuda(_) | DeviceSpec::Wgpu(_) => true,
@@ -47,7 +47,7 @@ pub fn is_gpu(device: DeviceSpec) -> bool {
     }
 }
 
-/// `MemAvailable` of /proc/meminfo's text, in bytes.
+/// `MemAvailable` from the text of /proc/meminfo, in bytes.
 fn available(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! How many samples a run has and how long they are, from a look at its data.
+//! Determines how many samples a run has and how long they are, from a part of its data.
 
 use std::path::Path;
 
@@ -9,33 +9,34 @@ use serde::Serialize;
 
 use crate::recipe::{Recipe, Stage};
 
-/// Samples and their lengths in tokens, visual ones included.
+/// The number of samples and their lengths in tokens, visual tokens included.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Lengths {
-    /// Samples; `None` where the data is not here and nobody said.
+    /// Number of samples; `None` if the data cannot be read and the user gave no number.
     pub samples: Option<u64>,
     /// The mean length.
     pub mean: f64,
-    /// The longest one, at most what the model takes.
+    /// The largest length, at most what the model accepts.
     pub longest: u64,
-    /// The most images in a sample.
+    /// The largest number of images in a sample.
     pub images: u64,
-    /// How many samples were looked at; 0 where lengths are assumed.
+    /// Number of samples that were measured; 0 if the lengths are assumed.
     pub measured: u64,
 }
 
-/// Samples that are looked at, evenly spread over the data.
+/// The largest number of samples that are measured, evenly spread over the data.
 const LOOKED_AT: usize = 512;
-/// Text tokens of a sample where the data is not here: a caption, and a conversation that fills LLaVA's 2048 positions.
+/// The text tokens assumed per sample if the data cannot be read: a caption, or a conversation that fills LLaVA's 2048
+/// positions.
 const CAPTION: u64 = 128;
 const CONVERSATION: u64 = 2048;
-/// Tokens that a style writes around a turn.
+/// The tokens that a conversation style adds to each turn.
 const AROUND_A_TURN: u64 = 6;
-/// Bytes of text to a token, where there is no tokenizer to ask.
+/// Bytes of text per token, if there is no tokenizer.
 const BYTES_A_TOKEN: f64 = 4.0;
 
 impl Lengths {
-    /// Assumed lengths.
+    /// The lengths assumed for data that cannot be read.
     pub fn assumed(recipe: &Recipe, config: &LlavaConfig, samples: Option<u64>) -> Self {
         let (visual, most) = (config.visual_tokens() as u64, limit(recipe, config));
         let longest = match recipe.stage {
@@ -43,15 +44,15 @@ impl Lengths {
             Stage::Finetune => CONVERSATION.max(visual + CAPTION),
         };
         let longest = longest.min(most);
-        // No better guess: as if all were as long.
+        // Without a better estimate, all samples are assumed to be this long.
         Self { samples, mean: longest as f64, longest, images: 1, measured: 0 }
     }
 
-    /// Looks at the recipe's data.
+    /// Measures samples of the recipe's data.
     ///
     /// # Errors
     ///
-    /// [`DataError`] where it cannot be read.
+    /// [`DataError`] if the data cannot be read.
     pub fn measure(recipe: &Recipe, config: &LlavaConfig) -> Result<Self, DataError> {
         let data = DataSet::open(&recipe.data, recipe.seed)?;
         let (tokenizer, most) = (tokenizer(recipe), limit(recipe, config));
@@ -59,7 +60,7 @@ impl Lengths {
         let (mut sum, mut longest, mut images) = (0u64, 0u64, 0u64);
         for index in 0..count {
             let sample = data.sample(index * data.len() / count)?;
-            // Longer ones are cut, left out, or end the run.
+            // Longer samples are truncated or skipped, or they end the run.
             let length = length(&sample, config, tokenizer.as_ref()).min(most);
             (sum, longest) = (sum + length, longest.max(length));
             images = images.max(sample.images.len() as u64);
@@ -74,13 +75,13 @@ impl Lengths {
     }
 }
 
-/// Tokens that a sample may have, or a packed row.
+/// The largest number of tokens of a sample or of a packed row.
 pub(super) fn limit(recipe: &Recipe, config: &LlavaConfig) -> u64 {
     let context = config.text_config.context();
     recipe.loader.max_length.unwrap_or(context).min(context) as u64
 }
 
-/// The decoder's tokenizer, where there is one.
+/// The decoder's tokenizer, if there is one.
 fn tokenizer(recipe: &Recipe) -> Option<Tokenizer> {
     let dir = recipe.model.checkpoint.as_deref().or(recipe.model.llm.as_deref())?;
     let dir = basic_models::checkpoint::resolve(dir).ok()?;

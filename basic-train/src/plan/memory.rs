@@ -1,5 +1,5 @@
-//! What a step needs, in bytes, by what it is for. docs/memory.md states the formulae and sets them beside
-//! measurements.
+//! Estimates the bytes that a training step needs, by purpose. docs/memory.md states the formulas and compares them
+//! with measurements.
 
 use basic_core::ops::{LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, block_budget};
 use basic_models::LlavaConfig;
@@ -10,75 +10,75 @@ use super::parts::{PartCounts, is_zero};
 use super::wide::{Wide, wide};
 use crate::recipe::Mode;
 
-/// What beside the model decides a step's memory, on one device.
+/// What determines a step's memory on one device, besides the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Load {
-    /// Bytes of a parameter and of an activation.
+    /// Size of a parameter and of an activation in bytes.
     pub element: u64,
-    /// Samples that go through the network together.
+    /// Number of samples that go through the network together.
     pub samples: u64,
-    /// Positions of each, padding included.
+    /// Number of positions of each sample, padding included.
     pub positions: u64,
-    /// Their images.
+    /// Number of images in these samples.
     pub images: u64,
-    /// Whether gradients are summed over several of these before an update.
+    /// Whether gradients are summed over several micro-batches before an update.
     pub accumulates: bool,
-    /// Whether the decoder keeps its layers' inputs alone and runs each layer again in the backward pass.
+    /// Whether the decoder keeps only its layers' inputs and runs each layer again in the backward pass.
     pub recompute: bool,
-    /// Whether a supervision method is on.
+    /// Whether a supervision method is active.
     pub supervised: bool,
-    /// The most that a frozen vision encoder's features take, in bytes.
+    /// The largest size in bytes of the cache of a frozen vision encoder's features.
     pub vision_cache: u64,
-    /// Parameters of the other vision encoder that a supervision method compares with.
+    /// Number of parameters of the second vision encoder that a supervision method compares with.
     #[serde(skip_serializing_if = "is_zero")]
     pub encoder: u64,
     /// Whether the device is a GPU.
     pub gpu: bool,
-    /// The device's memory in bytes, which decides how large a GPU's blocks are; 0 where it is not known.
+    /// The device's memory in bytes, which determines the block size on a GPU; 0 if it is not known.
     pub device: u64,
 }
 
-/// Bytes by purpose.
+/// The memory of a step in bytes, by purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Memory {
-    /// The parameters, adapters included; quantized ones as they are stored.
+    /// The parameters, adapters included; quantized ones at their stored size.
     pub weights: u64,
-    /// A gradient for each trained parameter; two where gradients are summed over several passes.
+    /// One gradient for each trained parameter, or two if gradients are summed over several passes.
     pub gradients: u64,
-    /// AdamW's two moments, f32.
+    /// AdamW's two moments, in f32.
     pub moments: u64,
-    /// The f32 copy of trained parameters of 16 bits.
+    /// The f32 copy of trained 16-bit parameters.
     pub master_weights: u64,
     /// What the decoder's layers keep for the backward pass.
     pub decoder_activations: u64,
-    /// The dense matrices that weights and adapters are composed into.
+    /// The dense matrices that are composed of weights and adapters.
     pub composed_weights: u64,
-    /// The vision encoder: what its layers keep where it is trained, the widest moment of a layer where it is frozen,
-    /// and the cache of its features.
+    /// The vision encoder: what its layers keep if it is trained, or the peak within a layer if it is frozen, plus the
+    /// cache of its features.
     pub vision: u64,
-    /// The projector's activations, and v and V^.
+    /// The projector's activations, the visual embeddings and the supervisory embeddings.
     pub projector_activations: u64,
-    /// Chunks of logits, and the gradients of rows that the fused losses keep.
+    /// Chunks of logits, and the gradients that the fused losses keep for their rows.
     pub losses: u64,
-    /// The gradients of one layer's activations; on a GPU what they take beyond the losses.
+    /// The gradients of one layer's activations; on a GPU only what exceeds the memory of the losses.
     pub backward: u64,
-    /// Program, driver, kernels: no formula, an allowance.
+    /// An allowance for the program, the driver and the kernels, which no formula describes.
     pub runtime: u64,
-    /// All of it.
+    /// The sum of all of these.
     pub total: u64,
 }
 
 const MIB: u64 = 1 << 20;
-/// An allowance: the process on a CPU; context, kernels and the allocator's slack on a GPU.
+/// The allowance in bytes: for the process on a CPU; for context, kernels and the allocator's slack on a GPU.
 const RUNTIME: [u64; 2] = [64 * MIB, 1536 * MIB];
-/// Blocks of scores or logits that are alive together: the CPU's kernels work in place, on a GPU they are composed of
-/// operations.
+/// The number of blocks of scores or logits that exist at the same time: the CPU's kernels work in place, whereas on a
+/// GPU they are composed of operations.
 const BLOCKS: [u64; 2] = [1, 3];
-/// Images that a frozen encoder takes at once (`data::VisionCache`).
+/// The number of images that a frozen encoder encodes at once (`basic_data::VisionCache`).
 const ENCODED_TOGETHER: u64 = 32;
 
 impl Memory {
-    /// The memory of a step; what 64 bits don't hold is their largest number.
+    /// The memory of a step; numbers that exceed 64 bits become the largest 64-bit number.
     pub fn of(config: &LlavaConfig, parts: &[PartCounts], load: &Load) -> Self {
         let element = load.element;
         let trained = parts.iter().fold(wide(0u64), |sum, part| sum + part.trained);
@@ -89,10 +89,10 @@ impl Memory {
         let layer = tokens * decoder_layer(text, decoder, load);
         let composed = wide(decoder.adapted) * element;
         let weights = parts.iter().fold(wide(0u64), |sum, part| sum + part.weights(element, load.gpu));
-        // The last norm's input and output stand behind the layers.
-        // And the dense gradient of an adapted matrix.
+        // One layer's activations, the dense gradient of an adapted matrix, and a GPU's blocks of scores.
         let backward = (layer + wide(decoder.widest) * element + scores(text, load)).narrow();
         let losses = losses(config, load).narrow();
+        // The input and the output of the last norm come on top of the layers.
         let kept = 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer };
         let mut this = Self {
             weights: (weights + wide(load.encoder) * element).narrow(),
@@ -104,7 +104,8 @@ impl Memory {
             vision: encoder(config, vision, load).narrow(),
             projector_activations: projector(config, load).narrow(),
             losses,
-            // A GPU's chunks of logits are freed before: what was counted falls short of the two together.
+            // A GPU frees its chunks of logits before the layers' backward pass, so only the part beyond them is
+            // counted.
             backward: if load.gpu { backward.saturating_sub(losses) } else { backward },
             runtime: RUNTIME[usize::from(load.gpu)],
             total: 0,
@@ -113,7 +114,7 @@ impl Memory {
         this
     }
 
-    /// What each number is for, in order.
+    /// The name of each number with its value, in order.
     pub fn items(&self) -> [(&'static str, u64); 11] {
         [
             ("weights", self.weights),
@@ -140,45 +141,45 @@ fn scores(config: &DecoderConfig, load: &Load) -> Wide {
     BLOCKS[1] * all.min(wide(block_budget(load.device)))
 }
 
-/// Bytes that a decoder layer keeps a position.
+/// The bytes that a decoder layer keeps per position.
 fn decoder_layer(config: &DecoderConfig, counts: &PartCounts, load: &Load) -> Wide {
     let (d, head, inner) = (wide(config.hidden_size), wide(config.head_dim()), wide(config.intermediate_size));
     let (heads, kv) = (wide(config.num_attention_heads), wide(config.kv_heads()) * head);
     let q = heads * head;
-    // The attention's q, k, v and output; gate and up.
+    // The queries, keys, values and output of the attention, and the gate and up projections.
     let mut kept = 2 * q + 2 * kv + 2 * inner;
     if config.family.qk_norm {
-        kept += q + kv; // what comes before the norms of queries and keys
+        kept += q + kv; // the inputs of the norms of queries and keys
     }
     kept += match config.hidden_act {
         Activation::Silu => wide(0u64),    // SwiGLU is one operation
         Activation::GeluTanh => 3 * inner, // composed of a cubic and a sigmoid
         _ => inner,
     };
-    // A matrix's input is kept where the matrix has a gradient, of its own or for its adapter.
+    // A matrix's input is kept if the matrix itself or its adapter has a gradient.
     for (kept_input, width) in counts.inputs.iter().zip([d, d, inner]) {
         kept += if *kept_input { width } else { wide(0u64) };
     }
-    // The norms' inputs, which are the residual stream; those that scale by 1 + weight take an f32 copy of it.
+    // The norms' inputs, which are the residual stream; norms that scale by 1 + weight keep an f32 copy of it.
     let norm = if config.family.norm_plus_one { 4u64 } else { load.element };
     kept * load.element + 2 * d * norm + 4 * heads
 }
 
-/// The vision encoder. Its attention's probabilities are materialized, in f32 and in the parameters' type.
+/// The vision encoder. The probabilities of its attention are materialized, in f32 and in the parameters' type.
 fn encoder(config: &LlavaConfig, counts: &PartCounts, load: &Load) -> Wide {
     let vision = &config.vision_config;
     let (d, inner, heads) =
         (wide(vision.hidden_size), wide(vision.intermediate_size), wide(vision.num_attention_heads));
     let positions = wide(vision.num_patches() + vision.special_positions());
     if counts.mode == Mode::Frozen {
-        // Nothing is kept but the features: the widest moment of a layer, over the images that are encoded together.
+        // Only the features are kept. To them comes the peak within a layer, over the images that are encoded together.
         let attention = 6 * d * load.element + heads * positions * (4 + load.element);
         let moment = attention.max((2 * d + 3 * inner) * load.element);
         let features = wide(config.features()) * wide(config.feature_width()) * load.element;
         return load.images.min(ENCODED_TOGETHER) * positions * moment + load.images * features + load.vision_cache;
     }
-    // Two layer norms of four values each, q, k, v and the output, two residuals; the block's input, its activation's
-    // two factors and their product; scores, their softmax and its cast.
+    // Two layer norms with four values each; queries, keys, values and the output; two residuals; the MLP's input, the
+    // two factors of its activation and their product; scores, their softmax and its cast.
     let scores = heads * positions * (4 + 2 * load.element);
     let layer = (14 * d + 4 * inner) * load.element + scores;
     let layers = config.feature_layers().unwrap_or_default().into_iter().max().unwrap_or(0) as u64;
@@ -188,7 +189,7 @@ fn encoder(config: &LlavaConfig, counts: &PartCounts, load: &Load) -> Wide {
 fn projector(config: &LlavaConfig, load: &Load) -> Wide {
     let (width, shuffle) = (wide(config.text_config.hidden_size), wide(config.projector.shuffle()));
     let input = wide(config.feature_width()) * shuffle * shuffle;
-    // Features, the hidden layer before and after its activation, v; V^ is f32.
+    // The features, the hidden layer before and after its activation, and v; V^ is in f32.
     let row = (input + 3 * width) * load.element + if load.supervised { 4 * width } else { wide(0u64) };
     load.images * wide(config.visual_tokens()) * row
 }
@@ -196,14 +197,14 @@ fn projector(config: &LlavaConfig, load: &Load) -> Wide {
 fn losses(config: &LlavaConfig, load: &Load) -> Wide {
     let (vocabulary, width) = (wide(config.text_config.vocab_size), wide(config.text_config.hidden_size));
     let (tokens, rows) = (wide(load.samples) * load.positions, load.images * wide(config.visual_tokens()));
-    // No more rows than there are; a chunk has at least one.
+    // There are at most as many rows as in total, and at least one per chunk.
     let chunk = |budget: usize, rows: Wide| (rows * vocabulary * 4u64).min(wide(budget)).max(vocabulary * 4u64);
     let blocks = BLOCKS[usize::from(load.gpu)];
     let [language, semantic] = match load.gpu {
         true => [block_budget(load.device); 2],
         false => [LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET],
     };
-    // The gradients of the rows come with the losses: the hidden states' in their type, v's in f32.
+    // The losses return the gradients of the rows: the hidden states' in their own type, v's in f32.
     let language = blocks * chunk(language, tokens) + tokens * width * load.element;
     let semantic = blocks * chunk(semantic, 2 * rows) + 2 * rows * width * 4u64;
     if load.supervised && rows > wide(0u64) { language + semantic } else { language }

@@ -1,5 +1,5 @@
-//! What a run will take, before it starts: parameters by part, steps, tokens, and memory by purpose, from the recipe and
-//! the models' config.json alone. `basic train RECIPE --plan` prints it.
+//! Plans a run before it starts: parameters by part, steps, tokens, and memory by purpose, from the recipe, its data
+//! and the models' config.json alone. `basic train RECIPE --plan` prints the plan.
 
 mod budget;
 mod data;
@@ -27,82 +27,82 @@ use crate::recipe::{Recipe, Stage};
 /// What the command line adds to a plan.
 #[derive(Debug, Clone, Default)]
 pub struct PlanOptions {
-    /// A device's memory, where the backend does not tell or another is meant.
+    /// A device's memory in bytes, if the backend does not report it or another device is meant.
     pub memory: Option<u64>,
-    /// How many samples the data has, where it is not here.
+    /// The number of samples, if the data is not available.
     pub samples: Option<u64>,
-    /// How many devices share a batch; 0 counts as 1.
+    /// The number of devices that share a batch; 0 counts as 1.
     pub devices: usize,
 }
 
-/// What a run will take.
+/// The size of a run: parameters, steps, tokens and memory.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// The stage.
     pub stage: Stage,
     /// The device.
     pub device: DeviceSpec,
-    /// How many of them share a batch.
+    /// The number of devices that share a batch.
     pub devices: usize,
     /// `float32` or `bfloat16`.
     pub dtype: &'static str,
     /// The model's parts.
     pub parts: Vec<PartCounts>,
-    /// All parameters, without adapters.
+    /// Number of parameters, without adapters.
     pub parameters: u64,
-    /// What is trained of them, and adapters.
+    /// Number of trained parameters, adapters included.
     pub trained: u64,
-    /// Visual tokens of an image.
+    /// Number of visual tokens per image.
     pub visual_tokens: u64,
-    /// Samples a step, over all devices.
+    /// Number of samples per step, over all devices.
     pub batch_size: u64,
-    /// Steps; `None` where they depend on a number of samples that is not known.
+    /// Number of steps; `None` if it depends on an unknown number of samples.
     pub steps: Option<u64>,
-    /// Samples and their lengths.
+    /// The number of samples and their lengths.
     pub data: Lengths,
-    /// Tokens over the whole run, visual ones included and padding not; an estimate.
+    /// An estimate of the number of tokens over the whole run, including visual tokens but no padding.
     pub tokens: Option<u64>,
-    /// What goes through the network together on one device.
+    /// What goes through the network at once on one device.
     pub load: Load,
-    /// Bytes that one device needs; an estimate.
+    /// An estimate of the bytes that one device needs.
     pub memory: Memory,
-    /// What it would be with the activations of the decoder's layers kept where they are recomputed, and the other way
-    /// round.
+    /// The estimate with the opposite setting of `train.recompute`.
     pub memory_otherwise: Memory,
-    /// What the device has; `None` where nobody says.
+    /// The memory that the device has; `None` if it is not known.
     pub budget: Option<Budget>,
-    /// Whether it fits.
+    /// Whether the run fits into it; `None` if that is not known.
     pub fits: Option<bool>,
-    /// What is assumed, and why.
+    /// The assumptions made, with reasons.
     pub notes: Vec<String>,
 }
 
-/// Why there is no plan.
+/// Why a plan could not be made.
 #[derive(Debug, Error)]
 pub enum PlanError {
-    /// A configuration that cannot be read.
+    /// A configuration could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A knob of the method.
+    /// A setting of the objective does not fit the model.
     #[error("objective: {0}")]
     Objective(#[from] ObjectiveError),
-    /// More than 64 bits hold.
+    /// A size exceeds 64 bits.
     #[error("{what} takes more than 2^64 bytes, which no device has: {ways} in the recipe")]
     TooLarge {
-        /// What for.
+        /// What needs so much memory.
         what: &'static str,
-        /// Which keys make it as much.
+        /// The settings that would reduce it.
         ways: &'static str,
     },
 }
 
 impl Plan {
-    /// The plan of a recipe: reads the models' config.json and looks at the data. `host` is where networks are laid out;
-    /// nothing is allocated there.
+    /// Makes the plan of a recipe: reads the models' config.json and measures samples of the data. The networks are
+    /// laid out on `host` without allocating anything.
     ///
     /// # Errors
     ///
-    /// [`PlanError`] that names the file. Data that cannot be read is no error: the plan then says what it assumes.
+    /// [`PlanError`] that names the file. Data that cannot be read is not an error; the plan then notes what it
+    /// assumes.
     pub fn new(recipe: &Recipe, options: &PlanOptions, host: &Device) -> Result<Self, PlanError> {
         let config = model(recipe)?;
         let mut notes = Vec::new();
@@ -120,7 +120,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`PlanError::Objective`] where a knob does not fit the model, [`PlanError::Checkpoint`] for another encoder that
+    /// [`PlanError::Objective`] if a setting does not fit the model, [`PlanError::Checkpoint`] if another encoder
     /// cannot be opened.
     pub fn of(
         recipe: &Recipe,
@@ -139,7 +139,7 @@ impl Plan {
         let bf16 = recipe.train.dtype.dtype() == DType::BF16;
         let gpu = budget::is_gpu(recipe.device);
         let budget = options.memory.map(Budget::given).or_else(|| Budget::of(recipe.device));
-        // A packed row is full, of as many samples as there is room for.
+        // A packed row is assumed to be full, with as many samples as fit into it.
         let (positions, images) = match recipe.loader.packing {
             true => {
                 let row = data::limit(recipe, config);
@@ -207,7 +207,7 @@ impl Plan {
         })
     }
 
-    /// Whether a device of so many bytes would hold it.
+    /// Whether a device with `budget` bytes can hold the run.
     pub fn fits(&self, budget: u64) -> bool {
         self.memory.total <= budget
     }
@@ -221,7 +221,7 @@ fn model(recipe: &Recipe) -> Result<LlavaConfig, CheckpointError> {
         (None, Some(vision), Some(llm)) => {
             LlavaConfig::of_parts(vision, llm, model.projector.as_deref().unwrap_or("mlp2x_gelu"))
         }
-        // `Recipe::open` has checked it; a recipe built in code may not have been.
+        // `Recipe::open` checks this, but a recipe built in code may not have been checked.
         _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
     }
 }

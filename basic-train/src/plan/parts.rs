@@ -1,4 +1,4 @@
-//! Parameters by part, and what is trained of each, from the network's shapes: no weight is made.
+//! Counts the parameters of each part and those that are trained, from the network's shapes; no weights are allocated.
 
 use basic_models::LlavaConfig;
 use basic_models::adapters::{LoraConfig, Quantization};
@@ -9,36 +9,37 @@ use serde::Serialize;
 use super::wide::{Wide, wide};
 use crate::recipe::{Mode, Part, PartConfig, Recipe};
 
-/// A part's numbers.
+/// The parameter counts of one part.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartCounts {
-    /// Which part.
+    /// The part.
     pub part: Part,
-    /// How it is trained.
+    /// How the part is trained.
     pub mode: Mode,
-    /// Parameters, without adapters.
+    /// Number of parameters, without adapters.
     pub parameters: u64,
-    /// What is trained: all of them, or the adapters.
+    /// Number of trained parameters: all of the part's, or the adapters'.
     pub trained: u64,
-    /// Its peak learning rate, where it is trained.
+    /// The part's peak learning rate, if it is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Rank of the adapters.
+    /// The rank of the adapters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
-    /// Parameters of the matrices that have adapters.
+    /// Number of parameters in the matrices that have adapters.
     #[serde(skip_serializing_if = "is_zero")]
     pub adapted: u64,
-    /// The largest of these matrices.
+    /// Number of parameters in the largest of these matrices.
     #[serde(skip)]
     pub(super) widest: u64,
-    /// Bits of the elements of these matrices, where they are quantized.
+    /// Bits per element of these matrices, if they are quantized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<u8>,
-    /// How many of these elements share a scale.
+    /// Number of elements that share a scale.
     #[serde(skip)]
     pub(super) block: u8,
-    /// In a decoder's layers: whether the inputs of q, k and v, of gate and up, and of down are kept.
+    /// For a decoder's layers: whether the inputs of q, k and v, of gate and up, and of down are kept for the backward
+    /// pass.
     #[serde(skip)]
     pub(super) inputs: [bool; 3],
 }
@@ -47,10 +48,10 @@ pub(super) fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The parts of the model that a recipe trains or not, in the model's order; `features` is the width of what a
-/// supervision method's head is compared with.
+/// The counts of the model's parts, in the model's order. `features` is the width of the features that a supervision
+/// method's head is compared with.
 pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, features: usize, device: &Device) -> Vec<PartCounts> {
-    // The weights of `init` are lazy: nothing is allocated.
+    // The weights of `init` are lazy, so nothing is allocated.
     let mut model = config.init(device);
     model.heads = recipe.objective.heads(config.text_config.hidden_size, features, device);
     let slots = slots(&model, "");
@@ -96,32 +97,32 @@ impl PartCounts {
         this
     }
 
-    /// Bytes of the part as it is held, adapters included; `element` is the size of what is not quantized. A GPU packs
-    /// quantized elements; the CPU's backends take a byte for each, of 4 bits as of 8.
+    /// Bytes of the part in memory, adapters included; `element` is the size of an unquantized element. A GPU packs
+    /// quantized elements; the CPU backends use a byte for each, whether it has 4 or 8 bits.
     pub(super) fn weights(&self, element: u64, gpu: bool) -> Wide {
         let quantized = self.bits.map_or(0, |_| self.adapted);
         let adapters = if self.rank.is_some() { self.trained } else { 0 };
-        // With an f32 scale a block.
+        // Each block has an f32 scale.
         let scales = quantized / u64::from(self.block.max(1)) * 4;
         let bits = if gpu { u64::from(self.bits.unwrap_or(8)) } else { 8 };
         (wide(self.parameters - quantized) + adapters) * element + wide(quantized) * bits / 8u64 + scales
     }
 }
 
-/// The matrices of a decoder's layer that read the same input.
+/// The matrices of a decoder layer, grouped by the input that they share.
 const INPUTS: [&[&str]; 3] = [&["q_proj", "k_proj", "v_proj"], &["gate_proj", "up_proj"], &["down_proj"]];
 
 fn size(slot: &Slot) -> u64 {
     slot.shape.iter().map(|n| *n as u64).product()
 }
 
-/// The layer that a parameter belongs to, by its own name.
+/// The name of the layer that a parameter belongs to.
 fn layer(slot: &Slot) -> &str {
     slot.name.rsplit('.').nth(1).unwrap_or_default()
 }
 
-/// Whether a parameter is the matrix of a linear layer that gets an adapter: of all, where no targets are named, but the
-/// output head and a vision encoder's pooling head.
+/// Whether a parameter is the matrix of a linear layer that gets an adapter. If no targets are named, all get one
+/// except the output head and a vision encoder's pooling head.
 fn adapted(slot: &Slot, targets: Option<&[String]>) -> bool {
     let head = slot.name.starts_with("lm_head.") || slot.name.starts_with("vision_tower.head.");
     let wanted = |targets: &[String]| targets.iter().any(|target| target == layer(slot));

@@ -1,4 +1,4 @@
-//! Plans against counts and memory that are known.
+//! Compares plans with known counts and measured memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ fn host() -> Device {
     DeviceSpec::Cpu.open().unwrap()
 }
 
-/// LLaVA-1.5's CLIP, and a Vicuna, as `LlavaConfig` has them by default.
+/// LLaVA-1.5's CLIP and a Vicuna, the defaults of `LlavaConfig`.
 fn vicuna(layers: usize, hidden: usize, intermediate: usize, heads: usize) -> LlavaConfig {
     let text = json!({ "model_type": "llama", "vocab_size": 32001, "hidden_size": hidden, "num_hidden_layers": layers,
         "intermediate_size": intermediate, "num_attention_heads": heads, "max_position_embeddings": 4096 });
@@ -40,8 +40,8 @@ fn parameters_are_those_of_llava_15() {
     let recipe = recipe("stage = \"pretrain\"\ntrain = { batch_size = 256, epochs = 1.0, micro_batch = 32 }");
     let plan = plan(&recipe, &vicuna(32, 4096, 11008, 32), lengths(704, Some(558_128)));
     let counts: Vec<u64> = plan.parts.iter().map(|part| part.parameters).collect();
-    // transformers' CLIPVisionModel of ViT-L/14-336; two layers 1024 -> 4096 -> 4096; Llama 2 7B and one row more in
-    // table and head.
+    // transformers' CLIPVisionModel of ViT-L/14-336; two layers 1024 -> 4096 -> 4096; Llama 2 7B with one more row in
+    // the embedding table and in the output head.
     assert_eq!(counts, [303_507_456, 20_979_712, 6_738_415_616 + 2 * 4096]);
     assert_eq!(plan.trained, 20_979_712);
     assert_eq!((plan.steps, plan.visual_tokens), (Some(2181), 576));
@@ -64,13 +64,13 @@ fn adapters_are_counted_and_quantized_matrices_are_small() {
     };
     let with = |mode: &str, more: &str| on("cpu", mode, more);
     let lora = with("lora", "");
-    // Rank 128 on seven matrices a layer: 4 (d + d) + 3 (d + I).
+    // Rank 128 on seven matrices per layer: 4 (d + d) + 3 (d + I).
     assert_eq!(lora.parts[2].trained, 128 * 32 * (4 * 2 * 4096 + 3 * (4096 + 11008)));
     let matrices = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008);
     assert_eq!(lora.memory.composed_weights, 2 * matrices, "Burn composes each adapted matrix, and keeps it");
     let some = with("lora", "rank = 8\ntargets = [\"q_proj\", \"v_proj\"]");
     assert_eq!(some.parts[2].trained, 8 * 32 * 2 * 2 * 4096);
-    // A GPU packs the elements, a CPU takes a byte for each; a scale has four.
+    // A GPU packs the elements, a CPU uses a byte for each; a scale takes four bytes.
     for (device, more, packed) in [
         ("cuda:0", "", matrices / 2 + matrices / 64 * 4),
         ("cuda:0", "bits = 8\nblock = 32", matrices + matrices / 32 * 4),
@@ -90,7 +90,8 @@ fn recompute_keeps_one_layers_activations_and_the_others_inputs() {
     let text = "stage = \"finetune\"\ntrain = { batch_size = 16, steps = 1, dtype = \"bfloat16\", recompute = true }";
     let plan = plan(&recipe(text), &config, lengths(2048, None));
     let stream = 16 * 2048 * 4096 * 2;
-    // 2 d of norms' inputs, 2 d of matrices' inputs, q, k, v and the output, three of the MLP's width; a log-sum-exp.
+    // 2 d for the norms' inputs, 2 d for the matrices' inputs, queries, keys, values and output, three times the MLP's
+    // width, and a log-sum-exp.
     let layer = 16 * 2048 * (2 * (8 * 4096 + 3 * 11008) + 4 * 32);
     assert_eq!(plan.memory.decoder_activations, 2 * stream + 32 * stream + layer);
     assert_eq!(plan.memory_otherwise.decoder_activations, 2 * stream + 32 * layer);
@@ -122,7 +123,7 @@ fn the_estimate_is_near_what_was_measured() {
     }
 }
 
-/// The models of the paper's rows, as their config.json on the hub are (what the computation needs of them).
+/// The models of the paper's rows, with the fields of their config.json on the hub that the computation needs.
 fn models(dir: &Path) -> impl Fn(&str) -> PathBuf {
     let clip = json!({ "model_type": "clip", "vision_config": { "hidden_size": 1024, "intermediate_size": 4096,
         "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336, "patch_size": 14 } });
@@ -165,7 +166,8 @@ fn every_recipe_of_the_papers_runs_has_a_plan_with_its_hyperparameters() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
     let read = |name: &str| Recipe::open(&folder.join(name), &[]).unwrap_or_else(|e| panic!("{e}"));
     let mut seen = 0;
-    // Parameters of the decoders in millions: Vicuna's, Gemma's (its head is the table), Phi-3's, Mistral's.
+    // Parameters of the decoders in millions: Vicuna's, Gemma's (whose output head is its embedding table), Phi-3's,
+    // Mistral's.
     for (row, millions, layers) in [
         ("llava15-7b", 6738, 32),
         ("llava15-13b", 13015, 40),
@@ -223,7 +225,7 @@ fn lengths_are_measured_where_the_data_is() {
     let mut recipe = recipe("stage = \"finetune\"\ntrain = { batch_size = 2, epochs = 3.0 }");
     recipe.data.path = Some(data);
     let lengths = Lengths::measure(&recipe, &vicuna(2, 64, 64, 2)).unwrap();
-    // No tokenizer: four bytes a token, six around each turn.
+    // Without a tokenizer: four bytes per token, and six tokens around each turn.
     assert_eq!((lengths.samples, lengths.longest, lengths.measured), (Some(2), 2 + 100 + 12, 2));
     assert_eq!(lengths.mean, (2.0 + 1.0 + 12.0 + 114.0) / 2.0);
 }
@@ -316,7 +318,7 @@ fn what_64_bits_do_not_hold_is_an_error_that_names_the_keys_and_never_a_small_nu
         assert!(matches!(error, PlanError::TooLarge { .. }), "{train}: {said}");
         assert!(said.contains("2^64 bytes") && said.contains("train.batch_size"), "{said}");
     }
-    // What they hold is counted, however much it is.
+    // Models of any size are counted.
     let recipe = recipe("stage = \"finetune\"\ntrain = { epochs = 1.0, batch_size = 1 }");
     let plan = plan(&recipe, &config, lengths(4096, Some(1)));
     assert!(plan.memory.total > 4 * plan.parameters && plan.parameters > 1 << 50, "{}", plan.parameters);

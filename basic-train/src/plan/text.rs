@@ -1,4 +1,4 @@
-//! A plan as people read it.
+//! Formats a plan as text for people to read.
 
 use std::fmt;
 
@@ -66,7 +66,7 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
-    /// What would take less, most effective first.
+    /// Ways to reduce the memory, the most effective first.
     pub fn advice(&self) -> String {
         let Memory { decoder_activations, gradients, moments, master_weights, .. } = self.memory;
         let trained = gradients + moments + master_weights;
@@ -91,7 +91,7 @@ fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1u32 << 30)
 }
 
-/// Digits in groups of three.
+/// The number with its digits grouped in threes.
 fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let groups: Vec<&str> =

@@ -1,19 +1,19 @@
-//! Numbers of bytes that don't wrap: what a recipe multiplies may be more than 64 bits hold.
+//! Saturating byte counts: the products of a recipe's numbers may exceed 64 bits.
 
 use std::ops::{Add, AddAssign, Div, Mul};
 
-/// A count that stays at the largest one where it would grow beyond it.
+/// A count that saturates at its largest value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Wide(u128);
 
 impl Wide {
-    /// In 64 bits, the largest where it is more.
+    /// The count in 64 bits, saturated.
     pub fn narrow(self) -> u64 {
         u64::try_from(self.0).unwrap_or(u64::MAX)
     }
 }
 
-/// A number as a wide one.
+/// Converts a number to a wide one.
 pub(super) fn wide(number: impl TryInto<u128>) -> Wide {
     Wide(number.try_into().unwrap_or(u128::MAX))
 }

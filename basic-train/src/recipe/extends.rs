@@ -1,5 +1,5 @@
-//! Recipes that extend others: `extends = "other.toml"`, a path relative to the recipe's own file. What the other says
-//! holds where the recipe itself says nothing, key by key.
+//! Recipes that extend others with `extends = "other.toml"`, a path relative to the recipe's own file. The other recipe
+//! provides the values of all keys that the recipe itself does not set.
 
 use std::path::{Path, PathBuf};
 
@@ -9,23 +9,23 @@ use toml::{Spanned, Table, Value};
 
 use super::{Recipe, RecipeError};
 
-/// The key of the other recipe's path.
+/// The key that holds the path of the other recipe.
 const EXTENDS: &str = "extends";
 
-/// Recipes that a recipe may extend, one behind the other; docs/limits.md says so.
+/// The largest number of recipes in a chain of `extends`; docs/limits.md states it.
 const MOST_EXTENDED: usize = 8;
 
-/// A file of a recipe that extends another, or is extended.
+/// One file in a chain of recipes.
 struct Layer {
     path: PathBuf,
-    /// Its text; blanks stand for the line of `extends`, which is no key of a recipe.
+    /// The file's text. Blanks replace the line with `extends`, which is not a field of [`Recipe`].
     text: String,
     table: Table,
 }
 
-/// A recipe's text with what it extends.
+/// A recipe's file together with the files that it extends.
 pub struct Layers {
-    /// The recipe that is extended first, the recipe itself last.
+    /// The files in the order in which they are applied: the recipe itself is last.
     layers: Vec<Layer>,
 }
 
@@ -34,14 +34,14 @@ impl Layers {
     ///
     /// # Errors
     ///
-    /// [`RecipeError`] that names the file that cannot be read, or that extends what it must not.
+    /// [`RecipeError`] that names the file that cannot be read, or whose `extends` is not allowed.
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
         let text = outside::read_text(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
         let (first, mut other) = Layer::of(path, text)?;
         let mut layers = vec![first];
         let mut known = vec![path.canonicalize().unwrap_or_else(|_| path.into())];
         while let Some(name) = other {
-            // The last one read says what comes next.
+            // `extends` of the file that was read last names the next one.
             let from = layers.last().map_or(path, |layer| &layer.path).to_path_buf();
             let wrong = |reason: String| RecipeError::Extends { path: from.clone(), other: name.clone(), reason };
             let file = from.parent().unwrap_or(Path::new("")).join(&name);
@@ -62,18 +62,18 @@ impl Layers {
         Ok(Self { layers })
     }
 
-    /// All of them in one table: what a recipe says holds over what it extends.
+    /// All files merged into one table, in which a recipe overrides what it extends.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
         self.layers.iter().for_each(|layer| merge(&mut table, &layer.table));
         table
     }
 
-    /// The recipe.
+    /// The recipe that the files describe together.
     ///
     /// # Errors
     ///
-    /// [`RecipeError::Toml`] that names the file at fault, with the line where a line is.
+    /// [`RecipeError::Toml`] that names the faulty file, with the line if the error has one.
     pub fn recipe(&self) -> Result<Recipe, RecipeError> {
         let [only] = &self.layers[..] else {
             return Recipe::deserialize(self.table()).map_err(|error| self.culprit(error));
@@ -81,20 +81,21 @@ impl Layers {
         toml::from_str(&only.text).map_err(|source| RecipeError::Toml { path: only.path.clone(), source })
     }
 
-    /// The file that first has what `error` says; with its own error, which has a line, where that is the same.
+    /// The first file that causes `error`. If the file on its own gives the same error, that error is returned, because
+    /// it has a line.
     fn culprit(&self, error: toml::de::Error) -> RecipeError {
         let fails = |table: &Table| Recipe::deserialize(table.clone()).is_err_and(|e| e.message() == error.message());
-        // What is missing in the recipe and all that it extends is the recipe's to add.
+        // A field that is missing in all files must be added to the recipe itself.
         let missing = error.message().starts_with("missing field");
         let layer = if missing { &self.layers[self.layers.len() - 1] } else { self.first(fails) };
         match toml::from_str::<Recipe>(&layer.text) {
             Err(own) if own.message() == error.message() => RecipeError::Toml { path: layer.path.clone(), source: own },
-            // What a file by itself lacks, another may have.
+            // A file on its own may lack fields that another file provides.
             _ => RecipeError::Toml { path: layer.path.clone(), source: error },
         }
     }
 
-    /// The file whose keys first make a recipe that has `reason` against it.
+    /// The first file whose keys make the recipe invalid for this `reason`.
     pub fn contradicting(&self, reason: &str) -> &Path {
         let fails = |table: &Table| {
             Recipe::deserialize(table.clone()).is_ok_and(|recipe| recipe.check().is_err_and(|other| other == reason))
@@ -102,7 +103,7 @@ impl Layers {
         &self.first(fails).path
     }
 
-    /// The first layer with which `fails` holds of all up to it and from there on; the recipe's own where none does.
+    /// The first file from which on `fails` holds for the merged table; the recipe's own file if there is none.
     fn first(&self, fails: impl Fn(&Table) -> bool) -> &Layer {
         let mut table = Table::new();
         let mut first = self.layers.len() - 1;
@@ -110,7 +111,7 @@ impl Layers {
             merge(&mut table, &layer.table);
             match fails(&table) {
                 true => first = first.min(index),
-                // What came before has been mended by this one.
+                // This file has corrected what the earlier ones set.
                 false => first = self.layers.len() - 1,
             }
         }
@@ -119,7 +120,7 @@ impl Layers {
 }
 
 impl Layer {
-    /// A file and the path of what it extends.
+    /// Parses a file; also returns the path that it extends.
     fn of(path: &Path, mut text: String) -> Result<(Self, Option<String>), RecipeError> {
         #[derive(Deserialize)]
         struct Head {
@@ -139,7 +140,7 @@ impl Layer {
                 return Err(RecipeError::Extends { path: path.into(), other, reason });
             }
         };
-        // Blanks keep the places of all else in the file.
+        // Blanks keep the positions of everything else in the file, for error messages.
         let start = text[..extends.span().start].rfind('\n').map_or(0, |end| end + 1);
         let blank = |c: char| std::iter::repeat_n(if c == '\n' { '\n' } else { ' ' }, c.len_utf8());
         let blanks: String = text[start..extends.span().end].chars().flat_map(blank).collect();
@@ -148,7 +149,7 @@ impl Layer {
     }
 }
 
-/// `from` over `into`, table by table.
+/// Merges `from` into `into`, table by table; values of `from` take precedence.
 pub fn merge(into: &mut Table, from: &Table) {
     for (key, value) in from {
         match (into.get_mut(key), value) {

@@ -1,4 +1,4 @@
-//! A recipe's own keys, asked of the struct itself: what is added there is known here.
+//! Lists the top-level keys of a recipe from the struct itself, so that new fields are included automatically.
 
 use serde::de::value::Error;
 use serde::de::{Deserializer, Error as _, Visitor};
@@ -6,20 +6,20 @@ use serde::{Deserialize, forward_to_deserialize_any};
 
 use super::Recipe;
 
-/// The keys that stand first in a recipe, in the order of [`Recipe`]'s fields.
+/// The top-level keys of a recipe, in the order of [`Recipe`]'s fields.
 pub fn recipe_keys() -> &'static [&'static str] {
     keys_of::<Recipe>()
 }
 
-/// The keys of a struct, without those of the structs in it.
+/// The keys of a struct, without those of nested structs.
 fn keys_of<T: Deserialize<'static>>() -> &'static [&'static str] {
     let mut keys: &[&str] = &[];
-    // It has nothing to give: what counts is which keys it is asked for.
+    // The deserializer has no values; it only records which keys the struct requests.
     let _ = T::deserialize(Asked(&mut keys));
     keys
 }
 
-/// Notes the keys that a struct asks for, and has no values for them.
+/// Records the keys that a struct requests, without providing values for them.
 struct Asked<'a>(&'a mut &'static [&'static str]);
 
 impl Deserializer<'static> for Asked<'_> {
@@ -55,11 +55,11 @@ mod tests {
         let keys = recipe_keys();
         assert!(keys.contains(&"stage") && keys.contains(&"watch"), "{keys:?}");
         for key in keys.iter().chain(&["extends", "optimiser"]) {
-            // Of a type that no key has.
+            // A date, which no key accepts.
             let error = toml::from_str::<Recipe>(&format!("{key} = 1979-05-27")).unwrap_err().to_string();
             assert_eq!(error.contains(&format!("unknown field `{key}`")), !keys.contains(key), "{key}: {error}");
         }
-        // Every field that a whole recipe has.
+        // Every field of a complete recipe.
         let text = "stage = \"pretrain\"\noutput = \"o\"\nmodel.checkpoint = \"m\"\ndata.path = \"d\"\n\
                     train = { batch_size = 1, steps = 1 }\neval = { path = \"e\", every = 1 }";
         let whole = toml::Table::try_from(toml::from_str::<Recipe>(text).unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! What the numbers of a recipe may be: bounds far beyond any real run, within which no arithmetic overflows and no
-//! 32-bit number becomes infinite or 0. docs/limits.md lists them.
+//! Limits for the numbers in a recipe, far beyond any real run. Within them no arithmetic overflows and no 32-bit
+//! number becomes infinite or 0. docs/limits.md lists them.
 
 use std::ops::RangeInclusive;
 
@@ -7,25 +7,26 @@ use basic_data::DataError;
 
 use super::Recipe;
 
-/// Optimizer steps of a run.
+/// The largest number of optimizer steps in a run.
 pub const MOST_STEPS: usize = 1_000_000_000;
-/// Samples of a step; what `loader.prefetch` makes of them has its own bounds ([`basic_data::LoaderConfig`]).
+/// The largest number of samples in a step; its product with `loader.prefetch` has its own limits
+/// ([`basic_data::LoaderConfig`]).
 const MOST_SAMPLES: usize = 1_000_000;
-/// Passes over the data.
+/// The largest number of passes over the data.
 const MOST_EPOCHS: f64 = 1e6;
-/// MiB of cached features: 16 TiB.
+/// The largest cache of features in MiB: 16 TiB.
 const MOST_CACHE: usize = 1 << 24;
-/// Rank of adapters.
+/// The largest rank of adapters.
 const MOST_RANK: usize = 1 << 16;
-/// Tokens of an answer.
+/// The largest number of tokens in an answer.
 const MOST_TOKENS: usize = 1 << 20;
-/// Learning rates, weight decays and norms.
+/// The range of learning rates, weight decays and norms.
 const RATES: RangeInclusive<f64> = 0.0..=1e30;
-/// AdamW's epsilon: as a 32-bit number it must be more than 0.
+/// The range of AdamW's epsilon, which must be above 0 as a 32-bit number.
 const EPSILONS: RangeInclusive<f64> = 1e-30..=1e6;
 
 impl Recipe {
-    /// The first number that is out of its bounds, by its key.
+    /// The first number that is out of its limits, with its key.
     pub(super) fn out_of_bounds(&self) -> Option<String> {
         let train = &self.train;
         let eval = self.eval.as_ref();
@@ -74,7 +75,7 @@ impl Recipe {
             ("parts.head.weight_decay", head[1], RATES),
         ];
         for (key, value, bounds) in numbers {
-            // What is no number is in no range.
+            // NaN is in no range.
             if let Some(value) = value.filter(|value| !bounds.contains(value)) {
                 let (least, most) = (bounds.start(), bounds.end());
                 return Some(match *most {
@@ -90,14 +91,14 @@ impl Recipe {
         if train.epochs.is_some_and(|epochs| epochs > MOST_EPOCHS) {
             return Some(format!("train.epochs must be above 0 and at most {MOST_EPOCHS}"));
         }
-        // As AdamW has them, in 32 bits: 1 - beta is divided by.
+        // AdamW divides by 1 - beta, in 32 bits.
         let betas = [("optimizer.beta1", optimizer.beta1), ("optimizer.beta2", optimizer.beta2)];
         let close = |beta: f64| (beta as f32) >= 1.0;
         betas.into_iter().find(|(_, beta)| close(*beta)).map(|(key, _)| format!("{key} is too close to 1"))
     }
 }
 
-/// Refuses more steps than a run may have, as epochs over large data come to.
+/// Returns an error for more steps than a run may have, which epochs over large data may amount to.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! A training run as a TOML file, which may extend another.
+//! A training run as a TOML file, which may extend another file.
 
 mod extends;
 mod keys;
@@ -37,49 +37,49 @@ pub enum Stage {
     Finetune,
 }
 
-/// A run: what `basic train` reads.
+/// A training run: the TOML file that `basic train` reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// `pretrain` or `finetune`.
     pub stage: Stage,
-    /// Seed of the data order, and of a fresh projector.
+    /// Seed of the data order and of a fresh projector.
     #[serde(default)]
     pub seed: u64,
-    /// Where to compute; `--device` overrides it.
+    /// The device to train on; `--device` overrides it.
     #[serde(default)]
     pub device: DeviceSpec,
-    /// Where the run is written; `--out` overrides it.
+    /// The directory that the run is written to; `--out` overrides it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<PathBuf>,
     /// The model to start from.
     pub model: ModelConfig,
     /// The data.
     pub data: DataConfig,
-    /// The method's knobs.
+    /// The supervision methods and their settings.
     #[serde(default)]
     pub objective: Objective,
-    /// AdamW.
+    /// AdamW's settings.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// The learning rate over the steps.
+    /// The learning-rate schedule.
     #[serde(default)]
     pub schedule: Schedule,
-    /// Order, length and preparation of batches.
+    /// The order, the length limit and the preparation of batches.
     #[serde(default)]
     pub loader: LoaderConfig,
-    /// What is done with each part of the model.
+    /// How each part of the model is trained.
     #[serde(default)]
     pub parts: Parts,
-    /// Batches and steps.
+    /// The batch size, the number of steps and what is trained.
     pub train: TrainConfig,
-    /// How often states are saved, and how many are kept.
+    /// How often states are saved and how many are kept.
     #[serde(default)]
     pub checkpoint: SaveConfig,
-    /// Periodic evaluation on held-out samples; there is none by default.
+    /// Periodic evaluation on held-out samples; none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<EvalConfig>,
-    /// Which records of the steps are written.
+    /// Which records of the steps are written in addition.
     #[serde(default)]
     pub watch: WatchConfig,
 }
@@ -97,46 +97,47 @@ pub struct ModelConfig {
     /// A decoder's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<PathBuf>,
-    /// The fresh projector between them; `mlp2x_gelu` where it is not set.
+    /// The kind of the fresh projector between them; `mlp2x_gelu` if it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<String>,
-    /// `pad` fills images up to a square before they are resized, as LLaVA-1.5's second stage does; by default the
-    /// model's own image processor decides.
+    /// `pad` pads images to a square before they are resized, as in LLaVA-1.5's second stage; by default the model's
+    /// own image processor decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_aspect_ratio: Option<String>,
-    /// Images of more pixels are refused.
+    /// The largest number of pixels of an image; larger images are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_pixels: Option<u64>,
 }
 
-/// Batches and steps.
+/// The batch size, the number of steps and what is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Samples a step.
+    /// Number of samples per step.
     pub batch_size: usize,
-    /// Samples in memory together; by default the whole batch. The gradients of the parts add up to the batch's.
+    /// Number of samples in memory at once; by default the whole batch. The gradients of the micro-batches are added
+    /// up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
-    /// Steps; or give `epochs`.
+    /// Number of steps; an alternative to `epochs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Passes over the data; or give `steps`.
+    /// Number of passes over the data; an alternative to `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
-    /// What is trained; by default the projector, and in the finetune stage the decoder too.
+    /// The parts that are trained; by default the projector, and in the finetune stage also the decoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trainable: Option<Vec<Part>>,
-    /// Memory for the features of a frozen vision encoder, which are then computed once an image.
+    /// MiB of memory for the features of a frozen vision encoder, so that each image is encoded only once.
     #[serde(default = "default_cache")]
     pub vision_cache_mib: usize,
-    /// The type that is computed in.
+    /// The type that the run computes in.
     #[serde(default)]
     pub dtype: Precision,
-    /// Compute the activations inside the decoder's layers again in the backward pass instead of keeping them.
+    /// Recomputes the activations inside the decoder's layers in the backward pass instead of keeping them.
     #[serde(default)]
     pub recompute: bool,
-    /// How many steps in a row may be skipped because their loss or gradients are not finite.
+    /// The largest number of consecutive steps that may be skipped because their loss or gradients are not finite.
     #[serde(default = "default_nonfinite")]
     pub max_nonfinite: usize,
 }
@@ -169,15 +170,15 @@ fn default_nonfinite() -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32 bits.
+    /// 32-bit floating point.
     #[default]
     Float32,
-    /// bfloat16 parameters and activations; what is trained has master weights in 32 bits.
+    /// bfloat16 parameters and activations; trained parameters have master weights in 32 bits.
     Bfloat16,
 }
 
 impl Precision {
-    /// Burn's name.
+    /// Burn's type.
     pub fn dtype(self) -> DType {
         match self {
             Self::Float32 => DType::F32,
@@ -186,16 +187,18 @@ impl Precision {
     }
 }
 
-/// What a run keeps while it runs.
+/// The states that a run saves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SaveConfig {
-    /// Save every so many steps; by default only where a signal ends the run, and at its end.
+    /// The number of steps between two saved states; by default a state is saved only when a signal ends the run, and
+    /// at its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<usize>,
-    /// How many of the saved states stay, the latest ones; the best by the periodic evaluation stays too.
+    /// The number of saved states that are kept, counting from the latest; the best by the periodic evaluation is also
+    /// kept.
     pub keep_last: usize,
-    /// Write the whole checkpoint beside each state, as `model/`.
+    /// Whether the whole checkpoint is written beside each state, as `model/`.
     pub full: bool,
 }
 
@@ -205,7 +208,7 @@ impl Default for SaveConfig {
     }
 }
 
-/// A recipe that cannot be run.
+/// Why a recipe cannot be run.
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// The file could not be read.
@@ -213,33 +216,33 @@ pub enum RecipeError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Not TOML, an unknown key, a wrong type.
+    /// The file is not TOML, or it has an unknown key or a value of the wrong type.
     #[error("{path}: {}", toml_reason(source), path = path.display())]
     Toml {
         /// The file.
         path: PathBuf,
-        /// Why, with the line.
+        /// The error, with the line.
         source: toml::de::Error,
     },
-    /// A recipe that extends what it cannot.
+    /// A recipe extends a file that it cannot extend.
     #[error("{path}: extends = {}: {reason}", excerpt(other), path = path.display())]
     Extends {
         /// The file.
         path: PathBuf,
-        /// What it extends, as written.
+        /// The path that it extends, as written.
         other: String,
-        /// Why not.
+        /// Why it cannot be extended.
         reason: String,
     },
-    /// A `--set` that does not fit.
+    /// A `--set` that cannot be applied.
     #[error("--set {}: {reason}", excerpt(set))]
     Set {
-        /// As given.
+        /// The argument as given.
         set: String,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
     /// Values that contradict each other.
@@ -252,11 +255,12 @@ pub enum RecipeError {
     },
 }
 
-/// A TOML error that is longer is told without the line that it quotes.
+/// TOML errors longer than this are shown without the line that they quote.
 const MOST_REASON: usize = 1000;
 
 impl Recipe {
-    /// Reads a recipe, with what it `extends`, and applies `sets`, each `key.path=value` with a TOML value (a bare word is a string).
+    /// Reads a recipe with what it `extends`, and applies `sets`, each `key.path=value` with a TOML value (a bare word
+    /// is a string).
     ///
     /// # Errors
     ///
@@ -270,7 +274,7 @@ impl Recipe {
             sets.iter().try_for_each(|set| apply_set(&mut table, set))?;
             match Self::deserialize(table) {
                 Ok(recipe) => recipe,
-                // The recipe's own fault, or a set's.
+                // Either the recipe itself is at fault, or one of the sets.
                 Err(error) => {
                     return Err(layers.recipe().err().unwrap_or_else(|| culprit(layers.table(), sets, &error)));
                 }
@@ -282,7 +286,7 @@ impl Recipe {
         }
     }
 
-    /// What contradicts itself; the first thing.
+    /// Checks the recipe for contradictions; the error describes the first one.
     pub fn check(&self) -> Result<(), String> {
         self.validate(Path::new("")).map_err(|error| match error {
             RecipeError::Invalid { reason, .. } => reason,
@@ -337,7 +341,7 @@ impl Recipe {
         if settings.iter().any(|x| !x.is_finite() || *x < 0.0) {
             return invalid("optimizer.weight_decay and max_grad_norm must be finite numbers, at least 0");
         }
-        // A token that no batch had has a gradient of 0: 0 / (0 + epsilon).
+        // A token that occurs in no batch has a gradient of 0; without epsilon its update would be 0 / 0.
         if !optimizer.epsilon.is_finite() || optimizer.epsilon <= 0.0 {
             return invalid("optimizer.epsilon must be a finite number above 0");
         }
@@ -370,7 +374,7 @@ impl Recipe {
         })
     }
 
-    /// Steps over `samples` samples.
+    /// The number of steps for a data set of `samples` samples.
     pub fn steps(&self, samples: usize) -> usize {
         match (self.train.steps, self.train.epochs) {
             (Some(steps), _) => steps,
@@ -380,12 +384,12 @@ impl Recipe {
     }
 }
 
-/// What is wrong with a TOML file and where, without a line that is as long as somebody wanted.
+/// What is wrong with a TOML file and where, without quoting lines that are very long.
 pub fn toml_reason(error: &toml::de::Error) -> String {
     let whole = error.to_string();
     match whole.len() > MOST_REASON {
         false => whole,
-        // The first line says at which line and column.
+        // The first line of the error states the line and column.
         true => format!("{}: {}", excerpt(whole.lines().next().unwrap_or_default()), excerpt(error.message())),
     }
 }

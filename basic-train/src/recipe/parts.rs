@@ -1,4 +1,4 @@
-//! What a run does with each part of the model.
+//! How a run trains each part of the model.
 
 use std::path::PathBuf;
 
@@ -20,15 +20,15 @@ pub enum Part {
     Projector,
     /// The decoder with its output head.
     Decoder,
-    /// The head that a supervision method trains, where it has one.
+    /// The trainable head of a supervision method, if it has one.
     Head,
 }
 
 impl Part {
-    /// All of them: the model's in its order, and what is beside it.
+    /// All parts: the model's in its order, then the head.
     pub const ALL: [Self; 4] = [Self::Vision, Self::Projector, Self::Decoder, Self::Head];
 
-    /// As recipes and metrics name it.
+    /// The part's name in recipes and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Vision => "vision",
@@ -38,7 +38,7 @@ impl Part {
         }
     }
 
-    /// What the paths of its parameters begin with.
+    /// The prefixes of the paths of the part's parameters.
     pub fn prefixes(self) -> &'static [&'static str] {
         match self {
             Self::Vision => &["vision_tower"],
@@ -53,44 +53,44 @@ impl Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Not at all.
+    /// The part is not trained.
     #[default]
     Frozen,
-    /// All its parameters.
+    /// All of the part's parameters are trained.
     Full,
-    /// Low-rank adapters beside its frozen matrices.
+    /// Low-rank adapters beside the part's frozen matrices are trained.
     Lora,
-    /// The same beside quantized matrices.
+    /// Low-rank adapters beside quantized matrices are trained.
     Qlora,
 }
 
-/// A part's table in a recipe.
+/// The settings of a part in a recipe.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PartConfig {
-    /// How it is trained; by default as the stage or `train.trainable` says.
+    /// How the part is trained; by default as the stage or `train.trainable` determines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// Its peak learning rate; by default the optimizer's.
+    /// The part's peak learning rate; by default the optimizer's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// Its weight decay; by default the optimizer's.
+    /// The part's weight decay; by default the optimizer's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// Rank of the adapters.
+    /// The rank of the adapters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
-    /// The adapters are scaled by `alpha / rank`.
+    /// The scale of the adapters is `alpha / rank`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
-    /// The linear layers that get adapters, by their own names (`q_proj`, ..); by default all of the part's.
+    /// The linear layers that get adapters, by their own names (`q_proj`, ..); by default all layers of the part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
-    /// Bits of a quantized matrix' elements, 8 or 4.
+    /// Bits per element of a quantized matrix, 8 or 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<u8>,
-    /// Elements of a quantized matrix that share a scale; it must divide the outputs of every target. 64 where it is
-    /// not set.
+    /// Number of elements of a quantized matrix that share a scale; it must divide the number of outputs of every
+    /// target. 64 if it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<u8>,
     /// A directory of adapters to start from.
@@ -118,7 +118,7 @@ fn is_default(config: &PartConfig) -> bool {
 }
 
 impl Parts {
-    /// A part's table.
+    /// The settings of a part.
     pub fn of(&self, part: Part) -> &PartConfig {
         match part {
             Part::Vision => &self.vision,
@@ -139,7 +139,7 @@ impl Parts {
 }
 
 impl Recipe {
-    /// How a part is trained: its own table, else `train.trainable`, else LLaVA's recipe for the stage.
+    /// How a part is trained: by its own settings, else by `train.trainable`, else by LLaVA's recipe for the stage.
     pub fn mode(&self, part: Part) -> Mode {
         if part == Part::Head {
             return if self.objective.has_head() { Mode::Full } else { Mode::Frozen };
@@ -165,17 +165,17 @@ impl Recipe {
         self.parts.of(part).lr.unwrap_or_else(|| self.lr())
     }
 
-    /// Whether nothing that is trained has a learning rate at `step` (0-based) of `steps`.
+    /// Whether the learning rate of every trained part is 0 at `step` (0-based) of `steps`.
     pub fn rate_is_zero(&self, step: usize, steps: usize) -> bool {
         let factor = self.schedule.factor(step, steps);
         self.trainable().into_iter().all(|part| self.part_lr(part) * factor == 0.0)
     }
 
-    /// The width of the patch features that a supervision method compares with, for a model of `config`.
+    /// The width of the patch features that a supervision method compares with, for a model with this `config`.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] for another encoder that cannot be opened.
+    /// [`CheckpointError`] if another encoder cannot be opened.
     pub fn compared_width(&self, config: &LlavaConfig) -> Result<usize, CheckpointError> {
         match self.objective.encoder() {
             Some(name) => Ok(EncoderFiles::open(name)?.width()),
@@ -194,9 +194,9 @@ impl Recipe {
         Part::ALL.into_iter().flat_map(of_part).collect()
     }
 
-    /// Writes every part's mode out, as a record of the run has it.
+    /// Writes out the mode of every part, for the record of the run.
     pub fn resolve_parts(&mut self) {
-        // Whether there is a head follows from the objective.
+        // The head's mode follows from the objective.
         for part in Part::ALL.into_iter().filter(|part| *part != Part::Head) {
             let mode = self.mode(part);
             self.parts.of_mut(part).mode = Some(mode);
@@ -204,7 +204,7 @@ impl Recipe {
         self.train.trainable = Some(self.trainable().into_iter().filter(|part| *part != Part::Head).collect());
     }
 
-    /// What is wrong with the parts' tables; the first thing.
+    /// The first problem in the settings of the parts, if there is one.
     pub(super) fn parts_problem(&self) -> Option<String> {
         if self.train.trainable.iter().flatten().any(|part| *part == Part::Head) {
             return Some("train.trainable: a supervision method's head is always trained: leave `head` out".into());

@@ -1,4 +1,5 @@
-//! Changes of a recipe on the command line: `--set key.path=value`, and whose fault a recipe is that cannot be run.
+//! Applies changes from the command line (`--set key.path=value`) and finds out whether a file or a change makes a
+//! recipe invalid.
 
 use std::path::Path;
 
@@ -7,10 +8,10 @@ use toml::{Table, Value};
 
 use super::{Layers, Recipe, RecipeError};
 
-/// Keys in the path of a value: a recipe has three.
+/// The largest number of keys in the path of a value; recipes use at most three.
 const MOST_KEYS: usize = 16;
 
-/// Whose `reason` it is: the set's with which it first holds, or a file's.
+/// The error for `reason`: it names the first set with which the reason holds, or the file at fault.
 pub(super) fn blame(path: &Path, layers: &Layers, sets: &[String], reason: String) -> RecipeError {
     let mut table = layers.table();
     let holds = |table: &Table| {
@@ -26,7 +27,7 @@ pub(super) fn blame(path: &Path, layers: &Layers, sets: &[String], reason: Strin
     RecipeError::Invalid { path: layers.contradicting(&reason).into(), reason }
 }
 
-/// The set that brought `error`: a table may be incomplete until the last of its sets is applied.
+/// The error of the set that caused `error`. A table may be incomplete until all sets are applied.
 pub(super) fn culprit(mut table: Table, sets: &[String], error: &toml::de::Error) -> RecipeError {
     let mut guilty = sets.first();
     for set in sets {

@@ -1,4 +1,4 @@
-//! The recipe's tables `[eval]`, periodic evaluation on held-out samples, and `[watch]`, the records of a run.
+//! The recipe's tables `[eval]`, for periodic evaluation on held-out samples, and `[watch]`, for the records of a run.
 
 use std::path::PathBuf;
 
@@ -14,18 +14,18 @@ pub struct EvalConfig {
     /// What image paths are relative to; by default the file's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// The set's format, where its name and content don't tell.
+    /// The set's format, if its name and content don't determine it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// After every so many steps, and after the last one.
+    /// The number of steps between two evaluations; there is always one after the last step.
     pub every: usize,
-    /// At most so many samples, the set's first.
+    /// The largest number of samples that are evaluated, from the beginning of the set.
     #[serde(default = "samples")]
     pub samples: usize,
-    /// How many of them are answered.
+    /// The number of these samples for which the model generates an answer.
     #[serde(default = "predictions")]
     pub predictions: usize,
-    /// At most so many tokens an answer.
+    /// The largest number of tokens in an answer.
     #[serde(default = "max_new_tokens")]
     pub max_new_tokens: usize,
 }
@@ -42,11 +42,11 @@ fn max_new_tokens() -> usize {
     64
 }
 
-/// `[watch]`
+/// `[watch]`: the records of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WatchConfig {
-    /// Write event files that TensorBoard reads, in `tensorboard/`.
+    /// Whether event files for TensorBoard are written, in `tensorboard/`.
     pub tensorboard: bool,
 }
 

@@ -1,8 +1,9 @@
-//! The losses and gradients of one batch: in one graph, or layer by layer with the activations computed again.
+//! Computes the losses and gradients of one batch, either in one graph, or layer by layer with recomputed activations.
 //!
-//! Burn's own gradient checkpointing recomputes single operations and keeps what the expensive ones saved, so that a
-//! decoder of 32 layers still holds the activations of all of them. Here only the residual stream between the layers is
-//! held: the decoder runs once without a graph, and in the backward pass each layer runs again from its input, alone.
+//! Burn's own gradient checkpointing recomputes single operations and keeps what the expensive ones saved, so a decoder
+//! of 32 layers would still hold the activations of all of them. Here only the residual stream between the layers is
+//! kept: the decoder runs once without a graph, and the backward pass runs each layer again from its input, one at a
+//! time.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,24 +17,24 @@ use burn::tensor::{DType, Tensor};
 
 use crate::optim::add_gradients;
 
-/// What a batch gave.
+/// The result of a batch.
 #[derive(Debug)]
 pub struct Backward {
-    /// Its share of the losses, without a graph.
+    /// The batch's share of the losses, without a graph.
     pub losses: Losses,
-    /// Its share of the gradients; `None` where no trainable parameter is reached.
+    /// The batch's share of the gradients; `None` if no trainable parameter is reached.
     pub gradients: Option<GradientsParams>,
     /// The visual embeddings, without a graph.
     pub v: Option<Tensor<2>>,
-    /// What the shallow layers said about them.
+    /// The supervisory embeddings and patch weights from the decoder's shallow layers.
     pub targets: Option<Targets>,
 }
 
-/// Losses and gradients of `batch`, which is averaged over `counts`.
+/// The losses and gradients of `batch`, averaged over `counts`.
 ///
 /// # Errors
 ///
-/// [`ObjectiveError`] where a knob does not fit the decoder.
+/// [`ObjectiveError`] if a setting of the objective does not fit the decoder.
 pub fn backward(
     model: &Llava,
     batch: &Batch,
@@ -68,7 +69,7 @@ fn layer_by_layer(
     let embeddings = model.splice(batch, v.clone());
     let [b, t, d] = embeddings.dims();
 
-    // Forward, without a graph: the inputs of the layers are all that stays.
+    // Forward pass without a graph; only the inputs of the layers are kept.
     let still = decoder.valid();
     let mut inputs = vec![embeddings.clone().without_autodiff().reshape([b * t, d])];
     let walked = still.walk(inputs[0].clone(), b, &rope, &masks, None, |index, hidden, seen| {
@@ -87,7 +88,7 @@ fn layer_by_layer(
     let rows = supervision.as_ref().map(Supervision::image_rows);
     let mut observed = supervision.map(Supervision::finish);
 
-    // The head.
+    // The output head.
     let top = leaf(x, &device);
     let hidden = decoder.finish(top.clone()).reshape([b, t, d]);
     let lm = counts.share(model.lm_loss(batch, hidden), batch);
@@ -100,8 +101,8 @@ fn layer_by_layer(
     }
     let lm = lm.without_autodiff();
 
-    // The terms. Where layers were tapped, from leaves at these and at v: their gradients go into the layers and into the
-    // projector below, whose graph is walked once, at the end.
+    // The terms. If they use outputs of layers, these outputs and v become leaves. The leaves' gradients are passed on
+    // to the layers and to the projector, whose graph is walked only once, at the end.
     let mut taps = BTreeMap::new();
     for (index, output) in observed.iter_mut().flat_map(|observed| &mut observed.taps) {
         *output = leaf(output.clone(), &device);
@@ -125,7 +126,7 @@ fn layer_by_layer(
         };
     }
 
-    // The layers, last to first, each run once more. The gradient of sum(y g) with respect to y is g.
+    // Each layer runs again, from the last to the first. The gradient of sum(y g) with respect to y is g.
     while let Some(input) = inputs.pop() {
         let index = inputs.len();
         let of_terms = into_layers.remove(&index).zip(rows.as_ref());
@@ -152,7 +153,7 @@ fn layer_by_layer(
         gradients = add_gradients(model, gradients, GradientsParams::from_module(&mut found, layer));
     }
 
-    // The embeddings and the projector, with the terms that bypass the decoder.
+    // The embeddings and the projector, together with the terms that bypass the decoder.
     if let Some(g) = upstream
         && embeddings.is_tracked()
     {
@@ -169,7 +170,7 @@ fn layer_by_layer(
     Ok(Backward { losses, gradients, v: v.map(Tensor::without_autodiff), targets })
 }
 
-/// A tensor at which a graph begins.
+/// A tensor at which a new graph begins.
 fn leaf<const D: usize>(x: Tensor<D>, device: &burn::tensor::Device) -> Tensor<D> {
     let x = x.autodiff();
     match device.gradient_checkpointing_strategy() {

@@ -1,5 +1,5 @@
-//! What is refused before a run begins: a device that cannot hold it, samples that cannot be trained on, an output
-//! directory that the run reads from.
+//! Checks before a run begins: the device can hold it, its samples can be trained on, and its output does not overwrite
+//! what it reads.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,11 @@ use super::{RunOptions, StepSource, TrainError};
 use crate::plan::{Plan, PlanOptions};
 use crate::recipe::{Part, Recipe};
 
-/// Samples that are rendered and tokenized before the first step; `basic data check` looks at all of a larger set.
+/// The number of samples that are rendered and tokenized before the first step; `basic data check` checks all of a
+/// larger set.
 const CHECKED: usize = 20_000;
 
-/// Refuses a run that its plan says the device cannot hold.
+/// Returns an error if the plan says that the device cannot hold the run.
 pub(super) fn fits(recipe: &Recipe, options: &RunOptions, devices: usize, device: &Device) -> Result<(), TrainError> {
     if options.force {
         return Ok(());
@@ -32,7 +33,7 @@ pub(super) fn fits(recipe: &Recipe, options: &RunOptions, devices: usize, device
     }
 }
 
-/// Refuses an objective whose knobs or whose encoder do not fit the model.
+/// Returns an error if the settings or the encoder of the objective do not fit the model.
 pub(super) fn objective(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<(), TrainError> {
     let (objective, shape) = (&recipe.objective, checkpoint.config.shape());
     objective.check(&shape)?;
@@ -42,8 +43,8 @@ pub(super) fn objective(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<(), 
     Ok(())
 }
 
-/// Renders and tokenizes samples before the first step, so that a bad one costs seconds and not hours. Where bad ones
-/// are left out, the steps that draw them do that.
+/// Renders and tokenizes samples before the first step, so that a broken one is found within seconds and not after
+/// hours. If broken samples are to be skipped, the steps that draw them do so instead.
 pub(super) fn samples(recipe: &Recipe, source: &StepSource) -> Result<(), TrainError> {
     let data = source.data();
     if recipe.data.skip_limit(data.len()) > 0 {
@@ -55,12 +56,12 @@ pub(super) fn samples(recipe: &Recipe, source: &StepSource) -> Result<(), TrainE
         other => other.map(drop),
     };
     let results: Vec<Result<(), DataError>> = (0..data.len().min(CHECKED)).into_par_iter().map(looked).collect();
-    // The first one in the file's order, whichever thread was first.
+    // The first error in the order of the data, independent of the threads.
     Ok(results.into_iter().collect::<Result<(), _>>()?)
 }
 
-/// Refuses to write where the run reads: to the model that it starts from, or, where `overwrite` clears the directory, over
-/// anything else of it.
+/// Returns an error if the run would overwrite the model that it starts from, or if `overwrite` would clear anything
+/// else that it reads.
 pub(super) fn output(recipe: &Recipe, out: &Path, overwrite: bool) -> Result<(), TrainError> {
     let same = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| out.canonicalize().is_ok_and(|out| dir == out));
     if recipe.model.checkpoint.iter().any(same) {
@@ -73,7 +74,7 @@ pub(super) fn output(recipe: &Recipe, out: &Path, overwrite: bool) -> Result<(),
     Ok(())
 }
 
-/// What a run reads, and must not be in the way of what it writes.
+/// The paths that a run reads, which its output must not replace.
 pub(super) fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let model = &recipe.model;
     let models = [&model.checkpoint, &model.vision, &model.llm].into_iter().flatten().cloned();

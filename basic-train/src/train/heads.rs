@@ -1,4 +1,4 @@
-//! The supervision methods' trainable heads: fresh or from an earlier run, and written beside the checkpoint.
+//! Creates, reads and writes the trainable heads of supervision methods, which are stored beside the checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +12,22 @@ use super::state::{Fill, trained};
 use super::tensor_file::{Tensors, write};
 use crate::recipe::Recipe;
 
-/// Sets the heads' seed apart from that of a fresh projector.
+/// Makes the heads' seed differ from that of a fresh projector.
 const SEED: u64 = 0x6865_6164;
 
-/// Where a method's head lies in a run's directory.
+/// The file of a method's head in a run's directory.
 pub fn head_file(dir: &Path, method: &str) -> PathBuf {
     dir.join(format!("{method}_head.safetensors"))
 }
 
-/// Gives the model the heads that the recipe's objective trains: those that lie beside the checkpoint that it starts
-/// from, or fresh ones drawn from its seed.
+/// Gives the model the heads that the recipe's objective trains: those stored beside the checkpoint that the recipe
+/// starts from, or fresh ones drawn from the recipe's seed.
 ///
 /// # Errors
 ///
-/// [`TrainError::Head`] for a head that does not fit the recipe; [`BatchError::Checkpoint`](crate::BatchError::Checkpoint) for an encoder that cannot be
-/// opened; I/O errors.
+/// [`TrainError::Head`] for a head that does not fit the recipe,
+/// [`BatchError::Checkpoint`](crate::BatchError::Checkpoint) for an encoder that cannot be opened, and
+/// [`TrainError::Io`] for a file that cannot be read.
 pub fn with_heads(recipe: &Recipe, mut model: Llava) -> Result<Llava, TrainError> {
     let objective = &recipe.objective;
     if !objective.has_head() {
@@ -47,7 +48,7 @@ pub fn with_heads(recipe: &Recipe, mut model: Llava) -> Result<Llava, TrainError
     Ok(model)
 }
 
-/// Writes the heads of a model into a directory, each into a file of its own.
+/// Writes the heads of a model into a directory, one file per method.
 ///
 /// # Errors
 ///
@@ -65,7 +66,7 @@ fn belongs(name: &str, method: &str) -> bool {
     name.strip_prefix(method).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// Fills one method's head from its file.
+/// Reads one method's head from its file.
 fn read(path: &Path, method: &str, mut model: Llava) -> Result<Llava, TrainError> {
     let wrong = |reason: String| TrainError::Head { path: path.into(), reason };
     let file = Tensors::open(path).map_err(|source| TrainError::Io { path: path.into(), source })?;
@@ -82,7 +83,7 @@ fn read(path: &Path, method: &str, mut model: Llava) -> Result<Llava, TrainError
     }
 }
 
-/// Fresh weights in the type that a run computes in.
+/// Casts fresh weights to the type that a run computes in.
 struct Cast(DType);
 
 impl ModuleMapper for Cast {

@@ -1,9 +1,15 @@
 //! A run of a recipe, and each step of it.
 //!
-//! `loop` reads from top to bottom as a run goes: open, prepare, train, conclude. `trainer` does one step: draw, collate,
-//! forward, losses, backward, update; `backward` has the losses and gradients of a batch. Around them: `inputs` and `checks` see
-//! to what a run reads, `model` to what it trains, `source` to its batches, `record` and `run_info` to what it writes,
-//! `state` to what it can go on from, `output` to its directory.
+//! [`run`] is in `loop`, which reads from top to bottom as a run goes: open, prepare, train, conclude. `trainer` does one step:
+//! draw, collate, forward, losses, backward, update; `backward` computes the losses and gradients of a batch. Around them:
+//!
+//! - `inputs` opens the data and the held-out samples, `checks` refuses what cannot be trained, `preparer` makes samples ready
+//!   as the run would;
+//! - `model` says which parameters are trained, `heads` makes and saves the trainable heads of supervision methods;
+//! - `step_source` draws the samples of each step, `caches` keeps the features of frozen vision encoders;
+//! - `state` saves what a run needs to resume, in files that `tensor_file` reads and writes;
+//! - `options` has the caller's options, `run_info` the record `run.json`, `run_files` writes it and the metrics, `output`
+//!   takes the output directory.
 
 mod backward;
 mod caches;

@@ -1,4 +1,5 @@
-//! The model that a run starts from, and what becomes of it for training: parts frozen, whole, or with adapters.
+//! Opens the model that a run starts from and prepares it for training: each part frozen, fully trained, or with
+//! adapters.
 
 use basic_models::adapters::{LoraConfig, Quantization, attach};
 use basic_models::checkpoint::{AdapterFiles, AssembleOptions};
@@ -32,16 +33,18 @@ fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
             }
             Checkpoint::assemble_with(vision, llm, &options)
         }
-        // `Recipe::open` has checked it; a recipe built in code may not have been.
+        // `Recipe::open` checks this, but a recipe built in code may not have been checked.
         _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
     }
 }
 
-/// Makes a loaded model what `recipe` trains, with fresh adapters from its seed or those that it names.
+/// Prepares a loaded model for training: freezes the parts that `recipe` does not train, and attaches adapters, fresh
+/// ones drawn from its seed or those that it names.
 ///
 /// # Errors
 ///
-/// [`TrainError::Adapter`] for adapters that the model cannot have, [`BatchError::Checkpoint`](crate::BatchError::Checkpoint) for files that do not fit.
+/// [`TrainError::Adapter`] for adapters that do not fit the model,
+/// [`BatchError::Checkpoint`](crate::BatchError::Checkpoint) for files that don't.
 pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError> {
     let dtype = recipe.train.dtype.dtype();
     let mut model = model;
@@ -49,7 +52,7 @@ pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError>
     for part in Part::ALL {
         let files = recipe.parts.of(part).adapters.as_ref().map(AdapterFiles::open).transpose()?;
         if let Some(files) = &files {
-            // A projector that was trained whole beside the adapters belongs to them.
+            // A projector that was fully trained together with the adapters belongs to them.
             let device = model.device();
             model = files.overlay(model, dtype, &device)?;
         }
@@ -65,7 +68,7 @@ pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError>
             Part::Vision => model.vision_tower = attacher.attach(model.vision_tower)?,
             Part::Projector => model.multi_modal_projector = attacher.attach(model.multi_modal_projector)?,
             Part::Decoder => model.language_model = attacher.attach(model.language_model)?,
-            // A recipe has no adapters for it.
+            // Recipes cannot set adapters for the head.
             Part::Head => {}
         }
     }
@@ -90,7 +93,7 @@ impl Attacher {
     }
 }
 
-/// The adapters of a part, where it has some.
+/// The configuration of a part's adapters, if it has any.
 pub fn adapters(recipe: &Recipe, part: Part) -> Option<LoraConfig> {
     let (mode, config) = (recipe.mode(part), recipe.parts.of(part));
     if !matches!(mode, Mode::Lora | Mode::Qlora) {
@@ -103,7 +106,7 @@ pub fn adapters(recipe: &Recipe, part: Part) -> Option<LoraConfig> {
         .then(|| Quantization { bits: config.bits.unwrap_or(bits), block: config.block.unwrap_or(block) });
     Some(LoraConfig {
         rank,
-        // LLaVA's scale is 2 whatever the rank.
+        // In LLaVA the scale is 2 for every rank.
         alpha: config.alpha.unwrap_or(2.0 * rank as f64),
         targets: config.targets.clone().unwrap_or_default(),
         quantize,

@@ -1,4 +1,4 @@
-//! What a run is asked beside its recipe, and how it ended.
+//! The options of a run beside its recipe, and its outcome.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,36 +9,36 @@ use basic_core::DeviceSpec;
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Overrides the recipe's device: one, or several that share each batch.
+    /// Overrides the recipe's device: one device, or several that share each batch.
     pub devices: Vec<DeviceSpec>,
-    /// Overrides the recipe's output.
+    /// Overrides the recipe's output directory.
     pub out: Option<PathBuf>,
-    /// Replace a run that is there.
+    /// Replaces an existing run.
     pub overwrite: bool,
-    /// Go on from the latest state in the output directory.
+    /// Resumes from the latest state in the output directory.
     pub resume: bool,
-    /// What memory a device has, where it does not tell itself.
+    /// The memory of a device in bytes, if the device does not report it.
     pub memory: Option<u64>,
-    /// Train even where the plan says that the device cannot hold the run.
+    /// Trains even if the plan says that the device cannot hold the run.
     pub force: bool,
-    /// Once it is set, the run finishes its step, saves its state and ends.
+    /// When it is set, the run finishes its step, saves its state and ends.
     pub stop: Option<Arc<AtomicBool>>,
-    /// The source's git revision, where known.
+    /// The source's git revision, if known.
     pub revision: Option<String>,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// All steps are done; the output directory is a checkpoint.
+    /// All steps are done, and the output directory is a checkpoint.
     Done(PathBuf),
-    /// It was asked to stop and saved its state.
+    /// The run was asked to stop and has saved its state.
     Stopped {
         /// The output directory.
         out: PathBuf,
-        /// Steps done.
+        /// Number of steps done.
         step: usize,
-        /// Steps of the whole run.
+        /// Number of steps of the whole run.
         steps: usize,
     },
 }

@@ -1,4 +1,5 @@
-//! The directory of a run: made, replaced, put back, completed.
+//! Manages the output directory of a run: creates it, sets an earlier run aside or restores it, and writes the
+//! checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +12,18 @@ use super::{RunInfo, Status, TrainError, state};
 use crate::directory_lock::Held;
 use crate::recipe::{Mode, Part, Recipe};
 
-/// What belongs to a run besides its checkpoint.
+/// The files and folders of a run besides its checkpoint.
 const RUN_FILES: [&str; 5] = ["run.json", "metrics.jsonl", "eval.jsonl", "tensorboard", "checkpoints"];
 
-/// An earlier run that is being replaced: put aside until the new one has succeeded.
+/// An earlier run that is being replaced; it is kept aside until the new one has succeeded.
 pub(super) struct Replaced {
     out: PathBuf,
     aside: Option<PathBuf>,
 }
 
-/// Makes the output directory and takes its lock. What an earlier run left is refused, or moved aside where it may be
-/// replaced: where `overwrite` is on, the directory holds nothing but a run's and a checkpoint's files, and nothing of
-/// `sources`.
+/// Creates the output directory and locks it. An earlier run in it is moved aside if it may be replaced, and is an
+/// error otherwise. It may be replaced if `overwrite` is on and the directory holds only files of a run and of a
+/// checkpoint, and none of `sources`.
 pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Result<(Replaced, Held), TrainError> {
     let found = entries(out)?;
     if !found.is_empty() || (out.exists() && !out.is_dir()) {
@@ -31,7 +32,7 @@ pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Res
     let held = Held::take(out)?;
     state::sweep(out);
     if found.is_empty() {
-        // Another process may have come, gone and left a run between the look and the lock.
+        // Another process may have written a whole run between the check and the lock.
         return match entries(out)?.is_empty() {
             true => Ok((Replaced { out: out.into(), aside: None }, held)),
             false => Err(CheckpointError::Exists(out.into()).into()),
@@ -40,48 +41,48 @@ pub(super) fn prepare(out: &Path, overwrite: bool, sources: Vec<PathBuf>) -> Res
     let entries = entries(out)?;
     let (aside, moving) = (out.join(".replaced"), out.join(".replacing"));
     if aside.is_dir() && RunInfo::open(out).is_ok_and(|run| run.status == Status::Done) {
-        // The run that replaced it was done, and killed before it had taken it away.
+        // The run that replaced it had finished, but was killed before it removed the earlier one.
         Contents::Run.clear(&aside)?;
     }
     if aside.is_dir() {
-        // It holds the last whole checkpoint. The run that put it there did not finish: its states must not be taken
-        // for the new run's.
+        // It holds the last complete checkpoint. The run that moved it aside did not finish, and its states must not be
+        // taken for the new run's.
         put_by(out)?;
     } else {
-        // It has its name when everything is in it: who is killed here goes on here.
+        // The folder gets its final name only when it is complete, so that a run after a crash can continue from here.
         move_all(entries.iter().filter(|path| ![&aside, &moving].contains(path)), &moving)?;
         std::fs::rename(&moving, &aside).map_err(|source| TrainError::Io { path: aside.clone(), source })?;
     }
     Ok((Replaced { out: out.into(), aside: Some(aside) }, held))
 }
 
-/// What is in the output directory, but for a lock and what a killed process left half-written.
+/// What is in the output directory, except for a lock file and what a killed process left half-written.
 fn entries(out: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let found: Vec<PathBuf> = match std::fs::read_dir(out) {
         Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        // The guard says what a file in its place is.
+        // `Replaces::check` reports a file at this path.
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Vec::new(),
         Err(source) => return Err(TrainError::Io { path: out.into(), source }),
     };
     Ok(found.into_iter().filter(|path| !Held::is_lock(path) && !is_leftover(path)).collect())
 }
 
-/// Opens the output of a run that goes on. What it replaces is still aside.
+/// Opens the output directory of a resumed run. The earlier run that it replaces is still aside.
 pub(super) fn reopen(out: &Path) -> Replaced {
     let aside = out.join(".replaced");
     Replaced { out: out.into(), aside: aside.is_dir().then_some(aside) }
 }
 
 impl Replaced {
-    /// The new run is whole: the earlier one goes.
+    /// Called when the new run has succeeded: removes the earlier one.
     pub(super) fn discard(self) -> Result<(), TrainError> {
         let Some(aside) = self.aside else { return Ok(()) };
-        // What somebody has put there meanwhile stays.
+        // Files that others have added meanwhile are kept.
         Ok(Contents::Run.clear(&aside)?)
     }
 
-    /// The new run has failed: the earlier one comes back, the failed one's records stay as `failed-*`.
+    /// Called when the new run has failed: restores the earlier one; the failed run's records are kept as `failed-*`.
     pub(super) fn restore(self) -> Result<(), TrainError> {
         let Some(aside) = self.aside else { return Ok(()) };
         let io = |path: &Path| {
@@ -91,15 +92,15 @@ impl Replaced {
         put_by(&self.out)?;
         let held = std::fs::read_dir(&aside).map_err(io(&aside))?;
         let mut held: Vec<PathBuf> = held.flatten().map(|e| e.path()).collect();
-        // The record last: with it, the run is whole.
+        // The record comes last, because it marks the run as complete.
         held.sort_by_key(|path| path.ends_with("run.json"));
         move_all(held.iter(), &self.out)?;
         std::fs::remove_dir(&aside).map_err(io(&aside))
     }
 }
 
-/// Renames what a run that did not finish has left to `failed-*`. What somebody has put into an earlier `failed-*` stays,
-/// and the new comes beside it.
+/// Renames the files of an unfinished run to `failed-*`. What others have put into an earlier `failed-*` folder stays
+/// there, and the new files are added beside it.
 fn put_by(out: &Path) -> Result<(), TrainError> {
     for name in RUN_FILES {
         let put_by = format!("failed-{name}");
@@ -125,7 +126,7 @@ fn put_by(out: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Moves entries into a directory, over files of their names and over nothing else.
+/// Moves entries into a directory. They may replace files of the same name, but nothing else.
 fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Result<(), TrainError> {
     std::fs::create_dir_all(target).map_err(|source| TrainError::Io { path: target.into(), source })?;
     for path in paths {
@@ -135,8 +136,8 @@ fn move_all<'a>(paths: impl Iterator<Item = &'a PathBuf>, target: &Path) -> Resu
     Ok(())
 }
 
-/// Writes the checkpoint into a folder inside `out`, then moves its files up, `config.json` last: a directory without
-/// it is not taken for a checkpoint.
+/// Writes the checkpoint into a folder inside `out` and then moves its files up. `config.json` comes last, because a
+/// directory without it is not taken for a checkpoint.
 pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
     let dtype = recipe.train.dtype.dtype();
     save_adapters_of(model, out, recipe)?;
@@ -155,18 +156,18 @@ pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &
     Ok(())
 }
 
-/// Where a LLaVA directory was adapted, its adapters as PEFT has them, in `adapter/`; the checkpoint itself holds them
-/// folded in.
+/// If a LLaVA directory was trained with adapters, also writes these in PEFT's format to `adapter/`; in the checkpoint
+/// itself they are merged into the weights.
 fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
     let adapted = |part: &Part| matches!(recipe.mode(*part), Mode::Lora | Mode::Qlora);
     let Some(base) = recipe.model.checkpoint.as_ref().filter(|_| Part::ALL.iter().any(adapted)) else { return Ok(()) };
     let whole = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full);
     let whole: Vec<&str> = whole.flat_map(|part| part.prefixes()).copied().collect();
-    // Adapters of a model that is itself a base with adapters have no base that PEFT could load.
+    // If the base model itself has adapters, PEFT could not load it as the base of others.
     if base.join("adapter_config.json").is_file() {
         return Ok(());
     }
-    // A path stays one from wherever it is read; a hub name stays a name.
+    // A path is made absolute, so that it is valid from any folder; a hub name stays as it is.
     let base = base.canonicalize().unwrap_or_else(|_| base.clone());
     let staged = StagedDir::new(&out.join("adapter"), true)?;
     save_adapters(model, &whole, &base.display().to_string(), &staged, recipe.train.dtype.dtype())?;
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(read("failed-checkpoints/step-00000003/state.json"), "new");
         assert_eq!(read("failed-run.json"), "new");
         assert!(!out.join("checkpoints").exists() && !out.join("run.json").exists());
-        // A state of the same step cannot come beside a file of somebody's: an error, and nothing is lost.
+        // If a state of the same step would replace a file of somebody else's, this is an error and nothing is lost.
         write("checkpoints/step-00000002/state.json", "newer");
         assert!(put_by(out).is_err());
         assert_eq!(read("failed-checkpoints/step-00000002/why.md"), "mine");

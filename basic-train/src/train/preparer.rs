@@ -1,4 +1,4 @@
-//! Samples as training by a recipe would see them.
+//! Prepares samples as training with a recipe would.
 
 use basic_data::Preparer;
 
@@ -6,11 +6,11 @@ use super::TrainError;
 use super::model::open_model;
 use crate::recipe::{Recipe, Stage};
 
-/// A preparer for a recipe's model, stage, conversation style and length. No weights are read.
+/// A preparer with a recipe's model, stage, conversation style and length limit. No weights are read.
 ///
 /// # Errors
 ///
-/// A model that is not there or not whole, a style that it cannot give, a length that it cannot take.
+/// [`TrainError`] if the model is missing or incomplete, or if it does not support the style or the length.
 pub fn preparer(recipe: &Recipe, warn: &mut dyn FnMut(&str)) -> Result<Preparer, TrainError> {
     let checkpoint = open_model(recipe)?;
     checkpoint.warnings().iter().for_each(|warning| warn(warning));

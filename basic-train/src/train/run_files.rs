@@ -1,4 +1,4 @@
-//! What a run writes while it runs: steps, states, evaluations, and its own record.
+//! The files that a run writes while it runs: steps, states, evaluations, and its record.
 
 use std::path::Path;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::directory_lock::Held;
 use crate::recipe::Recipe;
 use crate::watch::{Jsonl, TensorBoard, Watcher, Watchers};
 
-/// What a run writes while it runs.
+/// The files that a run writes while it runs, with what is needed to write them.
 pub(super) struct RunFiles<'a> {
     pub out: &'a Path,
     pub recipe: &'a Recipe,
@@ -24,21 +24,22 @@ pub(super) struct RunFiles<'a> {
     pub inputs: &'a Inputs,
     pub held_out: Option<&'a HeldOut>,
     pub start: Instant,
-    /// The data, to look whether it is still what it was.
+    /// The data, to check whether it has changed.
     pub data: &'a DataSet,
-    /// What lies beside the model's weights, and is read again for the checkpoint.
+    /// The files beside the model's weights, which are read again when a checkpoint is written.
     pub beside: &'a Watched,
-    /// The output directory, which is this process's own.
+    /// The lock on the output directory.
     pub held: Held,
 }
 
 impl RunFiles<'_> {
-    /// Whether the output directory is not there any more.
+    /// Whether the output directory has been removed or replaced.
     pub(super) fn vanished(&self) -> bool {
         self.held.lost() || !self.out.join("run.json").is_file()
     }
 
-    /// Refuses data files that are not what they were when the run began: what it has learned since is of both.
+    /// Returns an error if data files have changed since the run began, because the model would then be trained on a
+    /// mixture of both versions.
     pub(super) fn unchanged(&self) -> Result<(), TrainError> {
         self.data.unchanged(&self.inputs.data)?;
         match self.held_out {
@@ -47,7 +48,7 @@ impl RunFiles<'_> {
         }
     }
 
-    /// Who hears of the steps behind `done`.
+    /// The watchers that record the steps after `done`.
     pub(super) fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
         let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
         let mut watchers = Watchers(vec![Box::new(lines)]);
@@ -59,7 +60,7 @@ impl RunFiles<'_> {
         Ok(watchers)
     }
 
-    /// Saves the run's state; `evaluated` is the last step that was evaluated, and the objective there.
+    /// Saves the run's state. `evaluated` is the step that was evaluated last, with its objective.
     pub(super) fn save(
         &self,
         checkpoint: &Checkpoint,

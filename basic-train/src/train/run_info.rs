@@ -1,4 +1,4 @@
-//! `run.json`: how a run was made, and where it stands.
+//! `run.json`: how a run was made, and its status.
 
 use std::path::Path;
 
@@ -10,43 +10,43 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{TrainError, state};
 use crate::recipe::Recipe;
 
-/// Where a run stands.
+/// The status of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It runs, or was killed.
+    /// The run is in progress, or it was killed.
     Running,
-    /// It was asked to stop and can be resumed.
+    /// The run was asked to stop and can be resumed.
     Stopped,
-    /// The checkpoint is whole.
+    /// The run is done and its checkpoint is complete.
     Done,
-    /// It ended with an error.
+    /// The run ended with an error.
     Failed,
 }
 
 /// How a run was made: `run.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// Where it stands.
+    /// The run's status.
     pub status: Status,
     /// The resolved recipe: every default written out.
     pub recipe: Recipe,
-    /// The devices, where they are several.
+    /// The devices, if there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpec>,
-    /// Steps of the run.
+    /// Number of steps of the run.
     pub steps: usize,
-    /// Samples in the data.
+    /// Number of samples in the data.
     pub samples: usize,
     /// basic's version.
     pub version: String,
     /// Burn's version.
     pub burn: String,
-    /// The source's git revision, where known.
+    /// The source's git revision, if known.
     pub revision: Option<String>,
-    /// Seconds so far, of the last start.
+    /// Seconds since the run was last started.
     pub seconds: f64,
-    /// A checksum of recipe and devices; empty in a record that was written without it.
+    /// A checksum of the recipe and the devices; empty in a record of an earlier version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub checksum: String,
 }
@@ -56,7 +56,7 @@ impl RunInfo {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Resume`] where the directory holds none, or one that cannot be read.
+    /// [`TrainError::Resume`] if the directory holds no record, or one that cannot be read.
     pub fn open(run: &Path) -> Result<Self, TrainError> {
         let path = run.join("run.json");
         let wrong = |reason: String| TrainError::Resume { path: path.clone(), reason };
@@ -65,14 +65,14 @@ impl RunInfo {
         serde_json::from_str(&text).map_err(|e| wrong(format!("is not the record of a run: {e}")))
     }
 
-    /// The checksum of what a run that goes on takes from here.
+    /// The checksum of what a resumed run reads from this record.
     pub(super) fn digest(&self) -> String {
-        // A recipe that has no JSON form cannot be written at all, which whoever writes it hears.
+        // A recipe without a JSON form cannot be written at all, and writing the record reports that.
         let bytes = serde_json::to_vec(&(&self.recipe, &self.devices)).unwrap_or_default();
         format!("{:016x}", xxh3_64(&bytes))
     }
 
-    /// Refuses a recipe that is not the one that was written.
+    /// Returns an error if the recipe was changed after it was written.
     pub(super) fn intact(&self, run: &Path) -> Result<(), TrainError> {
         if self.checksum.is_empty() || self.checksum == self.digest() {
             return Ok(());
@@ -83,13 +83,13 @@ impl RunInfo {
     }
 }
 
-/// What a run that is done lacks of its checkpoint: why that cannot be opened. `None` where it is whole.
+/// Why the checkpoint of a finished run cannot be opened; `None` if it can.
 pub fn lacks(run: &Path) -> Option<String> {
-    // The configuration is the last file to get its name.
+    // `config.json` is the last file that is moved into place, so opening fails if any is missing.
     Checkpoint::open(run).err().map(|error| error.to_string())
 }
 
-/// Whether a run has a state to go on from.
+/// Whether a run has a state to resume from.
 pub fn can_go_on(run: &Path) -> bool {
     !state::saved(run).is_empty()
 }

@@ -1,5 +1,5 @@
-//! What a run needs to go on as if it had never stopped: `checkpoints/step-N/` with the trained parameters, the
-//! optimizer's state, and a record with the checksums of both.
+//! Saves and restores the state of a run in `checkpoints/step-N/`: the trained parameters, the optimizer's state, and a
+//! record with the checksums of both. A resumed run continues as if it had never stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -23,51 +23,51 @@ const RECORD: &str = "state.json";
 const IMAGES: &str = "images.bin";
 const PREFIX: &str = "step-";
 
-/// `state.json`.
+/// The contents of `state.json`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Position {
-    /// Optimizer steps done: with the seed, all that the order of the data depends on.
+    /// Number of optimizer steps done. Together with the seed it determines the order of the data.
     pub step: usize,
-    /// Steps that were skipped because they were not finite.
+    /// Number of steps that were skipped because their loss or gradients were not finite.
     pub skipped_steps: usize,
-    /// Samples that were left out because they are broken, by index.
+    /// Indices of the samples that were left out because they are broken.
     pub skipped_samples: BTreeSet<usize>,
-    /// Steps skipped in a row, up to here.
+    /// Number of consecutive steps skipped up to here.
     pub nonfinite_in_a_row: usize,
-    /// Updates of each parameter.
+    /// Number of updates of each parameter.
     pub updates: BTreeMap<String, usize>,
-    /// What tells whether the data files are still the same.
+    /// A fingerprint of the data files.
     pub data: String,
-    /// The same of the files of the model that the run began with; empty in a state that was saved without it.
+    /// A fingerprint of the model files that the run began with; empty in a state of an earlier version.
     #[serde(default)]
     pub model: String,
-    /// The same of the configurations and vocabularies beside them.
+    /// A fingerprint of the configurations and vocabularies beside the model files.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub beside: String,
-    /// The objective on the held-out set, where there is one.
+    /// The objective on the held-out set, if it was evaluated at this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<f64>,
-    /// Samples that were trained on so far, each as often as it was drawn; unknown in a state that was saved without it.
+    /// Number of samples trained on so far, counting repetitions; `None` in a state of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained: Option<u64>,
-    /// Draws that were left out so far because they are too long.
+    /// Number of draws left out so far because the sample was too long.
     #[serde(default)]
     pub too_long: u64,
-    /// Bytes and checksum (XXH3, 64 bits) of the other files here.
+    /// Length and checksum of the other files in this directory.
     pub files: BTreeMap<String, Checksum>,
-    /// That of this record itself; empty in a state that was saved without it.
+    /// The checksum of this record; empty in a state of an earlier version.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub checksum: String,
 }
 
 impl Position {
-    /// The first step's.
+    /// The position before the first step.
     pub fn start() -> Self {
         Self { trained: Some(0), ..Self::default() }
     }
 
-    /// The record's checksum: over all of its values but those of `model` and `beside`, which are compared with the model
-    /// itself, and `checksum`.
+    /// The record's checksum. It covers all values except `checksum`, and `model` and `beside`, which are compared with
+    /// the model itself.
     fn digest(&self) -> serde_json::Result<String> {
         let (model, beside, checksum) = Default::default();
         let plain = Self { model, beside, checksum, ..self.clone() };
@@ -78,7 +78,7 @@ impl Position {
 /// A file's length and checksum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checksum {
-    /// Bytes.
+    /// Length in bytes.
     pub bytes: u64,
     /// XXH3 (64 bits), in hexadecimal digits.
     pub xxh3: String,
@@ -101,7 +101,7 @@ fn folder(run: &Path) -> PathBuf {
     run.join("checkpoints")
 }
 
-/// The states of a run, the latest first.
+/// The states of a run, from the latest to the earliest.
 pub fn saved(run: &Path) -> Vec<(usize, PathBuf)> {
     let entries = fs::read_dir(folder(run)).into_iter().flatten().flatten();
     let step = |entry: fs::DirEntry| {
@@ -113,11 +113,12 @@ pub fn saved(run: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-/// Saves a state; `images` is what is known of the image files that were read, and `more` writes further files into the same directory. Nothing has its name until all is on disk.
+/// Saves a state. `images` is the record of the image files that have been read, and `more` writes further files into
+/// the same directory. The directory gets its name only when everything is on disk.
 ///
 /// # Errors
 ///
-/// [`TrainError::Io`] that names the file; the states before stay as they are.
+/// [`TrainError::Io`] that names the file; earlier states are not affected.
 pub fn save(
     run: &Path,
     model: &Llava,
@@ -144,7 +145,7 @@ pub fn save(
         position.files.insert(IMAGES.into(), checksum(&staged.path().join(IMAGES)).map_err(io(IMAGES))?);
     }
     more(staged.path())?;
-    // JSON has no other numbers.
+    // JSON has no NaN or infinity.
     position.evaluation = position.evaluation.filter(|value| value.is_finite());
     position.checksum = position.digest().map_err(|e| io(RECORD)(e.into()))?;
     let text = serde_json::to_string_pretty(&position).map_err(|e| io(RECORD)(e.into()))?;
@@ -153,8 +154,9 @@ pub fn save(
     Ok(target)
 }
 
-/// Removes all states but the last `keep` up to `step` and the best one, and those to which somebody added files. Those behind `step`, where the run stands, are
-/// damaged ones that it could not go on from: they must not count among the last.
+/// Removes all states except the last `keep` states up to `step`, the best one, and those to which others have added
+/// files. States after `step`, where the run now is, are damaged ones that it could not resume from, so they do not
+/// count among the last.
 ///
 /// # Errors
 ///
@@ -169,7 +171,7 @@ pub fn prune(run: &Path, keep: usize, step: usize) -> Result<(), TrainError> {
         if Contents::Part.check(&path).is_err() {
             continue;
         }
-        // Renamed first: a directory that is half removed must not look like a state.
+        // Renamed first, so that a partly removed directory is not taken for a state.
         let doomed = path.with_file_name(format!(".basic-stale-{}", path.file_name().unwrap_or_default().display()));
         let io = |source| TrainError::Io { path: path.clone(), source };
         fs::rename(&path, &doomed).map_err(io)?;
@@ -178,7 +180,7 @@ pub fn prune(run: &Path, keep: usize, step: usize) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Removes what a killed run left half-written; the run must be this process's own.
+/// Removes what a killed run left half-written; the caller must hold the run's lock.
 pub fn sweep(run: &Path) {
     [run, &folder(run)].into_iter().for_each(crash_cleanup::sweep);
 }
@@ -198,7 +200,7 @@ fn record(state: &Path) -> Result<Position, String> {
     }
 }
 
-/// The step in the name of a state's folder.
+/// The step number in the name of a state's folder.
 fn step_of(name: &str) -> Option<usize> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
@@ -206,7 +208,7 @@ fn step_of(name: &str) -> Option<usize> {
 /// Reads a state's record and checks its files.
 fn verify(state: &Path) -> Result<Position, String> {
     let position = record(state)?;
-    // A state of a run that read no image files, or of an earlier version, knows nothing of them.
+    // A state has no record of image files if the run read none, or if an earlier version wrote it.
     let images = position.files.contains_key(IMAGES).then_some(IMAGES);
     for name in [PARAMETERS, OPTIMIZER].into_iter().chain(images) {
         let path = state.join(name);
@@ -226,11 +228,11 @@ fn verify(state: &Path) -> Result<Position, String> {
     Ok(position)
 }
 
-/// The latest state that is whole; `warn` hears of each that is not.
+/// The latest undamaged state; `warn` is called for each damaged one.
 ///
 /// # Errors
 ///
-/// [`TrainError::Resume`] where there are states and all of them are damaged.
+/// [`TrainError::Resume`] if there are states but all of them are damaged.
 pub fn latest(run: &Path, warn: &mut dyn FnMut(&str)) -> Result<Option<(PathBuf, Position)>, TrainError> {
     let mut damaged = Vec::new();
     for (_, path) in saved(run) {
@@ -251,7 +253,7 @@ pub fn latest(run: &Path, warn: &mut dyn FnMut(&str)) -> Result<Option<(PathBuf,
     }
 }
 
-/// What a state knows of the image files that were read; `None` where it knows nothing.
+/// A state's record of the image files that were read; `None` if it has none.
 ///
 /// # Errors
 ///
@@ -262,11 +264,12 @@ pub fn images(state: &Path, position: &Position) -> Result<Option<Vec<u8>>, Trai
     read.map_err(|source| TrainError::Io { path, source })
 }
 
-/// Puts a state into a model and an optimizer that were made by the same recipe.
+/// Restores a state into a model and an optimizer that were made from the same recipe.
 ///
 /// # Errors
 ///
-/// [`TrainError::Resume`] where a tensor is absent, unexpected or of another shape; [`TrainError::Io`].
+/// [`TrainError::Resume`] if a tensor is missing, unexpected or of another shape; [`TrainError::Io`] if a file cannot
+/// be read.
 pub fn restore(
     state: &Path,
     position: &Position,
@@ -293,7 +296,7 @@ pub fn restore(
     Ok(model)
 }
 
-/// The parameters that are trained, with Hugging Face's names and orientation.
+/// The trained parameters, with Hugging Face's names and orientation.
 pub(super) fn trained<M: Module>(module: &M) -> Vec<Outgoing> {
     struct Trained {
         path: ParamPath,
@@ -319,15 +322,15 @@ pub(super) fn trained<M: Module>(module: &M) -> Vec<Outgoing> {
     trained.found
 }
 
-/// Fills what is trained from a file, by name.
+/// Fills the trained parameters from a file, by name.
 pub(super) struct Fill<'a> {
     pub path: ParamPath,
     pub file: Tensors,
-    /// The names that were found.
+    /// The names that were found in the file.
     pub taken: Vec<String>,
-    /// The first thing that did not fit.
+    /// The first error.
     pub failed: Option<String>,
-    /// Which names are asked for.
+    /// Selects the names to be filled.
     pub only: &'a dyn Fn(&str) -> bool,
 }
 

@@ -1,4 +1,4 @@
-//! Where a run's batches come from: one loader, shared by the replicas of a run.
+//! Provides a run's batches from one loader that all replicas of the run share.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use basic_models::checkpoint::EncoderFiles;
 use super::TrainError;
 use crate::recipe::{Recipe, Stage, bounded};
 
-/// The steps of a run, each drawn and made ready once and given to every replica.
+/// The steps of a run. Each is drawn and prepared once and given to every replica.
 #[derive(Debug)]
 pub struct StepSource {
     data: Arc<dyn Samples>,
@@ -27,11 +27,11 @@ struct Current {
 }
 
 impl StepSource {
-    /// The samples of `recipe` over `data`; nothing is read yet but what the order needs.
+    /// The steps of `recipe` over `data`; only what the order needs is read here.
     ///
     /// # Errors
     ///
-    /// A style that the checkpoint cannot give, or a length that it cannot take.
+    /// [`TrainError`] if the checkpoint does not support the style or the length.
     pub fn new(recipe: &Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
         let mut preparer = Preparer::new(checkpoint, style, &recipe.loader)?;
@@ -49,12 +49,12 @@ impl StepSource {
         Ok(Self { data, preparer, sampler, steps, current: Mutex::default() })
     }
 
-    /// Optimizer steps of the run.
+    /// Number of optimizer steps of the run.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// What makes its samples ready.
+    /// The preparer of the samples.
     pub fn preparer(&self) -> &Preparer {
         &self.preparer
     }
@@ -64,17 +64,17 @@ impl StepSource {
         &*self.data
     }
 
-    /// Passes over the data after `steps` steps.
+    /// Number of passes over the data after `steps` steps.
     pub fn epochs(&self, steps: usize) -> f64 {
         self.sampler.epochs(steps)
     }
 
-    /// Starts the workers at `first` (0-based). `held` are the images whose features each replica has; `skipped` are
-    /// the samples that were left out before.
+    /// Starts the workers at step `first` (0-based). `held` lists the images whose features each replica has cached;
+    /// `skipped` holds the samples that were left out before.
     ///
     /// # Errors
     ///
-    /// Where no worker thread could be started.
+    /// [`TrainError::Loader`] if no worker thread could be started.
     pub fn start(
         &self,
         recipe: &Recipe,
@@ -97,11 +97,12 @@ impl StepSource {
         Ok(())
     }
 
-    /// The samples of `step` (0-based). Steps come in order; a replica may ask for the one that another has asked for.
+    /// The samples of `step` (0-based). Steps must be requested in order; each replica may request the same step.
+    /// `None` if an earlier request has failed.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Loader`] for a sample that cannot be trained on; `None` to those who ask after that.
+    /// [`TrainError::Loader`] for a sample that cannot be trained on.
     pub fn step(&self, step: usize) -> Result<Option<Arc<StepSamples>>, TrainError> {
         let mut current = self.lock();
         if let Some(held) = current.step.as_ref().filter(|held| held.step == step) {

@@ -1,4 +1,4 @@
-//! Tensors of a run's own state, in safetensors: written and read one at a time.
+//! Reads and writes the tensors of a run's state in safetensors, one at a time.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,7 +9,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-/// A tensor to write; its values are fetched from the device when its turn comes.
+/// A tensor to be written; its values are read from the device only when it is written.
 pub struct Outgoing {
     name: String,
     shape: Vec<usize>,
@@ -18,12 +18,13 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// What it is called in the file.
+    /// The tensor's name in the file.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// `transpose` swaps the axes of a matrix on disk: Hugging Face's `[out, in]` for Burn's `[in, out]`.
+    /// A tensor to be written. `transpose` swaps the axes of a matrix on disk: Hugging Face's `[out, in]` for Burn's
+    /// `[in, out]`.
     pub fn new<const D: usize>(name: String, tensor: Tensor<D>, transpose: bool) -> Self {
         let tensor = tensor.without_autodiff();
         let (mut shape, dtype) = (tensor.dims().to_vec(), tensor.dtype());
@@ -66,7 +67,7 @@ fn dtype_on_disk(dtype: DType) -> std::io::Result<Dtype> {
 ///
 /// # Errors
 ///
-/// The operating system's, or the device's where a tensor could not be read.
+/// An I/O error, also if a tensor could not be read from the device.
 pub fn write(path: &Path, tensors: Vec<Outgoing>) -> std::io::Result<()> {
     let mut infos = Vec::with_capacity(tensors.len());
     let mut end = 0;
@@ -92,7 +93,7 @@ pub fn write(path: &Path, tensors: Vec<Outgoing>) -> std::io::Result<()> {
     out.into_inner().map_err(|e| e.into_error())?.sync_all()
 }
 
-/// An opened file.
+/// An opened safetensors file.
 pub struct Tensors {
     file: File,
     start: u64,
@@ -104,7 +105,7 @@ impl Tensors {
     ///
     /// # Errors
     ///
-    /// The operating system's, or that of a header that is none.
+    /// An I/O error, also if the header is not valid.
     pub fn open(path: &Path) -> std::io::Result<Self> {
         let wrong = |reason: String| std::io::Error::new(std::io::ErrorKind::InvalidData, reason);
         let mut file = File::open(path)?;
@@ -131,11 +132,11 @@ impl Tensors {
         self.metadata.tensors().into_keys()
     }
 
-    /// Reads one tensor; `None` where there is none of this name. `transpose` as for [`Outgoing::new`].
+    /// Reads one tensor; `None` if there is no tensor of this name. `transpose` works as in [`Outgoing::new`].
     ///
     /// # Errors
     ///
-    /// The operating system's.
+    /// An I/O error, also for a tensor of an unsupported type.
     pub fn read(&mut self, name: &str, transpose: bool) -> std::io::Result<Option<TensorData>> {
         let Some(info) = self.metadata.info(name) else { return Ok(None) };
         let dtype = match info.dtype {

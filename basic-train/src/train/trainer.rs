@@ -1,4 +1,4 @@
-//! The steps of a stage. Reads from top to bottom as a step goes: draw, collate, forward, losses, backward, update.
+//! Runs the steps of a stage. The file follows the order of a step: draw, collate, forward, losses, backward, update.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::recipe::{Mode, Part, Recipe};
 use crate::watch::memory::Memory;
 use crate::watch::{Alignment, Meter, StepMetrics, Work, alignment, flops};
 
-/// Sees every step as it is done.
+/// Called with the metrics of every step after it is done.
 pub type Progress<'a> = &'a mut (dyn FnMut(&StepMetrics, usize) + Send);
 
 /// A stage in progress, or one replica of it.
@@ -41,13 +41,13 @@ pub struct Trainer<'a> {
     started: bool,
 }
 
-/// What a step adds up over its parts, and then over the replicas.
+/// What a step sums over its micro-batches and then over the replicas.
 #[derive(Default)]
 struct Sums {
     losses: Option<Losses>,
-    /// What [`alignment`] reads, `[2]`.
+    /// The sums that [`alignment`] returns, `[2]`.
     alignment: Option<Tensor<1>>,
-    /// Images with text after them, and patches.
+    /// Number of images with text after them, and number of patches.
     images: [f64; 2],
     work: Work,
 }
@@ -73,11 +73,11 @@ impl Sums {
 }
 
 impl<'a> Trainer<'a> {
-    /// A stage at its first step, on one device.
+    /// A stage at its first step, on a single device.
     ///
     /// # Errors
     ///
-    /// A style that the checkpoint cannot give.
+    /// [`TrainError`] if the checkpoint does not support the style or the length.
     pub fn new(recipe: &'a Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
         let source = Arc::new(StepSource::new(recipe, checkpoint, data)?);
         Ok(Self::replica(recipe, source, Arc::new(Solo), Caches::new(recipe)))
@@ -107,20 +107,20 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Resume`] where the state does not fit the model.
+    /// [`TrainError::Resume`] if the state does not fit the model.
     pub fn restore(&mut self, model: Llava, state: &Path, position: Position) -> Result<Llava, TrainError> {
         let model = state::restore(state, &position, model, &mut self.optimizer)?;
         self.position = position;
         Ok(model)
     }
 
-    /// Takes over where another replica stands.
+    /// Copies the optimizer's state and the position of another replica.
     pub fn follow(&mut self, other: &Trainer, device: &Device) {
         self.optimizer = other.optimizer.clone().to_device(device);
         self.position = other.position.clone();
     }
 
-    /// Steps of the whole stage.
+    /// Number of steps of the whole stage.
     pub fn steps(&self) -> usize {
         self.source.steps()
     }
@@ -130,23 +130,23 @@ impl<'a> Trainer<'a> {
         self.collective.rank()
     }
 
-    /// Whether any replica says yes: they must stop at the same step.
+    /// Whether `own` is true on any replica; used so that all replicas stop at the same step.
     ///
     /// # Errors
     ///
-    /// Where another replica has failed.
+    /// [`TrainError::Collective`] if another replica has failed.
     pub fn agree(&self, own: bool) -> Result<bool, TrainError> {
         let mut votes = [f64::from(u8::from(own))];
         self.collective.sum_f64(&mut votes)?;
         Ok(votes[0] > 0.0)
     }
 
-    /// Steps done.
+    /// Number of steps done.
     pub fn done(&self) -> usize {
         self.position.step
     }
 
-    /// Where the stage stands.
+    /// The current position of the stage.
     pub fn position(&self) -> &Position {
         &self.position
     }
@@ -156,18 +156,18 @@ impl<'a> Trainer<'a> {
         &self.optimizer
     }
 
-    /// Does the next step. Where its loss or gradients are not finite, the parameters stay as they are.
+    /// Runs the next step. If its loss or gradients are not finite, the parameters stay unchanged.
     ///
     /// # Errors
     ///
-    /// [`TrainError`] for a sample that cannot be trained on, too many steps in a row that are not finite, a failing
-    /// device or replica.
+    /// [`TrainError`] for a sample that cannot be trained on, too many consecutive steps that are not finite, or a
+    /// device or replica that fails.
     pub fn step(&mut self, model: Llava) -> Result<(Llava, StepMetrics), TrainError> {
         let start = Instant::now();
         let (step, steps, recipe) = (self.position.step, self.steps(), self.recipe);
         self.start()?;
         let Some(samples) = self.source.step(step)? else {
-            // Another replica has met what is wrong with the data: the collective tells what.
+            // Another replica has found the data broken; the collective returns its error.
             self.collective.barrier()?;
             return Err(TrainError::NothingTrained { step: step + 1 });
         };
@@ -194,13 +194,13 @@ impl<'a> Trainer<'a> {
         let total = losses.total() as f32;
         let factor = recipe.schedule.factor(step, steps);
         let skipped = !readout.is_finite();
-        // A step whose samples were all left out has no gradients, and is no reason to stop.
+        // A step whose samples were all left out has no gradients; it does not end the run.
         let model = match samples.samples() {
             0 => model,
             _ => self.optimizer.apply(model, gradients, &readout, factor),
         };
         let in_a_row = if skipped { self.position.nonfinite_in_a_row + 1 } else { 0 };
-        // One step that is left out changes little, were it the last; a run must not end in a row of them.
+        // A single skipped step is acceptable even at the end, but a run must not end in several of them.
         let ends_so = step + 1 == steps && (in_a_row > 1 || (skipped && step == 0));
         if ends_so || in_a_row > recipe.train.max_nonfinite {
             let (loss, norm) = (total, readout.grad_norm);
@@ -209,7 +209,7 @@ impl<'a> Trainer<'a> {
         self.position.step += 1;
         self.position.nonfinite_in_a_row = in_a_row;
         self.position.skipped_steps += usize::from(skipped);
-        // Not the source's own list: a replica that is ahead may have drawn the next step already.
+        // Taken from this step and not from the source, because a faster replica may have drawn the next step already.
         let broken = samples.skipped.iter().filter(|skipped| !skipped.too_long);
         self.position.skipped_samples.extend(broken.map(|skipped| skipped.index));
         self.position.too_long += samples.skipped.iter().filter(|skipped| skipped.too_long).count() as u64;
@@ -240,7 +240,7 @@ impl<'a> Trainer<'a> {
         Ok((model, metrics))
     }
 
-    /// Starts the source of a stage on one device, at the step where the stage stands.
+    /// Starts the source of a single-device stage at the current step.
     fn start(&mut self) -> Result<(), TrainError> {
         if !self.started {
             let held = vec![self.caches.held()];
@@ -251,7 +251,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// A part on the model's device.
+    /// Collates a micro-batch on the model's device.
     fn batch(&mut self, model: &Llava, part: &MicroBatch) -> Result<Batch, TrainError> {
         let preparer = self.source.preparer();
         let mut batch = match &mut self.caches.own {
@@ -264,7 +264,8 @@ impl<'a> Trainer<'a> {
         Ok(batch)
     }
 
-    /// The other encoder that a method of the objective compares with, on the model's device; `None` where none does.
+    /// The second encoder that a supervision method compares with, on the model's device; `None` if no method needs
+    /// one.
     ///
     /// # Errors
     ///
@@ -277,7 +278,7 @@ impl<'a> Trainer<'a> {
         Ok(self.other.clone())
     }
 
-    /// What a part costs.
+    /// The arithmetic of a micro-batch.
     fn work(&mut self, model: &Llava, part: &MicroBatch) -> Work {
         let (recipe, world) = (self.recipe, self.collective.world());
         let whole = || Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect::<Vec<_>>();
@@ -297,8 +298,8 @@ impl<'a> Trainer<'a> {
         meter.work(part.samples(), &counts)
     }
 
-    /// The losses over all replicas with the norms of the gradients, which are the same on all; what v has to do with
-    /// V^; and all that was computed.
+    /// Reads back and sums over all replicas: the losses, the alignment of v with V^, and the work done. The gradient
+    /// norms are the same on all replicas.
     fn read(
         &self,
         model: &Llava,
@@ -318,7 +319,7 @@ impl<'a> Trainer<'a> {
         let (read, rest) = values.split_at(own);
         let mut read = read.iter().copied();
         let losses = losses.map(|_, _| read.next().unwrap_or(f64::NAN));
-        // A sum that leaves f32's range is not finite, as it was not on the device.
+        // A sum that exceeds the range of f32 becomes infinite, as it would have on the device.
         readout.values = losses.named().map(|(_, value)| *value as f32).chain([losses.total() as f32]).collect();
         let at = |index: usize| rest.get(index).copied().unwrap_or_default();
         let aligned = Alignment::from_sums(std::array::from_fn(at));
@@ -327,7 +328,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// The gradient norms of the parts that have one.
+/// The gradient norms of the parts that have gradients.
 fn part_norms(readout: &StepReadout) -> BTreeMap<&'static str, f64> {
     let norm = |part: Part| {
         let norms = part.prefixes().iter().filter_map(|prefix| readout.norm_below(prefix));

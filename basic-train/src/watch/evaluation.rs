@@ -1,4 +1,4 @@
-//! Looking at the model during a run: losses on held-out samples, and what it says about some of them.
+//! Evaluates the model during a run: losses on held-out samples, and generated answers to some of them.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -23,15 +23,15 @@ use crate::batch_error::BatchError;
 /// How the model is looked at.
 #[derive(Debug, Clone)]
 pub struct EvaluationOptions {
-    /// At most so many samples, the set's first.
+    /// The largest number of samples that are evaluated, from the beginning of the set.
     pub samples: usize,
-    /// Samples computed together.
+    /// Number of samples that are computed together.
     pub batch_size: usize,
-    /// How many of them are answered.
+    /// The number of these samples for which the model generates an answer.
     pub predictions: usize,
-    /// At most so many tokens an answer.
+    /// The largest number of tokens in an answer.
     pub max_new_tokens: usize,
-    /// The other vision encoder that a method of the objective compares with, where one does.
+    /// The second vision encoder that a supervision method compares with, if one does.
     pub encoder: Option<Arc<FrozenEncoder>>,
 }
 
@@ -44,38 +44,38 @@ impl Default for EvaluationOptions {
 /// One line of `eval.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// After which step.
+    /// The step after which the model was evaluated.
     pub step: usize,
-    /// The mean cross entropy over the target tokens, and every term of the methods over the samples with images,
-    /// unweighted; 0 where one is off.
+    /// The mean cross entropy over the target tokens, and every term of the supervision methods over the samples with
+    /// images, unweighted; 0 for a term that is not active.
     #[serde(flatten)]
     pub losses: Losses<f64>,
-    /// The objective.
+    /// The objective: the weighted sum of the losses.
     pub total: f64,
-    /// Samples.
+    /// Number of samples.
     pub samples: usize,
-    /// Target tokens.
+    /// Number of target tokens.
     pub tokens: usize,
-    /// Seconds that it took.
+    /// Duration in seconds.
     pub seconds: f64,
-    /// Answers to the first samples.
+    /// Generated answers to the first samples.
     pub predictions: Vec<Sampled>,
 }
 
-/// What the model says, greedily, where a sample has its last answer.
+/// The greedy answer of the model to a sample's last question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sampled {
     /// The prompt.
     pub prompt: String,
-    /// The images' names.
+    /// The names of the images.
     pub images: Vec<String>,
-    /// The sample's answer.
+    /// The answer in the data.
     pub expected: String,
-    /// The model's.
+    /// The model's answer.
     pub answer: String,
 }
 
-/// Why the model could not be looked at.
+/// Why the model could not be evaluated.
 #[derive(Debug, Error)]
 pub enum EvaluationError {
     /// The data, the checkpoint, a setting of a supervision method, or the device.
@@ -84,16 +84,16 @@ pub enum EvaluationError {
     /// Generation.
     #[error(transparent)]
     Generate(#[from] GenerateError),
-    /// The model's own fault.
+    /// The model gives values that are not finite.
     #[error("the model after step {step}: {}: sample {place}: {source}", file.display())]
     NotFinite {
         /// The step.
         step: usize,
         /// The file of held-out samples.
         file: PathBuf,
-        /// The sample that was to be answered.
+        /// The sample for which an answer was generated.
         place: String,
-        /// Why.
+        /// The error of the generation.
         source: GenerateError,
     },
 }
@@ -107,7 +107,8 @@ where
     }
 }
 
-/// Losses on held-out samples without gradient, and greedy answers to the first of them. The model stays as it is.
+/// Computes the losses on held-out samples without gradients, and greedy answers to the first of them. The model is not
+/// changed.
 ///
 /// # Errors
 ///
@@ -123,11 +124,11 @@ pub fn evaluate(
 ) -> Result<Evaluation, EvaluationError> {
     let start = Instant::now();
     let model = model.clone().valid();
-    // A trained encoder gives other features at every evaluation: nothing is kept.
+    // Features are not kept, because a trained encoder gives different ones at every evaluation.
     let (mut cache, mut cache_of_other) = (VisionCache::new(0), VisionCache::new(0));
     let count = options.samples.min(data.len());
     let samples: Vec<Sample> = (0..count).map(|index| data.sample(index)).collect::<Result<_, _>>()?;
-    // Sums over the tokens, and over the samples with images.
+    // Sums over the target tokens for the cross entropy, and over the samples with images for the terms.
     let mut sums = objective.zeros(&model.device()).map(|_, _| 0.0_f64);
     let (mut tokens, mut image_samples) = (0, 0);
     for chunk in samples.chunks(options.batch_size.max(1)) {
@@ -164,7 +165,7 @@ pub fn evaluate(
     Ok(Evaluation { step, losses, total, samples: samples.len(), tokens, seconds, predictions })
 }
 
-/// Greedy answers where the samples have their last ones.
+/// Generates the model's answer to the last question of each sample.
 fn answers(
     step: usize,
     model: &Llava,
@@ -183,12 +184,12 @@ fn answers(
         let Some(last) = sample.messages.iter().rposition(|message| message.role == Role::Assistant) else { continue };
         let turns = &sample.messages[..last];
         let rendered = render_prompt(style, turns, checkpoint.tokenizer.specials())?;
-        // Turns behind the last answer may have images of their own.
+        // Turns after the last answer may have images too, which do not belong to the prompt.
         let images: usize = turns.iter().map(Message::images).sum();
         let sources = &sample.images[..images.min(sample.images.len())];
         let prompt = rendered.text.clone();
         let tokens = tokenize_prompt(&checkpoint.tokenizer, rendered, checkpoint.visual_tokens(), sources.len())?;
-        // A conversation that ends where the context does leaves no room for an answer.
+        // A conversation that already fills the context leaves no room for an answer.
         let room = checkpoint.config.text_config.context().saturating_sub(tokens.ids.len());
         if room == 0 {
             continue;
@@ -222,9 +223,9 @@ fn answers(
 }
 
 impl Evaluation {
-    /// The predictions as a Markdown table.
+    /// The predictions formatted as a Markdown table.
     pub fn markdown(&self) -> String {
-        // A bar would end a cell, a line break the row.
+        // A `|` would end a cell, and a line break would end the row.
         let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ");
         let mut table = String::from("| images | prompt | expected | answer |\n|---|---|---|---|\n");
         for Sampled { prompt, images, expected, answer } in &self.predictions {

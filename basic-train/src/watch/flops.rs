@@ -1,7 +1,7 @@
-//! The arithmetic that a training step needs: what MFU (model FLOPs utilization) counts.
+//! Counts the FLOPs of a training step, from which MFU (model FLOPs utilization) is computed.
 //!
-//! A product `[m, k] x [k, n]` is `2 m k n` FLOPs. Forward, per layer and position, with d the width, h and h_kv the heads,
-//! e their width and f the MLP's:
+//! A product `[m, k] x [k, n]` takes `2 m k n` FLOPs. The forward pass takes, per layer and position, with width d, h
+//! query heads and h_kv key-value heads of width e, and MLP width f:
 //!
 //! ```text
 //! decoder    2 (2 d h e + 2 d h_kv e + 3 d f), and 4 h e for each key that the position sees (its own included)
@@ -10,28 +10,30 @@
 //! head       2 d V, per target token: the loss is computed on these rows alone
 //! ```
 //!
-//! Backward, a product costs once its forward for the gradient of what goes in, and once for that of its weights. Weights
-//! that are frozen (LoRA's base too) cost the first alone, since the gradient passes through them on its way to the
-//! projector; parts before the first trained one cost nothing. Attention's products have two inputs and no weights:
-//! twice their forward wherever a gradient passes.
+//! In the backward pass, a product costs as much as its forward pass for the gradient of its input, and the same again
+//! for the gradient of its weights. Frozen weights (LoRA's base included) cost only the first, because the gradient
+//! passes through them on its way to the projector; parts before the first trained one cost nothing. The products of
+//! attention have two inputs and no weights, so they cost twice their forward pass wherever a gradient passes.
 //!
-//! Not counted, as is usual: norms, activations, rotary positions, the optimizer, adapters, padding, what activation
-//! recompute runs twice, and the supervision's own losses, so that both arms are measured by the same rule.
+//! As is usual, the following are not counted: norms, activations, rotary positions, the optimizer, adapters, padding,
+//! the second run of recomputed activations, and the supervision methods' own losses, so that runs with and without
+//! supervision are measured by the same rule.
 
 use basic_models::LlavaConfig;
 
 use crate::recipe::Part;
 
-/// What a step computes on.
+/// The amounts that a step computes on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BatchCounts {
-    /// Positions of each sequence, visual ones included, without padding; of each sample where samples are packed.
+    /// Number of positions of each sequence, including visual tokens but no padding; of each sample if samples are
+    /// packed.
     pub lengths: Vec<usize>,
-    /// Target tokens.
+    /// Number of target tokens.
     pub labels: usize,
-    /// Images that the projector ran on.
+    /// Number of images that the projector ran on.
     pub images: usize,
-    /// Images that the vision encoder ran on: fewer where a frozen encoder's features are kept.
+    /// Number of images that the vision encoder ran on, which is smaller if a frozen encoder's features are cached.
     pub encoded: usize,
 }
 
@@ -45,7 +47,7 @@ pub struct ModelFlops {
 }
 
 impl ModelFlops {
-    /// For a model of which `trained` is trained whole; all else is frozen, or has adapters.
+    /// For a model whose parts in `trained` are fully trained; all others are frozen or have adapters.
     pub fn new(config: &LlavaConfig, trained: &[Part]) -> Self {
         let trains = |part| trained.contains(&part);
         Self {
@@ -56,9 +58,9 @@ impl ModelFlops {
         }
     }
 
-    /// Forward and backward of a step.
+    /// The FLOPs of a step, forward and backward.
     pub fn step(&self, counts: &BatchCounts) -> f64 {
-        // Per unit of forward: what a frozen, and what a trained part costs in all.
+        // The total cost of a trained or a frozen part relative to its forward pass.
         let weights = |trained: bool| if trained { 3.0 } else { 2.0 };
         let tokens: usize = counts.lengths.iter().sum();
         let decoder = self.decoder_products(tokens) + self.head(counts.labels);
@@ -68,11 +70,11 @@ impl ModelFlops {
             + 3.0 * attention
             + self.projector(counts.images)
             + encoder * (self.encoder(counts.encoded))
-            // The pixels need no gradient.
+            // The pixels need no gradient, so the patch embedding costs only twice its forward pass.
             - if self.vision { self.patches(counts.encoded) } else { 0.0 }
     }
 
-    /// The forward pass alone.
+    /// The FLOPs of the forward pass alone.
     pub fn forward(&self, counts: &BatchCounts) -> f64 {
         let tokens: usize = counts.lengths.iter().sum();
         let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
@@ -92,7 +94,7 @@ impl ModelFlops {
         let text = &self.config.text_config;
         let pairs = |window: Option<usize>| {
             let window = window.unwrap_or(length).min(length) as f64;
-            // The first positions see all before them, the later ones a whole window.
+            // The first positions attend to all positions before them, the later ones to a whole window.
             window * (window + 1.0) / 2.0 + (length as f64 - window) * window
         };
         let all: f64 = (0..text.num_hidden_layers).map(|layer| pairs(text.window(layer))).sum();
@@ -118,7 +120,7 @@ impl ModelFlops {
 
     fn projector(&self, images: usize) -> f64 {
         let layer = |(index, flops): (usize, f64)| {
-            // The features' gradient is of use to the encoder alone.
+            // The gradient of the features is needed only if the encoder is trained.
             let input = self.vision || (self.projector && index > 0);
             flops * (1.0 + f64::from(u8::from(self.projector)) + f64::from(u8::from(input)))
         };
@@ -133,7 +135,8 @@ impl ModelFlops {
 
     fn encoder(&self, images: usize) -> f64 {
         let vision = &self.config.vision_config;
-        // The layers behind the last one that is projected do not run. The configuration was validated: it names some.
+        // Layers after the last one whose features are used do not run. A validated configuration names at least one
+        // layer.
         let layers = self.config.feature_layers().unwrap_or_default().into_iter().max().unwrap_or(0) as f64;
         let positions = (vision.num_patches() + vision.special_positions()) as f64;
         let (d, f) = (vision.hidden_size as f64, vision.intermediate_size as f64);

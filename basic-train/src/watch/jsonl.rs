@@ -1,4 +1,4 @@
-//! Records as lines of JSON: `metrics.jsonl` and `eval.jsonl`.
+//! Writes records as lines of JSON: `metrics.jsonl` and `eval.jsonl`.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Evaluation, StepMetrics, WatchError, Watcher};
 
-/// Writes `metrics.jsonl`, one line a step, and `eval.jsonl`, one line an evaluation. Each line is one write, so another
-/// process that follows the files sees whole lines.
+/// Writes `metrics.jsonl`, one line per step, and `eval.jsonl`, one line per evaluation. Each line is a single write,
+/// so that a process that follows the files sees complete lines.
 #[derive(Debug)]
 pub struct Jsonl {
     steps: Lines,
-    /// Made at the first evaluation: a run without any has no such file.
+    /// Created at the first evaluation, so a run without evaluations has no such file.
     evaluations: Option<Lines>,
     evaluations_path: PathBuf,
 }
@@ -28,7 +28,7 @@ struct Lines {
 }
 
 impl Jsonl {
-    /// The files of a new run in `dir`.
+    /// Creates the files of a new run in `dir`.
     ///
     /// # Errors
     ///
@@ -39,8 +39,8 @@ impl Jsonl {
         Ok(Self { steps: Lines { path, file }, evaluations: None, evaluations_path: dir.join("eval.jsonl") })
     }
 
-    /// The files of a run that goes on after step `done`: records of later steps, and lines that were cut off,
-    /// are taken away.
+    /// Opens the files of a run that resumes after step `done`; records of later steps and incomplete lines are
+    /// removed.
     ///
     /// # Errors
     ///
@@ -55,8 +55,8 @@ impl Jsonl {
     }
 }
 
-/// What is missing of the steps up to `done` in the `metrics.jsonl` of a run that goes on: lines that were damaged or
-/// taken away. `None` where nothing is, or where there is no such file.
+/// The steps up to `done` that are missing in the `metrics.jsonl` of a resumed run, because lines were damaged or
+/// removed. `None` if no step is missing, or if there is no such file.
 pub fn missing_steps(dir: &Path, done: usize) -> Option<String> {
     let path = dir.join("metrics.jsonl");
     let text = outside::read(&path).ok()?;
@@ -67,7 +67,7 @@ pub fn missing_steps(dir: &Path, done: usize) -> Option<String> {
     Some(format!("{}: {count} of {done} steps are missing or damaged, the first is step {first}", path.display()))
 }
 
-/// The step of a line that is whole.
+/// The step of a complete line.
 fn step_of(line: &[u8]) -> Option<usize> {
     #[derive(Deserialize)]
     struct Record {
@@ -101,7 +101,8 @@ impl Lines {
         self.file.write_all(&line).map_err(io(&self.path))
     }
 
-    /// Opens a file of an earlier process with its whole lines of steps up to `done`; `None` where there is no file.
+    /// Opens a file of an earlier process and keeps its complete lines of steps up to `done`; `None` if there is no
+    /// file.
     fn kept(path: &Path, done: usize) -> Result<Option<Self>, WatchError> {
         let text = match outside::read(path) {
             Ok(text) => text,

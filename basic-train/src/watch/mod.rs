@@ -1,14 +1,14 @@
-//! Watching a run: what a step measures beside its losses, and where that is written.
+//! Records what the steps of a run measure besides their losses.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `metrics.jsonl` | one line a step ([`Jsonl`]) |
-//! | `eval.jsonl` | one line an evaluation: losses on held-out samples, greedy predictions ([`Jsonl`]) |
-//! | `tensorboard/` | the same as event files ([`TensorBoard`]) |
+//! | `metrics.jsonl` | one line per step ([`Jsonl`]) |
+//! | `eval.jsonl` | one line per evaluation: losses on held-out samples, greedy predictions ([`Jsonl`]) |
+//! | `tensorboard/` | the same records as event files ([`TensorBoard`]) |
 //!
-//! [`Meter`] turns a step's work and time into samples/s, tokens/s and MFU ([`flops`], [`peak`]); [`alignment`] gives the
-//! attention mass on the image and the cosine between v and V^; [`memory`] reads the process's and the device's memory.
-//! docs/watching.md defines every key.
+//! [`Meter`] computes samples/s, tokens/s and MFU from a step's work and time ([`flops`], [`peak`]); [`alignment`]
+//! measures the attention mass on the image and the cosine between v and V^; [`memory`] reads the memory of the process
+//! and of the device. docs/watching.md defines every key.
 
 mod alignment;
 mod evaluation;
@@ -33,7 +33,7 @@ pub use meter::{Meter, Speed, Work};
 pub use step::StepMetrics;
 pub use tensorboard::TensorBoard;
 
-/// Why a record could not be kept.
+/// Why a record could not be written.
 #[derive(Debug, Error)]
 pub enum WatchError {
     /// A file could not be read or written.
@@ -41,36 +41,36 @@ pub enum WatchError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Metrics that have no JSON form.
+    /// The metrics could not be converted to JSON.
     #[error("the metrics of step {step} could not be written as JSON: {reason}")]
     Json {
         /// The step.
         step: usize,
-        /// Why.
+        /// The error of the conversion.
         reason: String,
     },
 }
 
-/// Keeps what a run reports.
+/// Records what a run reports.
 pub trait Watcher: Send {
-    /// A step is done.
+    /// Called after a step.
     ///
     /// # Errors
     ///
     /// [`WatchError`] that names the file.
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), WatchError>;
 
-    /// The model was evaluated on held-out samples.
+    /// Called after the model was evaluated on held-out samples.
     ///
     /// # Errors
     ///
     /// [`WatchError`] that names the file.
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<(), WatchError>;
 
-    /// A text about the run, in Markdown, such as its recipe. Kept where texts have a place: not in JSON lines.
+    /// Records a text about the run in Markdown, such as its recipe. The default, used for JSON lines, ignores it.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ pub trait Watcher: Send {
     }
 }
 
-/// Several watchers as one, asked in order.
+/// Several watchers as one, called in order.
 #[derive(Default)]
 pub struct Watchers(pub Vec<Box<dyn Watcher>>);
 

@@ -1,19 +1,19 @@
-//! Peak arithmetic of known GPUs, by the name that the driver gives.
+//! The peak arithmetic rates of known GPUs, by the name that the driver reports.
 
 use burn::tensor::DType;
 
-/// A GPU's peak rates, dense (NVIDIA's sheets print twice the dense rate for matrices with 2:4 sparsity), in FLOP/s.
+/// A GPU's peak rates in FLOP/s for dense matrices (NVIDIA's data sheets print twice that rate for 2:4 sparsity).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Peak {
-    /// Words of the device's name; all must be there.
+    /// Words in the device's name; all of them must occur.
     words: &'static [&'static str],
-    /// Matrix products in f16, and in bf16 where the GPU has it, accumulated in f32.
+    /// Matrix products in f16, and in bf16 if the GPU supports it, accumulated in f32.
     half: f64,
-    /// Whether it multiplies in bf16.
+    /// Whether the GPU supports products in bf16.
     bf16: bool,
-    /// f32 arithmetic outside the matrix units. Products that the backend takes in TF32 may go beyond it.
+    /// f32 arithmetic outside the matrix units. Products that the backend computes in TF32 may exceed it.
     single: Option<f64>,
-    /// Where the figures are from.
+    /// The source of the numbers.
     pub source: &'static str,
 }
 
@@ -21,7 +21,7 @@ const fn peak(words: &'static [&'static str], half: f64, single: f64, source: &'
     Peak { words, half: half * 1e12, bf16: true, single: Some(single * 1e12), source }
 }
 
-/// More specific names first.
+/// More specific names must come first.
 const TABLE: [Peak; 20] = [
     Peak { words: &["B200"], half: 2250e12, bf16: true, single: None, source: "NVIDIA DGX B200 datasheet, per GPU" },
     peak(&["GH200"], 989.4, 66.9, "NVIDIA GH200 datasheet"),
@@ -52,7 +52,8 @@ const TABLE: [Peak; 20] = [
 ];
 
 impl Peak {
-    /// The GPU of this name; `None` where the table has none. A laptop's GPU of a name runs slower and is not known.
+    /// The GPU with this name; `None` if it is not in the table. Laptop GPUs and other variants of a name run at other
+    /// speeds and are not in the table.
     pub fn of(name: &str) -> Option<Self> {
         let words: Vec<&str> = name.split([' ', '-']).collect();
         if words.iter().any(|word| ["Laptop", "Max", "D", "Ti", "SUPER"].contains(word)) {
@@ -61,7 +62,7 @@ impl Peak {
         TABLE.into_iter().find(|gpu| gpu.words.iter().all(|word| words.contains(word)))
     }
 
-    /// FLOP/s of matrix products in this type, where they are known.
+    /// FLOP/s of matrix products in this type, if known.
     pub fn rate(&self, dtype: DType) -> Option<f64> {
         match dtype {
             DType::F32 => self.single,

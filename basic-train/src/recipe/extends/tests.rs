@@ -52,7 +52,7 @@ fn what_a_recipe_says_holds_over_what_it_extends_key_by_key() {
     let expected =
         Recipe { seed: 5, train: super::super::TrainConfig { batch_size: 1, ..child.train.clone() }, ..child };
     assert_eq!(grandchild, expected);
-    // What the command line sets holds over all of them.
+    // Settings from the command line override all files.
     let set = folder.open("grandchild.toml", &["train.batch_size=7", "objective.k=2"]).unwrap();
     assert_eq!((set.train.batch_size, set.objective.basic.k, set.objective.basic.sds), (7, Some(2), false));
 }
@@ -82,7 +82,7 @@ fn an_error_names_the_file_at_fault_and_its_line() {
     ] {
         let folder = Folder::new(&[("base.toml", &base), ("child.toml", &child)]);
         folder.refused("child.toml", &[], mentions);
-        // With a set that is right the fault is the file's all the same.
+        // With a valid `--set`, the file is still at fault.
         folder.refused("child.toml", &["seed=1"], mentions);
     }
     let folder = Folder::new(&[("base.toml", BASE), ("child.toml", child)]);
@@ -138,7 +138,7 @@ fn what_cannot_be_extended_is_refused_by_the_file_that_asks_for_it() {
     folder.refused("11.toml", &[], &["3.toml: extends = 2.toml", "at most 8"]);
 }
 
-/// The recipes of the paper's runs and of its baseline, which say their differences alone.
+/// The recipes of the paper's runs and of its baselines, which contain only their differences.
 #[test]
 fn a_baseline_of_the_paper_is_its_twin_without_supervision() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../recipes");

@@ -1,6 +1,6 @@
-//! The framing of event files (TensorFlow's TFRecord): a length, the bytes, and a checksum of each.
+//! The record framing of event files (TensorFlow's TFRecord): a length and the data, each followed by a checksum.
 
-/// A record: the length as 8 bytes, its checksum, the bytes, their checksum; all little-endian.
+/// A record: the length in 8 bytes, its checksum, the bytes, their checksum; all little-endian.
 pub(super) fn framed(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     let mut record = Vec::with_capacity(bytes.len() + 16);
@@ -11,7 +11,8 @@ pub(super) fn framed(bytes: &[u8]) -> Vec<u8> {
     record
 }
 
-/// CRC-32C, turned by 15 bits and shifted by a constant: the checksum of bytes that hold checksums is no good one.
+/// The masked checksum of TFRecord: CRC-32C, rotated by 15 bits plus a constant. The masking is needed because a CRC of
+/// data that contains CRCs is a weak checksum.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -1,4 +1,4 @@
-//! What is needed of TensorFlow's `event.proto`, `summary.proto` and `tensor.proto`.
+//! The messages needed from TensorFlow's `event.proto`, `summary.proto` and `tensor.proto`.
 
 use prost::Message;
 
@@ -14,7 +14,7 @@ pub(super) struct Event {
     pub wall_time: f64,
     #[prost(int64, tag = "2")]
     pub step: i64,
-    // One of these three, of a `oneof`.
+    // At most one of the following three is set; they form a `oneof`.
     #[prost(string, optional, tag = "3")]
     pub file_version: Option<String>,
     #[prost(message, optional, tag = "5")]
@@ -39,7 +39,7 @@ pub(super) struct Summary {
 pub(super) struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    // One of these two, of a `oneof`.
+    // At most one of the following two is set; they form a `oneof`.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
     #[prost(message, optional, tag = "8")]
@@ -83,12 +83,12 @@ struct Dim {
 }
 
 impl Value {
-    /// A point of a curve.
+    /// One point of a curve.
     pub(super) fn scalar(tag: &str, value: f32) -> Self {
         Self { tag: tag.into(), simple_value: Some(value), ..Self::default() }
     }
 
-    /// A text in Markdown: a vector of one string, for the text plugin.
+    /// A text in Markdown, as a vector of one string for TensorBoard's text plugin.
     pub(super) fn text(tag: &str, text: &str) -> Self {
         let plugin_data = Some(PluginData { plugin_name: "text".into() });
         let shape = Some(TensorShape { dim: vec![Dim { size: 1 }] });

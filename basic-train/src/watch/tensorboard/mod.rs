@@ -1,8 +1,8 @@
-//! Event files that TensorBoard reads.
+//! Writes event files for TensorBoard.
 //!
-//! A process of a run writes a file of its own, so nothing is ever cut: a run that goes on begins its file with a
-//! `SessionLog START` at its first step, at which TensorBoard drops what the earlier files say of that step and later
-//! ones.
+//! Each process of a run writes its own file, so no file is ever truncated. A resumed run begins its file with a
+//! `SessionLog START` at its first step, at which TensorBoard discards the values of that step and later ones in
+//! earlier files.
 
 mod framing;
 mod message;
@@ -20,10 +20,10 @@ use serde_json::Value as Json;
 use self::message::{Event, SESSION_START, SessionLog, Summary, Value};
 use super::{Evaluation, StepMetrics, WatchError, Watcher};
 
-/// What TensorBoard understands restarts from (`brain.Event:2`).
+/// The file version from which on TensorBoard handles restarts (`brain.Event:2`).
 const FILE_VERSION: &str = "brain.Event:2";
 
-/// Every loss, the language model's first, and the objective.
+/// The names of all losses, the language model's first, and of the objective.
 const LOSSES: [&str; TERMS.len() + 2] = {
     let mut names = [LM; TERMS.len() + 2];
     let mut at = 0;
@@ -35,7 +35,7 @@ const LOSSES: [&str; TERMS.len() + 2] = {
     names
 };
 
-/// Keys of a step by the heading that they stand under; other keys stand by themselves.
+/// The heading of each key of a step; other keys have no heading.
 const GROUPS: [(&str, &[&str]); 6] = [
     ("loss", &LOSSES),
     ("optimizer", &["lr", "lrs", "grad_norm", "grad_norms", "skipped_steps"]),
@@ -45,8 +45,9 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("memory", &["rss_mib", "device_mib", "device_reserved_mib"]),
 ];
 
-/// Writes an event file. Every number of a step's metrics becomes a scalar under its JSON key (`loss/lm`,
-/// `optimizer/grad_norms/projector`), every number of an evaluation one under `eval/`, its predictions a text.
+/// Writes an event file. Every number in a step's metrics becomes a scalar under its JSON key (`loss/lm`,
+/// `optimizer/grad_norms/projector`). The numbers of an evaluation become scalars under `eval/`, and its predictions a
+/// text.
 #[derive(Debug)]
 pub struct TensorBoard {
     path: PathBuf,
@@ -54,8 +55,8 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Opens a new event file in `dir`, which is made. `done` is how many steps earlier processes have done of the run, whose
-    /// files are there already.
+    /// Creates a new event file in `dir`, and `dir` itself if needed. `done` is the number of steps that earlier
+    /// processes of the run have done; their files are already there.
     ///
     /// # Errors
     ///
@@ -64,8 +65,8 @@ impl TensorBoard {
         let io = |path: &Path, source| WatchError::Io { path: path.into(), source };
         create_dir_all(dir).map_err(|e| io(dir, e))?;
         let (mut second, mut first) = (wall_time() as u64, true);
-        // TensorBoard reads a folder's files in the order of their names, which begin with the second: a process that
-        // follows another within one must come after it.
+        // TensorBoard reads the files of a folder in the order of their names, which begin with the second of creation.
+        // A process that starts within the same second as an earlier one needs a later name.
         for entry in read_dir(dir).map_err(|e| io(dir, e))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let earlier =
@@ -90,7 +91,7 @@ impl TensorBoard {
         &self.path
     }
 
-    /// One record, handed to the system as a whole.
+    /// Writes one record in a single write.
     fn event(&mut self, step: usize, event: Event) -> Result<(), WatchError> {
         let event = Event { wall_time: wall_time(), step: step as i64, ..event };
         let bytes = framing::framed(&event.encode_to_vec());
@@ -122,7 +123,7 @@ impl Watcher for TensorBoard {
     }
 }
 
-/// The tag of a step's key.
+/// The tag for a key of a step.
 fn group(key: &str) -> String {
     match GROUPS.iter().find(|(_, keys)| keys.contains(&key)) {
         Some((heading, _)) => format!("{heading}/{key}"),
@@ -130,7 +131,7 @@ fn group(key: &str) -> String {
     }
 }
 
-/// Every number of an object, those of objects in it under both keys.
+/// Every number of an object; those of nested objects are named by both keys.
 fn scalars(record: &Json, tag: impl Fn(&str) -> String) -> Vec<Value> {
     fn collect(tag: String, value: &Json, found: &mut Vec<Value>) {
         match value {
@@ -143,7 +144,7 @@ fn scalars(record: &Json, tag: impl Fn(&str) -> String) -> Vec<Value> {
     }
     let mut found = Vec::new();
     for (key, value) in record.as_object().into_iter().flatten() {
-        // The step is every event's own.
+        // Every event has the step already.
         if key != "step" {
             collect(tag(key), value, &mut found);
         }
@@ -155,7 +156,7 @@ fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// The machine's name, for the file's.
+/// The machine's name, for the name of the event file.
 fn host() -> String {
     let name = read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
     let name: String = name.unwrap_or_default().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();

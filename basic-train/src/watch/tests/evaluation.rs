@@ -1,4 +1,4 @@
-//! Looking at the fixtures' model during a run.
+//! Tests of the evaluation during a run, with the fixtures' model.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::recipe::Part;
 use crate::trainable::set_trainable;
 use crate::watch::{EvaluationOptions, evaluate};
 
-/// Samples in memory.
+/// Samples held in memory.
 #[derive(Debug)]
 struct HeldOut(Vec<Sample>);
 
@@ -116,13 +116,13 @@ fn samples_are_answered_where_their_last_answers_are() {
     let again = evaluate(1, &model, &checkpoint, &data, &Style::vicuna_v1(), &objective, &options).unwrap();
     assert_eq!(again.predictions, found.predictions, "greedy: the same every time");
 
-    // Captions are written after the images alone.
+    // The prompt for a caption consists of the images alone.
     let data = HeldOut(vec![held_out().0.remove(0)]);
     let found = evaluate(1, &model, &checkpoint, &data, &Style::plain(), &objective, &options).unwrap();
     assert_eq!(found.predictions[0].prompt, "<image>");
     assert!(!found.predictions[0].answer.contains('\n'), "{:?}", found.predictions[0]);
 
-    // An answer has no more tokens than the context has room for.
+    // The length of an answer is limited to the room left in the context.
     let most = checkpoint.config.text_config.context();
     let options =
         EvaluationOptions { samples: 1, predictions: 1, max_new_tokens: most, ..EvaluationOptions::default() };

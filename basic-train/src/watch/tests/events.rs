@@ -1,4 +1,5 @@
-//! Event files, read by code that shares nothing with the writer: a checksum bit by bit, protobuf by its wire format.
+//! Tests of event files, read by code that shares nothing with the writer: a bitwise checksum, and protobuf decoded
+//! from its wire format.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +27,7 @@ fn masked(bytes: &[u8]) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// The fields of a message by number: varints and fixed numbers as they are, the rest as bytes.
+/// The value of a message's field: varints and fixed-size numbers as numbers, everything else as bytes.
 #[derive(Debug, Clone, PartialEq)]
 enum Field {
     Varint(u64),
@@ -147,7 +148,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn the_checksum_is_castagnolis() {
-    // RFC 3720, B.4: 32 bytes of zeros, and of ones.
+    // RFC 3720, B.4: 32 bytes of zeros, and of 0xff.
     assert_eq!((crc(&[0; 32]), crc(&[0xff; 32])), (0x8a91_36aa, 0x62a8_ab43));
 }
 
@@ -164,7 +165,7 @@ fn every_number_of_a_step_is_a_scalar_and_predictions_are_a_text() {
     let name = files[0].file_name().unwrap().to_str().unwrap().to_string();
     let mut parts = name.strip_prefix("events.out.tfevents.").unwrap().split('.');
     assert!(parts.next().unwrap().parse::<u64>().unwrap() > 1_700_000_000, "{name}");
-    // The file is whole while the writer lives: TensorBoard follows runs.
+    // The file is complete even while the writer is alive, because TensorBoard follows a run while it writes.
     let events = read(&files[0]);
     assert_eq!(events[0]["version"], "brain.Event:2");
     assert_eq!(events[1]["values"], json!({"recipe": "stage: `pretrain` ü"}));
@@ -194,7 +195,7 @@ fn every_number_of_a_step_is_a_scalar_and_predictions_are_a_text() {
 #[test]
 fn a_run_that_goes_on_tells_where_and_its_file_comes_after_the_others() {
     let dir = tempfile::tempdir().unwrap();
-    // Processes that follow each other within a second.
+    // Processes that start within the same second.
     for done in [0, 5, 3] {
         let mut board = TensorBoard::create(dir.path(), done).unwrap();
         (done + 1..=done + 4).for_each(|step| board.step(&metrics(step)).unwrap());

@@ -1,4 +1,4 @@
-//! Watching: each piece against plain arithmetic, files against what a reader of theirs sees.
+//! Tests of the records of a run: each measurement against plain arithmetic, each file as its reader sees it.
 
 mod evaluation;
 mod events;
@@ -32,7 +32,7 @@ fn metrics(step: usize) -> StepMetrics {
     }
 }
 
-/// Those of BASIC.
+/// The losses of BASIC.
 fn losses<T: Default + Copy>(lm: T, values: [T; 2]) -> Losses<T> {
     let mut all = Objective::default().zeros(&Device::flex()).map(|_, _| T::default());
     all.lm = lm;
@@ -69,7 +69,7 @@ fn a_resumed_run_continues_its_lines_after_the_checkpoints_step() {
     }
     let path = dir.path().join("metrics.jsonl");
     let five = fs::read_to_string(&path).unwrap().lines().take(5).map(|line| format!("{line}\n")).collect::<String>();
-    // Killed while it wrote a line.
+    // The process was killed while it wrote a line.
     fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"step\":8,\"lm\":0.").unwrap();
     let mut jsonl = Jsonl::resume(dir.path(), 5).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), five, "what stays is the same bytes");
@@ -78,7 +78,7 @@ fn a_resumed_run_continues_its_lines_after_the_checkpoints_step() {
     jsonl.evaluation(&evaluation_of(6)).unwrap();
     assert_eq!(steps(&path), [1, 2, 3, 4, 5, 6]);
     assert_eq!(steps(&dir.path().join("eval.jsonl")), [2, 4, 6]);
-    // A file that was lost begins anew.
+    // A file that was lost is started again.
     fs::remove_file(&path).unwrap();
     Jsonl::resume(dir.path(), 6).unwrap().step(&metrics(7)).unwrap();
     assert_eq!(steps(&path), [7]);
@@ -113,12 +113,12 @@ fn alignment_is_the_attention_mass_per_image_and_the_mean_cosine() {
     };
     let read = alignment(&Tensor::from_data(TensorData::from(v), &device), &targets);
     let read = read.try_into_vec_as::<f32>().unwrap();
-    // Cosines by hand: 1, -1, 0 for the zero vector, (2 + 2 - 4) / 9 = 0.
+    // Cosines computed by hand: 1, -1, 0 for the zero vector, (2 + 2 - 4) / 9 = 0.
     assert!((read[0] - 0.35).abs() < 1e-6 && read[1].abs() < 1e-6, "{read:?}");
     let image = |positions: Vec<usize>, text_rows: Vec<usize>| ImageSpan { sample: 0, row: 0, positions, text_rows };
     let images = vec![image(vec![0, 1, 2], vec![4]), image(vec![3], vec![])];
     let found = Alignment::new([read[0], 2.0], &SupervisionLayout { batch: 1, sequence: 5, images });
-    // The second image has no text after it: no mass is asked of it.
+    // The second image has no text after it, so it does not count for the mass.
     assert!((found.attention_mass().unwrap() - 0.35).abs() < 1e-6);
     assert_eq!(found.cosine(), Some(0.5));
     assert_eq!(Alignment::from_sums(found.sums()), found);
@@ -131,7 +131,7 @@ fn a_token_of_llama_7b_costs_twice_its_layers_weights_and_twice_that_again_backw
     let config = LlavaConfig::default();
     let layers = 32.0 * (4.0 * 4096.0 * 4096.0 + 3.0 * 4096.0 * 11008.0);
     let one = BatchCounts { lengths: vec![1], ..BatchCounts::default() };
-    // One position sees itself: 4 h e per layer.
+    // A single position attends to itself: 4 h e per layer.
     let attention = 32.0 * 4.0 * 4096.0;
     let flops = |parts: &[Part], counts: &BatchCounts| ModelFlops::new(&config, parts).step(counts);
     assert_eq!(ModelFlops::new(&config, &[]).forward(&one), 2.0 * layers + attention);
@@ -141,7 +141,7 @@ fn a_token_of_llama_7b_costs_twice_its_layers_weights_and_twice_that_again_backw
     let head = BatchCounts { labels: 3, ..BatchCounts::default() };
     assert_eq!(flops(&[Part::Decoder], &head), 3.0 * 6.0 * 4096.0 * config.text_config.vocab_size as f64);
 
-    // CLIP-L/14 at 336: 577 positions, 23 layers to the second last state, 4 d^2 + 8 d^2 weights each.
+    // CLIP-L/14 at 336: 577 positions, 23 layers up to the second to last state, 4 d^2 + 8 d^2 weights each.
     let (d, n) = (1024.0, 577.0);
     let patches = 2.0 * 3.0 * 14.0 * 14.0 * d * 576.0;
     let encoder = 23.0 * n * (2.0 * 12.0 * d * d + 4.0 * d * n) + patches;
@@ -164,7 +164,7 @@ fn attention_counts_the_keys_that_are_seen() {
         ModelFlops::new(config, &[]).forward(&BatchCounts { lengths, ..BatchCounts::default() })
     };
     let products = forward(&config, vec![1]) - 4.0 * 4096.0;
-    // 1 + 2 + .. + 10 keys; two sequences do not see each other.
+    // 1 + 2 + .. + 10 keys; two sequences do not attend to each other.
     assert_eq!(forward(&config, vec![10]) - 10.0 * products, 4.0 * 4096.0 * 55.0);
     assert_eq!(forward(&config, vec![4, 6]) - 10.0 * products, 4.0 * 4096.0 * (10.0 + 21.0));
     // A window of 3: 1 + 2 + 3 * 8.
@@ -182,7 +182,7 @@ fn speed_is_work_over_time_and_over_the_peak() {
     let speed = meter.speed(work, 0.5);
     assert_eq!((speed.samples_per_s, speed.tokens_per_s), (8.0, 4000.0));
     assert!((speed.mfu.unwrap() - work.flops / 1e15).abs() < 1e-12);
-    // 2000 tokens of 7B: about 6 x 6.6e9 x 2000.
+    // 2000 tokens of a 7B model: about 6 x 6.6e9 x 2000 FLOPs.
     assert!((7.5e13..9e13).contains(&work.flops), "{}", work.flops);
     let unknown = Meter::new(&LlavaConfig::default(), &[Part::Projector], &Device::flex(), DType::F32, 1);
     let speed = serde_json::to_value(unknown.speed(work, 0.5)).unwrap();
