@@ -1,12 +1,12 @@
 //! VIRAL (visual representation alignment, arXiv 2509.07979): compares a decoder layer's outputs at the image positions
 //! with the patch features of a frozen vision encoder.
 //!
-//! With `similarity = "cosine"`, the outputs `h` of layer `layer` go through a trainable [`Head`], and `L = - mean
-//! cos(head(h_i), f_i)` over the patches. With `similarity = "gram"` there is no head: `L` is the mean squared
-//! difference between the patch-to-patch cosines of `h` and those of `f`. If the encoder's grid of patches differs from
-//! the model's, its features are resampled bilinearly. The mean is over the patches of a sample's images and then over
-//! the samples that have an image with text after it, so that it does not depend on how a batch is split. Unlike
-//! BASIC's terms, this one has a gradient through the decoder's layers up to that layer.
+//! With `similarity = "cosine"`, the outputs `h` of layer `layer` go through a trainable [`Head`], and
+//! `L = - mean cos(head(h_i), f_i)` over the patches. With `similarity = "gram"` there is no head: `L` is the mean
+//! squared difference between the patch-to-patch cosines of `h` and those of `f`. If the encoder's grid of patches
+//! differs from the model's, its features are resampled bilinearly. The mean is over the patches of a sample's images
+//! and then over the samples that have an image with text after it, so that it does not depend on how a batch is split.
+//! Unlike BASIC's terms, this one has a gradient through the decoder's layers up to that layer.
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};

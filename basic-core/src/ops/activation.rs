@@ -52,8 +52,8 @@ fn apply<const D: usize>(x: Tensor<D>, kind: ActivationKind) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::activation(x.into_dispatch(), kind))
 }
 
-/// The coefficient of x^3 relative to that of x, and the coefficient of x in the sigmoid that replaces tanh: `tanh(u) =
-/// 2 sigmoid(2 u) - 1`.
+/// The coefficient of x^3 relative to that of x, and the coefficient of x in the sigmoid that replaces tanh:
+/// `tanh(u) = 2 sigmoid(2 u) - 1`.
 const CUBE: f64 = 0.044715;
 const TWICE: f64 = FRAC_2_SQRT_PI * SQRT_2;
 

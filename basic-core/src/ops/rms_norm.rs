@@ -52,8 +52,8 @@ pub fn portable<B: Backend>(x: FloatTensor<B>, gamma: FloatTensor<B>, epsilon: f
     normalized::<B>(x, epsilon).0.cast(dtype).mul(Array(gamma).reshape(&[1, d])).0
 }
 
-/// With y = x / rms and the output's gradient g, the gradients are `(g gamma - y mean(g gamma y)) / rms` for x and `sum
-/// g y` for gamma.
+/// With y = x / rms and the output's gradient g, the gradients are `(g gamma - y mean(g gamma y)) / rms` for x and
+/// `sum g y` for gamma.
 pub fn portable_backward<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,

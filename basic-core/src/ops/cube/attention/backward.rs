@@ -1,5 +1,5 @@
-//! The gradients of attention. With P the probabilities, O the output and G its gradient: `dV = P^T G`, `dS = P (G V^T
-//! - rowsum(G O))`, `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
+//! The gradients of attention. With P the probabilities, O the output and G its gradient: `dV = P^T G`,
+//! `dS = P (G V^T - rowsum(G O))`, `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
 
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
