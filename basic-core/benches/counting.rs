@@ -1,4 +1,4 @@
-//! An allocator that counts what is held.
+//! An allocator that counts the bytes that are allocated.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +10,7 @@ use mimalloc::MiMalloc;
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// mimalloc, counted.
+/// mimalloc, with a count of the bytes in use.
 pub struct Counting;
 
 fn taken(bytes: usize) {
@@ -42,7 +42,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// The most bytes that `run` holds beyond what was held before.
+/// The most bytes that `run` allocates at a time, beyond those that were in use before.
 pub fn peak_extra(run: impl Fn()) -> usize {
     let before = HELD.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);

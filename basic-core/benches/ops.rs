@@ -1,7 +1,8 @@
-//! Each fused operation beside its plain composition, forward and backward, on the CPU (Flex): the most extra bytes that
-//! a run holds, from a counting allocator, and criterion's times. `cargo bench -p basic-core`
+//! Each fused operation beside its plain composition, forward and backward, on the CPU (Flex): the peak of extra bytes,
+//! measured with a counting allocator, and criterion's times. `cargo bench -p basic-core`
 //!
-//! Sizes are those of a step of the preset `small`: 4 samples of 196 patches and 65 text positions, width 512, 8 heads.
+//! The sizes are those of a training step of the preset `small`: 4 samples of 196 patches and 65 text positions,
+//! width 512, 8 heads.
 
 mod counting;
 mod plain;
@@ -20,7 +21,7 @@ const PATCHES: usize = 784;
 const WIDTH: usize = 512;
 const VOCABULARY: usize = 32_000;
 
-/// One side of a comparison: what runs, and its name.
+/// One side of a comparison: its name, and what runs.
 type Side<'a> = (&'a str, Box<dyn Fn() + 'a>);
 
 /// Measures the peak of every side and times it.
@@ -74,7 +75,7 @@ fn operations(c: &mut Criterion) {
         ),
     ];
     compare(c, "semantic_distribution", sides);
-    // What it cannot do without: the logits of v and of the target, and the product back to v.
+    // The products that no implementation can avoid: the logits of v and of the target, and the product back to v.
     let products = || {
         let columns = table.clone().transpose();
         let logits = Tensor::cat(vec![v.clone().without_autodiff(), target.clone()], 0).matmul(columns);

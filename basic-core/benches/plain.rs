@@ -1,4 +1,4 @@
-//! The operations as plain compositions of Burn's tensors.
+//! The operations as plain compositions of Burn's tensor functions.
 
 use basic_core::ops::{AdamWMoments, AdamWStep};
 use burn::tensor::activation::{log_softmax, silu, softmax};

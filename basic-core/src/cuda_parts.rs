@@ -1,6 +1,6 @@
-//! What CUDA needs beside this binary, asked for before CubeCL does: CubeCL panics where a part is missing.
+//! Finds what CUDA needs besides this binary, before CubeCL is asked for a device: CubeCL panics if a part is missing.
 
-// The libraries are C: each call says what it loads or writes.
+// The libraries are in C; the comment at each call says what it loads or writes.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -10,13 +10,13 @@ use std::sync::OnceLock;
 use cudarc::driver::result as driver;
 use cudarc::{nccl, nvrtc};
 
-/// Folders of a CUDA toolkit in which its libraries lie.
+/// The folders of a CUDA toolkit that contain its libraries.
 const LIBRARY_FOLDERS: [&str; 3] = ["lib64", "lib", "targets/x86_64-linux/lib"];
 
-/// A header that every kernel of 16 bits includes: where it is, the others are.
+/// A header that every 16-bit kernel includes. A folder that has it has the others too.
 const HEADER: &str = "cuda_bf16.h";
 
-/// A version of CUDA as its functions number it: 1000 major + 10 minor.
+/// A CUDA version in CUDA's own encoding: 1000 major + 10 minor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub i32);
 
@@ -26,7 +26,8 @@ impl fmt::Display for Version {
     }
 }
 
-/// What was found of what CUDA needs, or the sentence that says what is missing, where it was looked for and what helps.
+/// The parts that CUDA needs. For a part that was not found: a sentence with what is missing, where it was looked for
+/// and how to get it.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// The driver's CUDA version and the number of its devices.
@@ -35,12 +36,12 @@ pub struct Parts {
     pub nvrtc: Result<Version, String>,
     /// The folder of the toolkit's headers, which the kernels include.
     pub headers: Result<PathBuf, String>,
-    /// NCCL, which several devices need and one does not.
+    /// NCCL, which only several devices need.
     pub nccl: Result<(), String>,
 }
 
 impl Parts {
-    /// What this machine has; looked for once.
+    /// The parts on this machine; searched once.
     pub fn here() -> &'static Self {
         static PARTS: OnceLock<Parts> = OnceLock::new();
         PARTS.get_or_init(|| {
@@ -54,14 +55,14 @@ impl Parts {
         })
     }
 
-    /// What one device needs and is missing.
+    /// What is missing for using one device.
     pub fn missing(&self) -> Vec<String> {
         let parts = [self.driver.as_ref().err(), self.nvrtc.as_ref().err(), self.headers.as_ref().err()];
         let mut missing: Vec<String> = parts.into_iter().flatten().cloned().collect();
         if let (Ok((driver, _)), Ok(nvrtc)) = (&self.driver, &self.nvrtc)
             && nvrtc > driver
         {
-            // The driver compiles NVRTC's PTX further and knows none that is newer than itself.
+            // The driver compiles NVRTC's PTX and accepts no PTX newer than itself.
             missing.push(format!(
                 "NVRTC is of CUDA {nvrtc} and the driver knows CUDA up to {driver}: install a newer driver or an NVRTC \
                  of {driver} or before"
@@ -79,14 +80,14 @@ impl Parts {
     }
 }
 
-/// The folders of a CUDA toolkit in which libraries lie, where there is a toolkit.
+/// The library folders of the CUDA toolkit; empty if there is no toolkit.
 pub fn toolkit_libraries() -> Vec<PathBuf> {
     let toolkit = cubecl_cuda::install::cuda_path();
     toolkit.iter().flat_map(|toolkit| LIBRARY_FOLDERS.map(|folder| toolkit.join(folder))).collect()
 }
 
 fn find_driver() -> Result<(Version, usize), String> {
-    // SAFETY: loads the driver's library and looks at nothing in it.
+    // SAFETY: loads the driver's library and reads nothing from it.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Err(
             "the NVIDIA driver's library (libcuda.so) is not in the loader's path: install the driver, or in a \
@@ -109,10 +110,11 @@ fn find_driver() -> Result<(Version, usize), String> {
 }
 
 fn find_nvrtc(toolkit: Option<&Path>) -> Result<Version, String> {
-    // SAFETY: loads NVRTC's library and looks at nothing in it.
+    // SAFETY: loads NVRTC's library and reads nothing from it.
     let present = || unsafe { nvrtc::sys::is_culib_present() };
     if !present() {
-        // NVRTC opens its built-in functions by name when it first compiles: before 13.5 only in the loader's path.
+        // NVRTC opens its built-in functions by file name at its first compilation. Before 13.5 it searches the
+        // loader's path only.
         toolkit.into_iter().for_each(|toolkit| load_of(toolkit, &["libnvrtc-builtins.so", "libnvrtc.so"]));
     }
     if !present() {
@@ -133,7 +135,7 @@ fn find_nvrtc(toolkit: Option<&Path>) -> Result<Version, String> {
     Ok(Version(1000 * major + 10 * minor))
 }
 
-/// Loads libraries of a toolkit by their paths. Who asks for one by its name afterwards is given the one that is loaded.
+/// Loads libraries of a toolkit by path. A later request for the same library by name gets the loaded one.
 fn load_of(toolkit: &Path, libraries: &[&str]) {
     let files = LIBRARY_FOLDERS.iter().filter_map(|folder| toolkit.join(folder).read_dir().ok()).flatten().flatten();
     let files: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
@@ -142,9 +144,9 @@ fn load_of(toolkit: &Path, libraries: &[&str]) {
             path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(*library))
         };
         for path in files.iter().filter(is_it) {
-            // SAFETY: the initializers are those that loading it by name would run.
+            // SAFETY: loading by name would run the same initializers.
             if let Ok(library) = unsafe { libloading::Library::new(path) } {
-                // Stays loaded as long as the process lives.
+                // The library stays loaded until the process ends.
                 std::mem::forget(library);
                 break;
             }
@@ -169,7 +171,7 @@ fn find_headers(toolkit: Option<PathBuf>) -> Result<PathBuf, String> {
 }
 
 fn find_nccl() -> Result<(), String> {
-    // SAFETY: loads NCCL's library and looks at nothing in it.
+    // SAFETY: loads NCCL's library and reads nothing from it.
     match unsafe { nccl::sys::is_culib_present() } {
         true => Ok(()),
         false => Err("NCCL (libnccl.so), which adds gradients over several devices, is not in the loader's path: \

@@ -1,12 +1,13 @@
-//! Direct visual supervision of a multimodal LLM: the method BASIC (ICCV 2025, arXiv 2508.06895), others beside it, and
-//! the operations of their training.
+//! Direct visual supervision of a multimodal LLM: the method BASIC (ICCV 2025, arXiv 2508.06895), other methods beside
+//! it, and the operations of a training step.
 //!
-//! While the decoder runs, a [`Supervision`] watches its layers for the methods of an [`Objective`] ([`methods`], one file
-//! each); afterwards [`Objective::losses`] gives one named [`Term`] for each of their losses. BASIC adds up the supervisory
-//! embeddings `V^` and the patch weights `a` from the shallow layers, and two losses pull the projector's output `v` towards `V^`:
-//! [`directional_alignment`] by direction, [`semantic_distribution`] by the distribution over the vocabulary.
-//! `docs/method.md` in the repository defines all symbols. These losses and the other operations of a training step
-//! ([`ops`]) are fused and have closed-form gradients; anyone on Burn can call them on tensors of their own:
+//! While the decoder runs, a [`Supervision`] collects from its layers what the methods of an [`Objective`] need
+//! ([`methods`], one file for each); afterwards [`Objective::losses`] returns one named [`Term`] for each of their
+//! losses. BASIC sums the supervisory embeddings `V^` and the patch weights `a` over the shallow layers, and two losses
+//! pull the projector's output `v` towards `V^`: [`directional_alignment`] by direction, [`semantic_distribution`] by
+//! the distribution over the vocabulary. `docs/method.md` in the repository defines all symbols. These losses and the
+//! other operations of a training step ([`ops`]) are fused and have closed-form gradients; any program that uses Burn
+//! can call them on its own tensors:
 //!
 //! ```
 //! use basic_core::{DeviceSpec, directional_alignment};
@@ -22,7 +23,7 @@
 //! # Ok::<(), basic_core::DeviceError>(())
 //! ```
 //!
-//! `examples/losses.rs` trains with both losses. This crate knows no networks, files, tokens or images.
+//! `examples/losses.rs` trains with both losses. This crate contains no networks and reads no files, text or images.
 
 #![warn(missing_docs)]
 

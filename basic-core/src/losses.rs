@@ -7,20 +7,20 @@ use serde::{Serialize, Serializer};
 /// A named loss of a supervision method.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Term<T = Tensor<1>> {
-    /// The name under which recipes, metrics and reports know it.
+    /// Its name in recipes, metrics and reports.
     pub name: &'static str,
-    /// What it is multiplied by in the objective; 0 where it is off.
+    /// Its factor in the objective; 0 if the term is off.
     pub weight: f64,
     /// Its value, unweighted.
     pub value: T,
 }
 
-/// The losses of a batch: tensors `[1]` in f32 while a step runs, numbers once they are read.
+/// The losses of a batch: tensors `[1]` in f32 during a step, plain numbers once they are read back.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Losses<T = Tensor<1>> {
     /// Mean cross entropy over the target tokens.
     pub lm: T,
-    /// The methods' terms, in the order of the methods.
+    /// The methods' terms, in the methods' order.
     pub terms: Vec<Term<T>>,
 }
 
@@ -29,7 +29,7 @@ pub const LM: &str = "lm";
 /// The name of the objective, the weighted sum.
 pub const TOTAL: &str = "total";
 
-/// What losses are added up as.
+/// A type in which losses are added up: a tensor or a number.
 pub trait LossValue: Clone {
     /// `self + weight * other`.
     #[must_use]
@@ -61,7 +61,7 @@ impl<T: LossValue> Losses<T> {
         on.fold(self.lm.clone(), |sum, term| sum.plus(term.weight, term.value.clone()))
     }
 
-    /// Adds those of another part of the same batch.
+    /// Adds the losses of another part of the same batch.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         let terms = self.terms.into_iter().zip(other.terms);
@@ -78,16 +78,16 @@ impl<T> Losses<T> {
         std::iter::once((LM, &self.lm)).chain(self.terms.iter().map(|term| (term.name, &term.value)))
     }
 
-    /// The value of a loss by its name.
+    /// The value of the loss with this name.
     pub fn get(&self, name: &str) -> Option<&T> {
         self.named().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// The same losses with other values.
+    /// The same losses with their values replaced.
     ///
     /// # Errors
     ///
-    /// The first that `change` returns.
+    /// Returns the first error of `change`.
     pub fn try_map<U, E>(self, mut change: impl FnMut(&'static str, T) -> Result<U, E>) -> Result<Losses<U>, E> {
         let lm = change(LM, self.lm)?;
         let terms = self.terms.into_iter().map(|Term { name, weight, value }| {
@@ -97,7 +97,7 @@ impl<T> Losses<T> {
         Ok(Losses { lm, terms: terms.collect::<Result<_, E>>()? })
     }
 
-    /// The same losses with other values.
+    /// The same losses with their values replaced.
     pub fn map<U>(self, mut change: impl FnMut(&'static str, T) -> U) -> Losses<U> {
         match self.try_map::<U, std::convert::Infallible>(|name, value| Ok(change(name, value))) {
             Ok(losses) => losses,
@@ -107,13 +107,13 @@ impl<T> Losses<T> {
 }
 
 impl Losses {
-    /// The values without a graph.
+    /// The values detached from the autodiff graph.
     #[must_use]
     pub fn without_autodiff(self) -> Self {
         self.map(|_, value| value.without_autodiff())
     }
 
-    /// A term's value where nothing was supervised: 0, `[1]` in f32.
+    /// The value of a term if nothing was supervised: 0, `[1]` in f32.
     pub(crate) fn zero(device: &Device) -> Tensor<1> {
         Tensor::zeros([1], (device, DType::F32))
     }

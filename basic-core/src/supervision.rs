@@ -1,4 +1,4 @@
-//! What the supervision methods take from one forward pass: the seam between the decoder's layers and the methods.
+//! Collects what the supervision methods need from one forward pass. The decoder calls it after each layer.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use crate::methods::{Evidence, FeatureSource, Heads, Method, Objective, Observer};
 use crate::{Losses, Term};
 
-/// Where one image of a batch sits, and the text that follows it.
+/// The positions of one image of a batch, and of the text that follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSpan {
-    /// The sample that it belongs to, counted over the batch.
+    /// The index of its sample in the batch.
     pub sample: usize,
-    /// The batch's row that holds the sample; a packed row holds several.
+    /// The row of the batch that holds the sample. A packed row holds several samples.
     pub row: usize,
     /// The image's positions in the row (m of them).
     pub positions: Vec<usize>,
-    /// The positions in the row of the same sample's text after the image, in order: no padding, no image positions (n
-    /// of them).
+    /// The positions in the row of the same sample's text after the image, in order, without padding and image
+    /// positions (n of them).
     pub text_rows: Vec<usize>,
 }
 
@@ -33,7 +33,7 @@ pub struct SupervisionLayout {
 }
 
 impl SupervisionLayout {
-    /// The samples that have an image with text after it: what the methods' terms are averaged over.
+    /// The number of samples that have an image with text after it; the methods' terms are averaged over these.
     pub fn image_samples(&self) -> usize {
         let mut samples: Vec<usize> =
             self.images.iter().filter(|image| !image.text_rows.is_empty()).map(|image| image.sample).collect();
@@ -50,7 +50,7 @@ impl SupervisionLayout {
     }
 }
 
-/// What a method's observer makes of the decoder's layers; no gradient flows through it.
+/// What a method's observer computes from the decoder's layers; no gradient flows through it.
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// The supervisory embeddings `V^`, `[M, d]` in f32.
@@ -59,7 +59,7 @@ pub struct Targets {
     pub weights: Tensor<1>,
 }
 
-/// What a layer's attention looked at: its probabilities follow from it.
+/// The inputs of a layer's attention and its log-sum-exp, from which its probabilities can be computed.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// Rotated queries, `[B, T, heads, head_dim]`.
@@ -72,10 +72,10 @@ pub struct Seen {
     pub first: Tensor<2, Int>,
 }
 
-/// Watches one forward pass for all methods of an objective.
+/// Collects, during one forward pass, what all methods of an objective need.
 #[derive(Debug)]
 pub struct Supervision {
-    /// One a method, in the objective's order.
+    /// One per method, in the objective's order.
     observers: Vec<Option<Box<dyn Observer>>>,
     layers: usize,
     rows: Tensor<1, Int>, // [M], into [B * T]
@@ -84,8 +84,8 @@ pub struct Supervision {
 }
 
 impl Supervision {
-    /// A watcher for one forward pass over a decoder of `layers` layers; `None` where nothing is supervised. The
-    /// objective's knobs must have been checked ([`Objective::check`]).
+    /// A collector for one forward pass over a decoder of `layers` layers; `None` if nothing is supervised. The
+    /// objective's settings must have been checked ([`Objective::check`]).
     pub fn new(objective: &Objective, layers: usize, layout: &SupervisionLayout, device: &Device) -> Option<Self> {
         if !objective.supervises() || layout.images.is_empty() {
             return None;
@@ -109,12 +109,12 @@ impl Supervision {
         })
     }
 
-    /// Whether any method has a use for layer `index` (0-based).
+    /// Whether any method uses layer `index` (0-based).
     pub fn wants(&self, index: usize) -> bool {
         self.tapped.contains(&index) || self.observers.iter().flatten().any(|observer| observer.wants(index))
     }
 
-    /// The layers (0-based) that a gradient flows into from the methods' terms.
+    /// The layers (0-based) through whose outputs the methods' terms have a gradient.
     pub fn tapped(&self) -> &[usize] {
         &self.tapped
     }
@@ -124,7 +124,7 @@ impl Supervision {
         self.rows.clone()
     }
 
-    /// Sees layer `index` (0-based).
+    /// Takes what the methods need from layer `index` (0-based).
     ///
     /// # Shapes
     /// - hidden: `[B, T, d]`, the layer's output on the residual stream
@@ -139,7 +139,7 @@ impl Supervision {
         }
     }
 
-    /// What was collected.
+    /// Returns what was collected.
     pub fn finish(self) -> Observed {
         let targets = self.observers.into_iter().map(|observer| observer.and_then(|observer| observer.finish()));
         Observed { targets: targets.collect(), layers: self.layers, taps: self.taps }
@@ -149,7 +149,7 @@ impl Supervision {
 /// What [`Supervision`] collected in a forward pass.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// One a method, in the objective's order.
+    /// One per method, in the objective's order.
     targets: Vec<Option<Targets>>,
     layers: usize,
     /// The outputs of the tapped layers (0-based) at the image positions, `[M, d]`.
@@ -157,13 +157,13 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// The supervisory embeddings and patch weights of the first method that has some.
+    /// The supervisory embeddings and patch weights of the first method that computes them.
     pub fn targets(&self) -> Option<&Targets> {
         self.targets.iter().flatten().next()
     }
 }
 
-/// What a batch's losses are computed from, beside what [`Supervision`] collected.
+/// What the losses of a batch are computed from, besides what [`Supervision`] collected.
 #[derive(Debug, Clone, Copy)]
 pub struct Supervised<'a> {
     /// The visual embeddings of all images of the batch, in sample order, `[M, d]`.
@@ -172,19 +172,19 @@ pub struct Supervised<'a> {
     pub table: &'a Tensor<2>,
     /// The patch features of the model's own vision encoder, `[images * positions, width]`.
     pub features: Option<&'a Tensor<2>>,
-    /// Those of another encoder ([`Objective::encoder`]), `[images * positions, width]`.
+    /// The patch features of another encoder ([`Objective::encoder`]), `[images * positions, width]`.
     pub other_features: Option<&'a Tensor<2>>,
     /// The methods' trainable heads.
     pub heads: &'a Heads,
-    /// Where images and text sit.
+    /// The positions of images and text.
     pub layout: &'a SupervisionLayout,
     /// Samples of the whole batch that have an image with text after it.
     pub image_samples: usize,
 }
 
 impl Objective {
-    /// The losses of a batch: the language model's, `lm`, `[1]`, and every method's terms. `None` for `supervised` or
-    /// `observed` where no image is supervised: then all terms are 0.
+    /// The losses of a batch: the language model's, given as `lm`, `[1]`, and the terms of every method. If
+    /// `supervised` or `observed` is `None` because no image is supervised, all terms are 0.
     pub fn losses(&self, lm: Tensor<1>, supervised: Option<Supervised>, observed: Option<&Observed>) -> Losses {
         let device = lm.device();
         let terms = self.methods().into_iter().enumerate().flat_map(|(index, method)| -> Vec<Term> {

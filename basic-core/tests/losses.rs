@@ -1,5 +1,5 @@
-//! The losses against independent references: written out in f64 on the host, closed-form gradients (docs/method.md),
-//! and central differences; on every CPU backend of this build.
+//! Compares the losses with independent references: definitions in f64 on the host, closed-form gradients
+//! (docs/method.md), and central differences, on every CPU backend of this build.
 
 use basic_core::ops::{HeadLayout, linear_cross_entropy};
 use basic_core::{DeviceSpec, directional_alignment, semantic_distribution};
@@ -31,7 +31,7 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().try_to_vec::<f32>().unwrap().into_iter().map(f64::from).collect()
 }
 
-/// Value and gradient with respect to `v` of a loss on the device.
+/// The value of a loss on the device, and its gradient with respect to `v`.
 fn evaluate(v: &[f64], d: usize, device: &Device, loss: impl Fn(Tensor<2>) -> Tensor<1>) -> (f64, Vec<f64>) {
     let leaf = matrix(v, d, &device.clone().autodiff()).require_grad();
     let value = loss(leaf.clone());
@@ -48,7 +48,7 @@ fn unit(row: &[f64]) -> Vec<f64> {
     row.iter().map(|x| x / length).collect()
 }
 
-/// sum a |u - t|^2 and 2 a / |v| ((u.t) u - t), docs/method.md.
+/// `sum a |u - t|^2` and its gradient `2 a / |v| ((u.t) u - t)`: see docs/method.md.
 fn das_reference(v: &[f64], t: &[f64], a: &[f64], d: usize) -> (f64, Vec<f64>) {
     let (mut value, mut grad) = (0.0, Vec::new());
     for ((v, t), a) in v.chunks(d).zip(t.chunks(d)).zip(a) {
@@ -69,7 +69,7 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
     logits.iter().map(|x| (x - top).exp() / sum).collect()
 }
 
-/// sum a KL(p || q) and a (q - p) E, docs/method.md.
+/// `sum a KL(p || q)` and its gradient `a (q - p) E`: see docs/method.md.
 fn sds_reference(v: &[f64], t: &[f64], table: &[f64], a: &[f64], d: usize) -> (f64, Vec<f64>) {
     let logits = |row: &[f64]| -> Vec<f64> { table.chunks(d).map(|e| dot(row, e)).collect() };
     let (mut value, mut grad) = (0.0, Vec::new());
@@ -86,7 +86,7 @@ fn sds_reference(v: &[f64], t: &[f64], table: &[f64], a: &[f64], d: usize) -> (f
 }
 
 fn close(ours: &[f64], theirs: &[f64], what: &str) {
-    // f32 against f64: 1e-4 of the largest entry, and 2e-6 absolute.
+    // The values are f32, the references f64: within 1e-4 of the largest entry and 2e-6 absolute.
     let scale = theirs.iter().fold(0f64, |m, x| m.max(x.abs()));
     for (a, b) in ours.iter().zip(theirs) {
         assert!((a - b).abs() <= 1e-4 * scale + 2e-6, "{what}: {a} is not {b} (scale {scale})");
@@ -115,7 +115,7 @@ proptest! {
             let (value, grad) = evaluate(&v, d, &device, |v| directional_alignment(v, target.clone(), weights.clone()));
             let (expected, closed) = das_reference(&v, &t, &a, d);
             close(&[value], &[expected], "das");
-            // Near a zero row the gradient grows with 1/|v|: compare where f32 can hold it.
+            // Near a zero row the gradient grows with 1/|v|: compare only where f32 can represent it.
             if v.chunks(d).all(|row| dot(row, row) > 1e-4) {
                 close(&grad, &closed, "das gradient");
             }

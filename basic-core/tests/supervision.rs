@@ -1,4 +1,4 @@
-//! The observer against the definitions of docs/method.md, written out on the host.
+//! Compares the observer with the definitions of docs/method.md, written out on the host.
 
 use basic_core::ops::attention;
 use basic_core::{
@@ -19,7 +19,8 @@ fn devices() -> Vec<Device> {
     [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().flat_map(DeviceSpec::open).collect()
 }
 
-/// Two samples: the first with two images, the second with one that no text follows (the last two are padding).
+/// Two samples: the first with two images, the second with one image and no text after it (the last two
+/// positions are padding).
 fn layout() -> SupervisionLayout {
     let image = |sample, positions: [usize; 2], text_rows: &[usize]| ImageSpan {
         sample,
@@ -45,7 +46,7 @@ fn hidden(layer: usize) -> Vec<f32> {
     numbers(B * T * D, layer as u32)
 }
 
-/// Queries and keys, `[B, T, HEADS, W]` each, spread wide enough for attention to be far from even.
+/// Queries and keys, `[B, T, HEADS, W]` each, spread widely enough that attention is far from uniform.
 fn queries_and_keys(layer: usize) -> [Vec<f32>; 2] {
     [100, 200].map(|seed| numbers(B * T * HEADS * W, seed + layer as u32).iter().map(|x| 6.0 * x - 3.0).collect())
 }
@@ -80,7 +81,7 @@ fn observed(method: &Basic, device: &Device) -> (Vec<f32>, Vec<f32>) {
         let lse = attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
         let seen = Seen { q, k, lse, first };
         supervision.observe(layer, &h, &seen);
-        // Activation recompute runs a layer twice: the second time must not count.
+        // Activation recompute runs a layer twice; the second run must not count.
         supervision.observe(layer, &h, &seen);
     }
     let observed = supervision.finish();

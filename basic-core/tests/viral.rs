@@ -1,5 +1,5 @@
-//! VIRAL's term through the seam that a decoder uses, in value and gradient, against PyTorch
-//! (f64, tests/reference/viral_fixtures.py).
+//! Compares the value and the gradients of VIRAL's term with PyTorch's (f64, tests/reference/viral_fixtures.py); the
+//! layers are reported as a decoder does.
 
 use basic_core::methods::viral::{Head, Similarity, Viral};
 use basic_core::{
@@ -15,12 +15,12 @@ const W: usize = 6;
 const HIDDEN: usize = 7;
 const IMAGES: usize = 4;
 const M: usize = 4;
-/// Positions of a row: an image, then two of text.
+/// The positions of a row: those of an image, then two of text.
 const T: usize = 6;
 const LAYERS: usize = 3;
 const IMAGE_SAMPLES: usize = 3;
 
-/// The script's hash of index and seed, in [-1, 1).
+/// The same hash of index and seed as in the script, in [-1, 1).
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let hash = |i: u64| {
         let mut h = (i * 0x9E37_79B1 + seed * 0x85EB_CA6B) & 0xFFFF_FFFF;
@@ -40,7 +40,7 @@ fn devices() -> Vec<Device> {
     [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().flat_map(DeviceSpec::open).map(Device::autodiff).collect()
 }
 
-/// One image a row; the second and the third belong to one sample, the last has no text after it.
+/// One image per row; the second and the third belong to one sample, the last has no text after it.
 fn layout() -> SupervisionLayout {
     let image = |(row, sample): (usize, usize)| ImageSpan {
         sample,
@@ -64,7 +64,7 @@ fn head(device: &Device) -> Head {
     head
 }
 
-/// What layer 2 gives, and all that a walk over the layers reports.
+/// The image rows of layer 2's output, the heads, and the losses after a pass over all layers.
 struct Pass {
     rows: Tensor<2>,
     heads: Heads,
@@ -81,7 +81,7 @@ fn pass(objective: &Objective, grid: usize, device: &Device) -> Pass {
         let zeros = || Tensor::<4>::zeros([IMAGES, T, 1, 2], &plain);
         let lse = Tensor::<3>::zeros([IMAGES, 1, T], &plain);
         let seen = Seen { q: zeros(), k: zeros(), lse, first: Tensor::<2, Int>::zeros([1, T], &plain) };
-        // The other layers' outputs must not matter.
+        // The outputs of the other layers must not matter.
         let output = if layer == 1 { hidden.clone() } else { hidden.clone() * 100.0 };
         if supervision.wants(layer) {
             supervision.observe(layer, &output, &seen);
@@ -93,7 +93,7 @@ fn pass(objective: &Objective, grid: usize, device: &Device) -> Pass {
     Pass { rows: rows_of_images, heads, losses }
 }
 
-/// What a batch's losses are after the walk that `supervision` has seen.
+/// The losses of a batch after the pass that `supervision` has observed.
 fn losses(
     objective: &Objective,
     supervision: Supervision,
@@ -122,7 +122,7 @@ fn read<const R: usize>(x: Tensor<R>) -> Vec<f64> {
     x.into_data().try_to_vec::<f32>().unwrap().into_iter().map(f64::from).collect()
 }
 
-/// Within 2e-5 of the largest entry, f32 against f64.
+/// Compares f32 with f64, within 2e-5 of the largest entry.
 fn close(ours: &[f64], theirs: &[f64], what: &str) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
     let scale = theirs.iter().fold(1e-3f64, |top, x| top.max(x.abs()));
@@ -158,7 +158,7 @@ fn the_term_and_its_gradients_are_those_of_pytorch() {
                         let found = layer.bias.as_ref().unwrap().val().grad(&grads).unwrap();
                         close(&read(found), &theirs(&bias).unwrap(), &format!("{what}: {bias}"));
                     }
-                    // The gram has no use for a head.
+                    // The similarity `gram` does not use a head.
                     None => assert!(layer.weight.val().grad(&grads).is_none()),
                 }
             }

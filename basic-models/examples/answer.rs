@@ -2,9 +2,9 @@
 //!
 //!     cargo run -p basic-models --example answer -- CHECKPOINT IMAGE "USER: <image>\nWhat is it? ASSISTANT:"
 //!
-//! CHECKPOINT is a Hugging Face LLaVA directory, one of LLaVA's own code, or a name in the local Hugging Face cache. Without
-//! arguments, the example puts the repository's two small backbones together with a projector that was never trained: the
-//! answer then is made of the right words and means nothing. `basic demo` and `examples/shapes.toml` train one.
+//! CHECKPOINT is a directory of a Hugging Face LLaVA model or of LLaVA's own code, or a name in the local Hugging Face
+//! cache. Without arguments, the example combines the repository's two small backbones with an untrained projector: its
+//! answer has words of the right kind but is meaningless. `basic demo` and `examples/shapes.toml` train such a model.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    // Opening reads configuration, tokenizer and processor; no weights yet.
+    // Opening reads the configuration, tokenizer and processor, but no weights yet.
     let checkpoint = match args.next() {
         Some(path) => Checkpoint::open(Path::new(&path))?,
         None => Checkpoint::assemble(&repository.join("assets/vision"), &repository.join("assets/llm"), 0)?,
@@ -28,12 +28,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         args.next().unwrap_or_else(|| "USER: <image>\\ndescribe the image ASSISTANT:".into()).replace("\\n", "\n");
 
     let device = DeviceSpec::Auto.open()?;
-    // In the files' own type, with `checkpoint.stored_dtype()`, a large model takes half of the memory.
+    // In the files' own type, `checkpoint.stored_dtype()`, a large model usually takes half the memory.
     let model = checkpoint.load(DType::F32, &device)?;
 
-    // The prompt: <image> becomes as many positions as the image has visual embeddings.
+    // The prompt: <image> is expanded to as many positions as the image has visual embeddings.
     let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), 1)?;
-    // The image, as the checkpoint's processor makes it: [1, channels, height, width].
+    // The image, processed as the checkpoint's settings require: [1, channels, height, width].
     let [channels, height, width] = checkpoint.image_shape();
     let pixels = checkpoint.pixels(&image)?;
     let pixels = Tensor::<4>::from_data(TensorData::new(pixels.data, [1, channels, height, width]), &device);
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let defaults = GenerationDefaults::load(&checkpoint.dir)?;
     let config = GenerationConfig::greedy(64, defaults.end_ids(&checkpoint), checkpoint.pad_id());
     let options = TextOptions { tokenizer: &checkpoint.tokenizer, stop: &[] };
-    // The observer sees every piece of text as it comes, and may end the answer.
+    // The observer gets each piece of text as it is generated, and can end the answer.
     let mut observer = |piece: basic_models::generate::Piece<'_>| {
         print!("{}", piece.text);
         ControlFlow::Continue(())

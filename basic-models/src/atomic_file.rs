@@ -1,4 +1,5 @@
-//! Files that are there whole or not at all, and what is left of those whose writer was killed.
+//! Writes files atomically, so that they are complete or absent, and removes temporary files of writers that were
+//! killed.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -9,18 +10,19 @@ use std::time::Duration;
 
 use crate::checkpoint::temporary_names::{PREFIX, writer};
 
-/// A file that is being written has a lock from its second moment on.
+/// A temporary file is locked right after it is created. One that is older than this and not locked was left behind.
 const LOCKED_AFTER: Duration = Duration::from_secs(60);
 
-/// So many bytes tell what a file is.
+/// The number of bytes by which the content of a file is recognized.
 const HEAD: usize = 12;
 
-/// Writes beside `path`, syncs, and renames. A link keeps pointing where it does; what is no regular file (a device, a
-/// pipe) is written to as it is. What a killed process left half-written beside it goes.
+/// Writes a temporary file beside `path`, syncs it, and renames it to `path`. A symbolic link is kept, and its
+/// target replaced. Devices and pipes are written directly. Temporary files of killed processes in the same
+/// folder are removed.
 ///
 /// # Errors
 ///
-/// The operating system's.
+/// Returns the operating system's error.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let resolved = path.canonicalize();
     let path = resolved.as_deref().unwrap_or(path);
@@ -35,21 +37,23 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sweep_once(parent, bytes);
     let prefix = format!("{PREFIX}{}-", std::process::id());
     let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(parent)?;
-    // Tells others that its writer lives; a file system without locks tells by the process's number alone.
+    // The lock shows others that the writer is alive. On a file system without locks they only have the process's
+    // number.
     let _ = file.as_file().try_lock();
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // tempfile makes files private; results get ordinary permissions.
+        // tempfile makes files private; a result gets the usual permissions.
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     }
     file.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
 
-/// Removes what dead writers left in `dir` of a file that began as `bytes` do, once a process, directory and beginning.
+/// Removes temporary files in `dir` that dead writers left and that begin like `bytes`. Done once per process,
+/// folder and beginning.
 fn sweep_once(dir: &Path, bytes: &[u8]) {
     type Swept = HashSet<(PathBuf, Vec<u8>)>;
     static SWEPT: Mutex<Option<Swept>> = Mutex::new(None);
@@ -61,13 +65,13 @@ fn sweep_once(dir: &Path, bytes: &[u8]) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let writer = entry.file_name().to_str().and_then(writer);
         if writer.is_some_and(|writer| is_left(&entry, writer)) && agrees(&entry.path(), bytes) {
-            // What cannot be removed is in nobody's way.
+            // A file that cannot be removed does no harm.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// Whether a file is empty or begins as `bytes` do: the name alone doesn't tell whose it is.
+/// Whether a file is empty or begins like `bytes`: its name alone does not say which file it would have become.
 fn agrees(file: &Path, bytes: &[u8]) -> bool {
     let mut head = Vec::new();
     let read = File::open(file).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head));
@@ -75,7 +79,7 @@ fn agrees(file: &Path, bytes: &[u8]) -> bool {
     read.is_ok() && (head.is_empty() || (length > 0 && head[..length] == bytes[..length]))
 }
 
-/// Whether nobody writes a file any more: it is locked by nobody, and its writer is dead or has had time to lock it.
+/// Whether no process writes the file any more: it is not locked, and its writer is dead or has had time to lock it.
 fn is_left(entry: &fs::DirEntry, writer: u32) -> bool {
     let Ok(meta) = entry.metadata() else { return false };
     let old = || meta.modified().ok().and_then(|at| at.elapsed().ok()).is_some_and(|age| age > LOCKED_AFTER);
@@ -83,7 +87,7 @@ fn is_left(entry: &fs::DirEntry, writer: u32) -> bool {
     meta.is_file() && (is_dead(writer) || old()) && unlocked()
 }
 
-/// Whether no process has this number, as far as the system tells.
+/// Whether no process has this number, as far as the system can tell.
 fn is_dead(process: u32) -> bool {
     Path::new("/proc/self").exists() && !Path::new("/proc").join(process.to_string()).exists()
 }

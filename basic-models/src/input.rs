@@ -1,33 +1,33 @@
-//! From tokenized samples to the tensors of a batch.
+//! Builds the tensors of a batch from tokenized samples.
 
 use basic_core::{ImageSpan, SupervisionLayout};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// A sample after processor and tokenizer: what a batch is made of.
+/// A sample after the image processor and the tokenizer, ready for a batch.
 #[derive(Debug, Clone, Default)]
 pub struct ImageTokens {
-    /// Token ids, image placeholders expanded.
+    /// Token ids, with the image placeholders expanded.
     pub ids: Vec<u32>,
-    /// For each position the id that the loss expects there, or -100 for none; as long as `ids`.
+    /// For each position, the id that the loss expects there, or -100 for none; as long as `ids`.
     pub labels: Vec<i64>,
     /// The positions of each image.
     pub images: Vec<Vec<usize>>,
-    /// The images' pixel values, CHW each.
+    /// The pixel values of each image, CHW.
     pub pixels: Vec<Vec<f32>>,
 }
 
 impl ImageTokens {
-    /// The positions that bear a loss: each labeled one but the first, which nothing predicts.
+    /// The number of positions with a loss: all labeled ones except the first position, which nothing predicts.
     pub fn targets(&self) -> usize {
         self.labels.iter().skip(1).take(self.ids.len().saturating_sub(1)).filter(|label| **label >= 0).count()
     }
 
-    /// Whether the sample has an image with text after it: whether it counts in the supervision methods' terms.
+    /// Whether the sample has an image with text after it, so that it counts in the supervision methods' terms.
     pub fn supervises(&self) -> bool {
         (0..self.images.len()).any(|image| !self.text_after(image).is_empty())
     }
 
-    /// The positions of the text after an image: no image positions.
+    /// The positions of the text after an image, without image positions.
     fn text_after(&self, image: usize) -> Vec<usize> {
         let after = self.images[image].last().map_or(0, |p| p + 1);
         let mut text = vec![true; self.ids.len()];
@@ -38,40 +38,41 @@ impl ImageTokens {
 
 /// A batch on the device, padded on the right.
 ///
-/// A row holds one sample, or several behind each other (packed): each of them sees itself alone, at positions that
-/// start from 0.
+/// A row holds one sample or, if it is packed, several in sequence. Each sample attends only to itself, and its
+/// positions start from 0.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// Token ids, `[B * T]`.
     pub ids: Tensor<1, Int>,
-    /// For each position its row in `[tokens; v]`, `[B * T]`.
+    /// For each position, the row of `[tokens; v]` that it takes, `[B * T]`.
     pub splice_rows: Tensor<1, Int>,
-    /// For each position the id that its output is trained on (the next position's label), or -100 for none, `[B * T]`;
-    /// on the host, so that only the rows with a label are computed.
+    /// For each position, the id that its output is trained on (the next position's label), or -100 for none,
+    /// `[B * T]`. They are on the host, so that only the rows with a label are computed.
     pub targets: Vec<i64>,
     /// Images in sample order, `[images, channels, H, W]`.
     pub pixels: Option<Tensor<4>>,
-    /// Patch features of the images `[M, vision]`, where the caller has them already (a frozen encoder's never change).
+    /// Patch features of the images `[M, vision]`, if the caller has them already (those of a frozen
+    /// encoder never change).
     pub features: Option<Tensor<2>>,
-    /// Patch features of the images by another encoder that a supervision method compares with.
+    /// Patch features of the images from another encoder, for a supervision method that compares with it.
     pub other_features: Option<Tensor<2>>,
-    /// Where images and text sit.
+    /// The positions of images and text.
     pub layout: SupervisionLayout,
-    /// Real positions per sample.
+    /// The length of each sample without padding.
     pub lengths: Vec<usize>,
-    /// How many samples each row holds, `[B]`.
+    /// The number of samples in each row, `[B]`.
     pub samples_per_row: Vec<usize>,
 }
 
 impl Batch {
-    /// Pads and stacks samples, one a row. `image` gives the pixel values' channels, height and width.
+    /// Pads and stacks samples, one per row. `image` is the channels, height and width of the pixel values.
     pub fn collate(samples: &[ImageTokens], pad: u32, image: [usize; 3], device: &Device) -> Self {
         let rows: Vec<[&ImageTokens; 1]> = samples.iter().map(|sample| [sample]).collect();
         Self::pack(&rows, pad, image, device)
     }
 
-    /// Packs samples into rows, in order, and pads and stacks the rows. What bears a loss, and on which images the
-    /// supervision falls, is as with [`Batch::collate`]: no target and no text row reaches into another sample.
+    /// Packs samples into rows, in order, and pads and stacks the rows. Targets and supervised images are the same as
+    /// with [`Batch::collate`]: no target and no text row crosses into another sample.
     pub fn pack<'a>(rows: &[impl AsRef<[&'a ImageTokens]>], pad: u32, image: [usize; 3], device: &Device) -> Self {
         let rows: Vec<&[&ImageTokens]> = rows.iter().map(AsRef::as_ref).collect();
         let length = |row: &&[&ImageTokens]| row.iter().map(|sample| sample.ids.len()).sum::<usize>();
@@ -135,12 +136,12 @@ impl Batch {
         }
     }
 
-    /// Target tokens in the batch.
+    /// The number of target tokens in the batch.
     pub fn label_count(&self) -> usize {
         self.targets.iter().filter(|target| **target >= 0).count()
     }
 
-    /// The lengths of each row's samples, where a row holds several; `None` where each holds one at most.
+    /// The lengths of each row's samples; `None` if no row holds more than one sample.
     pub fn packing(&self) -> Option<Vec<Vec<usize>>> {
         if self.samples_per_row.iter().all(|samples| *samples <= 1) {
             return None;

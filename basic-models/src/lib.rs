@@ -1,9 +1,9 @@
-//! Vision encoders, projectors and decoders on Burn, composed into LLaVA, with what surrounds them: Hugging Face
-//! checkpoints in and out, image processing, tokenization, conversations and generation.
+//! Vision encoders, projectors and decoders on Burn, composed into LLaVA, with reading and writing of Hugging Face
+//! checkpoints, image processing, tokenization, conversations and generation.
 //!
-//! [`Checkpoint::open`] reads a Hugging Face LLaVA directory, [`Checkpoint::assemble`] puts a vision encoder and a language
-//! model together, [`Llava`] is the model, [`processor`] turns images and conversations into its inputs, and [`generate`]
-//! answers.
+//! [`Checkpoint::open`] reads a Hugging Face LLaVA directory, [`Checkpoint::assemble`] combines a vision encoder and a
+//! language model, [`Llava`] is the model, [`processor`] turns images and conversations into its inputs, and
+//! [`generate`] generates answers.
 //!
 //! ```
 //! use std::path::Path;
@@ -29,8 +29,8 @@
 //! # }
 //! ```
 //!
-//! `examples/answer.rs` loads a checkpoint and answers a question about an image. This crate knows no data sets, optimizers
-//! or training.
+//! `examples/answer.rs` loads a checkpoint and answers a question about an image. This crate contains no data sets,
+//! optimizers or training.
 
 #![warn(missing_docs)]
 

@@ -1,31 +1,31 @@
-//! The parameters of a module: their names, which are the module paths, and their shapes on disk.
+//! Lists the parameters of a module: their names on disk, which follow the module paths, and their shapes on disk.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-/// A parameter of a module as it is named and shaped on disk.
+/// A parameter of a module, with its name and shape on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// Our name: the module path with Hugging Face's word for norm parameters.
+    /// The name: the module path, with Hugging Face's words for the parameters of norms.
     pub name: String,
-    /// Shape on disk.
+    /// The shape on disk.
     pub shape: Vec<usize>,
-    /// Whether a Burn linear weight `[in, out]` stands for Hugging Face's `[out, in]`.
+    /// Whether Burn's linear weight `[in, out]` is stored as Hugging Face's `[out, in]`.
     pub transposed: bool,
 }
 
 impl Slot {
-    /// Whether it is a factor of an adapter: they are named as PEFT does, `LAYER.lora_A.weight`, `LAYER.lora_B.weight`.
+    /// Whether it is a factor of an adapter. These have PEFT's names, `LAYER.lora_A.weight` and `LAYER.lora_B.weight`.
     pub fn is_adapter(&self) -> bool {
         self.name.ends_with(LORA_A) || self.name.ends_with(LORA_B)
     }
 }
 
-/// PEFT's names of an adapter's factors, behind the layer's.
+/// PEFT's names for the factors of an adapter, which follow the layer's name.
 pub(crate) const LORA_A: &str = ".lora_A.weight";
 pub(crate) const LORA_B: &str = ".lora_B.weight";
 
-/// The path of the parameter that a visitor or mapper stands at.
+/// The path of the parameter that a module visitor or mapper is at.
 #[derive(Debug, Default, Clone)]
 pub struct ParamPath {
     names: Vec<String>,
@@ -33,7 +33,7 @@ pub struct ParamPath {
 }
 
 impl ParamPath {
-    /// A path below `prefix` (empty, or ending without a dot).
+    /// A path below `prefix`, which is empty or has no dot at its end.
     pub fn new(prefix: &str) -> Self {
         let mut path = Self::default();
         if !prefix.is_empty() {
@@ -42,19 +42,19 @@ impl ParamPath {
         path
     }
 
-    /// Goes into a field.
+    /// Enters a field.
     pub fn enter(&mut self, name: &str, owner: &str) {
         self.names.push(name.into());
         self.owners.push(owner.into());
     }
 
-    /// Leaves it again.
+    /// Leaves the field.
     pub fn exit(&mut self) {
         self.names.pop();
         self.owners.pop();
     }
 
-    /// The parameter here.
+    /// The parameter at this path.
     pub fn slot(&self, shape: &[usize]) -> Slot {
         if let Some(slot) = self.adapter(shape) {
             return slot;
@@ -73,7 +73,8 @@ impl ParamPath {
         Slot { name: names.join("."), shape, transposed }
     }
 
-    /// The factor here: Burn shows it as `LAYER.weight.lora.a`, `[inputs, rank]`, and `b`, `[rank, outputs]`.
+    /// The adapter's factor at this path. Burn's paths are `LAYER.weight.lora.a`, `[inputs, rank]`, and `b`,
+    /// `[rank, outputs]`.
     fn adapter(&self, shape: &[usize]) -> Option<Slot> {
         let [layer @ .., weight, lora, factor] = &self.names[..] else { return None };
         let attached = self.owners.get(self.names.len() - 2).is_some_and(|owner| owner == "Reparameterization");
@@ -85,7 +86,8 @@ impl ParamPath {
     }
 }
 
-/// All parameters of a module below `prefix`, in order; nothing is allocated for lazy ones.
+/// All parameters of a module below `prefix`, in order. Nothing is allocated for parameters that are
+/// not initialized yet.
 pub fn slots<M: Module>(module: &M, prefix: &str) -> Vec<Slot> {
     struct Collect {
         path: ParamPath,

@@ -1,4 +1,4 @@
-//! Sampling, streaming, stop strings and sessions, on a small random model and the fixtures' tokenizers.
+//! Tests of sampling, streaming, stop strings and sessions, with a small random model and the fixtures' tokenizers.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use basic_models::processor::{TokenIds, Tokenizer};
 use basic_models::{ImageTokens, Llava, LlavaConfig};
 use burn::tensor::{Tensor, TensorData};
 
-/// "bytelevel" and "llama" (SentencePiece's way: `▁` for spaces, `<0xE4>` for bytes).
+/// "bytelevel", or "llama" for SentencePiece's conventions (`▁` for spaces, `<0xE4>` for bytes).
 fn tokenizer(name: &str) -> Tokenizer {
     let dir: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/processor").join(name);
     Tokenizer::load(&dir, &TokenIds::default()).unwrap()
@@ -31,7 +31,7 @@ const TEXTS: [&str; 9] = [
     " ",
 ];
 
-/// Long enough for the window of the stream to move several times.
+/// Texts that are long enough for the window of the stream to move several times.
 fn texts() -> Vec<String> {
     let mut texts: Vec<String> = TEXTS.iter().map(|text| text.to_string()).collect();
     texts.push(TEXTS.join("\n").repeat(4));
@@ -39,7 +39,7 @@ fn texts() -> Vec<String> {
     texts
 }
 
-/// The pieces of ids, the last of them what `finish` gives.
+/// The pieces of text for ids; the last one is what `finish` returns.
 fn pieces(tokenizer: &Tokenizer, ids: &[u32], stop: &[String]) -> Vec<String> {
     let mut stream = TextStream::new(tokenizer, stop);
     let mut pieces: Vec<String> = Vec::new();
@@ -63,7 +63,7 @@ fn streamed_text_is_the_decoded_text_in_whole_characters() {
             let pieces = pieces(&tokenizer, &ids, &[]);
             assert_eq!(pieces.concat(), tokenizer.decode(&ids, true).unwrap(), "{name}");
             assert!(pieces.iter().all(|piece| !piece.contains('\u{FFFD}')), "{name}: {pieces:?}");
-            // Byte tokens in a row are one piece, since a later one can make all of them invalid.
+            // A run of byte tokens is one piece, because a later one can make all of them invalid.
             let spoken = pieces.iter().filter(|piece| !piece.is_empty()).count();
             let streams = name == "llama" || spoken * 4 >= ids.len();
             assert!(streams, "{name}: {spoken} pieces of {} tokens are no stream", ids.len());
@@ -198,7 +198,7 @@ fn greedy_generation_takes_the_most_likely_token_of_a_sampler_that_has_no_choice
 #[test]
 fn a_repetition_penalty_spares_the_padding() {
     let model = model();
-    // The pad id is penalized where the prompt holds it, not where it fills a row up.
+    // The pad id is penalized if the prompt contains it, but not where it pads a row.
     let config = GenerationConfig { repetition_penalty: 1.8, ..GenerationConfig::greedy(10, vec![], 20) };
     let prompts = [prompt(&[1, 33]), prompt(&[1, 20, 30, 40, 50, 60])];
     let together = generate(&model, &prompts, None, &config).unwrap();
@@ -294,12 +294,12 @@ fn a_session_answers_as_a_fresh_generation_and_computes_only_what_is_new() {
     let mut ids = vec![30, 31, 32];
     ids.extend(&first.generated.ids);
     ids.extend([40, 41, 42, 43]);
-    // The image, the first question and its answer but for its last token, which was never put in.
+    // The image, the first question, and its answer without the last token, which was never an input.
     turn(&mut session, &ids, 5 + 3 + first.generated.ids.len() - 1);
-    // A prompt that turns off earlier, and the same one again: its last token is computed anew.
+    // A prompt that differs earlier, and then the same one again: its last token is computed anew.
     turn(&mut session, &[30, 31, 99, 32], 5 + 2);
     turn(&mut session, &[30, 31, 99, 32], 5 + 3);
-    // Longer than the cache's first capacity.
+    // Longer than the first capacity of the cache.
     turn(&mut session, &(40..140).collect::<Vec<u32>>(), 5);
 }
 

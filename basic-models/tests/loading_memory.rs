@@ -1,7 +1,7 @@
-//! What loading costs: a process of its own, so that its peak is this load's.
+//! Measures the memory that loading takes. It runs in a process of its own, so that the peak is that of this load.
 //!
-//! `BASIC_LOAD_MB=1000 cargo test --release -p basic-models --test loading_memory -- --nocapture` takes a checkpoint of
-//! that size and prints the figures of docs/performance.md.
+//! `BASIC_LOAD_MB=1000 cargo test --release -p basic-models --test loading_memory -- --nocapture` uses a checkpoint of
+//! that size and prints the figures for docs/performance.md.
 
 #![cfg(target_os = "linux")]
 
@@ -22,12 +22,12 @@ fn memory(key: &str) -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// Makes the peak the memory of now.
+/// Resets the peak to the current memory.
 fn reset() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// A Llama of about `bytes` in bf16, with a CLIP so small that it doesn't count; its largest tensor is a twelfth of it.
+/// A Llama of about `bytes` in bf16, with a CLIP that is too small to matter; its largest tensor is a tenth of it.
 fn config(bytes: usize) -> LlavaConfig {
     // 2 tables of 16 d^2 and 10 layers of 4 d^2 + 3 * 3 d^2.
     let d = ((bytes as f64 / 2.0 / 162.0).sqrt() as usize).next_multiple_of(16);
@@ -43,7 +43,7 @@ fn config(bytes: usize) -> LlavaConfig {
     .unwrap()
 }
 
-/// Writes zeros, as a sparse file: only sizes matter here.
+/// Writes zeros as a sparse file, because only the sizes matter.
 fn write(dir: &Path, config: &LlavaConfig, device: &Device) -> usize {
     let mut end = 0;
     let infos = slots(&config.init(device), "").into_iter().map(|slot| {
@@ -94,14 +94,14 @@ fn loading_peaks_below_1_3_times_the_model_and_saving_adds_no_more_than_its_larg
         let staged = StagedDir::new(&dir.path().join("out"), true).unwrap();
         write_tensors(&staged, &model, "", Layout::Llava, DType::BF16).unwrap();
         let (seconds, more) = (started.elapsed().as_secs_f64(), memory("VmHWM:") - before);
-        // The largest tensor is the table: 16 of 162 parts.
+        // The largest tensor is the embedding table, 16 of 162 parts.
         let largest = size * 16 / 162;
         println!(
             "saved as bf16: {} MB more, {seconds:.2} s; the largest tensor has {} MB",
             more / 1_000_000,
             largest / 1_000_000
         );
-        // The host's copy of a tensor, and Burn's second one where the allocator does not align that to its liking.
+        // The host's copy of a tensor, and Burn's second one if the allocator's alignment does not suit it.
         assert!(more <= 2 * largest + (64 << 20), "{more} bytes more for a largest tensor of {largest}");
     }
 }

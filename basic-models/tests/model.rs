@@ -1,4 +1,4 @@
-//! The composed model on small random weights: batches, padding, several images, generation.
+//! Tests of the composed model with small random weights: batches, padding, several images, generation.
 
 use basic_core::{DeviceSpec, Objective};
 use basic_models::generate::{GenerateError, GenerationConfig, generate};
@@ -18,7 +18,7 @@ fn model(device: &Device) -> Llava {
                               "num_attention_heads": 2, "image_size": 8, "patch_size": 4}}"#,
     )
     .unwrap();
-    // Weights large enough for attention and logits to be far from uniform.
+    // The weights are large enough that attention and logits are far from uniform.
     seeded_init(config.init(device), InitScheme::Normal { std: 0.3 }, 5, device)
 }
 
@@ -26,7 +26,7 @@ fn pixels(seed: usize) -> Vec<f32> {
     (0..3 * 8 * 8).map(|i| (((i * 7 + seed * 13) % 23) as f32) / 11.0 - 1.0).collect()
 }
 
-/// Text ids with an image of 4 patches at `at`, if any; the last two ids are the answer.
+/// Text ids, with an image of 4 patches at `at` if given; the last two ids are the answer.
 fn sample(text: &[u32], at: Option<usize>, seed: usize) -> ImageTokens {
     let mut ids = text.to_vec();
     let mut images = Vec::new();
@@ -61,7 +61,7 @@ fn padding_changes_no_loss() {
     let model = model(&device);
     let together = losses(&model, &samples());
     let apart: Vec<[f64; 3]> = samples().iter().map(|s| losses(&model, std::slice::from_ref(s))).collect();
-    // Two answer tokens a sample: the mean over tokens is the mean over samples. Two samples have an image.
+    // Each sample has two answer tokens, so the mean over tokens is the mean over samples. Two samples have an image.
     let lm = apart.iter().map(|l| l[0]).sum::<f64>() / 3.0;
     let das = (apart[0][1] + apart[2][1]) / 2.0;
     let sds = (apart[0][2] + apart[2][2]) / 2.0;
@@ -137,7 +137,7 @@ fn norms_from_a_seed_scale_by_one_in_every_family() {
         }
         let mut norms = Norms(Vec::new());
         decoder.visit(&mut norms);
-        // Two a layer and the last one, 24 wide; Gemma's scale is 1 + weight.
+        // Two norms per layer and the last one, of width 24; Gemma's scale is 1 + weight.
         assert_eq!(norms.0, vec![weight; 5 * 24], "{family}");
     }
 }

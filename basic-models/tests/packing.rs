@@ -1,4 +1,4 @@
-//! Packed batches against the same samples one a row: losses, gradients, patch weights, positions and masks.
+//! Compares packed batches with the same samples one per row: losses, gradients, patch weights, positions and masks.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ fn devices() -> Vec<Device> {
     [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().flat_map(DeviceSpec::open).map(Device::autodiff).collect()
 }
 
-/// A decoder of a family; Mistral's sees 5 positions back, the dynamic one stretches its positions beyond 8.
+/// A decoder of a family. Mistral's has a window of 5 positions; the dynamic one stretches its positions beyond 8.
 fn model(family: &str, device: &Device) -> Llava {
     let own = match family {
         "mistral" => r#""model_type": "mistral", "sliding_window": 5, "max_position_embeddings": 64"#,
@@ -41,8 +41,8 @@ fn pixels(seed: usize) -> Vec<f32> {
     (0..3 * 8 * 8).map(|i| (((i * 7 + seed * 13) % 23) as f32) / 11.0 - 1.0).collect()
 }
 
-/// `text` ids with images at those of `at` (ascending, in the text); the loss falls on every position from `answer` on
-/// that is text.
+/// `text` ids with images at the positions `at` of the text (ascending). The loss covers all text
+/// positions from `answer` on.
 fn sample(text: usize, at: &[usize], answer: usize, seed: usize) -> ImageTokens {
     let mut tokens = ImageTokens::default();
     for position in 0..text {
@@ -59,7 +59,7 @@ fn sample(text: usize, at: &[usize], answer: usize, seed: usize) -> ImageTokens 
     tokens
 }
 
-/// One image, text alone, two images, an image that no text follows, a whole sample that bears loss, one image.
+/// One image; text only; two images; an image with no text after it; a sample with a loss at every position; one image.
 fn samples() -> Vec<ImageTokens> {
     let mut last = sample(3, &[2], 0, 40);
     last.ids.pop();
@@ -74,7 +74,7 @@ fn samples() -> Vec<ImageTokens> {
     ]
 }
 
-/// What a batch gives: lm, das, sds, each patch's weight by image, the gradients by parameter.
+/// The results of a batch: lm, das, sds, the patch weights by image, the gradients by parameter.
 struct Outcome {
     losses: [f32; 3],
     weights: Vec<f32>,
@@ -107,7 +107,7 @@ fn outcome(model: &Llava, batch: &Batch) -> Outcome {
     Outcome { losses, weights: weights.into_data().try_to_vec().unwrap(), gradients: read.values }
 }
 
-/// The relative distance of two lists.
+/// The relative distance between two lists.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
@@ -122,7 +122,7 @@ fn pack<'a>(samples: &'a [ImageTokens], rows: &[&[usize]], device: &Device) -> B
 
 #[test]
 fn packed_samples_have_the_losses_gradients_and_patch_weights_of_the_same_samples_one_a_row() {
-    // In the order of the samples, so that images and parameters' sums are in one order too.
+    // In the order of the samples, so that images and sums over parameters have the same order too.
     let packings: [&[&[usize]]; 3] = [&[&[0, 1, 2], &[3, 4, 5]], &[&[0], &[1, 2, 3], &[4, 5]], &[&[0, 1, 2, 3, 4, 5]]];
     for device in devices() {
         for family in ["llama", "mistral", "dynamic"] {
@@ -147,7 +147,7 @@ fn packed_samples_have_the_losses_gradients_and_patch_weights_of_the_same_sample
 
 #[test]
 fn another_neighbour_in_the_row_changes_nothing_of_a_sample() {
-    // If a sample saw its neighbour, another one would change its hidden states.
+    // If a sample could see its neighbour, another neighbour would change its hidden states.
     let device = DeviceSpec::Cpu.open().unwrap();
     for family in ["llama", "mistral"] {
         let model = model(family, &device);
@@ -178,7 +178,7 @@ fn a_packed_batch_counts_targets_and_image_samples_as_its_samples_do() {
     assert_eq!((apart.layout.image_samples(), packed.layout.image_samples()), (supervising, supervising));
     assert_eq!((apart.packing(), packed.samples_per_row), (None, vec![6]));
     assert_eq!(apart.lengths, packed.lengths);
-    // Each image's text rows stay in its sample.
+    // The text rows of each image stay within its sample.
     let mut starts: HashMap<usize, usize> = HashMap::new();
     let mut start = 0;
     for (sample, length) in packed.lengths.iter().enumerate() {

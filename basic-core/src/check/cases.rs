@@ -1,10 +1,10 @@
-//! The operations with their inputs: odd sizes, grouped heads, packed rows, windows, several blocks.
+//! The operations that are checked, with their inputs: odd sizes, grouped heads, packed rows, windows, several blocks.
 
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 
 use crate::ops::{self, ActivationKind, AdamWMoments, AdamWStep, HeadLayout};
 
-/// Where and in which type to compute.
+/// The device and the type to compute with.
 pub struct Place {
     /// The device, with autodiff.
     pub device: Device,
@@ -17,7 +17,7 @@ pub struct Case {
     pub name: &'static str,
     /// The value and the gradients of all inputs that have one.
     pub run: fn(&Place) -> Vec<Vec<f64>>,
-    /// The tolerance in 16 bits.
+    /// The tolerance for 16-bit types.
     pub loose: f64,
 }
 
@@ -25,7 +25,7 @@ const fn case(name: &'static str, run: fn(&Place) -> Vec<Vec<f64>>, loose: f64) 
     Case { name, run, loose }
 }
 
-/// All of them.
+/// All cases.
 pub const CASES: &[Case] = &[
     case("product", product, 0.05),
     case("linear", linear, 0.05),
@@ -65,7 +65,7 @@ pub const CASES: &[Case] = &[
     case("sum_of_squares in parts", |p| sum_of_squares(p, [301, 1024]), 0.03),
 ];
 
-/// The first keys of samples of 70, 65 and 65.
+/// The first visible key of each position of a row that packs samples of 70, 65 and 65 positions.
 const PACKED: [i64; 200] = {
     let mut first = [0; 200];
     let mut i = 70;
@@ -76,12 +76,12 @@ const PACKED: [i64; 200] = {
     first
 };
 
-/// The first keys where each query sees so many.
+/// The first visible key of each query with a sliding window of `width` keys.
 fn window<const N: usize>(width: usize) -> [i64; N] {
     std::array::from_fn(|i| (i + 1).saturating_sub(width) as i64)
 }
 
-/// Multiples of 1/64 from -1 to 1, by a linear congruence of the seed and the position.
+/// Multiples of 1/64 from -1 to 1, from a linear congruential generator seeded by `seed`.
 fn numbers(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {
@@ -110,7 +110,7 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
 }
 
-/// A value, and the gradients by `leaves` of its sum with weights that differ.
+/// The value, and the gradients of its weighted sum with respect to `leaves`; all weights differ.
 fn both<const D: usize>(place: &Place, value: Tensor<D>, leaves: Vec<Leaf>) -> Vec<Vec<f64>> {
     let weights = place.tensor(99, value.dims()).cast(value.dtype());
     let grads = value.clone().mul(weights).sum().backward();
@@ -163,7 +163,7 @@ fn swiglu(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {
 
 fn embedding(p: &Place) -> Vec<Vec<f64>> {
     let table = p.leaf(6, [13, 9]);
-    // One token stands most of the times.
+    // One token makes up most of the batch.
     let ids: Vec<i64> = (0..41).map(|i| if i % 5 == 0 { i % 13 } else { 7 }).collect();
     both(p, ops::embedding(table.clone(), p.ints(&ids, [41])), vec![grad(&table)])
 }
@@ -179,11 +179,11 @@ fn rotate(p: &Place, [b, t, heads, width]: [usize; 4]) -> Vec<Vec<f64>> {
     both(p, ops::rotate(x.clone(), p.tensor(10, angles), p.tensor(11, angles)), vec![grad(&x)])
 }
 
-/// Batch, queries, keys, heads, key heads, head width; the first key of each query.
+/// `[batch, queries, keys, heads, key heads, head width]`; `first` is the first visible key of each query.
 fn attention(p: &Place, [b, t, keys, heads, kv, width]: [usize; 6], first: &[i64]) -> Vec<Vec<f64>> {
     let q = p.leaf(12, [b, t, heads, width]);
     let (k, v) = (p.leaf(13, [b, keys, kv, width]), p.leaf(14, [b, keys, kv, width]));
-    // Wide heads' scores of such numbers are all about the same: these differ.
+    // The scores of wide heads on such numbers are nearly equal; scaling the queries makes them differ.
     let stretched = if width > 16 { q.clone().mul_scalar(4.0) } else { q.clone() };
     let found = ops::attention(stretched, k.clone(), v.clone(), p.ints(first, [1, t]));
     let mut all = both(p, found.output, vec![grad(&q), grad(&k), grad(&v)]);
@@ -191,13 +191,13 @@ fn attention(p: &Place, [b, t, keys, heads, kv, width]: [usize; 6], first: &[i64
     all
 }
 
-/// Batch, tokens, heads, head width.
+/// `[batch, tokens, heads, head width]`.
 fn attention_to_all(p: &Place, dims: [usize; 4]) -> Vec<Vec<f64>> {
     let [q, k, v] = [35, 36, 37].map(|seed| p.leaf(seed, dims));
     both(p, ops::attention_to_all(q.clone().mul_scalar(4.0), k.clone(), v.clone()), vec![grad(&q), grad(&k), grad(&v)])
 }
 
-/// Batch, tokens, heads, key heads, head width; the first key of each query; rows that are read.
+/// `[batch, tokens, heads, key heads, head width]`; the first visible key of each query; the number of rows to read.
 fn attention_mass(p: &Place, [b, t, heads, kv, width]: [usize; 5], first: &[i64], n: usize) -> Vec<Vec<f64>> {
     let (q, k) = (p.tensor(15, [b, t, heads, width]), p.tensor(16, [b, t, kv, width]));
     let first = p.ints(first, [1, t]);

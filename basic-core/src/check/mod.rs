@@ -1,8 +1,9 @@
-//! Every operation on a device, forward and backward, against committed expectations: what a new GPU, driver or backend
-//! is tried with before it is trusted (`basic devices --check`).
+//! Runs every operation on a device, forward and backward, and compares the results with committed expectations, to
+//! test a new GPU, driver or backend before it is trusted (`basic devices --check`).
 //!
-//! The inputs are multiples of 1/64 from -1 to 1, which every type of 16 bits holds, so that one expectation, computed in
-//! f32 on Flex, serves all types. An expectation is a result's Euclidean norm and some of its numbers.
+//! The inputs are multiples of 1/64 from -1 to 1. Every 16-bit type represents them exactly, so that one set of
+//! expectations, computed in f32 on Flex, serves all types. An expectation is a result's Euclidean
+//! norm and some elements.
 
 mod cases;
 mod rates;
@@ -16,29 +17,29 @@ use serde::{Deserialize, Serialize};
 use cases::CASES;
 pub use rates::{Rate, RateError, rates};
 
-/// Numbers of a result that are compared one by one.
+/// The number of elements of a result that are compared one by one.
 const SAMPLES: usize = 12;
 
-/// How one operation did.
+/// The result of checking one operation.
 #[derive(Debug, Clone, Serialize)]
 pub struct Checked {
     /// The operation and its variant.
     pub name: &'static str,
     /// The inputs' type.
     pub dtype: &'static str,
-    /// The largest difference from the expectation, relative to the root mean square of the result it is in.
+    /// The largest difference from the expectation, relative to the root mean square of the result in which it occurs.
     pub difference: Option<f64>,
-    /// The largest difference that is let pass.
+    /// The largest difference that passes.
     pub tolerance: f64,
     /// Whether it passed.
     pub passed: bool,
-    /// What went wrong otherwise: a panic's message, a result of another size.
+    /// What prevented a comparison: a panic's message, or a result of another size.
     pub error: Option<String>,
-    /// Seconds, with what had to be compiled.
+    /// Seconds, including the compilation of kernels.
     pub seconds: f64,
 }
 
-/// A result or a gradient in brief.
+/// A summary of a result or a gradient.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Brief {
     elements: usize,
@@ -49,12 +50,12 @@ struct Brief {
 impl Brief {
     fn of(values: &[f64]) -> Self {
         let stride = values.len().div_ceil(SAMPLES).max(1);
-        // From both ends, so that the last element is among them.
+        // Counted from the end, so that the last element is among them.
         let samples = values.iter().rev().step_by(stride).copied().collect();
         Self { elements: values.len(), norm: values.iter().map(|x| x * x).sum::<f64>().sqrt(), samples }
     }
 
-    /// The largest difference, relative to the expected root mean square; `None` where the sizes differ.
+    /// The largest difference, relative to the expected root mean square; `None` if the sizes differ.
     fn difference(&self, expected: &Self) -> Option<f64> {
         if self.elements != expected.elements || self.samples.len() != expected.samples.len() {
             return None;
@@ -62,12 +63,12 @@ impl Brief {
         let scale = (expected.norm / (expected.elements.max(1) as f64).sqrt()).max(1e-6);
         let norm = (self.norm - expected.norm) / expected.norm.max(1e-6);
         let samples = self.samples.iter().zip(&expected.samples).map(|(a, b)| (a - b) / scale);
-        // NaN must not pass, and f64::max drops it.
+        // A NaN must not pass, and `f64::max` would drop it.
         Some(samples.chain([norm]).map(f64::abs).fold(0.0, |most, x| if x > most || x.is_nan() { x } else { most }))
     }
 }
 
-/// One case: its name, its expectations by result.
+/// One case: its name, and the expectation for each of its results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Expected {
     name: String,
@@ -78,8 +79,8 @@ fn expectations() -> Vec<Expected> {
     serde_json::from_str(include_str!("expected.json")).unwrap_or_default()
 }
 
-/// Runs every operation on `device` in each of `dtypes` and compares. `report` is told of each as it ends. An operation
-/// that panics fails, and the others still run.
+/// Runs every operation on `device` in each of `dtypes` and compares the results. `report` is called after each. If an
+/// operation panics, it fails and the others still run.
 pub fn check(device: &Device, dtypes: &[DType], report: &mut dyn FnMut(&Checked)) -> Vec<Checked> {
     let expected = expectations();
     let device = device.clone().autodiff();
@@ -127,7 +128,7 @@ fn compare(name: &str, results: &[Vec<f64>], expected: &[Expected]) -> (Option<f
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    // What went wrong comes first, its cause last; between them can be a kernel's whole source.
+    // The first line says what went wrong and a later one why; between them can be the whole source of a kernel.
     let lines: Vec<&str> = text.unwrap_or("it panicked").lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     let cause = lines.iter().find(|line| line.contains("error:") || line.contains("ERROR"));
     lines.first().into_iter().chain(cause).copied().collect::<Vec<_>>().join(": ")
@@ -150,7 +151,7 @@ mod tests {
         CASES.iter().map(of).collect()
     }
 
-    /// `BASIC_EXPECTATIONS=write cargo test -p basic-core --lib check` writes them anew.
+    /// `BASIC_EXPECTATIONS=write cargo test -p basic-core --lib check` writes the expectations anew.
     #[test]
     fn the_committed_expectations_are_what_flex_computes_in_f32() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/check/expected.json");

@@ -1,5 +1,5 @@
-//! How fast a device does the operations of a training step: the sizes are a 7B decoder's on four samples of 705
-//! positions (`basic bench --preset 7b --micro-batch 4`), and those of its vision encoder.
+//! Measures how fast a device performs the operations of a training step. The sizes are those of a 7B decoder on four
+//! samples of 705 positions (`basic bench --preset 7b --micro-batch 4`), and of its vision encoder.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use thiserror::Error;
 
 use crate::ops::{self, AdamWStep, HeadLayout};
 
-/// An operation is repeated for so long.
+/// How long an operation is repeated.
 const SPAN: Duration = Duration::from_millis(200);
-/// So many are run before the device is waited for.
+/// About how much work is queued before waiting for the device.
 const ROUND: Duration = Duration::from_millis(20);
-/// Bytes of results that are held until then.
+/// The most bytes of results that are held until then.
 const HELD: f64 = (4_u64 << 30) as f64;
 /// Rows of the decoder: four samples of 705 positions.
 const ROWS: usize = 2820;
@@ -25,26 +25,26 @@ const PATCHES: usize = 2304;
 /// Text positions of the four samples.
 const TEXT: usize = 512;
 
-/// What an operation reached.
+/// The measured rate of an operation.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rate {
     /// The operation and its sizes.
     pub name: String,
-    /// Seconds of one.
+    /// Seconds per run.
     pub seconds: f64,
-    /// Floating-point operations a second, in units of 1e12: those that the result needs.
+    /// Floating-point operations per second, in units of 1e12; only those that the result needs are counted.
     pub tflops: f64,
-    /// Bytes a second, in units of 1e9: inputs read once and outputs written once.
+    /// Bytes per second, in units of 1e9; every input counts as read once and every output as written once.
     pub gigabytes: f64,
 }
 
 /// Why nothing was timed.
 #[derive(Debug, Error)]
 pub enum RateError {
-    /// The device stopped.
+    /// The device failed.
     #[error("the device failed: {0:?}")]
     Run(ExecutionError),
-    /// A text that no operation's name contains.
+    /// No operation's name contains the text.
     #[error("no operation has '{0}' in its name: leave out --only to see all of them")]
     None(String),
 }
@@ -67,8 +67,8 @@ impl Timer<'_> {
         self.random(shape).autodiff().require_grad()
     }
 
-    /// Times `run`, which takes `elements` numbers in and out. What it gives is held until the device has computed it:
-    /// fusion computes nothing that is dropped before.
+    /// Times `run`, which reads and writes `elements` numbers in all. Its results are held until the device has
+    /// computed them, because fusion computes nothing that is dropped before.
     fn time<T>(
         &mut self,
         name: &str,
@@ -88,8 +88,8 @@ impl Timer<'_> {
             drop(held);
             Ok(seconds)
         };
-        // The first run compiles and tunes. Then as many at once as hide the wait for the device, twice: fusion makes
-        // other kernels of many at once than of one.
+        // The first runs compile and tune. Then two rounds of as many runs as hide the wait for the device, because
+        // fusion generates different kernels for many runs than for one.
         let mut one = f64::MAX;
         for _ in 0..3 {
             one = seconds_of(1)?;
@@ -112,7 +112,7 @@ impl Timer<'_> {
         Ok(())
     }
 
-    /// `[m, k] x [k, n]`, either of them given transposed.
+    /// `[m, k] x [k, n]`; `turned` says which operands are transposed views.
     fn product(&mut self, name: &str, [m, k, n]: [usize; 3], turned: [bool; 2]) -> Result<(), RateError> {
         let a = if turned[0] { self.random([k, m]).transpose() } else { self.random([m, k]) };
         let b = if turned[1] { self.random([n, k]).transpose() } else { self.random([k, n]) };
@@ -120,10 +120,10 @@ impl Timer<'_> {
         self.time(&name, 2.0 * (m * k * n) as f64, m * k + k * n + m * n, || ops::product(a.clone(), b.clone()))
     }
 
-    /// Forward, then forward with backward.
+    /// Times the forward pass, then forward and backward together.
     fn attention(&mut self, name: &str, [b, t, heads, kv, width]: [usize; 5]) -> Result<(), RateError> {
         let first = Tensor::<2, Int>::zeros([1, t], &self.device.clone().without_autodiff());
-        // Half of all pairs: two products forward, five more backward.
+        // Half of all pairs. Two products forward, five more backward.
         let flops = 2.0 * (b * heads * t * t * width) as f64;
         let elements = 2 * b * t * (heads + kv) * width;
         let (q, k, v) =
@@ -140,11 +140,11 @@ impl Timer<'_> {
     }
 }
 
-/// Times the operations on `device` in `dtype` whose names contain `only`; `report` is told of each.
+/// Times those operations on `device` in `dtype` whose names contain `only`; `report` is called after each.
 ///
 /// # Errors
 ///
-/// [`RateError`] where the device fails, or `only` is in no name.
+/// Returns [`RateError`] if the device fails or no name contains `only`.
 pub fn rates(device: &Device, dtype: DType, only: &str, report: &mut dyn FnMut(&Rate)) -> Result<Vec<Rate>, RateError> {
     let device = device.clone().autodiff();
     let mut t = Timer { only, device: &device, dtype, rates: Vec::new(), report };
@@ -174,7 +174,7 @@ fn losses(t: &mut Timer<'_>) -> Result<(), RateError> {
     let table = t.random([VOCABULARY, HIDDEN]);
     let (v, target) = (t.leaf([PATCHES, HIDDEN]), t.random([PATCHES, HIDDEN]));
     let weights = Tensor::<1>::ones([PATCHES], &t.device.clone().without_autodiff()) / PATCHES as f64;
-    // Both sides' logits and the gradient.
+    // The logits of both sides, and the gradient.
     let flops = 6.0 * (PATCHES * HIDDEN * VOCABULARY) as f64;
     t.time("semantic_distribution with backward", flops, table.shape().num_elements(), || {
         let loss = ops::semantic_distribution(v.clone(), target.clone(), table.clone(), weights.clone());
@@ -218,7 +218,7 @@ fn elementwise(t: &mut Timer<'_>) -> Result<(), RateError> {
     let (parameter, gradient) = (t.random([HIDDEN, INNER]).cast(DType::F32), t.random([HIDDEN, INNER]));
     let mut moments = None;
     let step = AdamWStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, time: 1 };
-    // Three f32 numbers read and written, and the gradient.
+    // Three f32 numbers are read and written for each parameter, and the gradient is read.
     let bytes = HIDDEN * INNER * (24 / t.dtype.size() + 1);
     t.time("adamw 4096x11008", 0.0, bytes, || {
         let (_, kept) = ops::adamw(parameter.clone(), gradient.clone().cast(DType::F32), moments.take(), step);

@@ -1,4 +1,4 @@
-//! Device selection: the one place, beside the extension traits, that names a backend.
+//! Device selection. Besides the extension traits, this is the only place that names backends.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -15,9 +15,8 @@ use thiserror::Error;
 
 /// A device as users write it: `auto`, `cpu`, `ndarray`, `wgpu[:i]` or `cuda[:i]`.
 ///
-/// `cpu` is Burn's Flex backend, `ndarray` Burn's second CPU implementation (for checks of one against the other).
-/// `auto` takes the first of CUDA, wgpu with a GPU, `cpu` and `ndarray` that this binary was built with and this
-/// machine has.
+/// `cpu` is Burn's Flex backend, `ndarray` Burn's second CPU implementation (to check one against the other). `auto`
+/// takes the first of CUDA, wgpu with a GPU, `cpu` and `ndarray` that is both in this build and on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceSpec {
@@ -34,7 +33,7 @@ pub enum DeviceSpec {
     Cuda(usize),
 }
 
-/// Why a device could not be had.
+/// Why a device cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DeviceError {
     /// The text names no device.
@@ -43,20 +42,20 @@ pub enum DeviceError {
     /// The backend was left out of this build.
     #[error("device '{device}' is not in this build: rebuild with `--features {feature}`")]
     NotCompiled {
-        /// What was asked for.
+        /// The device that was asked for.
         device: String,
-        /// The cargo feature that brings it.
+        /// The cargo feature that adds the backend.
         feature: &'static str,
     },
-    /// The build has the backend, the machine lacks the device.
+    /// The backend is in this build, but the machine lacks the device.
     #[error("device '{0}' was not found on this machine: `basic devices` lists what is here")]
     NotFound(String),
     /// Something that the device needs is missing.
     #[error("device '{device}' cannot be used: {missing}")]
     Missing {
-        /// What was asked for.
+        /// The device that was asked for.
         device: String,
-        /// What is missing, where it was looked for, what helps.
+        /// What is missing, where it was looked for and how to get it.
         missing: String,
     },
 }
@@ -113,8 +112,8 @@ impl DeviceSpec {
     ///
     /// # Errors
     ///
-    /// [`DeviceError::NotCompiled`] where this build lacks the backend, [`DeviceError::NotFound`] where the machine
-    /// lacks the device.
+    /// [`DeviceError::NotCompiled`] if this build lacks the backend, [`DeviceError::NotFound`] if the
+    /// machine lacks the device.
     pub fn open(&self) -> Result<Device, DeviceError> {
         match *self {
             Self::Auto => available_devices()
@@ -134,17 +133,17 @@ impl DeviceSpec {
 /// One device that this build could use.
 #[derive(Debug, Clone, Serialize)]
 pub struct DeviceInfo {
-    /// What to write after `--device`.
+    /// The argument of `--device`.
     pub spec: DeviceSpec,
     /// The backend's name and what it is for.
     pub backend: &'static str,
-    /// Whether the machine has it.
+    /// Whether the machine has the device.
     pub usable: bool,
-    /// A CPU that plays a GPU (llvmpipe and the like): never chosen by `auto`.
+    /// Whether it is a CPU that emulates a GPU (llvmpipe and the like); `auto` never chooses such a device.
     pub software: bool,
 }
 
-/// The devices of this build and machine, best first: what `auto` walks through.
+/// The devices of this build and machine, best first; `auto` takes the first usable one.
 pub fn available_devices() -> Vec<DeviceInfo> {
     let here = |spec, backend, software| DeviceInfo { spec, backend, usable: true, software };
     let cuda = (0..cuda_count()).map(|i| here(DeviceSpec::Cuda(i), "CUDA (NVIDIA)", false));
@@ -157,24 +156,24 @@ pub fn available_devices() -> Vec<DeviceInfo> {
     cuda.chain(wgpu).chain(cpu).chain(ndarray).collect()
 }
 
-/// What the devices of this build need and this machine lacks: a sentence each, with where it was looked for and what
-/// helps. NCCL is one of them, which several CUDA devices need and one does not.
+/// What the devices of this build need and this machine lacks: one sentence each, with where it was looked for and how
+/// to get it. NCCL is included, although only several CUDA devices need it.
 pub fn missing_parts() -> Vec<String> {
     cuda_missing()
 }
 
-/// The folder in which compiled kernels and what autotune measured are kept, where this build has a backend that keeps
-/// them.
+/// The folder in which compiled kernels and the results of autotune are kept; `None` if no backend
+/// of this build has one.
 pub fn kernel_folder() -> Option<PathBuf> {
     kept_kernels()
 }
 
-/// Whether a device holds weights as symmetric integers of so many bits: 8 all of them, 4 all but NdArray.
+/// Whether a device supports weights as symmetric integers of `bits` bits: 8 on all devices, 4 on all but NdArray.
 pub fn quantizes(device: &Device, bits: u8) -> bool {
     bits == 8 || (bits == 4 && !format!("{device:?}").contains("NdArray"))
 }
 
-/// Bytes of a CUDA device's memory that were taken since it was opened; `None` for other devices.
+/// Bytes of a CUDA device's memory that came into use since it was opened; `None` for other devices.
 pub fn memory_used(spec: &DeviceSpec) -> Option<u64> {
     match spec {
         #[cfg(feature = "cuda")]
@@ -200,7 +199,7 @@ fn open_cpu(spec: &DeviceSpec) -> Result<Device, DeviceError> {
 
 #[cfg(feature = "ndarray")]
 fn open_ndarray(_: &DeviceSpec) -> Result<Device, DeviceError> {
-    // Deprecated upstream, kept as the independent second implementation that results are checked against.
+    // Deprecated in Burn; kept as an independent second implementation to check results against.
     #[allow(deprecated)]
     Ok(Device::ndarray())
 }
@@ -221,7 +220,7 @@ fn wgpu_kinds() -> Vec<bool> {
     Vec::new()
 }
 
-/// Whether each adapter is a software one.
+/// For each adapter, whether it is a software one.
 #[cfg(feature = "wgpu")]
 fn wgpu_kinds() -> Vec<bool> {
     wgpu_devices().iter().map(|device| format!("{device:?}").contains("Cpu")).collect()
@@ -270,11 +269,11 @@ fn kept_kernels() -> Option<PathBuf> {
     Some(kernels::folder())
 }
 
-/// Whether several CUDA devices can add their gradients.
+/// Checks that several CUDA devices can sum their gradients.
 ///
 /// # Errors
 ///
-/// [`DeviceError::Missing`] where NCCL's library is not there.
+/// Returns [`DeviceError::Missing`] if NCCL's library is not found.
 pub fn check_nccl() -> Result<(), DeviceError> {
     #[cfg(feature = "cuda")]
     if let Err(missing) = &crate::cuda_parts::Parts::here().nccl {

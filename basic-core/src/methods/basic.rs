@@ -1,9 +1,9 @@
 //! BASIC (ICCV 2025, arXiv 2508.06895): the decoder's own shallow layers supervise the projector's output.
 //!
-//! While the decoder runs, an [`Observer`] adds up the supervisory embeddings `V^` and the patch weights
-//! `a` from its first k layers; two terms then pull the visual embeddings `v` towards `V^`: `das` by angle
-//! ([`directional_alignment`]), `sds` by the distribution over the vocabulary ([`semantic_distribution`]). Neither has a
-//! gradient through the decoder. The objective is `L = L_lm + lambda_das L_das + lambda_sds L_sds`.
+//! While the decoder runs, an [`Observer`] sums the supervisory embeddings `V^` and the patch weights `a` over its
+//! first k layers. Two terms then pull the visual embeddings `v` towards `V^`: `das` by angle
+//! ([`directional_alignment`]), `sds` by the distribution over the vocabulary ([`semantic_distribution`]). Neither has
+//! a gradient through the decoder. The objective is `L = L_lm + lambda_das L_das + lambda_sds L_sds`.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::de::MapAccess;
@@ -21,11 +21,11 @@ pub const SDS: TermInfo = TermInfo { name: "sds", title: "Semantic distribution 
 /// The method's keys in a recipe.
 pub const KEYS: [&str; 7] = ["das", "sds", "lambda_das", "lambda_sds", "k", "layer_weights", "patch_weights"];
 
-/// How the first k layers are weighted in `V^` (method.md, `w_h`).
+/// How the first k layers are weighted in `V^` (`w_h` in docs/method.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LayerWeights {
-    /// `h^2 / sum h^2`: the paper's.
+    /// `h^2 / sum h^2`, as in the paper.
     #[default]
     Increasing,
     /// `1 / k`.
@@ -49,18 +49,18 @@ impl LayerWeights {
     }
 }
 
-/// How the patches of an image are weighted (method.md, `a_i`).
+/// How the patches of an image are weighted (`a_i` in docs/method.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PatchWeights {
-    /// The text rows' mean attention to the patch: the paper's.
+    /// The mean attention of the text rows to the patch, as in the paper.
     #[default]
     Attention,
-    /// The mean of the attention weights over the image: the same strength without the distribution.
+    /// The mean of the attention weights over the image, for every patch: the total is the same, the distribution flat.
     Uniform,
 }
 
-/// The knobs of the method. The defaults are the paper's.
+/// The settings of the method. The defaults are the paper's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Basic {
     /// Whether the directional alignment loss is on.
@@ -71,7 +71,7 @@ pub struct Basic {
     pub lambda_das: f64,
     /// Weight of the semantic distribution loss (lambda_2).
     pub lambda_sds: f64,
-    /// How many shallow layers supervise (k); by default `max(1, L / 2)`.
+    /// How many shallow layers supervise (k); `max(1, L / 2)` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<usize>,
     /// The layers' weights in `V^`.
@@ -99,7 +99,7 @@ impl Basic {
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] where k or a lambda is out of its range.
+    /// Returns [`ObjectiveError`] if k or a lambda is out of range.
     pub fn resolve_k(&self, layers: usize) -> Result<usize, ObjectiveError> {
         ObjectiveError::weight("lambda_das", self.lambda_das)?;
         ObjectiveError::weight("lambda_sds", self.lambda_sds)?;
@@ -110,13 +110,13 @@ impl Basic {
         }
     }
 
-    /// The same with both losses on: what `basic losses` and the token lens look at.
+    /// The same settings with both losses on, for `basic losses` and the token lens.
     #[must_use]
     pub fn whole(&self) -> Self {
         Self { das: true, sds: true, ..self.clone() }
     }
 
-    /// The same with the weights of what is off at their defaults.
+    /// The same settings, with the lambdas of losses that are off at their defaults.
     pub(super) fn effective(&self) -> Self {
         let (mut this, default) = (self.clone(), Self::default());
         if !this.das {
@@ -189,14 +189,14 @@ impl Method for Basic {
     }
 }
 
-/// Collects [`Targets`] from the decoder's first k layers: O(M d) memory, however many layers.
+/// Collects [`Targets`] from the decoder's first k layers, in O(M d) memory for any number of layers.
 #[derive(Debug)]
 struct ShallowLayers {
     layer_weights: Vec<f64>,
     patch_weights: PatchWeights,
     patches: Vec<usize>,
     rows: Tensor<1, Int>,      // [M], into [B * T]
-    text_rows: Tensor<2, Int>, // [B, n], filled up with row 0
+    text_rows: Tensor<2, Int>, // [B, n], padded with row 0
     readout: Tensor<3>,        // [B, S, n]: 1 / (k n_s) at the text rows of the row's s-th image, else 0
     mass_rows: Tensor<1, Int>, // [M], into [B * S * T]
     embeddings: Option<Tensor<2>>,
@@ -218,7 +218,8 @@ impl ShallowLayers {
             })
             .collect();
         let s = nth.into_iter().max().unwrap_or(1);
-        // Images of one row share text rows: those of a sample's first image hold those of its later ones.
+        // The images of one row share a list of text rows: a sample's first image has all text
+        // rows of its later images.
         let mut text_rows: Vec<Vec<usize>> = vec![Vec::new(); b];
         for image in &layout.images {
             let all = &mut text_rows[image.row];
@@ -265,7 +266,7 @@ impl Observer for ShallowLayers {
         index < self.layer_weights.len()
     }
 
-    /// Records a layer once: a second run of the same layer (activation recompute) changes nothing.
+    /// Records each layer once: a second run of the same layer (activation recompute) changes nothing.
     fn observe(&mut self, index: usize, hidden: &Tensor<3>, seen: &Seen) {
         if index != self.observed || !self.wants(index) {
             return;

@@ -1,9 +1,9 @@
-//! The supervision methods, one file each, and the objective that they make up together.
+//! The supervision methods, one file each, and the objective that combines them.
 //!
-//! A method is a table in the recipe's `[objective]` that says, through [`Method`], what it wants from which decoder
-//! layers and what its terms are worth. A further method is a file here, a field of [`Objective`] with its line in
-//! [`Objective::methods`], and, where it trains a head of its own, a field of [`Heads`]. Nothing else names it: the
-//! trainer, the evaluation, metrics, reports and studies go over the terms.
+//! A method is a table in the recipe's `[objective]`. Through [`Method`] it says which decoder layers it needs, and
+//! computes its terms. Adding a method takes a file here, a field of [`Objective`] with its line in
+//! [`Objective::methods`], and, if it trains a head of its own, a field of [`Heads`]. No other code names it: the
+//! trainer, the evaluation, metrics, reports and studies iterate over the terms.
 
 pub mod basic;
 pub mod viral;
@@ -21,19 +21,20 @@ use crate::{Losses, Seen, SupervisionLayout, Targets, Term};
 use basic::Basic;
 use viral::Viral;
 
-/// The recipe's table `[objective]`: BASIC's keys stand in it directly, every other method has a table below it, by
-/// its name. The default is the paper's BASIC and nothing else.
+/// The recipe's table `[objective]`. BASIC's keys are directly in it; every other method has a table below it, under
+/// its name. The default is BASIC as in the paper, and nothing else.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Objective {
     /// BASIC.
     #[serde(flatten)]
     pub basic: Basic,
-    /// VIRAL, where its table is there.
+    /// VIRAL; `None` if the recipe has no table for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub viral: Option<Viral>,
 }
 
-/// The trainable heads of the methods. They are trained and saved with a run and are no part of the model's checkpoint.
+/// The trainable heads of the methods. They are trained and saved with a run, but are not part of
+/// the model's checkpoint.
 #[derive(Module, Debug, Default)]
 pub struct Heads {
     /// VIRAL's.
@@ -41,19 +42,19 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// The names of the methods whose heads are here: the first part of their parameters' paths.
+    /// The names of the methods that have a head here; each is the first part of its parameters' paths.
     pub fn methods(&self) -> Vec<&'static str> {
         self.viral.iter().map(|_| viral::NAME).collect()
     }
 }
 
-/// Names of the tables below `[objective]`.
+/// The names of the tables below `[objective]`.
 const TABLES: [&str; 1] = [viral::NAME];
 
-/// What every method calls its terms, with what a reader of a report is told they are, in the order of the methods.
+/// The terms of all methods, in the order of the methods.
 pub const TERMS: &[TermInfo] = &[basic::DAS, basic::SDS, viral::TERM];
 
-/// What a term is called.
+/// The names of a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TermInfo {
     /// Its name in metrics and recipes.
@@ -62,16 +63,16 @@ pub struct TermInfo {
     pub title: &'static str,
 }
 
-/// What a method must know of the model that it supervises.
+/// The sizes of the model that a method may need to check its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelShape {
     /// The decoder's layers (L).
     pub layers: usize,
     /// Its width (d).
     pub width: usize,
-    /// Positions that an image takes of a sequence (m).
+    /// The number of positions that an image takes in a sequence (m).
     pub visual_tokens: usize,
-    /// Patch features of an image and their width, as the vision encoder gives them to the projector.
+    /// The number of an image's patch features and their width, as the projector receives them from the vision encoder.
     pub features: [usize; 2],
 }
 
@@ -80,74 +81,75 @@ pub struct ModelShape {
 pub enum FeatureSource<'a> {
     /// The model's own vision encoder, which must be frozen.
     Own,
-    /// Another vision encoder: its directory or its name on the hub.
+    /// Another vision encoder, by its directory or its name on the hub.
     Encoder(&'a str),
 }
 
 /// A supervision method, as its table in a recipe configures it.
 pub trait Method: fmt::Debug {
-    /// Its name.
+    /// The method's name, which is also that of its table.
     fn name(&self) -> &'static str;
 
-    /// Checks the knobs by themselves: what a recipe may say of any model.
+    /// Checks the settings without a model.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] that names the key.
+    /// Returns an [`ObjectiveError`] that names the key.
     fn bounds(&self) -> Result<(), ObjectiveError>;
 
-    /// Checks the knobs against the model.
+    /// Checks the settings against the model.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] that names the key.
+    /// Returns an [`ObjectiveError`] that names the key.
     fn check(&self, model: &ModelShape) -> Result<(), ObjectiveError>;
 
-    /// Whether it supervises anything as it is configured.
+    /// Whether it supervises anything with these settings.
     fn supervises(&self) -> bool;
 
-    /// Watches the decoder's layers without a gradient, for one forward pass over a decoder of `layers` layers.
+    /// Returns an observer for one forward pass over a decoder of `layers` layers, if the method needs one. The
+    /// observer works without a gradient.
     fn observer(&self, _layers: usize, _layout: &SupervisionLayout, _device: &Device) -> Option<Box<dyn Observer>> {
         None
     }
 
-    /// The layers (0-based) whose outputs at the image positions its terms have a gradient through.
+    /// The layers (0-based) through whose outputs at the image positions the terms have a gradient.
     fn taps(&self, _layers: usize) -> Vec<usize> {
         Vec::new()
     }
 
-    /// Where the patch features come from that it compares with, if with any.
+    /// The source of the patch features that the method compares with, if it uses any.
     fn features(&self) -> Option<FeatureSource<'_>> {
         None
     }
 
-    /// Checks patch features of `positions` positions an image against the model.
+    /// Checks patch features of `positions` positions per image against the model.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] that names the key.
+    /// Returns an [`ObjectiveError`] that names the key.
     fn check_features(&self, _positions: usize, _model: &ModelShape) -> Result<(), ObjectiveError> {
         Ok(())
     }
 
-    /// Its terms: always the same ones, in the same order, with 0 where `evidence` is `None` because a batch has
-    /// nothing to supervise. `device` is that of the language model's loss.
+    /// The method's terms: always the same ones in the same order. They are 0 if `evidence` is `None` because a batch
+    /// has nothing to supervise. `device` is the device of the language model's loss.
     fn terms(&self, evidence: Option<&Evidence>, device: &Device) -> Vec<Term>;
 }
 
 /// What a method collects from the decoder's layers while they run, without a gradient.
 pub trait Observer: fmt::Debug {
-    /// Whether it has a use for layer `index` (0-based).
+    /// Whether it uses layer `index` (0-based).
     fn wants(&self, index: usize) -> bool;
 
-    /// Sees a layer's output on the residual stream, `[B, T, d]`, and what its attention looked at.
+    /// Takes a layer's output on the residual stream, `[B, T, d]`, and the inputs of its attention.
     fn observe(&mut self, index: usize, hidden: &Tensor<3>, seen: &Seen);
 
-    /// What was collected; `None` where the decoder did not report all of its layers.
+    /// Returns what was collected; `None` if the decoder did not report all of the layers.
     fn finish(self: Box<Self>) -> Option<Targets>;
 }
 
-/// What a method's terms are computed from.
+/// What the terms of a method are computed from.
 #[derive(Debug)]
 pub struct Evidence<'a> {
     /// The visual embeddings of all images of the batch, in sample order, `[M, d]`.
@@ -164,47 +166,48 @@ pub struct Evidence<'a> {
     pub features: Option<&'a Tensor<2>>,
     /// The methods' trainable heads.
     pub heads: &'a Heads,
-    /// Where images and text sit.
+    /// The positions of images and text.
     pub layout: &'a SupervisionLayout,
-    /// Samples of the whole batch that have an image with text after it: what the terms are averaged over.
+    /// The number of samples of the whole batch that have an image with text after it, over which
+    /// the terms are averaged.
     pub image_samples: usize,
 }
 
-/// A knob outside its range.
+/// A setting that is out of its range.
 #[derive(Debug, Error, PartialEq)]
 pub enum ObjectiveError {
-    /// A number of layers that no decoder has.
+    /// A number of layers that is 0, which is wrong for every decoder.
     #[error("{name} is 0, it must be between 1 and the decoder's layers")]
     NoLayer {
-        /// Its key.
+        /// The key.
         name: &'static str,
     },
     /// A number of layers that the decoder does not have.
     #[error("{name} = {value} is outside 1 to {layers}, the decoder's layers")]
     Layers {
-        /// Its key.
+        /// The key.
         name: &'static str,
-        /// What was asked for.
+        /// The value.
         value: usize,
         /// The decoder's layers.
         layers: usize,
     },
-    /// A weight is negative or not a number.
+    /// A weight that is negative or not a finite number.
     #[error("{name} = {value} must be a finite number, at least 0")]
     Weight {
-        /// Its key.
+        /// The key.
         name: &'static str,
-        /// Its value.
+        /// The value.
         value: f64,
     },
-    /// A size that is not allowed.
+    /// A size that is out of its range.
     #[error("{name} = {value} must be at least 1 and at most {most}")]
     Size {
-        /// Its key.
+        /// The key.
         name: &'static str,
-        /// Its value.
+        /// The value.
         value: usize,
-        /// The largest.
+        /// The largest value that is allowed.
         most: usize,
     },
     /// Patch features that do not lie on a square grid.
@@ -212,7 +215,7 @@ pub enum ObjectiveError {
     Grid {
         /// The key.
         name: &'static str,
-        /// What there is.
+        /// The number of positions.
         positions: usize,
         /// What to change.
         way: &'static str,
@@ -243,20 +246,20 @@ impl Objective {
         self.methods().into_iter().any(Method::supervises)
     }
 
-    /// Checks every knob by itself.
+    /// Checks every setting without a model.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] that names the first key out of its range.
+    /// Returns an [`ObjectiveError`] that names the first key out of its range.
     pub fn bounds(&self) -> Result<(), ObjectiveError> {
         self.methods().into_iter().try_for_each(Method::bounds)
     }
 
-    /// Checks every knob by itself and against the model.
+    /// Checks every setting, by itself and against the model.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] that names the first key out of its range.
+    /// Returns an [`ObjectiveError`] that names the first key out of its range.
     pub fn check(&self, model: &ModelShape) -> Result<(), ObjectiveError> {
         self.methods().into_iter().try_for_each(|method| method.check(model))?;
         self.bounds()
@@ -267,18 +270,18 @@ impl Objective {
         self.viral.as_ref().is_some_and(Viral::has_head)
     }
 
-    /// The methods' heads with lazily made weights, for a decoder of width `decoder` and patch features of width
-    /// `features`.
+    /// The methods' heads for a decoder of width `decoder` and patch features of width `features`. Their weights are
+    /// initialized when they are first used.
     pub fn heads(&self, decoder: usize, features: usize, device: &Device) -> Heads {
         let viral = self.viral.as_ref().filter(|viral| viral.has_head());
         Heads { viral: viral.map(|viral| viral::Head::new(viral.head_widths(decoder, features), device)) }
     }
 
-    /// The same objective with the defaults that depend on the decoder's `layers` written out, as a run's record has it.
+    /// The same objective with the defaults that depend on the decoder's `layers` written out, for the record of a run.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] where a number of layers is not one of the decoder's.
+    /// Returns [`ObjectiveError`] if a number of layers is not within the decoder's.
     pub fn resolved(&self, layers: usize) -> Result<Self, ObjectiveError> {
         let mut this = self.clone();
         this.basic.k = Some(this.basic.resolve_k(layers)?);
@@ -288,7 +291,8 @@ impl Objective {
         Ok(this)
     }
 
-    /// The same objective with every knob that has no effect at its default: two objectives that train alike are equal.
+    /// The same objective with every setting that has no effect at its default, so that two objectives that
+    /// train alike are equal.
     #[must_use]
     pub fn effective(&self) -> Self {
         if !self.supervises() {
@@ -305,17 +309,17 @@ impl Objective {
         })
     }
 
-    /// The key by which a method compares with the model's own vision encoder, which must be frozen then.
+    /// The key through which a method compares with the model's own vision encoder, which then must be frozen.
     pub fn compares_with_own(&self) -> Option<String> {
         let own = |method: &&dyn Method| method.features() == Some(FeatureSource::Own);
         self.methods().into_iter().find(own).map(|method| format!("{}.target", method.name()))
     }
 
-    /// Checks another encoder, of `positions` patches an image, against the model.
+    /// Checks another encoder, of `positions` patches per image, against the model.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] that names the key.
+    /// Returns an [`ObjectiveError`] that names the key.
     pub fn check_encoder(&self, positions: usize, model: &ModelShape) -> Result<(), ObjectiveError> {
         self.methods().into_iter().try_for_each(|method| match method.features() {
             Some(FeatureSource::Encoder(_)) => method.check_features(positions, model),
@@ -323,7 +327,7 @@ impl Objective {
         })
     }
 
-    /// The losses of a batch in which there is nothing: 0 each, with the terms' names and weights.
+    /// The losses of an empty batch: all 0, with the terms' names and weights.
     pub fn zeros(&self, device: &Device) -> Losses {
         self.losses(Losses::zero(device), None, None)
     }
@@ -346,7 +350,7 @@ const KEYS: [&str; basic::KEYS.len() + TABLES.len()] = {
     keys
 };
 
-/// A key of the table. It is refused while it is read, so that an error points at it.
+/// A key of the table. It is checked while it is read, so that an error points at its place.
 struct Key(String);
 
 impl<'de> Deserialize<'de> for Key {
@@ -356,7 +360,7 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-// Serde's `flatten` cannot refuse unknown keys, and loses the place of a value that is wrong.
+// Serde's `flatten` cannot refuse unknown keys, and loses the place of a wrong value.
 impl<'de> Deserialize<'de> for Objective {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Table;

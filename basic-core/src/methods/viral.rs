@@ -1,12 +1,12 @@
-//! VIRAL (visual representation alignment, arXiv 2509.07979): a decoder layer's outputs at the image
-//! positions are compared with the patch features of a frozen vision encoder.
+//! VIRAL (visual representation alignment, arXiv 2509.07979): compares a decoder layer's outputs at the image positions
+//! with the patch features of a frozen vision encoder.
 //!
-//! With `similarity = "cosine"` the outputs `h` after layer `layer` go through a trainable [`Head`], and
-//! `L = - mean cos(head(h_i), f_i)` over the patches. With `similarity = "gram"` there is no head: `L` is the mean squared
-//! difference between the patch-to-patch cosines of `h` and those of `f`. Where the encoder's grid of patches is not the
-//! model's, its features are resampled bilinearly. The mean is over the patches of a sample's images and then over the
-//! samples that have an image with text after it, so that it does not depend on how a batch is cut into parts. Unlike
-//! BASIC's terms, this one has a gradient through the decoder's layers below.
+//! With `similarity = "cosine"`, the outputs `h` of layer `layer` go through a trainable [`Head`], and
+//! `L = - mean cos(head(h_i), f_i)` over the patches. With `similarity = "gram"` there is no head: `L` is the mean
+//! squared difference between the patch-to-patch cosines of `h` and those of `f`. If the encoder's grid of patches
+//! differs from the model's, its features are resampled bilinearly. The mean is over the patches of a sample's images
+//! and then over the samples that have an image with text after it, so that it does not depend on how a batch is split.
+//! Unlike BASIC's terms, this one has a gradient through the decoder's layers up to that layer.
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -19,39 +19,39 @@ use crate::{ImageSpan, Losses, SupervisionLayout, Term};
 
 /// The name of the method's table and of its term.
 pub const NAME: &str = "viral";
-/// The similarity with the vision encoder's features.
+/// The name of the term and its heading in reports.
 pub const TERM: TermInfo = TermInfo { name: NAME, title: "Visual representation alignment (viral)" };
 
-/// The target that names the model's own vision encoder.
+/// The value of `target` that means the model's own vision encoder.
 pub const OWN: &str = "vision";
-/// The widest head.
+/// The largest width of the head's hidden layers.
 const MOST_WIDTH: usize = 1 << 16;
-/// Below this length a row counts as having it: its direction is not known.
+/// The smallest length that a row is divided by when it is scaled to length 1.
 const SHORTEST: f64 = 1e-8;
 
-/// What of the two sides is compared.
+/// How the decoder's outputs are compared with the features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Similarity {
-    /// Each patch with the same patch, through the trainable head.
+    /// Each patch's output, through the trainable head, with the feature of the same patch.
     #[default]
     Cosine,
     /// The cosines between the patches of an image, without a head.
     Gram,
 }
 
-/// The knobs of the method: the table `[objective.viral]`.
+/// The settings of the method: the table `[objective.viral]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Viral {
     /// Weight of the term.
     pub weight: f64,
-    /// After which decoder layer (from 1) the image positions are read; by default `max(1, L / 2)`.
+    /// The decoder layer (from 1) whose outputs at the image positions are compared; `max(1, L / 2)` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
-    /// `vision` for the model's own frozen vision encoder, or another encoder's directory or hub name.
+    /// `vision` for the model's own frozen vision encoder, or the directory or hub name of another.
     pub target: String,
-    /// What is compared.
+    /// How the two are compared.
     pub similarity: Similarity,
     /// Width of the head's hidden layers.
     pub head_width: usize,
@@ -64,11 +64,11 @@ impl Default for Viral {
 }
 
 impl Viral {
-    /// The layer (from 1) for a decoder of `layers` layers.
+    /// The layer (from 1) in a decoder of `layers` layers.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError::Layers`] where it is not one of them.
+    /// Returns [`ObjectiveError::Layers`] if the decoder does not have the layer.
     pub fn resolve_layer(&self, layers: usize) -> Result<usize, ObjectiveError> {
         match self.layer {
             None => Ok((layers / 2).max(1)),
@@ -88,7 +88,7 @@ impl Viral {
     }
 }
 
-/// Three linear layers with SiLU between them, from the decoder's width to that of the features.
+/// Three linear layers with SiLU between them, from the decoder's width to the features' width.
 #[derive(Module, Debug)]
 pub struct Head {
     /// The layers, first to last.
@@ -96,12 +96,14 @@ pub struct Head {
 }
 
 impl Head {
-    /// A head with lazily made weights.
+    /// A head whose weights are initialized when they are first used.
     pub fn new(widths: [usize; 4], device: &Device) -> Self {
         let layers = widths.windows(2).map(|pair| LinearConfig::new(pair[0], pair[1]).init(device));
         Self { layers: layers.collect() }
     }
 
+    /// Maps a layer's outputs to the width of the features.
+    ///
     /// # Shapes
     /// - rows: `[M, d]`
     /// - output: `[M, feature width]`
@@ -196,7 +198,8 @@ impl Viral {
     }
 }
 
-/// What each image counts: its share of its sample's images, over all samples that have an image with text after it.
+/// The weight of each image: its share of its sample's images, over the number of samples that have an
+/// image with text after it.
 fn shares(layout: &SupervisionLayout, image_samples: usize) -> TensorData {
     let counts = |image: &ImageSpan| {
         let own = layout.images.iter().filter(|other| other.sample == image.sample);
@@ -212,17 +215,17 @@ fn shares(layout: &SupervisionLayout, image_samples: usize) -> TensorData {
     TensorData::new(shares, [n])
 }
 
-/// Rows of length 1.
+/// The rows scaled to length 1.
 fn directions(rows: Tensor<2>) -> Tensor<2> {
     let squares = rows.clone().powi_scalar(2).sum_dim(1); // [M, 1]
     rows / squares.clamp_min(SHORTEST * SHORTEST).sqrt()
 }
 
-/// The side of a square grid of so many positions.
+/// The side of a square grid of `positions` positions.
 ///
 /// # Errors
 ///
-/// [`ObjectiveError::Grid`] where they are not a square number.
+/// Returns [`ObjectiveError::Grid`] if `positions` is not a square number.
 pub fn grid(name: &'static str, positions: usize, way: &'static str) -> Result<usize, ObjectiveError> {
     let side = positions.isqrt();
     match side * side == positions && side > 0 {
@@ -231,8 +234,8 @@ pub fn grid(name: &'static str, positions: usize, way: &'static str) -> Result<u
     }
 }
 
-/// Features on the model's grid of `m` positions an image, in f32, as PyTorch's `interpolate(mode="bilinear")` samples
-/// them (`align_corners=False`).
+/// Resamples features to the model's grid of `m` positions per image, in f32, as PyTorch's
+/// `interpolate(mode="bilinear")` does (`align_corners=False`).
 ///
 /// # Shapes
 /// - features: `[images * positions, w]`
@@ -250,10 +253,10 @@ fn resampled(features: Tensor<2>, images: usize, m: usize) -> Tensor<2> {
     sampled.reshape([images * m, width])
 }
 
-/// The weights of `from * from` positions in each of `to * to`, `[to * to, from * from]`.
+/// The weights with which `from * from` positions enter each of `to * to`, `[to * to, from * from]`.
 fn bilinear(from: usize, to: usize) -> Vec<f32> {
     let scale = from as f64 / to as f64;
-    // Along one side: the two neighbours and the second one's weight.
+    // For each position along one side: its two neighbours, and the weight of the second.
     let side: Vec<(usize, usize, f64)> = (0..to)
         .map(|at| {
             let center = ((at as f64 + 0.5) * scale - 0.5).max(0.0);

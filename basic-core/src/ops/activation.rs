@@ -1,5 +1,5 @@
-//! Activation functions with their own derivatives: only the input is kept, and 16-bit inputs are computed in f32. In
-//! bfloat16, `1 + erf` and `1 - sigmoid` would round a whole tail away.
+//! Activation functions with derivatives in closed form: only the input is kept, and 16-bit inputs are computed in f32.
+//! In bfloat16, `1 + erf` and `1 - sigmoid` would lose a whole tail to rounding.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI, SQRT_2};
 
@@ -27,8 +27,8 @@ pub enum ActivationKind {
     Silu,
 }
 
-/// The exact GELU, `x / 2 (1 + erf(x / sqrt(2)))`. Burn's own has the same value, but most backends' backward pass takes
-/// the derivative of the tanh approximation (off by up to 5e-4); this one's is the function's own.
+/// The exact GELU, `x / 2 (1 + erf(x / sqrt(2)))`. Burn's `gelu` has the same value, but most backends' backward pass
+/// computes the derivative of the tanh approximation (off by up to 5e-4); this one computes the exact derivative.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     apply(x, ActivationKind::Gelu)
 }
@@ -52,11 +52,12 @@ fn apply<const D: usize>(x: Tensor<D>, kind: ActivationKind) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::activation(x.into_dispatch(), kind))
 }
 
-/// The coefficient of x^3 beside that of x, and of x in the argument of tanh's sigmoid: `tanh(u) = 2 sigmoid(2 u) - 1`.
+/// The coefficient of x^3 relative to that of x, and the coefficient of x in the sigmoid that replaces tanh:
+/// `tanh(u) = 2 sigmoid(2 u) - 1`.
 const CUBE: f64 = 0.044715;
 const TWICE: f64 = FRAC_2_SQRT_PI * SQRT_2;
 
-/// What the input is multiplied by: the normal distribution's share below x, or a sigmoid's.
+/// The factor of the input: the cumulative normal distribution, or a sigmoid.
 fn gate<B: Backend>(x: Array<B>, kind: ActivationKind) -> Array<B> {
     match kind {
         ActivationKind::Gelu => x.scale(FRAC_1_SQRT_2).erf().plus(1.0).scale(0.5),
@@ -81,7 +82,7 @@ pub fn portable_backward<B: Backend>(x: FloatTensor<B>, kind: ActivationKind, gr
     let wide = accumulator(dtype);
     let (x, grad) = (Array::<B>(x).cast(wide), Array::<B>(grad).cast(wide));
     let gate = gate(x.clone(), kind);
-    // A sigmoid's slope is s (1 - s); times the slope of its argument.
+    // The slope of the sigmoid, s (1 - s); each case multiplies it by the slope of the sigmoid's argument.
     let sigmoid = |gate: &Array<B>| gate.clone().mul(gate.clone().neg().plus(1.0));
     let slope = match kind {
         ActivationKind::Gelu => x.clone().square().scale(-0.5).exp().scale(1.0 / (2.0 * PI).sqrt()),

@@ -1,4 +1,4 @@
-//! AdamW's update of one parameter, in one pass and in place where the memory allows it.
+//! AdamW's update of one parameter: one pass, in place if nothing else holds the memory.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch};
@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::FusedOps;
 use super::array::{Array, accumulator};
 
-/// The numbers of an AdamW step.
+/// The settings of an AdamW step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
     /// Learning rate.
@@ -16,15 +16,15 @@ pub struct AdamWStep {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Which step of this parameter it is, from 1.
+    /// The number of this step for this parameter, from 1.
     pub time: usize,
 }
 
-/// A parameter with its moments.
+/// The moments of a parameter.
 #[derive(Debug, Clone)]
 pub struct AdamWMoments<const D: usize> {
     /// Exponential mean of the gradients, f32 (f64 for f64 parameters).
@@ -35,11 +35,11 @@ pub struct AdamWMoments<const D: usize> {
 
 /// One step of AdamW (Loshchilov and Hutter, 2019, as `torch.optim.AdamW` computes it): decays the parameter, updates
 /// the moments and moves the parameter by `lr m' / (sqrt(v') + epsilon)`, m' and v' being bias-corrected. The moments
-/// start as zeros; everything is computed in their type. No gradient.
+/// start as zeros; everything is computed in the moments' type. No gradient.
 ///
 /// # Panics
 ///
-/// Where the shapes differ.
+/// Panics if the shapes differ.
 pub fn adamw<const D: usize>(
     parameter: Tensor<D>,
     grad: Tensor<D>,
@@ -67,8 +67,9 @@ pub fn adamw<const D: usize>(
     (Tensor::from_dispatch(parameter), moments)
 }
 
-/// The sum of the squares of all elements, `[1]`, in f32 (f64 for f64); summed in a fixed order where the backend's own
-/// sum is not (Flex adds over 4 million elements in whatever order its threads finish). No gradient.
+/// The sum of the squares of all elements, `[1]`, in f32 (f64 for f64). The order of summation is fixed even where the
+/// backend's own sum has none (Flex adds the parts of tensors over 4 million elements in whatever order its threads
+/// finish). No gradient.
 pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let n = x.shape().num_elements();
     let x = x.without_autodiff().reshape([n]);
@@ -106,7 +107,7 @@ pub fn portable_sum_of_squares<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> 
     x.cast(dtype).square().sum().0
 }
 
-/// What an element is computed with: `p = keep p - rate m / (root sqrt(v) + epsilon)`.
+/// The coefficients of an element's update: `p = keep p - rate m / (root sqrt(v) + epsilon)`.
 pub struct Coefficients {
     pub keep: f64,
     pub rate: f64,

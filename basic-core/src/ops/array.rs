@@ -1,4 +1,4 @@
-//! Backend primitives with methods, in which the portable bodies are written.
+//! A wrapper that gives the backend's primitives as methods; the portable implementations are written with it.
 
 use super::Kernels;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
@@ -64,7 +64,7 @@ impl<B: Backend> Array<B> {
         Self(B::float_slice(self.0, &slices))
     }
 
-    /// Adds `part`, which may be shorter along `dim`, to the front of `self`.
+    /// Adds `part`, which may be shorter along `dim`, to the first entries of `self`.
     pub fn add_front(self, dim: usize, part: Self) -> Self {
         let len = part.dims()[dim];
         if len == self.dims()[dim] {
@@ -87,7 +87,7 @@ impl<B: Backend> Array<B> {
         Self(B::float_select(self.0, dim, rows))
     }
 
-    /// Adds each row of `value` to the row of `self` that `rows` names; a row may be named many times.
+    /// Adds each row of `value` to the row of `self` at the index in `rows`; an index may occur many times.
     pub fn select_add(self, dim: usize, rows: IntTensor<B>, value: Self) -> Self {
         Self(B::float_select_assign(self.0, dim, rows, value.0, IndexingUpdateOp::Add))
     }
@@ -104,7 +104,7 @@ impl<B: Backend> Array<B> {
         Self(B::float_matmul(self.0, other.0))
     }
 
-    /// A product in a type of its own: see [`Kernels::product_kernel`].
+    /// The product in type `dtype`: see [`Kernels::product_kernel`].
     pub fn product(self, other: Self, dtype: DType) -> Self
     where
         B: Kernels,
@@ -160,7 +160,7 @@ impl<B: Backend> Array<B> {
         Self(B::float_erf(self.0))
     }
 
-    /// `1 / (1 + e^-x)`, computed in the accumulator's type: Burn's default takes f64 through f32.
+    /// `1 / (1 + e^-x)`, computed in the accumulator's type. Burn's default computes f64 in f32.
     pub fn sigmoid(self) -> Self {
         let dtype = self.dtype();
         let x = self.cast(accumulator(dtype));
@@ -175,7 +175,7 @@ impl<B: Backend> Array<B> {
         Self(B::float_sum_dim(self.0, dim))
     }
 
-    /// The sum of everything, `[1]`.
+    /// The sum of all elements, `[1]`.
     pub fn sum(self) -> Self {
         Self(B::float_sum(self.0))
     }
@@ -184,13 +184,13 @@ impl<B: Backend> Array<B> {
         Self(B::float_mask_fill(self.0, mask, value.into()))
     }
 
-    /// True where at most `value`; `mask_fill`'s mask.
+    /// True for elements that are at most `value`; a mask for `mask_fill`.
     pub fn at_most(&self, value: f64) -> BoolTensor<B> {
         let store = get_or_init_device_settings::<B>(&self.0.device()).bool_dtype;
         B::float_lower_equal_elem(self.0.clone(), value.into(), store)
     }
 
-    /// The log-sum-exp over the last dimension, kept with length one. NaN where an entry is NaN.
+    /// The log-sum-exp over the last dimension, which is kept with length one. NaN if an entry is NaN.
     pub fn log_sum_exp(&self) -> Self {
         let last = self.dims().len() - 1;
         let top = Self(B::float_max_dim(self.0.clone(), last));
@@ -208,11 +208,11 @@ impl<B: Backend> Array<B> {
     }
 }
 
-/// Which keys of `keys` each of the queries must not see, `[B or 1, 1, n, keys]`, true where hidden.
+/// Which of `keys` keys each query must not see, `[B or 1, 1, n, keys]`, true for hidden ones.
 ///
 /// # Shapes
 /// - positions: `[B or 1, n]`, the last key that a query sees
-/// - first: `[B or 1, n]`, the first one
+/// - first: `[B or 1, n]`, the first key that a query sees
 pub fn hidden_keys<B: Backend>(positions: IntTensor<B>, first: IntTensor<B>, keys: usize) -> BoolTensor<B> {
     let device = positions.device();
     let settings = get_or_init_device_settings::<B>(&device);

@@ -1,8 +1,8 @@
-//! Attention for training and generation: what the forward pass keeps is q, k, v, the output and one number per row,
-//! and the backward pass recomputes the probabilities block by block. No `[heads, T, T]` is kept or built whole.
+//! Attention for training and generation. The forward pass keeps q, k, v, the output and one number per row, and the
+//! backward pass recomputes the probabilities block by block, so that no matrix `[heads, T, T]` is ever built.
 //!
-//! Burn 0.22's autodiff attention materializes the softmax, and no backend's returns the log-sum-exp. Burn 0.23 is to
-//! bring both; [`attention`] is where it would come in.
+//! Burn 0.22's autodiff attention materializes the softmax, and no backend returns the log-sum-exp. Burn 0.23 is
+//! expected to do both; it would then replace the body of [`attention`].
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -19,7 +19,7 @@ mod portable;
 
 pub use portable::{Sizes, portable, portable_backward, portable_mass};
 
-/// What [`attention`] gives.
+/// The result of [`attention`].
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// The heads' outputs, `[B, T, heads, head_dim]`.
@@ -30,9 +30,9 @@ pub struct Attention {
 
 /// Causal attention with scores `q k / sqrt(head_dim)`; softmax and sums in f32 (f64 for f64).
 ///
-/// The T queries are the last T of the keys' positions. Query t sees the keys from `first[t]` up to its own position;
-/// where `first` lies behind that, its own alone. That covers left padding (`first` is the first real key), packed
-/// samples (the sample's start) and sliding windows. Differentiable in q, k and v.
+/// The T queries are the last T of the keys' positions. Query t sees the keys from `first[t]` to its own position, or
+/// only its own if `first[t]` comes after it. That covers left padding (`first` is the first real key), packed samples
+/// (the sample's start) and sliding windows. Differentiable in q, k and v.
 ///
 /// # Shapes
 /// - q: `[B, T, heads, head_dim]`
@@ -42,7 +42,7 @@ pub struct Attention {
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>) -> Attention {
     let ([b, t, heads, width], [kb, keys, kv_heads, kw]) = (q.dims(), k.dims());
     let fits = kb == b && keys >= t && kw == width && kv_heads > 0 && heads % kv_heads == 0 && v.dims() == k.dims();
@@ -56,7 +56,7 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>
     dispatched(q, k, v, first, true)
 }
 
-/// Attention in which every query sees every key, as in a vision encoder; otherwise as [`attention`].
+/// Attention in which every query sees every key, as in a vision encoder; otherwise the same as [`attention`].
 ///
 /// # Shapes
 /// - q and output: `[B, T, heads, head_dim]`
@@ -64,7 +64,7 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn attention_to_all(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     let ([b, t, heads, width], [kb, keys, kv_heads, kw]) = (q.dims(), k.dims());
     let fits = kb == b && keys >= t && kw == width && kv_heads > 0 && heads % kv_heads == 0 && v.dims() == k.dims();
@@ -82,19 +82,19 @@ fn dispatched(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>, c
     Attention { output: Tensor::from_dispatch(output), lse: Tensor::from_dispatch(lse) }
 }
 
-/// The mean over the heads of the attention that weighted query rows put on every key, from what [`attention`] has
-/// computed, at the cost of those rows alone. No gradient.
+/// The attention that weighted query rows put on every key, averaged over the heads. It is recomputed from the results
+/// of [`attention`], for these rows only. No gradient.
 ///
 /// # Shapes
 /// - q, k, first: as for [`attention`]
-/// - lse: `[B, heads, T]`, its log-sum-exp
+/// - lse: `[B, heads, T]`, the log-sum-exp that [`attention`] returned
 /// - rows: `[B, n]`, indices into the T queries
-/// - readout: `[B, S, n]`, each of S read-outs' weights of those rows
-/// - output: `[B, S, keys]`, in lse's type
+/// - readout: `[B, S, n]`, the weights of those rows for each of S read-outs
+/// - output: `[B, S, keys]`, in the type of lse
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn attention_mass(
     q: Tensor<4>,
     k: Tensor<4>,
@@ -122,7 +122,7 @@ pub fn attention_mass(
     Tensor::from_dispatch(mass)
 }
 
-/// What the backward pass needs.
+/// What the backward pass needs from the forward pass.
 pub struct Saved<B: Backend> {
     /// `[B, T, heads, head_dim]`.
     pub q: FloatTensor<B>,
@@ -136,7 +136,7 @@ pub struct Saved<B: Backend> {
     pub lse: FloatTensor<B>,
     /// The first visible key of each query.
     pub first: IntTensor<B>,
-    /// Whether a query sees no key behind its own position.
+    /// Whether a query sees no key after its own position.
     pub causal: bool,
 }
 
@@ -160,7 +160,7 @@ impl<B: Backend> std::fmt::Debug for Saved<B> {
     }
 }
 
-/// The output with q, k, v, itself and the log-sum-exp saved for the backward pass.
+/// The output; q, k, v, the output and the log-sum-exp are saved for the backward pass.
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     q: FloatTensor<Autodiff<B, C>>,
     k: FloatTensor<Autodiff<B, C>>,

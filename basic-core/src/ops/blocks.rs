@@ -1,24 +1,24 @@
-//! How much memory the portable bodies take for one block of scores or logits.
+//! How much memory the portable implementations take for one block of scores or logits.
 
 use super::Kernels;
 
-/// What a block takes where a device does not tell its memory, and on every CPU: 64 MiB.
+/// The size of a block on every CPU, and on devices that do not report their memory: 64 MiB.
 pub const BLOCK_BUDGET: usize = 64 << 20;
 
-/// What a block takes at most: 1 GiB.
+/// The largest size of a block: 1 GiB.
 const LARGEST: u64 = 1 << 30;
 
-/// A device's memory holds this many blocks.
+/// The share of a device's memory that a block takes, as its reciprocal.
 const BLOCKS_IN_MEMORY: u64 = 128;
 
-/// Bytes that one block of scores or logits takes on a device with so many bytes of memory: a 128th of it, from 64 MiB
-/// to 1 GiB. Few blocks mean few launches; about three are alive at a time.
+/// The size in bytes of one block of scores or logits on a device with `memory` bytes of memory: a 128th of it, between
+/// 64 MiB and 1 GiB. Few blocks mean few launches; about three exist at a time.
 pub fn block_budget(memory: u64) -> usize {
     let bytes = (memory / BLOCKS_IN_MEMORY).clamp(BLOCK_BUDGET as u64, LARGEST);
     usize::try_from(bytes).unwrap_or(BLOCK_BUDGET)
 }
 
-/// The budget that was asked for, or the device's, or the operation's own.
+/// The budget that the caller asked for, else the device's, else the operation's own.
 pub(super) fn budget_or<B: Kernels>(asked: Option<usize>, device: &B::Device, own: usize) -> usize {
     asked.or_else(|| B::block_budget(device)).unwrap_or(own)
 }

@@ -1,4 +1,4 @@
-//! The language-model loss fused with the output head.
+//! The language model's loss, fused with the output head.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -12,45 +12,46 @@ use super::array::{Array, accumulator};
 use super::distribution::{chunk_rows, scale_saved};
 use super::{FusedOps, Kernels, LossAndGrads, embedding};
 
-/// Bytes that the logits of a chunk of rows may take, by default, on a CPU: 64 MiB.
+/// The default size in bytes of the logits of a chunk of rows on a CPU: 64 MiB.
 pub const LINEAR_CROSS_ENTROPY_BUDGET: usize = 64 << 20;
 
-/// How an output head lies in memory.
+/// The memory layout of an output head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadLayout {
     /// `[V, d]`: an embedding table, or PyTorch's `[out, in]`.
     TokenRows,
-    /// `[d, V]`: Burn's linear layers.
+    /// `[d, V]`: the layout of Burn's linear layers.
     TokenColumns,
 }
 
-/// [`linear_cross_entropy_within`] the default budget, which is the [device's](super::block_budget) on a GPU: the mean over the rows that have a label.
+/// The mean cross entropy over the rows that have a label: [`linear_cross_entropy_within`] the default budget, which on
+/// a GPU is the [device's](super::block_budget).
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other or a label is not in the vocabulary.
+/// Panics if the shapes do not fit each other or a label is not in the vocabulary.
 pub fn linear_cross_entropy(hidden: Tensor<2>, head: Tensor<2>, layout: HeadLayout, labels: &[i64]) -> Tensor<1> {
     let count = labels.iter().filter(|label| **label >= 0).count();
     chunked(hidden, head, layout, labels, count.max(1) as f64, None)
 }
 
 /// The sum of the cross entropies of the rows that have a label, divided by `divisor` (the global count of labels, for
-/// the mean over an accumulated batch). A negative label is none: that row costs nothing.
+/// the mean over an accumulated batch). A row with a negative label has no label and adds nothing.
 ///
-/// Differentiable in `hidden` and `head`. Value and gradients are computed together, in chunks of rows whose logits take
-/// at most `budget` bytes (a chunk has at least one row): a product for the logits, one for the gradient of the rows
-/// and, where the head is trained, one for its own. The products are taken in the operands' type, the softmax and all
-/// sums in f32 (f64 for f64).
+/// Differentiable in `hidden` and `head`. Value and gradients are computed together, in chunks of rows whose logits
+/// take at most `budget` bytes (a chunk has at least one row): one matrix product for the logits, one for the gradient
+/// of the rows and, if the head is trained, one for the head's gradient. The products are computed in the operands'
+/// type, the softmax and all sums in f32 (f64 for f64).
 ///
 /// # Shapes
 /// - hidden: `[N, d]`
-/// - head: `[V, d]` or `[d, V]`, as `layout` says
+/// - head: `[V, d]` or `[d, V]`, according to `layout`
 /// - labels: `[N]`, on the host
-/// - output: `[1]`, f32 (f64 for f64 inputs); 0 where no row has a label
+/// - output: `[1]`, f32 (f64 for f64 inputs); 0 if no row has a label
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other or a label is not in the vocabulary.
+/// Panics if the shapes do not fit each other or a label is not in the vocabulary.
 pub fn linear_cross_entropy_within(
     hidden: Tensor<2>,
     head: Tensor<2>,
@@ -160,7 +161,7 @@ pub fn portable<B: Kernels>(
     (loss, [hidden_grad, head_grad.map(|sum| sum.cast(dtype).0)])
 }
 
-/// The loss with its gradients saved for the backward pass, which scales them.
+/// The loss. Its gradients are saved for the backward pass, which only scales them.
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
     head: FloatTensor<Autodiff<B, C>>,

@@ -1,4 +1,4 @@
-//! Directional alignment supervision in one pass, its gradient in closed form.
+//! The loss of directional alignment supervision in one pass, with its gradient in closed form.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -9,23 +9,23 @@ use super::array::{Array, accumulator};
 use super::distribution::scaled_by_saved;
 use super::{FusedOps, Kernels, LossAndGrad};
 
-/// Rows shorter than this have no direction: they are divided by it and receive no gradient.
+/// Rows shorter than this are treated as having no direction: they are divided by this length and get no gradient.
 pub const SHORTEST: f64 = 1e-12;
 
 /// Directional alignment supervision: `sum_i weights_i |v_i/|v_i| - target_i/|target_i||^2` (docs/method.md).
 ///
-/// Differentiable in `v` alone; its gradient is computed with the value. A row with `|v_i| <= 1e-12` is divided by
-/// `1e-12` and gets a zero gradient, where PyTorch's `normalize` would give one of `1e12`.
+/// Differentiable in `v` alone; the gradient is computed together with the value. A row with `|v_i| <= 1e-12` is
+/// divided by `1e-12` and gets a zero gradient; PyTorch's `normalize` would give one of the order of `1e12`.
 ///
 /// # Shapes
 /// - v: `[M, d]`
 /// - target: `[M, d]`, the supervisory embeddings
 /// - weights: `[M]`, the patch weights
-/// - output: `[1]`, f32 (f64 for f64 inputs); 0 where M is 0
+/// - output: `[1]`, f32 (f64 for f64 inputs); 0 if M is 0
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn directional_alignment(v: Tensor<2>, target: Tensor<2>, weights: Tensor<1>) -> Tensor<1> {
     let [m, d] = v.dims();
     assert_eq!((target.dims(), weights.dims()), ([m, d], [m]), "directional_alignment: v is [{m}, {d}]");
@@ -63,7 +63,7 @@ pub fn portable<B: Backend>(
     (loss.0, grad)
 }
 
-/// The loss with its gradient saved for the backward pass.
+/// The loss. Its gradient is saved for the backward pass.
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     v: FloatTensor<Autodiff<B, C>>,
     target: FloatTensor<B>,

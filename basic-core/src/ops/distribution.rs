@@ -1,4 +1,4 @@
-//! Semantic distribution supervision as a fused linear KL divergence: nothing of size `[M, V]` ever exists.
+//! The loss of semantic distribution supervision as a fused linear KL divergence, which never allocates `[M, V]`.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -11,35 +11,35 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels, LossAndGrad};
 
-/// Bytes that the logits of a chunk of rows may take, by default, on a CPU: 48 MiB. The whole operation then needs 13% of what the
-/// plain form needs at 784 rows and 32,000 words.
+/// The default size in bytes of the logits of a chunk of rows on a CPU: 48 MiB. At 784 rows and a vocabulary of 32,000,
+/// the whole operation then needs 13% of the memory that the plain form needs.
 pub const SEMANTIC_DISTRIBUTION_BUDGET: usize = 48 << 20;
 
-/// [`semantic_distribution_within`] the default budget, which is the [device's](super::block_budget) on a GPU.
+/// [`semantic_distribution_within`] the default budget, which on a GPU is the [device's](super::block_budget).
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn semantic_distribution(v: Tensor<2>, target: Tensor<2>, table: Tensor<2>, weights: Tensor<1>) -> Tensor<1> {
     chunked(v, target, table, weights, None)
 }
 
 /// Semantic distribution supervision: `sum_i weights_i KL(softmax(target_i E^T) || softmax(v_i E^T))` (docs/method.md).
 ///
-/// Differentiable in `v` alone. Value and gradient `a (q - p) E` are computed together, in chunks of rows of which the
-/// two blocks of logits take at most `budget` bytes (a chunk has at least one row): three matrix products, and the
-/// backward pass only scales. The products are taken in the table's type, softmaxes and sums in f32 (f64 for f64).
+/// Differentiable in `v` alone. The value and the gradient `a (q - p) E` are computed together, in chunks of rows whose
+/// two blocks of logits take at most `budget` bytes (a chunk has at least one row), with three matrix products; the
+/// backward pass only scales. The products are computed in the table's type, softmaxes and sums in f32 (f64 for f64).
 ///
 /// # Shapes
 /// - v: `[M, d]`
 /// - target: `[M, d]`, the supervisory embeddings
 /// - table: `[V, d]`, the raw input embedding table E
 /// - weights: `[M]`, the patch weights
-/// - output: `[1]`, f32 (f64 for f64 inputs); 0 where M is 0
+/// - output: `[1]`, f32 (f64 for f64 inputs); 0 if M is 0
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn semantic_distribution_within(
     v: Tensor<2>,
     target: Tensor<2>,
@@ -71,7 +71,7 @@ fn chunked(v: Tensor<2>, target: Tensor<2>, table: Tensor<2>, weights: Tensor<1>
     Tensor::from_dispatch(loss)
 }
 
-/// Rows of which `blocks` blocks of `vocabulary` values of `size` bytes fit `budget`; at least one.
+/// The number of rows for which `blocks` blocks of `vocabulary` values of `size` bytes fit `budget`; at least one.
 pub fn chunk_rows(budget: usize, blocks: usize, vocabulary: usize, size: usize) -> usize {
     (budget / (blocks * vocabulary * size).max(1)).max(1)
 }
@@ -110,7 +110,7 @@ pub fn portable<B: Kernels>(
     (Array::cat(losses, 0).sum().0, grad.then(|| Array::cat(grads, 0).0))
 }
 
-/// The loss with its gradient saved for the backward pass.
+/// The loss. Its gradient is saved for the backward pass.
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     v: FloatTensor<Autodiff<B, C>>,
     target: FloatTensor<B>,
@@ -122,7 +122,7 @@ pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     scaled_by_saved::<B, C>(v, kernel)
 }
 
-/// A loss of one input whose gradient the forward pass has computed: the backward pass scales it.
+/// A loss of one input whose gradient the forward pass has computed: the backward pass only scales it.
 pub fn scaled_by_saved<B: Kernels, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     kernel: impl FnOnce(FloatTensor<B>, bool) -> LossAndGrad<B>,
@@ -150,7 +150,7 @@ pub fn scaled_by_saved<B: Kernels, C: CheckpointStrategy>(
     }
 }
 
-/// A saved gradient times the gradient of the loss, `[1]`.
+/// A saved gradient, times the gradient of the loss, `[1]`.
 pub fn scale_saved<B: Backend>(saved: FloatTensor<B>, by: FloatTensor<B>) -> FloatTensor<B> {
     let saved = Array::<B>(saved);
     let ones = vec![1; saved.dims().len()];

@@ -1,4 +1,4 @@
-//! Rows of a table, whose gradient adds up in f32.
+//! Selects rows of a table, with a gradient that is summed in f32.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -11,9 +11,9 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels};
 
-/// The rows `ids` of `table`, an embedding's or any other. A token that stands in a batch many times adds that many rows to one row of the table's
-/// gradient: in bfloat16, whose sums stall at 256 times an addend, most of them would be lost, so the sum is f32's (f64's
-/// for f64) and rounded once.
+/// The rows `ids` of `table`, an embedding table or any other. A token that occurs many times in a batch adds that many
+/// rows to one row of the table's gradient. A sum in bfloat16 stops growing at 256 times an addend, so most of them
+/// would be lost; the sum is therefore computed in f32 (f64 for f64) and rounded once.
 ///
 /// # Shapes
 /// - table: `[V, d]`
@@ -23,12 +23,12 @@ pub fn embedding(table: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::embedding_rows(table.into_dispatch(), ids.into_dispatch()))
 }
 
-/// The rows.
+/// The rows `ids` of `table`.
 pub fn rows<B: Backend>(table: FloatTensor<B>, ids: IntTensor<B>) -> FloatTensor<B> {
     Array::<B>(table).select(0, ids).0
 }
 
-/// The table's gradient, `[rows, d]`, of `grad`'s type.
+/// The table's gradient, `[rows, d]`, in the type of `grad`.
 pub fn portable_backward<B: Backend>(rows: usize, ids: IntTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
     let dtype = grad.dtype();
     let wide = accumulator(dtype);

@@ -1,10 +1,10 @@
-//! The method's operations as differentiable backend extensions.
+//! The operations of a training step, as differentiable backend extensions.
 //!
-//! Each operation has three layers: a function on [`Tensor`](burn::tensor::Tensor)s, which is what networks and losses
-//! call; a method of [`FusedOps`], by which Burn's run-time dispatch reaches the backend, and whose implementation for
-//! `Autodiff` registers a closed-form backward pass; and a method of [`Kernels`], the computation itself. A kernel has a
-//! portable body in terms of the backend's primitives, so that every backend has every operation; Flex replaces those
-//! that pay (`cpu/`).
+//! Each operation has three layers: a function on [`Tensor`](burn::tensor::Tensor)s, which networks and losses call; a
+//! method of [`FusedOps`], through which Burn's run-time dispatch reaches the backend and whose implementation for
+//! `Autodiff` registers a closed-form backward pass; and a method of [`Kernels`], the computation itself. A kernel has
+//! a portable implementation in the backend's primitives, so that every backend has every operation. Flex replaces
+//! those for which that is worth it (`cpu/`), and so do the GPU backends (`cube/`, and `vendor/` on CUDA).
 
 mod activation;
 mod adamw;
@@ -42,11 +42,11 @@ pub use rms_norm::rms_norm;
 pub use rotary::rotate;
 pub use swiglu::swiglu;
 
-/// Whether what the environment asks for is known and can be had.
+/// Checks the environment variables that choose between kernels.
 ///
 /// # Errors
 ///
-/// A sentence where it is not.
+/// Returns a sentence if a value is unknown or if what it asks for is not available.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub(crate) fn check_switches() -> Result<(), String> {
     cube::check()?;

@@ -1,4 +1,5 @@
-//! The linear layer's product with a backward pass of its own, for devices whose products are not the backend's.
+//! Matrix products and the linear layer, with a backward pass of their own for devices on which a vendor's library
+//! computes the products.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -22,7 +23,7 @@ use super::{FusedOps, Kernels};
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     #[cfg(feature = "cuda")]
     if super::vendor::is_on(&x.device()) && x.shape().num_elements() > 0 {
@@ -41,8 +42,8 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     module::linear(x, weight, bias)
 }
 
-/// A convolution in steps of its window's own size, as a vision encoder cuts an image into patches: rows and columns
-/// behind the last whole patch are left out.
+/// A convolution whose stride is the size of its window, as a vision encoder cuts an image into patches: rows and
+/// columns after the last whole patch are left out.
 ///
 /// # Shapes
 /// - pixels: `[N, channels, H, W]`
@@ -52,10 +53,10 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn patches(pixels: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let side = weight.dims()[2];
-    // As a product, on devices whose products are not the backend's: the backend's convolution takes tensor cores in TF32.
+    // As a product if the vendor's library computes products: the backend's convolution uses tensor cores in TF32.
     #[cfg(feature = "cuda")]
     if super::vendor::is_on(&pixels.device()) && pixels.shape().num_elements() > 0 {
         let ([n, _, height, width], [out, channels, ..]) = (pixels.dims(), weight.dims());
@@ -71,7 +72,7 @@ pub fn patches(pixels: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) ->
     y.flatten::<3>(2, 3).swap_dims(1, 2)
 }
 
-/// `x w`, rounded to the inputs' type.
+/// `x w`, rounded to the type of the inputs.
 ///
 /// # Shapes
 /// - x: `[.., n, k]`
@@ -80,7 +81,7 @@ pub fn patches(pixels: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) ->
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn product<const D: usize>(x: Tensor<D>, w: Tensor<D>) -> Tensor<D> {
     let fits = x.dims()[..D - 2] == w.dims()[..D - 2] && x.dims()[D - 1] == w.dims()[D - 2];
     assert!(fits, "product: x is {:?}, w {:?}", x.dims(), w.dims());
@@ -90,7 +91,7 @@ pub fn product<const D: usize>(x: Tensor<D>, w: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::product(x.into_dispatch(), w.into_dispatch()))
 }
 
-/// `a b` by the backend's own product, in type `dtype`.
+/// `a b`, computed by the backend's own product, in type `dtype`.
 pub fn portable<B: Backend>(a: FloatTensor<B>, b: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     Array::<B>(a).matmul(Array(b)).cast(dtype).0
 }
@@ -99,7 +100,8 @@ fn turned<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::float_transpose(x)
 }
 
-/// With G the gradient: `G W^T` and `X^T G`. Only the operand that the other's gradient needs is kept.
+/// `x w`. With G the gradient of the output, the gradients are `G W^T` and `X^T G`. Only operands
+/// that these need are kept.
 pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     w: FloatTensor<Autodiff<B, C>>,

@@ -1,4 +1,4 @@
-//! Root-mean-square normalization: only its input is kept.
+//! Root-mean-square normalization, which keeps only its input for the backward pass.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -11,8 +11,8 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use super::array::{Array, accumulator};
 use super::{FusedOps, Kernels};
 
-/// `x / sqrt(mean(x^2) + epsilon) * gamma` over the last dimension; the mean in f32 (f64 for f64), the product with
-/// gamma in x's type (transformers' `LlamaRMSNorm`).
+/// `x / sqrt(mean(x^2) + epsilon) * gamma` over the last dimension; the mean is computed in f32 (f64 for f64), the
+/// product with gamma in x's type (transformers' `LlamaRMSNorm`).
 ///
 /// # Shapes
 /// - x and output: `[…, d]`
@@ -20,12 +20,12 @@ use super::{FusedOps, Kernels};
 ///
 /// # Panics
 ///
-/// Where gamma does not fit x.
+/// Panics if gamma does not fit x.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let shape = x.shape();
     let [d] = gamma.dims();
     assert_eq!(shape[D - 1], d, "rms_norm: gamma is [{d}]");
-    // Burn's reshape takes a zero for "as before".
+    // Burn's `reshape` reads a zero as "keep this dimension".
     if shape.num_elements() == 0 {
         return x;
     }
@@ -36,7 +36,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) ->
     Tensor::<2>::from_dispatch(y).reshape(shape)
 }
 
-/// Rows divided by their root mean square, and its reciprocal `[N, 1]`; both in the accumulator's type.
+/// The rows divided by their root mean square, and its reciprocal `[N, 1]`; both in the accumulator's type.
 fn normalized<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> (Array<B>, Array<B>) {
     let d = x.shape()[1];
     let x = Array::<B>(x);
@@ -52,7 +52,8 @@ pub fn portable<B: Backend>(x: FloatTensor<B>, gamma: FloatTensor<B>, epsilon: f
     normalized::<B>(x, epsilon).0.cast(dtype).mul(Array(gamma).reshape(&[1, d])).0
 }
 
-/// With y = x / rms: `(g gamma - y mean(g gamma y)) / rms` and `sum g y`.
+/// With y = x / rms and the output's gradient g, the gradients are `(g gamma - y mean(g gamma y)) / rms` for x and
+/// `sum g y` for gamma.
 pub fn portable_backward<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,

@@ -1,4 +1,4 @@
-//! Rotary positions: the halves of a head are rotated against each other, as Llama's checkpoints expect.
+//! Rotary positions: the two halves of a head are rotated against each other, as in Llama's checkpoints.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -11,7 +11,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use super::array::Array;
 use super::{FusedOps, Kernels};
 
-/// Rotates every head by its position's angles. The backward pass rotates the other way and keeps nothing of `x`.
+/// Rotates every head by the angles of its position. The backward pass rotates the other way and keeps nothing of `x`.
 ///
 /// # Shapes
 /// - x and output: `[B, T, heads, head_dim]`
@@ -19,7 +19,7 @@ use super::{FusedOps, Kernels};
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit each other.
+/// Panics if the shapes do not fit each other.
 pub fn rotate(x: Tensor<4>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<4> {
     let [b, t, _, width] = x.dims();
     let [own, positions, half] = cos.dims();

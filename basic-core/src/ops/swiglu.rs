@@ -1,4 +1,4 @@
-//! `silu(gate) * up` in one pass each way; only the two inputs are kept, and 16-bit inputs are computed in f32.
+//! `silu(gate) * up` in one pass each way: only the two inputs are kept, and 16-bit inputs are computed in f32.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata};
@@ -15,7 +15,7 @@ use super::{FusedOps, Kernels};
 ///
 /// # Panics
 ///
-/// Where the shapes differ.
+/// Panics if the shapes differ.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     assert_eq!(gate.dims(), up.dims(), "swiglu: gate and up have one shape");
     Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
@@ -27,7 +27,7 @@ pub fn portable<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTe
     gate.clone().mul(gate.sigmoid()).mul(up).cast(dtype).0
 }
 
-/// With s = sigmoid(g): `grad up s (1 + g (1 - s))` and `grad g s`.
+/// With s = sigmoid(g), the gradients are `grad up s (1 + g (1 - s))` for the gate and `grad g s` for up.
 pub fn portable_backward<B: Backend>(
     gate: FloatTensor<B>,
     up: FloatTensor<B>,

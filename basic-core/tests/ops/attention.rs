@@ -8,12 +8,12 @@ use crate::compare::*;
 use crate::harness::*;
 use crate::reference::{self, First, Sizes};
 
-/// Lengths about Flex's block of 128 queries, and short ones.
+/// Lengths around Flex's block of 128 queries, and short ones.
 fn lengths() -> impl Strategy<Value = usize> {
     prop_oneof![6 => prop::sample::select(vec![1usize, 2, 3, 5, 9]), 1 => 127..=130usize, 1 => Just(257)]
 }
 
-/// Sizes with up to eight heads; long ones with fewer, to stay quick.
+/// Sizes with up to eight heads; fewer for long sequences, to keep the test fast.
 fn sizes() -> impl Strategy<Value = Sizes> {
     let heads = prop_oneof![Just((1, 1)), Just((1, 4)), Just((2, 1)), Just((2, 3)), Just((3, 2)), Just((8, 1))];
     (1..3usize, lengths(), prop_oneof![Just(0), 1..6usize, Just(130)], heads, 1..10usize).prop_map(
@@ -24,17 +24,17 @@ fn sizes() -> impl Strategy<Value = Sizes> {
     )
 }
 
-/// What the first visible keys say.
+/// How the first visible keys are chosen.
 #[derive(Debug, Clone, Copy)]
 enum Pattern {
     /// Every earlier key is visible.
     All,
-    /// The first real key, another in each sample; queries before it see themselves.
+    /// The first real key, which differs from sample to sample; queries before it see themselves.
     LeftPadding,
-    /// Samples side by side in a row: the start of each one's.
+    /// Several samples in one row: the start of each query's own sample.
     Packed(usize),
     Window(usize),
-    /// Behind the query's own position.
+    /// A key after the query's own position.
     Beyond,
     Any,
 }
@@ -132,7 +132,7 @@ fn integers_of_any_layout_and_type_say_the_same() {
             Tensor::<2, Int>::from_data(TensorData::new(values.to_vec(), dims), &device) // no autodiff device
         };
         let tables = [plain(&known.values, [2, 6]), plain(&asked(&sizes, 3, 3), [2, 3])];
-        // A transposed copy's transpose, the middle of wider rows, and 32 bits.
+        // The same positions as a transposed view, as the middle of wider rows, and as 32-bit integers.
         let transposed = |x: Tensor<2, Int>| {
             let [rows, columns] = x.dims();
             let values: Vec<i64> = x.transpose().into_data().iter::<i64>().collect();
@@ -175,7 +175,7 @@ fn a_query_that_sees_only_itself_gives_its_own_value() {
         let outcome = run(&pair.op, &pair.inputs, &[Role::Tracked; 3], &place);
         // The last three of the five values, two numbers each.
         close(&outcome.value, &pair.inputs[2].values[4..], Tolerance::F32, "the output");
-        // A softmax over one key does not move.
+        // A softmax over one key is constant.
         assert!(outcome.grads[..2].iter().flatten().flatten().all(|x| *x == 0.0));
     }
 }
@@ -203,11 +203,11 @@ fn without_queries_or_read_outs_the_results_are_empty_or_zero() {
 fn keys_and_values_are_read_where_they_lie_in_a_cache() {
     let device = basic_core::DeviceSpec::Cpu.open().unwrap();
     let random = |dims: [usize; 4]| Tensor::<4>::random(dims, burn::tensor::Distribution::Normal(0.0, 1.0), &device);
-    // Caches with room for nine positions, of which six are held; three queries behind three earlier ones.
+    // Caches with room for nine positions, six of them in use; three queries after three earlier ones.
     let (q, keys, values) = (random([2, 3, 4, 8]), random([2, 9, 2, 8]), random([2, 9, 2, 8]));
     let first = Tensor::<2, Int>::from_data(burn::tensor::TensorData::new(vec![0i64, 0, 0, 2, 2, 2], [2, 3]), &device);
     let held = |cache: &Tensor<4>| cache.clone().narrow(1, 0, 6);
-    // A sum is a new tensor, whose samples stand side by side.
+    // A sum is a new tensor, whose samples are contiguous.
     let copied = |cache: &Tensor<4>| held(cache) + 0.0;
     let there = ops::attention(q.clone(), held(&keys), held(&values), first.clone());
     let beside = ops::attention(q, copied(&keys), copied(&values), first);

@@ -1,4 +1,4 @@
-//! The language-model loss fused with the output head.
+//! The language model's loss, fused with the output head.
 
 use basic_core::ops::linear_cross_entropy_within;
 use burn::tensor::Tensor;
@@ -25,7 +25,7 @@ proptest! {
         let count = labels.iter().filter(|label| **label >= 0).count();
         // Chunks of one labelled row, of all but the last, of exactly all, and of more than there are.
         let chunk = [1, count.saturating_sub(1), count, count + 1][chunk];
-        // The global count of an accumulated batch: not this one's.
+        // The divisor is the global count of an accumulated batch, not this batch's own.
         let divisor = Some(count as f64 + 1.5);
         check_everywhere(&reference::cross_entropy(d, vocabulary, layout, labels, divisor, chunk, seed));
     }
@@ -112,7 +112,8 @@ fn an_unlabelled_row_receives_exactly_nothing() {
 
 #[test]
 fn without_width_every_token_is_as_likely_as_any() {
-    // On Flex: NdArray multiplies no matrices of width 0. From its second chunk on, the block of logits is a used one.
+    // On Flex, because NdArray cannot multiply matrices of width 0. From the second chunk on, the block
+    // of logits is reused.
     for (layout, chunk) in [(LAYOUTS[0], 1), (LAYOUTS[1], 2), (LAYOUTS[0], 3)] {
         let pair = reference::cross_entropy(0, 4, layout, vec![0, 3, 1], Some(3.0), chunk, 0);
         let outcome = run(&pair.op, &pair.inputs, &[Role::Tracked; 2], &Place::new(&flex(), DType::F32));

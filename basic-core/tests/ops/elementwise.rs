@@ -77,7 +77,7 @@ fn empty_tensors_stay_empty() {
                     let roles = vec![Role::Tracked; pair.inputs.len()];
                     let outcome = run(&pair.op, &pair.inputs, &roles, &Place::new(&device, dtype));
                     assert!(outcome.value.is_empty(), "{}", pair.name);
-                    // Gamma is the one input that is not empty.
+                    // Gamma is the only input that is not empty.
                     assert!(outcome.grads.iter().flatten().flatten().all(|x| *x == 0.0));
                 }
             }
@@ -87,7 +87,7 @@ fn empty_tensors_stay_empty() {
 
 #[test]
 fn more_than_one_task_of_elements_is_right() {
-    // Flex hands its threads 2^14 elements at a time, in whole rows.
+    // Flex gives its threads 2^14 elements at a time, in whole rows.
     check_full(&reference::swiglu([3, 1, 5463], 1)); // 5 more than a task
     check_full(&reference::swiglu([1, 1, 1 << 14], 1));
     check_full(&reference::rms_norm([1, 1500, 11], 1e-5, 1)); // a task has 1490 rows

@@ -8,7 +8,7 @@ use crate::compare::*;
 use crate::harness::*;
 use crate::reference::{self, First, HeadLayout, Sizes, one_of_each};
 
-/// A pair's functions on other inputs.
+/// The pair's functions on other inputs.
 fn with(pair: Pair, inputs: Vec<Values>) -> Pair {
     for (ours, theirs) in inputs.iter().zip(&pair.inputs) {
         assert_eq!(ours.dims, theirs.dims);
@@ -101,7 +101,8 @@ fn logits_of_ten_thousand_give_finite_losses_and_gradients() {
 
 #[test]
 fn scores_of_ten_thousand_pick_one_key() {
-    // Width 1: scores are q k. The first query sees one key; the others +-1e4 and 0, the last one a tie.
+    // Of width 1, so that scores are q k. The first query sees one key; the others +-1e4 and 0, with a
+    // tie for the last one.
     let sizes = Sizes { batch: 1, queries: 4, past: 0, kv_heads: 1, group: 1, width: 1 };
     let inputs = vec![
         Values::new(&[1, 4, 1, 1], &[100.0, -100.0, 100.0, 100.0]),
@@ -110,9 +111,10 @@ fn scores_of_ten_thousand_pick_one_key() {
     ];
     let first = || First::of(&sizes, 1, |_, _, _| 0);
     let pair = with(reference::attention(sizes, first(), 0), inputs.clone());
-    // Probabilities are the exponentials of score minus log-sum-exp, and a log-sum-exp of 1e4 (from 2^13 on) is rounded by
-    // up to half a unit in its last place: by as much they are off, and so are the terms of the gradients, at most 100 (a
-    // key) times 3.5 (a value less the output) times 2 (a cotangent), which for the tied query cancel.
+    // A probability is the exponential of a score minus the log-sum-exp. A log-sum-exp of 1e4 (from 2^13 on) is rounded
+    // by up to half a unit in its last place; the probabilities are off by as much, and so are the terms of the
+    // gradients: at most 100 (a key) times 3.5 (a value minus the output) times 2 (a cotangent). For the tied query
+    // these terms cancel.
     let rounding = |digits: i32| {
         let unit = 2f64.powi(13 - digits);
         Tolerance { relative: unit, absolute: unit * 100.0 * 3.5 * 2.0 }
@@ -203,7 +205,7 @@ fn gates_of_two_hundred_are_open_or_shut() {
             let inputs = [Values::new(&[1, 1, 4], &[200.0, -200.0, 0.0, 90.0]), Values::new(&[1, 1, 4], &[3.0; 4])];
             let pair = reference::swiglu([1, 1, 4], 0);
             let out = run(&pair.op, &inputs, &[Role::Tracked; 2], &Place::new(&device, dtype));
-            // e^-200 is 1e-87: nothing in f32, and within f64's tolerance of nothing.
+            // e^-200 is 1e-87, which is 0 in f32 and 0 within f64's tolerance.
             close(&out.value, &[600.0, 0.0, 0.0, 270.0], Tolerance::F64, "the value");
             let by = cotangent(4);
             let slopes = [by[0] * 3.0, 0.0, by[2] * 1.5, by[3] * 3.0];

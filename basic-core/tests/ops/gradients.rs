@@ -1,4 +1,4 @@
-//! What holds for the gradients of every operation.
+//! Properties that the gradients of every operation have.
 
 use basic_core::ops;
 use burn::tensor::Tensor;
@@ -7,7 +7,7 @@ use crate::compare::*;
 use crate::harness::*;
 use crate::reference::{self, one_of_each};
 
-/// The scalar whose gradients [`run`] takes.
+/// The scalar that [`run`] differentiates.
 fn projected(pair: &Pair, inputs: &[Values], place: &Place) -> f64 {
     let value = run(&pair.op, inputs, &vec![Role::Plain; inputs.len()], place).value;
     value.iter().zip(cotangent(value.len())).map(|(x, by)| x * by).sum()
@@ -15,8 +15,8 @@ fn projected(pair: &Pair, inputs: &[Values], place: &Place) -> f64 {
 
 #[test]
 fn they_are_the_slopes() {
-    // Central differences are off by h^2 times the third derivative (some 1e-10) and by rounding over h (1e-16 * 100 /
-    // 1e-5 = 1e-9).
+    // Central differences are off by h^2 times the third derivative (about 1e-10) and by the rounding error over h
+    // (1e-16 * 100 / 1e-5 = 1e-9).
     let (h, tolerance) = (1e-5, Tolerance { relative: 1e-7, absolute: 1e-8 });
     for device in devices() {
         let place = Place::new(&device, DType::F64);
@@ -64,7 +64,7 @@ fn a_device_that_checkpoints_gives_the_same() {
 
 #[test]
 fn the_same_call_gives_the_same_bits() {
-    // Large enough for threads: products from 2^21 multiplications, elementwise passes from 2^14 elements.
+    // Large enough for several threads: products from 2^21 multiplications, elementwise passes from 2^14 elements.
     let sizes = reference::Sizes { batch: 2, queries: 140, past: 1, kv_heads: 2, group: 2, width: 8 };
     let labels = (0..70).map(|i| i * 14).collect();
     let mut pairs = one_of_each(19);
@@ -91,7 +91,7 @@ fn the_same_call_gives_the_same_bits() {
 fn an_input_that_is_read_twice_receives_both_parts() {
     let sizes = reference::Sizes { batch: 1, queries: 4, past: 0, kv_heads: 2, group: 1, width: 3 };
     let first = || reference::First::of(&sizes, 1, |_, _, _| 0);
-    // The function of one input: the pair's, with it in every place.
+    // A function of one input: the pair's function with that input in every place.
     let shared = |pair: Pair, copies: usize| {
         let (op, reference) = (pair.op, pair.reference);
         let spread = move |f: Function| -> Function {
@@ -114,7 +114,7 @@ fn a_loss_within_a_larger_sum_passes_on_its_share() {
             let other = pair.inputs[0].values.clone();
             let alone = run(&pair.op, &pair.inputs, &roles, &place);
             let op = pair.op;
-            // f(x) + 0.25 x.x beside it, x no leaf of f: the cotangent of every entry of f is that of the sum's one.
+            // f(2 x) + 0.25 x.x: the input of f is not a leaf, and f's cotangent is that of the sum's single entry.
             let sum: Function = Box::new(move |x| {
                 let inputs: Vec<Leaf> = x.iter().map(|leaf| leaf.scaled(2.0)).collect();
                 let value = op(&inputs);
@@ -142,7 +142,7 @@ fn what_the_method_does_not_differentiate_stays_outside_the_graph() {
     for device in devices() {
         let place = Place::new(&device, DType::F32);
         for pair in one_of_each(29).into_iter().filter(|pair| pair.differentiable.contains(&false)) {
-            // Tracked leaves everywhere but where a gradient may go: nothing is left to differentiate.
+            // Only inputs that have no gradient are tracked, so that there is nothing to differentiate.
             let roles: Vec<Role> =
                 pair.differentiable.iter().map(|yes| if *yes { Role::Constant } else { Role::Tracked }).collect();
             assert!(!(pair.op)(&leaves(&pair.inputs, &roles, &place)).is_tracked(), "{}", pair.name);

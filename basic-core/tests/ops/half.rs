@@ -19,11 +19,12 @@ fn integers(value: &Value) -> Vec<i64> {
     value.as_array().unwrap().iter().map(|x| x.as_i64().unwrap()).collect()
 }
 
-/// Each number within `roundings` roundings to bfloat16, 2^-8 of it each at most, or of what bfloat16 has below 1e-30.
+/// Checks that each number is within `roundings` roundings to bfloat16 of the truth, each at most 2^-8 of it, plus
+/// 2e-6.
 fn rounded(ours: &[f64], truth: &[f64], roundings: f64, what: &str) {
     assert_eq!(ours.len(), truth.len(), "{what}");
     for (at, (a, b)) in ours.iter().zip(truth).enumerate() {
-        // f32's own rounding of `1 + erf` in the far tail is an absolute one, of 2^-24 times the input.
+        // In the far tail, f32 itself rounds `1 + erf` with an absolute error of 2^-24 times the input.
         let bound = b.abs() * roundings * 2f64.powi(-8) + 2e-6;
         assert!((a - b).abs() <= bound, "{what}: {a:e} at {at} is not {b:e}, within {bound:e}");
     }
@@ -75,7 +76,7 @@ fn norms_and_rotations_are_off_by_their_products_roundings() {
     // The normalized row is rounded before gamma multiplies it, as in transformers.
     let norm = |x: &[Leaf]| ops::rms_norm(x[0].view::<2>(), x[1].view(), 1e-5).flatten(0, 1);
     check("rms_norm", Box::new(norm), by(3.0));
-    // Two rounded products of up to 2 meet in a difference.
+    // The difference of two rounded products of up to 2.
     let rotate = |x: &[Leaf]| ops::rotate(x[0].view(), x[1].view(), x[2].view()).flatten(0, 3);
     check("rotate", Box::new(rotate), |a, b, what| {
         close(a, b, Tolerance { relative: 3.0 * 2f64.powi(-8), absolute: 0.0 }, what);

@@ -1,4 +1,4 @@
-//! Inputs on the host, and functions of them evaluated under autodiff.
+//! Inputs on the host, and functions of them that are evaluated under autodiff.
 
 use basic_core::DeviceSpec;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -14,12 +14,13 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// Flex: the backend with half types.
+/// Flex, the backend that has 16-bit types.
 pub fn flex() -> Device {
     devices().remove(0)
 }
 
-/// The same cases on every run, so that no tolerance fails by luck; `PROPTEST_RNG_SEED` draws others.
+/// A configuration with the same cases on every run, so that no tolerance fails at random;
+/// `PROPTEST_RNG_SEED` draws others.
 pub fn cases(n: u32) -> ProptestConfig {
     let config = ProptestConfig::with_cases(n);
     let rng_seed = match config.rng_seed {
@@ -29,7 +30,7 @@ pub fn cases(n: u32) -> ProptestConfig {
     ProptestConfig { rng_seed, failure_persistence: None, ..config }
 }
 
-/// SplitMix64: its stream is a function of the seed alone.
+/// SplitMix64: the sequence depends only on the seed.
 pub struct Random(pub u64);
 
 impl Random {
@@ -40,7 +41,7 @@ impl Random {
         x ^ (x >> 31)
     }
 
-    /// Below `n`.
+    /// A random index below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -50,7 +51,7 @@ impl Random {
     }
 }
 
-/// A tensor's values on the host.
+/// The values of a tensor on the host.
 #[derive(Debug, Clone)]
 pub struct Values {
     pub dims: Vec<usize>,
@@ -69,14 +70,14 @@ impl Values {
         Self { dims: dims.to_vec(), values: (0..n).map(|_| random.uniform(low, high)).collect() }
     }
 
-    /// Either sign, magnitudes in `[0.5, 1.5)`: no row without a direction.
+    /// Random signs and magnitudes in `[0.5, 1.5)`, so that every row has a direction.
     pub fn away_from_zero(dims: &[usize], random: &mut Random) -> Self {
         let mut values = Self::uniform(dims, 0.5, 1.5, random);
         values.values.iter_mut().for_each(|x| *x = if random.below(2) == 0 { *x } else { -*x });
         values
     }
 
-    /// What is left of the values in `dtype`.
+    /// The values rounded to `dtype`.
     pub fn rounded(&self, dtype: DType) -> Self {
         let data = TensorData::new(self.values.clone(), [self.values.len()]).convert_dtype(dtype);
         Self { dims: self.dims.clone(), values: data.iter::<f64>().collect() }
@@ -97,20 +98,20 @@ impl Values {
     }
 }
 
-/// How an input lies in memory.
+/// The memory layout of an input.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Layout {
     Contiguous,
     /// Dimensions in reverse order.
     Transposed,
-    /// The middle of longer rows, between NaNs.
+    /// The middle of longer rows, with NaNs on both sides.
     Narrowed,
 }
 
-/// What becomes of an input.
+/// How an input takes part in autodiff.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Role {
-    /// A leaf that wants its gradient.
+    /// A leaf that requires its gradient.
     Tracked,
     /// On the autodiff device, without a gradient.
     Constant,
@@ -118,10 +119,10 @@ pub enum Role {
     Plain,
 }
 
-/// Elements beside a narrowed row, on the left and in all.
+/// The number of elements beside a narrowed row, on the left and in total.
 const BORDER: (usize, usize) = (1, 3);
 
-/// An input as a function sees it: a flat leaf, and the view of it.
+/// An input as a function gets it: a flat leaf, and a view of it.
 pub struct Leaf {
     leaf: Tensor<1>,
     dims: Vec<usize>,
@@ -157,7 +158,7 @@ impl Leaf {
     fn viewed<const D: usize>(&self, flat: Tensor<1>) -> Tensor<D> {
         let mut dims: [usize; D] = self.dims.clone().try_into().expect("the rank of the input");
         if dims.contains(&0) {
-            // Burn's reshape takes a zero for "as before".
+            // Burn's `reshape` reads a zero as "keep this dimension".
             let empty = Tensor::zeros(dims, (&flat.device(), flat.dtype()));
             return if flat.is_require_grad() { empty.require_grad() } else { empty };
         }
@@ -189,7 +190,7 @@ impl Leaf {
         self.scaled(1.0)
     }
 
-    /// No leaf, but computed from one.
+    /// A multiple of the leaf, which is not a leaf itself.
     pub fn scaled(&self, by: f64) -> Self {
         Self { leaf: self.leaf.clone() * by, dims: self.dims.clone(), layout: self.layout }
     }
@@ -223,7 +224,7 @@ impl Leaf {
 /// A function of inputs, its result flattened.
 pub type Function = Box<dyn Fn(&[Leaf]) -> Tensor<1>>;
 
-/// An operation, and a plain composition of Burn tensors that it has to agree with.
+/// An operation, and a plain composition of Burn tensors that it must agree with.
 pub struct Pair {
     pub name: &'static str,
     pub inputs: Vec<Values>,
@@ -232,7 +233,7 @@ pub struct Pair {
     pub reference: Function,
 }
 
-/// Where and in what type a function is evaluated.
+/// The device and the type to evaluate a function with.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub device: Device,
@@ -249,7 +250,7 @@ impl Place {
 
 pub struct Outcome {
     pub value: Vec<f64>,
-    /// By each input, where it received one.
+    /// The gradient with respect to each input, if it got one.
     pub grads: Vec<Option<Vec<f64>>>,
 }
 
@@ -264,8 +265,8 @@ pub fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
 }
 
-/// What a result is multiplied by before the backward pass: 3.5 for a loss, otherwise multiples of 1/8 in [-2, 2], which
-/// every type holds.
+/// The cotangent of a result: 3.5 for a loss, otherwise multiples of 1/8 in [-2, 2], which every type
+/// represents exactly.
 pub fn cotangent(n: usize) -> Vec<f64> {
     let mut random = Random(n as u64);
     match n {
@@ -279,7 +280,7 @@ pub fn leaves(inputs: &[Values], roles: &[Role], place: &Place) -> Vec<Leaf> {
     inputs.iter().zip(roles).map(|(input, role)| Leaf::new(input, *role, place)).collect()
 }
 
-/// Value and gradients.
+/// The value and the gradients.
 pub fn run(function: &Function, inputs: &[Values], roles: &[Role], place: &Place) -> Outcome {
     let leaves = leaves(inputs, roles, place);
     let out = function(&leaves);

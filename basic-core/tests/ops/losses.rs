@@ -1,4 +1,4 @@
-//! Directional alignment and semantic distribution supervision.
+//! The losses of directional alignment and semantic distribution supervision.
 
 use basic_core::ops::{directional_alignment, semantic_distribution, semantic_distribution_within};
 use burn::tensor::Tensor;
@@ -52,7 +52,8 @@ fn sizes_of_zero_give_zero() {
         for dtype in [DType::F32, DType::F64] {
             let place = Place::new(&device, dtype);
             let mut pairs = vec![reference::das(0, 3, 0), reference::das(3, 0, 0), reference::sds(0, 3, 4, 1, 0)];
-            // Without width all logits are zero and both distributions uniform; without a vocabulary there are none.
+            // Without width, all logits are zero and both distributions uniform; without a vocabulary
+            // there are no logits.
             pairs.extend([1, 2, 3].map(|chunk| reference::sds(3, 0, 4, chunk, 0)));
             pairs.push(reference::sds(3, 2, 0, 1, 0));
             for pair in pairs {
@@ -85,7 +86,7 @@ fn sds_multiplies_in_the_tables_type_whatever_the_rows_have() {
         let wide = [(DType::F64, DType::F32, Tolerance::F32), (DType::F32, DType::F64, Tolerance::F32)];
         let flex_only = if device == flex() { &halves[..] } else { &[] };
         for (rows, table, tolerance) in flex_only.iter().chain(&wide) {
-            // The same numbers in either type.
+            // The table is rounded to both types, so that they hold the same numbers.
             let mut inputs: Vec<Values> = pair.inputs.iter().map(|input| input.rounded(*rows)).collect();
             inputs[2] = inputs[2].rounded(*table);
             let place = Place::new(&device, *rows);
@@ -97,7 +98,7 @@ fn sds_multiplies_in_the_tables_type_whatever_the_rows_have() {
             let ours = narrow[0].grad(&(loss.clone() * 3.5).backward()).unwrap();
             let theirs = run(&pair.reference, &inputs, &[Role::Tracked; 4], &Place::new(&device, DType::F64));
             close(&read(loss), &theirs.value, *tolerance, "the loss");
-            // The gradient is rounded to the rows' own type.
+            // The gradient is rounded to the type of the rows.
             let rounding = if *rows == DType::BF16 { Tolerance::BF16 } else { *tolerance };
             close(&ours, theirs.grads[0].as_ref().unwrap(), rounding, "the gradient");
         }
@@ -125,7 +126,7 @@ proptest! {
     fn neither_loss_is_negative_and_both_vanish_for_equal_rows(m in 1..9usize, seed: u64) {
         for device in devices() {
             let (v, target, table, weights) = tensors(m, seed, &Place::new(&device, DType::F32));
-            // f32 sums of 19 terms p (log p - log q), of either sign.
+            // f32 sums of 19 terms p (log p - log q) of either sign.
             prop_assert!(losses(v.clone(), target, table.clone(), weights.clone()).iter().all(|loss| *loss >= -1e-6));
             close(&losses(v.clone(), v, table, weights), &[0.0, 0.0], Tolerance::F32, "equal rows");
         }

@@ -1,5 +1,5 @@
-//! The operations of `basic_core::ops` against plain compositions of Burn tensors under Burn's own autodiff, central
-//! differences and known values; on every CPU backend of this build.
+//! Compares the operations of `basic_core::ops` with plain compositions of Burn tensors under Burn's own autodiff, with
+//! central differences and with known values, on every CPU backend of this build.
 
 mod attention;
 mod compare;

@@ -45,7 +45,7 @@ const STEP: AdamWStep = AdamWStep { lr: 0.03, beta1: 0.9, beta2: 0.99, epsilon: 
 #[test]
 fn steps_of_adamw_are_those_of_its_definition() {
     for device in devices() {
-        // The tolerance is a step's size (0.03) times the type's rounding, over four steps.
+        // The tolerance is the size of a step (0.03) times the type's rounding, over four steps.
         for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-12)] {
             // One element, a few, and more than one rayon task (2^14).
             for n in [3, 33, 49_158] {

@@ -1,5 +1,5 @@
-//! Each operation beside the plain composition that defines it. Scalars multiply: the backward pass of Burn's division by
-//! one takes its reciprocal in f32, which f64 shows.
+//! Each operation with the plain composition that defines it. Scalars multiply instead of divide: the backward pass of
+//! Burn's division by a scalar computes its reciprocal in f32, which is too coarse for f64.
 
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -11,7 +11,7 @@ use crate::harness::{Leaf, Pair, Random, Values};
 
 pub use basic_core::ops::HeadLayout;
 
-/// Bytes in which `blocks` blocks of logits of `rows` rows just fit, as the operations count.
+/// The number of bytes in which `blocks` blocks of logits of `rows` rows just fit, as the operations count them.
 fn budget(rows: usize, blocks: usize, vocabulary: usize, leaf: &Leaf) -> usize {
     let size = if leaf.dtype() == DType::F64 { 8 } else { 4 };
     rows * blocks * vocabulary * size
@@ -26,7 +26,7 @@ fn unit_rows(x: Tensor<2>) -> Tensor<2> {
     x / length
 }
 
-/// `m` rows of width `d`: v, target, weights.
+/// `m` rows of width `d`; inputs: v, target, weights.
 pub fn das(m: usize, d: usize, seed: u64) -> Pair {
     let random = &mut Random(seed);
     let inputs = vec![
@@ -46,7 +46,7 @@ pub fn das(m: usize, d: usize, seed: u64) -> Pair {
     }
 }
 
-/// v, target, table, weights; chunks of `chunk` rows.
+/// Chunks of `chunk` rows; inputs: v, target, table, weights.
 pub fn sds(m: usize, d: usize, vocabulary: usize, chunk: usize, seed: u64) -> Pair {
     let random = &mut Random(seed);
     let inputs = vec![
@@ -65,7 +65,7 @@ pub fn sds(m: usize, d: usize, vocabulary: usize, chunk: usize, seed: u64) -> Pa
         }),
         reference: Box::new(move |x| {
             if m == 0 {
-                return x[3].view::<1>().sum(); // NdArray multiplies no empty matrices
+                return x[3].view::<1>().sum(); // NdArray cannot multiply empty matrices
             }
             let columns = x[2].view::<2>().detach().transpose();
             let log_p = log_softmax(x[1].view::<2>().matmul(columns.clone()), 1);
@@ -76,12 +76,12 @@ pub fn sds(m: usize, d: usize, vocabulary: usize, chunk: usize, seed: u64) -> Pa
     }
 }
 
-/// Labels of `n` rows, about a third of them -100.
+/// Labels of `n` rows; about a third of them are -100.
 pub fn some_labels(n: usize, vocabulary: usize, random: &mut Random) -> Vec<i64> {
     (0..n).map(|_| if random.below(3) == 0 { -100 } else { random.below(vocabulary) as i64 }).collect()
 }
 
-/// hidden, head; chunks of `chunk` labelled rows. Without a divisor, the mean.
+/// Chunks of `chunk` labelled rows; inputs: hidden, head. Without a divisor, the mean.
 pub fn cross_entropy(
     d: usize,
     vocabulary: usize,
@@ -125,7 +125,7 @@ pub fn cross_entropy(
     }
 }
 
-/// The sizes of an attention, `past` keys in front of the queries' own.
+/// The sizes of an attention with `past` keys before the queries' own.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     pub batch: usize,
@@ -162,7 +162,7 @@ pub struct First {
 }
 
 impl First {
-    /// From sample, query and its position among the keys.
+    /// Computes each entry from the sample, the query and the query's position among the keys.
     pub fn of(sizes: &Sizes, rows: usize, first: impl Fn(usize, usize, usize) -> usize) -> Self {
         let at = (0..rows).flat_map(|row| (0..sizes.queries).map(move |t| (row, t)));
         Self { rows, values: at.map(|(row, t)| first(row, t, sizes.past + t) as i64).collect() }
@@ -179,7 +179,7 @@ impl First {
         key == own || (key < own && key as i64 >= self.values[row * sizes.queries + t])
     }
 
-    /// True where hidden, `[B, 1, T, keys]`.
+    /// True for hidden keys, `[B, 1, T, keys]`.
     fn hidden(&self, sizes: &Sizes, leaf: &Leaf) -> Tensor<4, Bool> {
         let (b, t, keys) = (sizes.batch, sizes.queries, sizes.keys());
         let hidden: Vec<bool> =
@@ -195,7 +195,7 @@ fn repeated(x: Tensor<4>, sizes: &Sizes) -> Tensor<4> {
     x.repeat_dim(2, group).reshape([batch, sizes.heads(), sizes.keys(), width])
 }
 
-/// Scaled scores, hidden ones far below any other, `[B, heads, T, keys]`.
+/// Scaled scores `[B, heads, T, keys]`; hidden ones are far below all others.
 fn scores(x: &[Leaf], sizes: &Sizes, first: &First) -> Tensor<4> {
     let keys = repeated(x[1].view(), sizes).swap_dims(2, 3);
     let scores = x[0].view::<4>().swap_dims(1, 2).matmul(keys) * (sizes.width as f64).sqrt().recip();
@@ -208,7 +208,7 @@ fn qkv(sizes: &Sizes, seed: u64) -> Vec<Values> {
     [sizes.q(), sizes.k(), sizes.k()].iter().map(|dims| Values::uniform(dims, -1.5, 1.5, random)).collect()
 }
 
-/// q, k, v.
+/// Inputs: q, k, v.
 pub fn attention(sizes: Sizes, first: First, seed: u64) -> Pair {
     let known = first.clone();
     Pair {
@@ -226,7 +226,7 @@ pub fn attention(sizes: Sizes, first: First, seed: u64) -> Pair {
     }
 }
 
-/// Every query sees every key.
+/// Attention in which every query sees every key.
 pub fn attention_to_all(sizes: Sizes, seed: u64) -> Pair {
     Pair {
         name: "attention to all",
@@ -241,7 +241,7 @@ pub fn attention_to_all(sizes: Sizes, seed: u64) -> Pair {
     }
 }
 
-/// `[n, channels, height, width]` in patches of `side`, `[n, patches, out]`.
+/// Cuts `[n, channels, height, width]` into patches of size `side`: `[n, patches, out]`.
 pub fn patches([n, channels, height, width, side, out]: [usize; 6], seed: u64) -> Pair {
     let random = &mut Random(seed);
     let mut values = |dims: &[usize]| Values::uniform(dims, -2.0, 2.0, random);
@@ -263,7 +263,7 @@ pub fn patches([n, channels, height, width, side, out]: [usize; 6], seed: u64) -
     }
 }
 
-/// The log-sum-exp that comes with the output; no gradient.
+/// The log-sum-exp that attention returns with the output; no gradient.
 pub fn attention_lse(sizes: Sizes, first: First, seed: u64) -> Pair {
     let known = first.clone();
     Pair {
@@ -275,13 +275,13 @@ pub fn attention_lse(sizes: Sizes, first: First, seed: u64) -> Pair {
             flat(ops::attention(x[0].view(), x[1].view(), x[2].view(), first).lse)
         }),
         reference: Box::new(move |x| {
-            // Scores are at most a few dozen: their exponentials need no shift in f64.
+            // Scores are at most a few dozen, so their exponentials need no shift in f64.
             flat(scores(x, &sizes, &known).exp().sum_dim(3).log())
         }),
     }
 }
 
-/// q, k, v, and `readouts` read-outs of `rows`, `[B, n]`; no gradient.
+/// `readouts` read-outs of `rows`, `[B, n]`; inputs: q, k, v, the read-outs' weights. No gradient.
 pub fn attention_mass(sizes: Sizes, first: First, rows: Vec<i64>, readouts: usize, seed: u64) -> Pair {
     let (b, n) = (sizes.batch, rows.len() / sizes.batch);
     let mut inputs = qkv(&sizes, seed);
@@ -305,7 +305,7 @@ pub fn attention_mass(sizes: Sizes, first: First, rows: Vec<i64>, readouts: usiz
     }
 }
 
-/// `[b, n, k]` by `[b, k, m]`.
+/// `[b, n, k]` times `[b, k, m]`.
 pub fn product([b, n, k, m]: [usize; 4], seed: u64) -> Pair {
     let random = &mut Random(seed);
     Pair {
@@ -320,7 +320,7 @@ pub fn product([b, n, k, m]: [usize; 4], seed: u64) -> Pair {
     }
 }
 
-/// x `[b, n, k]`, weight `[k, m]`, bias.
+/// Inputs: x `[b, n, k]`, weight `[k, m]`, bias.
 pub fn linear([b, n, k, m]: [usize; 4], seed: u64) -> Pair {
     let random = &mut Random(seed);
     let mut draw = |dims: &[usize]| Values::uniform(dims, -2.0, 2.0, random);
@@ -336,7 +336,7 @@ pub fn linear([b, n, k, m]: [usize; 4], seed: u64) -> Pair {
     }
 }
 
-/// gate, up.
+/// Inputs: gate, up.
 pub fn swiglu(dims: [usize; 3], seed: u64) -> Pair {
     let random = &mut Random(seed);
     Pair {
@@ -345,7 +345,7 @@ pub fn swiglu(dims: [usize; 3], seed: u64) -> Pair {
         differentiable: &[true, true],
         op: Box::new(|x| flat(ops::swiglu(x[0].view::<3>(), x[1].view()))),
         reference: Box::new(|x| {
-            // Not Burn's silu: NdArray's takes its sigmoid in f32.
+            // Not Burn's `silu`, because NdArray computes its sigmoid in f32.
             let gate = x[0].view::<3>();
             flat(gate.clone() / (gate.neg().exp() + 1.0) * x[1].view())
         }),
@@ -365,7 +365,7 @@ pub fn gelu(dims: [usize; 3], seed: u64) -> Pair {
     }
 }
 
-/// The other activations, by their definitions.
+/// The other activation functions, by their definitions.
 pub fn activations(dims: [usize; 3], seed: u64) -> Vec<Pair> {
     fn sigmoid(x: Tensor<3>) -> Tensor<3> {
         (x.neg().exp() + 1.0).recip()
@@ -395,7 +395,7 @@ pub fn activations(dims: [usize; 3], seed: u64) -> Vec<Pair> {
     ]
 }
 
-/// table; rows that repeat, and rows that are never taken.
+/// Input: the table. Some rows are selected several times, some never.
 pub fn embedding(vocabulary: usize, d: usize, ids: Vec<i64>, seed: u64) -> Pair {
     let known = ids.clone();
     Pair {
@@ -403,12 +403,12 @@ pub fn embedding(vocabulary: usize, d: usize, ids: Vec<i64>, seed: u64) -> Pair 
         inputs: vec![Values::uniform(&[vocabulary, d], -1.5, 1.5, &mut Random(seed))],
         differentiable: &[true],
         op: Box::new(move |x| flat(ops::embedding(x[0].view(), x[0].ints(&ids, [ids.len()])))),
-        // Burn's own, whose gradient adds up in the table's type: the comparison is in f64.
+        // Burn's own `select`, whose gradient is summed in the table's type: the comparison is in f64.
         reference: Box::new(move |x| flat(x[0].view::<2>().select(0, x[0].ints(&known, [known.len()])))),
     }
 }
 
-/// x, gamma.
+/// Inputs: x, gamma.
 pub fn rms_norm(dims: [usize; 3], epsilon: f64, seed: u64) -> Pair {
     let random = &mut Random(seed);
     Pair {
@@ -424,7 +424,8 @@ pub fn rms_norm(dims: [usize; 3], epsilon: f64, seed: u64) -> Pair {
     }
 }
 
-/// x `[B, T, heads, 2 half]`, cos and sin `[own, T, half]`; any two tables, since rotation is linear in them.
+/// Inputs: x `[B, T, heads, 2 half]`, cos and sin `[own, T, half]`. Rotation is linear in cos and sin, so any
+/// two tables will do.
 pub fn rotate(dims: [usize; 4], own: usize, seed: u64) -> Pair {
     let random = &mut Random(seed);
     let angles = [own, dims[1], dims[3] / 2];
@@ -436,7 +437,7 @@ pub fn rotate(dims: [usize; 4], own: usize, seed: u64) -> Pair {
         op: Box::new(|x| flat(ops::rotate(x[0].view(), x[1].view(), x[2].view()))),
         reference: Box::new(move |x| {
             if dims[0] == 0 {
-                return flat(x[0].view::<4>()); // Flex slices no empty tensors
+                return flat(x[0].view::<4>()); // Flex cannot slice empty tensors
             }
             let half = dims[3] / 2;
             let table = |leaf: &Leaf| leaf.view::<3>().unsqueeze_dim::<4>(2); // [own, T, 1, half]
@@ -448,7 +449,7 @@ pub fn rotate(dims: [usize; 4], own: usize, seed: u64) -> Pair {
     }
 }
 
-/// One of each, small: for what has to hold for every operation.
+/// A small instance of each operation, for properties that all must have.
 pub fn one_of_each(seed: u64) -> Vec<Pair> {
     let sizes = Sizes { batch: 2, queries: 5, past: 2, kv_heads: 2, group: 3, width: 4 };
     let labels = vec![3, -100, 0, 6, 1];

@@ -1,4 +1,4 @@
-//! Attaching adapters to a part: the base is frozen, the targets get factors.
+//! Attaches adapters to a part of the model: its weights are frozen, and the targets get factors.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::parameters::slots;
 /// A linear layer that can have an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Site {
-    /// The weight's path inside the part.
+    /// The path of the weight inside the part.
     pub path: String,
     pub inputs: usize,
     pub outputs: usize,
@@ -28,7 +28,7 @@ impl Site {
     }
 }
 
-/// The two factors of a layer in Burn's orientation, `[inputs, rank]` and `[rank, outputs]`, row-major.
+/// The two factors of a layer in Burn's layout, `[inputs, rank]` and `[rank, outputs]`, row-major.
 #[derive(Debug, Clone)]
 pub(crate) struct Factors {
     pub a: Vec<f32>,
@@ -37,7 +37,7 @@ pub(crate) struct Factors {
     pub scale: f64,
 }
 
-/// The last names of a part's linear layers, in the order of the part, each once.
+/// The last names of a part's linear layers, each once, in the order in which they occur.
 pub fn targets<M: Module>(part: &M) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for site in sites(part) {
@@ -48,16 +48,16 @@ pub fn targets<M: Module>(part: &M) -> Vec<String> {
     names
 }
 
-/// Freezes `part` and puts adapters on its targets: A from U(-1/sqrt(in), 1/sqrt(in)) as PEFT draws it, B zero, so that
-/// the model computes what it did. `prefix` is the part's name (`language_model`); `dtype` is the type that the model
-/// computes in. A is drawn on the host from the seed and the layer's name: the same values on every device, whatever
-/// else has adapters.
+/// Freezes `part` and adds adapters to its targets: A is drawn from U(-1/sqrt(in), 1/sqrt(in)) as in PEFT, and B is
+/// zero, so that the model computes the same as before. `prefix` is the part's name (`language_model`); `dtype` is the
+/// type that the model computes with. A is drawn on the host from the seed and the layer's name, so that its values are
+/// the same on every device and do not depend on which other layers have adapters.
 ///
 /// Layers that no hidden state passes through (a vision encoder's pooling head) are left out.
 ///
 /// # Errors
 ///
-/// [`AdapterError`] that names the key, the target or the matrix.
+/// Returns an [`AdapterError`] that names the key, the target or the matrix.
 pub fn attach<M: Module>(
     part: M,
     prefix: &str,
@@ -85,7 +85,7 @@ pub fn attach<M: Module>(
     attach_factors(part, prefix, chosen.collect(), config.quantize, dtype)
 }
 
-/// Freezes `part` and attaches the given factors, by the weights' paths inside the part.
+/// Freezes `part` and attaches the given factors, which are listed by the weights' paths inside the part.
 pub(crate) fn attach_factors<M: Module>(
     part: M,
     prefix: &str,
@@ -113,7 +113,7 @@ pub(crate) fn attach_factors<M: Module>(
     Ok(part.apply_reparameterization(Attach { factors, blocks, dtype }))
 }
 
-/// The part's linear layers that hidden states pass through.
+/// The linear layers of the part that hidden states pass through.
 fn sites<M: Module>(part: &M) -> Vec<Site> {
     let linear = slots(part, "").into_iter().filter(|slot| slot.transposed && !slot.is_adapter());
     let reached = linear.filter(|slot| slot.name.ends_with(".weight") && !slot.name.starts_with("head."));
@@ -121,7 +121,7 @@ fn sites<M: Module>(part: &M) -> Vec<Site> {
 }
 
 fn fresh(name: &str, site: &Site, config: &LoraConfig, seed: u64) -> Factors {
-    // FNV-1a: specified, so that a seed means the same adapters in every release.
+    // FNV-1a, which is specified, so that a seed gives the same adapters in every release.
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

@@ -1,4 +1,4 @@
-//! The adapters of a module, and the weights that they make.
+//! Collects the adapters of a module, and merges them into weights.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 use crate::parameters::{LORA_A as A, LORA_B as B, ParamPath};
 
-/// An adapter of a layer.
+/// The adapter of a layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Adapter {
     /// `[inputs, rank]`
@@ -18,7 +18,7 @@ pub(crate) struct Adapter {
     pub scale: f64,
 }
 
-/// The module's adapters by their weights' names below `prefix`.
+/// The module's adapters, by the names of their weights below `prefix`.
 pub(crate) fn adapters<M: Module>(module: &M, prefix: &str) -> BTreeMap<String, Adapter> {
     let mut factors = Collect { path: ParamPath::new(prefix), found: BTreeMap::new() };
     module.visit(&mut factors);
@@ -49,7 +49,7 @@ pub(crate) fn merged<const D: usize>(base: Tensor<D>, adapter: &Adapter) -> Tens
     base + delta
 }
 
-/// A tensor out of its quantized form, if it is in one.
+/// The tensor, dequantized if it is quantized.
 pub(crate) fn dense<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     if tensor.dtype().is_float() { tensor } else { tensor.dequantize() }
 }
@@ -73,7 +73,7 @@ impl ModuleVisitor for Collect {
         if !slot.is_adapter() {
             return;
         }
-        // Not reshaped: a factor stays the leaf that gradients are found by.
+        // Not reshaped: the factor must stay the leaf by which gradients are found.
         let value = param.val();
         if let Some(factor) = (&value as &dyn Any).downcast_ref::<Tensor<2>>() {
             self.found.insert(slot.name, factor.clone());
@@ -81,8 +81,9 @@ impl ModuleVisitor for Collect {
     }
 }
 
-/// The scales by the weights' names. A visitor does not see them: Burn holds them as constants beside the factors. So
-/// every parameter is replaced by a single number, weights by 0 and factors by 1, and the adapters are folded in.
+/// The scales, by the names of the weights. A visitor does not get them, because Burn stores them as constants beside
+/// the factors. Therefore every parameter is replaced by a single number, weights by 0 and factors by 1, and the
+/// adapters are merged.
 fn scales<M: Module>(module: &M, prefix: &str) -> BTreeMap<String, f64> {
     struct Single {
         path: ParamPath,

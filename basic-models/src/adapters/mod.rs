@@ -1,8 +1,8 @@
 //! Low-rank adapters (LoRA) on the linear layers of a frozen part, with a dense or a quantized base (QLoRA).
 //!
-//! [`attach`] freezes a part and puts adapters on its targets; Burn composes `W + scale * A B` whenever a layer reads
-//! its weight. [`checkpoint::save_adapters`](crate::checkpoint::save_adapters) writes them as `peft` does,
-//! [`checkpoint::AdapterFiles`](crate::checkpoint::AdapterFiles) reads what it or `peft` wrote.
+//! [`attach`] freezes a part and adds adapters to its targets; Burn computes `W + scale * A B` whenever a layer reads
+//! its weight. [`checkpoint::save_adapters`](crate::checkpoint::save_adapters) writes them in the format of `peft`, and
+//! [`checkpoint::AdapterFiles`](crate::checkpoint::AdapterFiles) reads that format.
 
 mod attach;
 mod collect;
@@ -17,24 +17,24 @@ pub(crate) use attach::{Factors, attach_factors};
 pub use attach::{attach, targets};
 pub(crate) use collect::{Adapter, adapters, dense, merged};
 
-/// The adapters of a part.
+/// The settings of a part's adapters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank of the factors (PEFT's `r`).
+    /// The rank of the factors (PEFT's `r`).
     pub rank: usize,
-    /// Numerator of the scale `alpha / rank` (PEFT's `lora_alpha`).
+    /// The numerator of the scale `alpha / rank` (PEFT's `lora_alpha`).
     pub alpha: f64,
-    /// The linear layers that get adapters, by their last name (`q_proj`, `down_proj`); empty: all of the part's.
+    /// The linear layers that get adapters, by their last names (`q_proj`, `down_proj`); if empty, all of the part's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
-    /// How the targets' own weights are held; by default as they are.
+    /// How the targets' own weights are quantized; by default they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantization>,
 }
 
 impl Default for LoraConfig {
-    /// LLaVA's `finetune_lora.sh`.
+    /// The settings of LLaVA's `finetune_lora.sh`.
     fn default() -> Self {
         Self { rank: 128, alpha: 256.0, targets: Vec::new(), quantize: None }
     }
@@ -44,9 +44,9 @@ impl Default for LoraConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quantization {
-    /// Bits of a value: 8 or 4.
+    /// The number of bits of a value: 8 or 4.
     pub bits: u8,
-    /// Values that share a scale; it must divide the outputs of every target.
+    /// The number of values that share a scale; it must divide the number of outputs of every target.
     pub block: u8,
 }
 
@@ -64,9 +64,9 @@ pub enum AdapterError {
     UnknownTarget {
         /// The part.
         prefix: String,
-        /// The name that was asked for.
+        /// The target's name.
         target: String,
-        /// The names that there are.
+        /// The names of the part's linear layers.
         known: Vec<String>,
     },
     /// A part without linear layers.
@@ -75,36 +75,36 @@ pub enum AdapterError {
     /// A part that has adapters already.
     #[error("{0} has adapters already: merge them first, or start from the model below them")]
     Attached(String),
-    /// A rank, alpha or quantization that makes no sense.
+    /// A rank, alpha or quantization that is out of range.
     #[error("{key} = {value}: {reason}")]
     Invalid {
         /// The key.
         key: &'static str,
-        /// Its value.
+        /// The value.
         value: String,
-        /// What would be right.
+        /// What is allowed.
         reason: String,
     },
-    /// A matrix that is no whole number of blocks.
+    /// A matrix that cannot be divided into whole blocks.
     #[error(
         "{name} has {outputs} outputs, which blocks of {block} do not divide: choose another block (`block` of the part in a recipe), or other targets"
     )]
     Block {
         /// The matrix.
         name: String,
-        /// Its outputs.
+        /// The number of its outputs.
         outputs: usize,
-        /// The block.
+        /// The size of a block.
         block: u8,
     },
 }
 
 impl LoraConfig {
-    /// Checks what can be checked without a model.
+    /// Checks the settings without a model.
     ///
     /// # Errors
     ///
-    /// [`AdapterError::Invalid`] that names the key.
+    /// Returns [`AdapterError::Invalid`], which names the key.
     pub fn validate(&self) -> Result<(), AdapterError> {
         let invalid =
             |key, value: String, reason: &str| Err(AdapterError::Invalid { key, value, reason: reason.to_string() });

@@ -1,4 +1,4 @@
-//! Quantized weights below adapters: blocks of integers that share a scale.
+//! Quantizes the weights below adapters, in blocks of integers that share a scale.
 
 use burn::module::{ModuleMapper, Param, Quantizer};
 use burn::tensor::quantization::{Calibration, QuantValue, ScaleDtype};
@@ -6,13 +6,15 @@ use burn::tensor::{Device, Tensor};
 
 use super::{AdapterError, Quantization};
 
-/// Quantizes weights by blocks along their last axis, as the device stores them.
+/// Quantizes weights in blocks along their last axis, in the form that the device stores.
 pub(crate) struct Blocks(Quantizer);
 
 impl Blocks {
+    /// Makes a quantizer for a device.
+    ///
     /// # Errors
     ///
-    /// [`AdapterError::Invalid`] where the device does not do it.
+    /// Returns [`AdapterError::Invalid`] if the device does not support the type.
     pub fn new(quantize: Quantization, device: &Device) -> Result<Self, AdapterError> {
         if !basic_core::quantizes(device, quantize.bits) {
             return Err(AdapterError::Invalid {

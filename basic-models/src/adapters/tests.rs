@@ -1,4 +1,4 @@
-//! Adapters on small parts, without files.
+//! Tests of adapters on small parts, without files.
 
 use basic_core::{DeviceSpec, Objective};
 use burn::module::{Module, ModuleMapper, Param};
@@ -42,7 +42,7 @@ fn fresh_adapters_change_nothing_and_are_the_same_from_the_same_seed() {
     }
     assert_ne!(some[1].1, some[3].1);
     assert!(other.iter().all(|adapter| !all.contains(adapter)));
-    // U(-1/sqrt(in), 1/sqrt(in)): 48 inputs, so none is above 0.1443; of 192 draws one is above 0.13.
+    // U(-1/sqrt(in), 1/sqrt(in)) with 48 inputs, so none is above 0.1443; of 192 draws at least one is above 0.13.
     let (_, q) = all.iter().find(|(name, _)| name.ends_with("q_proj.weight")).unwrap();
     let largest = q.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     assert!(largest <= 1.0 / 48f32.sqrt() && largest > 0.13, "{largest}");
@@ -104,7 +104,7 @@ fn a_merged_weight_is_the_base_and_the_scaled_product() {
     assert_eq!(values, [1.5, 2.0, 4.0, 3.5, 5.0, 5.0]);
 }
 
-/// Weights out of their quantized form, adapters as they are.
+/// Dequantizes weights and leaves adapters unchanged.
 struct Dense;
 
 impl ModuleMapper for Dense {
@@ -113,7 +113,7 @@ impl ModuleMapper for Dense {
     }
 }
 
-/// The loss of a text, and the gradients of the factors by name.
+/// The loss of a text, and the gradients of the factors by their names.
 fn loss(model: &Llava) -> (f32, Vec<(String, Vec<f32>)>) {
     let ids: Vec<u32> = (5..25).collect();
     let labels = ids.iter().map(|id| i64::from(*id)).collect();
@@ -133,7 +133,7 @@ fn loss(model: &Llava) -> (f32, Vec<(String, Vec<f32>)>) {
     (value, gradients.collect())
 }
 
-/// A model whose decoder has adapters, none of them zero, on quantized matrices.
+/// A model whose decoder has nonzero adapters on quantized matrices.
 fn quantized(bits: u8, block: u8, device: &Device) -> Result<Llava, AdapterError> {
     let mut model = model(device);
     let values = |count: usize, step: usize| (0..count).map(|i| ((i * step) % 101) as f32 / 505.0 - 0.1).collect();
@@ -167,7 +167,7 @@ fn a_quantized_base_computes_and_learns_as_its_dequantized_twin() {
             let size = theirs.iter().map(|x| x * x).sum::<f32>().sqrt();
             assert!(size > 0.0 && apart <= 1e-4 * size, "{spec}, {bits} bits, {name}: {apart} of {size}");
         }
-        // And it is another model than the one that was not quantized.
+        // It differs from the model that was not quantized.
         let mut plain = model(&device).freeze();
         plain.language_model = attach(plain.language_model, "language_model", &lora(1, &[]), 1, DType::F32).unwrap();
         assert!((loss(&plain).0 - ours.0).abs() > 1e-6);

@@ -1,4 +1,4 @@
-//! A vision encoder and a decoder put together into a new model, whose projector starts fresh.
+//! Assembles a new model from a vision encoder and a decoder, with a newly initialized projector.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,17 @@ use super::read::TensorFiles;
 use super::vocabulary::{TokenizerFiles, room_for};
 use crate::config::{LlavaConfig, ProjectorKind};
 
-/// How a model is put together.
+/// The options of assembling a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssembleOptions {
     /// The projector, by a name that [`ProjectorKind::parse`] reads.
     pub projector: String,
-    /// The seed that its weights are drawn from.
+    /// The seed of the projector's weights.
     pub seed: u64,
-    /// Trained weights for it instead: LLaVA's `mm_projector.bin`, or safetensors with either's names.
+    /// Trained weights of the projector instead: LLaVA's `mm_projector.bin`, or safetensors with LLaVA's or
+    /// transformers' names.
     pub projector_weights: Option<PathBuf>,
-    /// Makes the rows of the embedding table a multiple of this.
+    /// Rounds the rows of the embedding table up to a multiple of this.
     pub pad_to_multiple_of: Option<usize>,
 }
 
@@ -32,22 +33,23 @@ impl Default for AssembleOptions {
 }
 
 impl Checkpoint {
-    /// Puts a vision encoder and a decoder together, with a fresh projector drawn from `seed`; see
+    /// Assembles a vision encoder and a decoder, with a projector whose weights are drawn from `seed`; see
     /// [`Checkpoint::assemble_with`].
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that names the file, the key or the tensors.
+    /// Returns a [`CheckpointError`] that names the file, the key or the tensors.
     pub fn assemble(vision: &Path, decoder: &Path, seed: u64) -> Result<Self, CheckpointError> {
         Self::assemble_with(vision, decoder, &AssembleOptions { seed, ..AssembleOptions::default() })
     }
 
-    /// Puts a vision encoder and a decoder together; both are directories or hub names. Where the decoder's tokenizer has
-    /// no `<image>` token it gets one, and the embedding table and the head a row for it, if they have none to spare.
+    /// Assembles a vision encoder and a decoder, both given as directories or hub names. If the decoder's
+    /// tokenizer has no `<image>` token, it gets one, and the embedding table and the head get a row for it
+    /// unless they have a spare one.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that names the file, the key or the tensors.
+    /// Returns a [`CheckpointError`] that names the file, the key or the tensors.
     pub fn assemble_with(vision: &Path, decoder: &Path, options: &AssembleOptions) -> Result<Self, CheckpointError> {
         let kind = ProjectorKind::parse("projector", &options.projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
@@ -76,7 +78,7 @@ impl Checkpoint {
     }
 }
 
-/// A file of a projector alone, or a directory with LLaVA's.
+/// Opens a file with a projector only, or a directory that contains LLaVA's.
 fn projector(path: &Path) -> Result<TensorFiles, CheckpointError> {
     let path = resolve(path)?;
     let path = if path.is_dir() { path.join(super::files::PROJECTOR_FILE) } else { path };

@@ -1,4 +1,4 @@
-//! A model's configuration from config.json alone: for plans, which need no weights and no tokenizer.
+//! Reads a model's configuration from config.json alone, for plans, which need no weights and no tokenizer.
 
 use std::path::Path;
 
@@ -13,12 +13,12 @@ use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionConfig, Vis
 use crate::processor::ImageProcessor;
 
 impl LlavaConfig {
-    /// The configuration of a LLaVA checkpoint: a directory, or a hub name that the local Hugging Face cache has. Of
-    /// Hugging Face's layout config.json suffices; one of LLaVA's own code is opened, files and all.
+    /// The configuration of a LLaVA checkpoint: a directory, or a hub name in the local Hugging Face cache. For Hugging
+    /// Face's layout, config.json is enough; a checkpoint of LLaVA's own code is opened with all its files.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that names the file and the key.
+    /// Returns a [`CheckpointError`] that names the file and the key.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = resolve(dir)?;
         if AdapterFiles::is_at(&dir) {
@@ -40,13 +40,13 @@ impl LlavaConfig {
         Ok(config)
     }
 
-    /// The configuration that a vision encoder and a decoder have together, from their config.json. Whether the
-    /// tokenizer has an `<image>` token is not looked at: the table gets a row for it, which
-    /// [`Checkpoint::assemble_with`] may not need.
+    /// The configuration of the model that a vision encoder and a decoder form, from their config.json files.
+    /// It always has a row for the `<image>` token; [`Checkpoint::assemble_with`] adds none if the tokenizer
+    /// already has that token.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that names the file and the key.
+    /// Returns a [`CheckpointError`] that names the file and the key.
     pub fn of_parts(vision: &Path, decoder: &Path, projector: &str) -> Result<Self, CheckpointError> {
         let kind = ProjectorKind::parse("projector", projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
@@ -63,7 +63,8 @@ impl LlavaConfig {
     }
 }
 
-/// Some families' positions are interpolated to the images that the processor makes, where there is one.
+/// Sets the image size from the image processor, if there is one, for families that interpolate their
+/// position embeddings.
 pub(super) fn fit_images(config: &mut VisionConfig, dir: &Path) {
     if config.family.interpolates
         && let Ok(images) = ImageProcessor::load(dir)
@@ -75,11 +76,11 @@ pub(super) fn fit_images(config: &mut VisionConfig, dir: &Path) {
     }
 }
 
-/// A vision encoder's and a decoder's configurations as LLaVA's, without the image token.
+/// The configurations of a vision encoder and a decoder combined to LLaVA's, without the image token.
 pub(super) fn composed(vision: &Path, decoder: &Path, kind: ProjectorKind) -> Result<Value, CheckpointError> {
     let vision_config = part(vision, "vision_config")?;
     let text_config = part(decoder, "text_config")?;
-    // Some families have no CLS position to drop.
+    // Some families have no CLS position that could be dropped.
     let class = VisionFamily::of(vision_config["model_type"].as_str()).is_none_or(|(family, _)| family.class);
     let mut config = json!({
         "model_type": "llava",
@@ -109,7 +110,7 @@ mod tests {
     #[test]
     fn a_configuration_needs_no_weights_and_no_tokenizer() {
         let dir = tempfile::tempdir().unwrap();
-        // As the hub has them: what equals the class's default is left out.
+        // As on the hub: values that equal the class's default are left out.
         let clip = json!({ "model_type": "clip", "vision_config": { "hidden_size": 1024, "intermediate_size": 4096,
             "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336, "patch_size": 14 } });
         let vision = write(dir.path(), "clip", clip);

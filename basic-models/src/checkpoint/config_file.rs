@@ -1,4 +1,4 @@
-//! A directory's config.json.
+//! Reads a directory's config.json.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use serde_json::Value;
 use super::CheckpointError;
 use super::owned::MANIFEST;
 
-/// The text of a file of JSON, within what one may cost.
+/// Reads a JSON file as text, within the limits for one file.
 pub(super) fn read_json_text(path: &Path) -> Result<String, CheckpointError> {
     crate::outside::read_json_text(path).map_err(CheckpointError::io(path))
 }
 
-/// A directory's config.json as it is.
+/// Reads a directory's config.json, without checks of its content.
 pub(super) fn read_config(dir: &Path) -> Result<Value, CheckpointError> {
     check_directory(dir)?;
     let text = read_json_text(&dir.join("config.json"))?;
     serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: dir.into(), source: source.into() })
 }
 
-/// A part's configuration: the file itself, or its section in a combined one (CLIP's `vision_config`).
+/// Reads the configuration of a part: the whole file, or its section in a combined one (CLIP's `vision_config`).
 pub(super) fn part(dir: &Path, section: &str) -> Result<Value, CheckpointError> {
     let mut value = read_config(dir)?;
     Ok(match value.get_mut(section) {
@@ -28,7 +28,7 @@ pub(super) fn part(dir: &Path, section: &str) -> Result<Value, CheckpointError> 
     })
 }
 
-/// The error of a path without config.json, where it can be told what it is instead.
+/// Returns an error for a path without config.json if it can be recognized as something else.
 fn check_directory(dir: &Path) -> Result<(), CheckpointError> {
     let wrong = |what: &str| Err(CheckpointError::NotLlava { path: dir.into(), what: what.into() });
     let has = |name: &str| dir.join(name).exists();

@@ -1,4 +1,5 @@
-//! What killed processes of this program left half-written, told from anybody else's by its name, its kind and its contents.
+//! Removes unfinished files and folders of killed processes. They are recognized by name, kind and content, so that
+//! nothing of other programs is removed.
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
@@ -6,8 +7,8 @@ use std::path::Path;
 use super::owned::Contents;
 use super::temporary_names::{OF_RUNS, begins, is_staged, is_temporary, may_be_kept};
 
-/// Removes what killed processes left half-written in a directory that this process has to itself: files and folders under
-/// construction that nobody has locked. What cannot be removed is in nobody's way.
+/// Removes unfinished files and folders of killed processes from a directory that only this process uses: those that
+/// are not locked. What cannot be removed does no harm.
 pub fn sweep(dir: &Path) {
     sweep_folders(dir);
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -16,7 +17,7 @@ pub fn sweep(dir: &Path) {
         if file && is_leftover(&path) && is_free(&path) {
             let _ = fs::remove_file(path);
         }
-        // An earlier version's: what a state was until another had its name.
+        // From an earlier version: a state, while another one was renamed to its name.
         let name = entry.file_name();
         if name.to_str().is_some_and(|name| name.ends_with(".old")) && is_leftover(&entry.path()) {
             let _ = Contents::Part.clear(&entry.path());
@@ -24,8 +25,8 @@ pub fn sweep(dir: &Path) {
     }
 }
 
-/// Removes folders that killed processes were writing: of our names, holding nothing but our files, and locked by nobody. What
-/// cannot be removed is in nobody's way.
+/// Removes folders that killed processes were writing: those with this program's names and files that are not locked.
+/// What cannot be removed does no harm.
 pub(super) fn sweep_folders(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
@@ -41,9 +42,9 @@ pub(super) fn sweep_folders(parent: &Path) {
     }
 }
 
-/// Whether an entry of a run's directory is what a killed process left half-written there: a file that is empty or begins as a
-/// run's do, or a folder that holds nothing but what one under construction may hold; of this version or of one before, which
-/// had tempfile's own names for files. Links never are.
+/// Whether a killed process left an entry of a run's directory unfinished: a file that is empty or begins like a run's
+/// files, or a folder that contains only what an unfinished one may contain. Also recognizes those of an earlier
+/// version, which used tempfile's own names for files. Links are never unfinished entries.
 pub fn is_leftover(entry: &Path) -> bool {
     let Some(name) = entry.file_name().and_then(|name| name.to_str()) else { return false };
     let Ok(kind) = entry.symlink_metadata().map(|meta| meta.file_type()) else { return false };
@@ -54,13 +55,13 @@ pub fn is_leftover(entry: &Path) -> bool {
     kind.is_dir() && is_staged(staged) && under_construction(entry).is_some()
 }
 
-/// Of which kind a folder `.basic-...` is, which holds nothing but what one under construction may hold.
+/// The kind of an unfinished folder `.basic-...`, if it contains only what such a folder may contain.
 fn under_construction(dir: &Path) -> Option<Contents> {
     let own = |contents: &Contents| contents.holds_only_its_own(dir);
     [Contents::Part, Contents::Export].into_iter().find(own).filter(|_| !may_be_kept(dir))
 }
 
-/// Whether nobody has a file locked. A file system without locks tells nothing of it.
+/// Whether no process has locked the file. On a file system without locks every file counts as unlocked.
 fn is_free(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| !matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }

@@ -1,5 +1,5 @@
-//! What a directory holds and whether it would load, from configuration files and headers alone. Made for directories
-//! that are broken: all that can be said is said.
+//! Describes a directory's content and whether it would load, from configuration files and headers alone. It is meant
+//! for broken directories too, so it collects everything that it can find out.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,35 +21,35 @@ use super::tied::untie;
 use crate::config::{ConfigError, LlavaConfig};
 use crate::parameters::{Slot, slots};
 
-/// A directory's description.
+/// The description of a directory.
 #[derive(Debug, Clone, Serialize)]
 pub struct Description {
-    /// Where it lies.
+    /// The directory.
     pub path: PathBuf,
-    /// What it is, where its config.json says so.
+    /// What the directory is, if its config.json says so.
     pub kind: Option<Kind>,
-    /// The parts' types and sizes, where the configuration is usable.
+    /// The parts' types and sizes, if the configuration is usable.
     pub architecture: Value,
-    /// Parameters on disk.
+    /// The numbers of parameters on disk.
     pub parameters: Parameters,
-    /// The same by type.
+    /// The same, by type.
     pub types: BTreeMap<String, TypeReport>,
-    /// The files of tensors.
+    /// The files that contain tensors.
     pub files: Vec<FileReport>,
     /// Tensors that the model needs and the files lack.
     pub missing: Vec<String>,
-    /// Tensors that the model has no place for.
+    /// Tensors for which the model has no place.
     pub unexpected: Vec<String>,
     /// Tensors of the wrong shape, with both shapes.
     pub wrong_shapes: Vec<String>,
-    /// Whether it would load: a LLaVA checkpoint as it is, adapters over the model that they name, another as a part of
-    /// one.
+    /// Whether it would load: a LLaVA checkpoint as it is, adapters with the model that they name, any other model as a
+    /// part of a LLaVA model.
     pub loads: bool,
-    /// Why it would not.
+    /// The reasons why it would not load.
     pub problems: Vec<String>,
 }
 
-/// Parameters on disk, by the part of the model they belong to.
+/// The numbers of parameters on disk, by the part of the model to which they belong.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Parameters {
     /// The vision encoder.
@@ -58,42 +58,42 @@ pub struct Parameters {
     pub projector: usize,
     /// The decoder without its head.
     pub decoder: usize,
-    /// The output head; none where it is the embedding table.
+    /// The output head; 0 if it is the embedding table.
     pub head: usize,
-    /// What belongs to no part.
+    /// Parameters that belong to no part.
     pub other: usize,
-    /// All of them.
+    /// All parameters.
     pub total: usize,
 }
 
-/// The tensors of a type.
+/// The tensors of one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TypeReport {
-    /// How many.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Their elements.
+    /// The number of their elements.
     pub parameters: usize,
-    /// Their bytes.
+    /// The number of their bytes.
     pub bytes: usize,
 }
 
-/// A file of tensors.
+/// A file that contains tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileReport {
     /// Its name.
     pub name: String,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// The tensors in it; `None` where it could not be read.
+    /// The number of tensors in it; `None` if it could not be read.
     pub tensors: Option<usize>,
 }
 
-/// Describes a directory, or a hub name that the local Hugging Face cache has. No weight is read; `device` is where
-/// the networks would be, and nothing is allocated there.
+/// Describes a directory, or a hub name in the local Hugging Face cache. No weight is read; `device` is the device of
+/// the networks, but nothing is allocated there.
 ///
 /// # Errors
 ///
-/// [`CheckpointError`] where there is no such directory. All else is among the description's problems.
+/// Returns a [`CheckpointError`] if there is no such directory. Everything else becomes a problem in the description.
 pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, CheckpointError> {
     let dir = resolve(dir)?;
     std::fs::read_dir(&dir).map_err(CheckpointError::io(&dir))?;
@@ -175,7 +175,7 @@ impl Description {
         self.files.push(FileReport { name, bytes, tensors });
     }
 
-    /// The files of a directory that can't be opened as a whole, one by one.
+    /// Reads the files of a directory that cannot be opened as a whole one by one.
     fn salvage(&mut self, dir: &Path, layout: Layout) {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_weights(path)).collect();
@@ -204,7 +204,7 @@ impl Description {
                 Ok(checkpoint) => self.compare(&checkpoint.config, &checkpoint.files, &|_| true, device),
                 Err(error) => {
                     self.problem(&error);
-                    // A tokenizer's fault, perhaps: the tensors can be compared all the same.
+                    // The error may be the tokenizer's; the tensors can be compared all the same.
                     let config = crate::outside::read_json_text(&dir.join("config.json")).ok();
                     if let Some(config) = config.and_then(|text| LlavaConfig::from_json(&text).ok()) {
                         self.compare(&config, files, &|_| true, device);
@@ -237,7 +237,7 @@ impl Description {
         }
     }
 
-    /// Compares the tensors with what the configuration asks for.
+    /// Compares the tensors with those that the configuration requires.
     fn compare(&mut self, config: &LlavaConfig, files: &TensorFiles, mine: &dyn Fn(&Slot) -> bool, device: &Device) {
         self.architecture = architecture(config, self.kind);
         if layers(config) > MOST_LAYERS.max(files.len()) {
@@ -264,7 +264,7 @@ impl Description {
     }
 }
 
-/// What is laid out without asking whether the files hold as many tensors: a directory may lack most.
+/// The most layers that are compared although the files may have fewer tensors: many may be missing from a directory.
 const MOST_LAYERS: usize = 1000;
 
 fn is_weights(path: &Path) -> bool {
@@ -273,7 +273,7 @@ fn is_weights(path: &Path) -> bool {
     weights && path.is_file()
 }
 
-/// The configuration of a model that has one part of the directory's, and the rest as LLaVA has it by default.
+/// The configuration of a model that has one part from the directory, and LLaVA's defaults for the rest.
 fn alone(dir: &Path, section: &str) -> Result<LlavaConfig, CheckpointError> {
     let config = |source: ConfigError| CheckpointError::Config { path: dir.into(), source };
     // The default decoder has no row for the default image token.
@@ -284,7 +284,7 @@ fn alone(dir: &Path, section: &str) -> Result<LlavaConfig, CheckpointError> {
     Ok(parsed)
 }
 
-/// The sizes that people compare.
+/// The sizes that are worth comparing between models.
 fn architecture(config: &LlavaConfig, kind: Option<Kind>) -> Value {
     let pick = |value: Value, keys: &[&str]| -> Value {
         let picked = keys.iter().filter_map(|key| Some((key.to_string(), value.get(*key)?.clone())));

@@ -1,14 +1,14 @@
-//! What is wrong with a safetensors file that its parser refused, in words that name the tensor.
+//! Finds out what is wrong with a safetensors file that the parser refused, and names the tensor.
 
 use serde_json::{Map, Value};
 
 /// The longest header that the format allows.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// The longest header that is taken apart a second time, as a tree, which takes many times its length.
+/// The longest header that is parsed a second time as a tree, which takes many times its length.
 const MAX_TREE: u64 = 16 << 20;
 
-/// Looks for what the parser found. `None` where that isn't one of the usual damages.
+/// Looks for the common kinds of damage; `None` if it finds none of them.
 pub(super) fn diagnose(file: &[u8]) -> Option<String> {
     let length = file.len() as u64;
     let Some(size) = file.first_chunk::<8>() else {

@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint.
+//! The errors of reading and writing checkpoints.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::config::ConfigError;
 use crate::outside::excerpt;
 use crate::processor::ProcessorError;
 
-/// What can be wrong with a checkpoint directory.
+/// An error of a checkpoint directory.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
     /// A file could not be read or written.
@@ -17,64 +17,64 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// The configuration is not usable.
+    /// The configuration cannot be used.
     #[error("{path}: {source}", path = path.display())]
     Config {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: ConfigError,
     },
-    /// No file of tensors.
+    /// There is no file of tensors.
     #[error("{path}: holds neither model.safetensors nor pytorch_model.bin, nor an index of shards of either", path = .0.display())]
     NoWeights(PathBuf),
-    /// A hub name that the local cache doesn't have.
+    /// A hub name that is not in the local cache.
     #[error(
         "{name}: no such directory, and not in the Hugging Face cache: {reason}; download it there (hf download {name}), or say where the cache lies with HF_HOME or HF_HUB_CACHE"
     )]
     NotCached {
         /// The name.
         name: String,
-        /// Where was looked, and what was missing there.
+        /// Where it was looked for, and what was missing there.
         reason: String,
     },
-    /// Not safetensors, or cut short.
+    /// A file that is not safetensors, or that is truncated.
     #[error("{path}: not a whole safetensors file ({reason}): fetch or save it again", path = path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
-    /// Not PyTorch's format, cut short, or with objects in it that are no tensors.
+    /// A file that is not in PyTorch's format, is truncated, or contains objects other than tensors.
     #[error("{path}: not a PyTorch file of tensors that can be read: {reason}", path = path.display())]
     Torch {
         /// The file.
         path: PathBuf,
-        /// What the reader says.
+        /// The reader's message.
         reason: String,
     },
-    /// A tensor that is there twice.
+    /// A tensor that exists twice.
     #[error("{first} and {second} both hold a parameter, as {other} and as {name}: remove one", first = first.display(), second = second.display(), other = excerpt(other), name = excerpt(name))]
     Duplicate {
         /// The file that came first.
         first: PathBuf,
-        /// Its name there.
+        /// Its name in that file.
         other: String,
         /// The file that came second.
         second: PathBuf,
-        /// Its name there.
+        /// Its name in that file.
         name: String,
     },
-    /// An index that is not one.
+    /// A file that is not a shard index.
     #[error("{path}: not a shard index: {reason}", path = path.display())]
     Index {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Tensors that the model needs and the files lack.
@@ -82,7 +82,7 @@ pub enum CheckpointError {
     Missing {
         /// The directory.
         path: PathBuf,
-        /// All of them, by their names on disk.
+        /// Their names on disk.
         names: Vec<String>,
     },
     /// Tensors of the wrong shape.
@@ -90,10 +90,10 @@ pub enum CheckpointError {
     Shapes {
         /// The directory.
         path: PathBuf,
-        /// All of them: name, shape found, shape expected.
+        /// For each tensor: its name, its shape, and the expected shape.
         shapes: Vec<String>,
     },
-    /// A type that is not f32, f16 or bf16.
+    /// A tensor whose type is not f32, f16 or bf16.
     #[error("{path}: tensor {name} is {dtype}: only F32, F16 and BF16 are read", path = path.display(), name = excerpt(name), dtype = excerpt(dtype))]
     Dtype {
         /// The file.
@@ -103,44 +103,44 @@ pub enum CheckpointError {
         /// Its type.
         dtype: String,
     },
-    /// Tokenizer, image processor or chat template.
+    /// An error of the tokenizer, the image processor or the chat template.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
-    /// Adapters that the model has no place for.
+    /// Adapters for which the model has no place.
     #[error(transparent)]
     Adapters(#[from] AdapterError),
-    /// An `adapter_config.json` that asks for what is not built.
+    /// An `adapter_config.json` with something that is not supported.
     #[error("{path}: {key}: {reason}", path = path.display())]
     AdapterConfig {
         /// The file.
         path: PathBuf,
         /// The key.
         key: String,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with it, and what would be accepted.
         reason: String,
     },
-    /// The directory to write exists.
+    /// The directory to write exists already.
     #[error("{path}: exists already: choose another directory or pass --overwrite", path = .0.display())]
     Exists(PathBuf),
-    /// A directory that `--overwrite` would replace holds something that this program has not written.
+    /// A directory that `--overwrite` would replace contains something that this program has not written.
     #[error("{dir}: holds {entry}, which {reason}, and --overwrite takes nothing else away: move it elsewhere, or choose another directory", dir = dir.display(), entry = excerpt(&entry.to_string_lossy()))]
     Foreign {
         /// The directory.
         dir: PathBuf,
-        /// The first such entry, relative to it.
+        /// The first such entry, as a path relative to the directory.
         entry: PathBuf,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A file beside the tensors that could not be written as it is.
+    /// A file beside the tensors that cannot be written as it is.
     #[error("{path}: {reason}", path = path.display())]
     Beside {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with it, and what would be accepted.
         reason: String,
     },
-    /// A directory that is something else than a LLaVA checkpoint.
+    /// A directory that is not a LLaVA checkpoint.
     #[error("{path}: {what}", path = path.display())]
     NotLlava {
         /// The directory.
@@ -148,40 +148,40 @@ pub enum CheckpointError {
         /// What it is, and what to do with it.
         what: String,
     },
-    /// Two parts that don't fit each other.
+    /// Two parts that do not fit together.
     #[error("{0}")]
     Mismatch(String),
-    /// A file that takes more than one may.
+    /// Reading a file would take more than the limits for one file.
     #[error(transparent)]
     OverBudget(#[from] crate::outside::OverBudget),
-    /// Finite values that the type to write, or to compute in, makes infinite.
+    /// Finite values that become infinite in the type to write or to compute with.
     #[error("{path}: {values} values of {tensors} tensors (first: {first}) do not fit float16, whose largest is 65504: take bfloat16 or float32 (--dtype, or dtype in [train] of a recipe)", path = path.display())]
     Overflow {
-        /// The directory or file to write, or the directory to read.
+        /// The directory or file to write, or the directory that is read.
         path: PathBuf,
-        /// How many values.
+        /// The number of values.
         values: usize,
-        /// Of how many tensors.
+        /// The number of tensors that they are in.
         tensors: usize,
-        /// The first of them, by its name on disk.
+        /// The first of these tensors, by its name on disk.
         first: String,
     },
-    /// A merge that is not finite though all that goes into it is.
+    /// Merging an adapter gives values that are not finite, although all inputs are.
     #[error("{path}: merged into {name}, the adapter gives values that are not finite: lora_alpha or the factors are too large (scale {scale:e})", path = path.display())]
     NotFinite {
         /// The directory of the adapters.
         path: PathBuf,
-        /// The weight, by our name.
+        /// The weight, by its module path.
         name: String,
         /// The adapter's scale.
         scale: f64,
     },
 }
 
-/// The names that a message has room for.
+/// The most names that a message lists.
 const LISTED: usize = 200;
 
-/// A list, each of its texts cut to an excerpt, and how many more there are.
+/// Lists texts, each cut to an excerpt, and says how many more there are.
 fn listed(texts: &[String], separator: &str) -> String {
     let mut list: Vec<String> = texts.iter().take(LISTED).map(|text| excerpt(text)).collect();
     if texts.len() > LISTED {

@@ -1,4 +1,4 @@
-//! Which files of a directory hold its tensors: one file, or the shards that an index lists.
+//! Finds the files of a directory that contain its tensors: one file, or the shards that an index lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,16 +9,16 @@ use super::CheckpointError;
 
 use crate::outside::{self, Budget, excerpt};
 
-/// The files of a directory, and what its index says of them.
+/// The files of a directory, and its index.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The files, in order.
     pub paths: Vec<PathBuf>,
-    /// The index, where there is one: its path, and each tensor's shard.
+    /// The index, if there is one: its path, and the shard of each tensor.
     pub index: Option<(PathBuf, BTreeMap<String, String>)>,
 }
 
-/// In the order in which transformers looks for them.
+/// The file names, in the order in which transformers looks for them.
 const NAMES: [(&str, bool); 4] = [
     ("model.safetensors", false),
     ("model.safetensors.index.json", true),
@@ -26,10 +26,10 @@ const NAMES: [(&str, bool); 4] = [
     ("pytorch_model.bin.index.json", true),
 ];
 
-/// LLaVA's file of a trained projector alone.
+/// LLaVA's file for a trained projector.
 pub(super) const PROJECTOR_FILE: &str = "mm_projector.bin";
 
-/// Whether a directory has a file of a whole model's tensors, or an index of such files.
+/// Whether a directory contains a file with a whole model's tensors, or an index of such files.
 pub(super) fn has_weights(dir: &Path) -> bool {
     NAMES.iter().any(|(name, _)| dir.join(name).is_file())
 }
@@ -38,7 +38,7 @@ pub(super) fn has_weights(dir: &Path) -> bool {
 ///
 /// # Errors
 ///
-/// [`CheckpointError::NoWeights`] and [`CheckpointError::Index`], naming the file and the shards.
+/// Returns [`CheckpointError::NoWeights`] and [`CheckpointError::Index`], which name the file and the shards.
 pub(super) fn find(dir: &Path) -> Result<Found, CheckpointError> {
     if dir.is_file() {
         return Ok(Found { paths: vec![dir.into()], index: None });
@@ -63,13 +63,13 @@ pub(super) fn find(dir: &Path) -> Result<Found, CheckpointError> {
     Err(CheckpointError::NoWeights(dir.into()))
 }
 
-/// What an index takes as a tree for each of its bytes.
+/// Bytes of memory that a parsed index takes for each of its bytes.
 const TREE_COST: u64 = 8;
 
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let bad = |reason: String| CheckpointError::Index { path: path.into(), reason };
     let text = outside::read_json_text(path).map_err(CheckpointError::io(path))?;
-    // As a tree it takes several times its length.
+    // Parsed, it takes several times its length.
     Budget::of(path).take((text.len() as u64).saturating_mul(TREE_COST))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     let map = value.get("weight_map").and_then(Value::as_object);
@@ -79,7 +79,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> 
     }
     let shard = |(tensor, file): (&String, &Value)| {
         let file = file.as_str().ok_or_else(|| bad(format!("{}: the shard's name is not text", excerpt(tensor))))?;
-        // A name with folders in it could lead anywhere.
+        // A file name that contains folders could lead anywhere.
         let plain = Path::new(file).file_name().is_some_and(|name| name == file);
         if !plain {
             return Err(bad(format!("{}: shard {:?} is not a file name", excerpt(tensor), excerpt(file))));

@@ -1,4 +1,4 @@
-//! The element types of weights, and the conversions between them.
+//! The element types of weights, and conversions between them.
 
 use burn::tensor::{DType, Element};
 use half::slice::HalfFloatSliceExt;
@@ -7,13 +7,13 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-/// Elements converted at a time.
+/// The number of elements that are converted at a time.
 const BLOCK: usize = 64;
 
-/// Rows and columns of the squares that a matrix is transposed by: one stays in the first-level cache.
+/// The side of the squares in which a matrix is transposed: one square fits the first-level cache.
 const TILE: usize = 64;
 
-/// Elements that a thread converts in one piece.
+/// The number of elements that a thread converts as one piece of work.
 const PIECE: usize = 1 << 16;
 
 /// An element type that weights are read from and written in.
@@ -23,12 +23,12 @@ pub enum FloatType {
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper half of single precision.
+    /// bfloat16: the upper half of single precision.
     BF16,
 }
 
 impl FloatType {
-    /// Bytes of an element.
+    /// The number of bytes of an element.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -36,7 +36,7 @@ impl FloatType {
         }
     }
 
-    /// The type that holds parameters of `dtype`: itself for f16 and bf16, f32 for all others.
+    /// The type in which parameters of `dtype` are stored: f16 and bf16 as they are, all others as f32.
     pub fn of(dtype: DType) -> Self {
         match dtype {
             DType::F16 => Self::F16,
@@ -45,7 +45,7 @@ impl FloatType {
         }
     }
 
-    /// Burn's name.
+    /// Burn's name for the type.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -54,7 +54,7 @@ impl FloatType {
         }
     }
 
-    /// PyTorch's name, as config.json has it.
+    /// PyTorch's name for the type, as in config.json.
     pub fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -63,7 +63,7 @@ impl FloatType {
         }
     }
 
-    /// safetensors' name.
+    /// safetensors' name for the type.
     pub fn safetensors(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
@@ -73,21 +73,21 @@ impl FloatType {
     }
 }
 
-/// A Rust type for each [`FloatType`].
+/// The Rust type of a [`FloatType`].
 pub(super) trait Float: Element + Copy + Default + Send + Sync + 'static {
-    /// Which one.
+    /// The corresponding type.
     const TYPE: FloatType;
-    /// `count` zeros, in pages that the system has cleared and nobody touched yet.
+    /// Returns `count` zeros in memory pages that the system clears only when they are first used.
     fn zeros(count: usize) -> Vec<Self>;
     /// Converts, rounding to nearest.
     fn take_f32(from: &[f32], to: &mut [Self]);
-    /// Converts.
+    /// Converts from f16.
     fn take_f16(from: &[f16], to: &mut [Self]);
-    /// Converts.
+    /// Converts from bf16.
     fn take_bf16(from: &[bf16], to: &mut [Self]);
-    /// Converts `from` into another type.
+    /// Converts to another type.
     fn give<T: Float>(from: &[Self], to: &mut [T]);
-    /// Appends the bytes, the least significant first.
+    /// Appends the bytes of the values, least significant byte first.
     fn put_bytes(values: &[Self], bytes: &mut Vec<u8>);
 }
 
@@ -116,7 +116,7 @@ impl Float for f32 {
 impl Float for f16 {
     const TYPE: FloatType = FloatType::F16;
     fn zeros(count: usize) -> Vec<Self> {
-        // `vec!` of f16 itself would write every zero.
+        // `vec!` with f16 itself would write every zero.
         vec![0u16; count].reinterpret_into()
     }
     fn take_f32(from: &[f32], to: &mut [Self]) {
@@ -139,7 +139,7 @@ impl Float for f16 {
 impl Float for bf16 {
     const TYPE: FloatType = FloatType::BF16;
     fn zeros(count: usize) -> Vec<Self> {
-        // `vec!` of bf16 itself would write every zero.
+        // `vec!` with bf16 itself would write every zero.
         vec![0u16; count].reinterpret_into()
     }
     fn take_f32(from: &[f32], to: &mut [Self]) {
@@ -167,7 +167,7 @@ fn through_f32<S: Float, T: Float>(from: &[S], to: &mut [T]) {
     }
 }
 
-/// Elements of type `from`, the least significant byte first, as `T`. `out` has as many.
+/// Converts elements of type `from`, least significant byte first, to `T`. `out` must have the same number of elements.
 pub(super) fn decode<T: Float>(bytes: &[u8], from: FloatType, out: &mut [T]) {
     let pieces = bytes.par_chunks(PIECE * from.size());
     out.par_chunks_mut(PIECE).zip(pieces).for_each(|(out, bytes)| decode_piece(bytes, from, out));
@@ -181,7 +181,7 @@ fn decode_piece<T: Float>(bytes: &[u8], from: FloatType, out: &mut [T]) {
     }
 }
 
-/// By blocks: a mapped file promises no alignment, and the conversions take slices.
+/// In blocks, because a mapped file has no guaranteed alignment and the conversions take slices.
 fn decode_as<S: Float, T: Float, const N: usize>(bytes: &[u8], out: &mut [T], element: impl Fn([u8; N]) -> S) {
     let mut block = [S::default(); BLOCK];
     for (bytes, out) in bytes.chunks(BLOCK * N).zip(out.chunks_mut(BLOCK)) {
@@ -193,7 +193,8 @@ fn decode_as<S: Float, T: Float, const N: usize>(bytes: &[u8], out: &mut [T], el
     }
 }
 
-/// Fills the columns `first..` of `out`, `[columns, rows]`, from whole rows `[n, columns]` of the matrix to transpose.
+/// Fills columns of `out`, `[columns, rows]`, from `first` on, with whole rows `[n, columns]` of the
+/// matrix to transpose.
 pub(super) fn decode_transposed<T: Float>(
     bytes: &[u8],
     from: FloatType,
@@ -203,7 +204,7 @@ pub(super) fn decode_transposed<T: Float>(
     out: &mut [T],
 ) {
     let stride = columns * from.size();
-    // A piece has TILE columns: whole rows of `out`, which no other piece touches.
+    // A piece has TILE columns, which are whole rows of `out` that no other piece writes to.
     out.par_chunks_mut(TILE * rows).enumerate().for_each(|(piece, out)| {
         let mut tile = [T::default(); TILE * TILE];
         let width = out.len() / rows * from.size();
@@ -222,7 +223,7 @@ pub(super) fn decode_transposed<T: Float>(
     });
 }
 
-/// Rows `first..first + height` of the transpose of `values`, `[columns, rows]`.
+/// Returns rows `first..first + height` of the transpose of `values`, `[columns, rows]`.
 pub(super) fn rows_of_transpose<T: Float>(
     values: &[T],
     rows: usize,
@@ -267,7 +268,7 @@ mod tests {
 
     const TYPES: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::BF16];
 
-    /// More than two blocks and a piece, and no multiple of either; exact in every type.
+    /// More than two blocks and a piece, and not a multiple of either; every type represents these numbers exactly.
     fn values() -> Vec<f32> {
         (0..PIECE + 3000).map(|i| ((i * 7 % 255) as f32 - 127.0) / 8.0).collect()
     }
@@ -302,7 +303,7 @@ mod tests {
             FloatType::F32,
             &mut out,
         );
-        // f16 has 10 bits behind the point: steps of 1/1024 above 1.
+        // f16 has 10 fraction bits: steps of 1/1024 above 1.
         assert_eq!(out.map(f16::to_f32), [1.0, 1.0 + 1.0 / 1024.0, f32::INFINITY]);
     }
 
@@ -315,7 +316,7 @@ mod tests {
                 encode(&values, from, &mut bytes);
                 let mut out = f32::zeros(values.len());
                 let mut halves = bf16::zeros(values.len());
-                // In two steps, as two windows of a file are.
+                // In two steps, as for two windows of a file.
                 let cut = rows / 3 * columns * from.size();
                 for (first, bytes) in [(0, &bytes[..cut]), (rows / 3, &bytes[cut..])] {
                     decode_transposed(bytes, from, columns, rows, first, &mut out);

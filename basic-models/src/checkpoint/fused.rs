@@ -1,24 +1,24 @@
-//! Matrices that some families' checkpoints keep as one and the network has apart.
+//! Matrices that some families' checkpoints store as one and that are separate in the network.
 
 use crate::parameters::Slot;
 
-/// The fused matrix and the parts whose rows it holds, in order.
+/// Each fused matrix, with the parts that its rows consist of, in order.
 const FUSED: [(&str, &[&str]); 2] =
     [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
 
-/// Where a part lies: `prefix.part.rest`.
+/// The location of a part: `prefix.part.rest`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FusedPart {
     prefix: String,
     rest: String,
     fused: &'static str,
     parts: &'static [&'static str],
-    /// Which of the parts.
+    /// The index of the part.
     pub index: usize,
 }
 
 impl FusedPart {
-    /// The part that a parameter's name means, if any.
+    /// The part that a parameter's name stands for, if it is one.
     pub fn of(name: &str) -> Option<Self> {
         // [.., module, "weight" or "bias"]
         let (path, rest) = name.rsplit_once('.')?;
@@ -31,28 +31,29 @@ impl FusedPart {
         None
     }
 
-    /// The fused matrix' name.
+    /// The name of the fused matrix.
     pub fn whole(&self) -> String {
         format!("{}.{}.{}", self.prefix, self.fused, self.rest)
     }
 
-    /// All parts' names, in order.
+    /// The names of all parts, in order.
     pub fn all(&self) -> Vec<String> {
         self.parts.iter().map(|part| format!("{}.{part}.{}", self.prefix, self.rest)).collect()
     }
 
-    /// The first row of this part and the rows of all, from the parts' shapes; `None` where `wanted` lacks a part.
+    /// The first row of this part and the number of rows of all parts, from the parts' shapes; `None` if
+    /// `wanted` lacks a part.
     pub fn rows(&self, wanted: &dyn Fn(&str) -> Option<usize>) -> Option<(usize, usize)> {
         let rows: Vec<usize> = self.all().iter().map(|name| wanted(name)).collect::<Option<_>>()?;
         Some((rows[..self.index].iter().sum(), rows.iter().sum()))
     }
 }
 
-/// The slots as a checkpoint with fused matrices has them: each with the slots whose rows it joins.
+/// The slots of a checkpoint with fused matrices: each name with the slots whose rows it joins.
 pub(super) fn join(slots: Vec<Slot>) -> Vec<(String, Vec<Slot>)> {
     let mut joined: Vec<(String, Vec<Slot>)> = Vec::new();
     for slot in slots {
-        // The vision encoder's projections have the same names and stay apart.
+        // The vision encoder's projections have the same names but are not fused.
         let part = FusedPart::of(&slot.name).filter(|_| slot.name.starts_with("language_model."));
         let name = part.map_or_else(|| slot.name.clone(), |part| part.whole());
         match joined.iter_mut().rev().take(FUSED_DISTANCE).find(|(known, _)| *known == name) {
@@ -66,7 +67,7 @@ pub(super) fn join(slots: Vec<Slot>) -> Vec<(String, Vec<Slot>)> {
     joined
 }
 
-/// A layer's parameters stand together: a part is looked for among this many before it.
+/// How far back the other parts of a matrix are looked for: the parameters of a layer are close together.
 const FUSED_DISTANCE: usize = 32;
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! `generation_config.json`: copied so that every transformers that loads a checkpoint also saves it again.
+//! Copies `generation_config.json` so that every version of transformers that loads a checkpoint can save it again.
 //!
-//! transformers 4.38 to 4.57 load a file whose settings contradict each other (Vicuna's has a temperature and no
-//! `do_sample`), and refuse to save it. What has no effect is left out here: the generation stays what it was.
+//! transformers 4.38 to 4.57 load a file whose settings contradict each other (Vicuna's has a temperature and
+//! no `do_sample`) but refuse to save it. Settings without effect are therefore left out here, which does not
+//! change generation.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::outside::{excerpt, read_json_text};
 
 const NAME: &str = "generation_config.json";
 
-/// Settings without effect where nothing is sampled, and the values at which they are not complained about.
+/// Settings that have no effect without sampling, with the values at which transformers does not complain about them.
 const SAMPLING: [(&str, Option<f64>); 7] = [
     ("temperature", Some(1.0)),
     ("top_p", Some(1.0)),
@@ -23,7 +24,7 @@ const SAMPLING: [(&str, Option<f64>); 7] = [
     ("eta_cutoff", Some(0.0)),
 ];
 
-/// The same without several beams.
+/// Settings that have no effect without several beams.
 const BEAMS: [(&str, Option<f64>); 5] = [
     ("early_stopping", None),
     ("length_penalty", Some(1.0)),
@@ -32,10 +33,10 @@ const BEAMS: [(&str, Option<f64>); 5] = [
     ("constraints", None),
 ];
 
-/// The same without a dictionary as result.
+/// Settings that have no effect unless the result is a dictionary.
 const OUTPUTS: [&str; 4] = ["output_attentions", "output_hidden_states", "output_scores", "output_logits"];
 
-/// The same without a cache.
+/// Settings that have no effect without a cache.
 const CACHE: [&str; 3] = ["cache_implementation", "cache_config", "return_legacy_cache"];
 
 /// Arguments of transformers' `generate` that it refuses in this file.
@@ -51,11 +52,11 @@ const ARGUMENTS: [&str; 9] = [
     "use_model_defaults",
 ];
 
-/// The text to write for a directory's file; `None` where it has none.
+/// The text to write for a directory's file; `None` if there is none.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Beside`] where the file cannot be read or says what transformers does not take.
+/// Returns [`CheckpointError::Beside`] if the file cannot be read or has settings that transformers refuses.
 pub(super) fn generation_config(dir: &Path) -> Result<Option<String>, CheckpointError> {
     let path = dir.join(NAME);
     let wrong = |reason: String| CheckpointError::Beside {
@@ -80,7 +81,7 @@ pub(super) fn generation_config(dir: &Path) -> Result<Option<String>, Checkpoint
     Ok(Some(if map.len() == before { text } else { format!("{:#}\n", Value::Object(map)) }))
 }
 
-/// What transformers refuses to load, or to save whatever is left out.
+/// Checks for settings that transformers refuses to load, or to save even after the others are left out.
 fn check(map: &Map<String, Value>) -> Result<(), String> {
     let given = |key: &str| map.get(key).filter(|value| !value.is_null());
     let said = |value: &Value| excerpt(&value.to_string());
@@ -125,7 +126,7 @@ fn samples(map: &Map<String, Value>) -> bool {
     map.get("do_sample") == Some(&Value::Bool(true))
 }
 
-/// The keys that have no effect and keep transformers from saving.
+/// The keys that have no effect but keep transformers from saving.
 fn idle(map: &Map<String, Value>) -> Vec<String> {
     let differs = |(key, harmless): &(&str, Option<f64>)| {
         let value = map.get(*key).filter(|value| !value.is_null() && **value != false)?;
@@ -144,11 +145,11 @@ fn idle(map: &Map<String, Value>) -> Vec<String> {
     if map.get("use_cache") == Some(&Value::Bool(false)) {
         idle.extend(CACHE.iter().filter(|key| map.contains_key(**key)).map(|key| key.to_string()));
     }
-    // Llama 1 says -1 where it has none.
+    // Llama 1 has -1 if there is no such token.
     if map.get("pad_token_id").and_then(Value::as_i64).is_some_and(|id| id < 0) {
         idle.push("pad_token_id".into());
     }
-    // Null is the default everywhere, but `early_stopping` and the counts have another one.
+    // Null is the default of all keys except `early_stopping` and the counts.
     let nulls = ["early_stopping", "num_beams", "num_return_sequences", "do_sample"];
     idle.extend(nulls.iter().filter(|key| map.get(**key).is_some_and(Value::is_null)).map(|key| key.to_string()));
     idle

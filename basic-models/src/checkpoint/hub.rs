@@ -1,4 +1,4 @@
-//! Hub names (`org/name`), looked up in the local Hugging Face cache. Nothing is downloaded.
+//! Looks up hub names (`org/name`) in the local Hugging Face cache. Nothing is downloaded.
 
 use std::env;
 use std::path::{Component, Path, PathBuf};
@@ -8,13 +8,13 @@ use hf_hub::{Cache, Repo};
 use super::CheckpointError;
 use crate::outside::excerpt;
 
-/// The directory that `name` means: a path that exists; else, where it has the form of a hub name, the snapshot of its
-/// `main` branch in the local Hugging Face cache (`HF_HUB_CACHE`, else `HF_HOME/hub`, else
-/// `~/.cache/huggingface/hub`); else the path as it is, for the reader to say what it lacks.
+/// The directory that `name` stands for: an existing path; otherwise, if it has the form of a hub name, the snapshot of
+/// its `main` branch in the local Hugging Face cache (`HF_HUB_CACHE`, otherwise `HF_HOME/hub`, otherwise
+/// `~/.cache/huggingface/hub`); otherwise the path itself, so that the reader reports what is missing.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::NotCached`], saying where was looked.
+/// Returns [`CheckpointError::NotCached`], which says where it was looked for.
 pub fn resolve(name: impl AsRef<Path>) -> Result<PathBuf, CheckpointError> {
     resolve_in(name.as_ref(), cache())
 }
@@ -33,7 +33,7 @@ fn resolve_in(path: &Path, cache: Option<PathBuf>) -> Result<PathBuf, Checkpoint
     let main = folder.join("refs").join(repo.revision());
     let commit = std::fs::read_to_string(&main).map_err(|e| missing(format!("{}: {e}", main.display())))?;
     let snapshot = Cache::new(cache).repo(repo).pointer_path(commit.trim());
-    // A commit's name is letters and digits: nothing that leads elsewhere.
+    // A commit's name has only letters and digits, so that it cannot lead elsewhere.
     if commit.trim().is_empty() || !commit.trim().chars().all(|c| c.is_ascii_alphanumeric()) || !snapshot.is_dir() {
         return Err(missing(format!(
             "{} names {:?}, which is no snapshot there",
@@ -44,7 +44,7 @@ fn resolve_in(path: &Path, cache: Option<PathBuf>) -> Result<PathBuf, Checkpoint
     Ok(snapshot)
 }
 
-/// As huggingface_hub looks for it.
+/// The cache's folder, found in the same way as by huggingface_hub.
 fn cache() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("HF_HUB_CACHE")
@@ -54,7 +54,8 @@ fn cache() -> Option<PathBuf> {
         .or_else(|| env::home_dir().map(|home| home.join(".cache/huggingface/hub")))
 }
 
-/// `org/name`: two parts of letters, digits, `-`, `_` and `.` that begin with none of the latter.
+/// Whether a name has the form `org/name`: two parts of letters, digits, `-`, `_` and `.`, each beginning with
+/// a letter or digit.
 fn is_hub_name(name: &str) -> bool {
     let part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())

@@ -1,4 +1,4 @@
-//! What may lie over the tensors of files and changes what is read of them: adapters.
+//! The interface of adapters to the reader of tensors, which merges them into the weights that it reads.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,7 +10,7 @@ use crate::adapters::Factors;
 use crate::nn::Llava;
 use crate::parameters::Slot;
 
-/// The adapter that a weight takes.
+/// The adapter of a weight.
 #[derive(Debug, Clone)]
 pub(super) struct Placed {
     pub a: Taken,
@@ -19,23 +19,23 @@ pub(super) struct Placed {
     pub scale: f64,
 }
 
-/// Adapters over tensors.
+/// Adapters that are merged into tensors as these are read.
 pub(super) trait LaidOver: Debug + Send + Sync {
-    /// Where they lie.
+    /// The adapters' directory.
     fn dir(&self) -> &Path;
 
     /// The files of their factors.
     fn paths(&self) -> Vec<PathBuf>;
 
-    /// Our names of the tensors that they bring whole.
+    /// The names (module paths) of the tensors that the adapters replace entirely.
     fn whole_names(&self) -> Vec<String>;
 
     /// The adapter of each weight that has one.
     fn place(&self, slots: &[Slot]) -> Result<BTreeMap<String, Placed>, CheckpointError>;
 
-    /// An adapter's values.
+    /// The values of an adapter.
     fn factors(&self, placed: &Placed) -> Result<Factors, CheckpointError>;
 
-    /// Checks that all of them have their place in a model.
+    /// Checks that all of the adapters have a place in a model.
     fn fits(&self, model: &Llava) -> Result<(), CheckpointError>;
 }

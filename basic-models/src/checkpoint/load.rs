@@ -1,4 +1,4 @@
-//! Weights from files: into a module, or straight into other files, converted one by one while they stream in.
+//! Reads weights from files, into a module or directly into other files. Each is converted as it is read.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,12 @@ use crate::adapters::{Adapter, Factors, merged};
 use crate::parameters::{ParamPath, Slot, slots};
 
 impl TensorFiles {
-    /// Fills `module`, whose parameters are named below `prefix`, converting each tensor to `dtype`. All names and
+    /// Fills `module`, whose parameters have names below `prefix`, and converts each tensor to `dtype`. All names and
     /// shapes are checked before the first weight is read.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that lists every missing tensor, or every wrong shape.
+    /// Returns a [`CheckpointError`] that lists every missing tensor, or every wrong shape.
     pub fn load<M: Module>(
         &self,
         module: M,
@@ -34,7 +34,7 @@ impl TensorFiles {
         self.fill(module, prefix, &wanted, dtype, device)
     }
 
-    /// [`TensorFiles::load`] of the parameters that are here; the others stay as they are.
+    /// [`TensorFiles::load`] for the parameters that the files have; the others keep their values.
     pub(super) fn load_held<M: Module>(
         &self,
         module: M,
@@ -67,12 +67,12 @@ impl TensorFiles {
         Ok(module)
     }
 
-    /// The adapters of the wanted weights.
+    /// The adapters of the given weights.
     fn placed(&self, wanted: &[Slot]) -> Result<BTreeMap<String, Placed>, CheckpointError> {
         self.adapters.as_ref().map_or_else(|| Ok(BTreeMap::new()), |adapters| adapters.place(wanted))
     }
 
-    /// A weight with its adapter folded in, in f32, as Burn has it.
+    /// A weight with its adapter merged, in f32, in Burn's layout.
     fn folded(
         &self,
         taken: &Taken,
@@ -94,7 +94,7 @@ impl TensorFiles {
         Ok(merged)
     }
 
-    /// The values of a parameter, row-major, transposed where Burn has it so.
+    /// The values of a parameter, row-major, and transposed if Burn's layout is.
     pub(super) fn values<T: Float>(&self, taken: &Taken, slot: &Slot) -> Result<Vec<T>, CheckpointError> {
         let Taken { entry, float, added } = taken;
         let mut out = T::zeros(slot.shape.iter().product());
@@ -103,7 +103,7 @@ impl TensorFiles {
         }
         let rows = slot.shape.first().copied().unwrap_or(1);
         let columns: usize = slot.shape.iter().skip(1).product();
-        let mut done = 0; // rows where transposed, else elements
+        let mut done = 0; // rows if transposed, otherwise elements
         self.windows(entry, if slot.transposed { columns * float.size() } else { float.size() }, &mut |bytes| {
             if slot.transposed {
                 decode_transposed(bytes, *float, columns, rows, done, &mut out);
@@ -137,7 +137,7 @@ impl TensorFiles {
         self.files[entry.file].windows(entry, unit, take)
     }
 
-    /// The mean of a matrix' rows.
+    /// The mean of a matrix's rows.
     fn mean(&self, entry: &Entry, float: FloatType, columns: usize) -> Result<Vec<f32>, CheckpointError> {
         let (mut sums, mut rows) = (vec![0.0f64; columns], 0usize);
         let mut row = vec![0.0f32; columns];
@@ -152,8 +152,8 @@ impl TensorFiles {
         Ok(sums.into_iter().map(|sum| (sum / rows.max(1) as f64) as f32).collect())
     }
 
-    /// Tensors that stream from here into other files.
-    /// Those with adapters are folded one by one on `device`.
+    /// The tensors to write to other files, read as they are written. Those with adapters are merged
+    /// one by one on `device`.
     pub(super) fn outgoing(
         &self,
         wanted: &[Slot],
@@ -198,7 +198,7 @@ fn matrix(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
-/// The least that is infinite in f16: half way from its largest number to the next.
+/// The smallest number that is infinite in f16: halfway between its largest number and what would be the next.
 const TOO_LARGE: f32 = 65520.0;
 
 struct Fill<'a> {
@@ -208,7 +208,7 @@ struct Fill<'a> {
     path: ParamPath,
     dtype: DType,
     device: Device,
-    /// Finite values that are none in f16.
+    /// Finite values that become infinite in f16.
     overflown: Overflown,
     failed: Option<CheckpointError>,
 }
@@ -236,7 +236,7 @@ impl Fill<'_> {
             FloatType::F16 => {
                 let values = self.source.values::<f16>(taken, slot)?;
                 if taken.float != FloatType::F16 && values.iter().any(|value| value.is_infinite()) {
-                    // Seldom: what was infinite before stays so.
+                    // This is rare. Values that were infinite before stay infinite.
                     let wide = self.source.values::<f32>(taken, slot)?;
                     let became = |(half, wide): &(&f16, &f32)| half.is_infinite() && wide.is_finite();
                     self.overflown.add(&taken.entry.disk, values.iter().zip(&wide).filter(became).count());
@@ -266,7 +266,7 @@ impl ModuleMapper for Fill<'_> {
         // `take` has found a tensor for every slot.
         let Some(taken) = self.taken.remove(&slot.name).filter(|_| self.failed.is_none()) else { return param };
         match self.tensor(&taken, &slot) {
-            // On a device without autodiff this only notes that the parameter can be trained.
+            // On a device without autodiff, this only records that the parameter can be trained.
             Ok(tensor) => Param::initialized(ParamId::new(), tensor).set_require_grad(true),
             Err(error) => {
                 self.failed = Some(error);

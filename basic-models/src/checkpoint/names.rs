@@ -1,41 +1,43 @@
-//! Tensor names of Hugging Face's layouts and of LLaVA's own, and ours for the same tensors.
+//! Maps the tensor names of Hugging Face's layouts and of LLaVA's own code to this project's, which are module paths.
 
 use super::vision_names;
 use crate::config::VisionNames;
 use crate::parameters::Slot;
 
-/// Which model a directory holds: its names differ by a prefix.
+/// The kind of model in a directory, whose names differ by a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// `LlavaForConditionalGeneration`.
     Llava,
-    /// A vision encoder alone (`CLIPVisionModel`).
+    /// Only a vision encoder (`CLIPVisionModel`).
     Vision,
-    /// A decoder alone (`LlamaForCausalLM`).
+    /// Only a decoder (`LlamaForCausalLM`).
     Decoder,
-    /// What `peft` saves of a `LlavaForConditionalGeneration`.
+    /// What `peft` saves for a `LlavaForConditionalGeneration`.
     Adapters,
 }
 
-/// How our names of the projector's parameters begin.
+/// The prefix of the projector's parameters.
 pub(super) const PROJECTOR: &str = "multi_modal_projector";
 
-/// What stands before the names of the model's own modules in a file of adapters.
+/// The prefix of the model's own modules in a file of adapters.
 const ADAPTERS: &str = "base_model.model.";
 
 impl Layout {
-    /// Our name for a tensor on disk; `None` for buffers that carry no weights.
+    /// This project's name for a tensor on disk; `None` for buffers without weights.
     ///
-    /// LLaVA's names exist in two generations, each also with a leading `model.`:
-    /// transformers 4 `vision_tower.vision_model.*`, `language_model.model.*`, `language_model.lm_head.*`;
-    /// transformers 5 `vision_tower.*`, `language_model.*`, `lm_head.*`.
-    /// LLaVA's own code has a third, a decoder that holds the others: `model.layers.*`, `model.mm_projector.*`,
-    /// `model.vision_tower.vision_tower.vision_model.*`.
+    /// LLaVA's names exist in three forms, of which the first two may also have a leading `model.`:
+    ///
+    /// - transformers 4: `vision_tower.vision_model.*`, `language_model.model.*`, `language_model.lm_head.*`
+    /// - transformers 5: `vision_tower.*`, `language_model.*`, `lm_head.*`
+    /// - LLaVA's own code, in which the decoder contains the other parts: `model.layers.*`, `model.mm_projector.*`,
+    ///   `model.vision_tower.vision_tower.vision_model.*`
     pub fn canonical(self, disk: &str) -> Option<String> {
         if disk.ends_with(".position_ids") || disk.ends_with("rotary_emb.inv_freq") {
             return None;
         }
-        // The rest of a model of images and texts (CLIP, SigLIP) whose vision encoder is wanted.
+        // The other tensors of a joint model of images and texts (CLIP, SigLIP), of which only the
+        // vision encoder is read.
         let joint = ["text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"];
         if self == Self::Vision && joint.iter().any(|prefix| disk.starts_with(prefix)) {
             return None;
@@ -67,13 +69,13 @@ impl Layout {
                 Some(rest) => format!("language_model.{rest}"),
                 None => disk.to_string(),
             },
-            // PEFT saves the matrix below the adapters of a table or a head along with them.
+            // PEFT also saves the matrix below the adapters of an embedding table or a head.
             Self::Adapters => Self::Llava.canonical(&strip(disk, ADAPTERS).replacen(".base_layer.", ".", 1))?,
         })
     }
 
-    /// The name on disk that both transformers 4 and 5 read; `vision` where the vision encoder's files
-    /// have names of their own.
+    /// The name on disk that both transformers 4 and 5 can read; `vision` is given if the vision encoder's files have
+    /// names of their own.
     pub fn disk(self, canonical: &str, vision: Option<&VisionNames>) -> String {
         if self == Self::Adapters {
             return match canonical.strip_prefix("vision_tower.").zip(vision) {
@@ -105,7 +107,7 @@ impl Layout {
     }
 }
 
-/// LLaVA's `nn.Sequential` of linear layers and activations, by index, as a numbered list of the linear layers alone.
+/// Renumbers LLaVA's `nn.Sequential` of linear layers and activations, so that only the linear layers count.
 fn projector(rest: &str) -> String {
     let (layer, parameter) = match rest.split_once('.') {
         Some((index, parameter)) => (index.parse::<usize>().map_or(0, |index| index / 2), parameter),
@@ -118,7 +120,7 @@ fn projector(rest: &str) -> String {
     }
 }
 
-/// The names on disk of the vision encoder among parameters, where its files have names of their own.
+/// The vision encoder's names on disk for these parameters, if its files have names of their own.
 pub(super) fn vision_names_of(slots: &[Slot]) -> Option<&'static VisionNames> {
     let marked = |slot: &Slot, names: &VisionNames| slot.name.strip_prefix("vision_tower.") == Some(names.mark);
     VisionNames::all().find(|names| slots.iter().any(|slot| marked(slot, names)))

@@ -1,4 +1,4 @@
-//! Errors of a model that is given as a LLaVA checkpoint and is none: what it is instead, and the way out.
+//! Errors for a model that is given as a LLaVA checkpoint but is something else: what it is, and what to do.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::kind::{Kind, kind};
 use super::{CheckpointError, original};
 use crate::outside::excerpt;
 
-/// The error of a configuration that is another model's: a language model's, a vision encoder's.
+/// Returns an error if the configuration is that of another model, such as a language model or a vision encoder.
 pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointError> {
     let model = config["model_type"].as_str().unwrap_or_default();
     if original::is_original(config) || matches!(model, "" | "llava" | "basic_llava") {
@@ -29,14 +29,14 @@ pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointEr
     Err(CheckpointError::NotLlava { path: dir.into(), what })
 }
 
-/// Whether a configuration is a language model's alone.
+/// Whether a configuration is that of a language model only.
 pub(super) fn is_decoder(config: &Value) -> bool {
     !original::is_original(config)
         && !matches!(config["model_type"].as_str(), None | Some("llava" | "basic_llava"))
         && matches!(kind(config), Kind::Decoder)
 }
 
-/// The error of adapters whose model below is a language model alone.
+/// The error for adapters whose base is only a language model.
 pub(super) fn adapters_of_decoder(adapters: &Path, base: &Path, projector: bool) -> CheckpointError {
     let base = base.display();
     let what = if projector {

@@ -1,4 +1,5 @@
-//! Opening: configuration, tokenizer, image processor and the headers of the tensor files, checked against each other.
+//! Opens a checkpoint: its configuration, tokenizer, image processor and the headers of the tensor files, which are
+//! checked against each other.
 
 use std::path::{Path, PathBuf};
 
@@ -19,34 +20,35 @@ use crate::processor::{
     ChatTemplate, FeatureSelect, ImageProcessor, ImageProcessorConfig, ProcessorConfig, TokenIds, Tokenizer,
 };
 
-/// The parts of a checkpoint that [`Checkpoint::with`] puts together.
+/// The parts of a checkpoint that [`Checkpoint::with`] combines.
 pub(super) struct Opened {
-    /// Where its decoder's files lie.
+    /// The directory of its decoder.
     pub dir: PathBuf,
-    /// Where its image processor's files lie; without one, CLIP's for the vision encoder's size.
+    /// The directory of its image processor; without one, CLIP's is used with the vision encoder's image size.
     pub vision: Option<PathBuf>,
     /// The model's configuration.
     pub config: LlavaConfig,
     /// Its tensors.
     pub files: TensorFiles,
-    /// The seed of a projector that is in no file.
+    /// The seed of the projector's weights, if no file has them.
     pub projector_seed: Option<u64>,
     /// The tokenizer's files.
     pub tokenizer_files: TokenizerFiles,
-    /// Whether the parts are not a LLaVA checkpoint of Hugging Face's layout, and so have none of its own files.
+    /// Whether the parts come from elsewhere than a LLaVA checkpoint of Hugging Face's layout, so that its own
+    /// files are missing.
     pub composed: bool,
     /// See [`Checkpoint::image_aspect_ratio`].
     pub image_aspect_ratio: Option<String>,
 }
 
 impl Checkpoint {
-    /// Opens a LLaVA checkpoint: a directory, or a hub name that the local Hugging Face cache has. It may be of Hugging
-    /// Face's layout, in either generation of names, or of LLaVA's own code. A directory of adapters opens as the model
-    /// that they name, with them over it.
+    /// Opens a LLaVA checkpoint: a directory, or a hub name in the local Hugging Face cache. It may have Hugging Face's
+    /// layout, with either generation of names, or that of LLaVA's own code. A directory of adapters opens as the model
+    /// that they name, with the adapters merged.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that names the file, the key or the tensors.
+    /// Returns a [`CheckpointError`] that names the file, the key or the tensors.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = resolve(dir)?;
         if AdapterFiles::is_at(&dir) {
@@ -73,12 +75,13 @@ impl Checkpoint {
         })
     }
 
-    /// Opens a checkpoint with adapters over it. Of LLaVA's own adapters the checkpoint may be the language model that they
-    /// were trained on: what the whole model is says the config.json beside them, and its projector lies there too.
+    /// Opens a checkpoint with adapters. For adapters of LLaVA's own code, the checkpoint may be the language model
+    /// that they were trained on: the config.json beside the adapters then describes the whole model, and the projector
+    /// is beside them too.
     ///
     /// # Errors
     ///
-    /// Those of [`Checkpoint::open`] and [`Checkpoint::with_adapters`].
+    /// Returns the errors of [`Checkpoint::open`] and [`Checkpoint::with_adapters`].
     pub fn open_with(base: impl AsRef<Path>, adapters: AdapterFiles) -> Result<Self, CheckpointError> {
         let base = resolve(base)?;
         if AdapterFiles::is_at(&base) || !not_llava::is_decoder(&read_config(&base)?) {
@@ -93,7 +96,8 @@ impl Checkpoint {
         }
     }
 
-    /// Opens what a config.json of LLaVA's own code in `from` describes, with the weights and the tokenizer in `dir`.
+    /// Opens the model that a config.json of LLaVA's own code in `from` describes, with the weights and the
+    /// tokenizer in `dir`.
     fn open_original(from: &Path, value: &Value, dir: PathBuf) -> Result<Self, CheckpointError> {
         let files = TensorFiles::open(&dir, Layout::Llava)?;
         let Original { mut config, vision, image_aspect_ratio } = original::read(from, value, &files)?;
@@ -121,11 +125,12 @@ impl Checkpoint {
         })
     }
 
-    /// The same checkpoint with another limit on images' pixels, or with LLaVA's `image_aspect_ratio` (`pad`, `square`).
+    /// The same checkpoint with another limit on the images' pixels, or with LLaVA's `image_aspect_ratio`
+    /// (`pad`, `square`).
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] for an aspect ratio that is neither.
+    /// Returns a [`CheckpointError`] for any other aspect ratio.
     pub fn with_images(mut self, ratio: Option<&str>, max_pixels: Option<u64>) -> Result<Self, CheckpointError> {
         if let Some(ratio) = ratio {
             let config = self.images.config().clone().with_aspect_ratio(ratio, &self.dir.join("config.json"))?;
@@ -143,7 +148,7 @@ impl Checkpoint {
         let mismatch = |what: String| CheckpointError::Mismatch(format!("{}: {what}", dir.display()));
         let layers = layers(&config);
         if layers > files.len() {
-            // Before a network of that size is laid out, even without weights.
+            // Checked before a network of that size is built, even without weights.
             return Err(mismatch(format!(
                 "config.json asks for {layers} layers (num_hidden_layers), the files hold {} tensors",
                 files.len()
@@ -180,7 +185,7 @@ impl Checkpoint {
                 vision.display(),
             )));
         }
-        // A pixel shuffle makes one token of a square of patches: larger patches, to the processor.
+        // A pixel shuffle turns a square of patches into one token, which for the processor is a larger patch.
         let mut processor = ProcessorConfig::clip(config.vision_config.patch_size * config.projector.shuffle());
         processor.num_additional_image_tokens = config.vision_config.special_positions();
         if !config.drops_first() {
@@ -213,7 +218,7 @@ impl Checkpoint {
     }
 }
 
-/// Every token has its row, and the image token is one.
+/// Checks that every token has a row in the embedding table, and that the image token is a single token.
 fn check_tokens(
     tokenizer: &Tokenizer,
     config: &LlavaConfig,
@@ -248,7 +253,7 @@ fn token_ids(text: &DecoderConfig, image: Option<u32>) -> TokenIds {
     TokenIds { bos: text.bos_token_id, eos: text.eos_ids().first().copied(), pad: text.pad_token_id, image }
 }
 
-/// LLaVA's conversation style `vicuna_v1` as a chat template, for decoders that bring none.
+/// LLaVA's conversation style `vicuna_v1` as a chat template, for decoders without one.
 const VICUNA: &str = "{% if messages[0]['role'] != 'system' %}A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions. {% endif %}{% for message in messages %}{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %} {% endif %}{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{{ '\\n' }}{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% if message['role'] == 'user' %} ASSISTANT:{% elif message['role'] == 'assistant' %}{{ eos_token }}{% else %} {% endif %}{% endfor %}";
 
 #[cfg(test)]
@@ -266,7 +271,7 @@ mod tests {
             Message::new(Role::Assistant, "A cat."),
         ];
         let template = Style::from(ChatTemplate::new(VICUNA, "vicuna_v1").unwrap());
-        // What stands in them; which bytes are the user's a template notes only where it matters.
+        // Compares the texts only: a template records which bytes are the user's only when that matters.
         let pieces = |style: &Style, conversation: &[Message]| -> Vec<(String, bool)> {
             let pieces = render(style, conversation, &specials).unwrap();
             pieces.into_iter().map(|piece| (piece.text, piece.supervised)).collect()

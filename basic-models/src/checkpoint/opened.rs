@@ -1,4 +1,4 @@
-//! An opened checkpoint: what is known of it before a weight is read, and the weights.
+//! An opened checkpoint: everything that is known before a weight is read, and reading the weights.
 
 use std::path::{Path, PathBuf};
 
@@ -12,33 +12,33 @@ use crate::config::LlavaConfig;
 use crate::nn::{InitScheme, Llava, seeded_init};
 use crate::processor::{ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, TOKENIZER_FILES, Tokenizer};
 
-/// An opened LLaVA checkpoint: everything but the weights is in memory.
+/// An opened LLaVA checkpoint, with everything but the weights in memory.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Where it lies; for an assembled model, where its decoder lies.
+    /// Its directory; for an assembled model, the directory of its decoder.
     pub dir: PathBuf,
     /// The model's configuration.
     pub config: LlavaConfig,
-    /// Tokenizer and special tokens.
+    /// The tokenizer with its special tokens.
     pub tokenizer: Tokenizer,
-    /// Image processing.
+    /// The image processor.
     pub images: ImageProcessor,
-    /// How many image tokens stand for an image.
+    /// The settings that determine the number of image tokens for an image.
     pub processor: ProcessorConfig,
-    /// The chat template, where the checkpoint has one.
+    /// The chat template, if the checkpoint has one.
     pub template: Option<ChatTemplate>,
-    /// What LLaVA's own config.json says of images that are not square: `pad`, or `square` where they are stretched.
+    /// LLaVA's own setting for images that are not square: `pad`, or `square` if they are stretched.
     pub image_aspect_ratio: Option<String>,
     pub(super) files: TensorFiles,
-    /// Where the projector has no weights yet: the seed that they are drawn from.
+    /// The seed of the projector's weights, if it has none yet.
     pub(super) projector_seed: Option<u64>,
     pub(super) tokenizer_files: TokenizerFiles,
-    /// A chat template to write beside the tokenizer, which has none.
+    /// A chat template to write beside the tokenizer, if that has none.
     pub(super) template_source: Option<&'static str>,
     pub(super) warnings: Vec<String>,
 }
 
-/// Configurations that lie beside a checkpoint's weights.
+/// The configuration files beside a checkpoint's weights.
 const BESIDE: [&str; 6] = [
     "config.json",
     "adapter_config.json",
@@ -49,16 +49,16 @@ const BESIDE: [&str; 6] = [
 ];
 
 impl Checkpoint {
-    /// Reads the weights onto a device, in `dtype`. Where adapters lie over the checkpoint, they are folded in.
+    /// Reads the weights onto a device, in `dtype`. If the checkpoint has adapters, they are merged.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that lists missing tensors or wrong shapes.
+    /// Returns a [`CheckpointError`] that lists missing tensors or wrong shapes.
     pub fn load(&self, dtype: DType, device: &Device) -> Result<Llava, CheckpointError> {
         let mut model = self.config.init(device);
         self.check_adapters(&model)?;
         let Some(seed) = self.projector_seed else { return self.files.load(model, "", dtype, device) };
-        // Part by part: the projector is in no file.
+        // Part by part, because no file has the projector.
         model.vision_tower = self.files.load(model.vision_tower, "vision_tower", dtype, device)?;
         model.language_model = self.files.load(model.language_model, "language_model", dtype, device)?;
         if let Some(head) = model.lm_head.take() {
@@ -68,26 +68,27 @@ impl Checkpoint {
         Ok(model)
     }
 
-    /// What of the checkpoint is not as its configuration says, and what was made of it: a sentence each.
+    /// What of the checkpoint differs from its configuration, and how that was handled: one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Tensors on disk that the model has no place for, by their names on disk.
+    /// Tensors on disk for which the model has no place, by their names on disk.
     pub fn unexpected(&self, device: &Device) -> Vec<String> {
-        // The weights of `init` are lazy: nothing is allocated here.
+        // `init` does not allocate any weights.
         self.files.unexpected(&self.config.init(device), "")
     }
 
-    /// The files that make the model what it is: those of its weights, adapters' too, in a fixed order, and the tokenizer.
+    /// The files that determine the model: those of its weights, including adapters, in a fixed order,
+    /// and the tokenizer.
     pub fn source_files(&self) -> Vec<PathBuf> {
         let tokenizer = ["tokenizer.json", "tokenizer.model"].map(|name| self.tokenizer_files.dir().join(name));
         let tokenizer = tokenizer.into_iter().find(|path| path.is_file());
         self.files.all_paths().into_iter().chain(tokenizer).collect()
     }
 
-    /// The configurations and vocabularies beside the weights, adapters' too, in a fixed order: what of them is there is read
-    /// when the checkpoint is opened, and some of it again when it is written.
+    /// The configurations and vocabularies beside the weights, including the adapters', in a fixed order. Those that
+    /// exist are read when the checkpoint is opened, and some again when it is written.
     pub fn beside_files(&self) -> Vec<PathBuf> {
         let files = self.files.all_paths();
         let folders = files.iter().filter_map(|path| path.parent());
@@ -101,18 +102,18 @@ impl Checkpoint {
         dirs.iter().flat_map(|dir| names.clone().map(|name| dir.join(name))).filter(|path| path.is_file()).collect()
     }
 
-    /// The type that most of the parameters on disk have.
+    /// The type of most parameters on disk.
     pub fn stored_dtype(&self) -> DType {
         self.files.stored().dtype()
     }
 
-    /// The side lengths that a batch's pixel values have: channels, height, width.
+    /// The sizes of an image's pixel values in a batch: channels, height, width.
     pub fn image_shape(&self) -> [usize; 3] {
         let vision = &self.config.vision_config;
         [vision.num_channels, vision.side(), vision.side()]
     }
 
-    /// Visual embeddings of an image (m).
+    /// The number of visual embeddings of an image (m).
     pub fn visual_tokens(&self) -> usize {
         self.config.visual_tokens()
     }
@@ -121,17 +122,17 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Names the file.
+    /// Returns an error that names the file.
     pub fn pixels(&self, path: &Path) -> Result<PixelValues, CheckpointError> {
         Ok(self.images.open(path)?)
     }
 
-    /// The padding id for batches; where the checkpoint has none, 0, which no loss and no attention sees.
+    /// The padding token's id for batches. A checkpoint without one gets 0, which no loss and no attention uses.
     pub fn pad_id(&self) -> u32 {
         self.tokenizer.ids().pad.or(self.config.text_config.pad_token_id).unwrap_or(0)
     }
 
-    /// The ids at which a generation ends.
+    /// The token ids that end a generation.
     pub fn eos_ids(&self) -> Vec<u32> {
         let mut ids = self.config.text_config.eos_ids();
         ids.extend(self.tokenizer.ids().eos);
@@ -140,11 +141,11 @@ impl Checkpoint {
         ids
     }
 
-    /// Lays adapters over the checkpoint: it loads and converts merged with them.
+    /// Adds adapters to the checkpoint, which is then loaded and converted with them merged.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`] where it has some already.
+    /// Returns [`CheckpointError::Mismatch`] if it has adapters already.
     pub fn with_adapters(mut self, adapters: AdapterFiles) -> Result<Self, CheckpointError> {
         if self.files.adapters.is_some() {
             let reason = "has adapters over it already: merge them first";
@@ -154,13 +155,13 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// Checks that all adapters have their place.
+    /// Checks that all adapters have a place in the model.
     pub(super) fn check_adapters(&self, model: &Llava) -> Result<(), CheckpointError> {
         self.files.adapters.as_ref().map_or(Ok(()), |adapters| adapters.fits(model))
     }
 }
 
-/// Layers of the deeper part.
+/// The number of layers of the deeper part.
 pub(super) fn layers(config: &LlavaConfig) -> usize {
     config.text_config.num_hidden_layers.max(config.vision_config.num_hidden_layers)
 }

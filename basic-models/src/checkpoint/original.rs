@@ -1,5 +1,5 @@
-//! Checkpoints of LLaVA's own code (`LlavaLlamaForCausalLM`): a decoder's config.json with the vision encoder's path and
-//! the projector's type among its keys, instead of one section for each part.
+//! Reads checkpoints of LLaVA's own code (`LlavaLlamaForCausalLM`): a decoder's config.json whose keys also name the
+//! vision encoder's path and the projector's type, instead of one section for each part.
 
 use std::path::{Path, PathBuf};
 
@@ -11,24 +11,24 @@ use super::hub::resolve;
 use super::read::TensorFiles;
 use crate::config::{ConfigError, Family, ProjectorKind};
 
-/// What such a file says.
+/// The content of such a file.
 #[derive(Debug)]
 pub(super) struct Original {
-    /// The same in Hugging Face's layout, without the image token.
+    /// The configuration in Hugging Face's layout, without the image token.
     pub config: Value,
-    /// Where the vision encoder's own files lie, if they were found.
+    /// The directory of the vision encoder's own files, if they were found.
     pub vision: Option<PathBuf>,
-    /// `pad` (to a square), or what else LLaVA does to an image's aspect ratio.
+    /// LLaVA's setting for an image's aspect ratio, such as `pad` (to a square).
     pub image_aspect_ratio: Option<String>,
 }
 
-/// Whether a config.json is of LLaVA's own code.
+/// Whether a config.json was written by LLaVA's own code.
 pub(super) fn is_original(config: &Value) -> bool {
     config.get("text_config").is_none() && config.get("mm_vision_tower").is_some()
 }
 
-/// The vision encoders that LLaVA's published checkpoints name, for those who don't have them apart: the size of the image in
-/// pixels. Both are CLIP's ViT-L/14.
+/// The vision encoders of LLaVA's published checkpoints, with their image size in pixels, for users who do not have the
+/// encoders themselves. Both are CLIP's ViT-L/14.
 const ENCODERS: [(&str, usize); 2] =
     [("openai/clip-vit-large-patch14-336", 336), ("openai/clip-vit-large-patch14", 224)];
 
@@ -36,7 +36,7 @@ const ENCODERS: [(&str, usize); 2] =
 ///
 /// # Errors
 ///
-/// [`CheckpointError`] that names the file and the key, or where the vision encoder was looked for.
+/// Returns a [`CheckpointError`] that names the file and the key, or says where the vision encoder was looked for.
 pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<Original, CheckpointError> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let unsupported = |key: &str, supported: &'static str| CheckpointError::Config {
@@ -99,11 +99,11 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
     })
 }
 
-/// Keys whose values are text.
+/// Keys whose values are texts.
 const TEXTS: [&str; 5] =
     ["model_type", "mm_vision_tower", "mm_projector_type", "mm_vision_select_feature", "image_aspect_ratio"];
 
-/// Keys beside those with `mm_` that are LLaVA's, or say nothing about the decoder.
+/// LLaVA's keys without `mm_`, and keys that do not describe the decoder.
 const OWN: [&str; 14] = [
     "model_type",
     "architectures",
@@ -121,10 +121,10 @@ const OWN: [&str; 14] = [
     "unfreeze_mm_vision_tower",
 ];
 
-/// The vision encoder's configuration, and where its files lie.
+/// The vision encoder's configuration, and the directory of its files.
 fn vision(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<(Value, Option<PathBuf>), CheckpointError> {
     let name = config.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
-    // A path is relative to the checkpoint, or to where the program runs.
+    // The path may be relative to the checkpoint or to the current directory.
     let beside = dir.join(name);
     let found = if name.is_empty() {
         Err(CheckpointError::Mismatch("the name is empty".into()))
@@ -137,7 +137,7 @@ fn vision(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<(Value, O
     let (vision, place) = match found {
         Ok(found) => found,
         Err(error) => match ENCODERS.iter().find(|(known, _)| *known == name) {
-            // The weights must be in the checkpoint then.
+            // Then the checkpoint must contain the encoder's weights.
             Some((_, size)) if tensors.contains_any("vision_tower.") => (clip_large(*size), None),
             _ => {
                 return Err(CheckpointError::Mismatch(format!(

@@ -1,16 +1,16 @@
-//! What a command reads must not lie where it replaces.
+//! Checks that a command does not replace files that it reads.
 
 use std::path::{Path, PathBuf};
 
 use super::CheckpointError;
 
-/// Checks that replacing `target` takes away nothing that is read: none of `sources`, which are files, directories or
-/// patterns of files, lies in it, through links or as what a link in a directory of them points to; and `target` lies in
-/// none of them that is a checkpoint.
+/// Checks that replacing `target` removes nothing that is read. None of `sources`, which are files, directories or
+/// patterns of files, may lie in it, including the targets of links and of links inside a directory; and `target` must
+/// not lie in a source that is a checkpoint.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Mismatch`] that names the source.
+/// Returns [`CheckpointError::Mismatch`], which names the source.
 pub fn spare(sources: &[PathBuf], target: &Path) -> Result<(), CheckpointError> {
     let Ok(place) = target.canonicalize() else { return Ok(()) };
     for source in sources {
@@ -33,8 +33,8 @@ pub fn spare(sources: &[PathBuf], target: &Path) -> Result<(), CheckpointError> 
     Ok(())
 }
 
-/// Where a source lies, all links followed; of a directory also where the links in it lead. What is not there, such as a
-/// pattern, lies in the nearest folder that is.
+/// The locations of a source with all links resolved: its own, and for a directory also the targets of the links in it.
+/// For something that does not exist, such as a pattern, it is the nearest existing folder.
 fn places(source: &Path) -> Vec<PathBuf> {
     let whole = if source.is_absolute() { source.into() } else { Path::new(".").join(source) };
     let nearest = whole.ancestors().find_map(|path| path.canonicalize().ok());

@@ -1,4 +1,5 @@
-//! What this program's commands write into a directory, by name: `--overwrite` takes that away and nothing else.
+//! Lists what this program's commands write to a directory, by name: `--overwrite` removes these
+//! entries and nothing else.
 
 mod names;
 
@@ -17,41 +18,41 @@ use names::{
 };
 use names::{is_writing, run_place};
 
-/// What a directory may hold for a command to replace it.
+/// The contents that a directory may have so that a command can replace it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
     /// A checkpoint, with its `config.json`.
     Checkpoint,
     /// A part of a run: a checkpoint, adapters, a training state.
     Part,
-    /// A run, whole or not, or a checkpoint.
+    /// A run, complete or not, or a checkpoint.
     Run,
-    /// A written data set, with its [`MANIFEST`].
+    /// An exported data set, with its [`MANIFEST`].
     Export,
     /// The data set of the embedded world.
     Shapes,
     /// The embedded backbones.
     Backbones,
-    /// A demo's runs, each with its result.
+    /// The runs of a demo, each with its result.
     DemoRuns,
     /// The embedded world of a study: backbones and data set.
     World,
 }
 
-/// Records of a run.
+/// The records of a run.
 const RUN: [&str; 6] = ["run.json", "metrics.jsonl", "eval.jsonl", "recipe.toml", LOCKS[0], LOCKS[1]];
 
-/// Locks, which are empty.
+/// Lock files, which are empty.
 const LOCKS: [&str; 2] = [".lock", "run.lock"];
 
-/// What tells that a directory is a run's or a checkpoint's, whole or not.
+/// Files that identify a directory as a run's or a checkpoint's, complete or not.
 const MARKS: [&str; 6] =
     ["run.json", "config.json", "adapter_config.json", "failed-run.json", ".replaced", ".replacing"];
 
-/// Files of the embedded world's data set.
+/// The files of the embedded world's data set.
 const SHAPES: [&str; 5] = ["scenes.jsonl", "eval.jsonl", "validation.jsonl", "finetune.json", "pretrain.json"];
 
-/// Files and folders of a directory, a folder before what is in it.
+/// The files and folders in a directory; a folder comes before its content.
 struct Inventory {
     files: Vec<PathBuf>,
     folders: Vec<PathBuf>,
@@ -66,7 +67,7 @@ impl Inventory {
         }
         for path in self.folders.iter().rev() {
             match fs::remove_dir(path) {
-                // A link to a directory stays one.
+                // A link to a directory is kept.
                 Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
                 Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
                     return Err(CheckpointError::io(path)(error));
@@ -79,7 +80,7 @@ impl Inventory {
 }
 
 impl Contents {
-    /// What an error says of a file that this is not: which ...
+    /// The end of an error's sentence about a file that is not of this kind: "which ...".
     fn foreign(self) -> &'static str {
         match self {
             Self::Checkpoint => "belongs to no checkpoint",
@@ -91,21 +92,21 @@ impl Contents {
         }
     }
 
-    /// Checks that a directory holds nothing but what this program writes of this kind. Links are never its own.
+    /// Checks that a directory contains only what this program writes for this kind. Links never count as its own.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Foreign`] that names the first other entry, in the order of names; I/O errors.
+    /// Returns [`CheckpointError::Foreign`], which names the first other entry in the order of names, and I/O errors.
     pub fn check(self, dir: &Path) -> Result<(), CheckpointError> {
         self.inventory(dir)?;
         self.marked(dir)
     }
 
-    /// Removes a directory of this kind; what somebody else puts there meanwhile stays.
+    /// Removes a directory of this kind. Files that others add in the meantime are kept.
     ///
     /// # Errors
     ///
-    /// Those of [`Contents::check`], before anything is removed; I/O errors.
+    /// Returns the errors of [`Contents::check`], before anything is removed, and I/O errors.
     pub fn remove(self, dir: &Path) -> Result<(), CheckpointError> {
         self.check(dir)?;
         self.clear(dir)?;
@@ -115,11 +116,12 @@ impl Contents {
         }
     }
 
-    /// Removes a directory whose place tells that it is this program's: it needs no mark.
+    /// Removes a directory whose location shows that it is this program's, so that it needs no identifying file.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Foreign`] that names the first other entry, before anything is removed; I/O errors.
+    /// Returns [`CheckpointError::Foreign`], which names the first other entry, before anything is
+    /// removed, and I/O errors.
     pub fn remove_unmarked(self, dir: &Path) -> Result<(), CheckpointError> {
         if !dir.metadata().map_err(CheckpointError::io(dir))?.is_dir() {
             let (above, entry) = (dir.parent().unwrap_or(dir).into(), dir.file_name().unwrap_or_default().into());
@@ -129,31 +131,31 @@ impl Contents {
         self.clear(dir)
     }
 
-    /// Removes what is of this kind in a directory, and the directory where nothing else is left in it. What tells that
-    /// the directory is this program's goes last: who is killed here goes on here.
+    /// Removes everything of this kind from a directory, and then the directory if it is empty. The files that identify
+    /// the directory as this program's are removed last, so that a later call can continue after a crash.
     ///
     /// # Errors
     ///
-    /// I/O errors that name the file.
+    /// Returns I/O errors that name the file.
     pub fn clear(self, dir: &Path) -> Result<(), CheckpointError> {
         let mut found = Inventory { files: Vec::new(), folders: vec![dir.into()] };
-        // A foreign entry stays, and with it the folders above.
+        // A foreign entry is kept, and so are the folders above it.
         self.walk(dir, "", &mut found, &mut |_| Ok(()))?;
         found.take_away()
     }
 
-    /// The same of a folder in a directory of this kind.
+    /// [`Contents::clear`] for a folder in a directory of this kind.
     ///
     /// # Errors
     ///
-    /// I/O errors that name the file.
+    /// Returns I/O errors that name the file.
     pub fn clear_folder(self, dir: &Path, name: &str) -> Result<(), CheckpointError> {
         let mut found = Inventory { files: Vec::new(), folders: vec![dir.join(name)] };
         self.walk(&dir.join(name), &format!("{name}/"), &mut found, &mut |_| Ok(()))?;
         found.take_away()
     }
 
-    /// Whether everything in a directory has this kind's names and contents.
+    /// Whether everything in a directory has names and contents of this kind.
     pub(super) fn holds_only_its_own(self, dir: &Path) -> bool {
         self.inventory(dir).is_ok()
     }
@@ -166,7 +168,8 @@ impl Contents {
         Ok(found)
     }
 
-    /// Lists what is of this kind below `dir`, and calls `foreign` with all else, by its name relative to the top.
+    /// Lists what is of this kind below `dir`, and calls `foreign` for everything else, with its path
+    /// relative to the top.
     fn walk(
         self,
         dir: &Path,
@@ -193,12 +196,12 @@ impl Contents {
         Ok(())
     }
 
-    /// A directory whose entries all have our names may still be another program's: the names are common ones.
+    /// Checks for the identifying files: the names of all entries are common and could be another program's.
     fn marked(self, dir: &Path) -> Result<(), CheckpointError> {
         let has = |name: &str| dir.join(name).symlink_metadata().is_ok();
         let object =
             |name: &str| -> Option<Value> { serde_json::from_str(&read_json_text(&dir.join(name)).ok()?).ok() };
-        // What a run of this program was killed over, in the first write of its record.
+        // What a run leaves if it is killed while it first writes its record.
         let unborn = |entry: &OsStr| {
             let ours = |name: &str| (is_temporary(name) || LOCKS.contains(&name)) && self.wrote(&dir.join(name), name);
             entry.to_str().is_some_and(ours)
@@ -225,7 +228,8 @@ impl Contents {
         }
     }
 
-    /// Whether this program wrote a file whose name may be anybody's: an empty lock, or what begins as it writes.
+    /// Whether this program wrote a file that has a common name: an empty lock, or a file that begins as this
+    /// program writes it.
     fn wrote(self, path: &Path, name: &str) -> bool {
         let last = name.rsplit('/').next().unwrap_or_default();
         if LOCKS.contains(&last) {
@@ -236,9 +240,9 @@ impl Contents {
         }
         match self {
             Self::Checkpoint | Self::Part | Self::Export | Self::Run => begins(path, &OF_RUNS),
-            // PNG's mark has bytes that are no text and blanks behind them.
+            // `begins` cannot check PNG's signature, which is not text.
             Self::Shapes => begins(path, &["{", "["]) || is_png(path),
-            // JSON, a template, or a header of safetensors behind its length.
+            // JSON, a template, or the header of safetensors after its length.
             Self::Backbones => begins(path, &["{"]) || is_safetensors(path),
             Self::DemoRuns => begins(path, &["stage=\"", "{\"hash\":", OF_RUNS[0], OF_RUNS[1]]),
             Self::World => match name.split_once('/') {
@@ -272,7 +276,7 @@ impl Contents {
             },
             Self::DemoRuns => match name.splitn(3, '/').collect::<Vec<_>>()[..] {
                 [_, "pretrain" | "finetune", file] => file == "result.json" || Self::Run.file(file),
-                // What a killed demo was writing.
+                // What a demo was writing when it was killed.
                 [_, staged, file] => is_working(staged) && is_checkpoint(file),
                 _ => false,
             },

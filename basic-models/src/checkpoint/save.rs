@@ -1,4 +1,5 @@
-//! Writing an opened checkpoint: a model's weights or its own files', with all that lies beside them.
+//! Writes an opened checkpoint: the weights of a model or those of its own files, with all files that
+//! belong beside them.
 
 use std::path::{Path, PathBuf};
 
@@ -18,11 +19,12 @@ use crate::processor::copy_tokenizer_files;
 
 impl Checkpoint {
     /// Writes `model` with this checkpoint's configuration, tokenizer, processor and template as a LLaVA directory that
-    /// transformers loads, in `dtype`. Nothing has the final name until all is on disk.
+    /// transformers can load, in `dtype`. The directory gets its name only when everything is on disk.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Exists`] where `target` holds files and `overwrite` is off; I/O errors that name the file.
+    /// Returns [`CheckpointError::Exists`] if `target` contains files and `overwrite` is off, and I/O errors
+    /// that name the file.
     pub fn save(&self, model: &Llava, target: &Path, dtype: DType, overwrite: bool) -> Result<(), CheckpointError> {
         let staged = StagedDir::replacing(target, self.replaces(overwrite))?;
         self.save_into(model, &staged, dtype)?;
@@ -33,7 +35,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// I/O errors that name the file.
+    /// Returns I/O errors that name the file.
     pub fn save_into(&self, model: &Llava, staged: &StagedDir, dtype: DType) -> Result<(), CheckpointError> {
         let model = &model.without_heads();
         self.save_side_files(staged, FloatType::of(dtype))?;
@@ -41,12 +43,12 @@ impl Checkpoint {
         write_outgoing(staged, tensors, Layout::Llava, &self.fitting(SaveOptions::new(dtype)))
     }
 
-    /// Writes the whole checkpoint as [`Checkpoint::save`] does, straight from its files: no more than a window of one
-    /// tensor is in memory. `device` is where a fresh projector is drawn.
+    /// Writes the whole checkpoint like [`Checkpoint::save`], directly from its files: no more than a window of one
+    /// tensor is in memory. `device` is the device for initializing a new projector.
     ///
     /// # Errors
     ///
-    /// Those of [`Checkpoint::load`] and [`Checkpoint::save`].
+    /// Returns the errors of [`Checkpoint::load`] and [`Checkpoint::save`].
     pub fn convert(
         &self,
         target: &Path,
@@ -64,7 +66,7 @@ impl Checkpoint {
         if self.projector_seed.is_some() {
             wanted.retain(|slot| !slot.name.starts_with(PROJECTOR));
         }
-        // Before anything is written: a checkpoint that does not fit leaves nothing behind.
+        // Before anything is written, so that a checkpoint that does not fit leaves nothing behind.
         let mut tensors = self.files.outgoing(&wanted, to, device)?;
         if let Some(seed) = self.projector_seed {
             let projector = seeded_init(model.multi_modal_projector, InitScheme::TorchLinear, seed, device);
@@ -76,12 +78,12 @@ impl Checkpoint {
         staged.commit()
     }
 
-    /// What a writer may replace: a checkpoint that nothing of this one lies in.
+    /// What may be replaced: a checkpoint that contains nothing of this one.
     fn replaces(&self, overwrite: bool) -> Replaces {
         Replaces::new(overwrite, Contents::Checkpoint, self.sources())
     }
 
-    /// Everything that is read: the files of tensors, adapters' too, and the folders that they lie in.
+    /// Everything that is read: the files of tensors, including the adapters', and their folders.
     fn sources(&self) -> Vec<PathBuf> {
         let files = self.files.all_paths();
         let folders = files.iter().filter_map(|path| path.parent().map(Path::to_path_buf));
@@ -90,17 +92,17 @@ impl Checkpoint {
         all.into_iter().collect()
     }
 
-    /// Checks that the files which a written checkpoint has from this one are valid, before work begins.
+    /// Checks, before work begins, that the files which a written checkpoint copies from this one are valid.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Beside`] that names the file.
+    /// Returns [`CheckpointError::Beside`], which names the file.
     pub fn check_beside(&self) -> Result<(), CheckpointError> {
         generation::generation_config(&self.dir)?;
         tokenizer_check::check(self.tokenizer_files.dir())
     }
 
-    /// The options with the tensors of this model's families.
+    /// The options, with the settings for the tensors of this model's families.
     fn fitting(&self, options: SaveOptions) -> SaveOptions {
         SaveOptions {
             fused: options.fused || self.config.text_config.family.fused_on_disk,

@@ -1,4 +1,4 @@
-//! One file of tensors: safetensors, memory-mapped, or PyTorch's `.bin`. Nothing but headers is read on opening.
+//! A file of tensors: safetensors, memory-mapped, or PyTorch's `.bin`. Opening reads only the headers.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,16 +14,16 @@ use super::floats::FloatType;
 use super::torch;
 use crate::outside::{Budget, excerpt, guarded};
 
-/// Bytes of a mapped file that are in memory at a time.
+/// The number of bytes of a mapped file that are in memory at a time.
 const WINDOW: usize = 4 << 20;
 
-/// What the tree of a safetensors header takes for each of its bytes.
+/// Bytes of memory that a parsed safetensors header takes for each of its bytes.
 const HEADER_COST: u64 = 16;
 
 /// A file of tensors.
 #[derive(Debug)]
 pub(super) struct SourceFile {
-    /// Where it lies.
+    /// The file's path.
     pub path: PathBuf,
     data: Data,
 }
@@ -39,33 +39,33 @@ enum Data {
 pub(super) struct Entry {
     /// Its name in the file.
     pub disk: String,
-    /// The file's number.
+    /// The index of the file.
     pub file: usize,
     /// Its type.
     pub dtype: Stored,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Where its bytes begin: in the file, or (PyTorch) in the tensor.
+    /// The position of its first byte: in the file, or for PyTorch in the tensor's storage.
     pub start: usize,
-    /// How many there are.
+    /// The number of bytes.
     pub bytes: usize,
 }
 
 /// The type of a tensor on disk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stored {
-    /// One that is read.
+    /// A type that is supported.
     Float(FloatType),
-    /// Another, by its name.
+    /// Any other type, by its name.
     Other(String),
 }
 
-/// The tensor that a parameter takes.
+/// The tensor for a parameter.
 #[derive(Debug, Clone)]
 pub(super) struct Taken {
     pub entry: Entry,
     pub float: FloatType,
-    /// Rows that the file lacks, which get the mean of those it has.
+    /// The number of rows that the file lacks, which get the mean of the existing ones.
     pub added: usize,
 }
 
@@ -80,7 +80,7 @@ impl Stored {
 }
 
 impl Entry {
-    /// `count` rows (of the first axis) from `first` on; the caller has compared with the shape.
+    /// `count` rows (of the first axis) from `first` on; the caller has checked the shape.
     pub fn rows(&self, first: usize, count: usize) -> Self {
         let row = self.bytes / self.shape.first().copied().unwrap_or(1).max(1);
         let mut shape = self.shape.clone();
@@ -92,11 +92,11 @@ impl Entry {
 }
 
 impl SourceFile {
-    /// Opens a file and lists its tensors, which get `number` as their file's.
+    /// Opens a file and lists its tensors; `number` becomes the index of their file.
     ///
     /// # Errors
     ///
-    /// I/O errors and [`CheckpointError::Corrupt`], naming the file and, where one is at fault, the tensor.
+    /// Returns I/O errors and [`CheckpointError::Corrupt`], which name the file and, if there is one, the tensor.
     pub fn open(path: PathBuf, number: usize) -> Result<(Self, Vec<Entry>), CheckpointError> {
         if path.extension().is_some_and(|extension| extension == "safetensors") {
             Self::open_safetensors(path, number)
@@ -115,8 +115,8 @@ impl SourceFile {
             path: path.clone(),
             reason: diagnose(&map).unwrap_or_else(|| error.to_string()),
         })?;
-        // The data begins behind the eight bytes of the header's length and the header. That every tensor lies inside
-        // the file, is as long as its shape says and overlaps no other is what `read_metadata` checks.
+        // The data begins after the eight bytes of the header's length and the header. `read_metadata` checks that
+        // every tensor lies inside the file, has the length that its shape requires, and does not overlap another.
         let data = header + 8;
         let entries = metadata.tensors().into_iter().map(|(disk, info)| {
             let dtype = match info.dtype {
@@ -157,12 +157,12 @@ impl SourceFile {
         Ok((Self { path, data: Data::Torch(tensors) }, entries))
     }
 
-    /// Hands the bytes of `entry` to `take` in order, in windows of whole multiples of `unit` bytes. Mapped pages are
-    /// given back as soon as they were taken, so that a file never counts as memory.
+    /// Passes the bytes of `entry` to `take` in order, in windows of whole multiples of `unit` bytes. Mapped pages are
+    /// released as soon as they were taken, so that a file does not count as memory.
     ///
     /// # Errors
     ///
-    /// Those of `take`; I/O errors of a PyTorch file.
+    /// Returns the errors of `take`, and I/O errors of a PyTorch file.
     pub fn windows(
         &self,
         entry: &Entry,
@@ -200,20 +200,20 @@ fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     if !file.metadata().map_err(CheckpointError::io(path))?.is_file() {
         return Err(CheckpointError::Corrupt { path: path.into(), reason: "not a regular file".into() });
     }
-    // SAFETY: the map is only read. Another process that truncates the file while it is mapped would end this one;
-    // that is the price of not copying weights, and what every safetensors reader accepts.
+    // SAFETY: the map is only read. If another process truncates the file while it is mapped, this process is killed;
+    // every reader of safetensors accepts that in order not to copy the weights.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path))?;
     Ok(map)
 }
 
-/// Lets the system take the pages of a window back; they can be read again from the file.
+/// Lets the system release the pages of a window; they can be read again from the file.
 #[cfg(unix)]
 fn release(map: &Mmap, window: std::ops::Range<usize>) {
-    // SAFETY: the map is shared, of a file, and never written to: what is dropped is read from the file anew.
+    // SAFETY: the map is a shared map of a file and is never written to: released pages are read from the file again.
     #[allow(unsafe_code)]
     let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, window.start, window.len()) };
-    // A system that refuses keeps the pages, which is no error.
+    // A system that refuses keeps the pages, which is not an error.
     drop(advised);
 }
 

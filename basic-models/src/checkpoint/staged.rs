@@ -1,4 +1,4 @@
-//! A directory that is there whole or not at all: everything is written beside, synced, then renamed.
+//! A directory that is complete or absent: everything is written beside it, synced, then renamed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,15 +13,15 @@ use super::overwrite_guard::spare;
 use super::owned::Contents;
 use super::temporary_names::PREFIX;
 
-/// A directory under construction: [`StagedDir::commit`] gives it its name, dropping it removes it.
+/// A directory under construction: [`StagedDir::commit`] renames it to its target, dropping it removes it.
 #[derive(Debug)]
 pub struct StagedDir {
     staging: TempDir,
-    /// Held as long as the directory is: one without it was left by a process that is gone.
+    /// Held as long as the directory exists: one without a lock was left by a process that has ended.
     _lock: Option<File>,
-    /// The target as its user called it, for messages.
+    /// The target as the user named it, for messages.
     named: PathBuf,
-    /// The same with all links followed: a link stays one.
+    /// The target with all links resolved, so that a link is kept.
     target: PathBuf,
     replaces: Replaces,
 }
@@ -35,16 +35,16 @@ pub struct Replaces {
 }
 
 impl Replaces {
-    /// A directory that holds nothing but such contents, where `overwrite` is on, and that nothing of `sources` lies in.
+    /// Allows a directory that contains only `contents` and none of `sources`, if `overwrite` is on.
     pub fn new(overwrite: bool, contents: Contents, sources: Vec<PathBuf>) -> Self {
         Self { overwrite, contents, sources }
     }
 
-    /// Checks that `target` may be made: it is absent, empty, or may be replaced.
+    /// Checks that `target` can be written: it is absent or empty, or may be replaced.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Exists`], [`CheckpointError::Foreign`], and those of [`spare`].
+    /// Returns [`CheckpointError::Exists`], [`CheckpointError::Foreign`], and the errors of [`spare`].
     pub fn check(&self, target: &Path) -> Result<(), CheckpointError> {
         if !occupied(target) {
             return Ok(());
@@ -62,20 +62,20 @@ impl Replaces {
 }
 
 impl StagedDir {
-    /// Starts beside `target`, a directory within this program's own: a part of a run.
+    /// Starts beside `target`, a part of a run and so in a directory of this program.
     ///
     /// # Errors
     ///
-    /// Those of [`StagedDir::replacing`].
+    /// Returns the errors of [`StagedDir::replacing`].
     pub fn new(target: &Path, overwrite: bool) -> Result<Self, CheckpointError> {
         Self::replacing(target, Replaces::new(overwrite, Contents::Part, Vec::new()))
     }
 
-    /// Starts beside `target`, and takes away what killed processes have left there.
+    /// Starts beside `target`, and removes what killed processes have left there.
     ///
     /// # Errors
     ///
-    /// Those of [`Replaces::check`], before anything is written; I/O errors.
+    /// Returns the errors of [`Replaces::check`], before anything is written, and I/O errors.
     pub fn replacing(target: &Path, replaces: Replaces) -> Result<Self, CheckpointError> {
         let named = target.to_path_buf();
         let target = match fs::symlink_metadata(target) {
@@ -90,18 +90,18 @@ impl StagedDir {
         Ok(Self { staging, _lock: lock, named, target, replaces })
     }
 
-    /// Starts in `dir`, for files that are moved there one by one: there is nothing to commit.
+    /// Starts in `dir`, for files that are moved there one by one, so that nothing is committed.
     ///
     /// # Errors
     ///
-    /// I/O errors.
+    /// Returns I/O errors.
     pub fn inside(dir: &Path) -> Result<Self, CheckpointError> {
         let (staging, lock) = begin(dir)?;
         let replaces = Replaces::new(false, Contents::Part, Vec::new());
         Ok(Self { staging, _lock: lock, named: dir.into(), target: dir.into(), replaces })
     }
 
-    /// Where to write.
+    /// The directory to write to.
     pub fn path(&self) -> &Path {
         self.staging.path()
     }
@@ -115,18 +115,18 @@ impl StagedDir {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`] that names the file.
+    /// Returns [`CheckpointError::Io`], which names the file.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
         let path = self.path().join(name);
         let mut file = File::create(&path).map_err(CheckpointError::io(self.named(name)))?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CheckpointError::io(self.named(name)))
     }
 
-    /// Syncs every file, those that were copied in too: a rename must not outrun its data.
+    /// Syncs every file, including those that were copied in: the data must be on disk before the rename.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`] that names the file.
+    /// Returns [`CheckpointError::Io`], which names the file.
     pub fn sync(&self) -> Result<(), CheckpointError> {
         for entry in fs::read_dir(self.path()).map_err(CheckpointError::io(&self.named))? {
             let entry = entry.map_err(CheckpointError::io(&self.named))?;
@@ -140,7 +140,8 @@ impl StagedDir {
     ///
     /// # Errors
     ///
-    /// Those of [`Replaces::check`], where somebody else wrote there meanwhile; I/O errors. What was there is there again.
+    /// Returns the errors of [`Replaces::check`], if another process wrote there in the meantime, and I/O errors. The
+    /// previous content is then restored.
     pub fn commit(self) -> Result<(), CheckpointError> {
         self.sync()?;
         let io = || CheckpointError::io(self.named.clone());
@@ -148,20 +149,20 @@ impl StagedDir {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // tempfile makes the directory private; a checkpoint gets ordinary permissions.
+            // tempfile makes the directory private; a checkpoint gets the usual permissions.
             fs::set_permissions(&staging, fs::Permissions::from_mode(0o755)).map_err(io())?;
         }
         if occupied(&self.target) {
             self.replaces.check(&self.named)?;
             let (old, contents) = (aside(&self.target), self.replaces.contents);
-            // Who sees it aside must not take it for what a killed process left.
+            // The lock keeps other processes from removing the moved directory as a leftover.
             let _lock = File::open(&self.target).ok().filter(|dir| dir.try_lock().is_ok());
             fs::rename(&self.target, &old).map_err(io())?;
-            // Under this name nobody writes into it any more.
+            // Under its new name nobody writes to it any more.
             let moved = contents.check(&old).map_err(|error| self.renamed(error));
             let moved = moved.and_then(|()| fs::rename(&staging, &self.target).map_err(io()));
             if let Err(error) = moved {
-                // Put back what was there before reporting.
+                // Restores the previous directory before the error is returned.
                 let _ = fs::rename(&old, &self.target);
                 return Err(error);
             }
@@ -172,12 +173,12 @@ impl StagedDir {
             }
             fs::rename(&staging, &self.target).map_err(io())?;
         }
-        // The directory has moved: there is nothing left to clean up.
+        // The directory has been renamed, so there is nothing to clean up.
         let _ = self.staging.keep();
         Ok(())
     }
 
-    /// An error of the directory aside, by the name that its user knows.
+    /// An error about the moved directory, with the name that the user knows.
     fn renamed(&self, error: CheckpointError) -> CheckpointError {
         match error {
             CheckpointError::Foreign { entry, reason, .. } => {
@@ -202,14 +203,14 @@ fn parent(target: &Path) -> &Path {
     }
 }
 
-/// Where a directory is while another takes its name.
+/// The path of a directory while another takes its name.
 fn aside(target: &Path) -> PathBuf {
     let mut name = OsString::from(".basic-old-");
     name.push(target.file_name().unwrap_or_default());
     parent(target).join(name)
 }
 
-/// Makes a directory to write in, locked, and takes away those that nobody has locked.
+/// Creates a directory to write in and locks it; removes those that are not locked.
 fn begin(parent: &Path) -> Result<(TempDir, Option<File>), CheckpointError> {
     sweep_folders(parent);
     let prefix = format!("{PREFIX}{}-", std::process::id());
@@ -218,11 +219,11 @@ fn begin(parent: &Path) -> Result<(TempDir, Option<File>), CheckpointError> {
             tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(CheckpointError::io(parent))?;
         let lock = File::open(staging.path()).map_err(CheckpointError::io(parent));
         match lock.map(|lock| (lock.try_lock(), lock)) {
-            // Another process sweeps here, and took it for a leftover before it was locked.
+            // Another process is cleaning up here, and took the directory for a leftover before it was locked.
             Err(_) | Ok((Err(fs::TryLockError::WouldBlock), _)) => {}
             Ok((Ok(()), lock)) if staging.path().is_dir() => return Ok((staging, Some(lock))),
             Ok((Ok(()), _)) => {}
-            // A file system without locks: there, nothing is swept either.
+            // On a file system without locks, nothing is cleaned up either.
             Ok((Err(fs::TryLockError::Error(_)), _)) => return Ok((staging, None)),
         }
         if !parent.is_dir() {
@@ -231,14 +232,15 @@ fn begin(parent: &Path) -> Result<(TempDir, Option<File>), CheckpointError> {
     }
 }
 
-/// What a process was replacing when it was killed: comes back where nothing has its place, and goes where something has.
+/// Handles a directory that a process was replacing when it was killed: restores it if its place is free, and
+/// removes it otherwise.
 fn put_back(target: &Path, contents: Contents) {
     let old = aside(target);
     let Ok(lock) = File::open(&old) else { return };
     if lock.try_lock().is_err() || contents.check(&old).is_err() {
         return;
     }
-    // What fails here is found in the way, and named, where it is.
+    // If this fails, the caller finds the directory in its way and reports it.
     let _ = match occupied(target) {
         true => contents.remove(&old),
         false => fs::rename(&old, target).map_err(CheckpointError::io(target)),

@@ -1,27 +1,28 @@
-//! The names of files and folders under construction, and how what this program writes begins: what tells them from
-//! anybody else's.
+//! The names of unfinished files and folders, and how this program's files begin, which distinguish them
+//! from other programs'.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-/// How the names of files and folders under construction begin; the writer's process number and random characters follow.
+/// The prefix of unfinished files and folders; the writer's process number and random characters follow.
 pub const PREFIX: &str = ".basic-";
 
-/// The most of a file's beginning that is looked at.
+/// The number of bytes at the beginning of a file that are checked.
 const HEAD: u64 = 64;
 
-/// How the files begin that a run writes whole: its record and its metrics.
+/// How the files of a run begin that are written as a whole: its record and its metrics.
 pub(super) const OF_RUNS: [&str; 2] = ["{\"status\":\"", "{\"step\":"];
 
-/// Whether a folder `.basic-...` has a word for its name, which a person may have given it, and something in it.
+/// Whether a folder `.basic-...` may be a user's: its name is a word that a person may have chosen, and it is not
+/// empty.
 pub(super) fn may_be_kept(dir: &Path) -> bool {
     let name = dir.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX));
     let name = name.map(|name| name.trim_end_matches(".old"));
     name.is_some_and(|name| is_random(name) && is_word(name)) && holds_something(dir)
 }
 
-/// Whether a folder has a file that is more than a beginning.
+/// Whether a folder contains a file that is more than a beginning.
 fn holds_something(dir: &Path) -> bool {
     fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| match entry.metadata() {
         Ok(meta) if meta.is_dir() => holds_something(&entry.path()),
@@ -30,7 +31,7 @@ fn holds_something(dir: &Path) -> bool {
     })
 }
 
-/// Whether the file is empty, or begins in one of these ways as far as it goes; blanks don't count.
+/// Whether the file is empty, or begins with one of `heads` as far as it goes; blanks are ignored.
 pub fn begins(file: &Path, heads: &[&str]) -> bool {
     let regular = file.symlink_metadata().is_ok_and(|meta| meta.is_file());
     let mut head = Vec::new();
@@ -49,14 +50,16 @@ pub fn begins(file: &Path, heads: &[&str]) -> bool {
     })
 }
 
-/// A directory under construction, in this version with its writer's process number, or one that is being taken away.
+/// Whether a name is that of a directory under construction (with the writer's process number in this version) or of
+/// one that is being removed.
 pub(super) fn is_staged(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
     let stale = || rest.strip_prefix("stale-step-").is_some_and(|step| step.len() >= 8 && digits(step));
     is_random(rest) || writer(name).is_some() || stale()
 }
 
-/// A file that was being written: `tempfile`'s names, after the writer's process number in later versions.
+/// Whether a name is that of an unfinished file: `tempfile`'s names, in later versions after the
+/// writer's process number.
 pub fn is_temporary(name: &str) -> bool {
     name.strip_prefix(".tmp").is_some_and(is_random) || writer(name).is_some()
 }
@@ -67,12 +70,13 @@ pub fn writer(name: &str) -> Option<u32> {
     (is_random(random) && digits(writer)).then(|| writer.parse().ok())?
 }
 
-/// What tempfile puts into names.
+/// Whether a text has the form of tempfile's random part of a name.
 fn is_random(text: &str) -> bool {
     text.len() == 6 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Six characters as people write them: a number, or a word in small letters, in capitals, or with a capital in front.
+/// Whether six characters look chosen by a person: a number, or a word in lower case, upper case, or with a
+/// capital first letter.
 fn is_word(text: &str) -> bool {
     let tail = text.get(1..).unwrap_or_default();
     digits(text)

@@ -1,4 +1,4 @@
-//! Which tensor on disk each parameter takes, all of it checked before the first weight is read.
+//! Matches each parameter with its tensor on disk. Everything is checked before the first weight is read.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,25 +11,26 @@ use super::source::{Entry, Stored, Taken};
 use crate::config::VisionNames;
 use crate::parameters::Slot;
 
-/// What a set of slots finds.
+/// The result of looking for the tensors of a set of slots.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     /// The tensors that fit.
     pub taken: BTreeMap<String, Taken>,
-    /// Our names of those that aren't there.
+    /// The names (module paths) of the missing ones.
     pub missing: Vec<String>,
-    /// Those of the wrong shape, with both shapes.
+    /// The tensors of the wrong shape, with both shapes.
     pub shapes: Vec<String>,
-    /// Those of a type that isn't read.
+    /// The tensors of an unsupported type.
     pub dtypes: Vec<(Entry, String)>,
 }
 
 impl TensorFiles {
-    /// A tensor for each slot.
+    /// Finds the tensor for each slot.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that lists every missing tensor, or every wrong shape, or names a type that isn't read.
+    /// Returns a [`CheckpointError`] that lists every missing tensor, or every wrong shape, or names an unsupported
+    /// type.
     pub(super) fn take(&self, wanted: &[Slot]) -> Result<BTreeMap<String, Taken>, CheckpointError> {
         let Survey { taken, missing, shapes, dtypes } = self.survey(wanted);
         if !missing.is_empty() {
@@ -51,7 +52,7 @@ impl TensorFiles {
         }
     }
 
-    /// What there is for each slot, and all that is wrong.
+    /// Looks for the tensor of each slot, and collects everything that is wrong.
     pub(super) fn survey(&self, wanted: &[Slot]) -> Survey {
         let rows: BTreeMap<&str, usize> =
             wanted.iter().map(|s| (s.name.as_str(), s.shape.first().copied().unwrap_or(1))).collect();
@@ -101,8 +102,8 @@ impl TensorFiles {
         survey
     }
 
-    /// The rows of a fused matrix that a slot takes. Where that has another number of rows than its parts together, the
-    /// entry is the whole matrix, whose shape then is the wrong one, noted once.
+    /// The rows of a fused matrix that belong to a slot. If the matrix does not have as many rows as its parts
+    /// together, the entry is the whole matrix, and its wrong shape is recorded once.
     fn part(&self, slot: &Slot, rows: &dyn Fn(&str) -> Option<usize>, shapes: &mut Vec<String>) -> Option<Entry> {
         let part = FusedPart::of(&slot.name)?;
         let whole = self.tensors.get(&part.whole())?;
@@ -110,13 +111,13 @@ impl TensorFiles {
         if whole.shape.first() != Some(&all) || whole.shape[1..] != slot.shape[1..] {
             let wanted: Vec<usize> = [all].into_iter().chain(slot.shape[1..].iter().copied()).collect();
             shapes.push(format!("{} is {:?}, not {wanted:?}", whole.disk, whole.shape));
-            // Of the right shape, so that it is not noted a second time.
+            // With the expected shape, so that it is not recorded a second time.
             return Some(Entry { shape: slot.shape.clone(), ..whole.clone() });
         }
         Some(whole.rows(first, slot.shape[0]))
     }
 
-    /// The directory that a parameter of our name belongs to.
+    /// The directory to which the parameter with this project's name `name` belongs.
     fn home(&self, name: &str) -> Option<&(PathBuf, Layout)> {
         let vision = name.starts_with("vision_tower.");
         let fits = |layout: Layout| match layout {
@@ -127,7 +128,7 @@ impl TensorFiles {
         self.dirs.iter().rev().find(|(_, layout)| fits(*layout)).or(self.dirs.first())
     }
 
-    /// The name that a parameter of our name would have on disk; `vision` as for [`Layout::disk`].
+    /// The name that a parameter would have on disk; `vision` as for [`Layout::disk`].
     pub(super) fn disk_name(&self, name: &str, vision: Option<&VisionNames>) -> String {
         self.home(name).map_or_else(|| name.into(), |(_, layout)| layout.disk(name, vision))
     }

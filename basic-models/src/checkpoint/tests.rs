@@ -1,4 +1,4 @@
-//! Checkpoints on disk: written, read back, and damaged.
+//! Tests of checkpoints on disk: written, read back, and damaged.
 
 use std::fs;
 use std::path::Path;
@@ -46,14 +46,14 @@ fn values(tensor: Tensor<2>) -> Vec<f32> {
     tensor.cast(DType::F32).try_into_vec_as::<f32>().unwrap()
 }
 
-/// All parameters' values, in order of their names.
+/// The values of all parameters, in the order of their names.
 fn some(model: &Llava) -> Vec<Vec<f32>> {
     let named: Vec<(String, Vec<f32>)> = all(model);
     assert!(named.len() > 40);
     named.into_iter().map(|(_, values)| values).collect()
 }
 
-/// All parameters in order, by writing and parsing them: f32 has room for every type.
+/// All parameters in order, by writing and parsing them: f32 represents the values of every type.
 fn all(model: &Llava) -> Vec<(String, Vec<f32>)> {
     let dir = tempfile::tempdir().unwrap();
     write(model, &dir.path().join("all"), &SaveOptions::new(DType::F32));
@@ -120,7 +120,7 @@ fn fused_matrices_are_written_and_read_as_rows_in_order() {
     let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let layer = "language_model.model.layers.1";
-    // 4 query heads and 2 of keys and values, of width 6; gate and up of 32 rows each.
+    // 4 query heads and 2 key and value heads of width 6; gate and up have 32 rows each.
     assert_eq!(file.tensor(&format!("{layer}.self_attn.qkv_proj.weight")).unwrap().shape(), [48, 24]);
     assert_eq!(file.tensor(&format!("{layer}.mlp.gate_up_proj.weight")).unwrap().shape(), [64, 24]);
     assert!(!file.names().iter().any(|n| n.starts_with("language_model") && n.contains(".q_proj")));
@@ -185,7 +185,7 @@ fn a_table_that_grows_gets_rows_at_the_mean_of_the_old() {
     larger.text_config.vocab_size = 43;
     let open = || TensorFiles::open(dir.path(), Layout::Llava).unwrap();
     let load = |files: TensorFiles| files.load(larger.init(&device), "", DType::F32, &device);
-    // Only where it was asked for, and from the size that it has.
+    // Only if it was requested, and only from the current size.
     for rows in [None, Some((41, 43)), Some((40, 42))] {
         assert!(matches!(load(open().growing(rows)), Err(CheckpointError::Shapes { .. })), "{rows:?}");
     }
@@ -255,7 +255,7 @@ fn tensors_that_dinov2_lacks_are_named_as_its_files_name_them() {
         assert!(error.contains(name), "{error}");
     }
     assert!(!error.contains("self_attn"), "{error}");
-    // CLIP's own names where the encoder is CLIP's.
+    // With CLIP's own names if the encoder is CLIP's.
     config.vision_config.family = VisionConfig::default().family;
     let error = files.load(config.init(&device), "", DType::F32, &device).unwrap_err().to_string();
     assert!(error.contains("encoder.layers.1.self_attn.q_proj.bias"), "{error}");
@@ -268,7 +268,7 @@ fn types_that_are_not_weights_are_named() {
     write(&model(&device), dir.path(), &SaveOptions::new(DType::F32));
     let path = dir.path().join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
-    // An integer of the same width: the file stays whole.
+    // Replaced by an integer type of the same width, so that the file stays valid.
     let at = bytes.windows(22).position(|w| w == b"patch_embedding.weight").unwrap();
     let f32_at = at + bytes[at..].windows(3).position(|w| w == b"F32").unwrap();
     for dtype in [b"I32", b"U32"] {
@@ -282,7 +282,7 @@ fn types_that_are_not_weights_are_named() {
     }
 }
 
-/// A decoder small enough that its header is most of its file.
+/// A decoder so small that the header is most of its file.
 fn small(dir: &Path, fused: bool) -> (Decoder, Vec<u8>) {
     let mut config = config().text_config;
     (config.vocab_size, config.hidden_size, config.intermediate_size) = (4, 8, 4);
@@ -297,7 +297,7 @@ fn small(dir: &Path, fused: bool) -> (Decoder, Vec<u8>) {
     (config.init(&device), fs::read(dir.join("model.safetensors")).unwrap())
 }
 
-/// Opens and loads; all that matters is that it returns, soon, and that errors say something.
+/// Opens and loads. It must only return soon, and errors must have a message.
 fn survives(dir: &Path, empty: Decoder) -> Result<(), TestCaseError> {
     let started = Instant::now();
     let loaded = TensorFiles::open(dir, Layout::Decoder)
@@ -309,7 +309,7 @@ fn survives(dir: &Path, empty: Decoder) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The peak of this process' memory, in bytes; 0 where the system doesn't say.
+/// The peak of this process's memory in bytes; 0 if the system does not report it.
 fn peak() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
@@ -332,7 +332,7 @@ proptest! {
         let header = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
         let range = if in_header { 8 + header } else { bytes.len() };
         for (at, byte) in &changes {
-            // Half the changes are digits, which keep the header JSON.
+            // Half of the changes replace digits by digits, so that the header stays JSON.
             let at = at.index(range);
             bytes[at] = if bytes[at].is_ascii_digit() { b'0' + byte % 10 } else { *byte };
         }
@@ -366,7 +366,7 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         keep in prop::option::weighted(0.2, any::<prop::sample::Index>()),
     ) {
-        // The format since 1.6 (with the shards' many tensors), and the one before.
+        // The format since PyTorch 1.6 (with many tensors in shards), and the one before.
         let name = if zip { "pytorch_model-00002-of-00002.bin" } else { "mm_projector.bin" };
         let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/original");
         let mut bytes = fs::read(original.join(name)).unwrap();
@@ -382,7 +382,7 @@ proptest! {
         fs::write(&path, bytes).unwrap();
         let started = Instant::now();
         if let Ok(files) = TensorFiles::open(dir.path(), Layout::Llava) {
-            // Every tensor that is there is read, whatever the network would take.
+            // Every tensor in the file is read, whatever the network would use.
             let slots: Vec<Slot> = files
                 .list()
                 .map(|(name, entry)| Slot { name: name.into(), shape: entry.shape.clone(), transposed: false })

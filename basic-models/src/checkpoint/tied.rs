@@ -1,4 +1,4 @@
-//! Heads that are the embedding table, or should be: what the configuration says against what the files hold.
+//! Handles output heads that are the embedding table or should be: compares the configuration with the files.
 
 use std::path::Path;
 
@@ -13,15 +13,15 @@ use crate::config::LlavaConfig;
 const TABLE: &str = VOCABULARY[0];
 const HEAD: &str = VOCABULARY[1];
 
-/// Elements that are compared at a time.
+/// The number of elements that are compared at a time.
 const BLOCK: usize = 1 << 20;
 
-/// Makes the head a matrix of its own where the configuration says that it is the table and the files hold another,
-/// which is what transformers computes with; the sentences to tell.
+/// Gives the model a separate head if the configuration says that the head is the table but the files contain another
+/// one, which is what transformers computes with. Returns sentences for the user.
 ///
 /// # Errors
 ///
-/// I/O errors.
+/// Returns I/O errors.
 pub(super) fn untie(config: &mut LlavaConfig, files: &TensorFiles, dir: &Path) -> Result<Vec<String>, CheckpointError> {
     if !config.tied() || same(files, files)? {
         return Ok(Vec::new());
@@ -39,7 +39,7 @@ fn apart(config: &mut LlavaConfig) {
     config.text_config.tie_word_embeddings = false;
 }
 
-/// Whether the head of `heads` is the table of `tables`, value for value; also where one of them is absent.
+/// Whether the head in `heads` equals the table in `tables`, value by value; also true if one of them is absent.
 fn same(tables: &TensorFiles, heads: &TensorFiles) -> Result<bool, CheckpointError> {
     let (Some(table), Some(head)) = (tables.entry(TABLE), heads.entry(HEAD)) else { return Ok(true) };
     let (Stored::Float(a), Stored::Float(b)) = (&table.dtype, &head.dtype) else { return Ok(false) };
@@ -56,7 +56,7 @@ fn same(tables: &TensorFiles, heads: &TensorFiles) -> Result<bool, CheckpointErr
     Ok(true)
 }
 
-/// The bits in f32 of some of a tensor's elements: a NaN is itself there.
+/// The bits of some of a tensor's elements in f32, so that a NaN equals itself.
 fn values(
     files: &TensorFiles,
     entry: &Entry,
@@ -69,7 +69,7 @@ fn values(
     files.windows(&some, float.size(), &mut |bytes| {
         let mut block = vec![0.0f32; bytes.len() / float.size()];
         decode(bytes, float, &mut block);
-        // Both zeros are one number.
+        // Both zeros are the same number.
         bits.extend(block.iter().map(|value| if *value == 0.0 { 0 } else { value.to_bits() }));
         Ok(())
     })?;
@@ -77,9 +77,9 @@ fn values(
 }
 
 impl Checkpoint {
-    /// Lays adapters over the files. Where they train the table or the head of a model that has one matrix for both, it
-    /// has two from then on, as with PEFT, which trains a copy; unless both are saved and equal, or the adapters say that
-    /// they stay one.
+    /// Adds adapters to the files. If they train the table or the head of a model that has one matrix for both, the
+    /// model has two from then on, as with PEFT, which trains a copy. The exceptions: both were saved and are equal, or
+    /// the adapters say that the two stay tied.
     pub(super) fn lay(&mut self, mut adapters: AdapterFiles) -> Result<(), CheckpointError> {
         let (table, head) = (adapters.whole.contains(TABLE), adapters.whole.contains(HEAD));
         let factors = adapters.has_factors("lm_head");

@@ -1,4 +1,4 @@
-//! The tokenizer's files, which are copied as they are: what would make the copy unreadable is an error before.
+//! Checks the tokenizer's files before they are copied unchanged: what would make the copy unreadable is an error.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use super::CheckpointError;
 use crate::outside::{Budget, check_json, read};
 use crate::processor::TOKENIZER_FILES;
 
-/// Checks that each file that is there can be read, and that those of JSON are objects and those of text UTF-8.
+/// Checks that each existing file can be read, that JSON files contain objects, and that text files are UTF-8.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Beside`] that names the file.
+/// Returns [`CheckpointError::Beside`], which names the file.
 pub(super) fn check(dir: &Path) -> Result<(), CheckpointError> {
     for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
         let path = dir.join(name);
@@ -62,7 +62,7 @@ mod tests {
             fs::write(dir.path().join(name), good).unwrap();
             check(dir.path()).unwrap();
         }
-        // A link to nowhere is a file that cannot be read, not one that is absent.
+        // A dangling link is a file that cannot be read, not an absent one.
         #[cfg(unix)]
         {
             std::os::unix::fs::symlink("gone", dir.path().join("tokenizer_config.json")).unwrap();

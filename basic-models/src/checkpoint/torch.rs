@@ -1,5 +1,5 @@
-//! What parsing a PyTorch file would cost, found out before its reader allocates: pickles make objects of single bytes,
-//! and archives deflate a thousandfold.
+//! Checks the cost of parsing a PyTorch file before its reader allocates memory: pickles can make objects from single
+//! bytes, and archives can be compressed a thousandfold.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -13,17 +13,17 @@ use crate::outside::{Budget, excerpt, guarded};
 /// Bytes of memory that an opcode may take: an object on the stack, which grows by doubling, and one in a container.
 const OPCODE: u64 = 128;
 
-/// Bytes of memory that an archive's entry takes in its directory.
+/// Bytes of memory for an archive's entry in its directory.
 const ENTRY: u64 = 1024;
 
-/// Pickles before the data of a file of the format before PyTorch 1.6.
+/// The number of pickles before the data in the format before PyTorch 1.6.
 const PICKLES: usize = 5;
 
 /// Checks that a file can be parsed within its budget.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::OverBudget`]; [`CheckpointError::Torch`] for formats that are not read; I/O errors.
+/// Returns [`CheckpointError::OverBudget`], [`CheckpointError::Torch`] for unsupported formats, and I/O errors.
 pub(super) fn check(path: &Path) -> Result<(), CheckpointError> {
     let budget = Budget::of(path);
     let failed = |reason: String| CheckpointError::Torch { path: path.into(), reason: excerpt(&reason) };
@@ -37,7 +37,7 @@ pub(super) fn check(path: &Path) -> Result<(), CheckpointError> {
     if !start.starts_with(b"PK") {
         return pickles(file, &budget, path);
     }
-    // An entry takes at least 46 bytes of the directory at the archive's end.
+    // An entry takes at least 46 bytes of the directory at the end of the archive.
     let archive = guarded(|| ZipArchive::new(file)).map_err(failed)?;
     let mut archive = archive.map_err(|error| failed(format!("zip archive error: {error}")))?;
     budget.take((archive.len() as u64).saturating_mul(ENTRY))?;
@@ -55,7 +55,7 @@ pub(super) fn check(path: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// The pickles at a file's head, up to its data.
+/// Checks the pickles at the beginning of a file, up to its data.
 fn pickles(mut file: impl BufRead, budget: &Budget, path: &Path) -> Result<(), CheckpointError> {
     for _ in 0..PICKLES {
         if !opcodes(&mut file, budget, path)? {
@@ -65,8 +65,8 @@ fn pickles(mut file: impl BufRead, budget: &Budget, path: &Path) -> Result<(), C
     Ok(())
 }
 
-/// Takes what a pickle's opcodes cost; whether it ended as one does. What is no opcode ends it too: the reader stops
-/// there, with its own words.
+/// Takes the cost of a pickle's opcodes from the budget; returns whether the pickle ended properly. An unknown opcode
+/// ends it too: the reader stops there with its own error.
 fn opcodes(pickle: &mut impl BufRead, budget: &Budget, path: &Path) -> Result<bool, CheckpointError> {
     let io = |error| CheckpointError::io(path)(error);
     loop {
@@ -77,7 +77,7 @@ fn opcodes(pickle: &mut impl BufRead, budget: &Budget, path: &Path) -> Result<bo
         budget.take(OPCODE)?;
         let length = match code[0] {
             b'.' => return Ok(true),
-            // A line, or two.
+            // One line, or two.
             b'I' | b'L' | b'F' | b'V' | b'g' | b'p' | b'P' | b'S' => Argument::Lines(1),
             b'c' | b'i' => Argument::Lines(2),
             b'K' | b'h' | b'q' | 0x80 | 0x82 => Argument::Bytes(1),
@@ -111,7 +111,7 @@ fn opcodes(pickle: &mut impl BufRead, budget: &Budget, path: &Path) -> Result<bo
     }
 }
 
-/// What follows an opcode.
+/// The argument that follows an opcode.
 enum Argument {
     Lines(usize),
     Bytes(u64),
@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// `count` empty lists in a tuple.
+    /// A pickle of `count` empty lists in a tuple.
     fn pickle(count: usize) -> Vec<u8> {
         [b"\x80\x02(".as_slice(), &vec![b']'; count], b"t."].concat()
     }

@@ -1,9 +1,9 @@
-//! Tensor names of the vision encoders whose files name them otherwise than CLIP's, as whose our network is written; the
-//! tables are the families' own (config/vision_family.rs).
+//! Maps the tensor names of vision encoders whose files do not use CLIP's names. The network's fields follow CLIP's;
+//! the tables are those of the families (config/vision_family.rs).
 
 use crate::config::VisionNames;
 
-/// Our name of a vision encoder's tensor; names that are in no family's table stay as they are.
+/// This project's name for a tensor of a vision encoder. A name that is in no family's table is unchanged.
 pub fn canonical(disk: &str) -> String {
     let renamed = VisionNames::all().find_map(|names| {
         let name = disk.strip_prefix(names.prefix).unwrap_or(disk);
@@ -21,7 +21,7 @@ pub fn canonical(disk: &str) -> String {
     renamed.unwrap_or_else(|| disk.to_string())
 }
 
-/// The name on disk of a tensor of our name.
+/// The name on disk of the tensor with this project's name `ours`.
 pub fn disk(names: &VisionNames, ours: &str) -> String {
     if let Some(renamed) = start(ours, names.starts, |(disk, ours)| (ours, disk)) {
         return renamed;
@@ -31,13 +31,13 @@ pub fn disk(names: &VisionNames, ours: &str) -> String {
     end.unwrap_or(renamed)
 }
 
-/// The name of a tensor of our name in transformers 5's modules.
+/// The name in transformers 5's modules of the tensor with this project's name `ours`.
 pub fn module(names: &VisionNames, ours: &str) -> String {
     let renamed = names.modules.iter().fold(ours.to_string(), |name, (module, ours)| name.replacen(ours, module, 1));
     disk(names, &renamed)
 }
 
-/// The name with another start, where it has one of `pairs`; `order` says which of a pair is looked for.
+/// The name with its start replaced by one of `pairs`, if one matches; `order` returns a pair as (old, new).
 fn start(
     name: &str,
     pairs: &'static [(&'static str, &'static str)],

@@ -1,5 +1,5 @@
-//! Tokenizer files with an `<image>` token: those of a checkpoint as they are, or a copy that it was added to; and a row
-//! for it in the embedding table.
+//! Provides tokenizer files with an `<image>` token: a checkpoint's own files, or a copy to which the token is added;
+//! and makes room for its row in the embedding table.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,26 +15,26 @@ use crate::processor::{
     PLACEHOLDER, ProcessorError, TokenIds, Tokenizer, build_tokenizer, copy_tokenizer_files, read_tokenizer_files,
 };
 
-/// A directory with tokenizer files.
+/// A directory that contains tokenizer files.
 #[derive(Debug)]
 pub(super) struct TokenizerFiles {
     dir: PathBuf,
-    /// Holds the copy as long as it is needed.
+    /// Keeps the copy as long as it is needed.
     _copy: Option<TempDir>,
 }
 
 impl TokenizerFiles {
-    /// A checkpoint's files as they are.
+    /// A checkpoint's own files.
     pub fn of(dir: &Path) -> Self {
         Self { dir: dir.into(), _copy: None }
     }
 
-    /// A checkpoint's files; where their vocabulary lacks `<image>`, a copy in which it is the next special token. Of a
-    /// tokenizer.model alone the copy has the tokenizer.json that it stands for.
+    /// A checkpoint's files. If their vocabulary lacks `<image>`, a copy in which it is the next special token. If
+    /// there is only a tokenizer.model, the copy has the tokenizer.json that it is converted to.
     ///
     /// # Errors
     ///
-    /// I/O errors and those of the tokenizer's loader, naming the file.
+    /// Returns I/O errors and the errors of the tokenizer's loader, which name the file.
     pub fn with_image_token(dir: &Path) -> Result<Self, CheckpointError> {
         let (path, bytes) = read_tokenizer_files(dir)?;
         let unread = |message: String| ProcessorError::LoadTokenizer { path: path.clone(), message };
@@ -42,7 +42,7 @@ impl TokenizerFiles {
         if known.token_to_id(PLACEHOLDER).is_some() {
             return Ok(Self::of(dir));
         }
-        // The library has its own mind about the next id, whatever the file says: where ids have gaps, it is no simple sum.
+        // The library chooses the next id whatever the file says; if the ids have gaps, it cannot be computed as a sum.
         let image = AddedToken::from(PLACEHOLDER, true).normalized(false);
         guarded(|| known.add_special_tokens(&[image])).map_err(unread)?;
         let next = known.token_to_id(PLACEHOLDER).ok_or_else(|| unread("it takes no new token".into()))?;
@@ -74,7 +74,7 @@ impl TokenizerFiles {
         if !config.is_object() {
             return Err(wrong("is not a JSON object".into()));
         }
-        // transformers 4 keeps the added tokens here too.
+        // transformers 4 also stores the added tokens here.
         if !config["added_tokens_decoder"].is_object() {
             config["added_tokens_decoder"] = added_tokens(&tokenizer);
         }
@@ -85,7 +85,7 @@ impl TokenizerFiles {
         Ok(Self { dir: copy.path().into(), _copy: Some(copy) })
     }
 
-    /// Where the files lie.
+    /// The directory of the files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -102,7 +102,7 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
-/// `added_tokens` as tokenizer_config.json has them: by id, without it.
+/// `added_tokens` in the form of tokenizer_config.json: by id, without the id in the entry.
 fn added_tokens(tokenizer: &Value) -> Value {
     let mut by_id = json!({});
     for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
@@ -115,8 +115,8 @@ fn added_tokens(tokenizer: &Value) -> Value {
     by_id
 }
 
-/// Names the image token in a configuration and makes its table large enough for it: from how many rows to how many,
-/// where it has to grow.
+/// Sets the image token in a configuration and makes its embedding table large enough for it. Returns the old and the
+/// new number of rows if the table must grow.
 pub(super) fn room_for(
     tokenizer: &TokenizerFiles,
     files: &TensorFiles,
@@ -139,7 +139,7 @@ pub(super) fn room_for(
         return Ok(None);
     };
     let needed = rows.max(image as usize + 1);
-    // Tokens are added by the dozen; an id far beyond the table is another model's tokenizer, or a damaged one.
+    // Tokens are added by the dozen; an id far beyond the table means another model's tokenizer, or a damaged one.
     let wanted = needed.checked_next_multiple_of(multiple.unwrap_or(1).max(1));
     let wanted = wanted.filter(|wanted| wanted - rows <= MOST_ADDED).ok_or_else(|| {
         mismatch(format!("the tokenizer's <image> token is {image}, vocab_size {rows}: they don't belong together"))
@@ -148,5 +148,5 @@ pub(super) fn room_for(
     Ok((wanted != rows).then_some((rows, wanted)))
 }
 
-/// The most rows that a table may grow by.
+/// The most rows by which a table may grow.
 const MOST_ADDED: usize = 1 << 16;

@@ -1,4 +1,4 @@
-//! Writing safetensors tensor by tensor, in one file or in shards with an index, as transformers writes them.
+//! Writes safetensors tensor by tensor, in one file or in shards with an index, in transformers' format.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -20,34 +20,34 @@ use crate::adapters::{Adapter, adapters, dense, merged};
 use crate::config::VisionNames;
 use crate::parameters::{ParamPath, Slot};
 
-/// Elements that are converted before they are written.
+/// The number of elements that are converted at a time.
 const WINDOW: usize = 1 << 20;
 
-/// How weights are written.
+/// The options for writing weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaveOptions {
-    /// Their type: f32, f16 or bf16.
+    /// The type: f32, f16 or bf16.
     pub dtype: DType,
-    /// The most bytes of tensors in a file; one file for all where this is `None`. A larger tensor gets its own.
+    /// The most bytes of tensors in a file; `None` writes a single file. A larger tensor gets a file of its own.
     pub shard_size: Option<u64>,
-    /// Whether the decoder's query, key and value matrices are one on disk, and the gate and up matrices too.
+    /// Whether the decoder's query, key and value matrices are stored as one, and the gate and up matrices too.
     pub fused: bool,
-    /// How the vision encoder's tensors are named, where it is not as CLIP's.
+    /// The names of the vision encoder's tensors, if they differ from CLIP's.
     pub vision: Option<&'static VisionNames>,
 }
 
 impl SaveOptions {
-    /// One file of `dtype`.
+    /// Options for a single file of type `dtype`.
     pub fn new(dtype: DType) -> Self {
         Self { dtype, shard_size: None, fused: false, vision: None }
     }
 }
 
-/// A size as transformers writes it: `500MB`, `5GB` (powers of ten), `4GiB` (powers of two), or bytes.
+/// Parses a size in transformers' format: `500MB`, `5GB` (powers of ten), `4GiB` (powers of two), or bytes.
 ///
 /// # Errors
 ///
-/// What is allowed.
+/// Returns the formats that are allowed.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 7] = [
         ("KIB", 1 << 10),
@@ -68,10 +68,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Writes a tensor's values.
+/// A function that writes a tensor's values.
 type Values<'a> = Box<dyn Fn(&mut Sink) -> Result<(), CheckpointError> + 'a>;
 
-/// A tensor on its way to disk: its name and shape, and what writes its values.
+/// A tensor to be written: its name and shape, and the function that writes its values.
 pub(super) struct Outgoing<'a> {
     slot: Slot,
     write: Values<'a>,
@@ -83,13 +83,13 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// A file that tensors are written to.
+/// A file to which tensors are written.
 pub(super) struct Sink {
     out: BufWriter<File>,
     named: PathBuf,
     written: u64,
     buffer: Vec<u8>,
-    /// Finite values of the tensor being written that became infinite.
+    /// The number of finite values of the current tensor that became infinite.
     overflown: usize,
 }
 
@@ -112,7 +112,8 @@ impl Sink {
     }
 }
 
-/// How many of `values` are finite and infinite in `bytes`, their f16 form. What was infinite before stays so.
+/// The number of `values` that are finite but infinite in `bytes`, their f16 form. Values that were
+/// infinite before stay so.
 fn overflown<T: Float>(values: &[T], bytes: &[u8]) -> usize {
     let (halves, _) = bytes.as_chunks::<2>();
     let infinite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7FFF == 0x7C00;
@@ -124,7 +125,7 @@ fn overflown<T: Float>(values: &[T], bytes: &[u8]) -> usize {
     halves.iter().zip(values).filter(|(half, from)| infinite(half) && finite(from)).count()
 }
 
-/// The tensors with values that do not fit the type that they are written in.
+/// The tensors with values that do not fit the type in which they are written.
 #[derive(Default)]
 pub(super) struct Overflown {
     values: usize,
@@ -143,25 +144,25 @@ impl Overflown {
         }
     }
 
-    /// An error where there are some: a caller that writes has not given its target the final name yet.
+    /// Returns an error if there are any; a caller that writes has not renamed its target yet.
     pub fn check(self, path: PathBuf) -> Result<(), CheckpointError> {
         let Self { values, tensors, first } = self;
         if values == 0 { Ok(()) } else { Err(CheckpointError::Overflow { path, values, tensors, first }) }
     }
 }
 
-/// A tensor of a file: one slot, or several whose rows it joins.
+/// A tensor of a file: one slot, or several whose rows are joined.
 struct Planned<'a> {
     name: String,
     info: TensorInfo,
     parts: Vec<Outgoing<'a>>,
 }
 
-/// Writes a module's parameters into a staged directory as one `model.safetensors` of `dtype` (f32, f16 or bf16).
+/// Writes a module's parameters to a staged directory as one `model.safetensors` of type `dtype` (f32, f16 or bf16).
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Io`] that names the file.
+/// Returns [`CheckpointError::Io`], which names the file.
 pub fn write_tensors<M: Module>(
     staged: &StagedDir,
     module: &M,
@@ -172,8 +173,7 @@ pub fn write_tensors<M: Module>(
     write_outgoing(staged, gather(module, prefix, FloatType::of(dtype)), layout, &SaveOptions::new(dtype))
 }
 
-/// A module's parameters, adapters folded into their weights. They are fetched from their device one at a time, when
-/// they are written.
+/// A module's parameters, with adapters merged into their weights. Each is copied from its device when it is written.
 pub(super) fn gather<M: Module>(module: &M, prefix: &str, to: FloatType) -> Vec<Outgoing<'static>> {
     let mut adapters = adapters(module, prefix);
     gather_as(module, prefix, to, &mut |slot| match slot.is_adapter() {
@@ -182,7 +182,7 @@ pub(super) fn gather<M: Module>(module: &M, prefix: &str, to: FloatType) -> Vec<
     })
 }
 
-/// A module's parameters as they are, adapters apart from their weights, where `wanted`.
+/// Those of a module's parameters that are `wanted`, without merging adapters.
 pub(super) fn gather_apart<M: Module>(
     module: &M,
     to: FloatType,
@@ -191,7 +191,7 @@ pub(super) fn gather_apart<M: Module>(
     gather_as(module, "", to, &mut |slot| wanted(slot).then_some(None))
 }
 
-/// The parameters for which `choose` gives something: the adapter to fold into them, if any.
+/// The parameters for which `choose` returns a value: the adapter to merge into them, if any.
 fn gather_as<M: Module>(
     module: &M,
     prefix: &str,
@@ -203,7 +203,7 @@ fn gather_as<M: Module>(
     gather.tensors
 }
 
-/// Writes tensors into one file of a staged directory.
+/// Writes tensors to one file of a staged directory.
 pub(super) fn write_single(
     staged: &StagedDir,
     name: &str,
@@ -217,8 +217,8 @@ pub(super) fn write_single(
     overflown.check(staged.named(name))
 }
 
-/// Writes tensors into a staged directory: `model.safetensors`, or shards and their index where one file would be
-/// larger than asked for.
+/// Writes tensors to a staged directory: `model.safetensors`, or shards and their index if one file would be larger
+/// than the options allow.
 pub(super) fn write_outgoing(
     staged: &StagedDir,
     tensors: Vec<Outgoing<'_>>,
@@ -342,7 +342,7 @@ impl ModuleVisitor for Gather<'_> {
     }
 }
 
-/// Fetches a tensor from its device and writes it.
+/// Copies a tensor from its device and writes it.
 pub(super) fn write_tensor<const D: usize>(
     tensor: Tensor<D>,
     slot: &Slot,
@@ -395,7 +395,7 @@ mod tests {
         let said = write(large, DType::F16).unwrap_err();
         assert!(said.contains("4 values of 2 tensors (first: a.bias)") && said.contains("bfloat16"), "{said}");
         write(large, DType::BF16).unwrap();
-        // What is infinite or no number already stays what it is; 65519 rounds down.
+        // Infinite values and NaN stay what they are; 65519 is rounded down.
         write(&[65519.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN], DType::F16).unwrap();
     }
 

@@ -1,26 +1,26 @@
-//! Activation functions by their names in config.json.
+//! Activation functions and their names in config.json.
 
 use super::{ConfigError, unsupported};
 
-/// An MLP's activation.
+/// The activation function of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x sigmoid(x)`.
     Silu,
     /// `x Phi(x)`, exact.
     Gelu,
-    /// GELU's approximation by tanh.
+    /// GELU's tanh approximation.
     GeluTanh,
     /// `x sigmoid(1.702 x)`.
     QuickGelu,
 }
 
 impl Activation {
-    /// The activation that transformers calls `name`.
+    /// The activation with transformers' name `name`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Unsupported`] that names `key`.
+    /// Returns [`ConfigError::Unsupported`], which names `key`.
     pub fn parse(key: &str, name: &str) -> Result<Self, ConfigError> {
         match name {
             "silu" | "swish" => Ok(Self::Silu),

@@ -1,4 +1,4 @@
-//! What no configuration may say: each is an error that names the key, before a byte of a model is laid out.
+//! Tests that impossible configurations are refused with an error that names the key, before any memory is allocated.
 
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ fn numbers_that_no_layer_computes_with_are_refused_by_their_key() {
         refused("text_config", key, json!("true"));
         refused("text_config", key, json!(1));
     }
-    // JSON has no word for them.
+    // JSON cannot express these numbers.
     for text in ["NaN", "Infinity", "1e999"] {
         let whole = format!("{{\"model_type\": \"llava\", \"text_config\": {{\"rope_theta\": {text}}}}}");
         assert!(LlavaConfig::from_json(&whole).is_err(), "{text}");

@@ -1,4 +1,4 @@
-//! Decoders of the Llama shape, with what differs between the families as configuration.
+//! The configuration of Llama-like decoders, including the differences between the families.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -8,52 +8,53 @@ use super::{
 };
 use crate::outside::excerpt;
 
-/// A decoder of the Llama shape (transformers' `LlamaConfig` and its kin).
+/// A Llama-like decoder (transformers' `LlamaConfig` and its variants).
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
-    /// Which family.
+    /// The family.
     pub family: &'static Family,
-    /// Rows of the embedding table.
+    /// The number of rows of the embedding table.
     pub vocab_size: usize,
-    /// Width.
+    /// The width (d).
     pub hidden_size: usize,
-    /// Width of the MLP.
+    /// The width of the MLP.
     pub intermediate_size: usize,
-    /// Layers (L).
+    /// The number of layers (L).
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// The number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; by default as many as query heads.
+    /// The number of key and value heads; by default that of the query heads.
     pub num_key_value_heads: Option<usize>,
-    /// Width of a head; by default `hidden_size / num_attention_heads`.
+    /// The width of a head; `hidden_size / num_attention_heads` by default.
     pub head_dim: Option<usize>,
     /// The MLP's activation.
     pub hidden_act: Activation,
-    /// The context, in positions.
+    /// The context length, in positions.
     pub max_position_embeddings: usize,
     /// Added to the mean square in RMS norms.
     pub rms_norm_eps: f64,
     /// The rotary position embedding.
     pub rope: Rope,
-    /// How many positions a query sees, its own included, in layers with a window.
+    /// The number of positions that a query sees in layers with a window, its own included.
     pub sliding_window: Option<usize>,
-    /// Per layer, whether it has the window; by default all have it.
+    /// For each layer, whether it has the window; by default all have it.
     pub windowed: Option<Vec<bool>>,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// Biases in the attention's projections ([`Family::qkv_bias`]: some have them on queries, keys and values anyway).
+    /// Whether the attention's projections have biases. With [`Family::qkv_bias`], queries, keys and
+    /// values have them anyway.
     pub attention_bias: bool,
-    /// Biases in the MLP.
+    /// Whether the MLP has biases.
     pub mlp_bias: bool,
-    /// Padding id.
+    /// The padding token's id.
     pub pad_token_id: Option<u32>,
-    /// Begin-of-sequence id.
+    /// The begin-of-sequence token's id.
     pub bos_token_id: Option<u32>,
-    /// End-of-sequence id or ids.
+    /// The ids of the end-of-sequence tokens.
     pub eos_token_id: Option<EndIds>,
 }
 
-/// One token id or several, as Hugging Face writes either.
+/// One token id or several; Hugging Face writes either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum EndIds {
@@ -130,12 +131,12 @@ struct Raw {
 }
 
 impl DecoderConfig {
-    /// Reads the object of a config.json (`text_config` of LLaVA's, or a language model's whole file). Absent keys take
+    /// Reads the object of a config.json (LLaVA's `text_config`, or a language model's whole file). Absent keys take
     /// the defaults of the family's class in transformers.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] that names the key.
+    /// Returns a [`ConfigError`] that names the key.
     pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
         const SECTION: &str = "text_config";
         let kind = value.get("model_type").unwrap_or(&Value::Null);
@@ -144,11 +145,11 @@ impl DecoderConfig {
             return Err(unsupported("text_config.model_type", kind, Family::supported()));
         };
         let own_keys = family.defaults();
-        // For these null means "none"; elsewhere it means "the default".
+        // For these keys null means "none"; elsewhere it means "the default".
         let nullable = ["sliding_window", "pad_token_id", "bos_token_id", "eos_token_id"];
         let mut merged = section::merged(SECTION, value, own_keys.clone(), &nullable)?;
         for key in ["pad_token_id", "bos_token_id", "eos_token_id"] {
-            // Original Llama checkpoints write -1 for a token that there is not.
+            // Original Llama checkpoints write -1 for a token that does not exist.
             if merged.get(key).and_then(Value::as_i64) == Some(-1) {
                 merged.insert(key.into(), Value::Null);
             }
@@ -165,7 +166,7 @@ impl DecoderConfig {
             })?),
         };
         let raw: Raw = section::parse(SECTION, merged)?;
-        // Before a list as long as the layers is made.
+        // Checked before a list with an entry per layer is made.
         at_most(SECTION, &[("num_hidden_layers", raw.num_hidden_layers, most::LAYERS)])?;
         let (mut sliding_window, mut windowed) = (raw.sliding_window, None);
         if own_keys.contains_key("layer_types") {
@@ -213,7 +214,7 @@ impl DecoderConfig {
         Ok(config)
     }
 
-    /// The object of a config.json that transformers 4 and 5 read.
+    /// The object of a config.json that transformers 4 and 5 can read.
     pub fn to_value(&self) -> Value {
         let mut out = json!({
             "model_type": self.family.name,
@@ -233,14 +234,14 @@ impl DecoderConfig {
             "eos_token_id": self.eos_token_id,
         });
         self.rope.write(&mut out);
-        // Those of the optional keys that the family's class has.
+        // Of the optional keys, only those that the family's class has.
         let keys = self.family.defaults();
         if keys.contains_key("layer_types") {
             let flags: Vec<bool> = (0..self.num_hidden_layers).map(|i| self.window(i).is_some()).collect();
             let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
             out["use_sliding_window"] = json!(self.sliding_window.is_some());
             out["sliding_window"] = json!(self.sliding_window);
-            // transformers before 4.53 knows this key and not layer_types.
+            // transformers before 4.53 reads this key instead of `layer_types`.
             out["max_window_layers"] = json!(flags.iter().take_while(|windowed| !**windowed).count());
             out["layer_types"] = flags.iter().map(name).collect();
         } else if keys.contains_key("sliding_window") {
@@ -254,23 +255,24 @@ impl DecoderConfig {
         out
     }
 
-    /// Key and value heads.
+    /// The number of key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    /// Width of a head.
+    /// The width of a head.
     pub fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    /// How many positions a query of layer `index` sees, its own included; `None` for all before it.
+    /// The number of positions that a query of layer `index` sees, its own included; `None` if it sees all earlier
+    /// ones.
     pub fn window(&self, index: usize) -> Option<usize> {
         let has = |flags: &Vec<bool>| flags.get(index).copied().unwrap_or(false);
         self.sliding_window.filter(|_| self.windowed.as_ref().is_none_or(has))
     }
 
-    /// The longest sequence, in positions: the context, where the rotary base grows with the sequence so many times over.
+    /// The longest sequence in positions: the context length, times the factor by which dynamic scaling may stretch it.
     pub fn context(&self) -> usize {
         match self.rope.kind {
             RopeKind::Dynamic { factor, .. } => (self.max_position_embeddings as f64 * factor.max(1.0)) as usize,
@@ -278,7 +280,7 @@ impl DecoderConfig {
         }
     }
 
-    /// What token embeddings are multiplied by before the first layer; visual embeddings are not.
+    /// The factor of the token embeddings before the first layer; visual embeddings are not scaled.
     pub fn embedding_scale(&self) -> Option<f64> {
         self.family.scaled_embeddings.then(|| (self.hidden_size as f64).sqrt())
     }
@@ -297,7 +299,7 @@ impl DecoderConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] that names the key.
+    /// Returns a [`ConfigError`] that names the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("vocab_size", self.vocab_size),
@@ -323,7 +325,7 @@ impl DecoderConfig {
             ("max_position_embeddings * rope_scaling.factor", self.context(), most::POSITIONS),
             ("eos_token_id (number of ids)", self.eos_ids().len(), most::END_IDS),
         ];
-        // First: of too many heads each has a width of 0.
+        // Checked first: with too many heads, the width of each would be 0.
         at_most("text_config", &bounds)?;
         positive("text_config", &sizes)?;
         above_zero("text_config.rms_norm_eps", self.rms_norm_eps)?;
@@ -360,7 +362,7 @@ impl DecoderConfig {
     }
 }
 
-/// Whether a layer of this type has the window.
+/// Whether layers of this type have the window.
 fn layer_type(kind: &str) -> Result<bool, ConfigError> {
     match kind {
         "full_attention" => Ok(false),

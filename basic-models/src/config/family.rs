@@ -1,37 +1,36 @@
-//! The decoder's families: what each of them has that others lack, and the defaults of its class in transformers. This
-//! is the one place that names them; a family that differs from the others by these fields alone is one entry of
-//! [`Family::ALL`].
+//! The decoder families: the differences between their networks, and the defaults of their classes in transformers. No
+//! other file names them; a family that differs from the others only by these fields is one entry of [`Family::ALL`].
 
 use std::fmt;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-/// A family of decoders: transformers' `model_type`, and how its network and its files differ from Llama's.
+/// A decoder family: transformers' `model_type`, and how its network and its files differ from Llama's.
 pub struct Family {
     /// The `model_type` in config.json.
     pub name: &'static str,
-    /// The `model_type`s in the config.json of LLaVA's own code that mean a decoder of this family.
+    /// The `model_type`s that stand for a decoder of this family in the config.json of LLaVA's own code.
     pub llava_names: &'static [&'static str],
-    /// RMS norms scale by 1 + weight instead of by the weight, in f32.
+    /// RMS norms scale by 1 + weight instead of by the weight; computed in f32.
     pub norm_plus_one: bool,
-    /// Each head's queries and keys are normed before they are rotated.
+    /// The queries and keys of each head are normalized before they are rotated.
     pub qk_norm: bool,
-    /// Queries, keys and values have biases, whatever `attention_bias` says.
+    /// Queries, keys and values have biases, whatever the value of `attention_bias`.
     pub qkv_bias: bool,
-    /// Token embeddings are multiplied by the root of the width; visual embeddings are not.
+    /// Token embeddings are multiplied by the square root of the width; visual embeddings are not.
     pub scaled_embeddings: bool,
-    /// `hidden_act` = `gelu` means GELU's approximation by tanh, and `hidden_activation` may say nothing else.
+    /// `hidden_act` = `gelu` means GELU's tanh approximation, and `hidden_activation` must not differ.
     pub gelu_is_tanh: bool,
-    /// On disk the query, key and value matrices are one, and the gate and up matrices too.
+    /// On disk, the query, key and value matrices are stored as one, and so are the gate and up matrices.
     pub fused_on_disk: bool,
-    /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults where those
-    /// are not Llama's. Keys that a class doesn't have mean nothing to transformers, and so nothing here: of
-    /// `attention_bias`, `mlp_bias`, `sliding_window` and `layer_types` those count that stand here.
+    /// The keys of the family's class in transformers 5.23 that change the computation, with those of their defaults
+    /// that differ from Llama's. Transformers ignores keys that a class does not have, and so does this project:
+    /// `attention_bias`, `mlp_bias`, `sliding_window` and `layer_types` are read only if they are listed here.
     pub own_defaults: fn() -> Value,
 }
 
-/// Llama without keys of its own: what the entries below say only their differences from.
+/// Llama without keys of its own. The entries below only give their differences from it.
 const PLAIN: Family = Family {
     name: "",
     llava_names: &[],
@@ -52,7 +51,7 @@ static LLAMA: Family = Family {
     ..PLAIN
 };
 
-/// A sliding window in all layers.
+/// Mistral: a sliding window in all layers.
 static MISTRAL: Family = Family {
     name: "mistral",
     llava_names: &["llava_mistral"],
@@ -65,11 +64,11 @@ static MISTRAL: Family = Family {
     ..PLAIN
 };
 
-/// Qwen 2 and 2.5: biases on queries, keys and values, a window in some layers.
+/// Qwen 2 and 2.5: biases on queries, keys and values, and a window in some layers.
 static QWEN2: Family =
     Family { name: "qwen2", llava_names: &["llava_qwen"], qkv_bias: true, own_defaults: qwen, ..PLAIN };
 
-/// Norms on each head's queries and keys.
+/// Qwen 3: norms on the queries and keys of each head.
 static QWEN3: Family = Family {
     name: "qwen3",
     qk_norm: true,
@@ -82,7 +81,7 @@ static QWEN3: Family = Family {
     ..PLAIN
 };
 
-/// Fused projections on disk.
+/// Phi-3: fused projections on disk.
 static PHI3: Family = Family {
     name: "phi3",
     fused_on_disk: true,
@@ -96,12 +95,12 @@ static PHI3: Family = Family {
     ..PLAIN
 };
 
-/// Norms of 1 + weight, scaled token embeddings; the head is the table.
+/// Gemma: norms that scale by 1 + weight and scaled token embeddings; the output head is the embedding table.
 static GEMMA: Family = Family {
     name: "gemma",
     norm_plus_one: true,
     scaled_embeddings: true,
-    // Its first configurations said gelu and meant the approximation.
+    // Its first configurations had `gelu` where they meant the approximation.
     gelu_is_tanh: true,
     own_defaults: || {
         json!({
@@ -115,7 +114,7 @@ static GEMMA: Family = Family {
     ..PLAIN
 };
 
-/// What Qwen 2 and 3 share.
+/// The keys that Qwen 2 and 3 share.
 fn qwen() -> Value {
     json!({
         "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
@@ -125,29 +124,29 @@ fn qwen() -> Value {
 }
 
 impl Family {
-    /// Every family; the first one is that of a config.json that names none.
+    /// Every family; a config.json without a `model_type` is of the first one.
     pub const ALL: [&'static Self; 6] = [&LLAMA, &MISTRAL, &QWEN2, &QWEN3, &PHI3, &GEMMA];
 
-    /// The family of a `model_type` in config.json; of none, the first.
+    /// The family of a `model_type` in config.json; the first one for `None`.
     pub(super) fn of(name: Option<&str>) -> Option<&'static Self> {
         let name = name.unwrap_or(Self::ALL[0].name);
         Self::ALL.into_iter().find(|family| family.name == name)
     }
 
-    /// The family of a `model_type` in the config.json of LLaVA's own code; of none, the first.
+    /// The family of a `model_type` in the config.json of LLaVA's own code; the first one for `None`.
     pub fn of_llava(name: Option<&str>) -> Option<&'static Self> {
         let Some(name) = name else { return Some(Self::ALL[0]) };
         let mut known = Self::ALL.into_iter().filter(|family| !family.llava_names.is_empty());
         known.find(|family| family.name == name || family.llava_names.contains(&name))
     }
 
-    /// The `model_type`s that are read, as an error tells them.
+    /// The `model_type`s that are supported, as listed in an error.
     pub(super) fn supported() -> &'static str {
         static NAMES: LazyLock<String> = LazyLock::new(|| listed(&Family::ALL.map(|family| family.name)));
         &NAMES
     }
 
-    /// The `model_type`s of LLaVA's own code that are read, as an error tells them.
+    /// The `model_type`s of LLaVA's own code that are supported, as listed in an error.
     pub fn supported_by_llava() -> &'static str {
         static NAMES: LazyLock<String> = LazyLock::new(|| {
             let names: Vec<&str> = Family::ALL.iter().flat_map(|family| family.llava_names).copied().collect();
@@ -186,7 +185,7 @@ impl fmt::Debug for Family {
 }
 
 impl PartialEq for Family {
-    /// A name has one entry.
+    /// Each name has only one entry.
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
     }

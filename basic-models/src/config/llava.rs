@@ -1,11 +1,12 @@
-//! LLaVA as a whole.
+//! The configuration of LLaVA as a whole.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Activation, ConfigError, DecoderConfig, ProjectorKind, VisionConfig, at_most, most, section, unsupported};
 
-/// The `model_type` of what transformers' `LlavaConfig` cannot express: other projectors than `mlp2x_gelu`.
+/// The `model_type` of models that transformers' `LlavaConfig` cannot express: those with another projector
+/// than `mlp2x_gelu`.
 pub const BASIC_MODEL_TYPE: &str = "basic_llava";
 
 /// LLaVA: a vision encoder, a projector and a decoder (transformers' `LlavaConfig`).
@@ -15,15 +16,15 @@ pub struct LlavaConfig {
     pub text_config: DecoderConfig,
     /// The vision encoder.
     pub vision_config: VisionConfig,
-    /// The id that stands for one visual embedding in a prompt.
+    /// The token id that stands for one visual embedding in a prompt.
     pub image_token_index: u32,
-    /// Which projector.
+    /// The kind of projector.
     pub projector: ProjectorKind,
     /// The projector's activation.
     pub projector_hidden_act: Activation,
     /// Whether the projector's layers have biases.
     pub multimodal_projector_bias: bool,
-    /// Which layers' outputs are projected, side by side; negative counts from the end.
+    /// The vision encoder's layers whose outputs are projected, side by side; negative indices count from the end.
     pub vision_feature_layer: FeatureLayers,
     /// `default` drops the encoder's first position (CLS), `full` keeps all.
     pub vision_feature_select_strategy: SelectStrategy,
@@ -33,7 +34,7 @@ pub struct LlavaConfig {
     pub dtype: Option<String>,
 }
 
-/// One layer's index or several.
+/// The index of one layer, or of several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum FeatureLayers {
@@ -43,13 +44,13 @@ pub enum FeatureLayers {
     Many(Vec<i64>),
 }
 
-/// Which positions of the vision encoder are projected.
+/// The positions of the vision encoder's output that are projected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SelectStrategy {
-    /// All but the first, which is CLS where the encoder has one.
+    /// All but the first, which is CLS if the encoder has one.
     Default,
-    /// All.
+    /// All positions.
     Full,
 }
 
@@ -84,11 +85,11 @@ struct Raw {
 }
 
 impl LlavaConfig {
-    /// Reads and checks a config.json's text.
+    /// Reads and checks the text of a config.json.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] that names the key.
+    /// Returns a [`ConfigError`] that names the key.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         Self::from_value(&serde_json::from_str(text)?)
     }
@@ -97,7 +98,7 @@ impl LlavaConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] that names the key.
+    /// Returns a [`ConfigError`] that names the key.
     pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
         let defaults = json!({
             "model_type": "llava", "image_token_index": 32000, "projector_hidden_act": "gelu",
@@ -139,11 +140,11 @@ impl LlavaConfig {
         Ok(config)
     }
 
-    /// The text of a config.json that transformers 4 and 5 read where [`LlavaConfig::in_transformers`] says so.
+    /// The text of a config.json. Transformers 4 and 5 can read it if [`LlavaConfig::in_transformers`].
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Parse`] where a number has no JSON form.
+    /// Returns [`ConfigError::Parse`] if a number cannot be written as JSON.
     pub fn to_json(&self) -> Result<String, ConfigError> {
         let native = self.in_transformers();
         let architecture = if native { "LlavaForConditionalGeneration" } else { "BasicLlavaForConditionalGeneration" };
@@ -174,11 +175,11 @@ impl LlavaConfig {
         self.projector == ProjectorKind::LLAVA
     }
 
-    /// The vision layers whose outputs are projected: 0 is the embeddings, i the output of layer i.
+    /// The vision encoder's layers whose outputs are projected: 0 is the embeddings, i the output of layer i.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Inconsistent`] where there is none, or one is outside the encoder.
+    /// Returns [`ConfigError::Inconsistent`] if there is none, or if one is outside the encoder.
     pub fn feature_layers(&self) -> Result<Vec<usize>, ConfigError> {
         let layers = self.vision_config.num_hidden_layers as i64;
         let indices = match &self.vision_feature_layer {
@@ -199,7 +200,7 @@ impl LlavaConfig {
         indices.iter().map(resolve).collect()
     }
 
-    /// Width of the features that the projector takes.
+    /// The width of the features that the projector gets.
     pub fn feature_width(&self) -> usize {
         let layers = match &self.vision_feature_layer {
             FeatureLayers::One(_) => 1,
@@ -213,13 +214,13 @@ impl LlavaConfig {
         self.vision_feature_select_strategy == SelectStrategy::Default
     }
 
-    /// Positions of an image that are projected.
+    /// The number of positions of an image that are projected.
     pub fn features(&self) -> usize {
         let all = self.vision_config.num_patches() + self.vision_config.special_positions();
         all - usize::from(self.drops_first())
     }
 
-    /// Visual embeddings of an image (m).
+    /// The number of visual embeddings of an image (m).
     pub fn visual_tokens(&self) -> usize {
         self.features() / (self.projector.shuffle() * self.projector.shuffle())
     }
@@ -228,7 +229,7 @@ impl LlavaConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] that names the key.
+    /// Returns a [`ConfigError`] that names the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.vision_config.validate()?;
         self.text_config.validate()?;

@@ -1,4 +1,4 @@
-//! The configurations of Hugging Face checkpoints, with the defaults of transformers' classes for absent keys.
+//! The configurations of Hugging Face checkpoints. Absent keys take the defaults of transformers' classes.
 
 mod activation;
 #[cfg(test)]
@@ -27,13 +27,13 @@ pub use vision_family::{VisionFamily, VisionNames};
 
 use crate::outside::excerpt;
 
-/// A configuration that is unreadable or asks for what is not built.
+/// A configuration that cannot be read or that is not supported.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// Not JSON.
     #[error("config.json: {0}")]
     Parse(#[from] serde_json::Error),
-    /// A key of the wrong type, or a missing one.
+    /// A key is missing or has a value of the wrong type.
     #[error("config.json: {key}: {reason}")]
     Type {
         /// The key, with its section.
@@ -48,10 +48,10 @@ pub enum ConfigError {
         key: String,
         /// Its value.
         value: String,
-        /// What would be.
+        /// The supported values.
         supported: &'static str,
     },
-    /// A size that no model has.
+    /// A size that is larger than any model's.
     #[error(
         "config.json: {key} = {value} is more than the {most} that are read: no model has as much, fetch the file again"
     )]
@@ -72,8 +72,8 @@ fn unsupported(key: &str, value: impl ToString, supported: &'static str) -> Conf
     ConfigError::Unsupported { key: key.into(), value: excerpt(&value.to_string()), supported }
 }
 
-/// The most that config.json may say of a size; docs/limits.md lists them. No model is near them, and products of sizes
-/// within them are far from what 64 bits hold.
+/// The largest sizes that config.json may have; docs/limits.md lists them. No model comes near them, and products of
+/// sizes within them fit in 64 bits with much room.
 mod most {
     pub const LAYERS: usize = 1 << 12;
     pub const WIDTH: usize = 1 << 17;

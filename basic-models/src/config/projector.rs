@@ -1,8 +1,8 @@
-//! Projectors by LLaVA's names.
+//! The kinds of projectors and LLaVA's names for them.
 
 use super::{ConfigError, unsupported};
 
-/// What stands between vision encoder and decoder.
+/// The kind of projector between the vision encoder and the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProjectorKind {
     /// `linear`: one layer.
@@ -20,21 +20,21 @@ pub enum ProjectorKind {
         /// N, at least 1.
         layers: usize,
     },
-    /// `identity`: the encoder's features as they are.
+    /// `identity`: the encoder's features unchanged.
     Identity,
 }
 
 const SUPPORTED: &str = "linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu or identity";
 
 impl ProjectorKind {
-    /// LLaVA-1.5's, the one that transformers' `LlavaConfig` can express.
+    /// LLaVA-1.5's projector, the only one that transformers' `LlavaConfig` can express.
     pub const LLAVA: Self = Self::Mlp { layers: 2 };
 
-    /// The projector that `name` stands for.
+    /// The projector with the name `name`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Unsupported`] that names `key`.
+    /// Returns [`ConfigError::Unsupported`], which names `key`.
     pub fn parse(key: &str, name: &str) -> Result<Self, ConfigError> {
         let wrong = || unsupported(key, name, SUPPORTED);
         let mlp = |text: &str| -> Option<usize> {
@@ -53,7 +53,7 @@ impl ProjectorKind {
         }
     }
 
-    /// The name that [`ProjectorKind::parse`] reads.
+    /// The projector's name, which [`ProjectorKind::parse`] can read.
     pub fn name(self) -> String {
         match self {
             Self::Linear => "linear".into(),
@@ -63,7 +63,7 @@ impl ProjectorKind {
         }
     }
 
-    /// How many linear layers it has.
+    /// The number of linear layers.
     pub fn layers(self) -> usize {
         match self {
             Self::Linear => 1,
@@ -72,7 +72,7 @@ impl ProjectorKind {
         }
     }
 
-    /// How many patches along a side become one visual token.
+    /// The number of patches along a side that become one visual token.
     pub fn shuffle(self) -> usize {
         match self {
             Self::PixelShuffle { factor, .. } => factor,

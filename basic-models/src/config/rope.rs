@@ -1,47 +1,47 @@
-//! The rotary position embedding's settings.
+//! The settings of the rotary position embedding.
 
 use serde_json::{Value, json};
 
 use super::{ConfigError, above_zero, unsupported};
 use crate::outside::excerpt;
 
-/// A rotary position embedding (transformers' `rope_parameters`, in version 4 `rope_theta` and `rope_scaling`).
+/// A rotary position embedding (transformers' `rope_parameters`; in version 4 `rope_theta` and `rope_scaling`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// The base of the frequencies.
     pub theta: f64,
-    /// How the frequencies are stretched.
+    /// How the frequencies are changed for longer contexts.
     pub kind: RopeKind,
-    /// The share of a head that is rotated, from its start.
+    /// The fraction of a head that is rotated, from its start.
     pub partial: f64,
 }
 
-/// How the frequencies are stretched over a longer context.
+/// How the frequencies are changed for longer contexts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeKind {
-    /// Not at all.
+    /// They are not changed.
     Default,
-    /// All are divided by `factor`.
+    /// All frequencies are divided by `factor`.
     Linear {
-        /// How far.
+        /// The factor by which the context grows.
         factor: f64,
     },
     /// The base grows with sequences beyond `original` positions (NTK scaling).
     Dynamic {
-        /// How far.
+        /// The factor by which the context grows.
         factor: f64,
         /// `max_position_embeddings`.
         original: usize,
     },
-    /// Llama 3's: low frequencies are divided by `factor`, high ones kept, those between interpolated.
+    /// Llama 3's scaling: low frequencies are divided by `factor`, high ones are kept, those between are interpolated.
     Llama3 {
-        /// How far.
+        /// The factor by which the context grows.
         factor: f64,
-        /// Wavelengths above `original / low` are stretched whole.
+        /// Frequencies with wavelengths above `original / low` are divided by the whole factor.
         low: f64,
-        /// Wavelengths below `original / high` are kept.
+        /// Frequencies with wavelengths below `original / high` are kept.
         high: f64,
-        /// The context before stretching.
+        /// The context length before the scaling.
         original: f64,
     },
 }
@@ -53,7 +53,8 @@ impl Default for Rope {
 }
 
 impl Rope {
-    /// Reads either generation's keys of a decoder's config.json; `rope_scaling` wins, as in transformers 5.
+    /// Reads the keys of transformers 4 or 5 from a decoder's config.json. `rope_scaling` takes precedence, as
+    /// in transformers 5.
     pub(super) fn from_value(value: &Value, partial: Option<f64>, context: usize) -> Result<Self, ConfigError> {
         let given = |key: &str| value.get(key).filter(|v| !v.is_null() && v.as_object().is_none_or(|o| !o.is_empty()));
         let (key, rope) = match (given("rope_scaling"), given("rope_parameters")) {
@@ -78,7 +79,7 @@ impl Rope {
         let needed = |name: &str| -> Result<f64, ConfigError> {
             number(name)?.ok_or_else(|| ConfigError::Type { key: path(name), reason: "is missing".into() })
         };
-        // Also where the other wins: a text there is a mistake, not an absent key.
+        // Checked even if the other key takes precedence: a text there is a mistake, not an absent key.
         let top = match value.get("rope_theta").filter(|v| !v.is_null()) {
             None => None,
             Some(theta) => Some(theta.as_f64().ok_or_else(|| ConfigError::Type {
@@ -112,7 +113,7 @@ impl Rope {
         Ok(Self { theta, kind, partial })
     }
 
-    /// Writes both generations' keys.
+    /// Writes the keys of both transformers 4 and 5.
     pub(super) fn write(&self, out: &mut Value) {
         let mut rope = match self.kind {
             RopeKind::Default => json!({ "rope_type": "default" }),
@@ -135,12 +136,12 @@ impl Rope {
         out["rope_parameters"] = rope;
     }
 
-    /// How many of a head's dimensions are rotated.
+    /// The number of a head's dimensions that are rotated.
     pub fn rotary_dims(&self, head_dim: usize) -> usize {
         (head_dim as f64 * self.partial) as usize
     }
 
-    /// The frequencies of a head's pairs, for sequences of `length` positions; in f32, as transformers computes them.
+    /// The frequencies of a head's pairs for sequences of `length` positions, in f32 as transformers computes them.
     pub fn frequencies(&self, head_dim: usize, length: usize) -> Vec<f32> {
         let dims = self.rotary_dims(head_dim);
         let power = |base: f32| (0..dims / 2).map(move |i| 1.0 / base.powf(2.0 * i as f32 / dims as f32));

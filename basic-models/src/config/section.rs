@@ -1,4 +1,4 @@
-//! A section of config.json over its class's defaults.
+//! Reads a section of config.json on top of the defaults of its class.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{ConfigError, unsupported};
 use crate::outside::excerpt;
 
-/// The class's keys with the values that the section gives them. Null means the default, but for the `nullable` keys.
+/// The class's keys with the section's values. Null means the default, except for the `nullable` keys.
 pub fn merged(
     section: &str,
     value: &Value,
@@ -16,7 +16,7 @@ pub fn merged(
     let Some(given) = value.as_object() else {
         return Err(ConfigError::Inconsistent(format!("{section} is not an object")));
     };
-    // transformers would load the weights in another format.
+    // transformers would load such weights in another format.
     if let Some(how) = given.get("quantization_config").filter(|v| !v.is_null()) {
         let method = how.get("quant_method").unwrap_or(how);
         return Err(unsupported(&format!("{section}.quantization_config"), method, "weights in f32, f16 or bf16"));
@@ -31,7 +31,7 @@ pub fn merged(
     Ok(defaults)
 }
 
-/// An error where the key is set to something else; null and absent pass.
+/// Returns an error if the key has an unsupported value; null and an absent key pass.
 pub fn must_be(section: &str, merged: &Map<String, Value>, key: &str, supported: &[Value]) -> Result<(), ConfigError> {
     match merged.get(key) {
         None | Some(Value::Null) => Ok(()),
@@ -43,7 +43,7 @@ pub fn must_be(section: &str, merged: &Map<String, Value>, key: &str, supported:
     }
 }
 
-/// The typed section; an error names the key.
+/// Parses the section into its type; an error names the key.
 pub fn parse<T: DeserializeOwned>(section: &str, merged: Map<String, Value>) -> Result<T, ConfigError> {
     serde_path_to_error::deserialize(Value::Object(merged)).map_err(|error| {
         let path = error.path().to_string();

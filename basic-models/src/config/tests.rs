@@ -12,8 +12,8 @@ fn minimal(text: Value) -> Result<LlavaConfig, ConfigError> {
 
 #[test]
 fn absent_keys_take_the_defaults_of_transformers_classes() {
-    // LlavaConfig() with LlamaConfig() in transformers 5.23: Vicuna-7B's sizes and CLIP ViT-L/14-336.
-    // The one key that LLaVA-1.5's file has to give: room for the image token, 32000.
+    // The defaults of LlavaConfig() with LlamaConfig() in transformers 5.23: the sizes of Vicuna-7B and CLIP
+    // ViT-L/14-336. LLaVA-1.5's file needs to give only one key: a vocabulary with room for the image token, 32000.
     let config = minimal(json!({ "vocab_size": 32064 })).unwrap();
     assert_eq!((config.text_config.hidden_size, config.text_config.kv_heads()), (4096, 32));
     assert_eq!((config.text_config.head_dim(), config.text_config.rope.theta), (128, 10000.0));
@@ -73,7 +73,7 @@ fn what_is_written_reads_back_as_the_same() {
     ] {
         let config = minimal(text.clone()).unwrap();
         let mut again = LlavaConfig::from_json(&config.to_json().unwrap()).unwrap();
-        // Written out instead of left to the default.
+        // These are written out instead of left at their defaults.
         again.text_config.num_key_value_heads = config.text_config.num_key_value_heads;
         again.text_config.head_dim = config.text_config.head_dim;
         again.tie_word_embeddings = config.tie_word_embeddings;
@@ -125,7 +125,7 @@ fn what_changes_the_computation_and_is_not_built_is_an_error_that_names_the_key(
 
 #[test]
 fn a_gated_vision_block_is_two_thirds_as_wide_in_steps_of_8_and_keeps_its_key() {
-    // facebook/dinov2-giant: 1536 wide, mlp_ratio 4, and its weights_in has 8192 rows.
+    // facebook/dinov2-giant has width 1536 and mlp_ratio 4, and its weights_in has 8192 rows.
     for (hidden, ratio, width) in [(1536, 4, 4096), (24, 2, 32), (24, 3, 48), (40, 4, 112)] {
         let value = json!({ "model_type": "dinov2", "hidden_size": hidden, "num_attention_heads": 2,
             "mlp_ratio": ratio, "use_swiglu_ffn": true });

@@ -1,4 +1,4 @@
-//! Vision encoders: plain vision transformers, with what differs between the families as configuration.
+//! The configuration of vision encoders: plain vision transformers, including the differences between the families.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,40 +10,43 @@ use super::{
 /// A vision transformer (transformers' `CLIPVisionConfig`, `SiglipVisionConfig`, `Dinov2Config`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
-    /// Which family.
+    /// The family.
     pub family: &'static VisionFamily,
-    /// Width.
+    /// The width.
     pub hidden_size: usize,
-    /// Width of the MLP.
+    /// The width of the MLP.
     pub intermediate_size: usize,
-    /// Layers.
+    /// The number of layers.
     pub num_hidden_layers: usize,
-    /// Attention heads.
+    /// The number of attention heads.
     pub num_attention_heads: usize,
-    /// Colour channels.
+    /// The number of colour channels.
     pub num_channels: usize,
-    /// Side of the (square) image that the position embeddings are for, in pixels.
+    /// The side of the (square) images that the position embeddings were trained for, in pixels.
     pub image_size: usize,
-    /// Side of the images that come in, where it is another and the family interpolates its position embeddings. No key
-    /// of config.json: the image processor decides.
+    /// The side of the input images, if it differs and the family interpolates its position embeddings. It is not a key
+    /// of config.json; the image processor determines it.
     pub input_size: Option<usize>,
-    /// Side of a (square) patch, in pixels.
+    /// The side of a (square) patch, in pixels.
     pub patch_size: usize,
     /// The MLP's activation.
     pub hidden_act: Activation,
     /// Added to the variance in layer norms.
     pub layer_norm_eps: f64,
-    /// Width of the space that images and texts share; unused by LLaVA, kept so that the file stays whole.
+    /// The width of the space that images and texts share. LLaVA does not use it; it is kept so that a
+    /// saved file is complete.
     pub projection_dim: usize,
-    /// Whether the encoder has a pooling head; unused by LLaVA, kept so that the checkpoint stays whole.
+    /// Whether the encoder has a pooling head. LLaVA does not use it; it is kept so that a saved
+    /// checkpoint is complete.
     pub pooling_head: bool,
-    /// Register positions between CLS and the patches.
+    /// The number of register positions between CLS and the patches.
     pub registers: usize,
-    /// Whether there is a mask token; unused, kept so that the checkpoint stays whole.
+    /// Whether there is a mask token. It is not used, but kept so that a saved checkpoint is complete.
     pub mask_token: bool,
-    /// Biases of queries, keys and values.
+    /// Whether queries, keys and values have biases.
     pub qkv_bias: bool,
-    /// A gated feed-forward block (a giant encoder's), [`VisionConfig::swiglu_width`] wide.
+    /// Whether the feed-forward block is gated, as in the giant encoders; it is then
+    /// [`VisionConfig::swiglu_width`] wide.
     pub swiglu: bool,
 }
 
@@ -99,7 +102,7 @@ struct Raw {
     use_swiglu_ffn: bool,
 }
 
-/// A side length, or height and width.
+/// A side length, or a height and a width.
 #[derive(Deserialize, Clone, Copy)]
 #[serde(untagged)]
 enum Side {
@@ -118,7 +121,7 @@ impl Side {
 }
 
 impl VisionConfig {
-    /// What `LlavaConfig` assumes where it has no `vision_config`: CLIP ViT-L/14 at 336 pixels.
+    /// The encoder that `LlavaConfig` assumes without a `vision_config`: CLIP ViT-L/14 at 336 pixels.
     pub(super) fn llava_default() -> Self {
         Self {
             hidden_size: 1024,
@@ -132,11 +135,11 @@ impl VisionConfig {
         }
     }
 
-    /// Reads the object of a config.json (`vision_config` of LLaVA's, or a vision encoder's whole file).
+    /// Reads the object of a config.json (LLaVA's `vision_config`, or a vision encoder's whole file).
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] that names the key.
+    /// Returns a [`ConfigError`] that names the key.
     pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
         const SECTION: &str = "vision_config";
         let kind = value.get("model_type").unwrap_or(&Value::Null);
@@ -177,7 +180,7 @@ impl VisionConfig {
         Ok(config)
     }
 
-    /// The object of a config.json that transformers reads.
+    /// The object of a config.json that transformers can read.
     pub fn to_value(&self) -> Value {
         let with_registers = self.family.registers_name.filter(|_| self.registers > 0);
         let mut out = json!({
@@ -191,7 +194,7 @@ impl VisionConfig {
             "hidden_act": self.hidden_act.name(),
             "layer_norm_eps": self.layer_norm_eps,
         });
-        // Those of the optional keys that the family's class has.
+        // Of the optional keys, only those that the family's class has.
         let keys = self.family.defaults(with_registers.is_some());
         for (key, value) in [
             ("intermediate_size", json!(self.intermediate_size)),
@@ -212,27 +215,27 @@ impl VisionConfig {
         out
     }
 
-    /// Patches of an image.
+    /// The number of patches of an image.
     pub fn num_patches(&self) -> usize {
         self.grid() * self.grid()
     }
 
-    /// Patches along a side of an image.
+    /// The number of patches along a side of an image.
     pub fn grid(&self) -> usize {
         self.side() / self.patch_size
     }
 
-    /// Width of a gated feed-forward block: two thirds of the MLP's, rounded up to a multiple of 8.
+    /// The width of a gated feed-forward block: two thirds of the MLP's width, rounded up to a multiple of 8.
     pub fn swiglu_width(&self) -> usize {
         (self.intermediate_size * 2 / 3).next_multiple_of(8)
     }
 
-    /// Side of the images that come in, in pixels.
+    /// The side of the input images, in pixels.
     pub fn side(&self) -> usize {
         self.input_size.unwrap_or(self.image_size)
     }
 
-    /// Positions before the patches: CLS and registers.
+    /// The number of positions before the patches: CLS and registers.
     pub fn special_positions(&self) -> usize {
         usize::from(self.family.class) + self.registers
     }
@@ -241,7 +244,7 @@ impl VisionConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] that names the key.
+    /// Returns a [`ConfigError`] that names the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("hidden_size", self.hidden_size),

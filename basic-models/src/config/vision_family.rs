@@ -1,6 +1,6 @@
-//! The vision encoders' families: what each of them has that others lack, the defaults of its classes in transformers,
-//! and how its tensors are named on disk. This is the one place that names them; a family that differs from the others
-//! by these fields alone is one entry of [`VisionFamily::ALL`].
+//! The vision encoder families: the differences between their networks, the defaults of their classes in transformers,
+//! and the names of their tensors on disk. No other file names them; a family that differs from the others only by
+//! these fields is one entry of [`VisionFamily::ALL`].
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -9,54 +9,55 @@ use serde_json::{Map, Value, json};
 
 use super::family::listed;
 
-/// A family of vision encoders: transformers' `model_type`s, and how their network and their files differ.
+/// A vision encoder family: transformers' `model_type`s, and how its network and its files differ from the others'.
 pub struct VisionFamily {
-    /// The `model_type` in config.json, as it is written.
+    /// The `model_type` that is written to config.json.
     pub name: &'static str,
-    /// The `model_type` of a model of images and texts that holds such an encoder.
+    /// The `model_type` of a joint model of images and texts that contains such an encoder.
     pub joint_name: Option<&'static str>,
-    /// The `model_type` of the class with register positions, where there is one.
+    /// The `model_type` of the class with register positions, if there is one.
     pub registers_name: Option<&'static str>,
-    /// A CLS position stands before the patches.
+    /// There is a CLS position before the patches.
     pub class: bool,
     /// CLS and the positions are parameters with a batch dimension (`cls_token`, `position_embeddings`) instead of a
     /// vector and a table (`class_embedding`, `position_embedding`).
     pub batched_embeddings: bool,
-    /// Positions are interpolated to the size of the images that come in.
+    /// Position embeddings are interpolated to the size of the input images.
     pub interpolates: bool,
-    /// The patches' convolution has a bias.
+    /// The convolution of the patches has a bias.
     pub patch_bias: bool,
-    /// A norm stands before the layers.
+    /// There is a norm before the layers.
     pub pre_norm: bool,
     /// Each block's output is scaled by a vector.
     pub layer_scale: bool,
-    /// How tensors are named on disk, where it is not as CLIP's, after whose our network's fields are called.
+    /// The names of the tensors on disk, if they differ from CLIP's, which the network's fields follow.
     pub names: Option<&'static VisionNames>,
     /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults; the
-    /// argument says whether it is the class with registers. Of keys that some classes have and others lack, those are
-    /// read and written that stand here.
+    /// argument says whether it is the class with registers. Keys that only some classes have are read and written only
+    /// if they are listed here.
     pub class_defaults: fn(bool) -> Value,
 }
 
-/// How a family's tensors are named on disk: pairs of the name on disk and ours.
+/// The names of a family's tensors on disk, as pairs of the name on disk and the name in this project.
 pub struct VisionNames {
-    /// A parameter, by our name, that an encoder with such names has and no other.
+    /// A parameter, by this project's name, that only encoders with these names have.
     pub mark: &'static str,
-    /// What some files have before all names.
+    /// A prefix that the names in some files have.
     pub prefix: &'static str,
-    /// Starts of names on disk whose other parts are renamed too.
+    /// The starts of those names on disk to which `parts`, `modules` and `ends` apply.
     pub renamed: &'static [&'static str],
-    /// Starts of names.
+    /// Pairs that replace the start of a name.
     pub starts: &'static [(&'static str, &'static str)],
-    /// Parts of names.
+    /// Pairs that replace a part of a name.
     pub parts: &'static [(&'static str, &'static str)],
-    /// Ends of names.
+    /// Pairs that replace the end of a name.
     pub ends: &'static [(&'static str, &'static str)],
-    /// Parts of names of transformers 5's modules, where those differ from the files': adapters are named by them.
+    /// Pairs for the names of transformers 5's modules where they differ from the files' names: adapters use
+    /// the modules' names.
     pub modules: &'static [(&'static str, &'static str)],
 }
 
-/// A CLS position, a norm before the layers.
+/// CLIP: a CLS position, and a norm before the layers.
 static CLIP: VisionFamily = VisionFamily {
     name: "clip_vision_model",
     joint_name: Some("clip"),
@@ -77,7 +78,7 @@ static CLIP: VisionFamily = VisionFamily {
     },
 };
 
-/// SigLIP, and SigLIP 2 at a fixed resolution: no CLS position, a pooling head that LLaVA does not use.
+/// SigLIP, and SigLIP 2 at a fixed resolution: no CLS position, and a pooling head that LLaVA does not use.
 static SIGLIP: VisionFamily = VisionFamily {
     name: "siglip_vision_model",
     joint_name: Some("siglip"),
@@ -98,7 +99,7 @@ static SIGLIP: VisionFamily = VisionFamily {
     },
 };
 
-/// A CLS position, layer scale; with register positions in a class of its own.
+/// DINOv2: a CLS position and layer scale; the variant with register positions has a class of its own.
 static DINOV2: VisionFamily = VisionFamily {
     name: "dinov2",
     joint_name: None,
@@ -138,7 +139,7 @@ static DINOV2_NAMES: VisionNames = VisionNames {
         (".mlp.weights_", ".swiglu.weights_"),
         ("encoder.layer.", "encoder.layers."),
     ],
-    // A layer scale is a module of one parameter on disk.
+    // On disk, a layer scale is a module with one parameter.
     ends: &[(".layer_scale1.lambda1", ".layer_scale1"), (".layer_scale2.lambda1", ".layer_scale2")],
     modules: &[
         (".attention.q_proj.", ".self_attn.q_proj."),
@@ -149,10 +150,11 @@ static DINOV2_NAMES: VisionNames = VisionNames {
 };
 
 impl VisionFamily {
-    /// Every family; the first one is that of a config.json that names none.
+    /// Every family; a config.json without a `model_type` is of the first one.
     pub const ALL: [&'static Self; 3] = [&CLIP, &SIGLIP, &DINOV2];
 
-    /// The family of a `model_type` in config.json, and whether it is the class with registers; of none, the first.
+    /// The family of a `model_type` in config.json, and whether it is the class with registers; the
+    /// first one for `None`.
     pub fn of(name: Option<&str>) -> Option<(&'static Self, bool)> {
         let Some(name) = name else { return Some((Self::ALL[0], false)) };
         let has = |family: &&Self| [Some(family.name), family.joint_name, family.registers_name].contains(&Some(name));
@@ -167,7 +169,7 @@ impl VisionFamily {
         Self::ALL.iter().any(|family| name.starts_with(stem(family.name)))
     }
 
-    /// The `model_type`s that are read, as an error tells them.
+    /// The `model_type`s that are supported, as listed in an error.
     pub(super) fn supported() -> &'static str {
         static NAMES: LazyLock<String> = LazyLock::new(|| {
             let names = VisionFamily::ALL.iter().flat_map(|family| [Some(family.name), family.registers_name]);
@@ -186,7 +188,7 @@ impl VisionFamily {
 }
 
 impl VisionNames {
-    /// Those of all families that have names of their own.
+    /// The names of all families that differ from CLIP's.
     pub fn all() -> impl Iterator<Item = &'static Self> {
         VisionFamily::ALL.into_iter().filter_map(|family| family.names)
     }
@@ -205,14 +207,14 @@ impl fmt::Debug for VisionNames {
 }
 
 impl PartialEq for VisionFamily {
-    /// A name has one entry.
+    /// Each name has only one entry.
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
     }
 }
 
 impl PartialEq for VisionNames {
-    /// A mark is one family's.
+    /// Each mark belongs to one family.
     fn eq(&self, other: &Self) -> bool {
         self.mark == other.mark
     }

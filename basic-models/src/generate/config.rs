@@ -1,4 +1,4 @@
-//! A generation's settings, and what generation_config.json says about them.
+//! The settings of a generation, and reading their defaults from generation_config.json.
 
 use std::path::Path;
 
@@ -8,47 +8,48 @@ use super::GenerateError;
 use crate::Checkpoint;
 use crate::outside::{excerpt, read_json_text};
 
-/// How far a generation goes and how its tokens are chosen.
+/// How many tokens are generated and how they are chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationConfig {
-    /// At most this many new tokens.
+    /// The most new tokens.
     pub max_new_tokens: usize,
-    /// A sequence ends with any of these.
+    /// The ids that end a sequence.
     pub eos: Vec<u32>,
-    /// Fills up shorter prompts and finished sequences.
+    /// The id that pads shorter prompts and finished sequences.
     pub pad: u32,
-    /// Positive logits of ids that the sequence holds already, the prompt's included, are divided by it and negative ones
-    /// multiplied; 1: none.
+    /// The penalty for ids that are already in the sequence, including the prompt: their positive logits are divided by
+    /// it and their negative ones multiplied; 1 for none.
     pub repetition_penalty: f64,
-    /// Draws the next token; without it the most likely one is taken.
+    /// How the next token is drawn; `None` takes the most likely one.
     pub sampling: Option<Sampling>,
 }
 
-/// What is drawn from: the logits divided by the temperature, then filtered by top-k, top-p and min-p in this order (that
-/// of transformers).
+/// How tokens are drawn: the logits are divided by the temperature, then filtered by top-k, top-p and min-p in this
+/// order, which is that of transformers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Over 0; below 1 sharpens, above 1 flattens.
+    /// Must be above 0; values below 1 sharpen the distribution, values above 1 flatten it.
     pub temperature: f64,
-    /// Keeps this many of the most likely tokens, and the equals of the last; 0: all.
+    /// Keeps this many of the most likely tokens, and those that tie with the last of them; 0 keeps all.
     pub top_k: usize,
-    /// Keeps the most likely tokens that hold this share of the probability, in (0, 1]; 1: all.
+    /// Keeps the most likely tokens that together have this share of the probability, in (0, 1]; 1 keeps all.
     pub top_p: f64,
-    /// Keeps tokens that have at least this share of the most likely one's probability, in \[0, 1\]; 0: all.
+    /// Keeps tokens with at least this fraction of the most likely token's probability, in \[0, 1\]; 0 keeps all.
     pub min_p: f64,
-    /// One seed, one result: row i draws from a stream of its own, whatever the other rows hold.
+    /// The same seed gives the same result: row i draws from a stream of its own, which does not depend
+    /// on the other rows.
     pub seed: u64,
 }
 
 impl Default for Sampling {
-    /// The model's own distribution, seed 0.
+    /// The model's own distribution, with seed 0.
     fn default() -> Self {
         Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
     }
 }
 
 impl GenerationConfig {
-    /// The most likely token at every step.
+    /// Settings that choose the most likely token at every step.
     pub fn greedy(max_new_tokens: usize, eos: Vec<u32>, pad: u32) -> Self {
         Self { max_new_tokens, eos, pad, repetition_penalty: 1.0, sampling: None }
     }
@@ -57,7 +58,7 @@ impl GenerationConfig {
     ///
     /// # Errors
     ///
-    /// [`GenerateError::Setting`] that names it.
+    /// Returns [`GenerateError::Setting`], which names it.
     pub fn validate(&self) -> Result<(), GenerateError> {
         let check = |name, value: f64, expected, fits: bool| {
             if fits { Ok(()) } else { Err(GenerateError::Setting { name, value: value.to_string(), expected }) }
@@ -74,28 +75,28 @@ impl GenerationConfig {
     }
 }
 
-/// What a checkpoint's generation_config.json sets. `do_sample` and the lengths are left to the caller.
+/// The settings in a checkpoint's generation_config.json, except `do_sample` and the lengths, which the caller decides.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationDefaults {
-    /// End tokens.
+    /// The end-of-sequence ids.
     pub eos_token_id: Vec<u32>,
     /// The temperature.
     pub temperature: Option<f64>,
     /// The number of tokens that top-k keeps.
     pub top_k: Option<usize>,
-    /// The share of top-p.
+    /// The value for top-p.
     pub top_p: Option<f64>,
-    /// The share of min-p.
+    /// The value for min-p.
     pub min_p: Option<f64>,
-    /// The repetition penalty, which greedy generation follows too.
+    /// The repetition penalty, which also applies to greedy generation.
     pub repetition_penalty: Option<f64>,
     /// Texts that end a generation.
     pub stop_strings: Vec<String>,
-    /// Keys that change what transformers generates and are not followed here.
+    /// Keys that change what transformers generates but are not supported here.
     pub not_followed: Vec<String>,
 }
 
-/// Keys that this crate does not follow, with the values at which they do nothing (beside null).
+/// Keys that this crate does not support, with the values (besides null) at which they have no effect.
 const NOT_FOLLOWED: [(&str, &[f64]); 22] = [
     ("bad_words_ids", &[]),
     ("begin_suppress_tokens", &[]),
@@ -121,10 +122,10 @@ const NOT_FOLLOWED: [(&str, &[f64]); 22] = [
     ("watermarking_config", &[]),
 ];
 
-/// Keys with one JSON type (beside null), and what to call it.
+/// Keys that must have the same JSON type (or be null), the type's name for messages, and its check.
 type Typed = (&'static [&'static str], &'static str, fn(&Value) -> bool);
 
-/// The types of transformers' keys, also of those that change nothing here.
+/// The types of transformers' keys, including those without an effect here.
 const TYPES: [Typed; 4] = [
     (
         &[
@@ -183,11 +184,11 @@ const TYPES: [Typed; 4] = [
 ];
 
 impl GenerationDefaults {
-    /// Reads generation_config.json; where there is none, nothing is set.
+    /// Reads generation_config.json; if it does not exist, nothing is set.
     ///
     /// # Errors
     ///
-    /// [`GenerateError::File`] or [`GenerateError::Defaults`], naming the file and the key.
+    /// Returns [`GenerateError::File`] or [`GenerateError::Defaults`], which name the file and the key.
     pub fn load(dir: &Path) -> Result<Self, GenerateError> {
         let path = dir.join("generation_config.json");
         let text = match read_json_text(&path) {
@@ -205,7 +206,8 @@ impl GenerationDefaults {
         }
         let wrong =
             |key: &str, expected: &str| format!("{key} is {}, expected {expected}", excerpt(&value[key].to_string()));
-        // Also of what is not followed: a wrong type is a broken file, which transformers would refuse or misread.
+        // Unsupported keys are checked too: a wrong type means a broken file, which transformers would refuse or
+        // misread.
         for (keys, expected, fits) in TYPES {
             if let Some(key) = keys.iter().find(|key| !value[**key].is_null() && !fits(&value[**key])) {
                 return Err(wrong(key, expected));
@@ -251,7 +253,7 @@ impl GenerationDefaults {
         Ok(defaults)
     }
 
-    /// `base` with what the file sets.
+    /// `base`, with the file's settings on top.
     pub fn sampling(&self, base: Sampling) -> Sampling {
         Sampling {
             temperature: self.temperature.unwrap_or(base.temperature),
@@ -262,7 +264,7 @@ impl GenerationDefaults {
         }
     }
 
-    /// The ids at which an answer of `checkpoint` ends: those of this file, of config.json and of the tokenizer.
+    /// The ids that end an answer of `checkpoint`: those of this file, of config.json and of the tokenizer.
     pub fn end_ids(&self, checkpoint: &Checkpoint) -> Vec<u32> {
         let mut ids = checkpoint.eos_ids();
         ids.extend(&self.eos_token_id);
@@ -272,7 +274,7 @@ impl GenerationDefaults {
     }
 }
 
-/// `null`, `2` or `[2, 3]`.
+/// Reads `null`, `2` or `[2, 3]`.
 fn one_or_more<T: serde::de::DeserializeOwned>(value: &Value) -> Option<Vec<T>> {
     match value {
         Value::Null => Some(Vec::new()),

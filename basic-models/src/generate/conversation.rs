@@ -1,4 +1,4 @@
-//! A conversation about some images, question by question.
+//! A conversation about images, question by question.
 
 use std::ops::ControlFlow;
 
@@ -10,7 +10,7 @@ use crate::input::ImageTokens;
 use crate::nn::Llava;
 use crate::processor::{Message, PLACEHOLDER, Prompt, Role, Style, render_prompt, tokenize_prompt};
 
-/// The turns so far, and a [`Session`] that holds their keys and values.
+/// The turns so far, and a [`Session`] with their keys and values.
 #[derive(Debug)]
 pub struct Conversation<'a> {
     checkpoint: &'a Checkpoint,
@@ -22,8 +22,8 @@ pub struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    /// An empty conversation, with optional instructions (a system turn), about images whose patch features are
-    /// `features`, `[images * m, vision hidden]`. The first question shows them, ahead of its text.
+    /// Starts a conversation, with optional instructions (a system turn), about images with the patch features
+    /// `features`, `[images * m, vision hidden]`. The first question shows the images before its text.
     pub fn new(
         checkpoint: &'a Checkpoint,
         model: &'a Llava,
@@ -38,22 +38,23 @@ impl<'a> Conversation<'a> {
         Self { checkpoint, style, session: Session::new(model, features), images, messages, instructed }
     }
 
-    /// The turns so far, the instructions first.
+    /// The turns so far, starting with the instructions.
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
 
-    /// Forgets questions and answers; instructions and images stay.
+    /// Removes all questions and answers; the instructions and images stay.
     pub fn reset(&mut self) {
         self.messages.truncate(usize::from(self.instructed));
     }
 
-    /// Answers a question with at most `config.max_new_tokens` tokens, and no more than the context holds. A cancelled
-    /// answer counts as far as it came; a question that fails or whose answer is blank is forgotten.
+    /// Answers a question with at most `config.max_new_tokens` tokens, and no more than fit in the context. A cancelled
+    /// answer is kept as far as it was generated. A question that fails, or whose answer is blank, is removed again.
     ///
     /// # Errors
     ///
-    /// [`GenerateError`]: a question that does not fit the context or the style, or that names images.
+    /// Returns a [`GenerateError`] for a question that does not fit the context or the style, or that contains
+    /// image placeholders.
     pub fn ask(
         &mut self,
         question: &str,

@@ -1,4 +1,4 @@
-//! Why nothing could be generated.
+//! The errors of generation.
 
 use std::path::PathBuf;
 
@@ -7,57 +7,57 @@ use thiserror::Error;
 
 use crate::processor::ProcessorError;
 
-/// Why nothing could be generated.
+/// An error that prevents a generation.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum GenerateError {
     /// A prompt without tokens.
     #[error("prompt {0} has no tokens")]
     EmptyPrompt(usize),
-    /// Prompt and new tokens exceed the context.
+    /// The prompt and the new tokens exceed the context.
     #[error("a prompt of {prompt} tokens and {new} new ones exceed the model's context of {context}")]
     TooLong {
-        /// Tokens of the longest prompt.
+        /// The number of tokens of the longest prompt.
         prompt: usize,
-        /// New tokens asked for.
+        /// The number of new tokens that were asked for.
         new: usize,
         /// `max_position_embeddings`.
         context: usize,
     },
-    /// Visual features that don't fill the prompts' image positions.
+    /// The number of visual embeddings differs from that of the prompts' image positions.
     #[error(
         "the prompts have {positions} image positions, the images {rows} visual embeddings: one is needed for each"
     )]
     Features {
-        /// Image positions of all prompts.
+        /// The number of image positions in all prompts.
         positions: usize,
-        /// Rows of the features.
+        /// The number of visual embeddings.
         rows: usize,
     },
-    /// A setting out of its range.
+    /// A setting that is out of its range.
     #[error("{name} is {value}, expected {expected}")]
     Setting {
         /// Its name in generation_config.json.
         name: &'static str,
-        /// Its value.
+        /// The value.
         value: String,
-        /// What may stand there.
+        /// What is allowed.
         expected: &'static str,
     },
-    /// The model's scores are no numbers.
+    /// The model's logits are not finite.
     #[error(
         "step {step}: the logits of prompt {prompt} are not finite: the checkpoint's weights or configuration are broken"
     )]
     NotFinite {
-        /// Which prompt, from 0.
+        /// The index of the prompt, from 0.
         prompt: usize,
-        /// The new token, from 0.
+        /// The index of the new token, from 0.
         step: usize,
     },
     /// The device failed.
     #[error("logits could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
-    /// The tokenizer failed on new ids.
+    /// The tokenizer failed on the new ids.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
     /// generation_config.json could not be read.
@@ -65,10 +65,10 @@ pub enum GenerateError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// generation_config.json is not what it should be.
+    /// generation_config.json is not valid.
     #[error("{path}: {reason}", path = path.display())]
     Defaults {
         /// The file.

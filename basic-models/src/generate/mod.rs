@@ -1,4 +1,4 @@
-//! Generation: batches of prompts, a key-value cache, greedy or sampled, streamed.
+//! Generation for batches of prompts, with a key-value cache, greedy or sampled, and streamed.
 //!
 //! ```text
 //! prompts, patch features -> generate            -> Generated { ids, gaps, top5, finish }
@@ -32,16 +32,16 @@ use crate::input::{Batch, ImageTokens};
 use crate::nn::{KvCache, Llava};
 use sampling::{Chooser, largest};
 
-/// What one prompt was answered with.
+/// The answer to one prompt.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Generated {
-    /// The new ids, the end token included.
+    /// The new ids, including the end token.
     pub ids: Vec<u32>,
-    /// Per new id, how far the second largest logit was behind the largest, after the repetition penalty.
+    /// For each new id, the difference between the largest and the second largest logit, after the repetition penalty.
     pub gaps: Vec<f32>,
-    /// The model's five largest logits of the first step, with their ids.
+    /// The model's five largest logits at the first step, with their ids.
     pub top5: Vec<(u32, f32)>,
-    /// Why it ended.
+    /// Why the sequence ended.
     pub finish: Finish,
 }
 
@@ -49,19 +49,19 @@ pub struct Generated {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// By an end token or a stop string.
+    /// An end token or a stop string was generated.
     Stop,
-    /// By the number of new tokens.
+    /// The number of new tokens was reached.
     #[default]
     Length,
-    /// By the caller.
+    /// The caller cancelled it.
     Cancelled,
 }
 
 /// A new token of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
-    /// Which prompt, from 0.
+    /// The index of the prompt, from 0.
     pub row: usize,
     /// The id.
     pub id: u32,
@@ -69,21 +69,22 @@ pub struct Token {
     pub finish: Option<Finish>,
 }
 
-/// How much of a generation an observer ends.
+/// What an observer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Halt {
-    /// This row, which counts as [`Finish::Stop`].
+    /// This row, which then counts as [`Finish::Stop`].
     Row,
-    /// All rows; those without an end count as [`Finish::Cancelled`].
+    /// All rows; those that have not ended count as [`Finish::Cancelled`].
     All,
 }
 
-/// Answers a batch of prompts; prompts of different lengths are padded on the left. `features` are the patch features
+/// Answers a batch of prompts. Prompts of different lengths are padded on the left. `features` are the patch features
 /// of the prompts' images in order, `[M, vision hidden]` ([`Llava::encode`]).
 ///
 /// # Errors
 ///
-/// [`GenerateError`] for an empty or overlong prompt, images that don't fit the prompts, or a setting out of range.
+/// Returns a [`GenerateError`] for an empty or overlong prompt, images that do not fit the prompts, or a
+/// setting out of range.
 pub fn generate(
     model: &Llava,
     prompts: &[ImageTokens],
@@ -93,11 +94,12 @@ pub fn generate(
     generate_with(model, prompts, features, config, &mut |_| ControlFlow::Continue(()))
 }
 
-/// [`generate`], with an observer that sees each token as it is chosen, rows in order within a step, and may end it.
+/// [`generate`] with an observer, which gets each token as it is chosen, rows in order within a step, and can
+/// end the generation.
 ///
 /// # Errors
 ///
-/// Those of [`generate`].
+/// Returns the errors of [`generate`].
 pub fn generate_with(
     model: &Llava,
     prompts: &[ImageTokens],
@@ -115,13 +117,13 @@ pub fn generate_with(
 ///
 /// # Errors
 ///
-/// [`GenerateError::TooLong`].
+/// Returns [`GenerateError::TooLong`] if they do not.
 pub fn check_context(config: &LlavaConfig, prompt: usize, new: usize) -> Result<(), GenerateError> {
     let context = config.text_config.context();
     if prompt.saturating_add(new) > context { Err(GenerateError::TooLong { prompt, new, context }) } else { Ok(()) }
 }
 
-/// Checks what a caller can get wrong and gives the positions that the cache must hold.
+/// Checks the caller's arguments and returns the number of positions that the cache must have room for.
 fn check(
     model: &Llava,
     prompts: &[ImageTokens],
@@ -143,7 +145,8 @@ fn check(
     Ok(width + config.max_new_tokens)
 }
 
-/// Generates behind what the cache holds of a single prompt; of several it holds nothing yet.
+/// Generates after the positions in the cache. The cache may contain some only for a single prompt; for
+/// several it is empty.
 fn run(
     model: &Llava,
     prompts: &[ImageTokens],

@@ -1,4 +1,4 @@
-//! The choice of the next token from its logits, on the host.
+//! Chooses the next token from its logits, on the host.
 //!
 //! The arithmetic is that of transformers' logits processors, in f32 where they compute in f32, so that the same tokens
 //! survive (`RepetitionPenaltyLogitsProcessor`, `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper`,
@@ -11,20 +11,20 @@ use super::{GenerationConfig, Sampling};
 
 /// Chooses the tokens of one row.
 pub(super) struct Chooser {
-    seen: Option<(f32, Vec<bool>)>, // the penalty, and per id whether the row holds it
+    seen: Option<(f32, Vec<bool>)>, // the penalty, and for each id whether the row contains it
     sampling: Option<(Sampling, ChaCha8Rng)>,
 }
 
-/// A chosen token.
+/// The token that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Choice {
     pub id: u32,
-    /// How far the second largest logit, after the repetition penalty, was behind the largest.
+    /// The difference between the largest and the second largest logit, after the repetition penalty.
     pub gap: f32,
 }
 
 impl Chooser {
-    /// For row `row` with this prompt.
+    /// A chooser for row `row` with this prompt.
     pub fn new(config: &GenerationConfig, row: usize, prompt: &[u32], vocabulary: usize) -> Self {
         let penalty = config.repetition_penalty as f32;
         let seen = (penalty != 1.0).then(|| {
@@ -40,7 +40,7 @@ impl Chooser {
         Self { seen, sampling }
     }
 
-    /// The next token by its logits, of which there is at least one.
+    /// Chooses the next token from its logits, of which there must be at least one.
     pub fn choose(&mut self, logits: &[f32]) -> Choice {
         let mut penalized = Vec::new();
         let scores = match &self.seen {
@@ -64,21 +64,21 @@ impl Chooser {
     }
 }
 
-/// An image token may lie beyond the output head: it cannot be generated, nor penalized.
+/// An image token's id may lie outside the output head; such a token cannot be generated, nor penalized.
 fn mark(seen: &mut [bool], id: u32) {
     if let Some(seen) = seen.get_mut(id as usize) {
         *seen = true;
     }
 }
 
-/// Logits of seen ids towards zero or below.
+/// Lowers the logits of seen ids: positive ones are divided by the penalty, negative ones multiplied.
 fn penalize(scores: &mut [f32], seen: &[bool], penalty: f32) {
     for (score, _) in scores.iter_mut().zip(seen).filter(|(_, seen)| **seen) {
         *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
     }
 }
 
-/// The tokens that may be drawn, in the order of their ids, with their scores.
+/// The tokens that can be drawn, in the order of their ids, with their scores.
 fn survivors(scores: &[f32], sampling: &Sampling) -> Vec<(u32, f32)> {
     let temperature = (sampling.temperature as f32).max(f32::MIN_POSITIVE);
     let mut kept: Vec<(u32, f32)> = scores.iter().enumerate().map(|(id, x)| (id as u32, x / temperature)).collect();
@@ -89,7 +89,7 @@ fn survivors(scores: &[f32], sampling: &Sampling) -> Vec<(u32, f32)> {
         kept.retain(|(_, x)| *x >= last);
     }
     if sampling.top_p < 1.0 {
-        // From the least likely on, tokens go while they hold no more than the rest of the probability.
+        // From the least likely token on, tokens are dropped while their total probability is at most `1 - top_p`.
         let rest = (1.0 - sampling.top_p) as f32;
         let probabilities = softmax(&kept);
         let mut order: Vec<usize> = (0..kept.len()).collect();
@@ -111,7 +111,8 @@ fn survivors(scores: &[f32], sampling: &Sampling) -> Vec<(u32, f32)> {
     kept
 }
 
-/// Each token's weight next to the most likely one's. Scores that a small temperature made infinite count as equal.
+/// The weight of each token relative to the most likely one. Scores that a small temperature made
+/// infinite count as equal.
 fn weights(kept: &[(u32, f32)]) -> impl Iterator<Item = f64> {
     let top = kept.iter().map(|(_, x)| *x).fold(f32::NEG_INFINITY, f32::max);
     kept.iter().map(move |(_, x)| if *x == top { 1.0 } else { f64::from(x - top).exp() })
@@ -122,7 +123,7 @@ fn softmax(kept: &[(u32, f32)]) -> Vec<f32> {
     weights(kept).map(|weight| (weight / sum) as f32).collect()
 }
 
-/// The token at `at` of the cumulative distribution, `at` in [0, 1).
+/// The token at position `at`, in [0, 1), of the cumulative distribution.
 fn draw(kept: &[(u32, f32)], at: f64) -> u32 {
     let mut left = at * weights(kept).sum::<f64>();
     let mut chosen = 0;
@@ -136,7 +137,7 @@ fn draw(kept: &[(u32, f32)], at: f64) -> u32 {
     chosen
 }
 
-/// The `n` largest scores, largest first; among equals the lower id, as `argmax` takes it.
+/// The `n` largest scores, largest first; of equal ones the lower id comes first, as with `argmax`.
 pub(super) fn largest(scores: &[f32], n: usize) -> Vec<(u32, f32)> {
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
     for (id, score) in scores.iter().enumerate() {
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(largest(&[1.0, 1.0, 2.0], 1), vec![(2, 2.0)]);
     }
 
-    /// A row of the fixture; null stands for what was filtered out.
+    /// A row of the fixture; null stands for a filtered score.
     fn row(value: &Value) -> Vec<f32> {
         let number = |x: &Value| x.as_f64().map_or(f32::NEG_INFINITY, |x| x as f32);
         value.as_array().unwrap().iter().map(number).collect()
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn every_filter_and_their_combinations_leave_what_transformers_leaves() {
-        // tests/reference/generation_fixtures.py warpers
+        // From tests/reference/generation_fixtures.py warpers.
         let fixture: Value =
             serde_json::from_str(include_str!("../../tests/fixtures/generation/warpers.json")).unwrap();
         let (mut compared, mut filtered) = (0, 0);
@@ -204,7 +205,7 @@ mod tests {
                 }
                 let same = |a: f32, b: f32| a == b || (a - b).abs() <= 2e-7 * b.abs();
                 for (id, (ours, theirs)) in ours.iter().zip(&expected).enumerate() {
-                    // Which of equals top-p takes first is not specified: torch's sort is not stable.
+                    // It is not specified which of several equal scores top-p keeps: torch's sort is not stable.
                     let equals = scores.iter().filter(|score| **score == scores[id]).count();
                     let fits = same(*ours, *theirs) || equals > 1;
                     assert!(fits, "{}, row {i}, id {id}: {ours} is not {theirs}", case["name"]);
@@ -233,7 +234,7 @@ mod tests {
             (0..20_000).for_each(|_| counts[chooser.choose(&logits).id as usize] += 1);
             counts.map(|n| n as f32 / 20_000.0)
         };
-        // Five standard deviations of a share of 20,000 draws are under 0.018.
+        // For 20,000 draws, five standard deviations of a share are below 0.018.
         for (share, expected) in count(Sampling::default()).iter().zip(probabilities) {
             assert!((share - expected).abs() < 0.018, "{share} is not {expected}");
         }
@@ -256,7 +257,7 @@ mod tests {
         let config = GenerationConfig { repetition_penalty: 2.0, ..GenerationConfig::greedy(9, Vec::new(), 0) };
         let mut chooser = Chooser::new(&config, 0, &[1, 77], 3);
         let ids: Vec<u32> = (0..3).map(|_| chooser.choose(&[3.0, 4.0, 1.6]).id).collect();
-        // 4 counts as 2 from the start, 3 as 1.5 once it was taken.
+        // 4 counts as 2 from the start, and 3 as 1.5 after it was chosen.
         assert_eq!(ids, [0, 1, 1]);
         assert_eq!(chooser.choose(&[3.0, 4.0, 2.5]), Choice { id: 2, gap: 0.5 });
     }

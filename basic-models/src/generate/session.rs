@@ -1,4 +1,4 @@
-//! A conversation's generations: each prompt begins with the one before and its answer.
+//! The generations of a conversation: each prompt begins with the previous prompt and its answer.
 
 use std::ops::ControlFlow;
 
@@ -9,10 +9,10 @@ use super::{Answer, GenerateError, GenerationConfig, Piece, TextOptions, check, 
 use crate::input::ImageTokens;
 use crate::nn::{KvCache, Llava};
 
-/// Keeps keys and values between the turns of one conversation, about the same images.
+/// Keeps keys and values between the turns of one conversation about the same images.
 ///
-/// A prompt is computed from the first token on that differs from what the cache holds. Where tokenizing an answer's text
-/// gives back the ids that were generated, that is the new question alone.
+/// A prompt is computed from its first token that differs from the cached ones. If tokenizing an answer's text gives
+/// the same ids that were generated, only the new question is computed.
 #[derive(Debug)]
 pub struct Session<'a> {
     model: &'a Llava,
@@ -22,12 +22,13 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// An empty session; `features` are the patch features of all images that its prompts hold, `[M, vision hidden]`.
+    /// An empty session; `features` are the patch features of all images in its prompts, `[M, vision hidden]`.
     pub fn new(model: &'a Llava, features: Option<Tensor<2>>) -> Self {
         Self { model, features, cache: None, held: Vec::new() }
     }
 
-    /// How many of a prompt's tokens need not be computed. The last one always is: its output is the first new token.
+    /// The number of a prompt's tokens that need not be computed. The last one always is, because its output gives
+    /// the first new token.
     pub fn shared(&self, prompt: &[u32]) -> usize {
         let same = self.held.iter().zip(prompt).take_while(|(held, new)| held == new).count();
         same.min(prompt.len().saturating_sub(1))
@@ -37,7 +38,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`generate_text`](super::generate_text).
+    /// Returns the errors of [`generate_text`](super::generate_text).
     pub fn answer(
         &mut self,
         prompt: &ImageTokens,
@@ -49,7 +50,7 @@ impl<'a> Session<'a> {
         let capacity = check(self.model, prompts, self.features.as_ref(), config)?;
         let shared = self.shared(&prompt.ids);
         let (text, device) = (&self.model.config().text_config, self.model.device().without_autodiff());
-        // Until the turn is done, nothing is held: an error leaves the session empty.
+        // Nothing counts as cached until the turn is done, so that an error leaves the session empty.
         self.held.clear();
         let mut cache = match self.cache.take() {
             Some(cache) => cache,
@@ -57,7 +58,7 @@ impl<'a> Session<'a> {
         };
         cache.truncate(shared);
         if capacity > cache.capacity() {
-            // Room for further turns, so that not every one copies.
+            // Room for further turns, so that not every turn has to copy the cache.
             cache.reserve(capacity.saturating_mul(2).min(text.context()));
         }
         let mut texts = Texts::new(options, 1, &config.eos, observer);

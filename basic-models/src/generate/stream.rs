@@ -1,42 +1,43 @@
-//! New ids to text as they come: whole characters, the tokenizer's own spaces, and nothing of a stop string.
+//! Turns new ids into text as they are generated: in whole characters, with the tokenizer's spaces, and
+//! without stop strings.
 
 use crate::processor::{Result, Tokenizer};
 
-/// Tokens decoded together, and how many of them stay when the others are settled: a token's text depends on whether it
-/// is the first one, and bytes join into characters.
+/// The number of tokens that are decoded together, and how many of them remain when the others are settled. Decoding
+/// needs several, because a token's text depends on whether it is the first one, and bytes join into characters.
 const WINDOW: usize = 64;
 const KEPT: usize = 8;
 
-/// Beginnings of what a tokenizer with `clean_up_tokenization_spaces` rewrites (" ." to ".", " n't" to "n't"): text that
-/// ends so may yet change.
+/// Beginnings of texts that a tokenizer with `clean_up_tokenization_spaces` rewrites (" ." to ".", " n't" to "n't").
+/// Text that ends with one of them may still change.
 const UNSETTLED: [&str; 6] = [" n'", " 'v", " 'r", " n", " '", " "];
 
-/// Decodes a sequence token by token. The pieces together are what decoding all ids at once gives, cut before the first
-/// stop string.
+/// Decodes a sequence token by token. The pieces together equal the text of all ids decoded at once, cut before the
+/// first stop string.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     stop: &'a [String],
     window: Vec<u32>,
     text: String,
-    base: usize,        // bytes of `text` that come from ids before the window
-    sent: usize,        // bytes of `text` that were handed out
-    run: Option<usize>, // bytes of `text` before the byte tokens at its end, where there are any
+    base: usize,        // bytes of `text` from ids before the window
+    sent: usize,        // bytes of `text` that were returned already
+    run: Option<usize>, // bytes of `text` before the byte tokens at its end, if there are any
     stopped: bool,
 }
 
 impl<'a> TextStream<'a> {
-    /// A stream that ends at any of `stop`; empty ones end nothing.
+    /// A stream that ends at any of `stop`; empty stop strings are ignored.
     pub fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
         let (text, window) = (String::new(), Vec::new());
         Self { tokenizer, stop, window, text, base: 0, sent: 0, run: None, stopped: false }
     }
 
-    /// Takes the next id and gives the text that is certain by now: possibly none.
+    /// Takes the next id and returns the text that is final by now, which may be empty.
     ///
     /// # Errors
     ///
-    /// The tokenizer's.
+    /// Returns the tokenizer's errors.
     pub fn push(&mut self, id: u32) -> Result<&str> {
         if self.stopped {
             return Ok("");
@@ -46,7 +47,7 @@ impl<'a> TextStream<'a> {
         let tail = self.tokenizer.decode(&self.window, true)?;
         self.text.truncate(self.base);
         self.text.push_str(&tail);
-        // Byte tokens decode together once their run ends, and to other characters if it is no UTF-8.
+        // Byte tokens are decoded together when their run ends, and to other characters if it is not UTF-8.
         self.run = is_byte(self.tokenizer, id).then(|| self.run.unwrap_or(before));
         let end = match self.stop_at() {
             Some(at) => {
@@ -60,7 +61,7 @@ impl<'a> TextStream<'a> {
         Ok(self.hand_out(end))
     }
 
-    /// Gives what was held back: there will be no more ids.
+    /// Returns the text that was held back, after the last id.
     pub fn finish(&mut self) -> &str {
         self.hand_out(self.text.len())
     }
@@ -70,7 +71,7 @@ impl<'a> TextStream<'a> {
         self.stopped
     }
 
-    /// All pieces together.
+    /// The text of all pieces.
     pub fn into_text(mut self) -> String {
         self.text.truncate(self.sent);
         self.text
@@ -82,14 +83,15 @@ impl<'a> TextStream<'a> {
         self.text.get(start..end).unwrap_or_default()
     }
 
-    /// Where the first stop string begins. It lies behind what was handed out: the beginning of one is held back.
+    /// The position of the first stop string. It is after what was returned, because the beginning of a stop
+    /// string is held back.
     fn stop_at(&self) -> Option<usize> {
         let new = self.text.get(self.sent..)?;
         let found = self.stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| new.find(stop.as_str()));
         found.min().map(|at| self.sent + at)
     }
 
-    /// Up to where no further id changes the text, nor makes a stop string of its end.
+    /// The length of the text that no further id changes and whose end cannot begin a stop string.
     fn certain(&self) -> usize {
         let text = self.run.and_then(|run| self.text.get(..run)).unwrap_or(&self.text);
         let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
@@ -102,14 +104,14 @@ impl<'a> TextStream<'a> {
         text.len() - self.stop.iter().map(begun).max().unwrap_or(0)
     }
 
-    /// Shortens the window, so that long texts are not decoded again and again.
+    /// Shortens the window, so that long texts are not decoded repeatedly.
     fn settle(&mut self) -> Result<()> {
         if self.window.len() < WINDOW || self.run.is_some() {
             return Ok(());
         }
         let kept = &self.window[self.window.len() - KEPT..];
         let tail = self.tokenizer.decode(kept, true)?;
-        // A window that begins within a character or with bytes decodes to something else.
+        // A window that begins within a character or with byte tokens would be decoded differently.
         if !tail.is_empty() && !is_byte(self.tokenizer, kept[0]) && self.text[self.base..].ends_with(&tail) {
             self.window.drain(..self.window.len() - KEPT);
             self.base = self.text.len() - tail.len();

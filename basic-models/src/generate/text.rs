@@ -1,4 +1,4 @@
-//! Answers as text, whole or piece by piece.
+//! Generates answers as text, whole or piece by piece.
 
 use std::ops::ControlFlow;
 
@@ -9,42 +9,42 @@ use crate::input::ImageTokens;
 use crate::nn::Llava;
 use crate::processor::{ProcessorError, Tokenizer};
 
-/// How ids become text, and which texts end an answer.
+/// How ids are decoded, and which texts end an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct TextOptions<'a> {
     /// The checkpoint's tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// An answer ends before the first of these; the ids hold it.
+    /// The stop strings: an answer's text ends before the first of them, while its ids include it.
     pub stop: &'a [String],
 }
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Answer {
-    /// Without special tokens, end token and stop string.
+    /// The text without special tokens, end token and stop string.
     pub text: String,
-    /// Its ids.
+    /// The ids and how the generation ended.
     pub generated: Generated,
 }
 
-/// What a new token adds to an answer.
+/// What a new token adds to an answer's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// Which prompt, from 0.
+    /// The index of the prompt, from 0.
     pub row: usize,
     /// The token.
     pub id: u32,
-    /// The text that is certain with it: whole characters, possibly none. All pieces of a row make its text.
+    /// The text that became final with it: whole characters, possibly none. All pieces of a row make up its text.
     pub text: &'a str,
     /// Set on the row's last token.
     pub finish: Option<Finish>,
 }
 
-/// [`generate`](super::generate) with texts: `observer` sees every piece as it comes and may cancel.
+/// [`generate`](super::generate) with texts: `observer` gets every piece as it is generated, and can cancel.
 ///
 /// # Errors
 ///
-/// Those of [`generate`](super::generate), and the tokenizer's.
+/// Returns the errors of [`generate`](super::generate), and the tokenizer's.
 pub fn generate_text(
     model: &Llava,
     prompts: &[ImageTokens],
@@ -58,7 +58,7 @@ pub fn generate_text(
     texts.finish(generated)
 }
 
-/// The texts of a batch's rows in the making.
+/// The texts of a batch's rows while they are generated.
 pub(super) struct Texts<'a> {
     streams: Vec<TextStream<'a>>,
     eos: &'a [u32],
@@ -77,7 +77,7 @@ impl<'a> Texts<'a> {
         Self { streams, eos, observer, failed: None }
     }
 
-    /// Passes a token's text on.
+    /// Passes a token's text to the observer.
     pub fn take(&mut self, token: Token) -> ControlFlow<Halt> {
         let stream = &mut self.streams[token.row];
         let mut text = String::new();
@@ -103,7 +103,7 @@ impl<'a> Texts<'a> {
         }
     }
 
-    /// The answers of these ids.
+    /// Returns the answers with these ids.
     pub fn finish(self, generated: Vec<Generated>) -> Result<Vec<Answer>, GenerateError> {
         match self.failed {
             Some(error) => Err(error.into()),

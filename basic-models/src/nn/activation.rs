@@ -1,4 +1,4 @@
-//! Activation functions.
+//! Applies the activation functions of the configurations.
 
 use basic_core::ops::{gelu, gelu_tanh, quick_gelu, silu};
 use burn::tensor::Tensor;

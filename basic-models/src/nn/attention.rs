@@ -1,4 +1,4 @@
-//! The decoder's attention: grouped-query heads, rotary positions, causal, window and padding masks.
+//! The decoder's attention: grouped-query heads, rotary positions, and masks for causality, windows and padding.
 
 use basic_core::Seen;
 use basic_core::ops::{Attention, attention};
@@ -11,16 +11,16 @@ use super::norm::normalized;
 use super::{KvCache, RotaryTables};
 use crate::config::DecoderConfig;
 
-/// Which keys a query must not see.
+/// The keys that each query must not see.
 #[derive(Debug, Clone)]
 pub struct Mask {
-    first: Tensor<2, Int>, // [B or 1, T], the first key that a query sees; the last one is its own position
+    first: Tensor<2, Int>, // [B or 1, T], the first key that a query sees; the last one is at its own position
 }
 
 impl Mask {
-    /// Causal: each of `queries` queries, which stand behind `past` earlier positions, sees the keys up to its own
-    /// position, with a window only the last `window` of them. The first `padding[b]` keys of sample b are hidden (left
-    /// padding).
+    /// A causal mask: each of `queries` queries, which follow `past` earlier positions, sees the keys up to its
+    /// own position; with a window, only the last `window` of them. The first `padding[b]` keys of sample b are
+    /// hidden (left padding).
     pub fn causal(past: usize, queries: usize, padding: &[usize], window: Option<usize>, device: &Device) -> Self {
         let shared = padding.iter().all(|p| *p == 0);
         let samples = if shared { &[0][..] } else { padding };
@@ -31,8 +31,8 @@ impl Mask {
         Self { first: Tensor::from_data(TensorData::new(first, shape), &device.clone().without_autodiff()) }
     }
 
-    /// Causal within each sample of packed rows: `rows` holds the lengths of each row's samples. Padding behind them
-    /// sees itself alone.
+    /// A causal mask within each sample of packed rows: `rows` holds the lengths of each row's samples. Positions of
+    /// padding after them see only themselves.
     pub fn packed(rows: &[Vec<usize>], queries: usize, window: Option<usize>, device: &Device) -> Self {
         let positions = packed_positions(rows, queries);
         let first = positions.iter().enumerate().flat_map(|(row, positions)| {
@@ -47,7 +47,8 @@ impl Mask {
     }
 }
 
-/// Each position's place in its own sample, `[B][T]`; 0 for padding. `rows` holds the lengths of each row's samples.
+/// The index of each position within its own sample, `[B][T]`; 0 for padding. `rows` holds the lengths of
+/// each row's samples.
 pub fn packed_positions(rows: &[Vec<usize>], queries: usize) -> Vec<Vec<usize>> {
     let row = |lengths: &Vec<usize>| {
         let places = lengths.iter().flat_map(|length| 0..*length);
@@ -56,7 +57,7 @@ pub fn packed_positions(rows: &[Vec<usize>], queries: usize) -> Vec<Vec<usize>> 
     rows.iter().map(row).collect()
 }
 
-/// The masks of a decoder's layers: those without a window, and those with.
+/// The masks of a decoder's layers, without and with a window.
 #[derive(Debug, Clone)]
 pub struct Masks {
     full: Mask,
@@ -64,7 +65,7 @@ pub struct Masks {
 }
 
 impl Masks {
-    /// The masks that the layers of `config` need; arguments as for [`Mask::causal`].
+    /// The masks that the layers of `config` need; the arguments are those of [`Mask::causal`].
     pub fn new(config: &DecoderConfig, past: usize, queries: usize, padding: &[usize], device: &Device) -> Self {
         let windowed = config
             .sliding_window
@@ -73,7 +74,7 @@ impl Masks {
         Self { full: Mask::causal(past, queries, padding, None, device), windowed }
     }
 
-    /// The masks that the layers of `config` need over packed rows; arguments as for [`Mask::packed`].
+    /// The masks that the layers of `config` need for packed rows; the arguments are those of [`Mask::packed`].
     pub fn packed(config: &DecoderConfig, rows: &[Vec<usize>], queries: usize, device: &Device) -> Self {
         let longest = rows.iter().flatten().max().copied().unwrap_or(0);
         let windowed = config
@@ -89,14 +90,14 @@ impl Masks {
     }
 }
 
-/// Self-attention (transformers' `LlamaAttention` and its kin).
+/// Self-attention (transformers' `LlamaAttention` and its variants).
 #[derive(Module, Debug)]
 pub struct DecoderAttention {
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    // Some families norm each head's queries and keys.
+    // Some families normalize the queries and keys of each head.
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
     heads: usize,
@@ -124,7 +125,7 @@ impl DecoderAttention {
         }
     }
 
-    /// Returns the output and what the attention looked at.
+    /// Returns the output, and the attention's inputs with its log-sum-exp for the supervision methods.
     ///
     /// # Shapes
     /// - x and output: `[B * T, d]`

@@ -1,10 +1,10 @@
-//! The keys and values of the positions that a generation has already seen.
+//! The cache of keys and values for the positions that a generation has processed.
 
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::config::DecoderConfig;
 
-/// Keys and values per layer, allocated once for the whole generation.
+/// The keys and values of each layer, allocated once for a whole generation.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<Option<(Tensor<4>, Tensor<4>)>>, // [B, capacity, kv heads, head_dim] each
@@ -20,27 +20,27 @@ impl KvCache {
         Self { layers: (0..config.num_hidden_layers).map(|_| Some((empty(), empty()))).collect(), length: 0, capacity }
     }
 
-    /// Positions held.
+    /// The number of positions in the cache.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether nothing is held yet.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Positions that fit.
+    /// The number of positions that fit.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Forgets all but the first `length` positions.
+    /// Removes all but the first `length` positions.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
     }
 
-    /// Makes room for `capacity` positions; what is held is copied where there are fewer.
+    /// Makes room for `capacity` positions; if it had less room, its content is copied.
     pub fn reserve(&mut self, capacity: usize) {
         if capacity <= self.capacity {
             return;
@@ -60,7 +60,7 @@ impl KvCache {
         self.capacity = capacity;
     }
 
-    /// Writes a layer's new keys and values behind the held ones and returns all of them.
+    /// Appends a layer's new keys and values and returns all of that layer's.
     ///
     /// # Shapes
     /// - k, v: `[B, T, kv heads, head_dim]`
@@ -78,7 +78,7 @@ impl KvCache {
         held
     }
 
-    /// Counts `t` new positions, once all layers have written them.
+    /// Adds `t` positions to the length, after all layers have appended theirs.
     pub(crate) fn advance(&mut self, t: usize) {
         self.length += t;
     }

@@ -1,4 +1,4 @@
-//! A decoder of the Llama shape (transformers' `LlamaModel` and its kin; how they differ is said in config/family.rs).
+//! A Llama-like decoder (transformers' `LlamaModel` and its variants; config/family.rs lists the differences).
 
 use std::convert::Infallible;
 
@@ -13,14 +13,14 @@ use super::norm::normalized;
 use super::{DecoderAttention, KvCache, Masks, RotaryTables, activate};
 use crate::config::{Activation, DecoderConfig};
 
-/// Embeddings, decoder layers and the final norm; the output head belongs to the model around it.
+/// Embeddings, decoder layers and the final norm. The output head belongs to the model that contains the decoder.
 #[derive(Module, Debug)]
 pub struct Decoder {
     embed_tokens: Embedding,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
     embedding_scale: Option<f64>,
-    // Some families' norms scale by 1 + weight.
+    // The norms of some families scale by 1 + weight.
     one_plus: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct DecoderLayer {
     one_plus: bool,
 }
 
-/// `down(activation(gate(x)) * up(x))`: SwiGLU, or GeGLU where the activation is GELU.
+/// `down(activation(gate(x)) * up(x))`: SwiGLU, or GeGLU if the activation is GELU.
 #[derive(Module, Debug)]
 pub struct GatedMlp {
     gate_proj: Linear,
@@ -46,7 +46,7 @@ pub struct GatedMlp {
 }
 
 impl DecoderConfig {
-    /// A decoder with lazily made weights: nothing is allocated until a weight is used or loaded.
+    /// Builds the decoder. A weight is allocated only when it is first used or loaded.
     pub fn init(&self, device: &Device) -> Decoder {
         let d = self.hidden_size;
         let one_plus = self.family.norm_plus_one;
@@ -82,7 +82,7 @@ impl DecoderConfig {
 }
 
 impl Decoder {
-    /// The input embedding table E, raw.
+    /// The input embedding table E, without any scaling.
     ///
     /// # Shapes
     /// - output: `[V, d]`
@@ -90,12 +90,12 @@ impl Decoder {
         self.embed_tokens.weight.val()
     }
 
-    /// Layers (L).
+    /// The number of layers (L).
     pub fn num_layers(&self) -> usize {
         self.layers.len()
     }
 
-    /// Token embeddings, scaled where the family scales them.
+    /// Token embeddings, scaled if the family scales them.
     ///
     /// # Shapes
     /// - ids: `[N]`
@@ -108,7 +108,7 @@ impl Decoder {
         }
     }
 
-    /// Runs the layers and the final norm; `supervision` watches the layers that it wants.
+    /// Runs the layers and the final norm. `supervision` observes the layers that its methods need.
     ///
     /// # Shapes
     /// - embeddings and output: `[B, T, d]`
@@ -138,15 +138,15 @@ impl Decoder {
         self.finish(x).reshape([b, t, d])
     }
 
-    /// The one way through the layers, first to last: `visit` sees each layer's index (0-based), its output on the
-    /// residual stream and what its attention looked at. Training, recompute, generation and the token lens all go it.
+    /// Runs the layers, first to last. `visit` gets each layer's index (0-based), its output on the residual stream,
+    /// and its attention's inputs. Training, recompute, generation and the token lens all use this function.
     ///
     /// # Shapes
-    /// - x, what `visit` sees, and the output: `[B * T, d]`, before the final norm
+    /// - x, the output that `visit` gets, and the result: `[B * T, d]`, before the final norm
     ///
     /// # Errors
     ///
-    /// The first that `visit` returns.
+    /// Returns the first error of `visit`.
     pub fn walk<E>(
         &self,
         mut x: Tensor<2>,
@@ -165,12 +165,12 @@ impl Decoder {
         Ok(x)
     }
 
-    /// The layers, first to last: for those who run one of them again.
+    /// The layers, first to last, for callers that run one of them again.
     pub fn layers(&self) -> &[DecoderLayer] {
         &self.layers
     }
 
-    /// The final norm.
+    /// Applies the final norm.
     ///
     /// # Shapes
     /// - x and output: `[N, d]`
@@ -180,7 +180,7 @@ impl Decoder {
 }
 
 impl DecoderLayer {
-    /// Returns the residual stream after the layer and what its attention looked at.
+    /// Returns the residual stream after the layer, and its attention's inputs for the supervision methods.
     ///
     /// # Shapes
     /// - x and output: `[B * T, d]`
@@ -201,6 +201,8 @@ impl DecoderLayer {
 }
 
 impl GatedMlp {
+    /// Applies the feed-forward block.
+    ///
     /// # Shapes
     /// - x and output: `[N, d]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {

@@ -1,27 +1,28 @@
-//! Weights from a seed, the same on every backend: drawn on the host.
+//! Initializes weights from a seed. They are drawn on the host, so that they are the same on every backend.
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// How fresh weights are drawn.
+/// The distribution of new weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum InitScheme {
-    /// PyTorch's `nn.Linear` default, U(-1/sqrt(in), 1/sqrt(in)) for weights and biases: what LLaVA starts its
-    /// projector from.
+    /// PyTorch's default for `nn.Linear`, U(-1/sqrt(in), 1/sqrt(in)) for weights and biases, with which LLaVA
+    /// initializes its projector.
     TorchLinear,
-    /// N(0, std) for matrices and tables, zero biases: how transformers starts its decoders.
+    /// N(0, std) for matrices and tables, and zero biases, as transformers initializes its decoders.
     Normal {
         /// Standard deviation.
         std: f64,
     },
 }
 
-/// Replaces all parameters of `module` by fresh ones; norms start at what their module begins with (a scale of 1, which
-/// is a weight of 0 where a norm scales by 1 + weight, and a shift of 0).
+/// Replaces all parameters of `module` by new ones. Those of norms keep their initial values (a scale of 1, which is a
+/// weight of 0 if the norm scales by 1 + weight, and a shift of 0).
 ///
-/// Burn's own initializers draw on the device, so that each backend starts elsewhere; runs could not be compared.
+/// Burn's own initializers draw on the device, so that each backend would get different weights and runs
+/// could not be compared.
 pub fn seeded_init<M: Module>(module: M, scheme: InitScheme, seed: u64, device: &Device) -> M {
     module.map(&mut Seeded {
         scheme,
@@ -59,7 +60,7 @@ impl ModuleMapper for Seeded {
         }
         let count = shape.iter().product();
         if name == "weight" {
-            // A linear weight is [in, out] in Burn; a convolution's [out, in, h, w].
+            // A linear weight is [in, out] in Burn, a convolution's [out, in, h, w].
             self.fan_in = if D == 2 { shape[0] } else { shape[1..].iter().product() };
         }
         let values: Vec<f32> = match (name, self.scheme) {

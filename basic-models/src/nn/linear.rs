@@ -1,10 +1,10 @@
-//! Linear layers, whose product the device may have an operation of its own for.
+//! Linear layers. Their product goes through `basic_core::ops`, which has a faster one for some devices.
 
 use basic_core::ops;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
-/// The layer's output.
+/// Applies the layer.
 ///
 /// # Shapes
 /// - x: `[.., in]`

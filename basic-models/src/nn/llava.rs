@@ -1,4 +1,4 @@
-//! LLaVA: vision encoder, projector, decoder. Encode, project, splice, decode, loss.
+//! LLaVA: a vision encoder, a projector and a decoder. Encode, project, splice, decode, loss.
 
 use basic_core::ops::{HeadLayout, embedding, linear as ops_linear, linear_cross_entropy};
 use basic_core::{Heads, Losses, ModelShape, Objective, ObjectiveError, Observed, Supervised, Supervision, Targets};
@@ -16,68 +16,68 @@ use crate::input::Batch;
 pub struct Llava {
     /// The vision encoder.
     pub vision_tower: VisionEncoder,
-    /// The projector: what BASIC supervises.
+    /// The projector, whose output BASIC supervises.
     pub multi_modal_projector: Projector,
     /// The decoder.
     pub language_model: Decoder,
-    /// The output head; `None` where it is the embedding table.
+    /// The output head; `None` if it is the embedding table.
     pub lm_head: Option<Linear>,
-    /// The supervision methods' trainable heads; no part of a checkpoint.
+    /// The supervision methods' trainable heads, which are not part of a checkpoint.
     pub heads: Heads,
     #[module(skip)]
     config: LlavaConfig,
 }
 
-/// What one forward pass over a batch gives.
+/// The result of a forward pass over a batch.
 #[derive(Debug)]
 pub struct Forward {
     /// The decoder's output after the final norm, `[B, T, d]`.
     pub hidden: Tensor<3>,
-    /// What became of the images.
+    /// What the losses need of the images.
     pub visual: Visual,
 }
 
 impl Forward {
-    /// The supervisory embeddings and patch weights; `None` where no method made any.
+    /// The supervisory embeddings and patch weights; `None` if no method computed any.
     pub fn targets(&self) -> Option<&Targets> {
         self.visual.targets()
     }
 }
 
-/// What the supervision methods compute their terms from; empty for a text-only batch.
+/// The images' part of what the supervision methods compute their terms from; empty for a text-only batch.
 #[derive(Debug, Default)]
 pub struct Visual {
     /// Visual embeddings `[M, d]` of all images in sample order.
     pub v: Option<Tensor<2>>,
     /// Patch features of the images, before the projector.
     pub features: Option<Tensor<2>>,
-    /// What the methods saw of the layers; `None` where nothing is supervised.
+    /// What the methods collected from the layers; `None` if nothing is supervised.
     pub observed: Option<Observed>,
 }
 
 impl Visual {
-    /// The supervisory embeddings and patch weights; `None` where no method made any.
+    /// The supervisory embeddings and patch weights; `None` if no method computed any.
     pub fn targets(&self) -> Option<&Targets> {
         self.observed.as_ref().and_then(Observed::targets)
     }
 }
 
-/// What the losses of a batch are averaged over: its own, or where it is a part of a larger one, that one's.
+/// The counts that a batch's losses are divided by: its own, or those of the larger batch that it is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LossCounts {
-    /// Target tokens.
+    /// The number of target tokens.
     pub tokens: usize,
-    /// Samples that have an image with text after it.
+    /// The number of samples that have an image with text after it.
     pub image_samples: usize,
 }
 
 impl LossCounts {
-    /// A batch's own.
+    /// The counts of this batch.
     pub fn of(batch: &Batch) -> Self {
         Self { tokens: batch.label_count(), image_samples: batch.layout.image_samples() }
     }
 
-    /// Turns a mean over the batch's own target tokens into its share of the mean over all.
+    /// Turns the mean over the batch's own target tokens into its share of the mean over all.
     pub fn share(self, lm: Tensor<1>, batch: &Batch) -> Tensor<1> {
         let own = batch.label_count();
         if own == self.tokens { lm } else { lm.mul_scalar(own as f64 / self.tokens.max(1) as f64) }
@@ -93,7 +93,7 @@ impl std::ops::Add for LossCounts {
 }
 
 impl LlavaConfig {
-    /// What the supervision methods must know of the model.
+    /// The sizes of the model that the supervision methods need.
     pub fn shape(&self) -> ModelShape {
         ModelShape {
             layers: self.text_config.num_hidden_layers,
@@ -103,7 +103,7 @@ impl LlavaConfig {
         }
     }
 
-    /// A model with lazily made weights: nothing is allocated until a weight is used or loaded.
+    /// Builds the model. A weight is allocated only when it is first used or loaded.
     pub fn init(&self, device: &Device) -> Llava {
         let text = &self.text_config;
         let head = LinearConfig::new(text.hidden_size, text.vocab_size).with_bias(false);
@@ -119,18 +119,18 @@ impl LlavaConfig {
 }
 
 impl Llava {
-    /// The configuration it was built from.
+    /// The model's configuration.
     pub fn config(&self) -> &LlavaConfig {
         &self.config
     }
 
-    /// The model alone, as a checkpoint holds it.
+    /// The model without the supervision methods' heads, as a checkpoint stores it.
     #[must_use]
     pub fn without_heads(&self) -> Self {
         Self { heads: Heads::default(), ..self.clone() }
     }
 
-    /// Where the decoder's weights are.
+    /// The device of the decoder's weights.
     pub fn device(&self) -> Device {
         self.language_model.table().device()
     }
@@ -140,13 +140,13 @@ impl Llava {
         self.language_model.table().dtype()
     }
 
-    /// Patch features of the chosen layers side by side, the first position dropped where the config says so.
+    /// Patch features of the chosen layers side by side, without the first position if the configuration drops it.
     ///
     /// # Shapes
     /// - pixels: `[N, channels, H, W]`
     /// - output: `[N * positions, feature width]`
     pub fn encode(&self, pixels: Tensor<4>) -> Tensor<2> {
-        // The config was validated when it was read: the layers exist.
+        // The configuration was validated when it was read, so the layers exist.
         let layers = self.config.feature_layers().unwrap_or_default();
         let states = self.vision_tower.hidden_states(pixels.cast(self.dtype()), &layers);
         let features = Tensor::cat(states, 2);
@@ -155,7 +155,8 @@ impl Llava {
         features.narrow(1, first, positions - first).reshape([n * (positions - first), width])
     }
 
-    /// Patch features of a batch's images, given or encoded, `[images * positions, feature width]`.
+    /// Patch features of a batch's images, as the batch gives them or encoded now,
+    /// `[images * positions, feature width]`.
     pub fn features(&self, batch: &Batch) -> Option<Tensor<2>> {
         match (&batch.features, &batch.pixels) {
             (Some(features), _) => Some(features.clone()),
@@ -169,7 +170,7 @@ impl Llava {
         Some(self.multi_modal_projector.forward(self.features(batch)?))
     }
 
-    /// The decoder's input embeddings: token embeddings with v in the image positions.
+    /// The decoder's input embeddings: token embeddings, with v at the image positions.
     ///
     /// # Shapes
     /// - v: `[M, d]`
@@ -178,18 +179,19 @@ impl Llava {
         let tokens = self.language_model.embed(batch.ids.clone()); // [B * T, d]
         let d = tokens.dims()[1];
         let rows = match v {
-            // One selection from [tokens; v]: differentiable in both, and an image token's own row is never used.
+            // One selection from [tokens; v]: it is differentiable in both, and the embedding of an image
+            // token is never used.
             Some(v) => embedding(Tensor::cat(vec![tokens, v], 0), batch.splice_rows.clone()),
             None => tokens,
         };
         rows.reshape([batch.layout.batch, batch.layout.sequence, d])
     }
 
-    /// Encodes, projects, splices and decodes a batch, watched by the methods of `objective`.
+    /// Encodes, projects, splices and decodes a batch, observed by the methods of `objective`.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] where a knob does not fit the model.
+    /// Returns [`ObjectiveError`] if a setting does not fit the model.
     pub fn forward(&self, batch: &Batch, objective: &Objective) -> Result<Forward, ObjectiveError> {
         let features = self.features(batch);
         let v = features.clone().map(|features| self.multi_modal_projector.forward(features));
@@ -200,7 +202,7 @@ impl Llava {
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] where a knob does not fit the model.
+    /// Returns [`ObjectiveError`] if a setting does not fit the model.
     pub fn forward_from(
         &self,
         batch: &Batch,
@@ -216,11 +218,11 @@ impl Llava {
         Ok(Forward { hidden, visual: Visual { v, features, observed } })
     }
 
-    /// What watches the layers for the methods of `objective`, for one forward pass over a batch.
+    /// The observer of the layers for the methods of `objective`, for one forward pass over a batch.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError`] where a knob does not fit the model.
+    /// Returns [`ObjectiveError`] if a setting does not fit the model.
     pub fn supervision(&self, batch: &Batch, objective: &Objective) -> Result<Option<Supervision>, ObjectiveError> {
         objective.check(&self.config.shape())?;
         Ok(Supervision::new(objective, self.language_model.num_layers(), &batch.layout, &self.device()))
@@ -231,12 +233,12 @@ impl Llava {
         let (text, t, device) = (&self.config.text_config, batch.layout.sequence, self.device());
         match batch.packing() {
             Some(rows) => (Masks::packed(text, &rows, t, &device), self.rope(&packed_positions(&rows, t))),
-            // Padding stands on the right: real positions never see it under the causal mask.
+            // Padding is on the right, where the causal mask hides it from the real positions.
             None => (Masks::new(text, 0, t, &[0], &device), self.rope(&[(0..t).collect()])),
         }
     }
 
-    /// Runs new positions of a generation behind the cached ones.
+    /// Runs new positions of a generation after the cached ones.
     ///
     /// # Shapes
     /// - embeddings: `[B, T, d]`; the first `padding[b]` positions of sample b are padding
@@ -260,7 +262,7 @@ impl Llava {
         RotaryTables::new(positions, text.head_dim(), &text.rope, self.dtype(), &self.device().without_autodiff())
     }
 
-    /// Scores over the vocabulary.
+    /// The logits over the vocabulary.
     ///
     /// # Shapes
     /// - hidden: `[N, d]`
@@ -272,7 +274,7 @@ impl Llava {
         }
     }
 
-    /// The mean cross entropy over the batch's labels, computed on the label rows alone, `[1]`.
+    /// The mean cross entropy over the batch's labels, computed only on the rows with a label, `[1]`.
     pub fn lm_loss(&self, batch: &Batch, hidden: Tensor<3>) -> Tensor<1> {
         let [b, t, d] = hidden.dims();
         let rows = hidden.reshape([b * t, d]);
@@ -283,18 +285,18 @@ impl Llava {
         linear_cross_entropy(rows, head, layout, &batch.targets)
     }
 
-    /// The losses of a batch, from its forward pass.
+    /// The losses of a batch, from the result of its forward pass.
     pub fn losses(&self, batch: &Batch, forward: Forward, objective: &Objective) -> Losses {
         self.losses_over(batch, forward, objective, LossCounts::of(batch))
     }
 
-    /// This batch's share in the losses of a larger one: the shares of its parts add up to the whole.
+    /// This batch's share of the losses of a larger batch: the shares of all parts add up to the losses of the whole.
     pub fn losses_over(&self, batch: &Batch, forward: Forward, objective: &Objective, counts: LossCounts) -> Losses {
         let lm = counts.share(self.lm_loss(batch, forward.hidden), batch);
         self.losses_with(lm, batch, &forward.visual, objective, counts)
     }
 
-    /// The language model's loss `lm`, `[1]`, with the methods' terms.
+    /// The language model's loss, given as `lm`, `[1]`, together with the methods' terms.
     pub fn losses_with(
         &self,
         lm: Tensor<1>,

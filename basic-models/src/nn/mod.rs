@@ -1,4 +1,4 @@
-//! The networks. A file holds one network and nothing of files or names on disk.
+//! The networks. Each file holds one network, without anything about files or the names of tensors in them.
 
 mod activation;
 mod attention;

@@ -1,16 +1,17 @@
-//! RMS norms, of either kind of weight.
+//! RMS norms that scale by their weight or by 1 + weight.
 
 use basic_core::ops::rms_norm;
 use burn::nn::RmsNorm;
 use burn::tensor::{DType, Tensor};
 
-/// Burn's norm holds the weight; the fused operation computes. With `one_plus` the scale is 1 + weight.
+/// Normalizes with the weight of Burn's norm and this project's fused operation. With `one_plus` the
+/// scale is 1 + weight.
 pub(super) fn normalized<const D: usize>(norm: &RmsNorm, x: Tensor<D>, one_plus: bool) -> Tensor<D> {
     let gamma = norm.gamma.val();
     if !one_plus {
         return rms_norm(x, gamma, norm.epsilon);
     }
-    // In f32 as in transformers: 1 + weight would lose the weight's low bits in bf16.
+    // In f32, as in transformers: in bf16, 1 + weight would lose the weight's low bits.
     let dtype = x.dtype();
     rms_norm(x.cast(DType::F32), gamma.cast(DType::F32).add_scalar(1.0), norm.epsilon).cast(dtype)
 }

@@ -1,9 +1,10 @@
-//! Position embeddings of one grid of patches for another: bicubic interpolation, as PyTorch's `interpolate` does it.
+//! Interpolates position embeddings from one grid of patches to another: bicubic, like PyTorch's `interpolate`.
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-/// Interpolates the embeddings of a square grid, row by row, in f32. With `antialias` a smaller grid averages what it
-/// covers (PyTorch's `antialias=True`, which DINOv2 with registers takes and DINOv2 without does not).
+/// Interpolates the embeddings of a square grid, row by row, in f32. With `antialias`, a position of a smaller
+/// grid averages over the area that it covers (PyTorch's `antialias=True`, as in DINOv2 with registers but not
+/// in DINOv2 without).
 ///
 /// # Shapes
 /// - x: `[old * old, width]`
@@ -11,7 +12,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 pub fn interpolated(x: Tensor<2>, old: usize, new: usize, antialias: bool) -> Tensor<2> {
     let (dtype, device) = (x.dtype(), x.device().without_autodiff());
     let along = weights(old, new, antialias);
-    // Rows and columns are interpolated apart: the weight of an old position is the product of both.
+    // Rows and columns are interpolated separately: the weight of an old position is the product of both.
     let mut both = Vec::with_capacity(new * new * old * old);
     for row in along.chunks(old) {
         for column in along.chunks(old) {
@@ -22,7 +23,7 @@ pub fn interpolated(x: Tensor<2>, old: usize, new: usize, antialias: bool) -> Te
     both.matmul(x.cast(DType::F32)).cast(dtype)
 }
 
-/// The weights of `old` samples in each of `new`, `[new, old]`.
+/// The weights of the `old` samples in each of the `new` ones, `[new, old]`.
 fn weights(old: usize, new: usize, antialias: bool) -> Vec<f32> {
     let scale = old as f64 / new as f64;
     let mut all = vec![0f64; new * old];
@@ -40,7 +41,7 @@ fn weights(old: usize, new: usize, antialias: bool) -> Vec<f32> {
         } else {
             let nearest = (center - 0.5).floor();
             for j in -1..=2 {
-                // Samples beyond the edge are those at the edge.
+                // A sample beyond the edge has the value at the edge.
                 let at = (nearest as i64 + j).clamp(0, old as i64 - 1) as usize;
                 row[at] += cubic(center - 0.5 - nearest - j as f64, -0.75);
             }
@@ -49,7 +50,7 @@ fn weights(old: usize, new: usize, antialias: bool) -> Vec<f32> {
     all.into_iter().map(|weight| weight as f32).collect()
 }
 
-/// Keys' cubic convolution kernel.
+/// The cubic convolution kernel of Keys (1981).
 fn cubic(x: f64, a: f64) -> f64 {
     let x = x.abs();
     if x < 1.0 {

@@ -1,4 +1,4 @@
-//! The projector between vision encoder and decoder.
+//! The projector between the vision encoder and the decoder.
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -8,14 +8,15 @@ use super::activate;
 use super::linear::linear;
 use crate::config::{Activation, LlavaConfig, ProjectorKind};
 
-/// Layers with an activation between them; two and GELU are LLaVA-1.5's (transformers' `LlavaMultiModalProjector`).
-/// Field names are transformers' for two layers; further ones are `linear.0` and so on.
+/// Linear layers with an activation between them. LLaVA-1.5 has two, with GELU (transformers'
+/// `LlavaMultiModalProjector`). The fields have transformers' names for two layers; further layers are
+/// `linear.0` and so on.
 #[derive(Module, Debug)]
 pub struct Projector {
     linear_1: Option<Linear>,
     linear_2: Option<Linear>,
     linear: Vec<Linear>,
-    // Patches along a side of an image.
+    // The number of patches along a side of an image.
     side: usize,
     #[module(skip)]
     kind: ProjectorKind,
@@ -24,7 +25,7 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// The configuration's projector, with lazily made weights.
+    /// Builds the projector of the configuration. A weight is allocated only when it is first used or loaded.
     pub fn new(config: &LlavaConfig, device: &Device) -> Self {
         let (kind, d) = (config.projector, config.text_config.hidden_size);
         let layers = kind.layers();
@@ -44,6 +45,8 @@ impl Projector {
         }
     }
 
+    /// Projects patch features to visual embeddings.
+    ///
     /// # Shapes
     /// - features: `[M, vision]`; for a pixel shuffle, whole images of square grids, row by row
     /// - output: `[M / R^2, d]`, the visual embeddings v
@@ -63,7 +66,7 @@ impl Projector {
     }
 }
 
-/// Joins squares of `factor` x `factor` patches: their features stand side by side, the square's rows in order.
+/// Joins squares of `factor` x `factor` patches into one: their features are concatenated, row by row of the square.
 ///
 /// # Shapes
 /// - x: `[N * side * side, width]`
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn a_shuffle_joins_squares_of_patches() {
         let device = basic_core::DeviceSpec::Cpu.open().unwrap();
-        // Two images of 4 x 4 patches, each patch one number: its place.
+        // Two images of 4 x 4 patches, where the feature of each patch is its index.
         let x = Tensor::<1>::from_floats(std::array::from_fn::<f32, 32, _>(|i| i as f32), &device).reshape([32, 1]);
         let y = shuffled(x, 4, 2);
         assert_eq!(y.dims(), [8, 4]);

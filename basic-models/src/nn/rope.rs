@@ -5,8 +5,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::config::Rope;
 
-/// The cosines and sines of a batch's positions. Burn's `RotaryEncoding` rotates neighbouring pairs; Llama's
-/// checkpoints rotate the two halves of a head against each other, so it doesn't fit.
+/// The cosines and sines of a batch's positions. Burn's `RotaryEncoding` does not fit: it rotates neighbouring pairs,
+/// while Llama's checkpoints rotate the two halves of a head against each other.
 #[derive(Debug, Clone)]
 pub struct RotaryTables {
     cos: Tensor<3>, // [B or 1, T, rotated / 2]
@@ -14,10 +14,11 @@ pub struct RotaryTables {
 }
 
 impl RotaryTables {
-    /// Tables for `positions`: one row for all samples, or one per sample; computed in f32, kept in `dtype`.
+    /// Tables for `positions`, with one row for all samples or one per sample; computed in f32 and stored in `dtype`.
     pub fn new(positions: &[Vec<usize>], head_dim: usize, rope: &Rope, dtype: DType, device: &Device) -> Self {
         let length = positions.iter().flatten().max().map_or(0, |last| last + 1);
-        // transformers computes frequencies and angles in f32; so do we, or long contexts would drift apart.
+        // transformers computes frequencies and angles in f32. In another type, long contexts would drift
+        // apart from its results.
         let frequencies = rope.frequencies(head_dim, length);
         let half = frequencies.len();
         let (b, t) = (positions.len(), positions.first().map_or(0, Vec::len));
@@ -34,7 +35,7 @@ impl RotaryTables {
         Self { cos: table(cos), sin: table(sin) }
     }
 
-    /// Rotates the heads; where only a part of each head is rotated, the rest stays as it is.
+    /// Rotates the heads. If only a part of each head is rotated, the rest stays as it is.
     ///
     /// # Shapes
     /// - x and output: `[B, T, heads, head_dim]`

@@ -1,5 +1,5 @@
-//! Vision transformers (transformers' `CLIPVisionModel` and its kin; how they differ is said in
-//! config/vision_family.rs).
+//! Vision transformers (transformers' `CLIPVisionModel` and its variants; config/vision_family.rs lists the
+//! differences).
 
 use basic_core::ops::{attention_to_all, patches, swiglu};
 use burn::module::{Module, Param};
@@ -12,20 +12,22 @@ use super::linear::linear;
 use super::positions::interpolated;
 use crate::config::{Activation, VisionConfig};
 
-/// A pre-norm vision transformer. Field names are those of CLIP's tensors on disk; other families' are mapped to them.
+/// A pre-norm vision transformer. The fields are named after CLIP's tensors on disk; other families' names
+/// are mapped to them.
 #[derive(Module, Debug)]
 pub struct VisionEncoder {
     embeddings: PatchEmbeddings,
-    // transformers' spelling, kept because it is the tensor's name on disk
+    // transformers' spelling, which is the tensor's name on disk
     pre_layrnorm: Option<LayerNorm>,
     encoder: VisionLayers,
-    // For pooling only: no hidden state passes through it.
+    // Used only for pooling; no hidden state passes through it.
     post_layernorm: LayerNorm,
-    // A pooling that no embedding comes from, kept so that a checkpoint comes out whole.
+    // A pooling head that no hidden state passes through, kept so that a saved checkpoint is complete.
     head: Option<PoolingHead>,
 }
 
-/// Patches, with what stands before them and their positions: a table, or a parameter with a batch dimension.
+/// Embeddings of the patches and of the special positions before them, with position embeddings: a table, or a
+/// parameter with a batch dimension.
 #[derive(Module, Debug)]
 struct PatchEmbeddings {
     patch_embedding: Conv2d,
@@ -35,7 +37,8 @@ struct PatchEmbeddings {
     mask_token: Option<Param<Tensor<2>>>,
     position_embeddings: Option<Param<Tensor<3>>>,
     register_tokens: Option<Param<Tensor<3>>>,
-    // Patches along a side: of the images that come in, and of those that the positions are for.
+    // The number of patches along a side: of the input images, and of those that the position
+    // embeddings were trained for.
     grid: [usize; 2],
 }
 
@@ -50,7 +53,7 @@ struct VisionLayer {
     self_attn: VisionAttention,
     layer_scale1: Option<Param<Tensor<1>>>,
     layer_norm2: LayerNorm,
-    // One of the two.
+    // Either `mlp` or `swiglu` is present.
     mlp: Option<VisionMlp>,
     swiglu: Option<VisionSwiGlu>,
     layer_scale2: Option<Param<Tensor<1>>>,
@@ -73,7 +76,7 @@ struct VisionMlp {
     activation: Activation,
 }
 
-/// `weights_out(silu(gate) * up)`, gate and up in one matrix (transformers' `Dinov2SwiGLUFFN`).
+/// `weights_out(silu(gate) * up)`, with gate and up in one matrix (transformers' `Dinov2SwiGLUFFN`).
 #[derive(Module, Debug)]
 struct VisionSwiGlu {
     weights_in: Linear,
@@ -96,7 +99,7 @@ struct PoolingAttention {
 }
 
 impl VisionConfig {
-    /// An encoder with lazily made weights: nothing is allocated until a weight is used or loaded.
+    /// Builds the encoder. A weight is allocated only when it is first used or loaded.
     pub fn init(&self, device: &Device) -> VisionEncoder {
         let d = self.hidden_size;
         let norm = || LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device);
@@ -175,7 +178,7 @@ impl VisionConfig {
 
 impl VisionEncoder {
     /// The hidden states after each of `layers` (transformers' `hidden_states[layer]`): 0 is the embeddings, after the
-    /// pre-norm where there is one. No layer runs beyond the last one asked for.
+    /// norm before the layers if there is one. Layers after the last requested one do not run.
     ///
     /// # Shapes
     /// - pixels: `[N, channels, H, W]`
@@ -202,6 +205,8 @@ impl VisionEncoder {
 }
 
 impl PatchEmbeddings {
+    /// Embeds images as patches, with the special positions before them and position embeddings added.
+    ///
     /// # Shapes
     /// - pixels: `[N, channels, H, W]`
     /// - output: `[N, special + patches, hidden]`
@@ -230,7 +235,7 @@ impl PatchEmbeddings {
 }
 
 impl PatchEmbeddings {
-    /// Position embeddings for the grid that comes in.
+    /// The position embeddings, interpolated to the grid of the input images.
     ///
     /// # Shapes
     /// - positions: `[1, 1 + trained patches, hidden]`
@@ -265,6 +270,8 @@ impl VisionLayer {
 }
 
 impl VisionAttention {
+    /// Applies self-attention in which every position sees every other.
+    ///
     /// # Shapes
     /// - x and output: `[N, T, hidden]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {

@@ -1,4 +1,4 @@
-//! Bytes and time that reading one outside file may take.
+//! Limits on the memory and the time that reading one outside file may take.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,17 +7,17 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What reading one outside file may cost.
+/// The limits for reading one outside file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLimits {
-    /// Bytes of memory that may be made of the file beyond what its own bytes take: decompressed, decoded, parsed.
+    /// Bytes of memory that decompressing, decoding and parsing may take, beyond the file's own bytes.
     pub bytes: u64,
-    /// How long reading it may take.
+    /// The longest time that reading may take.
     pub time: Duration,
 }
 
 impl FileLimits {
-    /// The limits unless somebody sets others: 1 GiB, two minutes.
+    /// The default limits: 1 GiB, two minutes.
     pub const DEFAULT: Self = Self { bytes: 1 << 30, time: Duration::from_secs(120) };
 }
 
@@ -34,12 +34,12 @@ pub fn file_limits() -> FileLimits {
     *LIMITS.read().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Sets the limits for budgets that begin from now on, in the whole process.
+/// Sets the limits for all budgets that the process creates from now on.
 pub fn set_file_limits(limits: FileLimits) {
     *LIMITS.write().unwrap_or_else(std::sync::PoisonError::into_inner) = limits;
 }
 
-/// A file that takes more than its budget.
+/// A file exceeded its budget.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OverBudget {
     /// Memory.
@@ -61,7 +61,7 @@ pub enum OverBudget {
 }
 
 impl OverBudget {
-    /// What is too much, without the file.
+    /// What was exceeded, without the file's name.
     pub fn reason(&self) -> String {
         let (Self::Bytes { path, .. } | Self::Time { path, .. }) = self;
         let said = self.to_string();
@@ -70,14 +70,14 @@ impl OverBudget {
 }
 
 impl From<OverBudget> for io::Error {
-    /// Like the system's errors it does not name the file: whoever tells of it does.
+    /// Like the system's errors, it does not name the file; the caller adds the name.
     fn from(error: OverBudget) -> Self {
         Self::other(error.reason())
     }
 }
 
-/// What is left of one file's limits while it is read. Readers take from it *before* they allocate, with sizes that
-/// the file itself claims.
+/// What remains of one file's limits while it is read. Readers take from it *before* they allocate memory whose size
+/// the file itself states.
 #[derive(Debug)]
 pub struct Budget {
     path: PathBuf,
@@ -87,17 +87,17 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A whole budget, by the limits in force; `path` is what messages call the file.
+    /// A full budget with the current limits; messages call the file `path`.
     pub fn of(path: impl Into<PathBuf>) -> Self {
         Self::within(path, file_limits())
     }
 
-    /// A budget of these limits.
+    /// A full budget with these limits.
     pub fn within(path: impl Into<PathBuf>, limits: FileLimits) -> Self {
         Self { path: path.into(), limits, left: AtomicU64::new(limits.bytes), begun: Instant::now() }
     }
 
-    /// The file.
+    /// The path that messages name.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -105,28 +105,28 @@ impl Budget {
     /// Takes bytes, for good or until [`Budget::give_back`]; also checks the time.
     ///
     /// # Errors
-    /// [`OverBudget`]; nothing is taken then.
+    /// Returns [`OverBudget`]; then nothing is taken.
     pub fn take(&self, bytes: u64) -> Result<(), OverBudget> {
         self.check_time()?;
         let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
         taken.map(|_| ()).map_err(|_| self.over_bytes())
     }
 
-    /// Gives bytes back that were taken and are free again.
+    /// Gives back bytes that were taken and have been freed.
     pub fn give_back(&self, bytes: u64) {
         let give = |left: u64| Some(left.saturating_add(bytes).min(self.limits.bytes));
         let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give);
     }
 
-    /// Bytes that are left.
+    /// The number of bytes that remain.
     pub fn left(&self) -> u64 {
         self.left.load(Ordering::Relaxed)
     }
 
-    /// Whether the time is up.
+    /// Checks whether the time is up.
     ///
     /// # Errors
-    /// [`OverBudget::Time`].
+    /// Returns [`OverBudget::Time`] if it is.
     pub fn check_time(&self) -> Result<(), OverBudget> {
         match self.begun.elapsed() > self.limits.time {
             true => Err(OverBudget::Time { path: self.path.clone(), seconds: self.limits.time.as_secs() }),
@@ -134,17 +134,17 @@ impl Budget {
         }
     }
 
-    /// The error of a reader that found out by itself that the bytes do not suffice.
+    /// The error for a reader that found out by itself that the bytes do not suffice.
     pub fn over_bytes(&self) -> OverBudget {
         OverBudget::Bytes { path: self.path.clone(), limit: self.limits.bytes }
     }
 }
 
-/// Reads a whole small file (a configuration, a template, a tokenizer, a recipe) within its budget: what is longer, or
-/// never ends (a device, a pipe), is an error and not the machine's memory.
+/// Reads a whole small file (a configuration, a template, a tokenizer, a recipe) within its budget. A file that is
+/// longer, or that never ends (a device, a pipe), is an error instead of filling the machine's memory.
 ///
 /// # Errors
-/// The operating system's; [`OverBudget`] as an [`io::Error`].
+/// Returns the operating system's error, or [`OverBudget`] as an [`io::Error`].
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let budget = Budget::of(path);
     let mut file = File::open(path)?;
@@ -161,10 +161,10 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// [`read`] for text; UTF-8's mark at its head is dropped.
+/// [`read`] for text. A byte-order mark at the beginning is dropped.
 ///
 /// # Errors
-/// Those of [`read`]; `InvalidData` where the file is not UTF-8.
+/// Returns the errors of [`read`], and `InvalidData` if the file is not UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
     let mut bytes = read(path)?;
     if bytes.starts_with(b"\xEF\xBB\xBF") {

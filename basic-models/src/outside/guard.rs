@@ -1,23 +1,23 @@
-//! A library's panic over damaged bytes, as an error.
+//! Turns a library's panic on damaged input into an error.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
 thread_local! {
-    /// Calls of [`guarded`] that this thread is in.
+    /// The number of calls of [`guarded`] that this thread is in.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
 static HOOK: Once = Once::new();
 
-/// Runs `work`, which hands bytes from outside to a library that asserts some of what it should check. A panic inside
-/// prints nothing and comes back as its message; `work` must leave nothing half changed that anyone uses afterwards.
+/// Runs `work`, which passes bytes from outside to a library that asserts some of what it should check. A panic inside
+/// prints nothing and is returned as its message. `work` must not leave anything half changed that is used afterwards.
 ///
-/// A panic on another thread that `work` waits for is not quiet.
+/// A panic on another thread that `work` waits for is still printed.
 ///
 /// # Errors
-/// The panic's message, cut to a line's length.
+/// Returns the panic's message, cut to the length of a line.
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let before = take_hook();

@@ -1,4 +1,4 @@
-//! JSON from outside, whose values take up to a hundred times its bytes in memory.
+//! Reads JSON from outside within a budget: its values can take up to a hundred times its bytes in memory.
 
 use std::io;
 use std::path::Path;
@@ -7,17 +7,17 @@ use serde_json::Value;
 
 use super::{Budget, OverBudget, read_text};
 
-/// What the place of a value in a list that grows takes, the list's room to grow included.
+/// Bytes for the slot of a value in a growing list, including the list's room to grow.
 const ITEM: u64 = 144;
-/// What a list takes beside its values: room for the first four.
+/// Bytes for a list without its values: room for the first four.
 const LIST: u64 = 288;
-/// What an object takes beside its values: room for the first four, their keys and their hashes.
+/// Bytes for an object without its values: room for the first four, their keys and their hashes.
 const OBJECT: u64 = 560;
 
-/// Why JSON was not read.
+/// Why JSON could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unparsed {
-    /// It is none, or not what was expected.
+    /// It is not JSON, or not of the expected form.
     #[error(transparent)]
     Syntax(#[from] serde_json::Error),
     /// It would take more than its budget.
@@ -25,7 +25,7 @@ pub enum Unparsed {
     Costly(#[from] OverBudget),
 }
 
-/// What the values of `json` take in memory, at most.
+/// The most bytes of memory that the values of `json` can take.
 pub fn json_bytes(json: &[u8]) -> u64 {
     let cost = |byte: &u8| match byte {
         b',' => ITEM,
@@ -36,30 +36,31 @@ pub fn json_bytes(json: &[u8]) -> u64 {
     json.iter().map(cost).sum()
 }
 
-/// Parses JSON, for whose values it takes from `budget` before it makes them.
+/// Parses JSON. The memory for its values is taken from `budget` first.
 ///
 /// # Errors
-/// [`Unparsed`].
+/// Returns [`Unparsed`].
 pub fn parse_json(json: &[u8], budget: &Budget) -> Result<Value, Unparsed> {
     budget.take(json_bytes(json))?;
     Ok(serde_json::from_slice(json)?)
 }
 
-/// The text of a file of JSON, whose values fit the file's budget: [`read_text`] for what is to be parsed.
+/// Reads a file of JSON as text, for a caller that parses it: [`read_text`] with a check that its values fit
+/// the file's budget.
 ///
 /// # Errors
-/// Those of [`read_text`], and what its values would take.
+/// Returns the errors of [`read_text`], and [`OverBudget`] if the values would not fit.
 pub fn read_json_text(path: &Path) -> io::Result<String> {
     let text = read_text(path)?;
     check_json(text.as_bytes(), &Budget::of(path))?;
     Ok(text)
 }
 
-/// Checks that the values of a line of JSON fit into what is left of `budget`, and takes nothing: what is made of a line that
-/// is parsed into a type is little of it.
+/// Checks that the values of a line of JSON fit in the rest of `budget`, without taking anything: a line that is parsed
+/// into a type leaves little of its values in memory.
 ///
 /// # Errors
-/// [`OverBudget`].
+/// Returns [`OverBudget`] if they do not fit.
 pub fn check_json(json: &[u8], budget: &Budget) -> Result<(), OverBudget> {
     let bytes = json_bytes(json);
     budget.take(bytes)?;
@@ -96,7 +97,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "\u{feff}{\"a\": [1, 2]}").unwrap();
         assert_eq!(read_json_text(file.path()).unwrap(), "{\"a\": [1, 2]}");
-        // A gibibyte, which nobody raised.
+        // These values take more than a gibibyte, the default limit.
         std::fs::write(file.path(), format!("[{}0]", "[0],".repeat(3_000_000))).unwrap();
         assert!(read_json_text(file.path()).unwrap_err().to_string().contains("--file-bytes"));
     }

@@ -1,8 +1,8 @@
-//! Files that somebody else wrote: what reading one may cost, and what becomes of a library that gives up on one.
+//! Reading files that others wrote: limits on their cost, and panics of libraries on damaged files.
 //!
-//! Every reader of outside files takes from a [`Budget`] before it allocates, so that a small file cannot eat the machine,
-//! and calls libraries that may panic on damaged bytes through [`guarded`]. [`excerpt`] keeps messages short that quote
-//! such files. docs/limits.md names the limits and how to raise them.
+//! Every reader of outside files takes from a [`Budget`] before it allocates, so that a small file cannot fill the
+//! memory, and calls libraries that may panic on damaged bytes through [`guarded`]. [`excerpt`] shortens values that
+//! messages quote from such files. docs/limits.md lists the limits and says how to raise them.
 
 mod budget;
 mod guard;
@@ -12,10 +12,10 @@ pub use budget::{Budget, FileLimits, OverBudget, file_limits, read, read_text, s
 pub use guard::guarded;
 pub use json::{Unparsed, check_json, json_bytes, parse_json, read_json_text};
 
-/// The longest stretch of an outside value that a message repeats, in characters.
+/// The most characters of an outside value that a message repeats.
 const EXCERPT: usize = 120;
 
-/// What a message says of a value from outside: the value, or its beginning and how long it is.
+/// A value from outside as a message quotes it: the whole value, or its beginning and its length.
 pub fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT) {
         None => text.into(),

@@ -1,4 +1,4 @@
-//! What rendering a chat template may cost.
+//! Limits on what rendering a chat template may cost.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -7,30 +7,30 @@ use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-/// Instructions of one rendering.
+/// The number of instructions that one rendering may run.
 pub(super) const FUEL: u64 = 10_000_000;
 /// How long compiling or rendering may take.
 pub(super) const TIME: Duration = Duration::from_secs(5);
-/// Bytes that one rendering may write and make on the way, all together.
+/// Bytes that one rendering may create in total: its output and all values on the way.
 const BYTES: usize = 512 << 20;
-/// Bytes of one value, written out.
+/// The most bytes of one value, written out.
 pub(super) const VALUE: usize = 16 << 20;
-/// What an item of a list or a map counts besides its text.
+/// Bytes that an item of a list or a map counts besides its text.
 const ITEM: usize = 16;
-/// How deep values may nest.
+/// How deep values may be nested.
 const DEPTH: usize = 64;
-/// Parts into which a list may be cut.
+/// The number of parts that a list may be cut into.
 const PARTS: usize = 100_000;
 /// The widest field of a format.
 const WIDTH: usize = 9999;
 
-/// The filter that checks what was made.
+/// The filter that checks a value that was just created.
 pub(super) const MADE: &str = "#made";
-/// The filter that checks what a namespace is to hold.
+/// The filter that checks a value before a namespace stores it.
 pub(super) const KEPT: &str = "#kept";
-/// The filter that stands for `~`.
+/// The filter that replaces the operator `~`.
 pub(super) const CONCAT: &str = "#concat";
-/// The filter that stands for `*`.
+/// The filter that replaces the operator `*`.
 pub(super) const MULTIPLY: &str = "#multiply";
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -40,23 +40,23 @@ thread_local! {
     static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Begins a rendering on this thread.
+/// Starts the limits of a rendering on this thread.
 pub(super) fn begin() {
     LEFT.set(BYTES);
     BEGUN.set(Some(Instant::now()));
 }
 
-/// An error of these bounds.
+/// The error for something that exceeds these limits.
 pub(super) fn over(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
 
-/// The error of what takes too long.
+/// The error for something that takes too long.
 pub(super) fn too_long() -> Error {
     over(format!("it takes longer than the {} seconds that it may take", TIME.as_secs()))
 }
 
-/// Bounds what templates of an environment may do.
+/// Limits what the templates of an environment can do.
 pub(super) fn bound(environment: &mut Environment<'_>) {
     environment.set_fuel(Some(FUEL));
     environment.set_formatter(|out, state, value| {
@@ -107,7 +107,7 @@ pub(super) fn bound(environment: &mut Environment<'_>) {
 }
 
 fn take(bytes: usize) -> Result<()> {
-    // Nobody waits any more; the thread ends here.
+    // Nobody waits for the result any more, so the thread ends here.
     if BEGUN.get().is_some_and(|begun| begun.elapsed() > 2 * TIME) {
         return Err(too_long());
     }
@@ -117,7 +117,7 @@ fn take(bytes: usize) -> Result<()> {
             Ok(())
         }
         None => {
-            // What goes on after it was given up has nothing left either.
+            // A template that catches this error has nothing left to spend either.
             LEFT.set(0);
             Err(over(format!("it makes more than the {BYTES} bytes that one rendering may make")))
         }
@@ -131,22 +131,22 @@ fn fits(bytes: usize, limit: usize) -> Result<()> {
     }
 }
 
-/// Checks what was made: how large it would be if it were written, and what is left of the budget.
+/// Checks a new value: its size if it were written out, and what remains of the budget.
 fn made(value: Value) -> Result<Value> {
     weigh(&value)?;
-    // The parts of a list are shared with what it was made of; they cost nothing again.
+    // The parts of a list are shared with the values that it was made from, so they cost nothing again.
     take(match value.as_str() {
         Some(text) => text.len(),
         None => value.len().unwrap_or(1).saturating_mul(3 * ITEM),
     })?;
-    // Sums and slices of lists are views of views otherwise, as deep as there were operations.
+    // Sums and slices of lists would otherwise be views of views, nested as deeply as there were operations.
     match value.kind() {
         ValueKind::Iterable => Ok(Value::from(value.try_iter()?.collect::<Vec<_>>())),
         _ => Ok(value),
     }
 }
 
-/// The bytes of a value if it were written.
+/// The number of bytes of a value if it were written out.
 fn weigh(value: &Value) -> Result<usize> {
     let mut sum = 0;
     add(value, 0, &mut sum)?;
@@ -188,7 +188,7 @@ fn is_namespace(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }
 
-/// Whether a value is a namespace or holds one.
+/// Whether a value is a namespace or contains one.
 fn holds_namespace(value: &Value, depth: usize) -> Result<bool> {
     if is_namespace(value) {
         return Ok(true);
@@ -217,7 +217,7 @@ fn holds_namespace(value: &Value, depth: usize) -> Result<bool> {
     }
 }
 
-/// Whether `left * right` stays below a limit, where one of them is text or a list.
+/// Checks that `left * right` stays below a limit, if one of them is a text or a list.
 pub(super) fn product(left: &Value, right: &Value, limit: usize) -> Result<()> {
     let times = |value: &Value, other: &Value| -> Result<()> {
         if !matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable) {
@@ -234,7 +234,7 @@ pub(super) fn product(left: &Value, right: &Value, limit: usize) -> Result<()> {
     times(right, left)
 }
 
-/// `*`, as the engine has it.
+/// The operator `*`, with the engine's semantics.
 fn multiply(left: Value, right: Value) -> Result<Value> {
     product(&left, &right, VALUE)?;
     let repeated = match (left.kind(), right.kind()) {
@@ -272,7 +272,7 @@ fn multiply(left: Value, right: Value) -> Result<Value> {
     made(made_of)
 }
 
-/// Checks a filter or a method that may make much of little, before it does.
+/// Checks, before it runs, a filter or a method that can create something large from little.
 fn foresee(name: &str, value: &Value, args: &[Value]) -> Result<()> {
     let text = |at: usize| args.get(at).and_then(Value::as_str).unwrap_or_default();
     let own = weigh(value)?;
@@ -282,7 +282,7 @@ fn foresee(name: &str, value: &Value, args: &[Value]) -> Result<()> {
             let times = value.as_str().map_or(own, |value| value.matches(text(0)).count());
             fits(own.saturating_add(times.saturating_mul(weigh(args.get(1).unwrap_or(&Value::UNDEFINED))?)), 2 * VALUE)
         }
-        // Of the filter the value is the list, of the method it is what joins.
+        // For the filter, the value is the list; for the method, it is the separator.
         "join" => {
             let count = |value: &Value| match value.as_str() {
                 Some(text) => text.len(),

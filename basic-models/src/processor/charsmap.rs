@@ -1,17 +1,17 @@
-//! The table of a `Precompiled` normalizer, which SentencePiece made: checked before the tokenizers library follows its
-//! offsets, which it takes on trust.
+//! Checks the table of a `Precompiled` normalizer, which SentencePiece made, before the tokenizers library uses it: the
+//! library follows the table's offsets without checking them.
 //!
-//! The bytes are the length of a double array (u32), the double array (u32 each), and texts that end with a zero byte. A
-//! unit of the array that is a leaf has the place of the text that a key becomes.
+//! The bytes are the length of a double array (u32), the double array (u32 each), and texts that end with a zero byte.
+//! A leaf of the array has the position of the text that replaces its key.
 
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-/// The longest table, in bytes; that of NFKC has 310 KB.
+/// The longest table in bytes; the table of NFKC has 310 KB.
 const LONGEST: usize = 16 << 20;
 
-/// How many times as long a text may become by the table of this base64 text, or what is wrong with it.
+/// The factor by which the table in this base64 text can lengthen a text, or what is wrong with the table.
 pub(super) fn growth(base64: &str) -> Result<f64, String> {
     if base64.len() / 4 * 3 > LONGEST {
         return Err(format!("precompiled_charsmap has more than {LONGEST} bytes"));
@@ -36,11 +36,11 @@ fn growth_of(bytes: &[u8]) -> Result<f64, String> {
     let mut seen = vec![false; units.len()];
     let mut growth: f64 = 1.0;
     let mut level = vec![offset(root)];
-    // Keys of more bytes than a grapheme that is looked up are never found.
+    // The library does not look up longer keys: it looks up graphemes.
     for depth in 0..=16 {
         let mut next = Vec::new();
         for node in level {
-            // A byte of a text leads from a node to any unit of its block of 256.
+            // From a node, a byte of a text can lead to any unit of the node's block of 256.
             let Some(block) = units.get(node & !0xFF..(node | 0xFF) + 1) else {
                 return Err(broken(format!("its array points to unit {}, of {}", node | 0xFF, units.len())));
             };
@@ -76,7 +76,7 @@ fn growth_of(bytes: &[u8]) -> Result<f64, String> {
     Ok(growth)
 }
 
-/// Where a unit's children lie, to be combined with its own place.
+/// The position of a unit's children, to be combined with its own.
 fn offset(unit: u32) -> usize {
     ((unit >> 10) as usize) << ((unit & (1 << 9)) >> 6)
 }
@@ -85,10 +85,10 @@ fn offset(unit: u32) -> usize {
 mod tests {
     use super::{growth, growth_of};
 
-    /// A table that makes "a" the text at `at`.
+    /// A table that replaces "a" by the text at `at`.
     fn table(units: usize, at: u32, texts: &[u8]) -> Vec<u8> {
         let mut array = vec![0u32; units];
-        // The root's children lie at the root; "a" is a leaf whose value lies at unit 0x61 ^ 0x100.
+        // The root's children start at the root; "a" is a leaf whose value is at unit 0x61 ^ 0x100.
         array[0x61] = 0x61 | 1 << 8 | 0x100 << 10;
         if let Some(leaf) = array.get_mut(0x161) {
             *leaf = at | 1 << 31;

@@ -1,4 +1,4 @@
-//! The settings of image processing, as Hugging Face checkpoints write them.
+//! The settings of image processing, in the form of Hugging Face checkpoints.
 
 use std::path::Path;
 
@@ -10,11 +10,12 @@ use super::{ProcessorError, Result, wanted};
 const IMAGE_FILE: &str = "preprocessor_config.json";
 pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
 
-/// The longest side that settings may ask for: 4096 x 4096 pixels are 192 MiB of numbers, and many times what any vision
-/// encoder takes.
+/// The longest side that settings may have: 4096 x 4096 pixels are 192 MiB of numbers, many times what any
+/// vision encoder takes.
 const LONGEST_SIDE: u64 = 4096;
 
-/// Which of transformers' image processors is meant; they share their steps and differ in their defaults.
+/// The image processor of transformers that the settings belong to. They share their steps and differ
+/// in their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageKind {
     /// `CLIPImageProcessor`: resize the shortest edge, centre crop, CLIP's mean and standard deviation.
@@ -28,18 +29,18 @@ pub enum ImageKind {
 /// The size that an image is resized to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// The shorter edge gets this length, the longer follows, rounded down.
+    /// The shorter edge gets this length; the longer one follows, rounded down.
     ShortestEdge(u32),
     /// Exactly this size, whatever the aspect ratio.
     Exact {
-        /// Rows.
+        /// The number of rows.
         height: u32,
-        /// Columns.
+        /// The number of columns.
         width: u32,
     },
 }
 
-/// The resampling filter, with Pillow's number.
+/// The resampling filter; each has a number in Pillow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resample {
     /// Pillow's `BILINEAR`, 2.
@@ -48,23 +49,23 @@ pub enum Resample {
     Bicubic,
 }
 
-/// Every setting of an image processor; see [`ImageProcessorConfig::clip`] for the defaults.
+/// All settings of an image processor; [`ImageProcessorConfig::clip`] has CLIP's defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageProcessorConfig {
-    /// Which class of transformers this is.
+    /// The image processor of transformers.
     pub kind: ImageKind,
     /// The colour that fills an image up to a square before it is resized (LLaVA's `image_aspect_ratio = "pad"`,
     /// `do_pad` of `LlavaImageProcessor`); `None` for no padding.
     pub pad: Option<[u8; 3]>,
-    /// The size to resize to; `None` where `do_resize` is false.
+    /// The size to resize to; `None` if `do_resize` is false.
     pub size: Option<Size>,
-    /// The filter of that resize.
+    /// The filter for resizing.
     pub resample: Resample,
-    /// `(height, width)` of the centre crop; `None` where `do_center_crop` is false.
+    /// `(height, width)` of the centre crop; `None` if `do_center_crop` is false.
     pub crop: Option<(u32, u32)>,
-    /// What pixel values 0..=255 are multiplied by; `None` where `do_rescale` is false.
+    /// The factor of the pixel values 0..=255; `None` if `do_rescale` is false.
     pub rescale_factor: Option<f64>,
-    /// Mean and standard deviation per channel; `None` where `do_normalize` is false.
+    /// Mean and standard deviation per channel; `None` if `do_normalize` is false.
     pub normalize: Option<([f32; 3], [f32; 3])>,
 }
 
@@ -93,19 +94,19 @@ impl ImageProcessorConfig {
         }
     }
 
-    /// The same settings with LLaVA's padding: a square in the mean colour, int(mean * 255), with the image in its
-    /// middle. Without normalization the colour is that of CLIP's mean.
+    /// The same settings with LLaVA's padding: the image is placed in the middle of a square in the mean colour,
+    /// int(mean * 255). Without normalization the colour is that of CLIP's mean.
     #[must_use]
     pub fn with_pad(self) -> Self {
         let mean = self.normalize.or(Self::clip(224).normalize).map_or([0.0; 3], |(mean, _)| mean);
         Self { pad: Some(pad_color(mean.map(shortest))), ..self }
     }
 
-    /// The settings under LLaVA's own key `image_aspect_ratio`, which its config.json has (transformers' don't):
-    /// `"pad"` pads as [`ImageProcessorConfig::with_pad`] does, `"square"` leaves the settings as they are.
+    /// The settings with LLaVA's own key `image_aspect_ratio`, which its config.json has (transformers' does not):
+    /// `"pad"` pads as [`ImageProcessorConfig::with_pad`] does, `"square"` leaves the settings unchanged.
     ///
     /// # Errors
-    /// [`ProcessorError::Unsupported`] for other values, such as `"anyres"`; `path` is the file that it names.
+    /// Returns [`ProcessorError::Unsupported`] for other values, such as `"anyres"`; `path` is the file that it names.
     pub fn with_aspect_ratio(self, value: &str, path: &Path) -> Result<Self> {
         match value {
             "pad" => Ok(self.with_pad()),
@@ -119,11 +120,11 @@ impl ImageProcessorConfig {
         }
     }
 
-    /// Reads a checkpoint's settings: `image_processor` inside processor_config.json (transformers 5), else
+    /// Reads a checkpoint's settings: `image_processor` in processor_config.json (transformers 5), otherwise
     /// preprocessor_config.json. Keys that are absent or null take the class's defaults.
     ///
     /// # Errors
-    /// [`ProcessorError::MissingFile`], `Read`, `Json`, or `Unsupported` with the file and the key.
+    /// Returns [`ProcessorError::MissingFile`], `Read`, `Json`, or `Unsupported` with the file and the key.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(PROCESSOR_FILE);
         if let Some(value) = read_json_if_exists(&path)?
@@ -141,7 +142,7 @@ impl ImageProcessorConfig {
     /// Reads the settings from JSON; `path` is the file that errors name.
     ///
     /// # Errors
-    /// `Json` or `Unsupported`, with the file and the key.
+    /// Returns `Json` or `Unsupported`, with the file and the key.
     pub fn from_json(value: &Value, path: &Path) -> Result<Self> {
         let raw: Raw = wanted::typed(path, value)?;
         let unsupported = |key: &str, value: String, supported| ProcessorError::Unsupported {
@@ -156,7 +157,7 @@ impl ImageProcessorConfig {
             | Some(
                 "CLIPImageProcessor" | "CLIPImageProcessorFast" | "CLIPImageProcessorPil" | "CLIPFeatureExtractor",
             ) => Self::clip(224),
-            // DINOv2's: the same steps with the same defaults.
+            // DINOv2's processor, with the same steps and the same defaults.
             Some("BitImageProcessor" | "BitImageProcessorFast" | "BitImageProcessorPil") => Self::clip(224),
             Some("SiglipImageProcessor" | "SiglipImageProcessorFast" | "SiglipImageProcessorPil") => Self::siglip(224),
             Some("LlavaImageProcessor" | "LlavaImageProcessorFast" | "LlavaImageProcessorPil") => {
@@ -230,15 +231,15 @@ impl ImageProcessorConfig {
         Ok(config)
     }
 
-    /// The number of a pixel's 8-bit `value` in a channel. transformers rescales in float64, then goes on in float32.
+    /// The number for an 8-bit pixel `value` in a channel. transformers rescales in float64 and continues in float32.
     pub(super) fn number(&self, value: u8, channel: usize) -> f32 {
         let x = self.rescale_factor.map_or(f32::from(value), |factor| (f64::from(value) * factor) as f32);
         self.normalize.map_or(x, |(mean, std)| (x - mean[channel]) / std[channel])
     }
 
-    /// The setting that makes numbers of pixels that are none, with its value and what it may be.
+    /// The setting that makes pixel values infinite or NaN, with its value and what is supported.
     fn not_finite(&self) -> Option<(&'static str, String, &'static str)> {
-        // Rescaling and normalization are monotonic: what holds at both ends holds between them.
+        // Rescaling and normalization are monotonic: if both ends are finite, so is everything between them.
         let finite = |config: &Self| (0..3).all(|c| [0, 255].iter().all(|&v| config.number(v, c).is_finite()));
         if finite(self) {
             return None;
@@ -255,11 +256,11 @@ impl ImageProcessorConfig {
         })
     }
 
-    /// Writes preprocessor_config.json so that transformers 4 and 5 read the same settings back. Settings that pad are
-    /// written as a `LlavaImageProcessor`'s, the class that can.
+    /// Writes preprocessor_config.json so that transformers 4 and 5 read the same settings back. Settings with padding
+    /// are written for `LlavaImageProcessor`, the class that supports it.
     ///
     /// # Errors
-    /// [`ProcessorError::Write`].
+    /// Returns [`ProcessorError::Write`].
     pub fn save(&self, dir: &Path) -> Result<()> {
         let class = match self.kind {
             _ if self.pad.is_some() => "LlavaImageProcessor",
@@ -298,7 +299,7 @@ impl ImageProcessorConfig {
         if let Some(color) = self.pad
             && self.normalize.is_none()
         {
-            // transformers takes the colour from the mean, also where it doesn't normalize.
+            // transformers computes the colour from the mean even if it does not normalize.
             out["image_mean"] = json!(color.map(|value| (f64::from(value) + 0.5) / 255.0));
         }
         write_json(&dir.join(IMAGE_FILE), &out)
@@ -323,7 +324,7 @@ struct Raw {
     do_pad: Option<bool>,
 }
 
-/// A length (a square, or the shortest edge), `[h, w]`, `{"shortest_edge"}` or `{"height", "width"}`.
+/// Reads a length (a square, or the shortest edge), `[h, w]`, `{"shortest_edge"}` or `{"height", "width"}`.
 fn read_size(value: &Value, square: bool) -> Option<Size> {
     let length = |v: &Value| v.as_u64().filter(|n| (1..=LONGEST_SIDE).contains(n)).map(|n| n as u32);
     let get = |key| value.get(key).filter(|v: &&Value| !v.is_null());
@@ -340,19 +341,19 @@ fn read_size(value: &Value, square: bool) -> Option<Size> {
     }
 }
 
-/// transformers' colour of the padding: int(mean * 255).
+/// transformers' colour for padding: int(mean * 255).
 fn pad_color(mean: [f64; 3]) -> [u8; 3] {
     mean.map(|value| (value * 255.0) as u8)
 }
 
-/// The means as the file writes them, before they are rounded to 32 bits.
+/// The means as written in the file, before they are rounded to 32 bits.
 fn exact_mean(found: &Option<Value>, mean: [f32; 3]) -> [f64; 3] {
     let list = found.as_ref().and_then(Value::as_array);
     let exact = |i: usize| list.map_or(found.as_ref(), |list| list.get(i)).and_then(Value::as_f64);
     [0, 1, 2].map(|i| exact(i).unwrap_or_else(|| shortest(mean[i])))
 }
 
-/// The number of fewest digits that rounds to `value` in 32 bits: what was written where it was read from.
+/// The number with the fewest digits that rounds to `value` in 32 bits, which is what the file had.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
@@ -366,7 +367,7 @@ fn read_channels(value: &Value) -> Option<[f32; 3]> {
     }
 }
 
-/// The JSON in `path`, or `None` where there is no such file.
+/// Reads the JSON in `path`; `None` if there is no such file.
 pub(super) fn read_json_if_exists(path: &Path) -> Result<Option<Value>> {
     let text = match crate::outside::read_json_text(path) {
         Ok(text) => text,

@@ -1,18 +1,18 @@
-//! Conversations, and how LLaVA's data sets write them.
+//! Conversations, and reading them from the format of LLaVA's data sets.
 
 use serde_json::Value;
 
 use super::{PLACEHOLDER, ProcessorError, Result};
 use crate::outside::excerpt;
 
-/// Who speaks.
+/// The speaker of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Instructions before the conversation.
     System,
     /// Questions.
     User,
-    /// Answers, on which the loss falls.
+    /// Answers, on which the loss is computed.
     Assistant,
 }
 
@@ -30,38 +30,38 @@ impl Role {
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Who speaks.
+    /// The speaker.
     pub role: Role,
-    /// What is said, in a question with one [`PLACEHOLDER`] for each image.
+    /// The text. A question has one [`PLACEHOLDER`] for each image.
     pub content: String,
-    /// Whether a [`PLACEHOLDER`] in a question is text like any other.
+    /// Whether a [`PLACEHOLDER`] in a question is plain text.
     literal: bool,
 }
 
 impl Message {
-    /// A turn.
+    /// A turn of a conversation.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self { role, content: content.into(), literal: false }
     }
 
-    /// The turn of a sample that has no images: an `<image>` in it is text, say about HTML.
+    /// The turn of a sample without images: an `<image>` in it is plain text, for example about HTML.
     #[must_use]
     pub fn without_images(self) -> Self {
         Self { literal: true, ..self }
     }
 
-    /// The turn with other words, its placeholders meaning what they mean in this one.
+    /// The turn with another text, in which placeholders mean the same as in this one.
     pub(super) fn with_content(&self, content: String) -> Self {
         Self { content, ..*self }
     }
 
-    /// Whether a [`PLACEHOLDER`] in it stands for an image: in questions of samples that have images. In what the
-    /// assistant or the system says it is text.
+    /// Whether a [`PLACEHOLDER`] in it stands for an image. This is so in questions of samples that have images; in the
+    /// texts of the assistant and the system it is plain text.
     pub fn shows_images(&self) -> bool {
         self.role == Role::User && !self.literal
     }
 
-    /// The images that it shows.
+    /// The number of images in the turn.
     pub fn images(&self) -> usize {
         if self.shows_images() { self.content.matches(PLACEHOLDER).count() } else { 0 }
     }
@@ -70,22 +70,22 @@ impl Message {
 /// Reads LLaVA's `"conversations"`: `[{"from": "human", "value": ..}, {"from": "gpt", "value": ..}, ..]`, with an
 /// optional `"system"` turn first. `value` is that list, or a sample that has it under `"conversations"`.
 ///
-/// As LLaVA's `preprocess_multimodal` does, the placeholder of an image is moved to the front of its question, on a
-/// line of its own. A question with several placeholders is left as it is (LLaVA would merge them into one), and so is
-/// an answer, where an `<image>` is text.
+/// As in LLaVA's `preprocess_multimodal`, the placeholder of an image is moved to the start of its question, on a line
+/// of its own. A question with several placeholders is left unchanged (LLaVA would merge them into one), and so is an
+/// answer, in which `<image>` is plain text.
 ///
 /// # Errors
-/// [`ProcessorError::Conversation`] where keys, types or speakers are wrong, [`ProcessorError::RoleOrder`] where human
-/// and gpt don't take turns, [`ProcessorError::EmptyMessage`] where the system or gpt says nothing,
-/// [`ProcessorError::NoMessages`], and [`ProcessorError::Unanswered`] where the last turn isn't gpt's.
+/// Returns [`ProcessorError::Conversation`] if keys, types or speakers are wrong, [`ProcessorError::RoleOrder`] if
+/// human and gpt do not alternate, [`ProcessorError::EmptyMessage`] if a turn of the system or gpt is empty,
+/// [`ProcessorError::NoMessages`], and [`ProcessorError::Unanswered`] if the last turn is not gpt's.
 pub fn from_llava(value: &Value) -> Result<Vec<Message>> {
     read(value, true)
 }
 
-/// [`from_llava`] for a sample that has no images: an `<image>` is text wherever it stands, and stays there.
+/// [`from_llava`] for a sample without images: an `<image>` is plain text and stays where it is.
 ///
 /// # Errors
-/// Those of [`from_llava`].
+/// Returns the errors of [`from_llava`].
 pub fn from_llava_without_images(value: &Value) -> Result<Vec<Message>> {
     read(value, false)
 }
@@ -132,7 +132,7 @@ fn read(value: &Value, images: bool) -> Result<Vec<Message>> {
     Ok(messages)
 }
 
-/// Checks that an optional system turn is followed by user and assistant in turns.
+/// Checks that user and assistant alternate after an optional system turn.
 pub(super) fn check_order(messages: &[Message]) -> Result<()> {
     if messages.iter().all(|message| message.role == Role::System) {
         return Err(ProcessorError::NoMessages);
@@ -151,7 +151,7 @@ pub(super) fn check_order(messages: &[Message]) -> Result<()> {
     Ok(())
 }
 
-/// Checks that each turn of the given roles says something.
+/// Checks that each turn of the given roles has text.
 pub(super) fn check_filled(messages: &[Message], roles: &[Role]) -> Result<()> {
     let empty = |message: &Message| roles.contains(&message.role) && message.content.trim().is_empty();
     match messages.iter().position(empty) {
@@ -168,7 +168,7 @@ pub(super) fn check_answered(messages: &[Message]) -> Result<()> {
     }
 }
 
-/// `text` with its only placeholder moved to a line before the rest.
+/// Moves the placeholder of `text`, if it has only one, to a line before the rest.
 fn image_first(text: &str) -> String {
     if text.matches(PLACEHOLDER).count() != 1 {
         return text.to_owned();
@@ -177,7 +177,7 @@ fn image_first(text: &str) -> String {
     strip(&format!("{PLACEHOLDER}\n{}", strip(&rest))).to_owned()
 }
 
-/// Python's `str.strip`, which also takes the four separator controls for white space.
+/// Python's `str.strip`, which also strips the four separator control characters.
 fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
 }

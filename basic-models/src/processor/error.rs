@@ -1,4 +1,4 @@
-//! What can be wrong with a file, a conversation or a template, and what to do about it.
+//! The errors of this module: what is wrong with a file, a conversation or a template, and what to do about it.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub enum ProcessorError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
     /// A file could not be written.
@@ -21,7 +21,7 @@ pub enum ProcessorError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
     /// None of the files that could hold a setting exist.
@@ -29,10 +29,10 @@ pub enum ProcessorError {
     MissingFile {
         /// The checkpoint directory.
         dir: PathBuf,
-        /// The names looked for.
+        /// The file names that were looked for.
         names: &'static str,
     },
-    /// A file isn't JSON, or not of the expected shape.
+    /// A file is not JSON, or does not have the expected form.
     #[error("{path}: not the JSON that is expected here: {reason}", path = path.display(), reason = json_reason(source))]
     Json {
         /// The file.
@@ -40,14 +40,14 @@ pub enum ProcessorError {
         /// The parser's message, with line and column.
         source: serde_json::Error,
     },
-    /// A key holds a value that this library doesn't support.
+    /// A key has a value that this library does not support.
     #[error("{path}: \"{key}\" is {value}; supported: {supported}", path = path.display(), key = excerpt(key), value = excerpt(value))]
     Unsupported {
         /// The file.
         path: PathBuf,
         /// The key.
         key: String,
-        /// The value found.
+        /// The value in the file.
         value: String,
         /// What is supported.
         supported: &'static str,
@@ -60,13 +60,13 @@ pub enum ProcessorError {
         /// The decoder's message.
         source: image::ImageError,
     },
-    /// An image file without a byte.
+    /// An image file of 0 bytes.
     #[error("the image {path} is empty (0 bytes); replace the file or drop the sample", path = path.display())]
     EmptyImage {
         /// The file.
         path: PathBuf,
     },
-    /// The decoder panicked over an image file.
+    /// The decoder panicked on an image file.
     #[error("cannot decode the image {path}: the decoder gave up on damaged data ({reason}); replace the file or drop the sample", path = path.display())]
     DecoderGaveUp {
         /// The file.
@@ -80,17 +80,17 @@ pub enum ProcessorError {
         /// The file.
         path: PathBuf,
     },
-    /// An image file is larger than an image within the limit of pixels can be.
+    /// An image file is larger than any image within the pixel limit can be.
     #[error("the image {path} has more than {limit} bytes, more than any image within the limit of {max_pixels} pixels needs; replace the file or raise the limit", path = path.display())]
     ImageFileTooLarge {
         /// The file.
         path: PathBuf,
-        /// The bytes that are read at most.
+        /// The most bytes that are read.
         limit: u64,
-        /// The limit of pixels.
+        /// The limit in pixels.
         max_pixels: u64,
     },
-    /// An image has more pixels than the limit against decompression bombs allows.
+    /// An image has more pixels than the limit allows, which guards against decompression bombs.
     #[error("the image {path} has {width} x {height} pixels, more than the limit of {max_pixels}; scale it down or raise the limit", path = path.display())]
     TooManyPixels {
         /// The file.
@@ -102,7 +102,7 @@ pub enum ProcessorError {
         /// The limit, width times height.
         max_pixels: u64,
     },
-    /// An image can't be resized as the processor's configuration says.
+    /// An image cannot be resized as the settings require.
     #[error("cannot resize an image of {width} x {height} to {new_width} x {new_height}: {reason}")]
     Resize {
         /// The image's width.
@@ -113,7 +113,7 @@ pub enum ProcessorError {
         new_width: u64,
         /// The height it would get.
         new_height: u64,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// tokenizer.json could not be loaded.
@@ -134,42 +134,42 @@ pub enum ProcessorError {
         /// The tokenizers library's message.
         message: String,
     },
-    /// The tokenizer lacks a special token that is needed here.
+    /// The tokenizer lacks a special token that is needed.
     #[error("the tokenizer has no {what} token{named}; add it to tokenizer.json and name it in tokenizer_config.json")]
     MissingToken {
-        /// Which: "image", "end-of-sequence", ...
+        /// The kind of token: "image", "end-of-sequence", ...
         what: &'static str,
-        /// A space and its quoted text, or empty where even that is unknown.
+        /// A space and the token's quoted text; empty if the text is not known either.
         named: String,
     },
-    /// The text has another number of image placeholders than the sample has images.
+    /// The number of image placeholders in the text differs from the number of images of the sample.
     #[error(
         "the text has {placeholders} image placeholder(s) \"{token}\" but the sample has {images} image(s); there must be one placeholder for each image"
     )]
     PlaceholderCount {
-        /// Placeholders in the text.
+        /// The number of placeholders in the text.
         placeholders: usize,
-        /// Images of the sample.
+        /// The number of images of the sample.
         images: usize,
         /// The placeholder.
         token: String,
     },
-    /// Tokenization gave another number of image tokens than the expanded text holds.
+    /// Tokenization returned a different number of image tokens than the expanded text contains.
     #[error(
         "the tokenizer made {found} image tokens of a text that holds {expected}; \"{token}\" must be an added token in tokenizer.json"
     )]
     ImageTokenCount {
-        /// Image tokens among the ids.
+        /// The number of image tokens among the ids.
         found: usize,
-        /// Image tokens in the text.
+        /// The number of image tokens in the text.
         expected: usize,
         /// The image token.
         token: String,
     },
-    /// A sample isn't a LLaVA conversation.
+    /// A sample is not a LLaVA conversation.
     #[error("not a LLaVA conversation: {reason}, at {place}")]
     Conversation {
-        /// Where: `conversations[2].from`, ...
+        /// The place: `conversations[2].from`, ...
         place: String,
         /// What is wrong and what is expected.
         reason: String,
@@ -182,17 +182,17 @@ pub enum ProcessorError {
         /// Its role.
         role: &'static str,
     },
-    /// A conversation's roles don't alternate, or it doesn't fit the style.
+    /// A conversation's roles do not alternate, or it does not fit the style.
     #[error("message {turn} is from the {found}, expected {expected}")]
     RoleOrder {
         /// The message's index, from 0.
         turn: usize,
         /// Its role.
         found: &'static str,
-        /// What may stand there.
+        /// What is allowed there.
         expected: &'static str,
     },
-    /// A conversation to train on ends without an answer.
+    /// A conversation for training ends without an answer.
     #[error(
         "the conversation has no answer after message {turn}; a training sample must end with the assistant's answer"
     )]
@@ -203,54 +203,55 @@ pub enum ProcessorError {
     /// The conversation has no messages.
     #[error("the conversation is empty; a sample needs a question and an answer")]
     NoMessages,
-    /// There is no conversation style of that name.
+    /// There is no conversation style with that name.
     #[error("there is no conversation style {name:?}; the styles are {known}")]
     UnknownStyle {
-        /// The name asked for.
+        /// The name.
         name: String,
-        /// The names that there are.
+        /// The names of all styles.
         known: String,
     },
-    /// No token of the sample bears a loss.
+    /// No token of the sample has a loss.
     #[error(
         "no token of the sample is supervised (of {tokens} tokens); the answers hold no text that the tokenizer keeps"
     )]
     NothingSupervised {
-        /// The sample's tokens.
+        /// The number of the sample's tokens.
         tokens: usize,
     },
     /// A chat template could not be compiled or rendered.
     #[error("the chat template {origin} failed: {message}")]
     Template {
-        /// The file it came from.
+        /// The template's file.
         origin: String,
         /// The engine's message, with the line.
         message: String,
     },
-    /// A chat template rewrites what it rendered before, so that an answer's text can't be told from the prompt.
+    /// A chat template changes what it rendered before, so that an answer cannot be separated from the prompt.
     #[error(
         "the chat template {origin} renders message {turn} so that what came before it changes (from byte {at}: {prompt:?} became {whole:?}); labels can't be made with this template, use style vicuna_v1 or a template that only appends"
     )]
     NotAPrefix {
-        /// The file it came from.
+        /// The template's file.
         origin: String,
         /// The message's index, from 0.
         turn: usize,
         /// The first byte that differs.
         at: usize,
-        /// The prompt from there.
+        /// The prompt from that byte on.
         prompt: String,
-        /// The rendering with the message from there.
+        /// The rendering with the message, from that byte on.
         whole: String,
     },
 }
 
-/// A library's message, which may repeat a text or a pattern of any length; ours are short, and end with what to do.
+/// A library's message. It may repeat a text or a pattern of any length and is then shortened; this crate's own
+/// messages are short, and end with what to do.
 fn said(message: &str) -> String {
     if message.len() <= 500 { message.into() } else { excerpt(message) }
 }
 
-/// A parser's message, which may repeat a value of any length, and where it found it.
+/// A parser's message, which may repeat a value of any length, with the place of the error.
 fn json_reason(source: &serde_json::Error) -> String {
     let whole = source.to_string();
     match excerpt(&whole) {

@@ -1,4 +1,4 @@
-//! Image processing as transformers' image processors do it: pad, resize, centre crop, rescale, normalize.
+//! Image processing like transformers' image processors: pad, resize, centre crop, rescale, normalize.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -10,24 +10,24 @@ use super::{
     DEFAULT_MAX_PIXELS, ImageProcessorConfig, ProcessorError, Result, Size, decode_image_within, open_image_within,
 };
 
-/// What the vision encoder takes: one image, channels first.
+/// The input of the vision encoder: one image, channels first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PixelValues {
     /// `[3, height, width]`, row-major.
     pub data: Vec<f32>,
-    /// Rows.
+    /// The number of rows.
     pub height: usize,
-    /// Columns.
+    /// The number of columns.
     pub width: usize,
 }
 
-/// Turns decoded images into [`PixelValues`], as transformers' `CLIPImageProcessor`, `SiglipImageProcessor` or
-/// `LlavaImageProcessor` does with its Pillow backend, bit for bit in the resampling.
+/// Turns decoded images into [`PixelValues`], like transformers' `CLIPImageProcessor`, `SiglipImageProcessor` or
+/// `LlavaImageProcessor` with the Pillow backend. The resampled pixels are equal to the last bit.
 #[derive(Debug, Clone)]
 pub struct ImageProcessor {
     config: ImageProcessorConfig,
     max_pixels: u64,
-    /// Rescaling and normalization of every 8-bit value, per channel: all that those steps can see.
+    /// The result of rescaling and normalization for every 8-bit value, per channel.
     table: Box<[[f32; 256]; 3]>,
 }
 
@@ -46,13 +46,13 @@ impl ImageProcessor {
     /// Reads a checkpoint's settings; see [`ImageProcessorConfig::load`].
     ///
     /// # Errors
-    /// Those of [`ImageProcessorConfig::load`].
+    /// Returns the errors of [`ImageProcessorConfig::load`].
     pub fn load(dir: &Path) -> Result<Self> {
         ImageProcessorConfig::load(dir).map(Self::new)
     }
 
-    /// The same processor with another limit of pixels: of an image's own, and of what it is padded or resized to on the
-    /// way. [`DEFAULT_MAX_PIXELS`] where it isn't set.
+    /// The same processor with another limit of pixels, for the image itself and for what it is padded or resized to on
+    /// the way. [`DEFAULT_MAX_PIXELS`] by default.
     #[must_use]
     pub fn with_max_pixels(self, max_pixels: u64) -> Self {
         Self { max_pixels, ..self }
@@ -61,7 +61,7 @@ impl ImageProcessor {
     /// Writes preprocessor_config.json; see [`ImageProcessorConfig::save`].
     ///
     /// # Errors
-    /// [`ProcessorError::Write`].
+    /// Returns [`ProcessorError::Write`].
     pub fn save(&self, dir: &Path) -> Result<()> {
         self.config.save(dir)
     }
@@ -71,7 +71,7 @@ impl ImageProcessor {
         &self.config
     }
 
-    /// `(height, width)` of every processed image, where the settings fix it.
+    /// `(height, width)` of every processed image, if the settings determine it.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.config.crop, self.config.size) {
             (Some((height, width)), _) | (None, Some(Size::Exact { height, width })) => {
@@ -84,15 +84,15 @@ impl ImageProcessor {
     /// Decodes an image file within the limit of pixels and processes it.
     ///
     /// # Errors
-    /// Those of [`open_image_within`] and of [`ImageProcessor::process`].
+    /// Returns the errors of [`open_image_within`] and of [`ImageProcessor::process`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<PixelValues> {
         self.process(&open_image_within(path, self.max_pixels)?)
     }
 
-    /// Decodes an image held in memory and processes it; `name` is what messages call it.
+    /// Decodes an image in memory and processes it; messages call it `name`.
     ///
     /// # Errors
-    /// Those of [`decode_image_within`] and of [`ImageProcessor::process`].
+    /// Returns the errors of [`decode_image_within`] and of [`ImageProcessor::process`].
     pub fn decode(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<PixelValues> {
         self.process(&decode_image_within(name, bytes, self.max_pixels)?)
     }
@@ -100,8 +100,8 @@ impl ImageProcessor {
     /// Processes one image.
     ///
     /// # Errors
-    /// [`ProcessorError::Resize`] for an image without pixels, or one whose aspect ratio is so extreme that more
-    /// pixels than the limit had to be made of it.
+    /// Returns [`ProcessorError::Resize`] for an image without pixels, and for one whose aspect ratio is so extreme
+    /// that processing it would take more pixels than the limit.
     pub fn process(&self, image: &RgbImage) -> Result<PixelValues> {
         let (width, height) = image.dimensions();
         if width == 0 || height == 0 {
@@ -110,11 +110,12 @@ impl ImageProcessor {
         let image = self.pad(image)?;
         let size = self.resized(&image)?;
         let (rows, columns) = self.config.crop.unwrap_or((size.1, size.0));
-        // As transformers' center_crop: where the image is smaller, black goes around it, an odd row on top.
+        // As in transformers' `center_crop`, a smaller image is padded with black; an odd row goes to the top.
         let (y, to_y) = crop(size.1, rows);
         let (x, to_x) = crop(size.0, columns);
         let pixels = u64::from(rows) * u64::from(columns);
-        // The size that the settings fix is theirs to choose; only what depends on the image is limited.
+        // A size that the settings determine is allowed whatever it is; only sizes that depend on the image are
+        // limited.
         let limit = self.output_size().map_or(self.max_pixels, |_| self.max_pixels.max(4 * pixels));
         let too_many = |pixels: u64| {
             let reason = format!(
@@ -136,7 +137,8 @@ impl ImageProcessor {
         Ok(self.values(&part, (to_x, to_y), (rows as usize, columns as usize)))
     }
 
-    /// `part` at column and row `at` of an otherwise black image of the given rows and columns, as numbers.
+    /// The pixel values of an image of the given rows and columns that is black except for `part`, placed at
+    /// column and row `at`.
     fn values(&self, part: &RgbImage, at: (u32, u32), (rows, columns): (usize, usize)) -> PixelValues {
         let plane = rows * columns;
         let mut data = Vec::with_capacity(3 * plane);
@@ -152,7 +154,8 @@ impl ImageProcessor {
         PixelValues { data, height: rows, width: columns }
     }
 
-    /// The image in the middle of a square, where the settings say so; an odd row or column more goes below or right.
+    /// Places the image in the middle of a square if the settings say so. An odd row or column goes to the
+    /// bottom or the right.
     fn pad<'a>(&self, image: &'a RgbImage) -> Result<Cow<'a, RgbImage>> {
         let (width, height) = image.dimensions();
         let Some(color) = self.config.pad.filter(|_| width != height) else {
@@ -174,7 +177,7 @@ impl ImageProcessor {
         Ok(Cow::Owned(square))
     }
 
-    /// `(width, height)` that the image is resized to.
+    /// `(width, height)` to resize the image to.
     fn resized(&self, image: &RgbImage) -> Result<(u32, u32)> {
         let (width, height) = image.dimensions();
         match self.config.size {
@@ -182,7 +185,7 @@ impl ImageProcessor {
             Some(Size::Exact { height, width }) => Ok((width, height)),
             Some(Size::ShortestEdge(edge)) => {
                 let (short, long) = (width.min(height), width.max(height));
-                // int(edge * long / short); whole numbers round down the same way.
+                // int(edge * long / short); integer division rounds down in the same way.
                 let grown = u64::from(edge) * u64::from(long) / u64::from(short);
                 let long = u32::try_from(grown).map_err(|_| {
                     let size = if width <= height { (edge.into(), grown) } else { (grown, edge.into()) };
@@ -198,9 +201,9 @@ fn fail(image: &RgbImage, (new_width, new_height): (u64, u64), reason: String) -
     ProcessorError::Resize { width: image.width(), height: image.height(), new_width, new_height, reason }
 }
 
-/// Which samples of a length a centre crop keeps, and where in the crop they begin.
+/// The range of a length that a centre crop keeps, and where that range begins in the crop.
 fn crop(length: u32, crop: u32) -> (std::ops::Range<u32>, u32) {
-    let start = (i64::from(length) - i64::from(crop)).div_euclid(2); // negative where the crop is longer
+    let start = (i64::from(length) - i64::from(crop)).div_euclid(2); // negative if the crop is longer
     let end = (start + i64::from(crop)).min(i64::from(length));
     (start.max(0) as u32..end.max(0) as u32, (-start).max(0) as u32)
 }

@@ -1,43 +1,43 @@
-//! Token ids, labels and the images' places, from pieces of text through one tokenization.
+//! Makes token ids, labels and the positions of images from rendered pieces, in a single tokenization.
 
 use std::ops::Range;
 
 use super::piece::overlaps;
 use super::{Encoded, ProcessorError, RenderedPiece, Result, Tokenizer, expand_images};
 
-/// The label of a token that bears no loss.
+/// The label of a token without a loss.
 pub const IGNORE: i64 = -100;
 
-/// A sample to train on.
+/// A tokenized sample for training.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// The tokens.
+    /// The token ids.
     pub ids: Vec<u32>,
-    /// Per token its id where the loss falls on it (as something to predict), else [`IGNORE`].
+    /// For each token, its id if the loss covers its prediction, otherwise [`IGNORE`].
     pub labels: Vec<i64>,
-    /// Per image, the range of tokens that its visual embeddings replace.
+    /// For each image, the range of tokens that its visual embeddings replace.
     pub image_positions: Vec<Range<usize>>,
 }
 
-/// A prompt to generate from.
+/// A tokenized prompt for generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// The tokens.
+    /// The token ids.
     pub ids: Vec<u32>,
-    /// Per image, the range of tokens that its visual embeddings replace.
+    /// For each image, the range of tokens that its visual embeddings replace.
     pub image_positions: Vec<Range<usize>>,
 }
 
-/// Tokenizes the concatenated pieces once and labels the tokens by the pieces that they overlap.
+/// Tokenizes the concatenated pieces once and labels each token by the pieces that it overlaps.
 ///
-/// A token that straddles a prompt and an answer belongs to the answer: the model has to generate it. Tokens that the
-/// post-processor adds bear no loss, nor do image tokens. Special tokens in what users wrote ([`RenderedPiece::literal`]) are
-/// text. Where the text begins with the beginning-of-sequence token
-/// (chat templates write it), none is added, as in transformers' processors.
+/// A token that overlaps both a prompt and an answer belongs to the answer, because the model has to generate it.
+/// Tokens that the post-processor adds and image tokens have no loss. Special tokens in texts of users
+/// ([`RenderedPiece::literal`]) are plain text. If the text begins with the beginning-of-sequence token (chat templates
+/// write it), none is added, as in transformers' processors.
 ///
 /// # Errors
-/// [`ProcessorError::PlaceholderCount`] unless the pieces hold `num_images` image tokens, `MissingToken` or
-/// `ImageTokenCount` where the tokenizer doesn't know the image token, `Tokenize`, and `NothingSupervised`.
+/// Returns [`ProcessorError::PlaceholderCount`] unless the pieces contain `num_images` image tokens, `MissingToken` or
+/// `ImageTokenCount` if the tokenizer does not know the image token, `Tokenize`, and `NothingSupervised`.
 pub fn tokenize(
     tokenizer: &Tokenizer,
     pieces: &[RenderedPiece],
@@ -71,11 +71,11 @@ pub fn tokenize(
     Ok(Example { ids: encoded.ids, labels, image_positions })
 }
 
-/// Tokenizes a prompt to generate from, its image tokens expanded: one that [`render_prompt`](super::render_prompt)
-/// made, or a text as it was typed, whose special tokens are special.
+/// Tokenizes a prompt for generation and expands its image tokens. The prompt comes from
+/// [`render_prompt`](super::render_prompt) or was typed as text, in which special tokens are special.
 ///
 /// # Errors
-/// Those of [`tokenize`], except `NothingSupervised`.
+/// Returns the errors of [`tokenize`], except `NothingSupervised`.
 pub fn tokenize_prompt(
     tokenizer: &Tokenizer,
     prompt: impl Into<RenderedPiece>,
@@ -89,11 +89,11 @@ pub fn tokenize_prompt(
     Ok(Prompt { ids, image_positions })
 }
 
-/// A sample from a prompt and an answer that are tokenized *apart*, with the end-of-sequence token after the answer:
-/// the way of `basic losses` and of its reference. The boundary between the two is then one between tokens.
+/// Makes a sample from a prompt and an answer that are tokenized *separately*, with the end-of-sequence token after the
+/// answer, so that the boundary between them is a boundary between tokens. `basic losses` and its reference do this.
 ///
 /// # Errors
-/// Those of [`tokenize_prompt`], and `MissingToken` without an end-of-sequence token.
+/// Returns the errors of [`tokenize_prompt`], and `MissingToken` if there is no end-of-sequence token.
 pub fn tokenize_apart(
     tokenizer: &Tokenizer,
     prompt: &str,
@@ -101,7 +101,7 @@ pub fn tokenize_apart(
     image_tokens_per_image: usize,
     num_images: usize,
 ) -> Result<Example> {
-    // The reference's processor adds special tokens whatever the prompt begins with.
+    // The reference's processor always adds special tokens, whatever the prompt begins with.
     let text = expand_images(prompt, &tokenizer.specials().image, &vec![image_tokens_per_image; num_images])?;
     let mut ids = tokenizer.encode(&text, true)?;
     let image_positions = find_images(tokenizer, &ids, image_tokens_per_image, num_images)?;
@@ -113,25 +113,25 @@ pub fn tokenize_apart(
     Ok(Example { ids, labels, image_positions })
 }
 
-/// Tokenizes a whole sample or prompt. Where the template wrote the beginning-of-sequence token, none is added.
+/// Tokenizes a whole sample or prompt. If the template wrote the beginning-of-sequence token, none is added.
 fn encode(tokenizer: &Tokenizer, piece: &RenderedPiece) -> Result<Encoded> {
     let bos = tokenizer.specials().bos.as_deref().filter(|bos| !bos.is_empty());
     let begins = bos.is_some_and(|bos| piece.text.starts_with(bos) && !overlaps(&piece.literal, &(0..bos.len())));
     tokenizer.encode_with_literals(&piece.text, &piece.literal, !begins)
 }
 
-/// Per token its id where it overlaps an answer. `answers` are ascending and apart.
+/// For each token, its id if it overlaps an answer. `answers` must be ascending and disjoint.
 fn labels(encoded: &Encoded, answers: &[Range<usize>]) -> Vec<i64> {
     let mut before = 0; // where the text covered so far ends
-    let mut next = 0; // the first answer that doesn't end before the token
+    let mut next = 0; // the first answer that does not end before the token
     let tokens = encoded.ids.iter().zip(&encoded.spans).zip(&encoded.added);
     let label = |((&id, own), &added): ((&u32, &Range<usize>), &bool)| {
         if added {
             return IGNORE;
         }
-        // Byte-level tokenizers may trim the space off a token's span, and a token that is nothing but a space is
-        // left with none. It stands for the gap since the token before; where there is no gap (a space that the
-        // tokenizer put in), it goes with the text that follows.
+        // Byte-level tokenizers may remove the space from a token's span, so that the span of a token that is only a
+        // space is empty. Such a token covers the gap since the previous token; if there is no gap (the tokenizer
+        // inserted the space), it belongs to the text that follows.
         let span = match (own.is_empty(), before < own.end) {
             (false, _) => own.clone(),
             (true, true) => before..own.end,
@@ -147,7 +147,7 @@ fn labels(encoded: &Encoded, answers: &[Range<usize>]) -> Vec<i64> {
     tokens.map(label).collect()
 }
 
-/// Per image the run of its tokens.
+/// For each image, the range of its tokens.
 fn find_images(tokenizer: &Tokenizer, ids: &[u32], per_image: usize, num_images: usize) -> Result<Vec<Range<usize>>> {
     let expected = per_image * num_images;
     let Some(id) = tokenizer.ids().image else {

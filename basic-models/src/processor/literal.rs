@@ -1,4 +1,4 @@
-//! Tokenization of texts in which stretches are literal: special tokens in them are text like any other.
+//! Tokenization of texts with literal ranges, in which special tokens are plain text.
 
 use std::ops::Range;
 
@@ -10,10 +10,10 @@ use tokenizers::{
 
 use super::piece::overlaps;
 
-/// Finds the added tokens of a tokenizer, as the tokenizers library does, but leaves alone the special ones that touch a
-/// literal stretch: what transformers' `split_special_tokens=True` means, for those stretches alone.
+/// Finds the added tokens of a tokenizer like the tokenizers library, but skips special tokens that touch a literal
+/// range. That is transformers' `split_special_tokens=True`, limited to those ranges.
 pub(super) struct AddedTokens {
-    /// Those looked for in the text as it is, and those looked for after normalization.
+    /// Tokens that are searched for in the text itself, and those that are searched for after normalization.
     raw: Finder,
     normalized: Finder,
 }
@@ -44,7 +44,8 @@ impl AddedTokens {
         Ok(Self { raw: finder(raw)?, normalized: finder(normalized)? })
     }
 
-    /// Tokenizes as `tokenizer.encode(text, add_special)` does, but for special tokens in `literal`, which is ascending.
+    /// Tokenizes like `tokenizer.encode(text, add_special)`, but special tokens within `literal` are plain text.
+    /// `literal` must be ascending.
     pub fn encode(
         &self,
         tokenizer: &tokenizers::Tokenizer,
@@ -71,7 +72,7 @@ impl AddedTokens {
 type Parts = Vec<(NormalizedString, Option<Vec<Token>>)>;
 
 impl Finder {
-    /// `part` cut at the tokens in it.
+    /// Splits `part` at the tokens in it.
     fn split(&self, part: NormalizedString, literal: &[Range<usize>]) -> tokenizers::Result<Parts> {
         let text = part.get();
         let slice = |range: Range<usize>| {
@@ -104,7 +105,7 @@ impl Finder {
         Ok(parts)
     }
 
-    /// Whether a range of the normalized part lies in a literal stretch of the original text, if only with one byte.
+    /// Whether a range of the normalized part overlaps a literal range of the original text, if only by one byte.
     fn touches(&self, part: &NormalizedString, range: Range<usize>, literal: &[Range<usize>]) -> bool {
         let (shift, _) = part.offsets_original();
         let original = part.convert_offsets(Offsets::Normalized(range));
@@ -112,7 +113,7 @@ impl Finder {
     }
 }
 
-/// `\w` of regular expressions, combining marks aside.
+/// `\w` of regular expressions, without combining marks.
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }

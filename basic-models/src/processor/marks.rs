@@ -1,8 +1,8 @@
-//! Special tokens that users write, followed through a chat template.
+//! Follows special tokens in users' messages through a chat template.
 //!
-//! A template is a program: it may trim, split or repeat what it is given, so that nothing in its output says who wrote
-//! what. Each special token in a message goes in between two noncharacters that no message holds, and what
-//! comes out between the same two is text. transformers marks them in the same way for
+//! A template is a program: it may trim, split or repeat its input, so its output does not show who wrote what. Each
+//! special token in a message is therefore enclosed in two noncharacters that no message contains, and whatever comes
+//! out between them is plain text. transformers marks them in the same way for
 //! `apply_chat_template(.., sanitize_control_tokens=True)`.
 
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use super::placeholders::count_placeholders;
 use super::{Message, PLACEHOLDER, ProcessorError, RenderedPiece, Result, Role, SpecialTokens};
 
-/// The marks around special tokens in messages, where there are any.
+/// The marks around special tokens in messages, if there are any.
 pub(super) struct Marks {
     around: Option<(char, char)>,
     tokens: Vec<String>,
@@ -20,11 +20,11 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// The messages as a template is to see them. Placeholders of images stay what they are.
+    /// The messages for the template, with marks. Image placeholders are left unmarked.
     pub fn new<'a>(messages: &'a [Message], specials: &SpecialTokens) -> Result<(Self, Cow<'a, [Message]>)> {
         let tokens: Vec<String> =
             specials.all().filter(|token| !token.is_empty() && *token != PLACEHOLDER).map(str::to_owned).collect();
-        // Where no image can be meant, a placeholder is such a token too.
+        // In a message without images, a placeholder is marked like a special token.
         let tokens_of = |message: &Message| {
             let placeholder = (!message.shows_images()).then(|| PLACEHOLDER.to_owned());
             tokens.iter().cloned().chain(placeholder).collect::<Vec<_>>()
@@ -65,15 +65,15 @@ impl Marks {
         Ok((marks(Some((open, close))), Cow::Owned(marked.collect())))
     }
 
-    /// The placeholders of images in what the template made of the messages.
+    /// The number of image placeholders in the rendered messages.
     pub fn images(&self, rendered: &str, token: &str) -> usize {
         let text = self.around.map(|(open, close)| format!("{open}{token}{close}"));
         let text = text.map_or(0, |text| count_placeholders(rendered, &text));
         count_placeholders(rendered, token).saturating_sub(text)
     }
 
-    /// A piece of what the template made of the messages: without marks, the tokens between two of them as text, the
-    /// placeholders as the tokenizer's image tokens. Marks that a template tore apart are dropped.
+    /// A piece of the rendered messages without its marks: tokens between two marks become plain text, and placeholders
+    /// become the tokenizer's image tokens. Marks that the template separated are dropped.
     pub fn piece(&self, rendered: &str, supervised: bool) -> RenderedPiece {
         let mut piece = RenderedPiece { supervised, ..RenderedPiece::default() };
         let Some((open, close)) = self.around else {
@@ -84,7 +84,7 @@ impl Marks {
         while let Some(at) = rest.find([open, close]) {
             piece.fixed(&self.with_image(&rest[..at]));
             let opens = rest[at..].starts_with(open);
-            rest = &rest[at + open.len_utf8()..]; // both take three bytes
+            rest = &rest[at + open.len_utf8()..]; // both marks take three bytes
             let inside = rest.find([open, close]).filter(|&end| opens && rest[end..].starts_with(close));
             if let Some(end) = inside.filter(|&end| self.tokens.iter().any(|token| *token == rest[..end])) {
                 piece.literal_text(&rest[..end]);
@@ -95,27 +95,27 @@ impl Marks {
         piece
     }
 
-    /// Conversations say `<image>`; the checkpoint may call its token otherwise.
+    /// Conversations write `<image>`; the checkpoint's image token may be another.
     fn with_image<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if self.image == PLACEHOLDER { text.into() } else { text.replace(PLACEHOLDER, &self.image).into() }
     }
 }
 
-/// Marks at the ends of questions and answers, by which their places in a rendering are found.
+/// Marks at the ends of questions and answers, which show where these end in a rendering.
 pub(super) struct Ends {
     question: char,
     answer: char,
 }
 
 impl Ends {
-    /// Two noncharacters that no message holds, if there are any.
+    /// Two noncharacters that no message contains, if there are any.
     pub fn new(messages: &[Message]) -> Option<Self> {
         let unused = |mark: &char| !messages.iter().any(|message| message.content.contains(*mark));
         let mut free = ('\u{FDD0}'..='\u{FDEF}').rev().filter(unused);
         Some(Self { question: free.next()?, answer: free.next()? })
     }
 
-    /// The message with its mark before the white space at its end, which templates take off.
+    /// The message with its mark before the white space at its end, which templates strip.
     pub fn mark(&self, message: &Message) -> Message {
         let mark = match message.role {
             Role::System => return message.clone(),
@@ -127,7 +127,8 @@ impl Ends {
         message.with_content(format!("{said}{mark}{space}"))
     }
 
-    /// A rendering without marks, and where they stood in it: of a question and an answer in turns, or none.
+    /// A rendering without marks, and the positions of the marks. The list is empty unless questions and
+    /// answers alternate.
     pub fn places(&self, rendered: &str) -> (String, Vec<usize>) {
         let mut text = String::with_capacity(rendered.len());
         let (mut places, mut turns) = (Vec::new(), true);
@@ -143,17 +144,18 @@ impl Ends {
         if turns { (text, places) } else { (text, Vec::new()) }
     }
 
-    /// What a rendering has after the last message, which is `message`.
+    /// What follows the last message, `message`, in a rendering.
     pub fn tail<'a>(&self, rendered: &'a str, message: &Message) -> Option<&'a str> {
         let at = rendered.rfind([self.question, self.answer])?;
         let tail = rendered[at..].trim_start_matches([self.question, self.answer]);
-        // Its own white space, unless the template took it off. One that writes the same of itself has it twice.
+        // Removes the message's own white space, unless the template stripped it. A template that writes the same white
+        // space itself leaves it twice.
         let space = trailing(&message.content);
         Some(tail.strip_prefix(space).unwrap_or(tail))
     }
 }
 
-/// The white space at a text's end.
+/// The white space at the end of a text.
 pub(super) fn trailing(text: &str) -> &str {
     &text[text.trim_end().len()..]
 }

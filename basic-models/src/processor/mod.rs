@@ -1,14 +1,14 @@
-//! From files and conversations to what the network takes: pixels, token ids, labels and the places of the images.
+//! Turns files and conversations into the network's inputs: pixels, token ids, labels and the positions of the images.
 //!
 //! ```text
 //! image file     -> open_image -> ImageProcessor::process          -> PixelValues [3, H, W]
 //! LLaVA's JSON   -> from_llava -> render(style, ..) -> tokenize(..) -> Example { ids, labels, image_positions }
 //! ```
 //!
-//! The labels are right by construction: every piece of a conversation carries its role through *one* tokenization
-//! and the token offsets say which tokens an answer covers. Nothing is tokenized twice to find out where an answer
-//! begins, which is how masks drift in code that does. In the same way each piece knows which of its bytes a user or a
-//! data set wrote: a `</s>` or `<|im_start|>` there is text, whatever the tokenizer would make of it elsewhere.
+//! Labels cannot drift: every piece of a conversation keeps its role through *one* tokenization, and the token offsets
+//! determine which tokens an answer covers. Nothing is tokenized a second time to find where an answer begins, which is
+//! how masks become wrong in other code. Each piece also records which of its bytes a user or a data set wrote: a
+//! `</s>` or `<|im_start|>` there is plain text, whatever it would mean to the tokenizer elsewhere.
 //!
 //! # Example
 //!
@@ -76,5 +76,5 @@ pub(crate) use tokenizer_build::build_tokenizer;
 pub use tokenizer_files::copy_tokenizer_files;
 pub(crate) use tokenizer_files::{TOKENIZER_FILES, read_tokenizer_files};
 
-/// The result of this module's functions.
+/// The result type of this module's functions.
 pub type Result<T> = std::result::Result<T, ProcessorError>;

@@ -1,5 +1,5 @@
-//! Image files, decoded as transformers' `load_image` does (Pillow: `exif_transpose`, then `convert("RGB")`), within
-//! limits.
+//! Decodes image files like transformers' `load_image` (Pillow: `exif_transpose`, then
+//! `convert("RGB")`), within limits.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -11,37 +11,37 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, L
 use super::{ProcessorError, Result};
 use crate::outside::guarded;
 
-/// The default limit of an image's pixels, the number above which Pillow refuses an image as a decompression bomb.
+/// The default limit of an image's pixels: above this number, Pillow refuses an image as a decompression bomb.
 pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 
 /// [`open_image_within`] the [`DEFAULT_MAX_PIXELS`].
 ///
 /// # Errors
-/// Those of [`open_image_within`].
+/// Returns the errors of [`open_image_within`].
 pub fn open_image(path: impl AsRef<Path>) -> Result<RgbImage> {
     open_image_within(path, DEFAULT_MAX_PIXELS)
 }
 
-/// Decodes an image file of any supported format, told by its content, into RGB.
+/// Decodes an image file of any supported format into RGB. The format is recognized by its content.
 ///
-/// The orientation that a camera noted (EXIF, else XMP) is applied, as in transformers' `load_image`; a bare
-/// `Image.open(path).convert("RGB")` would ignore it. All else is as in Pillow: transparency is dropped (not blended),
-/// greys are repeated, palettes looked up, animations give their first frame, CMYK is multiplied out. Samples of 16 bits keep
-/// their upper byte, except those of an image in 16-bit grey without alpha, which Pillow clips at 255.
+/// The orientation that a camera recorded (EXIF, otherwise XMP) is applied, as in transformers' `load_image`; a bare
+/// `Image.open(path).convert("RGB")` would ignore it. Everything else is as in Pillow: transparency is dropped (not
+/// blended), greys are repeated, palettes are looked up, animations give their first frame, CMYK is multiplied out.
+/// 16-bit samples keep their upper byte, except in 16-bit grey images without alpha, which Pillow clips at 255.
 ///
 /// # Errors
-/// `Read`, `Decode`, `DecoderGaveUp`, `TruncatedImage`, `ImageFileTooLarge`, or `TooManyPixels`, which is found before anything is
-/// decoded.
+/// Returns `Read`, `Decode`, `DecoderGaveUp`, `TruncatedImage`, `ImageFileTooLarge`, or `TooManyPixels`, which is
+/// checked before anything is decoded.
 pub fn open_image_within(path: impl AsRef<Path>, max_pixels: u64) -> Result<RgbImage> {
     let path = path.as_ref();
     let (bytes, format) = read(path, max_pixels)?;
     decode(path, &bytes, format, max_pixels)
 }
 
-/// [`open_image_within`] for an image held in memory; `name` is what messages call it.
+/// [`open_image_within`] for an image in memory; messages call it `name`.
 ///
 /// # Errors
-/// Those of [`open_image_within`], but for `Read` and `ImageFileTooLarge`.
+/// Returns the errors of [`open_image_within`], except `Read` and `ImageFileTooLarge`.
 pub fn decode_image_within(name: impl AsRef<Path>, bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {
     let path = name.as_ref();
     if bytes.is_empty() {
@@ -51,7 +51,7 @@ pub fn decode_image_within(name: impl AsRef<Path>, bytes: &[u8], max_pixels: u64
     decode(path, bytes, format, max_pixels)
 }
 
-/// The decoders assert some of what a file should hold: behind the guard, what they give up on is a bad image.
+/// The decoders assert some properties of a file. The guard turns their panics into errors about the image.
 fn decode(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<RgbImage> {
     guarded(|| decode_unguarded(path, bytes, format, max_pixels))
         .unwrap_or_else(|reason| Err(ProcessorError::DecoderGaveUp { path: path.into(), reason }))
@@ -59,13 +59,13 @@ fn decode(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Re
 
 fn decode_unguarded(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<RgbImage> {
     let decode = |source| ProcessorError::Decode { path: path.into(), source };
-    // The decoder is lenient: it would paint what is missing grey.
+    // The decoder is lenient: it would fill the missing part with grey.
     if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
         return Err(ProcessorError::TruncatedImage { path: path.into() });
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
-    // Up to 8 bytes a pixel, a second copy while converting, and the decoders' own buffers.
+    // Up to 8 bytes per pixel, a second copy during conversion, and the decoders' own buffers.
     limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 24));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(decode)?;
@@ -79,12 +79,12 @@ fn decode_unguarded(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: 
     Ok(image.into_rgb8())
 }
 
-/// The file's bytes, as far as an image within the limit can need them, and its format.
+/// The file's bytes, up to the most that an image within the limit can need, and its format.
 fn read(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, ImageFormat)> {
     let read = |source| ProcessorError::Read { path: path.into(), source };
     let mut file = File::open(path).map_err(read)?;
     let mut bytes = Vec::new();
-    // A file of another kind, however large, is told by its first bytes.
+    // A file of another kind is recognized by its first bytes, however large it is.
     file.by_ref().take(64).read_to_end(&mut bytes).map_err(read)?;
     if bytes.is_empty() {
         return Err(ProcessorError::EmptyImage { path: path.into() });
@@ -98,7 +98,7 @@ fn read(path: &Path, max_pixels: u64) -> Result<(Vec<u8>, ImageFormat)> {
     Ok((bytes, format))
 }
 
-/// The orientation in EXIF, else in XMP; damaged metadata means none.
+/// The orientation in EXIF, otherwise in XMP; none if the metadata is damaged.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     let exif = decoder.exif_metadata().ok().flatten();
     exif.and_then(|chunk| Orientation::from_exif_chunk(&chunk))
@@ -109,7 +109,7 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// The digit of the first `tiff:Orientation="6"` or `<tiff:Orientation>6`.
+/// Reads the digit of the first `tiff:Orientation="6"` or `<tiff:Orientation>6`.
 fn xmp_orientation(xmp: &[u8]) -> Option<u8> {
     let key = b"tiff:Orientation";
     let values = (0..xmp.len()).filter_map(|at| xmp[at..].strip_prefix(key));
@@ -138,8 +138,8 @@ fn to_rgb(image: DynamicImage) -> RgbImage {
     }
 }
 
-/// Whether an end marker follows the first scan. Entropy-coded data holds no 0xFFD9, but a thumbnail in a header may,
-/// so the headers are stepped over.
+/// Whether an end marker follows the first scan. Entropy-coded data does not contain 0xFFD9, but a thumbnail in a
+/// header may, so the headers are skipped.
 fn jpeg_is_complete(bytes: &[u8]) -> bool {
     let mut at = 2;
     while let Some(&[0xFF, marker, high, low]) = bytes.get(at..at + 4) {

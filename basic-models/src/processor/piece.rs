@@ -1,43 +1,43 @@
-//! Stretches of a rendered conversation: text that knows who wrote it.
+//! Pieces of a rendered conversation, which record who wrote their text.
 
 use std::ops::Range;
 
 use super::{Message, PLACEHOLDER, ProcessorError, Result};
 
-/// A stretch of a rendered conversation.
+/// A piece of a rendered conversation.
 ///
-/// Everything after it (tokenization, labels, the images' places) goes by what a piece says of itself, so that no text
-/// of a user or a data set can pass for the template's: a `</s>` in a question is four or five tokens of text, not the
-/// end of an answer.
+/// All later steps (tokenization, labels, the positions of images) rely on what a piece records, so that no
+/// text of a user or a data set can pass as the template's: a `</s>` in a question is four or five tokens of
+/// text, not the end of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RenderedPiece {
     /// The text, with one image token of the tokenizer for each image.
     pub text: String,
-    /// Whether the loss falls on it.
+    /// Whether the loss covers it.
     pub supervised: bool,
-    /// The bytes of `text` that a user or a data set wrote, ascending and apart: special tokens in them are plain text.
-    /// The image tokens that stand for placeholders are not among them.
+    /// The byte ranges of `text` that a user or a data set wrote, ascending and disjoint: special tokens in them are
+    /// plain text. The image tokens that replace placeholders are not part of them.
     pub literal: Vec<Range<usize>>,
 }
 
 impl RenderedPiece {
-    /// A piece without loss; special tokens in it are special.
+    /// A piece without a loss, in which special tokens are special.
     pub fn prompt(text: impl Into<String>) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
 
-    /// A piece with loss; special tokens in it are special.
+    /// A piece with a loss, in which special tokens are special.
     pub fn answer(text: impl Into<String>) -> Self {
         Self { supervised: true, ..Self::prompt(text) }
     }
 
-    /// Appends a text of the template.
+    /// Appends text of the template.
     pub(super) fn fixed(&mut self, text: &str) -> &mut Self {
         self.text += text;
         self
     }
 
-    /// Appends what a message says, the placeholders of its images as the tokenizer's `image` tokens.
+    /// Appends the text of a message; the placeholders of its images become the tokenizer's `image` tokens.
     pub(super) fn said(&mut self, message: &Message, image: &str) -> &mut Self {
         if !message.shows_images() {
             self.literal_text(&message.content);
@@ -52,7 +52,7 @@ impl RenderedPiece {
         self
     }
 
-    /// Appends a text in which nothing is special.
+    /// Appends text in which no token is special.
     pub(super) fn literal_text(&mut self, text: &str) {
         let start = self.text.len();
         self.text += text;
@@ -63,14 +63,14 @@ impl RenderedPiece {
         }
     }
 
-    /// Appends another piece; whether the loss falls on it is forgotten.
+    /// Appends another piece, without its `supervised`.
     pub(super) fn append(&mut self, other: &Self) {
         let start = self.text.len();
         self.text += &other.text;
         self.literal.extend(other.literal.iter().map(|range| range.start + start..range.end + start));
     }
 
-    /// Where the image token `token` stands for an image: its occurrences outside what users wrote.
+    /// The positions of those image tokens `token` that stand for an image: the ones outside what users wrote.
     pub(super) fn images(&self, token: &str) -> Vec<usize> {
         if token.is_empty() {
             return Vec::new();
@@ -79,10 +79,10 @@ impl RenderedPiece {
         places.filter(|&at| !overlaps(&self.literal, &(at..at + token.len()))).collect()
     }
 
-    /// The piece with the i-th image token as `counts[i]` copies of it, as transformers' `LlavaProcessor` expands it.
+    /// The piece with `counts[i]` copies of the i-th image token, as in transformers' `LlavaProcessor`.
     ///
     /// # Errors
-    /// [`ProcessorError::PlaceholderCount`] unless there is one image token for each count.
+    /// Returns [`ProcessorError::PlaceholderCount`] unless there is one image token for each count.
     pub(super) fn expanded(&self, token: &str, counts: &[usize]) -> Result<Self> {
         let places = self.images(token);
         if places.len() != counts.len() {
@@ -113,7 +113,7 @@ impl From<&RenderedPiece> for RenderedPiece {
     }
 }
 
-/// A prompt as it is typed, with its special tokens.
+/// A typed prompt, in which special tokens are special.
 impl From<&str> for RenderedPiece {
     fn from(text: &str) -> Self {
         Self::prompt(text)
@@ -126,7 +126,7 @@ impl From<&String> for RenderedPiece {
     }
 }
 
-/// Whether `span` shares a byte with any of `ranges`, which are ascending and apart.
+/// Whether `span` shares a byte with any of `ranges`, which must be ascending and disjoint.
 pub(super) fn overlaps(ranges: &[Range<usize>], span: &Range<usize>) -> bool {
     let first = ranges.partition_point(|range| range.end <= span.start);
     ranges.get(first).is_some_and(|range| range.start < span.end)

@@ -1,4 +1,4 @@
-//! The image placeholder in texts and its expansion into one image token per visual embedding.
+//! The image placeholder in texts, and its expansion to one image token per visual embedding.
 
 use std::path::Path;
 
@@ -8,15 +8,15 @@ use serde_json::json;
 use super::config::{PROCESSOR_FILE, read_json_if_exists, write_json};
 use super::{ProcessorError, Result, wanted};
 
-/// The placeholder of an image in conversations and prompts, as LLaVA's data sets write it.
+/// The placeholder of an image in conversations and prompts, as in LLaVA's data sets.
 pub const PLACEHOLDER: &str = "<image>";
 
 /// Replaces the i-th `token` in `text` by `counts[i]` copies of it, as transformers' `LlavaProcessor` does.
 ///
-/// `token` is the checkpoint's image token, [`PLACEHOLDER`] in LLaVA's own.
+/// `token` is the checkpoint's image token, which is [`PLACEHOLDER`] in LLaVA's own checkpoints.
 ///
 /// # Errors
-/// [`ProcessorError::PlaceholderCount`] unless there is one placeholder for each count.
+/// Returns [`ProcessorError::PlaceholderCount`] unless there is one placeholder for each count.
 pub fn expand_images(text: &str, token: &str, counts: &[usize]) -> Result<String> {
     let placeholders = count_placeholders(text, token);
     if placeholders != counts.len() {
@@ -36,36 +36,36 @@ pub fn expand_images(text: &str, token: &str, counts: &[usize]) -> Result<String
     Ok(out)
 }
 
-/// How often `token` occurs in `text`; an empty token occurs nowhere.
+/// The number of occurrences of `token` in `text`; 0 for an empty token.
 pub(super) fn count_placeholders(text: &str, token: &str) -> usize {
     if token.is_empty() { 0 } else { text.matches(token).count() }
 }
 
-/// Which of the vision encoder's outputs become visual embeddings.
+/// The outputs of the vision encoder that become visual embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FeatureSelect {
-    /// The patches alone; the class token is dropped.
+    /// Only the patches; the class token is dropped.
     Default,
-    /// Everything that the encoder gives out.
+    /// All outputs.
     Full,
 }
 
-/// `LlavaProcessor`'s own settings: how many image tokens stand for an image.
+/// The settings of `LlavaProcessor`, which determine the number of image tokens for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessorConfig {
     /// The vision encoder's patch size in pixels.
     pub patch_size: usize,
-    /// Outputs of the vision encoder beside its patches: 1 with a class token (CLIP), else 0.
+    /// The number of the vision encoder's outputs besides the patches: 1 with a class token (CLIP), otherwise 0.
     pub num_additional_image_tokens: usize,
-    /// Which outputs are used.
+    /// The outputs that are used.
     pub vision_feature_select_strategy: FeatureSelect,
-    /// The token that stands for visual embeddings in texts.
+    /// The token that stands for a visual embedding in texts.
     pub image_token: String,
 }
 
 impl ProcessorConfig {
-    /// For a CLIP encoder: one class token, dropped; `<image>`.
+    /// The settings for a CLIP encoder: one class token, which is dropped, and the image token `<image>`.
     pub fn clip(patch_size: usize) -> Self {
         let strategy = FeatureSelect::Default;
         Self {
@@ -76,11 +76,11 @@ impl ProcessorConfig {
         }
     }
 
-    /// Reads processor_config.json; what it lacks comes from `fallback`, which the caller makes of the model's
-    /// config.json (checkpoints older than transformers 4.46 have no such file).
+    /// Reads processor_config.json. What it lacks is taken from `fallback`, which the caller makes from the model's
+    /// config.json (checkpoints from before transformers 4.46 have no such file).
     ///
     /// # Errors
-    /// `Read`, `Json`, or `Unsupported` (a patch size of 0).
+    /// Returns `Read`, `Json`, or `Unsupported` (a patch size of 0).
     pub fn load(dir: &Path, fallback: Self) -> Result<Self> {
         #[derive(Deserialize)]
         struct File {
@@ -117,7 +117,7 @@ impl ProcessorConfig {
     /// Writes processor_config.json for transformers' `LlavaProcessor`.
     ///
     /// # Errors
-    /// [`ProcessorError::Write`].
+    /// Returns [`ProcessorError::Write`].
     pub fn save(&self, dir: &Path) -> Result<()> {
         let out = json!({
             "processor_class": "LlavaProcessor",
@@ -129,7 +129,7 @@ impl ProcessorConfig {
         write_json(&dir.join(PROCESSOR_FILE), &out)
     }
 
-    /// The number of image tokens that stand for an image of `height` x `width` pixels after image processing.
+    /// The number of image tokens for an image that has `height` x `width` pixels after image processing.
     pub fn image_tokens(&self, height: usize, width: usize) -> usize {
         let patch = self.patch_size.max(1);
         let all = (height / patch) * (width / patch) + self.num_additional_image_tokens;

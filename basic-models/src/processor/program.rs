@@ -1,7 +1,7 @@
-//! Chat templates as programs that check what they make.
+//! Compiles chat templates to programs that check the values that they create.
 //!
-//! minijinja has no bound on memory, so its instructions are rewritten: what makes a value is followed by a check of
-//! that value, and operators that multiply text are checked before they do.
+//! minijinja has no memory limit, so its instructions are rewritten: each instruction that creates a value is followed
+//! by a check of that value, and operators that multiply texts are checked before they run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use minijinja::{AutoEscape, Environment, Error, Value};
 use super::bounds::{self, over};
 use crate::outside::guarded;
 
-/// What the template is called in the engine.
+/// The template's name in the engine.
 const NAME: &str = "chat_template";
 /// The longest template, in bytes.
 const SOURCE: usize = 256 << 10;
-/// The stack for parsing and rendering: a template's own nesting decides how deep they go.
+/// The size of the stack for parsing and rendering, whose depth depends on how deeply the template is nested.
 const STACK: usize = 256 << 20;
-/// How deep expressions and blocks may nest; a chain of operators or of `elif` is as deep as it is long.
+/// How deep expressions and blocks may be nested; a chain of operators or of `elif` counts as deep as it is long.
 const NESTING: usize = 1000;
-/// What constants that are multiplied while compiling may become.
+/// The largest size of a constant that the compiler computes by multiplication.
 const CONSTANT: usize = 1 << 20;
-/// No filter's slot: it is looked up by its name.
+/// Marks a filter without a slot, which is looked up by its name.
 const NO_SLOT: u8 = !0;
 
 /// A compiled template.
@@ -41,14 +41,14 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
-    /// Compiles a source for an environment, whose bounds are set here.
+    /// Compiles a template for an environment and sets the environment's limits.
     pub(super) fn new(mut environment: Environment<'static>, source: String) -> Result<Self, Error> {
         if source.len() > SOURCE {
             return Err(over(format!("it has more than the {SOURCE} bytes that a template may have")));
         }
         bounds::bound(&mut environment);
         apart(move || {
-            // Instructions borrow the source; a process compiles few templates, and each stays as long as it does.
+            // The instructions borrow the source. A process compiles few templates, so each source is leaked.
             let source: &'static str = Box::leak(source.into_boxed_str());
             let whitespace = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
             let tree = parse(source, NAME, Default::default(), whitespace)?;
@@ -63,7 +63,7 @@ impl Program {
         })
     }
 
-    /// Renders the program with these names.
+    /// Renders the program with these variables.
     pub(super) fn render(self: &Arc<Self>, names: Value) -> Result<String, Error> {
         let program = Arc::clone(self);
         apart(move || {
@@ -77,8 +77,8 @@ impl Program {
     }
 }
 
-/// Runs work on a thread with a large stack. Who waits gives up when the time is over; the thread ends by its fuel and
-/// its budget, which it goes on taking from.
+/// Runs work on a thread with a large stack. The caller stops waiting when the time is over; the thread then ends when
+/// its fuel or its budget is used up.
 fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     let (done, result) = sync_channel(1);
     let body = move || {
@@ -88,7 +88,7 @@ fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'st
         .stack_size(STACK)
         .spawn(body)
         .map_err(|e| over(format!("there is no thread to run it on: {e}")))?;
-    // It is asked twice: a process that was stopped meanwhile may be late for no fault of the template.
+    // It waits twice, because a process that was suspended in the meantime may be late without the template's fault.
     let half = bounds::TIME / 2;
     let answer = match result.recv_timeout(half) {
         Err(RecvTimeoutError::Timeout) => result.recv_timeout(half),
@@ -102,7 +102,7 @@ fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'st
     }
 }
 
-/// The same instructions with checks between them.
+/// The same instructions with checks added.
 fn checked(from: &Instructions<'static>) -> Result<Instructions<'static>, Error> {
     let filter = |name, arguments| Instruction::ApplyFilter(name, Some(arguments), NO_SLOT);
     let mut to = Instructions::new(from.name(), from.source());
@@ -162,7 +162,7 @@ fn deeper(depth: usize) -> Result<usize, Error> {
     }
 }
 
-/// Checks a statement's nesting and constants before they are compiled.
+/// Checks the nesting and the constants of a statement before they are compiled.
 fn statement(statement: &Stmt<'_>, depth: usize) -> Result<(), Error> {
     let depth = deeper(depth)?;
     let all = |body: &[Stmt<'_>]| body.iter().try_for_each(|inner| self::statement(inner, depth));
@@ -234,7 +234,7 @@ fn expression(expression: &Expr<'_>, depth: usize) -> Result<(), Error> {
         Expr::BinOp(e) => {
             value(&e.left)?;
             value(&e.right)?;
-            // The compiler computes with constants, so that what it would compute is measured here.
+            // The compiler evaluates operations on constants, so the size of their result is checked here.
             match e.op {
                 BinOpKind::Mul => match (e.left.as_const(), e.right.as_const()) {
                     (Some(left), Some(right)) => bounds::product(&left, &right, CONSTANT),

@@ -1,7 +1,8 @@
-//! SentencePiece's `tokenizer.model` without a tokenizer.json, as the original Llama and Vicuna checkpoints have it.
+//! Reads SentencePiece's `tokenizer.model` when there is no tokenizer.json, as in the original Llama and
+//! Vicuna checkpoints.
 //!
-//! The model becomes the tokenizer.json that transformers' `LlamaTokenizer` amounts to: BPE with byte fallback, whose
-//! merges are all the ways to put a piece together out of two others, in the order of the pieces' ids.
+//! The model is converted to the tokenizer.json that transformers' `LlamaTokenizer` is equivalent to: BPE with byte
+//! fallback, whose merges are all ways to split a piece into two others, in the order of the pieces' ids.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -16,15 +17,16 @@ use crate::outside::{Budget, OverBudget};
 
 pub(super) const MODEL_FILE: &str = "tokenizer.model";
 
-/// More bytes than any real piece has: splitting a piece everywhere takes the square of its length.
+/// The longest piece in bytes, more than any real one has: splitting a piece everywhere takes the square of its length.
 const LONGEST_PIECE: usize = 1024;
-/// Pieces; as many tokens as a config.json may say.
+/// The most pieces, which is the largest vocabulary that a config.json may have.
 const MOST_PIECES: usize = 1 << 24;
-/// Memory for a byte of the file while it is read (a piece takes two bytes at least), and for a merge of the tokenizer.json.
+/// Bytes of memory per byte of the file while it is read (a piece has at least two), and per merge of
+/// the tokenizer.json.
 const MEMORY: u64 = 32;
 const MERGE_MEMORY: u64 = 256;
 
-/// What is needed of `sentencepiece_model.proto`.
+/// The fields of `sentencepiece_model.proto` that are needed.
 #[derive(Clone, PartialEq, Message)]
 struct ModelProto {
     #[prost(message, repeated, tag = "1")]
@@ -64,13 +66,13 @@ const USER_DEFINED: i32 = 4;
 const BYTE: i32 = 6;
 const BPE: i32 = 2;
 
-/// The tokenizer.json for the tokenizer.model of a checkpoint, or `None` where there is none. `config` is
-/// tokenizer_config.json, whose `legacy` (false by default) and `add_prefix_space` (true) decide where a space is put
-/// in front.
+/// Converts a checkpoint's tokenizer.model to a tokenizer.json; `None` if there is no such file. `config` is
+/// tokenizer_config.json, whose `legacy` (false by default) and `add_prefix_space` (true by default) determine where a
+/// space is inserted at the start.
 ///
 /// # Errors
-/// `Read` or `LoadTokenizer`; `Unsupported` for a model that isn't BPE or normalizes texts, and for a tokenizer class
-/// other than Llama's.
+/// Returns `Read` or `LoadTokenizer`, and `Unsupported` for a model that is not BPE or that normalizes texts, and for a
+/// tokenizer class other than Llama's.
 pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>> {
     let path = dir.join(MODEL_FILE);
     let bytes = match crate::outside::read(&path) {
@@ -134,7 +136,7 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
     }
     let merges = merges(&vocabulary);
     budget.take((merges.len() as u64).saturating_mul(MERGE_MEMORY)).map_err(over)?;
-    // In the order of the ids, so that the same model makes the same file.
+    // In the order of the ids, so that the same model always gives the same file.
     let mut ordered: Vec<(&str, u32)> = vocabulary.into_iter().collect();
     ordered.sort_unstable_by_key(|&(_, id)| id);
     let ordered: serde_json::Map<String, Value> =
@@ -156,7 +158,7 @@ pub(super) fn tokenizer_json(dir: &Path, config: &Value) -> Result<Option<Value>
     })))
 }
 
-/// The pieces and their ids, which are their places; where they are none that SentencePiece would write, what is wrong.
+/// The pieces with their ids, which are their indices; an error if SentencePiece would not have written these pieces.
 fn vocabulary(pieces: &[SentencePiece]) -> std::result::Result<HashMap<&str, u32>, String> {
     if pieces.is_empty() || pieces.len() > MOST_PIECES {
         return Err(format!("it has {} pieces; supported: 1 to {MOST_PIECES}", pieces.len()));
@@ -185,14 +187,14 @@ fn vocabulary(pieces: &[SentencePiece]) -> std::result::Result<HashMap<&str, u32
     Ok(vocabulary)
 }
 
-/// Every way to put a piece together out of two, by the id of the whole, then the lengths of the two.
+/// Every way to split a piece into two others, ordered by the id of the whole and then by the length of the left part.
 fn merges<'a>(vocabulary: &HashMap<&'a str, u32>) -> Vec<[&'a str; 2]> {
     let mut found = Vec::new();
     for (&whole, &id) in vocabulary {
         for (at, _) in whole.char_indices().skip(1) {
             let (left, right) = whole.split_at(at);
             if let (Some(_), Some(_)) = (vocabulary.get(left), vocabulary.get(right)) {
-                // The lengths of the two add up to the whole's: the left one's alone decides.
+                // The lengths of the two add up to that of the whole, so the left one's is enough to sort by.
                 found.push((id, at, [left, right]));
             }
         }
@@ -201,13 +203,13 @@ fn merges<'a>(vocabulary: &HashMap<&'a str, u32>) -> Vec<[&'a str; 2]> {
     found.into_iter().map(|(_, _, pair)| pair).collect()
 }
 
-/// Tokens that were added after training: `added_tokens_decoder` in tokenizer_config.json, else added_tokens.json. They
-/// stand in for what the model has under their ids.
+/// Tokens that were added after training: `added_tokens_decoder` in tokenizer_config.json, otherwise added_tokens.json.
+/// They replace the model's tokens with the same ids.
 fn more_added_tokens(dir: &Path, config: &Value, added: Vec<Value>) -> Result<Vec<Value>> {
     let mut by_id: BTreeMap<u64, Value> =
         added.into_iter().map(|token| (token["id"].as_u64().unwrap_or_default(), token)).collect();
     let (from, named) = named_tokens(dir, config)?;
-    // added_tokens.json says nothing else of its tokens.
+    // added_tokens.json has no other properties of its tokens.
     let all_special = from.ends_with("added_tokens.json");
     for token in named {
         let special = all_special || token.flags["special"] == json!(true);

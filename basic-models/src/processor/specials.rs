@@ -1,22 +1,22 @@
-//! The special tokens of a checkpoint, by text and by id.
+//! The special tokens of a checkpoint, as texts and as ids.
 
 use super::PLACEHOLDER;
 
 /// The texts of the special tokens that prompts and templates need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialTokens {
-    /// Begins a sequence.
+    /// The token that begins a sequence.
     pub bos: Option<String>,
-    /// Ends a sequence or an answer.
+    /// The token that ends a sequence or an answer.
     pub eos: Option<String>,
-    /// Fills up a batch.
+    /// The token that pads a batch.
     pub pad: Option<String>,
-    /// Stands for what the vocabulary lacks.
+    /// The token for texts that the vocabulary lacks.
     pub unk: Option<String>,
-    /// Stands for visual embeddings.
+    /// The token that stands for a visual embedding.
     pub image: String,
-    /// Every other special token of the tokenizer, such as `<|im_start|>`. Where users or data sets write one of all
-    /// these, it is text.
+    /// Every other special token of the tokenizer, such as `<|im_start|>`. In a text of a user or a data set, all these
+    /// tokens are plain text.
     pub others: Vec<String>,
 }
 
@@ -28,15 +28,15 @@ impl Default for SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// All of them; one may come twice.
+    /// All special tokens; a token may occur twice.
     pub(super) fn all(&self) -> impl Iterator<Item = &str> {
         let named = [&self.bos, &self.eos, &self.pad, &self.unk].into_iter().flatten().chain([&self.image]);
         named.chain(&self.others).map(String::as_str)
     }
 }
 
-/// Token ids that the model's config.json names (`bos_token_id`, ..., `image_token_index`). Those that the
-/// tokenizer's own files name win, except for the image token: the model looks for the id in its configuration.
+/// Token ids in the model's config.json (`bos_token_id`, ..., `image_token_index`). Those in the tokenizer's own files
+/// take precedence, except for the image token: the model uses the id of its configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenIds {
     /// `bos_token_id`.

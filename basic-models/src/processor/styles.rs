@@ -1,18 +1,18 @@
 //! LLaVA's conversation styles by name, for checkpoints without a chat template.
 //!
-//! Each renders what `Conversation.get_prompt` of the named source does: LLaVA (haotian-liu/LLaVA,
+//! Each renders the same text as `Conversation.get_prompt` of its source: LLaVA (haotian-liu/LLaVA,
 //! `llava/conversation.py`), its successor LLaVA-NeXT (LLaVA-VL/LLaVA-NeXT), and LLaVA-pp (mbzuai-oryx/LLaVA-pp), which
-//! brought Llama 3 and Phi-3. Where those write `</s>` and `<s>`, the tokenizer's own end and beginning tokens stand.
+//! added Llama 3 and Phi-3. The tokenizer's own end and beginning tokens replace the sources' `</s>` and `<s>`.
 
 use super::{Message, ProcessorError, RenderedPiece, Result, Role, SpecialTokens};
 
-/// How LLaVA writes a conversation for one family of language models.
+/// LLaVA's format of a conversation for one family of language models.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LlavaStyle {
     name: &'static str,
-    /// The names of the same style in the sources.
+    /// The style's names in the sources.
     aliases: &'static [&'static str],
-    /// The system text of a conversation that has none of its own.
+    /// The system text of a conversation without a system turn.
     system: &'static str,
     layout: TurnLayout,
     stops: &'static [&'static str],
@@ -26,7 +26,7 @@ enum TurnLayout {
     Named { user: &'static str, assistant: &'static str, separator: &'static str, ends_sequence: bool },
     /// Each turn between a header and an end marker.
     Marked { system: Option<&'static str>, user: &'static str, assistant: &'static str, end: &'static str },
-    /// `[INST] <<SYS>>..<</SYS>> .. [/INST] .. </s>`, rounds after the first begin with `<s>` where `begins_sequence`.
+    /// `[INST] <<SYS>>..<</SYS>> .. [/INST] .. </s>`; with `begins_sequence`, rounds after the first begin with `<s>`.
     Instructed { begins_sequence: bool },
 }
 
@@ -77,7 +77,7 @@ static STYLES: [LlavaStyle; 13] = [
     LlavaStyle { name: "plain", aliases: &["v0_plain"], system: "", layout: TurnLayout::Caption, stops: &["\n"] },
     named("vicuna_v1", &["v1"], VICUNA),
     instructed("llama_2", &[], LLAMA_2, true),
-    // LLaVA-pp's; LLaVA-NeXT's llava_llama_3 is the model's own chat template with another system text.
+    // From LLaVA-pp. LLaVA-NeXT's llava_llama_3 is the model's own chat template with another system text.
     LlavaStyle {
         name: "llama_3",
         aliases: &["llama3"],
@@ -91,9 +91,9 @@ static STYLES: [LlavaStyle; 13] = [
         stops: &["<|eot_id|>"],
     },
     instructed("mistral", &["mistral_instruct", "llava_mistral_instruct"], "", false),
-    // Without line breaks between the turns: LLaVA's, not OpenAI's.
+    // LLaVA's version of ChatML, which has no line breaks between the turns, unlike OpenAI's.
     chatml("chatml", &["chatml_direct", "mistral_direct"], "Answer the questions.", "<|im_end|>"),
-    // LLaVA-pp's.
+    // From LLaVA-pp.
     LlavaStyle {
         name: "phi3",
         aliases: &["phi3_instruct"],
@@ -106,7 +106,7 @@ static STYLES: [LlavaStyle; 13] = [
         },
         stops: &["<|end|>"],
     },
-    // LLaVA-NeXT's; Gemma knows no system turn.
+    // From LLaVA-NeXT. Gemma has no system turn.
     LlavaStyle {
         name: "gemma",
         aliases: &["gemma_instruct"],
@@ -119,7 +119,7 @@ static STYLES: [LlavaStyle; 13] = [
         },
         stops: &["<end_of_turn>"],
     },
-    // LLaVA-NeXT's: ChatML as Qwen was trained with it.
+    // From LLaVA-NeXT: ChatML as Qwen was trained with it.
     chatml("qwen_2", &["qwen_1_5"], "You are a helpful assistant.", "<|im_end|>\n"),
     chatml("mpt", &[], MPT, "<|im_end|>"),
     named("llava_v1", &[], CURIOUS_HUMAN),
@@ -134,11 +134,11 @@ static STYLES: [LlavaStyle; 13] = [
 ];
 
 impl LlavaStyle {
-    /// The style of that name: one of [`LlavaStyle::names`], or what the sources call it (`v1`,
-    /// `mistral_instruct`, `chatml_direct`, ..).
+    /// The style with that name: one of [`LlavaStyle::names`], or a name from the sources (`v1`, `mistral_instruct`,
+    /// `chatml_direct`, ..).
     ///
     /// # Errors
-    /// [`ProcessorError::UnknownStyle`].
+    /// Returns [`ProcessorError::UnknownStyle`].
     pub fn by_name(name: &str) -> Result<&'static Self> {
         let found = STYLES.iter().find(|style| style.name == name || style.aliases.contains(&name));
         found.ok_or_else(|| ProcessorError::UnknownStyle {
@@ -147,7 +147,7 @@ impl LlavaStyle {
         })
     }
 
-    /// All names, without aliases.
+    /// The names of all styles, without aliases.
     pub fn names() -> impl Iterator<Item = &'static str> {
         STYLES.iter().map(|style| style.name)
     }
@@ -167,18 +167,18 @@ impl LlavaStyle {
         self.name
     }
 
-    /// The system text of a conversation that has none of its own.
+    /// The system text of a conversation without a system turn.
     pub fn system(&self) -> &'static str {
         self.system
     }
 
-    /// The texts after which an answer has ended. A generation stops at the tokenizer's end-of-sequence token anyway.
+    /// The texts that end an answer. Generation stops at the tokenizer's end-of-sequence token in any case.
     pub fn stops(&self) -> &'static [&'static str] {
         self.stops
     }
 
-    /// The conversation's pieces, prompt and answer in turns; where the last message is the user's, the last piece ends
-    /// where the assistant's answer begins. The roles are known to alternate.
+    /// The conversation's pieces, in which prompt and answer alternate. If the last message is the user's, the last
+    /// piece ends where the assistant's answer begins. The caller has checked that the roles alternate.
     pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<RenderedPiece>> {
         let (system, turns) = match messages.split_first() {
             Some((first, rest)) if first.role == Role::System => (Some(first.content.as_str()), rest),
@@ -220,7 +220,7 @@ impl LlavaStyle {
                 self.question(&mut prompt, (i == 0).then_some(system), turn, specials);
                 pieces.push(std::mem::take(&mut prompt));
             } else {
-                // LLaVA takes an empty answer for one that is still to come.
+                // LLaVA treats an empty answer as one that is still to come.
                 let mut answer = RenderedPiece::answer("");
                 if !turn.content.is_empty() {
                     self.answer(&mut answer, turn, specials)?;
@@ -231,7 +231,7 @@ impl LlavaStyle {
         Ok(pieces)
     }
 
-    /// What comes before the first turn.
+    /// Writes what comes before the first turn.
     fn open(&self, prompt: &mut RenderedPiece, system: Option<&str>) -> Result<()> {
         let text = |prompt: &mut RenderedPiece| match system {
             Some(own) => prompt.literal_text(own),
@@ -258,7 +258,7 @@ impl LlavaStyle {
         Ok(())
     }
 
-    /// A question and the header of its answer. `first` holds the system text in the first round.
+    /// Writes a question and the header of its answer. In the first round, `first` contains the system text.
     fn question(
         &self,
         prompt: &mut RenderedPiece,
@@ -285,7 +285,8 @@ impl LlavaStyle {
             }
             TurnLayout::Instructed { begins_sequence } => {
                 let system = match first {
-                    // LLaVA writes nothing for a later one, and gives up on a conversation that begins with one.
+                    // LLaVA writes nothing for an empty later question, and fails on a conversation
+                    // that begins with one.
                     None if blank => return,
                     Some(own) => own.or(Some(self.system)).filter(|text| !text.is_empty()),
                     None => {

@@ -1,4 +1,4 @@
-//! Chat templates (Jinja), set up as transformers sets them up.
+//! Chat templates (Jinja), with the same settings as in transformers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ pub struct ChatTemplate {
     takes_lists: bool,
 }
 
-/// How a message's content is handed to the template.
+/// The form in which a message's content is passed to the template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     /// `[{"type": "image"}, {"type": "text", "text": ..}]`
     Parts,
-    /// The text with its placeholders.
+    /// The text with its image placeholders.
     Text,
 }
 
@@ -35,7 +35,7 @@ impl ChatTemplate {
     /// Compiles a template; errors name its `origin`.
     ///
     /// # Errors
-    /// [`ProcessorError::Template`].
+    /// Returns [`ProcessorError::Template`].
     pub fn new(source: &str, origin: impl Into<String>) -> Result<Self> {
         let origin = origin.into();
         let mut environment = Environment::new();
@@ -44,7 +44,7 @@ impl ChatTemplate {
         });
         environment.add_filter("tojson", to_json);
         let takes_lists = ["content[", "'type'", "\"type\"", ".type"].iter().any(|mark| source.contains(mark));
-        // transformers' own tag around answers; it renders what it encloses.
+        // transformers' own tag around answers; its content is rendered.
         let source = source.replace("endgeneration", "endif");
         let source = ["{% generation", "{%- generation", "{%+ generation"]
             .iter()
@@ -54,11 +54,11 @@ impl ChatTemplate {
         Ok(Self { program: Arc::new(program), origin, takes_lists })
     }
 
-    /// The template of a checkpoint: chat_template.jinja, else chat_template.json, else `"chat_template"` in
-    /// tokenizer_config.json (the one named "default" of several); `None` where there is none.
+    /// The template of a checkpoint: chat_template.jinja, otherwise chat_template.json, otherwise `"chat_template"` in
+    /// tokenizer_config.json (of several, the one named "default"); `None` if there is none.
     ///
     /// # Errors
-    /// `Read`, `Json` or `Template`, naming the file.
+    /// Returns `Read`, `Json` or `Template`, which name the file.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("chat_template.jinja");
         match outside::read_text(&path) {
@@ -90,7 +90,7 @@ impl ChatTemplate {
         Ok(None)
     }
 
-    /// The conversation, its answers supervised: what message i appends to the prompt that ends before it.
+    /// The conversation's pieces. An answer, which is supervised, is what its message appends to the prompt before it.
     pub(super) fn pieces(&self, messages: &[Message], specials: &SpecialTokens) -> Result<Vec<RenderedPiece>> {
         let (marks, messages) = Marks::new(messages, specials)?;
         let content = self.content_for(&marks, &messages, false, specials)?;
@@ -108,18 +108,19 @@ impl ChatTemplate {
         Ok(pieces)
     }
 
-    /// The conversation up to where the assistant's answer begins.
+    /// The conversation, up to where the assistant's answer begins.
     pub(super) fn prompt(&self, messages: &[Message], specials: &SpecialTokens) -> Result<RenderedPiece> {
         let (marks, messages) = Marks::new(messages, specials)?;
         let content = self.content_for(&marks, &messages, true, specials)?;
         Ok(marks.piece(&self.render(&messages, content, true, specials)?, false))
     }
 
-    /// The pieces of a conversation of several answers from one rendering of the whole, where each answer stands in it;
-    /// `None` where that can't be told.
+    /// The pieces of a conversation with several answers, from a single rendering of the whole and the positions of the
+    /// answers in it; `None` if these cannot be determined.
     ///
-    /// A mark at the end of each turn says where the turn ends in the rendering. What follows a question up to the
-    /// answer, and an answer up to the next question, is the same in each round and known from the first one.
+    /// A mark at the end of each turn shows where the turn ends in the rendering. What the template writes between
+    /// a question and its answer, and between an answer and the next question, is the same in each round and known
+    /// from the first one.
     fn pieces_of_one_rendering(
         &self,
         marks: &Marks,
@@ -131,7 +132,7 @@ impl ChatTemplate {
         let (Some(ends), true) = (Ends::new(messages), answers > 1) else { return Ok(None) };
         let Ok(whole) = self.render(messages, content, false, specials) else { return Ok(None) };
         let marked: Vec<Message> = messages.iter().map(|message| ends.mark(message)).collect();
-        // A template may stumble over the marks; then the slow way says what is wrong, if anything is.
+        // A template may fail on the marks; then rendering without them reports what is wrong, if anything is.
         let render = |turns: usize, generate| self.render(&marked[..turns], content, generate, specials).ok();
         let first = usize::from(messages[0].role == Role::System) + 1;
         let last = messages.len() - 1;
@@ -197,7 +198,8 @@ impl ChatTemplate {
         })
     }
 
-    /// Parts where the template reads them; texts where it doesn't mention any, fails on them, or prints the list.
+    /// Chooses lists of parts if the template reads them, and plain texts if it does not mention any, fails on
+    /// them, or prints the list.
     fn content_for(
         &self,
         marks: &Marks,
@@ -217,7 +219,8 @@ impl ChatTemplate {
         match self.render(messages, Content::Parts, generate, specials) {
             Ok(text) if reads_parts(&text) => Ok(Content::Parts),
             Ok(_) => Ok(Content::Text),
-            // A template may refuse the conversation itself; then its message matters, not that of the second try.
+            // If the template refuses the conversation in both forms, the message about the first one
+            // is the relevant one.
             Err(refused) => match self.render(messages, Content::Text, generate, specials) {
                 Ok(_) => Ok(Content::Text),
                 Err(_) => Err(refused),
@@ -258,7 +261,8 @@ impl ChatTemplate {
     }
 }
 
-/// A content's images and texts in order; the line break after a placeholder goes, since templates set their own.
+/// The images and texts of a message in order. The line break after a placeholder is dropped, because
+/// templates write their own.
 fn parts(message: &Message) -> Vec<serde_json::Value> {
     let mut parts = Vec::new();
     let stretches: Vec<&str> = match message.shows_images() {
@@ -279,7 +283,7 @@ fn parts(message: &Message) -> Vec<serde_json::Value> {
     parts
 }
 
-/// The message with what caused it, and the line.
+/// The message with its cause and the line.
 fn describe(error: &Error) -> String {
     if error.kind() == ErrorKind::OutOfFuel {
         return format!("it takes more than the {} steps that one rendering may take", bounds::FUEL);
@@ -294,7 +298,7 @@ fn describe(error: &Error) -> String {
     )
 }
 
-/// Python's `json.dumps(x, ensure_ascii=False, indent=..)`; Jinja's own filter escapes HTML.
+/// Python's `json.dumps(x, ensure_ascii=False, indent=..)`, because Jinja's own filter escapes HTML.
 fn to_json(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> std::result::Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
@@ -312,7 +316,7 @@ fn to_json(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> std::re
     Ok(String::from_utf8_lossy(&out.0).into_owned())
 }
 
-/// Bytes that do not grow beyond what a template may make: indentation is as wide as a value is deep.
+/// A buffer that cannot exceed the size of a template's value: with indentation, deeply nested values become large.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {
@@ -329,7 +333,7 @@ impl std::io::Write for Bounded {
     }
 }
 
-/// `", "` and `": "` as separators.
+/// A formatter with `", "` and `": "` as separators.
 struct OneLine;
 
 impl serde_json::ser::Formatter for OneLine {

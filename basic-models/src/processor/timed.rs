@@ -1,8 +1,8 @@
-//! The tokenizers library with limits: of time, and of what a regular expression may take.
+//! Runs the tokenizers library with limits on its time and on its regular expressions.
 //!
-//! A regular expression that a tokenizer.json brings may take the square of a text's length, or the power of two, and
-//! Oniguruma, which matches it, cannot be asked to stop. Its own limits end what goes back and forth within one search;
-//! for the rest, work that may be slow is done on a thread of its own, which is left behind once the time is up.
+//! A regular expression in a tokenizer.json may take time quadratic or exponential in a text's length, and Oniguruma,
+//! which matches it, cannot be interrupted. Its own limits end backtracking within one search. Other work that may be
+//! slow runs on a thread of its own, which is abandoned when the time is up.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -12,30 +12,30 @@ use std::time::Duration;
 
 use crate::outside::{FileLimits, file_limits, guarded};
 
-/// A text gets this part of the time that a file may take, and as much once more for every [`BYTES`] bytes that it has.
+/// Work on a text may take this fraction of the time for a file, once for every [`BYTES`] bytes begun.
 const PART: u32 = 12;
 const BYTES: usize = 500_000;
-/// Threads that may be left behind at a time: each takes a processor until its work ends.
+/// The most abandoned threads at a time; each occupies a processor until its work ends.
 const MOST_LEFT_BEHIND: usize = 4;
-/// Regular expressions and JSON are read recursively.
+/// The size of the stack: regular expressions and JSON are parsed recursively.
 const STACK: usize = 32 << 20;
-/// Steps back that one search of a regular expression may take; within one match, Oniguruma allows 10,000,000.
+/// The most backtracking steps of one search; within one match, Oniguruma allows 10,000,000.
 const MOST_RETRIES: std::ffi::c_ulong = 50_000_000;
-/// Entries of Oniguruma's stack, of some 48 bytes.
+/// The most entries of Oniguruma's stack, which take about 48 bytes each.
 const DEEPEST: std::ffi::c_uint = 8_000_000;
 
 const RUNNING: u8 = 0;
 const DONE: u8 = 1;
 const LEFT: u8 = 2;
 
-/// How many threads go on although nobody waits for them any more.
+/// The number of threads that still run although nobody waits for them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clock {
     left_behind: Arc<AtomicUsize>,
 }
 
 impl Clock {
-    /// What `work` on `bytes` bytes returns, unless it takes too long.
+    /// Returns what `work` on `bytes` bytes returns, unless it takes too long.
     pub fn run<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -60,7 +60,7 @@ impl Clock {
             if ours.swap(DONE, Ordering::AcqRel) == LEFT {
                 left_behind.fetch_sub(1, Ordering::AcqRel);
             } else {
-                // Whoever started this waits.
+                // The caller is still waiting.
                 let _ = send.send(done);
             }
         };
@@ -73,7 +73,7 @@ impl Clock {
         }
         self.left_behind.fetch_add(1, Ordering::AcqRel);
         if state.compare_exchange(RUNNING, LEFT, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            // It ended just now.
+            // The work ended just now.
             self.left_behind.fetch_sub(1, Ordering::AcqRel);
             return receive.recv().unwrap_or_else(|_| Err("its thread ended without a result".into()));
         }
@@ -92,12 +92,12 @@ fn limit(bytes: usize, limits: &FileLimits) -> Duration {
     (limits.time / PART).saturating_mul(parts)
 }
 
-/// What `work` returns. The tokenizers library asserts some of what a tokenizer.json should hold instead of checking it: a
-/// damaged file may make it panic, while it is read or when it is used, which is an error like its others here.
+/// Returns what `work` returns. The tokenizers library asserts some properties of a tokenizer.json instead of checking
+/// them, so a damaged file may make it panic when it is read or used. Here that becomes an error like the others.
 pub(super) fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     limit_patterns();
     guarded(work).unwrap_or_else(|reason| {
-        // Oniguruma's words for its limits.
+        // Oniguruma's messages for its limits.
         let reason = match reason.to_lowercase() {
             said if said.contains("limit") && (said.contains("regex") || said.contains("match")) => format!(
                 "a regular expression gave up ({reason}), as patterns that try the same characters again and again do; \
@@ -109,7 +109,7 @@ pub(super) fn checked<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokeni
     })
 }
 
-/// Sets Oniguruma's limits for searches that begin from now on, once.
+/// Sets Oniguruma's limits, once, for all searches that begin afterwards.
 fn limit_patterns() {
     static SET: Once = Once::new();
     SET.call_once(|| {

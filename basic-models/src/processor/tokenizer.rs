@@ -1,4 +1,4 @@
-//! The tokenizer of a checkpoint, with the special tokens that its files name.
+//! The tokenizer of a checkpoint, with the special tokens from its files.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,25 +17,25 @@ use super::tokenizer_files::read_tokenizer;
 use super::{PLACEHOLDER, ProcessorError, Result, SpecialTokens, TokenIds, wanted};
 use crate::outside::excerpt;
 
-/// A text's tokens and the bytes of the text that each covers.
+/// The tokens of a text, and the bytes of the text that each of them covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
-    /// The ids.
+    /// The token ids.
     pub ids: Vec<u32>,
-    /// Per id, the range of *bytes* of the text that it stands for; a token that stands for none (such as one that
-    /// the tokenizer put in) has an empty range.
+    /// For each id, the range of *bytes* of the text that it covers; empty for a token that covers none (such as one
+    /// that the tokenizer inserted).
     pub spans: Vec<Range<usize>>,
-    /// Per id, whether the post-processor put it in (`<s>` at the start), so that no part of the text made it.
+    /// For each id, whether the post-processor added it (such as `<s>` at the start).
     pub added: Vec<bool>,
 }
 
-/// A tokenizer.json with its special tokens; encodes and decodes as transformers' fast tokenizers do.
+/// A tokenizer.json with its special tokens. It encodes and decodes like transformers' fast tokenizers.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
-    /// The file that it comes from.
+    /// The file that the tokenizer was read from.
     path: PathBuf,
-    /// Where its work may take longer than the length of a text explains.
+    /// Present if its work may take longer than in proportion to a text's length.
     pub(super) clock: Option<Clock>,
     specials: SpecialTokens,
     ids: TokenIds,
@@ -45,15 +45,15 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads tokenizer.json, tokenizer_config.json and special_tokens_map.json (the latter two where they exist) of a
-    /// checkpoint; without tokenizer.json, SentencePiece's tokenizer.model as transformers' `LlamaTokenizer` does.
-    /// `config` holds what the model's config.json says.
+    /// Reads a checkpoint's tokenizer.json, and tokenizer_config.json and special_tokens_map.json if they exist.
+    /// Without a tokenizer.json, it reads SentencePiece's tokenizer.model like transformers' `LlamaTokenizer`. `config`
+    /// has the ids of the model's config.json.
     ///
-    /// Which special tokens `encode` adds is what tokenizer.json's post-processor says, unless tokenizer_config.json has
-    /// `add_bos_token` or `add_eos_token`: as in transformers 5, these replace it.
+    /// The post-processor of tokenizer.json determines which special tokens `encode` adds, unless tokenizer_config.json
+    /// has `add_bos_token` or `add_eos_token`: as in transformers 5, these replace it.
     ///
     /// # Errors
-    /// `MissingFile`, `Read`, `Json`, `LoadTokenizer` or `Unsupported`, naming the file.
+    /// Returns `MissingFile`, `Read`, `Json`, `LoadTokenizer` or `Unsupported`, which name the file.
     pub fn load(dir: &Path, config: &TokenIds) -> Result<Self> {
         let tokenizer_config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let (path, bytes) = read_tokenizer(dir, &tokenizer_config)?;
@@ -94,7 +94,7 @@ impl Tokenizer {
             image: by_id(config.image).unwrap_or(image),
             others: Vec::new(),
         };
-        // Null counts as false here, as in transformers.
+        // Null means false here, as in transformers.
         let adds = |key: &str| {
             let there = tokenizer_config.get(key).is_some();
             Ok::<_, ProcessorError>(wanted::flag(&config_path, &tokenizer_config, key)?.or(there.then_some(false)))
@@ -106,13 +106,14 @@ impl Tokenizer {
         Ok(Self { clean_up, path, ..tokenizer })
     }
 
-    /// A tokenizer with these special tokens; the others are the tokenizer's own. Those that its vocabulary holds without marking them are marked, so that
-    /// they are one token wherever they stand in a text, as in transformers.
+    /// A tokenizer with these special tokens; `others` is filled from the tokenizer itself. Those that the
+    /// vocabulary contains but does not mark as special are marked, so that each is one token wherever it occurs in
+    /// a text, as in transformers.
     ///
     /// # Errors
-    /// The tokenizers library's, where it refuses.
+    /// Returns the errors of the tokenizers library.
     pub fn new(mut inner: tokenizers::Tokenizer, mut specials: SpecialTokens) -> tokenizers::Result<Self> {
-        // A saved tokenizer may cut or fill up texts; transformers' don't unless told to.
+        // A saved tokenizer may truncate or pad texts; transformers' do so only on request.
         inner.with_truncation(None)?;
         inner.with_padding(None);
         let names =
@@ -154,7 +155,7 @@ impl Tokenizer {
     /// The image token's id.
     ///
     /// # Errors
-    /// [`ProcessorError::MissingToken`] where the vocabulary lacks it.
+    /// Returns [`ProcessorError::MissingToken`] if the vocabulary lacks it.
     pub fn image_id(&self) -> Result<u32> {
         let named = format!(" \"{}\"", self.specials.image);
         self.ids.image.ok_or(ProcessorError::MissingToken { what: "image", named })
@@ -163,53 +164,54 @@ impl Tokenizer {
     /// The end-of-sequence token's id.
     ///
     /// # Errors
-    /// [`ProcessorError::MissingToken`] where there is none.
+    /// Returns [`ProcessorError::MissingToken`] if there is none.
     pub fn eos_id(&self) -> Result<u32> {
         let named = self.specials.eos.as_ref().map(|name| format!(" \"{name}\"")).unwrap_or_default();
         self.ids.eos.ok_or(ProcessorError::MissingToken { what: "end-of-sequence", named })
     }
 
-    /// The id of a token of the vocabulary.
+    /// The id of a token in the vocabulary.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The token with this id, as the vocabulary writes it.
+    /// The token with this id, as in the vocabulary.
     pub fn token_of(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// The token with the largest id, and that id: ids may have gaps.
+    /// The token with the largest id, and that id, which may be larger than the number of tokens because
+    /// ids may have gaps.
     pub fn largest_id(&self) -> Option<(String, u32)> {
         self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)
     }
 
-    /// The number of tokens, added ones included.
+    /// The number of tokens, including added ones.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The ids of a text; with `add_special`, also the tokens that the post-processor adds.
+    /// The ids of a text. With `add_special`, the tokens that the post-processor adds are included.
     ///
     /// # Errors
-    /// [`ProcessorError::Tokenize`].
+    /// Returns [`ProcessorError::Tokenize`].
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         self.encode_inner(text, add_special).map(|encoding| encoding.get_ids().to_vec())
     }
 
-    /// The ids of a text and where in the text they come from.
+    /// The ids of a text, and the ranges of the text that they cover.
     ///
     /// # Errors
-    /// [`ProcessorError::Tokenize`].
+    /// Returns [`ProcessorError::Tokenize`].
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Encoded> {
         self.encode_inner(text, add_special).map(|encoding| encoded(&encoding))
     }
 
-    /// As [`Tokenizer::encode_with_offsets`], except that the text's stretches in `literal` (bytes, ascending and apart)
-    /// hold no special tokens: what looks like one is text, as with transformers' `split_special_tokens=True`.
+    /// Like [`Tokenizer::encode_with_offsets`], except that special tokens are plain text within the ranges of bytes in
+    /// `literal` (ascending and disjoint), as with transformers' `split_special_tokens=True`.
     ///
     /// # Errors
-    /// [`ProcessorError::Tokenize`].
+    /// Returns [`ProcessorError::Tokenize`].
     pub fn encode_with_literals(&self, text: &str, literal: &[Range<usize>], add_special: bool) -> Result<Encoded> {
         let usual = self.encode_with_offsets(text, add_special)?;
         let special = |i: usize| !usual.added[i] && self.special_ids.binary_search(&usual.ids[i]).is_ok();
@@ -225,7 +227,7 @@ impl Tokenizer {
     /// The text of ids; with `skip_special`, without special tokens.
     ///
     /// # Errors
-    /// [`ProcessorError::Tokenize`].
+    /// Returns [`ProcessorError::Tokenize`].
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let fail = |e: tokenizers::Error| ProcessorError::Tokenize {
             path: self.path.clone(),
@@ -234,19 +236,19 @@ impl Tokenizer {
         };
         let whole = ids.to_vec();
         let text = self.work(ids.len(), move |inner| inner.decode(&whole, skip_special)).map_err(fail)?;
-        // transformers 5 ignores the setting for BPE, whose texts the clean-up would damage.
+        // transformers 5 ignores this setting for BPE, because the clean-up would damage its texts.
         let clean_up = self.clean_up && !matches!(self.inner.get_model(), ModelWrapper::BPE(_));
         Ok(if clean_up { clean_up_spaces(text) } else { text })
     }
 
-    // `encode` counts offsets in bytes of the text (`encode_char_offsets` in characters).
+    // `encode` returns offsets in bytes of the text, `encode_char_offsets` in characters.
     fn encode_inner(&self, text: &str, add_special: bool) -> Result<tokenizers::Encoding> {
         let whole = text.to_owned();
         let encoding = self.work(text.len(), move |inner| inner.encode(whole, add_special));
         encoding.map_err(|e| self.failed_on(text, &e))
     }
 
-    /// What the library makes of so many bytes, or ids.
+    /// Runs the library on `bytes` bytes or ids, with a time limit if the tokenizer needs one.
     fn work<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -267,7 +269,8 @@ impl Tokenizer {
     }
 }
 
-/// Whether a tokenizer has patterns that may be slow, or looks through what stands before each of its added tokens.
+/// Whether a tokenizer has patterns that may be slow, or added tokens for which the library searches
+/// the text before them.
 fn needs_clock(inner: &tokenizers::Tokenizer) -> tokenizers::Result<bool> {
     let steps = json!([
         serde_json::to_value(inner.get_normalizer())?,
@@ -279,7 +282,7 @@ fn needs_clock(inner: &tokenizers::Tokenizer) -> tokenizers::Result<bool> {
     Ok(may_be_slow(&steps) || inner.get_added_tokens_decoder().values().any(looks_back))
 }
 
-/// transformers 5: `add_bos_token` and `add_eos_token` replace the post-processor where tokenizer_config.json has one.
+/// As in transformers 5, `add_bos_token` and `add_eos_token` in tokenizer_config.json replace the post-processor.
 fn adapt_post_processor(
     inner: &mut tokenizers::Tokenizer,
     bos: Option<bool>,
@@ -316,7 +319,7 @@ fn encoded(encoding: &tokenizers::Encoding) -> Encoded {
     }
 }
 
-/// transformers' `clean_up_tokenization`, in its order.
+/// transformers' `clean_up_tokenization`, with its rules in the same order.
 fn clean_up_spaces(text: String) -> String {
     let rules = [
         (" .", "."),

@@ -1,5 +1,5 @@
-//! Tokens that stand beside tokenizer.json alone: in `added_tokens_decoder` of tokenizer_config.json, or in
-//! added_tokens.json.
+//! Adds tokens that tokenizer.json lacks but that `added_tokens_decoder` of tokenizer_config.json or
+//! added_tokens.json lists.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,18 +12,19 @@ use super::timed::Clock;
 use super::tokenizer_build::build_tokenizer;
 use super::{PLACEHOLDER, ProcessorError, Result};
 
-/// A token that one of the files names.
+/// A token listed in one of these files.
 pub(super) struct Named {
     pub id: u32,
     pub content: String,
     pub flags: Value,
 }
 
-/// tokenizer.json's bytes with the tokens that the other files add to it, as transformers adds them: after the others, by
-/// ascending id. Where there is none, the bytes as they are.
+/// The bytes of tokenizer.json with the tokens that the other files add to it, in transformers' order: after the
+/// existing ones, by ascending id. If there are none, the bytes are unchanged.
 ///
 /// # Errors
-/// `Unsupported` where a file gives a token another id than the one that it gets, which is the one that transformers uses.
+/// Returns `Unsupported` if a file lists a token with another id than the one that it gets, which is the one that
+/// transformers uses.
 pub(super) fn with_added_tokens(dir: &Path, path: &Path, bytes: Vec<u8>, config: &Value) -> Result<Vec<u8>> {
     let (from, mut named) = named_tokens(dir, config)?;
     if named.is_empty() {
@@ -51,7 +52,7 @@ pub(super) fn with_added_tokens(dir: &Path, path: &Path, bytes: Vec<u8>, config:
             entries.push(entry);
         }
     }
-    // All at once: with each, the library puts together all that there are. Those that it normalizes, it may take long for.
+    // All at once, because the library rebuilds its search structure at each call. Normalizing tokens may take long.
     let adding = move || {
         inner.add_tokens(&added);
         Ok(inner)
@@ -80,7 +81,7 @@ pub(super) fn with_added_tokens(dir: &Path, path: &Path, bytes: Vec<u8>, config:
     Ok(whole.to_string().into_bytes())
 }
 
-/// The tokens and the file that names them; `added_tokens_decoder` goes first, as in transformers.
+/// The tokens and the file that lists them; `added_tokens_decoder` takes precedence, as in transformers.
 pub(super) fn named_tokens(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<Named>)> {
     let unsupported = |path: &Path, key: &str, value: &Value, supported| ProcessorError::Unsupported {
         path: path.into(),

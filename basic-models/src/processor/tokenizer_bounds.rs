@@ -1,8 +1,8 @@
-//! What a tokenizer.json may ask for: steps that are the same every time, and that make a text no more than so many times
-//! as long.
+//! Limits on a tokenizer.json: its steps must be deterministic and must not lengthen a text by more
+//! than a fixed factor.
 //!
-//! The tokenizers library runs whatever the file says, and nothing can stop it once it runs: forty replacements that each
-//! double a text take all memory there is. What the steps can do to a text at worst is told from the file alone.
+//! The tokenizers library runs whatever steps the file has and cannot be stopped once it runs: forty replacements that
+//! each double a text would fill all memory. The worst that the steps can do to a text is computed from the file alone.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -11,21 +11,22 @@ use serde_json::Value;
 use super::charsmap;
 use crate::outside::excerpt;
 
-/// How many times as long a text may become, at worst. The largest of real tokenizers is NFKC with Metaspace, 36.
+/// The largest factor by which a text may grow in the worst case. The largest of a real tokenizer is 36, for
+/// NFKC with Metaspace.
 const LARGEST_GROWTH: f64 = 256.0;
-/// Bytes that the steps of a tokenizer may put around a text.
+/// The most bytes that the steps of a tokenizer may add to a text.
 const MOST_ADDED: f64 = 65536.0;
-/// How deep sequences of steps may lie in one another: the library tries each level several times.
+/// How deep sequences of steps may be nested: the library tries each level several times.
 const DEEPEST: usize = 8;
-/// Steps, all sequences together.
+/// The most steps, in all sequences together.
 const MOST_STEPS: usize = 256;
 /// The longest regular expression of a step, in bytes.
 const LONGEST_PATTERN: usize = 65536;
-/// Memory that a tokenizer takes for a byte of its file, at most: short tokens and merges.
+/// The most bytes of memory that a tokenizer takes per byte of its file, which is for short tokens and merges.
 pub(super) const MEMORY: u64 = 20;
 
-/// Regular expressions that take time in proportion to a text's length, whatever the text: those of GPT-2, Llama 3 and
-/// Qwen 2, and simple ones.
+/// Regular expressions whose time is proportional to the length of any text: those of GPT-2, Llama 3 and Qwen
+/// 2, and simple ones.
 pub(super) const QUICK: [&str; 9] = [
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -63,7 +64,8 @@ struct Model {
     _vocab: Option<IgnoredAny>,
 }
 
-/// What is wrong with a tokenizer.json's steps, with the key; what is no such JSON at all is the library's to say.
+/// Checks a tokenizer.json's steps; an error says what is wrong and at which key. What is not valid JSON passes,
+/// because the library reports it.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let Ok(parts) = serde_json::from_slice::<Parts>(bytes) else { return Ok(()) };
     if let Some(model) = &parts.model {
@@ -95,7 +97,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// What has become of a text of unknown length.
+/// The worst-case growth of a text of unknown length.
 struct Text {
     growth: f64,
     added: f64,
@@ -123,7 +125,8 @@ impl Text {
         match kind_of(step) {
             Some("Replace") => {
                 let content = bytes("content");
-                // A regular expression may match a byte, or none: then the content goes between any two bytes.
+                // A regular expression may match a single byte, or nothing; then the content is inserted
+                // between any two bytes.
                 let (growth, added) = match step["pattern"]["String"].as_str() {
                     Some("") => (1.0 + content, content),
                     Some(text) => (content / text.len() as f64, 0.0),
@@ -168,7 +171,7 @@ impl Text {
     }
 }
 
-/// What a step is; old files tell it by the keys alone.
+/// The kind of a step; in old files only its keys show it.
 fn kind_of(step: &Value) -> Option<&str> {
     let has = |key: &str| step.get(key).is_some();
     step["type"].as_str().or_else(|| match () {
@@ -184,7 +187,7 @@ fn kind_of(step: &Value) -> Option<&str> {
     })
 }
 
-/// Whether a part of a tokenizer.json holds a regular expression that may take longer than a text's length explains.
+/// Whether a part of a tokenizer.json contains a regular expression that may take more than linear time.
 pub(super) fn may_be_slow(part: &Value) -> bool {
     match part {
         Value::Array(parts) => parts.iter().any(may_be_slow),
@@ -196,7 +199,8 @@ pub(super) fn may_be_slow(part: &Value) -> bool {
     }
 }
 
-/// Whether a regular expression matches nothing at all, between any two characters; where that cannot be told, it may.
+/// Whether a regular expression can match the empty text, between any two characters; true if that
+/// cannot be determined.
 fn may_be_empty(pattern: Option<&str>) -> bool {
     pattern.and_then(|pattern| regex::Regex::new(pattern).ok()).is_none_or(|regex| regex.is_match(""))
 }

@@ -1,4 +1,4 @@
-//! A tokenizer.json's bytes to the tokenizers library, with a clock and a guard.
+//! Passes the bytes of a tokenizer.json to the tokenizers library, with a time limit and a guard against panics.
 
 use std::path::Path;
 
@@ -6,11 +6,12 @@ use super::timed::Clock;
 use super::{ProcessorError, Result, tokenizer_bounds};
 use crate::outside::Budget;
 
-/// What the tokenizers library makes of a tokenizer.json's bytes, which come from `path`: the one place that hands it
-/// any. It has a clock, since it normalizes the added tokens, and a guard against panics.
+/// Builds a tokenizer from the bytes of a tokenizer.json, which come from `path`. This is the only place that
+/// passes such bytes to the library. It has a time limit, because the library normalizes the added tokens, and a
+/// guard against panics.
 ///
 /// # Errors
-/// `LoadTokenizer`, also where the file takes more memory than a file may.
+/// Returns `LoadTokenizer`, also if the file would take more memory than a file may.
 pub(crate) fn build_tokenizer(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let refused = |message: String| ProcessorError::LoadTokenizer { path: path.into(), message };
     let budget = Budget::of(path);

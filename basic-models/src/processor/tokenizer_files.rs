@@ -1,4 +1,4 @@
-//! The files of a tokenizer.
+//! Reads and copies the files of a tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::config::read_json_if_exists;
 use super::{ProcessorError, Result, sentencepiece, tokenizer_added, tokenizer_bounds};
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
-/// What may lie beside each other; `chat_template.json` is copied with them.
+/// The files that a tokenizer may consist of; `chat_template.json` is copied with them.
 pub(crate) const TOKENIZER_FILES: [&str; 8] = [
     TOKENIZER_FILE,
     "tokenizer_config.json",
@@ -20,7 +20,7 @@ pub(crate) const TOKENIZER_FILES: [&str; 8] = [
     "chat_template.jinja",
 ];
 
-/// The bytes of tokenizer.json, or of the one that tokenizer.model stands for, and the file that they come from.
+/// The bytes of tokenizer.json, or of the one that tokenizer.model is converted to, and the file that they come from.
 pub(super) fn read_tokenizer(dir: &Path, config: &Value) -> Result<(PathBuf, Vec<u8>)> {
     let path = dir.join(TOKENIZER_FILE);
     match crate::outside::read(&path) {
@@ -43,22 +43,23 @@ pub(super) fn read_tokenizer(dir: &Path, config: &Value) -> Result<(PathBuf, Vec
     Ok((dir.join(sentencepiece::MODEL_FILE), json.to_string().into_bytes()))
 }
 
-/// The bytes of a directory's tokenizer.json, or of the one that its tokenizer.model stands for, and the file that they
-/// come from.
+/// The bytes of a directory's tokenizer.json, or of the one that its tokenizer.model is converted to, and the file
+/// that they come from.
 ///
 /// # Errors
-/// `MissingFile`, `Read`, `Json`, `LoadTokenizer` or `Unsupported`, naming the file.
+/// Returns `MissingFile`, `Read`, `Json`, `LoadTokenizer` or `Unsupported`, which name the file.
 pub(crate) fn read_tokenizer_files(dir: &Path) -> Result<(PathBuf, Vec<u8>)> {
     let config = read_json_if_exists(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
     read_tokenizer(dir, &config)
 }
 
-/// Copies the tokenizer's files and the chat template of one checkpoint to another; those that exist. Where there is a
-/// tokenizer.model alone, a tokenizer.json is written beside it: without one, transformers takes a LLaVA checkpoint's
-/// tokenizer.model for another kind of tokenizer.
+/// Copies those of a checkpoint's tokenizer files and chat templates that exist to another checkpoint. If there is only
+/// a tokenizer.model, a tokenizer.json is written beside it, because without one transformers would mistake the
+/// tokenizer.model of a LLaVA checkpoint for another kind of tokenizer.
 ///
 /// # Errors
-/// `Read` or `Write`, naming the file; those of [`Tokenizer::load`](super::Tokenizer::load) for a tokenizer.model.
+/// Returns `Read` or `Write`, which name the file, and the errors of [`Tokenizer::load`](super::Tokenizer::load)
+/// for a tokenizer.model.
 pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
     for name in TOKENIZER_FILES.into_iter().chain(["chat_template.json"]) {
         let path = from.join(name);

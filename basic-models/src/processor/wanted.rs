@@ -1,5 +1,5 @@
-//! Keys of a file's JSON, of the type that they should have: another type is an error that names the file and the key, and
-//! never what an absent key means.
+//! Reads keys of a file's JSON with the type that they should have. A value of another type is an error that names the
+//! file and the key; it is never treated like an absent key.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{ProcessorError, Result};
 use crate::outside::excerpt;
 
-/// A key that is true or false; `None` where it is absent or null.
+/// A boolean key; `None` if it is absent or null.
 pub(super) fn flag(path: &Path, file: &Value, key: &str) -> Result<Option<bool>> {
     match &file[key] {
         Value::Null => Ok(None),
@@ -18,7 +18,7 @@ pub(super) fn flag(path: &Path, file: &Value, key: &str) -> Result<Option<bool>>
     }
 }
 
-/// A key that is a text; `None` where it is absent or null.
+/// A key with a text; `None` if it is absent or null.
 pub(super) fn text<'a>(path: &Path, file: &'a Value, key: &str) -> Result<Option<&'a str>> {
     match &file[key] {
         Value::Null => Ok(None),
@@ -27,7 +27,7 @@ pub(super) fn text<'a>(path: &Path, file: &'a Value, key: &str) -> Result<Option
     }
 }
 
-/// A key that is a token: a text, or an object with it as its `content`; `None` where it is absent or null.
+/// A key with a token: a text, or an object with the text as its `content`; `None` if it is absent or null.
 pub(super) fn token<'a>(path: &Path, file: &'a Value, key: &str) -> Result<Option<&'a str>> {
     match &file[key] {
         Value::Null => Ok(None),
@@ -37,7 +37,7 @@ pub(super) fn token<'a>(path: &Path, file: &'a Value, key: &str) -> Result<Optio
     }
 }
 
-/// A whole file or a part of one; a key of another type is named.
+/// Parses a whole file or a part of one; an error names the key of the wrong type.
 pub(super) fn typed<T: DeserializeOwned>(path: &Path, file: &Value) -> Result<T> {
     serde_path_to_error::deserialize(file).map_err(|error| {
         let key = error.path().to_string();

@@ -1,5 +1,5 @@
-//! Attention in the backend's own operations, block by block of queries: forward, backward, and the read-out of the rows'
-//! probabilities. It computes where there is no kernel of our own.
+//! Attention in the backend's own operations, by blocks of queries: forward, backward, and the read-out of the rows'
+//! probabilities. Used wherever this crate has no kernel.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
@@ -10,9 +10,10 @@ use super::super::array::{Array, accumulator, hidden_keys};
 use super::super::blocks::{BLOCK_BUDGET, budget_or};
 use super::Saved;
 
-/// Blocks that queries are cut into so that each leaves out the keys behind its last query: eight leave out 7/16 of all.
+/// The number of blocks that the queries are cut into, so that each block skips the keys after its last query. Eight
+/// blocks skip 7/16 of all pairs.
 const CAUSAL_BLOCKS: usize = 8;
-/// A block has no fewer queries for that.
+/// The fewest queries of a block that is cut for that reason.
 const CAUSAL_QUERIES: usize = 256;
 
 /// The sizes of an attention.
@@ -37,13 +38,13 @@ impl Sizes {
         self.heads / self.kv_heads
     }
 
-    /// What scores are multiplied by.
+    /// The factor of the scores.
     pub fn scale(&self) -> f64 {
         (self.width as f64).powf(-0.5)
     }
 }
 
-/// The first visible keys of queries `start..start + len`, at most their own positions; and those positions.
+/// For queries `start..start + len`: the first visible key of each, at most its own position; and their positions.
 fn visible<B: Backend>(first: &IntTensor<B>, sizes: &Sizes, start: usize, len: usize) -> (IntTensor<B>, IntTensor<B>) {
     let rows = first.shape()[0];
     let device = first.device();
@@ -56,39 +57,39 @@ fn visible<B: Backend>(first: &IntTensor<B>, sizes: &Sizes, start: usize, len: u
     (at_most::<B>(first, positions.clone()), positions)
 }
 
-/// The smaller of each pair.
+/// The element-wise minimum.
 fn at_most<B: Backend>(values: IntTensor<B>, bound: IntTensor<B>) -> IntTensor<B> {
     let store = get_or_init_device_settings::<B>(&values.device()).bool_dtype;
     let over = B::int_greater(values.clone(), bound.clone(), store);
     B::int_mask_where(values, over, bound)
 }
 
-/// `[B, n, heads, w]` with the queries of a key head stacked, `[B kv_heads, group n, w]`. One batch dimension: the
-/// products' operands then lie one after the other, which they are fastest with.
+/// `[B, n, heads, w]` to `[B kv_heads, group n, w]`: the queries that share a key head lie one after the other. With a
+/// single batch dimension the operands of the matrix products are contiguous, which is fastest.
 fn stacked<B: Backend>(x: Array<B>, sizes: &Sizes) -> Array<B> {
     let n = x.dims()[1];
     x.swap(1, 2).reshape(&[sizes.batch * sizes.kv_heads, sizes.group() * n, sizes.width])
 }
 
-/// Keys or values, `[B, keys, kv_heads, w]`, by head: `[B kv_heads, keys, w]`.
+/// Keys or values `[B, keys, kv_heads, w]` by head, `[B kv_heads, keys, w]`.
 fn by_head<B: Backend>(x: FloatTensor<B>, sizes: &Sizes) -> Array<B> {
     Array::<B>(x).swap(1, 2).reshape(&[sizes.batch * sizes.kv_heads, sizes.keys, sizes.width])
 }
 
-/// The way back from [`stacked`].
+/// The inverse of [`stacked`].
 fn unstacked<B: Backend>(x: Array<B>, sizes: &Sizes, n: usize) -> Array<B> {
     x.reshape(&[sizes.batch, sizes.heads, n, sizes.width]).swap(1, 2)
 }
 
-/// Scaled scores `[B, heads, n, seen]` of the first `seen` keys, in the accumulator's type; hidden keys at the lowest
+/// Scaled scores `[B, heads, n, seen]` for the first `seen` keys, in the accumulator's type; hidden keys get the lowest
 /// finite value.
 fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: Option<BoolTensor<B>>, sizes: &Sizes) -> Array<B> {
     let n = q.dims()[1];
     let dtype = accumulator(q.dtype());
     let seen = k_columns.dims()[2];
     let shape = [sizes.batch, sizes.heads, n, seen];
-    // Where all is seen, as transformers' CLIP does it: the queries are scaled, which are fewer numbers than the scores.
-    // In 16 bits that would round them.
+    // If all keys are seen, the queries are scaled instead of the scores, as in transformers' CLIP: they are fewer
+    // numbers. In 16 bits that would round them.
     let raw = match hidden.is_none() && q.dtype() == dtype {
         true => stacked(q.scale(sizes.scale()), sizes).product(k_columns, dtype),
         false => stacked(q, sizes).product(k_columns, dtype).scale(sizes.scale()),
@@ -100,12 +101,12 @@ fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: Option<BoolTenso
     }
 }
 
-/// Which keys the queries must not see, `[B or 1, 1, n, seen]`, block by block; none where all are seen.
+/// The masks of the blocks, `[B or 1, 1, n, seen]`, true for keys that a query must not see; `None` if all are seen.
 struct Hidden<'a, B: Backend> {
     first: &'a IntTensor<B>,
     sizes: &'a Sizes,
     causal: bool,
-    /// Of all queries and keys at once, where that is small: a block is then one slice of it.
+    /// The mask of all queries and keys at once, if it is small; that of a block is then a slice of it.
     whole: Option<BoolTensor<B>>,
 }
 
@@ -140,14 +141,14 @@ impl<'a, B: Backend> Hidden<'a, B> {
     }
 }
 
-/// A block of queries, and the keys up to its last query, or all.
+/// A block of queries, with the number of keys that it sees: up to its last query, or all.
 struct Block {
     start: usize,
     len: usize,
     seen: usize,
 }
 
-/// Queries in blocks whose scores fit the device's budget.
+/// Cuts the queries into blocks whose scores fit the device's budget.
 fn blocks<B: Kernels>(sizes: &Sizes, causal: bool, device: &B::Device) -> impl Iterator<Item = Block> + use<B> {
     let Sizes { queries, keys, .. } = *sizes;
     let row = 4 * sizes.batch * sizes.heads * keys;
@@ -160,7 +161,7 @@ fn blocks<B: Kernels>(sizes: &Sizes, causal: bool, device: &B::Device) -> impl I
     })
 }
 
-/// Forward: output and log-sum-exp.
+/// Forward pass: output and log-sum-exp.
 pub fn portable<B: Kernels>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
@@ -205,7 +206,7 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
     let (keys, values) = (by_head::<B>(saved.k, &sizes), by_head::<B>(saved.v, &sizes));
     let lse = Array::<B>(saved.lse);
     let (mut q_grads, mut k_grad, mut v_grad) = (Vec::new(), None::<Array<B>>, None::<Array<B>>);
-    // Each block's part has as many keys as it sees. The last block sees all of them and comes first.
+    // A block's part has only the keys that it sees. The last block sees all of them and comes first.
     let total = |sum: Option<Array<B>>, part: Array<B>| {
         Some(match sum {
             Some(sum) => sum.add_front(1, part),
@@ -239,7 +240,7 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
     [Array::cat(q_grads, 1).0, back(k_grad, keys), back(v_grad, values)]
 }
 
-/// The read-out of the rows' probabilities.
+/// The read-out of the rows' probabilities: see [`attention_mass`](super::attention_mass).
 pub fn portable_mass<B: Kernels>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
@@ -254,7 +255,7 @@ pub fn portable_mass<B: Kernels>(
     let device = rows.device();
     let int = get_or_init_device_settings::<B>(&device).int_dtype;
     let rows = B::int_cast(rows, int);
-    // Rows of the flattened [B * T].
+    // Indices into the flattened rows [B * T].
     let starts = B::int_mul_scalar(B::int_arange(0..b as i64, &device, int), (t as i64).into());
     let starts = B::int_expand(B::int_reshape(starts, Shape::from(vec![b, 1])), Shape::from(vec![b, n]));
     let flat = B::int_reshape(B::int_add(starts, rows.clone()), Shape::from(vec![b * n]));

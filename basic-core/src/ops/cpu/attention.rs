@@ -1,4 +1,5 @@
-//! Attention, a head at a time: scores of a block of queries stay in the cache, and masked ones are never exponentiated.
+//! Attention, one head at a time: the scores of a block of queries stay in the cache, and masked ones are never
+//! exponentiated.
 
 use burn::backend::Flex;
 use burn_flex::FlexTensor;
@@ -9,11 +10,11 @@ use super::math::{dot, exp, exp_in_place, max, simd};
 use super::product::{Matrix, Threads, product};
 use super::{elements, indices, ordered, tensor};
 
-/// Queries whose scores are held at a time.
+/// The number of queries whose scores are held at a time.
 const BLOCK: usize = 128;
 
-/// Samples of rows of heads, `[B, n, heads, w]`. Samples may stand apart: keys and values in a generation's cache, which
-/// has room behind each sample's rows, are read where they lie.
+/// Rows of heads by sample, `[B, n, heads, w]`. There may be gaps between samples, so that the keys and values in a
+/// generation's cache, which has room after each sample's rows, are read without a copy.
 #[derive(Clone, Copy)]
 struct Heads<'a> {
     data: &'a [f32],
@@ -23,7 +24,7 @@ struct Heads<'a> {
 }
 
 impl<'a> Heads<'a> {
-    /// The elements of a tensor that [`spaced`] gave.
+    /// The elements of a tensor returned by [`spaced`].
     fn of(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
         let [batch, _, heads, width] = [0, 1, 2, 3].map(|axis| layout.shape()[axis]);
@@ -31,20 +32,20 @@ impl<'a> Heads<'a> {
         Self { data: tensor.storage::<f32>().get(layout.start_offset()..).unwrap_or_default(), sample, heads, width }
     }
 
-    /// `n` of a head's rows, from `start` on.
+    /// `n` rows of a head, from `start` on.
     fn rows(self, [sample, head]: [usize; 2], start: usize, n: usize) -> Matrix<'a> {
         let at = sample * self.sample + (start * self.heads + head) * self.width;
         Matrix::rows(&self.data[at..], n, self.width, self.heads * self.width)
     }
 
-    /// One of a head's rows.
+    /// One row of a head.
     fn row(self, [sample, head]: [usize; 2], row: usize) -> &'a [f32] {
         let at = sample * self.sample + (row * self.heads + head) * self.width;
         &self.data[at..at + self.width]
     }
 }
 
-/// The tensor itself where the rows of each sample lie in order, a copy otherwise.
+/// The tensor itself if the rows of each sample are contiguous, otherwise a copy.
 fn spaced(tensor: FlexTensor) -> FlexTensor {
     let layout = tensor.layout();
     let (shape, strides) = (layout.shape(), layout.strides());
@@ -62,7 +63,7 @@ struct Visible {
     samples: usize,
     queries: usize,
     past: usize,
-    /// Where every query sees all of them: how many there are.
+    /// The number of keys, if every query sees all of them.
     all: Option<usize>,
 }
 
@@ -77,12 +78,12 @@ impl Visible {
         }
     }
 
-    /// Keys that queries `..end` see at most.
+    /// The most keys that any of the queries `..end` sees.
     fn seen(&self, end: usize) -> usize {
         self.all.unwrap_or(self.past + end)
     }
 
-    /// The keys of query `row` of `sample`.
+    /// The keys that query `row` of `sample` sees.
     fn keys(&self, sample: usize, row: usize) -> std::ops::Range<usize> {
         if let Some(keys) = self.all {
             return 0..keys;
@@ -223,7 +224,7 @@ pub fn backward(saved: Saved<Flex>, grad: FlexTensor) -> [FlexTensor; 3] {
     ]
 }
 
-/// The read-out of the rows' probabilities, averaged over the heads.
+/// The attention of the read-out's rows to each key, averaged over the heads.
 pub fn mass(
     q: FlexTensor,
     k: FlexTensor,

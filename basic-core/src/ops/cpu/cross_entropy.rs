@@ -1,4 +1,4 @@
-//! The cross entropy fused with the output head.
+//! The language model's loss, fused with the output head.
 
 use burn::backend::Flex;
 use burn_flex::FlexTensor;
@@ -44,7 +44,7 @@ pub fn linear_cross_entropy(
             .zip(labels.par_iter())
             .map(|(row, label)| f64::from(entropy(row, *label as usize, scale)))
             .collect();
-        // In the rows' order: the same bits on every run.
+        // Added in the order of the rows, so that every run gives the same bits.
         loss += parts.iter().sum::<f64>();
         let grad = Matrix::rows(&logits, len, vocabulary, vocabulary);
         if train_hidden {
@@ -67,7 +67,7 @@ pub fn linear_cross_entropy(
     (tensor(vec![(loss / divisor) as f32], &[1]), [hidden_grad, head_grad])
 }
 
-/// The cross entropy of a row of logits; the row becomes `scale (softmax - one hot)`.
+/// The cross entropy of a row of logits. The row is overwritten with `scale (softmax - one hot)`.
 fn entropy(row: &mut [f32], label: usize, scale: f32) -> f32 {
     let hit = row[label];
     let (top, sum) = simd(

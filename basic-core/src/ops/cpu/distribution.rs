@@ -1,4 +1,4 @@
-//! The fused linear KL divergence.
+//! The fused linear KL divergence of semantic distribution supervision.
 
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -25,7 +25,7 @@ pub fn semantic_distribution(
     let rows = chunk_rows(budget, 2, vocabulary, 4).min(m);
     let mut gradient = if grad { vec![0f32; m * d] } else { Vec::new() };
     let columns = Matrix::rows(elements(&table), vocabulary, d, d);
-    // The chunk's rows of target, then those of v: one product, so that the table is packed once for both.
+    // The chunk's rows of the target, then those of v: with one product for both, the table is packed once.
     let (mut both, mut logits) = (Vec::with_capacity(2 * rows * d), Vec::new());
     let mut loss = 0f64;
     for start in (0..m).step_by(rows) {
@@ -40,7 +40,7 @@ pub fn semantic_distribution(
         let row = |((p, q), a): ((&mut [f32], &mut [f32]), &f32)| f64::from(*a) * f64::from(divergence(p, q, *a));
         let parts: Vec<f64> =
             p.par_chunks_mut(vocabulary).zip(q.par_chunks_mut(vocabulary)).zip(weights.par_iter()).map(row).collect();
-        // In the rows' order: the same bits on every run.
+        // Added in the order of the rows, so that every run gives the same bits.
         loss += parts.iter().sum::<f64>();
         if grad {
             let out = &mut gradient[start * d..(start + len) * d];
@@ -50,10 +50,11 @@ pub fn semantic_distribution(
     (tensor(vec![loss as f32], &[1]), grad.then(|| tensor(gradient, &[m, d])))
 }
 
-/// `KL(softmax(p) || softmax(q))` of two rows of logits; `q` becomes `a (softmax(q) - softmax(p))`, `p` is used up.
+/// `KL(softmax(p) || softmax(q))` of two rows of logits; `q` is overwritten with `a (softmax(q) - softmax(p))`, and `p`
+/// with intermediate values.
 ///
-/// With x and y counted from their rows' largest entries, the divergence is
-/// `sum p (x - y) - ln sum e^x + ln sum e^y`: one exponential an entry.
+/// With x and y the logits minus their row's largest, the divergence is `sum p (x - y) - ln sum e^x + ln sum e^y`,
+/// which takes one exponential per entry.
 fn divergence(p: &mut [f32], q: &mut [f32], a: f32) -> f32 {
     simd(
         #[inline(always)]

@@ -1,4 +1,4 @@
-//! SwiGLU, the root-mean-square norm and rotary positions: one pass each way.
+//! SwiGLU, root-mean-square normalization and rotary positions, in one pass each way.
 
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::math::{dot, sigmoid, simd, sum};
 use super::{TASK, elements, ordered, tensor};
 
-/// Rows that one task takes.
+/// The number of rows that one task takes.
 fn task_rows(width: usize) -> usize {
     TASK.div_ceil(width.max(1))
 }
@@ -57,7 +57,7 @@ pub fn swiglu_backward(gate: FlexTensor, up: FlexTensor, grad: FlexTensor) -> [F
     [tensor(gate_grad, &shape), tensor(up_grad, &shape)]
 }
 
-/// One over the root mean square of a row.
+/// The reciprocal of a row's root mean square.
 #[inline(always)]
 fn reciprocal_root(row: &[f32], epsilon: f32) -> f32 {
     1.0 / (dot(row, row) / row.len() as f32 + epsilon).sqrt()
@@ -88,7 +88,7 @@ pub fn rms_norm(x: FlexTensor, gamma: FlexTensor, epsilon: f64) -> FlexTensor {
     tensor(out, &x.layout().shape().to_vec())
 }
 
-/// The gradients with respect to x and, where it is trained, gamma.
+/// The gradients with respect to x and, if it is trained, gamma.
 pub fn rms_norm_backward(
     x: FlexTensor,
     gamma: FlexTensor,
@@ -101,7 +101,7 @@ pub fn rms_norm_backward(
     let d = weight.len();
     let mut out = vec![0f32; elements(&x).len()];
     let size = d * task_rows(d);
-    // Each task sums its rows' part of gamma's gradient; the parts are added in order.
+    // Each task sums its rows' part of gamma's gradient; the parts are then added in order.
     let mut parts = Vec::new();
     if size > 0 {
         let tasks = out.par_chunks_mut(size).zip(elements(&x).par_chunks(size)).zip(elements(&grad).par_chunks(size));

@@ -1,32 +1,32 @@
-//! Transcendentals that the compiler can vectorize, and reductions with independent lanes. Call them inside
-//! [`simd`], which compiles its closure for the widest instructions that this CPU has.
+//! Transcendental functions that the compiler can vectorize, and reductions with independent lanes. Call them inside
+//! [`simd`], which compiles its closure for the widest instructions of this CPU.
 
-/// Runs `body` compiled for the widest vector instructions of this CPU; what it calls must be inlined into it.
+/// Runs `body`, compiled for the widest vector instructions of this CPU. All that it calls must be inlined into it.
 #[inline(always)]
 pub fn simd<R>(body: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(body)
 }
 
-/// Lanes that a reduction runs side by side: floating-point sums are not reordered by the compiler.
+/// The number of partial sums that a reduction keeps: the compiler does not reorder floating-point sums by itself.
 pub const LANES: usize = 16;
 
 /// `e^x`, within 2 units in the last place; 0 below -87.3 (where f32 has no normal numbers left), infinite above 88.7,
 /// NaN for NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    // e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to an integer that then stands
-    // in the low bits.
+    // e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to an integer, which is then in
+    // the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts, so that n * ln 2 is exact enough.
+    // ln 2 as a sum of two numbers, so that n * ln 2 is exact enough.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // A comparison, not min and max, which would drop a NaN.
+    // Comparisons, because `min` and `max` would drop a NaN.
     let clipped = if x > 88.8 { 88.8 } else { x };
     let clipped = if clipped < -88.0 { -88.0 } else { clipped };
     let shifted = clipped * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = clipped - n * LN2_HIGH - n * LN2_LOW;
-    // The remainder's Taylor series to the seventh power: its next term is below 3e-9 on the interval.
+    // The Taylor series of e^r up to the seventh power; the next term is below 3e-9 on the interval.
     let mut p = 1.0 / 5040.0;
     p = p * r + 1.0 / 720.0;
     p = p * r + 1.0 / 120.0;
@@ -35,7 +35,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 0.5;
     p = p * r + 1.0;
     p = p * r + 1.0;
-    // 2^n in two factors: n reaches 128, which is past the largest exponent.
+    // 2^n as a product of two factors, because n reaches 128, which is above the largest exponent.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
@@ -49,7 +49,7 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// The largest element; minus infinity where there is none. A NaN may or may not show.
+/// The largest element; minus infinity if there is none. A NaN may or may not be returned.
 #[inline(always)]
 pub fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];

@@ -1,5 +1,5 @@
-//! Flex's own bodies for f32: rows over rayon, exponentials vectorized, matrix products by the `gemm` crate straight
-//! from strided views. Other types take the portable bodies.
+//! Implementations for f32 on Flex: rows in parallel with rayon, vectorized exponentials, and matrix products by the
+//! `gemm` crate directly on strided views. Other types use the portable implementations.
 
 mod attention;
 mod cross_entropy;
@@ -23,10 +23,10 @@ use super::{
 };
 use super::{rms_norm, rotary, swiglu};
 
-/// Elements that one rayon task takes of an elementwise pass, at least.
+/// The fewest elements that one rayon task of an elementwise pass takes.
 const TASK: usize = 1 << 14;
 
-/// The tensor with its elements in order from the start of a slice.
+/// The tensor, copied if its elements are not contiguous and in order.
 fn ordered(tensor: FlexTensor) -> FlexTensor {
     match tensor.is_contiguous() {
         true => tensor,
@@ -34,7 +34,7 @@ fn ordered(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The elements of an [`ordered`] f32 tensor; the kernels below are chosen by type.
+/// The elements of an [`ordered`] f32 tensor; the caller has checked the type.
 fn elements(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice::<f32>().expect("an f32 tensor in order")
 }

@@ -1,4 +1,4 @@
-//! AdamW in one pass over its four arrays, and norms.
+//! AdamW in one pass over its four arrays, and sums of squares.
 
 use burn::backend::Flex;
 use burn_flex::FlexTensor;
@@ -8,7 +8,7 @@ use super::super::adamw::{AdamWStep, Coefficients, Updated};
 use super::math::{simd, sum};
 use super::{TASK, elements, ordered, tensor};
 
-/// Updates in place what nothing else holds, copies the rest first.
+/// Updates arrays in place if nothing else holds them, and copies of them otherwise.
 pub fn adamw(
     parameter: FlexTensor,
     grad: FlexTensor,
@@ -43,7 +43,7 @@ pub fn adamw(
     (parameter, first, second)
 }
 
-/// The tensor with its elements in order and nothing else in its storage.
+/// The tensor, copied unless its storage is exactly its elements in order.
 fn whole(tensor: FlexTensor) -> FlexTensor {
     let elements = tensor.layout().num_elements();
     let own = tensor.is_contiguous() && tensor.layout().start_offset() == 0;
@@ -53,7 +53,7 @@ fn whole(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// `[1]`: tasks of a fixed size, added in order.
+/// The sum of the squares, `[1]`: the sums of tasks of a fixed size, added in order.
 pub fn sum_of_squares(x: FlexTensor) -> FlexTensor {
     let x = ordered(x);
     let part = |x: &[f32]| {

@@ -1,8 +1,8 @@
-//! Matrix products on slices: a safe front of the `gemm` crate.
+//! Matrix products on slices: a safe interface to the `gemm` crate.
 
 #![allow(unsafe_code)]
 
-/// A matrix in a slice, by its strides.
+/// A matrix in a slice, given by its strides.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     data: &'a [f32],
@@ -13,7 +13,7 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// `rows` rows of `columns` elements, `stride` elements from one row's start to the next one's.
+    /// A matrix of `rows` rows of `columns` elements; the starts of two rows are `stride` elements apart.
     pub fn rows(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
         Self { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
@@ -29,7 +29,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// One past the last element's place.
+    /// The index after that of the last element.
     fn end(&self) -> usize {
         match self.rows * self.columns {
             0 => 0,
@@ -38,20 +38,20 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Whether a product spreads over rayon's threads; inside a parallel loop it must not.
+/// Whether a product uses rayon's threads. It must not inside a parallel loop.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
-    /// This thread alone.
+    /// This thread only.
     One,
-    /// Rayon's pool, for products that are worth it.
+    /// Rayon's pool, for products that are large enough.
     Pool,
 }
 
-/// `out = a b`, or `out += a b` where `add`; `out` has rows of `b`'s columns, `stride` apart.
+/// `out = a b`, or `out += a b` if `add`. The rows of `out` are as long as those of `b` and `stride` apart.
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit, or a matrix reaches past its slice.
+/// Panics if the shapes do not fit each other or a matrix reaches past its slice.
 pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, add: bool, threads: Threads) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "product: [{m}, {k}] x [{}, {n}]", b.rows);
@@ -65,11 +65,11 @@ pub fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, add: bool, 
     unsafe { multiply(out.as_mut_ptr(), stride, a, b, add, threads) }
 }
 
-/// `a b` in a new or used buffer, which is not cleared before.
+/// Writes `a b` to a new or used buffer, which is not cleared first.
 ///
 /// # Panics
 ///
-/// Where the shapes do not fit, or a matrix reaches past its slice.
+/// Panics if the shapes do not fit each other or a matrix reaches past its slice.
 pub fn fill_product(out: &mut Vec<f32>, a: Matrix, b: Matrix, threads: Threads) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "product: [{m}, {k}] x [{}, {n}]", b.rows);
@@ -80,8 +80,8 @@ pub fn fill_product(out: &mut Vec<f32>, a: Matrix, b: Matrix, threads: Threads) 
         return;
     }
     out.reserve_exact(m * n);
-    // SAFETY: both factors lie inside their slices; the buffer holds m n elements, all of which the product writes
-    // without reading them, so that they are initialized when the length says so.
+    // SAFETY: both factors lie inside their slices; the buffer has room for m n elements, which the product writes
+    // without reading them, so that they are initialized when the length is set.
     unsafe {
         multiply(out.as_mut_ptr(), n, a, b, false, threads);
         out.set_len(m * n);
@@ -92,15 +92,15 @@ pub fn fill_product(out: &mut Vec<f32>, a: Matrix, b: Matrix, threads: Threads) 
 ///
 /// # Safety
 ///
-/// `a` and `b` fit each other and lie inside their slices; `out` points to room for `a.rows` rows of `b.columns`,
-/// `stride` apart, which is at least `b.columns`; where `add`, they are initialized.
+/// `a` and `b` must fit each other and lie inside their slices; `out` must point to room for `a.rows` rows of
+/// `b.columns` elements, `stride` apart, which is at least `b.columns`; with `add` they must be initialized.
 unsafe fn multiply(out: *mut f32, stride: usize, a: Matrix, b: Matrix, add: bool, threads: Threads) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     let parallelism = match threads == Threads::Pool && m * n * k >= 1 << 21 {
         true => gemm::Parallelism::Rayon(0),
         false => gemm::Parallelism::None,
     };
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         gemm::gemm(
             m,
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn products_of_strided_and_transposed_views_are_right() {
-        let a: Vec<f32> = (0..3 * 7).map(|x| x as f32 - 4.0).collect(); // 3 rows of 5, 7 apart
-        let b: Vec<f32> = (0..4 * 5).map(|x| (x % 6) as f32).collect(); // 4 rows of 5
+        let a: Vec<f32> = (0..3 * 7).map(|x| x as f32 - 4.0).collect(); // 3 rows of 5 elements, 7 apart
+        let b: Vec<f32> = (0..4 * 5).map(|x| (x % 6) as f32).collect(); // 4 rows of 5 elements
         let mut out = vec![1.0; 3 * 6];
         let (x, y) = (Matrix::rows(&a, 3, 5, 7), Matrix::rows(&b, 4, 5, 5).t());
         product(&mut out, 6, x, y, true, Threads::One);

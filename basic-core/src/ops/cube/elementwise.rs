@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::launch::{addresses, element, like, rows, units, width};
 
-/// A unit rotates one vector of a head's first half against its partner in the second.
+/// A unit rotates one vector of a head's first half against its partner in the second half.
 #[cube(launch, address_type = "dynamic")]
 fn rotate_kernel<E: Float, N: Size>(
     x: &Tensor<Vector<E, N>>,
@@ -139,7 +139,7 @@ fn swiglu_backward_kernel<E: Float, N: Size>(
     up_grad[ABSOLUTE_POS] = Vector::cast_from(d * g * s);
 }
 
-/// The gradients of gate and up.
+/// The gradients with respect to gate and up.
 pub fn swiglu_backward(gate: CubeTensor, up: CubeTensor, grad: CubeTensor) -> (CubeTensor, CubeTensor) {
     let (gate, up, grad) = (rows(gate), rows(up), rows(grad));
     let vector = width(&gate, gate.meta.num_elements());

@@ -1,7 +1,8 @@
-//! Kernels of our own for the devices that CubeCL computes on, one launch each where the portable bodies take many.
+//! This crate's own kernels for the devices of CubeCL: one launch for each operation, where the portable
+//! implementations take many.
 //!
-//! Burn's fusion sees each as an operation that it leaves as it is. `BASIC_KERNELS=portable` leaves all of them out: the
-//! operations are then what fusion makes of the portable bodies. `BASIC_KERNELS=ahead` has attention copy ahead.
+//! Burn's fusion treats each as an opaque operation. `BASIC_KERNELS=portable` disables all of them: fusion then
+//! compiles the portable implementations. With `BASIC_KERNELS=ahead`, attention copies blocks ahead.
 
 pub mod attention;
 mod elementwise;
@@ -22,14 +23,14 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::adamw::AdamWStep;
 
-/// The environment variable that chooses between these kernels and the portable bodies.
+/// The environment variable that chooses between these kernels and the portable implementations.
 pub const SWITCH: &str = "BASIC_KERNELS";
 
-/// Whether what the environment asks for is known.
+/// Checks the environment variable.
 ///
 /// # Errors
 ///
-/// A sentence where it is not.
+/// Returns a sentence if its value is unknown.
 pub fn check() -> Result<(), String> {
     match env::var(SWITCH).as_deref() {
         Err(_) | Ok("" | "own" | "ahead" | "portable") => Ok(()),
@@ -37,21 +38,21 @@ pub fn check() -> Result<(), String> {
     }
 }
 
-/// Whether tensors of this type go through these kernels: each computes in f32.
+/// Whether these kernels are used for tensors of this type; each kernel computes in f32.
 pub fn takes(dtype: DType) -> bool {
     static OWN: OnceLock<bool> = OnceLock::new();
     let own = *OWN.get_or_init(|| !env::var(SWITCH).is_ok_and(|value| value == "portable"));
     own && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// Whether attention copies the next block while it computes with one: where the environment says `BASIC_KERNELS=ahead`,
-/// because how fast that is was not measured so far.
+/// Whether attention copies the next block while it computes with one. Only with `BASIC_KERNELS=ahead`, because its
+/// speed has not been measured yet.
 fn copies_ahead() -> bool {
     static AHEAD: OnceLock<bool> = OnceLock::new();
     *AHEAD.get_or_init(|| env::var(SWITCH).is_ok_and(|value| value == "ahead"))
 }
 
-/// The kernels as operations of their own.
+/// The kernels as operations that Burn's fusion does not touch.
 #[backend_extension(Cube, Fusion)]
 pub trait CubeOps: Backend {
     /// See [`Kernels::rotate_kernel`](super::Kernels::rotate_kernel).
@@ -88,7 +89,7 @@ pub trait CubeOps: Backend {
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Sums over blocks of rows of gamma's gradient, `[blocks, d]` in f32.
+    /// Gamma's gradient, summed over blocks of rows, `[blocks, d]` in f32.
     #[fusion(meta = |x, _, _| sums(x))]
     fn cube_rms_norm_gamma(
         x: FloatTensor<Self>,
@@ -96,7 +97,7 @@ pub trait CubeOps: Backend {
         reciprocals: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
-    /// See [`Kernels::adamw_kernel`](super::Kernels::adamw_kernel); moments of f32.
+    /// See [`Kernels::adamw_kernel`](super::Kernels::adamw_kernel); the moments are in f32.
     #[fusion(meta = |parameter, _, first, second, _| (parameter.clone(), first.clone(), second.clone()))]
     fn cube_adamw(
         parameter: FloatTensor<Self>,
@@ -110,11 +111,11 @@ pub trait CubeOps: Backend {
     #[fusion(meta = |_| single(1))]
     fn cube_sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// See [`Kernels::embedding_backward_kernel`](super::Kernels::embedding_backward_kernel); ids in i32.
+    /// See [`Kernels::embedding_backward_kernel`](super::Kernels::embedding_backward_kernel); ids are in i32.
     #[fusion(meta = |_, grad, table| gathered(grad, *table))]
     fn cube_gather(ids: IntTensor<Self>, grad: FloatTensor<Self>, table: usize) -> FloatTensor<Self>;
 
-    /// See [`Kernels::attention_kernel`](super::Kernels::attention_kernel); `first` in i32.
+    /// See [`Kernels::attention_kernel`](super::Kernels::attention_kernel); `first` is in i32.
     #[fusion(meta = |q, _, _, _, _| (q.clone(), log_sum_exp(q)))]
     fn cube_attention(
         q: FloatTensor<Self>,
@@ -124,9 +125,9 @@ pub trait CubeOps: Backend {
         causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// See [`Kernels::attention_backward_kernel`](super::Kernels::attention_backward_kernel); `first` in i32.
+    /// See [`Kernels::attention_backward_kernel`](super::Kernels::attention_backward_kernel); `first` is in i32.
     #[fusion(meta = |q, k, v, _, _, _, _, _| (q.clone(), k.clone(), v.clone()))]
-    #[allow(clippy::too_many_arguments)] // what the forward pass had and gave
+    #[allow(clippy::too_many_arguments)] // the forward pass's inputs and results
     fn cube_attention_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -138,8 +139,8 @@ pub trait CubeOps: Backend {
         causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Sums over parts of the heads, `[parts, B, S, keys]`, of what
-    /// [`Kernels::attention_mass_kernel`](super::Kernels::attention_mass_kernel) takes the mean of; `first` and `rows` in
+    /// Sums over parts of the heads, `[parts, B, S, keys]`, whose mean over the heads
+    /// [`Kernels::attention_mass_kernel`](super::Kernels::attention_mass_kernel) returns; `first` and `rows` are in
     /// i32.
     #[fusion(meta = |q, k, _, _, _, readout| masses(q, k, readout))]
     fn cube_attention_masses(
@@ -156,7 +157,7 @@ fn gathered(grad: &TensorSpec, table: usize) -> TensorSpec {
     TensorSpec::new(Shape::from(vec![table, grad.shape[1]]), grad.dtype)
 }
 
-/// `[parts of the heads, B, S, keys]`.
+/// The shape of the sums, `[parts of the heads, B, S, keys]`.
 fn masses(q: &TensorSpec, k: &TensorSpec, readout: &TensorSpec) -> TensorSpec {
     let shape = vec![attention::parts(q.shape[2]), q.shape[0], readout.shape[1], k.shape[1]];
     TensorSpec::new(Shape::from(shape), DType::F32)

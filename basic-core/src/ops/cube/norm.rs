@@ -1,4 +1,4 @@
-//! Root-mean-square normalization: a cube takes a row.
+//! Root-mean-square normalization: one cube per row.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -6,15 +6,15 @@ use cubecl::prelude::*;
 
 use super::launch::{addresses, cubes, element, like, rows, unit_limit, units, width};
 
-/// Rows that one sum of gamma's gradient covers.
+/// The number of rows that one sum of gamma's gradient covers.
 const BLOCK: usize = 64;
 
-/// Sums of gamma's gradient that so many rows take.
+/// The number of sums of gamma's gradient for `rows` rows.
 pub fn blocks(rows: usize) -> usize {
     rows.div_ceil(BLOCK)
 }
 
-/// The elements of a vector added up.
+/// The sum of a vector's elements.
 #[cube]
 pub fn across<N: Size>(x: Vector<f32, N>) -> f32 {
     let mut sum = 0.0f32;
@@ -25,7 +25,7 @@ pub fn across<N: Size>(x: Vector<f32, N>) -> f32 {
     sum
 }
 
-/// The sum of `value` over the cube's units, for each of them. The number of units is a power of two.
+/// The sum of `value` over the cube's units, returned to each of them. The number of units must be a power of two.
 #[cube]
 pub fn over_cube(value: f32, shared: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     let unit = UNIT_POS as usize;
@@ -41,7 +41,7 @@ pub fn over_cube(value: f32, shared: &mut Shared<[f32]>, #[comptime] units: usiz
         step /= 2;
     }
     let sum = shared[0];
-    // Before the next sum overwrites it.
+    // The next sum must not overwrite it before all units have read it.
     sync_cube();
     sum
 }
@@ -71,19 +71,19 @@ fn rms_norm_kernel<E: Float, N: Size>(
     let mean = over_cube(across(squares), &mut shared, units) / (length * N::value()) as f32;
     let scale = Vector::<f32, N>::new(1.0f32 / (mean + epsilon).sqrt());
     for i in range_stepped(UNIT_POS as usize, length, units) {
-        // As in the portable body: the product with gamma is one of x's type.
+        // As in the portable implementation, the product with gamma is computed in x's type.
         let normed: Vector<E, N> = Vector::cast_from(Vector::<f32, N>::cast_from(x[start + i]) * scale);
         let product = Vector::<f32, N>::cast_from(normed) * Vector::<f32, N>::cast_from(gamma[i]);
         y[start + i] = Vector::cast_from(product);
     }
 }
 
-/// Units for rows of so many vectors.
+/// The number of units for rows of `length` vectors.
 fn row_units(x: &CubeTensor, length: usize) -> usize {
     length.next_power_of_two().clamp(32, 256).min(unit_limit(x))
 }
 
-/// x `[N, d]`, gamma `[d]`.
+/// Normalizes x `[N, d]` and multiplies it by gamma `[d]`.
 pub fn rms_norm(x: CubeTensor, gamma: CubeTensor, epsilon: f64) -> CubeTensor {
     let (x, gamma) = (rows(x), rows(gamma));
     let [count, d] = [x.meta.shape()[0], x.meta.shape()[1]];
@@ -154,7 +154,7 @@ fn rms_norm_backward_kernel<E: Float, N: Size>(
     }
 }
 
-/// The gradient of x, `[N, d]`, and each row's reciprocal root mean square, `[N]`.
+/// The gradient with respect to x, `[N, d]`, and each row's reciprocal root mean square, `[N]`.
 pub fn rms_norm_backward(x: CubeTensor, gamma: CubeTensor, grad: CubeTensor, epsilon: f64) -> (CubeTensor, CubeTensor) {
     let (x, gamma, grad) = (rows(x), rows(gamma), rows(grad));
     let [count, d] = [x.meta.shape()[0], x.meta.shape()[1]];
@@ -185,7 +185,7 @@ pub fn rms_norm_backward(x: CubeTensor, gamma: CubeTensor, grad: CubeTensor, eps
     (x_grad, reciprocals)
 }
 
-/// A unit adds up one vector of columns over a block of rows.
+/// A unit sums one vector of columns over a block of rows.
 #[cube(launch, address_type = "dynamic")]
 fn rms_norm_gamma_kernel<E: Float, N: Size>(
     x: &Tensor<Vector<E, N>>,
@@ -212,12 +212,12 @@ fn rms_norm_gamma_kernel<E: Float, N: Size>(
     sums[ABSOLUTE_POS] = sum;
 }
 
-/// Gamma's gradient over blocks of rows, `[blocks, d]`.
+/// Gamma's gradient, summed over blocks of rows, `[blocks, d]`.
 pub fn rms_norm_gamma(x: CubeTensor, grad: CubeTensor, reciprocals: CubeTensor) -> CubeTensor {
     let (x, grad, reciprocals) = (rows(x), rows(grad), rows(reciprocals));
     let [count, d] = [x.meta.shape()[0], x.meta.shape()[1]];
     let sums = like(&x, vec![blocks(count), d], DType::F32);
-    // What is written is of f32: its vectors are the narrower ones.
+    // The sums are in f32, whose vectors are the narrower ones.
     let vector = width(&x, d).min(width(&sums, d));
     let length = d / vector;
     let work = blocks(count) * length;

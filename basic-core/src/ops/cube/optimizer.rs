@@ -1,4 +1,4 @@
-//! AdamW, one launch for a parameter and in place where nothing else holds it, and the sum of a gradient's squares.
+//! AdamW with one launch per parameter, in place if nothing else holds the memory, and the sum of a gradient's squares.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -39,13 +39,13 @@ fn adamw_kernel<E: Float, G: Float, N: Size>(
     parameter[ABSOLUTE_POS] = Vector::cast_from(p);
 }
 
-/// The tensor in order and nobody else's.
+/// The tensor, contiguous and not shared with any other.
 fn own(tensor: CubeTensor) -> CubeTensor {
     let tensor = rows(tensor);
     if tensor.can_mut() { tensor } else { tensor.copy() }
 }
 
-/// The updated parameter and its moments, which are of f32.
+/// The updated parameter and its moments, which are in f32.
 pub fn adamw(
     parameter: CubeTensor,
     grad: CubeTensor,
@@ -87,10 +87,10 @@ pub fn adamw(
     (parameter, first, second)
 }
 
-/// Vectors that a unit adds up, one after the other.
+/// The number of vectors that a unit adds up, one after the other.
 const STRIDES: usize = 32;
 
-/// A cube's part of the sum, in an order that depends on nothing but the sizes.
+/// A cube's part of the sum, in an order that depends only on the sizes.
 #[cube(launch, address_type = "dynamic")]
 fn squares_kernel<E: Float, N: Size>(
     x: &Tensor<Vector<E, N>>,
@@ -123,7 +123,7 @@ fn squares_kernel<E: Float, N: Size>(
     }
 }
 
-/// The sum of squares of `[n]`, `[1]` in f32: sums of parts, then of their sums, until one is left.
+/// The sum of the squares of `[n]`, `[1]` in f32: sums of parts, then sums of these, until one is left.
 pub fn sum_of_squares(x: CubeTensor) -> CubeTensor {
     let mut x = rows(x);
     let mut square = true;

@@ -1,5 +1,5 @@
-//! The gradient of rows that were taken from a table: a cube gathers what goes to one row of the table, in the order in
-//! which it was taken, so that the result does not depend on the order of the cubes.
+//! The gradient of a table from which rows were selected: one cube for each row of the table adds up the gradients of
+//! its occurrences in order, so that the result does not depend on the order of the cubes.
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
@@ -18,7 +18,7 @@ fn gather_kernel<E: Float, N: Size>(
     #[comptime] units: usize,
     #[define(E)] _dtype: ElemType,
 ) {
-    // How often each unit met the row, and where last.
+    // How often each unit found the row in `ids`, and where last.
     let mut times = Shared::<[u32]>::new_slice(units);
     let mut places = Shared::<[u32]>::new_slice(units);
     let row = CUBE_POS;
@@ -67,7 +67,7 @@ fn gather_kernel<E: Float, N: Size>(
     }
 }
 
-/// The table's gradient, `[table, d]`; ids in i32.
+/// The table's gradient, `[table, d]`; ids are in i32.
 pub fn gather(table: usize, ids: CubeTensor, grad: CubeTensor) -> CubeTensor {
     let (ids, grad) = (rows(ids), rows(grad));
     let [count, d] = [grad.meta.shape()[0], grad.meta.shape()[1]];

@@ -1,4 +1,4 @@
-//! The extension traits.
+//! The traits behind each operation: [`FusedOps`], which Burn's dispatch calls, and [`Kernels`], the computations.
 
 mod tracked;
 mod untracked;
@@ -32,15 +32,15 @@ use super::{
     swiglu,
 };
 
-/// A loss, `[1]`, and its gradient where it was asked for.
+/// A loss, `[1]`, and its gradient if it was asked for.
 pub type LossAndGrad<B> = (FloatTensor<B>, Option<FloatTensor<B>>);
 
-/// A loss, `[1]`, and its gradients by its two differentiable inputs, where they were asked for.
+/// A loss, `[1]`, and its gradients with respect to its two differentiable inputs, if they were asked for.
 pub type LossAndGrads<B> = (FloatTensor<B>, [Option<FloatTensor<B>>; 2]);
 
-/// The operations as Burn's dispatch sees them. Call the functions of this module's parent instead, which check shapes.
+/// The operations as Burn's dispatch calls them. Call the functions of the parent module instead: they check shapes.
 ///
-/// Shapes and meaning are those of the functions of the same names.
+/// Each method has the shapes and the meaning of the function of the same name.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     NdArray: cfg(feature = "ndarray"),
@@ -65,7 +65,7 @@ pub trait FusedOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// [`linear_cross_entropy`](super::linear_cross_entropy_within) on rows that all have a label; `trained` says
-    /// whether hidden and head take a gradient.
+    /// whether hidden and head need a gradient.
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
@@ -76,8 +76,8 @@ pub trait FusedOps: Backend {
         trained: [bool; 2],
     ) -> FloatTensor<Self>;
 
-    /// [`attention`](super::attention), or where not `causal` [`attention_to_all`](super::attention_to_all): the output and,
-    /// untracked, the log-sum-exp of each row's scores.
+    /// [`attention`](super::attention), or [`attention_to_all`](super::attention_to_all) if not `causal`: the output
+    /// and, without a gradient, the log-sum-exp of each query's scores.
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -86,7 +86,7 @@ pub trait FusedOps: Backend {
         causal: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// [`attention_mass`](super::attention_mass); untracked.
+    /// [`attention_mass`](super::attention_mass); no gradient.
     fn attention_mass(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -102,19 +102,19 @@ pub trait FusedOps: Backend {
     /// [`swiglu`](super::swiglu).
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// [`gelu`](super::gelu) and its like.
+    /// [`gelu`](super::gelu) and the other activation functions.
     fn activation(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self>;
 
     /// [`embedding`](super::embedding).
     fn embedding_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self>;
 
-    /// [`rms_norm`](super::rms_norm) on rows, `[N, d]`; `trained` says whether gamma takes a gradient.
+    /// [`rms_norm`](super::rms_norm) on rows, `[N, d]`; `trained` says whether gamma needs a gradient.
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64, trained: bool) -> FloatTensor<Self>;
 
     /// [`rotate`](super::rotate).
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// [`adamw`](super::adamw); untracked.
+    /// [`adamw`](super::adamw); no gradient.
     fn adamw(
         parameter: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -123,19 +123,20 @@ pub trait FusedOps: Backend {
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// [`sum_of_squares`](super::sum_of_squares) of `[N]`; untracked.
+    /// [`sum_of_squares`](super::sum_of_squares) of `[N]`; no gradient.
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// The computations behind [`FusedOps`], forward and backward, on a backend without autodiff. The bodies given here are
-/// portable; override one where a backend can do better.
+/// The computations behind [`FusedOps`], forward and backward, on a backend without autodiff. The default
+/// implementations are portable; a backend overrides those that it can do better.
 pub trait Kernels: Backend {
-    /// Bytes that a block of scores or logits may take on this device, where that is not for each operation to say.
+    /// The size in bytes of a block of scores or logits on this device; `None` leaves it to each operation.
     fn block_budget(_device: &Self::Device) -> Option<usize> {
         None
     }
 
-    /// `a b`, `[.., m, k]` by `[.., k, n]`, in type `dtype`: the inputs' own, or the one in which their sums are computed.
+    /// `a b`, `[.., m, k]` by `[.., k, n]`, in type `dtype`: the inputs' own, or the one in which
+    /// their sums are computed.
     fn product_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
         product::portable::<Self>(a, b, dtype)
     }
@@ -162,7 +163,8 @@ pub trait Kernels: Backend {
         distribution::portable::<Self>(v, target, table, weights, budget, grad)
     }
 
-    /// The loss and its gradients with respect to `hidden` and `head`, in chunks of rows whose logits fit `budget`.
+    /// The loss and its gradients with respect to `hidden` and `head`; the logits of a chunk of
+    /// rows fit `budget` bytes.
     fn linear_cross_entropy_kernel(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
@@ -191,7 +193,7 @@ pub trait Kernels: Backend {
         attention::portable_backward::<Self>(saved, grad)
     }
 
-    /// The attention that `readout` puts on each key.
+    /// The attention that the rows of each read-out put on each key: see [`attention_mass`](super::attention_mass).
     fn attention_mass_kernel(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -217,12 +219,12 @@ pub trait Kernels: Backend {
         swiglu::portable_backward::<Self>(gate, up, grad)
     }
 
-    /// The activation of each element.
+    /// The activation function of each element.
     fn activation_kernel(x: FloatTensor<Self>, kind: ActivationKind) -> FloatTensor<Self> {
         activation::portable::<Self>(x, kind)
     }
 
-    /// Its gradient.
+    /// The gradient with respect to the input.
     fn activation_backward_kernel(
         x: FloatTensor<Self>,
         kind: ActivationKind,
@@ -231,17 +233,17 @@ pub trait Kernels: Backend {
         activation::portable_backward::<Self>(x, kind, grad)
     }
 
-    /// The gradient of a table of so many rows, of which those of `ids` were taken.
+    /// The gradient of a table of `rows` rows from which the rows `ids` were taken.
     fn embedding_backward_kernel(rows: usize, ids: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         embedding::portable_backward::<Self>(rows, ids, grad)
     }
 
-    /// The normalized rows.
+    /// The rows, normalized.
     fn rms_norm_kernel(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         rms_norm::portable::<Self>(x, gamma, epsilon)
     }
 
-    /// The gradients with respect to x and, where it is trained, gamma.
+    /// The gradients with respect to x and, if it is trained, gamma.
     fn rms_norm_backward_kernel(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -252,7 +254,7 @@ pub trait Kernels: Backend {
         rms_norm::portable_backward::<Self>(x, gamma, epsilon, trained, grad)
     }
 
-    /// The rotated heads; backwards where `inverse`, which is the gradient's way.
+    /// The rotated heads; rotated the other way if `inverse`, for the gradient.
     fn rotate_kernel(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
@@ -281,13 +283,13 @@ pub trait Kernels: Backend {
 
 #[cfg(feature = "ndarray")]
 impl Kernels for NdArray {}
-// With Burn's fusion on, `Cube` records primitives and fuses them: the portable bodies are what it fuses best.
+// With Burn's fusion on, `Cube` records primitives and fuses them, which works best on the portable implementations.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl Kernels for Cube {
     fn block_budget(device: &Self::Device) -> Option<usize> {
         let client = device.client();
         let memory = &client.properties().memory;
-        // A block is one buffer.
+        // A block is one buffer, so it must fit a page.
         let largest = usize::try_from(memory.max_page_size).unwrap_or(usize::MAX);
         Some(block_budget(memory.max_memory()?).min(largest))
     }
@@ -426,7 +428,7 @@ impl Kernels for Cube {
     }
 }
 
-/// Whether attention over such heads goes through the device's tensor cores.
+/// Whether attention over heads of these sizes uses the device's tensor cores.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn on_tensor_cores(q: &FloatTensor<Cube>, k: &FloatTensor<Cube>) -> bool {
     let sizes = attention::Sizes::of::<Cube>(q, k);

@@ -1,4 +1,4 @@
-//! The operations under autodiff, each with the backward pass of its own module.
+//! The operations under autodiff: each registers the backward pass of its own module.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};

@@ -1,4 +1,4 @@
-//! The operations on backends without autodiff.
+//! The operations on backends without autodiff: only the forward pass.
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use burn::backend::Cube;
@@ -14,7 +14,7 @@ use crate::ops::adamw::{AdamWStep, Updated};
 use crate::ops::blocks::budget_or;
 use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, embedding};
 
-/// A backend without autodiff computes and keeps nothing.
+/// A backend without autodiff saves nothing for a backward pass.
 macro_rules! untracked {
     ($backend:ty) => {
         impl FusedOps for $backend {

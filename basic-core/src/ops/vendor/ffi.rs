@@ -1,4 +1,4 @@
-//! cuBLASLt's functions, loaded when they are first asked for. Their meaning is in NVIDIA's documentation of the library.
+//! cuBLASLt's functions, loaded at their first use. NVIDIA's documentation of the library defines their meaning.
 
 // The library is C.
 #![allow(unsafe_code)]
@@ -9,9 +9,9 @@ use std::ptr;
 
 use libloading::Library;
 
-/// What every function returns: zero where all went well.
+/// The status that every function returns: zero on success.
 type Status = c_int;
-/// Any of the library's own objects.
+/// A pointer to any of the library's objects.
 pub type Object = *mut c_void;
 
 /// `CUDA_R_32F`, `CUDA_R_16F` and `CUDA_R_16BF` of `cudaDataType_t`.
@@ -76,7 +76,7 @@ type Multiply = unsafe extern "C" fn(
     *mut c_void,
 ) -> Status;
 
-/// The library's functions.
+/// Pointers to the library's functions.
 #[derive(Clone, Copy)]
 pub struct Functions {
     create: Create,
@@ -91,16 +91,16 @@ pub struct Functions {
     multiply: Multiply,
 }
 
-/// The names under which the loader may know the library.
+/// The file names of the library.
 const NAMES: [&str; 3] = ["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"];
 
 impl Functions {
-    /// Loads the library from the loader's path or one of a toolkit's folders; `None` where it is not there or lacks a
-    /// function. It stays loaded as long as the process.
+    /// Loads the library from the loader's path or from one of a toolkit's folders; `None` if it is not found or lacks
+    /// a function. It stays loaded until the process ends.
     pub fn load(folders: &[&Path]) -> Option<Self> {
         let beside = folders.iter().flat_map(|folder| NAMES.map(|name| folder.join(name).into_os_string()));
         let mut names = NAMES.iter().map(|name| (*name).into()).chain(beside);
-        // SAFETY: the library's initializers are those that any program runs that links it.
+        // SAFETY: the library's initializers are those that run in any program that links it.
         let library = names.find_map(|name| unsafe { Library::new(name) }.ok())?;
         // SAFETY: the types are those of NVIDIA's header.
         let functions = unsafe {
@@ -121,28 +121,28 @@ impl Functions {
         Some(functions)
     }
 
-    /// A handle of the current context.
+    /// Creates a handle for the current context.
     pub fn handle(&self) -> Option<Object> {
         let mut handle = ptr::null_mut();
         // SAFETY: writes the handle.
         (unsafe { (self.create)(&mut handle) } == 0).then_some(handle)
     }
 
-    /// A product that reads its operands transposed or not.
+    /// Creates the description of a product; `turned` says which operands are read transposed.
     pub fn operation(&self, turned: [bool; 2]) -> Option<Object> {
         let mut operation = ptr::null_mut();
-        // SAFETY: writes the object; the sums' scale is f32.
+        // SAFETY: writes the object. The type of the scale is f32.
         if unsafe { (self.create_operation)(&mut operation, COMPUTE_F32, TYPES[0]) } != 0 {
             return None;
         }
         for (attribute, turned) in TRANSPOSE.into_iter().zip(turned) {
-            // CUBLAS_OP_N is 0, CUBLAS_OP_T 1.
+            // CUBLAS_OP_N is 0 and CUBLAS_OP_T is 1.
             set(self.set_operation, operation, attribute, &c_int::from(turned))?;
         }
         Some(operation)
     }
 
-    /// Matrices of one batch.
+    /// Creates the layout of the matrices of a batch.
     pub fn layout(
         &self,
         dtype: c_int,
@@ -183,16 +183,17 @@ impl Functions {
         let mut count = 0;
         // SAFETY: the objects are alive; at most one result is written.
         let status = unsafe { (self.choose)(handle, operation, a, b, d, d, preference, 1, &mut found, &mut count) };
-        // SAFETY: nothing refers to it any more.
+        // SAFETY: nothing refers to the preference any more.
         unsafe { (self.destroy_preference)(preference) };
         (status == 0 && count == 1 && found.state == 0).then_some(found.algorithm)
     }
 
-    /// `d = a b` on a stream; whether it was launched.
+    /// Computes `d = a b` on a stream; returns whether it was launched.
     ///
     /// # Safety
     ///
-    /// The addresses are of device memory with the sizes and strides of the layouts, `d`'s for this call alone.
+    /// The addresses must be of device memory with the sizes and strides of the layouts, and nothing else may use that
+    /// of `d` during this call.
     pub unsafe fn multiply(
         &self,
         handle: Object,
@@ -203,7 +204,7 @@ impl Functions {
         stream: *mut c_void,
     ) -> bool {
         let (one, zero) = (1.0_f32, 0.0_f32);
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         let status = unsafe {
             (self.multiply)(
                 handle,

@@ -1,10 +1,10 @@
-//! Calls of cuBLASLt.
+//! Runs matrix products with cuBLASLt.
 //!
-//! CubeCL does not tell which stream a tensor is computed on. A product runs on a stream of its own, which waits for all
-//! that was launched before in the device's context, and which all that is launched afterwards waits for
-//! (`cuCtxRecordEvent`, `cuCtxWaitEvent`; CUDA 12.5). CubeCL has launched everything before it gives a pointer away.
+//! CubeCL does not say on which stream it computes a tensor. A product therefore runs on a stream of its own, which
+//! waits for everything launched before it in the device's context, and everything launched later waits for it
+//! (`cuCtxRecordEvent`, `cuCtxWaitEvent`; CUDA 12.5). CubeCL launches all pending work before it hands out a pointer.
 
-// The library is C: each call says what it reads or writes.
+// The library is in C; the comment at each call says what it reads or writes.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -25,14 +25,14 @@ use crate::cuda_parts::{Parts, toolkit_libraries};
 
 type Server = <CudaRuntime as Runtime>::Server;
 
-/// Scratch memory for the algorithms: what NVIDIA advises for Hopper.
+/// Scratch memory for the algorithms, in bytes: NVIDIA's recommendation for Hopper.
 const WORKSPACE: usize = 32 << 20;
-/// The driver's first version with `cuCtxRecordEvent`.
+/// The first CUDA version of the driver with `cuCtxRecordEvent`.
 const EVENTS_OF_CONTEXTS: i32 = 12050;
-/// Alignments above this make no difference to cuBLASLt.
+/// cuBLASLt makes no use of larger alignments.
 const ALIGNED: u64 = 256;
 
-/// The library, where it and a driver that can order its work are here.
+/// The library's functions; `None` if the library is missing or the driver cannot order its work.
 fn functions() -> Option<Functions> {
     static FUNCTIONS: OnceLock<Option<Functions>> = OnceLock::new();
     *FUNCTIONS.get_or_init(|| {
@@ -44,19 +44,19 @@ fn functions() -> Option<Functions> {
     })
 }
 
-/// Whether products can go to cuBLASLt on this machine.
+/// Whether cuBLASLt can compute products on this machine.
 pub fn is_here() -> bool {
     functions().is_some()
 }
 
-/// One operand or the result: where it lies and how.
+/// The layout of an operand or of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Matrix {
     rows: u64,
     columns: u64,
-    /// Elements from one column to the next, as BLAS counts: a row here.
+    /// Elements from one column to the next in BLAS's terms, which is from one row to the next here.
     leading: i64,
-    /// Whether it is read with rows and columns exchanged.
+    /// Whether rows and columns are exchanged when it is read.
     turned: bool,
     /// Elements from one matrix of the batch to the next.
     stride: i64,
@@ -64,7 +64,7 @@ struct Matrix {
     alignment: u32,
 }
 
-/// What an algorithm is chosen for.
+/// Everything that the choice of an algorithm depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     first: Matrix,
@@ -90,10 +90,10 @@ struct Lt {
     plans: HashMap<Key, Option<Plan>>,
 }
 
-// SAFETY: every use is behind the mutex of `LIBRARIES`, and none of the handles belongs to a thread.
+// SAFETY: every use holds the mutex of `LIBRARIES`, and none of the handles is bound to a thread.
 unsafe impl Send for Lt {}
 
-/// By device; `None` where it could not be set up.
+/// The library's state for each device; `None` if it could not be set up.
 static LIBRARIES: OnceLock<Mutex<HashMap<usize, Option<Lt>>>> = OnceLock::new();
 
 fn data_type(dtype: DType) -> Option<i32> {
@@ -106,12 +106,12 @@ fn data_type(dtype: DType) -> Option<i32> {
     }
 }
 
-/// The product, or `None` where cuBLASLt does not compute it: other types, a dimension of zero, a library that refuses.
+/// The product, or `None` if cuBLASLt does not compute it: another type, a dimension of zero, or the library refuses.
 pub fn product(a: &CubeTensor, b: &CubeTensor, dtype: DType) -> Option<CubeTensor> {
     let CubeDevice::Cuda(device) = &a.device else { return None };
     let (own, out) = (data_type(a.dtype)?, data_type(dtype)?);
     let same = a.dtype == b.dtype && a.qparams.is_none() && b.qparams.is_none();
-    // cuBLASLt rounds 16-bit inputs' sums to their type or leaves them in f32.
+    // From 16-bit inputs, cuBLASLt writes either their own type or f32.
     if !same || !(dtype == a.dtype || dtype == DType::F32) {
         return None;
     }
@@ -124,18 +124,18 @@ pub fn product(a: &CubeTensor, b: &CubeTensor, dtype: DType) -> Option<CubeTenso
     let lt = libraries.entry(device.index).or_insert_with(|| Lt::new(device.index)).as_mut()?;
 
     let (a, b) = (readable(a.clone()), readable(b.clone()));
-    // Rows without gaps: what comes next would copy them otherwise.
+    // The result's rows have no gaps; otherwise the next operation would copy them.
     let result = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, dtype);
     let [pa, pb, pr] = [&a, &b, &result].map(|tensor| tensor.client.get_resource::<Server>(tensor.handle.clone()).ok());
     let (pa, pb, pr) = (pa?, pb?, pr?);
     let addresses = [pa.resource().ptr, pb.resource().ptr, pr.resource().ptr];
     lt.run([(&a, own), (&b, own), (&result, out)], addresses)?;
-    // The addresses are held until here: what comes later in the context waits for the product.
+    // Released only here: whatever is launched later in the context waits for the product.
     drop((pa, pb, pr));
     Some(result)
 }
 
-/// The tensor, copied where its last two dimensions are in no order that BLAS knows.
+/// The tensor, copied if BLAS cannot read the layout of its last two dimensions.
 fn readable(tensor: CubeTensor) -> CubeTensor {
     match turned(&tensor) {
         Some(_) if !tensor.meta.is_tiled() => tensor,
@@ -143,7 +143,7 @@ fn readable(tensor: CubeTensor) -> CubeTensor {
     }
 }
 
-/// Whether a matrix lies by columns; `None` where it lies neither by rows nor by columns.
+/// Whether a matrix is column-major; `None` if it is neither row-major nor column-major.
 fn turned(tensor: &CubeTensor) -> Option<bool> {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
     let rank = shape.len();
@@ -158,7 +158,7 @@ fn turned(tensor: &CubeTensor) -> Option<bool> {
     }
 }
 
-/// The leading dimensions' sizes and a tensor's strides over them, zero where it is repeated.
+/// A tensor's strides over the leading dimensions, zero where it is repeated.
 fn leading(tensor: &CubeTensor, dims: &[usize]) -> Vec<usize> {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
     (0..dims.len()).map(|i| if shape[i] == 1 { 0 } else { strides[i] }).collect()
@@ -168,9 +168,9 @@ impl Lt {
     fn new(index: usize) -> Option<Self> {
         let functions = functions()?;
         let device = driver::device::get(i32::try_from(index).ok()?).ok()?;
-        // SAFETY: the primary context is CubeCL's, and stays as long as the process: it is not released.
+        // SAFETY: the primary context is CubeCL's; it is not released here and so lives until the process ends.
         let context = unsafe { driver::primary_ctx::retain(device) }.ok()?;
-        // SAFETY: a context that was just retained.
+        // SAFETY: the context was just retained.
         unsafe { driver::ctx::set_current(context) }.ok()?;
         let event = || driver::event::create(cuda::CUevent_flags::CU_EVENT_DISABLE_TIMING).ok();
         Some(Self {
@@ -180,19 +180,19 @@ impl Lt {
             stream: driver::stream::create(driver::stream::StreamKind::NonBlocking).ok()?,
             before: event()?,
             after: event()?,
-            // SAFETY: plain device memory, which is kept as long as the process.
+            // SAFETY: plain device memory, kept until the process ends.
             workspace: unsafe { driver::malloc_sync(WORKSPACE) }.ok()?,
             plans: HashMap::new(),
         })
     }
 
-    /// Row by row, `C = A B`, which is column by column `C' = B' A'`: B is BLAS's first operand.
+    /// BLAS is column-major: a row-major `C = A B` is a column-major `C' = B' A'`, so B is BLAS's first operand.
     fn run(&mut self, tensors: [(&CubeTensor, i32); 3], addresses: [u64; 3]) -> Option<()> {
         let [(a, _), (b, _), (result, _)] = tensors;
         let rank = result.meta.shape().len();
         let dims = result.meta.shape()[..rank - 2].to_vec();
         let strides = [leading(a, &dims), leading(b, &dims), leading(result, &dims)];
-        // The last of the leading dimensions that is longer than one is a batch of BLAS's; the others are walked through.
+        // The last leading dimension longer than one becomes BLAS's batch; there is one call per index of the others.
         let inner = dims.iter().rposition(|dim| *dim > 1);
         let batch = inner.map_or(1, |inner| dims[inner]);
         let stride = |tensor: usize| inner.map_or(0, |inner| strides[tensor][inner]);
@@ -208,7 +208,7 @@ impl Lt {
             }
         }
         let sizes = tensors.map(|(tensor, _)| tensor.dtype.size() as u64);
-        // A power of two that divides every address of the call.
+        // The largest power of two, up to `ALIGNED`, that divides every address of the call.
         let aligned = |tensor: usize| {
             let all = offsets.iter().map(|offset| addresses[tensor] + offset[tensor] as u64 * sizes[tensor]);
             let all = all.chain([stride(tensor) as u64 * sizes[tensor]]);
@@ -237,14 +237,14 @@ impl Lt {
         if key.result.turned {
             return None;
         }
-        // SAFETY: the context of `new`.
+        // SAFETY: the context was retained in `new`.
         unsafe { driver::ctx::set_current(self.context) }.ok()?;
         if !self.plans.contains_key(&key) {
             let plan = self.plan(&key);
             self.plans.insert(key, plan);
         }
         let plan = self.plans.get(&key)?.as_ref()?;
-        // SAFETY: events, stream and context are of `new`; a wait captures the event as it is at the call.
+        // SAFETY: `new` made the events, the stream and the context; a wait captures the event's state at the call.
         unsafe {
             cuda::cuCtxRecordEvent(self.context, self.before).result().ok()?;
             driver::stream::wait_event(self.stream, self.before, cuda::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
@@ -256,7 +256,7 @@ impl Lt {
             let [first, second, third] = plan.layouts;
             let operands = [(at(1), first), (at(0), second), (at(2), third)];
             let scratch = (self.workspace, WORKSPACE);
-            // SAFETY: the addresses are of tensors that the caller holds, with the sizes and strides of the plan.
+            // SAFETY: the addresses are those of tensors that the caller holds, with the sizes and strides of the plan.
             fine &= unsafe {
                 self.functions.multiply(
                     self.handle,

@@ -1,8 +1,8 @@
-//! Matrix products by NVIDIA's cuBLASLt, on the pointers of CubeCL's tensors.
+//! Matrix products by NVIDIA's cuBLASLt on the memory of CubeCL's tensors.
 //!
-//! CubeCL's own matrix products have to be tuned for every shape before they are fast. cuBLASLt's are chosen by a
-//! heuristic, and on an H200 they were seven times as fast as those of an untuned choice. They are used where the library
-//! is, unless the environment says `BASIC_CUBLAS=0`; docs/gpu.md has what was measured.
+//! CubeCL's own matrix products must be tuned for every shape before they are fast. cuBLASLt chooses an algorithm by a
+//! heuristic; on an H200 that was seven times as fast as CubeCL's untuned choice. cuBLASLt is used if the library is
+//! found, unless the environment sets `BASIC_CUBLAS=0`; docs/gpu.md has the measurements.
 
 mod ffi;
 mod lt;
@@ -18,20 +18,20 @@ use burn::tensor::{DType, Device, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-/// The environment variable that switches cuBLASLt off, or says that it must be there.
+/// The environment variable that switches cuBLASLt off (0) or makes it mandatory (1).
 pub const SWITCH: &str = "BASIC_CUBLAS";
 
-/// Whether products go to cuBLASLt in this process: it is here and was not switched off.
+/// Whether cuBLASLt computes products in this process: it was found and is not switched off.
 pub fn used() -> bool {
     static USED: OnceLock<bool> = OnceLock::new();
     *USED.get_or_init(|| !env::var(SWITCH).is_ok_and(|value| value == "0") && lt::is_here())
 }
 
-/// Whether what the environment asks for can be had.
+/// Checks the environment variable.
 ///
 /// # Errors
 ///
-/// A sentence where it says something else than 0 or 1, or 1 without the library or with too old a driver.
+/// Returns a sentence if it is neither 0 nor 1, or if it is 1 and the library is missing or the driver too old.
 pub fn check() -> Result<(), String> {
     match env::var(SWITCH).as_deref() {
         Err(_) | Ok("" | "0") => Ok(()),
@@ -44,12 +44,12 @@ pub fn check() -> Result<(), String> {
     }
 }
 
-/// Whether a device's products go to cuBLASLt.
+/// Whether cuBLASLt computes the products of a device.
 pub fn is_on(device: &Device) -> bool {
     used() && format!("{device:?}").contains("Cuda")
 }
 
-/// A product as an operation of its own, which Burn's fusion leaves as it is.
+/// The product as an operation of its own, which Burn's fusion does not touch.
 #[backend_extension(Cube, Fusion)]
 pub trait VendorOps: Backend {
     /// `a b`, `[.., m, k]` by `[.., k, n]`, summed in f32 and rounded to `dtype`.
@@ -61,7 +61,7 @@ fn spec(a: &TensorSpec, b: &TensorSpec, dtype: &DType) -> TensorSpec {
     TensorSpec::new(product_shape(&a.shape, &b.shape), *dtype)
 }
 
-/// The shape of a product whose leading dimensions are the same or one.
+/// The shape of a product; each leading dimension is the same in both or one.
 fn product_shape(a: &Shape, b: &Shape) -> Shape {
     let (a, b) = (a.to_vec(), b.to_vec());
     let rank = a.len();

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::checkpoint::temporary_names::is_staged;
 use crate::processor::TOKENIZER_FILES;
 
-/// What a checkpoint has beside its tokenizer and its tensors.
+/// The files of a checkpoint besides its tokenizer and its tensors.
 const CHECKPOINT: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -17,7 +17,7 @@ const CHECKPOINT: [&str; 6] = [
     "model.safetensors.index.json",
 ];
 
-/// What a part of a run has beside a checkpoint's files.
+/// The files of a part of a run besides those of a checkpoint.
 const PART: [&str; 7] = [
     "images.bin",
     "viral_head.safetensors",
@@ -28,18 +28,18 @@ const PART: [&str; 7] = [
     "optimizer.safetensors",
 ];
 
-/// The file that tells a data set that `basic data export` has written from one of somebody's own: `data.json` and
-/// `images` are anybody's names.
+/// The file that distinguishes a data set exported by `basic data export` from a user's own: `data.json` and
+/// `images` are common names.
 pub const MANIFEST: &str = ".basic-export.json";
 
-/// Where in a run a name lies.
+/// The location of a name in a run.
 pub(super) enum Place<'a> {
     Top(&'a str),
     Part(&'a str),
     Events(&'a str),
 }
 
-/// Follows a name into a run's folders, those of an earlier run that is put aside too.
+/// Follows a path into a run's folders, including those of an earlier run that was moved aside.
 pub(super) fn run_place(name: &str) -> Option<Place<'_>> {
     let Some((folder, rest)) = name.split_once('/') else {
         return Some(Place::Top(name.strip_prefix("failed-").unwrap_or(name)));
@@ -89,7 +89,7 @@ pub(super) fn is_export(name: &str) -> bool {
     }
 }
 
-/// `train_000012.png`
+/// Whether a name has the form `train_000012.png`.
 pub(super) fn is_scene(name: &str) -> bool {
     let stem = name.strip_suffix(".png").and_then(|stem| stem.split_once('_'));
     stem.is_some_and(|(split, index)| matches!(split, "train" | "validation" | "eval") && is_number(index, 6))
@@ -99,12 +99,12 @@ pub(super) fn is_state(name: &str) -> bool {
     name.strip_prefix("step-").is_some_and(|step| is_number(step, 8))
 }
 
-/// A directory under construction, or one that is put aside while another takes its name.
+/// Whether a name is that of an unfinished directory, or of one that was moved aside while another takes its name.
 pub(super) fn is_working(name: &str) -> bool {
     is_staged(name) || name.starts_with(".basic-old-")
 }
 
-/// A file of the embedded world's data set that was being written.
+/// Whether a name is that of an unfinished file of the embedded world's data set.
 pub(super) fn is_writing(name: &str) -> bool {
     let random = |name: &str| name.len() == 6 && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
     name.strip_prefix(".writing-").is_some_and(random)
@@ -125,7 +125,7 @@ fn head(path: &Path) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// Decimal digits, at least so many.
+/// Whether a text has only decimal digits, and at least `digits` of them.
 pub(super) fn is_number(text: &str, digits: usize) -> bool {
     text.len() >= digits && text.bytes().all(|b| b.is_ascii_digit())
 }

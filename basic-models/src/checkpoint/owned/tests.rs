@@ -6,7 +6,7 @@ fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Everything below a directory, by name.
+/// The names of everything below a directory.
 fn names(dir: &Path) -> Vec<String> {
     fn walk(dir: &Path, above: &str, found: &mut Vec<String>) {
         for entry in fs::read_dir(dir).unwrap().flatten() {
@@ -73,7 +73,7 @@ fn temporary_files_and_locks_in_a_run_are_its_own_by_what_is_in_them() {
         write(dir.path(), "run.json", "{}");
         write(dir.path(), name, bytes);
         assert_eq!(Contents::Run.check(dir.path()).is_ok(), ours, "{name} {bytes}");
-        // Alone as well.
+        // The same without run.json.
         fs::remove_file(dir.path().join("run.json")).unwrap();
         assert_eq!(Contents::Run.check(dir.path()).is_ok(), ours, "{name} {bytes}");
         Contents::Run.clear(dir.path()).unwrap();
@@ -119,7 +119,7 @@ fn a_demos_runs_go_with_their_records_states_and_results_and_nothing_else_does()
         ] {
             write(&runs, &format!("few-llava-seed0/pretrain/{name}"), "{}");
         }
-        // What a killed demo was writing: a result, a recipe, a lock.
+        // What a demo was writing when it was killed: a result, a recipe, a lock.
         write(&runs, "few-basic-seed0/finetune/.basic-17-aB3dE6", "{\n  \"hash\": \"0\"");
         write(&runs, "few-basic-seed0/finetune/.basic-18-aB3dE6", "stage = \"finetune\"");
         write(&runs, "few-basic-seed0/finetune/.lock", "");

@@ -1,4 +1,4 @@
-//! `adapter_config.json` as it is written; reading it is scaling.rs.
+//! Writes `adapter_config.json`; scaling.rs reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::super::names::Layout;
 use crate::config::VisionNames;
 use crate::parameters::Slot;
 
-/// A layer's adapter.
+/// The adapter of a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Adapted {
     pub rank: usize,
@@ -16,7 +16,8 @@ pub(super) struct Adapted {
 }
 
 impl Adapted {
-    /// PEFT's `lora_alpha`. The scale comes from a device that computes in f32: what is nearly whole was whole.
+    /// PEFT's `lora_alpha`. The scale comes from a device that computes in f32, so a value close to an
+    /// integer is rounded to it.
     fn alpha(self) -> f64 {
         let alpha = self.scale * self.rank as f64;
         let whole = alpha.round();
@@ -24,14 +25,14 @@ impl Adapted {
     }
 }
 
-/// The parts, and where in them PEFT's regular expression looks for linear layers.
+/// The parts of the model, with the prefix by which PEFT's regular expression finds their linear layers.
 const PARTS: [(&str, &str); 3] = [
     ("vision_tower.", r"vision_tower\..*encoder\..*\."),
     ("multi_modal_projector.", r"multi_modal_projector\.(?:.*\.)?"),
     ("language_model.", r"language_model\..*\."),
 ];
 
-/// The document for `found` adapters, by their layers' names, of a model with the parameters `all`.
+/// The document for the adapters `found`, by the names of their layers, of a model with the parameters `all`.
 pub(super) fn document(
     all: &[Slot],
     found: &BTreeMap<String, Adapted>,
@@ -43,7 +44,7 @@ pub(super) fn document(
         let disk = Layout::Adapters.disk(layer, vision);
         disk.strip_prefix("base_model.model.").map(str::to_string).unwrap_or(disk)
     };
-    // What most layers have stands at the top, the others in patterns.
+    // The value that most layers have is the general one; the others are patterns.
     let rank = most(found.values().map(|adapted| adapted.rank)).unwrap_or_default();
     let at_rank = found.values().filter(|adapted| adapted.rank == rank);
     let alpha = most(at_rank.map(|adapted| adapted.alpha().to_bits())).map_or(0.0, f64::from_bits);
@@ -84,7 +85,7 @@ pub(super) fn document(
     })
 }
 
-/// Whole numbers without a point, as PEFT's own files have them.
+/// Writes integers without a decimal point, as in PEFT's own files.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
@@ -95,8 +96,8 @@ fn most<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     counts.into_iter().max_by_key(|(_, count)| *count).map(|(value, _)| value)
 }
 
-/// A regular expression for exactly the layers with adapters, where those are all layers of the same last names in
-/// their parts. PEFT's list of last names would not do: the vision encoder has a q_proj as the decoder has.
+/// A regular expression for exactly the layers with adapters, if these are all layers with the same last names in their
+/// parts. PEFT's list of last names would not do, because the vision encoder has a q_proj just like the decoder.
 fn expression(all: &[Slot], found: &BTreeMap<String, Adapted>, module: &dyn Fn(&str) -> String) -> Option<String> {
     let mut parts = Vec::new();
     for (prefix, place) in PARTS {
@@ -107,7 +108,7 @@ fn expression(all: &[Slot], found: &BTreeMap<String, Adapted>, module: &dyn Fn(&
         }
         let linear = all.iter().filter(|slot| slot.transposed && !slot.is_adapter() && slot.name.starts_with(prefix));
         let layers = linear.filter_map(|slot| slot.name.strip_suffix(".weight"));
-        // A pooling head is outside of where the expression looks.
+        // The expression does not match the pooling head.
         let mut layers = layers.filter(|layer| !layer.starts_with("vision_tower.head."));
         if !layers.all(|layer| !leaf(layer).is_some_and(|leaf| leaves.contains(&leaf)) || found.contains_key(layer)) {
             return None;

@@ -1,4 +1,4 @@
-//! Adapters over the tensors of a model: which factors each weight takes, so that it is read with them folded in.
+//! Finds the factors of each of a model's weights, so that the weight is read with its adapter merged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -72,14 +72,15 @@ impl LaidOver for AdapterFiles {
 }
 
 impl AdapterFiles {
-    /// The tensors of a model with these adapters over them; what the adapters' files hold whole replaces what is there.
+    /// The tensors of a model with these adapters. Tensors that the adapters' files contain in full
+    /// replace the model's.
     pub(in super::super) fn over(mut self, base: TensorFiles) -> TensorFiles {
         let mut files = std::mem::take(&mut self.whole).over(base);
         files.adapters = Some(Box::new(self));
         files
     }
 
-    /// A weight's factors: its own, or its rows of those of the fused matrix that it is a part of.
+    /// A weight's factors: its own, or its rows of the factors of the fused matrix that it is a part of.
     fn pair(&self, slot: &Slot, rows: &dyn Fn(&str) -> Option<usize>) -> Option<(Entry, Entry)> {
         let layer = slot.name.strip_suffix(".weight")?;
         let of = |layer: &str| {
@@ -92,7 +93,7 @@ impl AdapterFiles {
         let part = FusedPart::of(&slot.name)?;
         let (a, b) = of(part.whole().strip_suffix(".weight")?)?;
         let (first, all) = part.rows(rows)?;
-        // Of another height, it is left whole, to be told as of the wrong shape.
+        // If the height differs, all rows are kept, so that the shape is reported as wrong.
         let b = if b.shape.first() == Some(&all) { b.rows(first, slot.shape[0]) } else { b };
         Some((a, b))
     }

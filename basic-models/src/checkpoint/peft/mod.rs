@@ -1,4 +1,4 @@
-//! Adapters on disk, as `peft` saves them: `adapter_config.json` and `adapter_model.safetensors`.
+//! Adapters on disk, in the format of `peft`: `adapter_config.json` and `adapter_model.safetensors`.
 
 mod config;
 mod fold;
@@ -13,5 +13,5 @@ pub use save::save_adapters;
 /// The file of tensors.
 const TENSORS: &str = "adapter_model.safetensors";
 
-/// The file that says what they are.
+/// The file that describes them.
 const CONFIG: &str = "adapter_config.json";

@@ -1,27 +1,27 @@
-//! PEFT's `alpha_pattern`: values by expressions that a layer's name ends with.
+//! PEFT's `alpha_pattern`: values for layers whose names end with an expression.
 
 use regex::{Regex, RegexBuilder};
 
 /// The most entries.
 pub(super) const MOST: usize = 1 << 16;
 
-/// The most entries that are more than names.
+/// The most entries that are regular expressions instead of names.
 pub(super) const MOST_EXPRESSIONS: usize = 1000;
 
-/// Bytes of a compiled expression.
+/// The most bytes of a compiled expression.
 const SIZE: usize = 1 << 18;
 
-/// An entry's expression.
+/// The expression of an entry.
 #[derive(Debug)]
 pub(super) enum Pattern {
-    /// Letters, digits, `_`, `-`, and points, which stand for any character.
+    /// Letters, digits, `_`, `-`, and dots, which match any character.
     Name(String),
     /// Anything else.
     Expression(Box<Regex>),
 }
 
 impl Pattern {
-    /// `None` where it cannot be read.
+    /// Reads an expression; `None` if it is not valid.
     pub fn new(text: &str) -> Option<Self> {
         if text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c)) {
             return Some(Self::Name(text.into()));
@@ -31,12 +31,12 @@ impl Pattern {
         Some(Self::Expression(Box::new(expression)))
     }
 
-    /// Whether it is an expression.
+    /// Whether it is a regular expression instead of a name.
     pub fn is_expression(&self) -> bool {
         matches!(self, Self::Expression(_))
     }
 
-    /// Whether a layer's name is or ends with it.
+    /// Whether a layer's name equals it or ends with it.
     pub fn matches(&self, layer: &str) -> bool {
         match self {
             Self::Expression(expression) => expression.is_match(layer),

@@ -1,4 +1,4 @@
-//! Reading adapters that `peft`, this crate or LLaVA's own code has saved.
+//! Reads adapters that were saved by `peft`, this crate or LLaVA's own code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,33 +25,33 @@ use crate::parameters::{LORA_A, LORA_B, Slot, slots};
 /// PyTorch's file of tensors, which older versions of `peft` wrote.
 const TORCH: &str = "adapter_model.bin";
 
-/// LLaVA's file of what it trained beside its adapters.
+/// LLaVA's file for what it trained besides its adapters.
 const BESIDE: &str = "non_lora_trainables.bin";
 
-/// Opened adapters: no weight is in memory.
+/// Opened adapters; no weight is in memory yet.
 #[derive(Debug)]
 pub struct AdapterFiles {
     pub(super) dir: PathBuf,
     pub(super) config: AdapterConfig,
     pub(super) lora: TensorFiles,
-    /// PEFT's `modules_to_save`.
+    /// The tensors that were saved in full (PEFT's `modules_to_save`).
     pub(in super::super) whole: TensorFiles,
     pub(super) whole_names: Vec<(String, String)>,
 }
 
 impl AdapterFiles {
-    /// Whether a directory holds adapters and no model of its own. A config.json beside them, as LLaVA's train.py leaves
-    /// it, is none without tensors.
+    /// Whether a directory contains adapters and no model of its own. A config.json without tensors, which LLaVA's
+    /// train.py leaves beside its adapters, is not a model.
     pub fn is_at(dir: &Path) -> bool {
         let model = dir.join("config.json").is_file() && super::super::files::has_weights(dir);
         dir.join(CONFIG).is_file() && !model
     }
 
-    /// Opens a directory that `peft`, this crate or LLaVA's own code has saved adapters in.
+    /// Opens a directory with adapters that were saved by `peft`, this crate or LLaVA's own code.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that names the file and the key or the tensor.
+    /// Returns a [`CheckpointError`] that names the file and the key or the tensor.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = resolve(dir)?;
         let config = AdapterConfig::read(&dir.join(CONFIG))?;
@@ -87,28 +87,28 @@ impl AdapterFiles {
         Ok(Self { dir, config, lora, whole, whole_names })
     }
 
-    /// Where they lie.
+    /// The adapters' directory.
     pub(in super::super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Whether the table and the head that are saved whole stay one (PEFT's `ensure_weight_tying`).
+    /// Whether an embedding table and a head that were saved in full stay tied (PEFT's `ensure_weight_tying`).
     pub(in super::super) fn keeps_tied(&self) -> bool {
         self.config.keeps_tied
     }
 
-    /// Whether a layer has factors here, by our name.
+    /// Whether a layer, given by its module path, has factors here.
     pub(in super::super) fn has_factors(&self, layer: &str) -> bool {
         [LORA_A, LORA_B].iter().any(|factor| self.lora.contains(&format!("{layer}{factor}")))
     }
 
-    /// Leaves out a tensor that was saved whole and says what another says.
+    /// Leaves out a tensor that was saved in full and equals another one.
     pub(in super::super) fn forget(&mut self, name: &str) {
         self.whole.tensors.remove(name);
         self.whole_names.retain(|(known, _)| known != name);
     }
 
-    /// Has a tensor that was saved whole stand for another parameter too.
+    /// Assigns a tensor that was saved in full to another parameter.
     pub(in super::super) fn rename(&mut self, from: &str, to: &str) {
         if let Some(entry) = self.whole.tensors.remove(from) {
             self.whole.tensors.insert(to.into(), entry);
@@ -120,7 +120,7 @@ impl AdapterFiles {
         }
     }
 
-    /// All tensors of a directory of adapters.
+    /// All tensors in a directory of adapters.
     pub(in super::super) fn tensors(dir: &Path) -> Result<TensorFiles, CheckpointError> {
         let paths = [TENSORS, TORCH].map(|name| dir.join(name));
         match paths.iter().find(|path| path.is_file()) {
@@ -132,16 +132,16 @@ impl AdapterFiles {
         }
     }
 
-    /// The model below, as the adapters name it: a directory or a hub name.
+    /// The base model that the adapters name: a directory or a hub name.
     pub fn base(&self) -> Option<&str> {
         self.config.base.as_deref()
     }
 
-    /// Where the model below lies: as named, or relative to the adapters, or in the Hugging Face cache.
+    /// The directory of the base model: as named, or relative to the adapters, or in the Hugging Face cache.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that says how to name it.
+    /// Returns a [`CheckpointError`] that says how to name it.
     pub fn base_dir(&self) -> Result<PathBuf, CheckpointError> {
         let wrong = |reason: String| CheckpointError::AdapterConfig {
             path: self.dir.join(CONFIG),
@@ -164,12 +164,12 @@ impl AdapterFiles {
         Ok(dir)
     }
 
-    /// The config.json beside the adapters, where LLaVA's own code left one: that of the whole model, whose base is a
-    /// language model alone.
+    /// The config.json that LLaVA's own code left beside the adapters, if there is one: it describes the whole model,
+    /// while the base is only a language model.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] where it cannot be read.
+    /// Returns a [`CheckpointError`] if it cannot be read.
     pub(in super::super) fn original(&self) -> Result<Option<Value>, CheckpointError> {
         if !self.dir.join("config.json").is_file() {
             return Ok(None);
@@ -177,23 +177,23 @@ impl AdapterFiles {
         Ok(Some(read_config(&self.dir)?).filter(is_original))
     }
 
-    /// Whether a part (`language_model`) has adapters here.
+    /// Whether a part (such as `language_model`) has adapters here.
     pub fn adapts(&self, prefix: &str) -> bool {
         self.lora.contains_any(&format!("{prefix}."))
     }
 
-    /// Whether a part was saved whole.
+    /// Whether a part was saved in full.
     pub fn holds(&self, prefix: &str) -> bool {
         self.whole.contains_any(&format!("{prefix}."))
     }
 
-    /// Puts the adapters of a part onto it: it is frozen, and they are trainable, in the type `dtype` that the model
-    /// computes in.
+    /// Attaches the adapters of a part to it. The part is frozen, and the adapters can be trained; they have the type
+    /// `dtype` that the model computes with.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that lists the adapters which the part has no layer for, or the wrong shapes;
-    /// [`CheckpointError::Mismatch`] where there are none.
+    /// Returns a [`CheckpointError`] that lists the adapters for which the part has no layer, or the wrong shapes;
+    /// [`CheckpointError::Mismatch`] if there are no adapters for the part.
     pub fn attach<M: Module>(
         &self,
         part: M,
@@ -216,11 +216,11 @@ impl AdapterFiles {
         Ok(attach_factors(part, prefix, factors, quantize, dtype)?)
     }
 
-    /// The model with the tensors that were saved whole, PEFT's `modules_to_save`, in place of its own.
+    /// The model with its tensors replaced by those that were saved in full (PEFT's `modules_to_save`).
     ///
     /// # Errors
     ///
-    /// Those of [`AdapterFiles::fits`], and of reading.
+    /// Returns the errors of [`AdapterFiles::fits`], and those of reading.
     pub fn overlay(&self, model: Llava, dtype: DType, device: &Device) -> Result<Llava, CheckpointError> {
         if model.lm_head.is_none()
             && let Some(name) = VOCABULARY.iter().find(|name| self.whole.contains(name))
@@ -233,11 +233,11 @@ impl AdapterFiles {
         self.whole.load_held(model, "", dtype, device)
     }
 
-    /// Checks that everything here has its place in a model.
+    /// Checks that everything here has a place in a model.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] that lists what has none, and the wrong shapes.
+    /// Returns a [`CheckpointError`] that lists what has none, and the wrong shapes.
     pub fn fits(&self, model: &Llava) -> Result<(), CheckpointError> {
         let all = slots(model, "");
         self.check(&all, "")?;
@@ -245,7 +245,7 @@ impl AdapterFiles {
         self.place(&all).map(|_| ())
     }
 
-    /// Every tensor here whose name begins with `below` belongs to one of `slots`.
+    /// Checks that every tensor here whose name begins with `below` belongs to one of `slots`.
     fn check(&self, slots: &[Slot], below: &str) -> Result<(), CheckpointError> {
         let lost = |name: String| CheckpointError::Mismatch(format!("{}: {name}", self.dir.display()));
         let mut known: BTreeSet<String> = slots.iter().map(|slot| slot.name.clone()).collect();
@@ -273,8 +273,8 @@ impl AdapterFiles {
         Ok(())
     }
 
-    /// Layers that lack their adapters although `target_modules` names them, and others of the same name in the same part
-    /// have some: a file that lost tensors.
+    /// Checks for layers without adapters that `target_modules` names, if others of the same name in the same part have
+    /// some: then the file has lost tensors.
     fn complete(&self, slots: &[Slot]) -> Result<(), CheckpointError> {
         let layers = slots.iter().filter(|slot| slot.transposed && !slot.is_adapter());
         let mut groups: BTreeMap<(&str, &str), (bool, Vec<&str>)> = BTreeMap::new();
@@ -301,7 +301,7 @@ impl AdapterFiles {
         )))
     }
 
-    /// The type that most of the tensors have.
+    /// The type of most of the tensors.
     pub fn stored_dtype(&self) -> DType {
         FloatType::dtype(self.lora.stored())
     }

@@ -1,4 +1,4 @@
-//! Writing adapters as `peft` does.
+//! Writes adapters in the format of `peft`.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +14,18 @@ use crate::adapters::{Adapter, adapters};
 use crate::nn::Llava;
 use crate::parameters::{LORA_A, LORA_B, Slot, slots};
 
-/// Writes a model's adapters as `peft` does, so that `PeftModel.from_pretrained(base, dir)` loads them onto
-/// transformers' `LlavaForConditionalGeneration`; the caller commits the directory.
+/// Writes a model's adapters in the format of `peft`, so that `PeftModel.from_pretrained(base, dir)` loads them onto
+/// transformers' `LlavaForConditionalGeneration`. The caller commits the directory.
 ///
-/// `whole` are the parts that were trained without adapters (`multi_modal_projector`): they are written whole, as
-/// PEFT's `modules_to_save`. `base` is the model below: a directory or a hub name. Tensors are written in `dtype`.
+/// `whole` are the parts that were trained without adapters (`multi_modal_projector`); they are written in full, as
+/// PEFT's `modules_to_save`. `base` is the base model: a directory or a hub name. Tensors are written in `dtype`.
 ///
-/// Where a family's files have one matrix for q, k and v, and one for gate and up, their adapters become one of all ranks
-/// together, whose B is zero where a column belongs to another matrix' rows.
+/// If a family's files have one matrix for q, k and v, and one for gate and up, the adapters of its parts are joined to
+/// one whose rank is the sum of theirs. Its B is zero where a column belongs to the rows of another part.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Mismatch`] where the model has no adapters, or a whole part has some; I/O errors.
+/// Returns [`CheckpointError::Mismatch`] if the model has no adapters or a part in `whole` has some, and I/O errors.
 pub fn save_adapters(
     model: &Llava,
     whole: &[&str],
@@ -74,14 +74,14 @@ pub fn save_adapters(
     write_single(staged, TENSORS, tensors, Layout::Adapters, &options)
 }
 
-/// The adapters as those of a decoder with fused matrices.
+/// The adapters, joined as for a decoder with fused matrices.
 fn joined(layers: BTreeMap<String, Adapter>, all: &[Slot]) -> BTreeMap<String, Adapter> {
     let rows: BTreeMap<&str, usize> = all.iter().map(|slot| (slot.name.as_str(), slot.shape[0])).collect();
     let rows = |name: &str| rows.get(name).copied();
     let mut out = BTreeMap::new();
     let mut members: BTreeMap<String, Vec<(FusedPart, Adapter)>> = BTreeMap::new();
     for (layer, adapter) in layers {
-        // The vision encoder's projections have the same names and stay apart.
+        // The vision encoder's projections have the same names but are not fused.
         match FusedPart::of(&format!("{layer}.weight")).filter(|_| layer.starts_with("language_model.")) {
             Some(part) => {
                 let whole = part.whole();

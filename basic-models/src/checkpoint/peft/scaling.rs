@@ -1,4 +1,4 @@
-//! What an `adapter_config.json` says of its adapters.
+//! Reads an `adapter_config.json`, which determines the adapters' scales.
 
 use std::path::Path;
 
@@ -8,29 +8,29 @@ use super::super::CheckpointError;
 use super::patterns::{MOST, MOST_EXPRESSIONS, Pattern};
 use crate::outside::{excerpt, read_json_text};
 
-/// A read `adapter_config.json`.
+/// The content of an `adapter_config.json`.
 #[derive(Debug)]
 pub(super) struct AdapterConfig {
     pub base: Option<String>,
     alpha: f64,
-    /// PEFT's `alpha_pattern`: the first expression that a module's name ends with wins.
+    /// PEFT's `alpha_pattern`: the first expression that matches the end of a module's name applies.
     alphas: Vec<(Pattern, f64)>,
-    /// What `r` says; the factors' shapes must agree.
+    /// The value of `r`; the factors' shapes must agree with it.
     rank: Option<u64>,
-    /// PEFT's `rank_pattern`, with what the file calls each.
+    /// PEFT's `rank_pattern`, with the text of each key in the file.
     ranks: Vec<(Pattern, String, u64)>,
     /// PEFT's `modules_to_save`.
     pub saved: Vec<String>,
-    /// Last names of the layers that all have adapters in a part where one has: those of a `target_modules` that is a
-    /// list, where no other key leaves layers out.
+    /// The last names of layers that must all have adapters in a part in which one has: those of a `target_modules`
+    /// that is a list, if no other key excludes layers.
     pub targets: Vec<String>,
     /// Whether the scale is `alpha / sqrt(rank)`.
     rank_stabilized: bool,
-    /// PEFT's `ensure_weight_tying`: a table or a head that was saved stands for both.
+    /// PEFT's `ensure_weight_tying`: a table or a head that was saved is used for both.
     pub keeps_tied: bool,
 }
 
-/// Keys whose values are true or false.
+/// Keys with boolean values.
 const FLAGS: [&str; 8] = [
     "use_rslora",
     "use_dora",
@@ -42,10 +42,10 @@ const FLAGS: [&str; 8] = [
     "ensure_weight_tying",
 ];
 
-/// Keys whose values are text.
+/// Keys whose values are texts.
 const TEXTS: [&str; 4] = ["peft_type", "base_model_name_or_path", "bias", "task_type"];
 
-/// Keys that change what an adapter computes in ways that are not built, and the values at which they don't.
+/// Keys that change an adapter's computation in ways that are not supported, with the values at which they do not.
 const UNSUPPORTED: [(&str, &[Value]); 11] = [
     ("use_dora", &[Value::Bool(false)]),
     ("use_qalora", &[Value::Bool(false)]),
@@ -60,16 +60,18 @@ const UNSUPPORTED: [(&str, &[Value]); 11] = [
     ("kasa_config", &[]),
 ];
 
-/// Keys that leave layers out which `target_modules` names.
+/// Keys that exclude layers which `target_modules` names.
 const LEAVE_OUT: [&str; 3] = ["layers_to_transform", "exclude_modules", "layers_pattern"];
 
-/// Ways to start adapters that change the weights below them.
+/// Initializations of adapters that change the base model's weights.
 const CHANGES_BASE: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
 
 impl AdapterConfig {
+    /// Reads the file.
+    ///
     /// # Errors
     ///
-    /// [`CheckpointError::AdapterConfig`] that names the key.
+    /// Returns [`CheckpointError::AdapterConfig`], which names the key.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let wrong =
             |key: &str, reason: String| CheckpointError::AdapterConfig { path: path.into(), key: key.into(), reason };
@@ -148,7 +150,7 @@ impl AdapterConfig {
         })
     }
 
-    /// The scale of an adapter of `rank`, by its layer's name in the file.
+    /// The scale of an adapter of rank `rank`, by its layer's name in the file.
     pub fn scale(&self, layer: &str, rank: usize) -> f64 {
         let layer = module(layer);
         let found = self.alphas.iter().find(|(expression, _)| expression.matches(layer));
@@ -159,7 +161,7 @@ impl AdapterConfig {
 }
 
 impl AdapterConfig {
-    /// What says another rank than `rank` of the factors of a layer: the key, and what it says.
+    /// The key and the value of an entry that gives a layer's factors another rank than `rank`.
     pub fn other_rank(&self, layer: &str, rank: usize) -> Option<(&str, u64)> {
         let layer = module(layer);
         let found = self.ranks.iter().find(|(expression, _, _)| expression.matches(layer));
@@ -168,12 +170,12 @@ impl AdapterConfig {
     }
 }
 
-/// A layer's name as PEFT's patterns see it.
+/// The name of a layer that PEFT's patterns are matched with.
 fn module(layer: &str) -> &str {
     layer.strip_prefix("base_model.model.").unwrap_or(layer)
 }
 
-/// Checks that values have the types that PEFT gives them: one of another type would read as if it were absent.
+/// Checks that values have the types that PEFT writes: with another type, a key would be treated as absent.
 fn types(object: &Map<String, Value>) -> Result<(), (&'static str, String)> {
     let found = |key: &str| object.get(key).filter(|value| !value.is_null());
     let not = |value: &Value, what: &str| format!("{} is not {what}", excerpt(&value.to_string()));
@@ -211,7 +213,7 @@ fn types(object: &Map<String, Value>) -> Result<(), (&'static str, String)> {
     {
         return Err(("lora_dropout", not(value, "a share")));
     }
-    // Ranks are read from the factors' shapes; what PEFT would refuse is refused all the same.
+    // Ranks are read from the factors' shapes; what PEFT would refuse is refused here too.
     if let Some(value) = found("r").filter(|value| value.as_u64().is_none_or(|rank| rank == 0)) {
         return Err(("r", not(value, "a whole number above 0")));
     }
@@ -231,7 +233,7 @@ fn types(object: &Map<String, Value>) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
-/// Whether a key says nothing.
+/// Whether a value has no effect.
 fn empty(value: &Value) -> bool {
     match value {
         Value::Null => true,

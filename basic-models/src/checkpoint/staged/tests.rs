@@ -113,7 +113,7 @@ fn what_a_killed_process_had_put_aside_comes_back() {
     let error = StagedDir::replacing(&out, keep.clone()).unwrap_err();
     assert!(matches!(error, CheckpointError::Exists(_)), "{error}");
     assert_eq!(names(&out), ["config.json", "model-00001-of-00002.safetensors"]);
-    // The other one had its name already: the old one goes.
+    // The new one had been renamed already, so the old one is removed.
     checkpoint(&old);
     assert!(StagedDir::replacing(&out, keep).is_err());
     assert_eq!(names(dir.path()), ["out"]);

@@ -1,8 +1,8 @@
-//! Hostile chat templates end in an error that says which limit they meet.
+//! Tests that hostile chat templates end in an error that names the limit.
 
 use super::super::{ChatTemplate, Message, ProcessorError, Role, SpecialTokens};
 
-/// What rendering one question says, or the text.
+/// Renders one question: the text, or the error's message.
 fn outcome(source: &str) -> Result<String, String> {
     let specials = SpecialTokens::default();
     let rendered = ChatTemplate::new(source, "hostile.jinja")

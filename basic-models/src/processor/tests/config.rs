@@ -16,7 +16,7 @@ fn an_empty_file_means_clips_defaults() {
 fn old_files_with_plain_lengths_are_read() {
     let old = json!({ "feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336 });
     assert_eq!(parse(old).unwrap(), ImageProcessorConfig::clip(336));
-    // facebook/dinov2-base: a class of its own with CLIP's steps.
+    // facebook/dinov2-base has a class of its own, with CLIP's steps.
     let dino = json!({ "image_processor_type": "BitImageProcessor", "size": { "shortest_edge": 256 } });
     let expected = ImageProcessorConfig { size: Some(Size::ShortestEdge(256)), ..ImageProcessorConfig::clip(224) };
     assert_eq!(parse(dino).unwrap(), expected);
@@ -61,7 +61,7 @@ fn saved_settings_are_read_back_the_same() {
         config.save(dir.path()).unwrap();
         ProcessorConfig::clip(14).save(dir.path()).unwrap();
         let back = ImageProcessorConfig::load(dir.path()).unwrap();
-        // Where normalization is off, the mean is irrelevant and isn't kept; all else is.
+        // If normalization is off, the mean has no effect and is not kept; everything else is.
         assert_eq!(back, config);
     }
 }
@@ -116,7 +116,7 @@ fn padding_is_asked_for_by_the_image_processor_or_by_llavas_own_key() {
     assert_eq!(padded.pad, Some([127; 3]));
     let error = ImageProcessorConfig::clip(336).with_aspect_ratio("anyres", path).unwrap_err().to_string();
     assert!(error.contains("image_aspect_ratio") && error.contains("anyres"), "{error}");
-    // What is saved pads alike, whichever class it came from.
+    // What is saved pads in the same way, whichever class it came from.
     let dir = tempfile::tempdir().unwrap();
     padded.save(dir.path()).unwrap();
     let back = ImageProcessorConfig::load(dir.path()).unwrap();

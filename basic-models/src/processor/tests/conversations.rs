@@ -10,7 +10,7 @@ fn a_llava_sample_is_read_and_its_placeholder_moved_to_the_front() {
         { "from": "human", "value": " Where? " },
         { "from": "gpt", "value": "Here." }
     ]});
-    // As preprocess_multimodal leaves them: only the turn with the placeholder is stripped.
+    // As after preprocess_multimodal: only the turn with the placeholder is stripped.
     let expected = dialogue(&["<image>\nWhat is it?", "A dog.\n", " Where? ", "Here."]);
     assert_eq!(from_llava(&sample).unwrap(), expected);
     assert_eq!(from_llava(&sample["conversations"]).unwrap(), expected);
@@ -95,7 +95,7 @@ fn prompts_and_samples_refuse_each_others_endings() {
     assert!(matches!(error, ProcessorError::MissingToken { what: "end-of-sequence", .. }));
 }
 
-/// The fixture's conversation: a null answer is one that is still to come.
+/// The fixture's conversation; a null answer is one that is still to come.
 fn conversation(case: &serde_json::Value) -> (Vec<Message>, bool) {
     let turns: Vec<Option<String>> = super::numbers(&case["turns"]);
     let prompt = turns.last().is_some_and(Option::is_none);

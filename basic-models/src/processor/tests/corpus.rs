@@ -1,10 +1,10 @@
-//! Token ids over a corpus, for tokenizers of the kinds that people use (tests/reference/tokenizer_fixtures.py).
+//! Compares token ids over a corpus, for the common kinds of tokenizers (tests/reference/tokenizer_fixtures.py).
 
 use super::super::*;
 use super::{dialogue, fixtures, json, numbers, tokenizer};
 use serde_json::Value;
 
-/// What transformers made of each text: ids, ids with `split_special_tokens=True`, and the text decoded.
+/// Compares with transformers' results for each text: ids, ids with `split_special_tokens=True`, and the decoded text.
 fn compare(name: &str, tokenizer: &Tokenizer, cases: &Value) {
     let cases = cases.as_array().unwrap();
     assert!(cases.len() > 25);
@@ -37,7 +37,7 @@ fn a_sentencepiece_model_alone_gives_the_ids_of_transformers_llama_tokenizer() {
         std::fs::copy(from, dir.path().join("tokenizer.model")).unwrap();
         std::fs::write(dir.path().join("tokenizer_config.json"), case["config"].to_string()).unwrap();
         compare(name, &Tokenizer::load(dir.path(), &TokenIds::default()).unwrap(), &case["cases"]);
-        // The copy has a tokenizer.json, which gives the same ids.
+        // The copy has a tokenizer.json, which must give the same ids.
         let copy = tempfile::tempdir().unwrap();
         copy_tokenizer_files(dir.path(), copy.path()).unwrap();
         assert!(copy.path().join("tokenizer.json").exists());
@@ -94,7 +94,7 @@ fn a_users_special_tokens_end_no_answer_and_are_no_image() {
         let pieces = render(&style, &dialogue(&hostile), specials).unwrap();
         let example = tokenize(&tokenizer, &pieces, 3, 1).unwrap();
         let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
-        // The same conversation with harmless words has as many special tokens.
+        // The same conversation with harmless words must have as many special tokens.
         let harmless = hostile.map(|turn| {
             let words = ["</s>", "<s>", "<unk>", "<|end|>"];
             words.iter().fold(turn.to_owned(), |turn, word| turn.replace(word, "the dog"))
@@ -105,7 +105,7 @@ fn a_users_special_tokens_end_no_answer_and_are_no_image() {
         let eos = i64::from(tokenizer.eos_id().unwrap());
         assert_eq!(example.labels.iter().filter(|&&label| label == eos).count(), 2, "{text}");
         assert_eq!(example.image_positions.len(), 1);
-        // All of the answers bear the loss, and nothing else does.
+        // The loss covers all of the answers and nothing else.
         let ids: Vec<u32> = example.labels.iter().filter_map(|&label| u32::try_from(label).ok()).collect();
         let answers: String = pieces.iter().filter(|piece| piece.supervised).map(|piece| piece.text.as_str()).collect();
         let decoded = tokenizer.decode(&ids, false).unwrap();
@@ -116,18 +116,18 @@ fn a_users_special_tokens_end_no_answer_and_are_no_image() {
 #[test]
 fn a_templates_string_methods_cannot_make_a_users_token_special() {
     let tokenizer = tokenizer("qwen");
-    // Qwen's own template cuts what a model thought off its answers in this way.
+    // Qwen's own template removes a model's thoughts from its answers in this way.
     let source =
         "{% for m in messages %}<|im_start|>{{ m.content.split('<|im_end|>')[-1].strip() }}<|im_end|>{% endfor %}";
     let style = Style::from(ChatTemplate::new(source, "t").unwrap());
     let prompt = render_prompt(&style, &dialogue(&["a <|im_end|> b<|im_start|>"]), tokenizer.specials()).unwrap();
-    // The dividing token's end mark stays before what it divided off, and is dropped.
+    // The end mark of the token at which the text was split stays before the split, and is dropped.
     assert_eq!(prompt.text, "<|im_start|> b<|im_start|><|im_end|>");
     assert_eq!(prompt.literal, std::slice::from_ref(&(14..26)));
     let ids = tokenize_prompt(&tokenizer, &prompt, 1, 0).unwrap().ids;
     let start = tokenizer.id_of("<|im_start|>").unwrap();
     assert_eq!(ids.iter().filter(|&&id| id == start).count(), 1);
-    // Typed as a prompt, all of it is special.
+    // In a prompt that was typed, all of these are special.
     let typed = tokenize_prompt(&tokenizer, prompt.text.as_str(), 1, 0).unwrap().ids;
     assert_eq!(typed.iter().filter(|&&id| id == start).count(), 2);
 }
@@ -141,7 +141,7 @@ fn add_bos_token_in_tokenizer_config_replaces_the_post_processor() {
         (r#"{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": false}"#, (false, false)),
         (r#"{"bos_token": "<s>", "eos_token": "</s>", "add_eos_token": true}"#, (false, true)),
         (r#"{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true, "add_eos_token": true}"#, (true, true)),
-        (r#"{"bos_token": "<s>", "eos_token": "</s>"}"#, (true, false)), // what tokenizer.json says
+        (r#"{"bos_token": "<s>", "eos_token": "</s>"}"#, (true, false)), // as tokenizer.json has it
     ] {
         std::fs::write(&path, settings).unwrap();
         let ids = Tokenizer::load(dir.path(), &TokenIds::default()).unwrap().encode("the dog", true).unwrap();

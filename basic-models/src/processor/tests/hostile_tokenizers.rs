@@ -1,4 +1,4 @@
-//! Tokenizers whose files would make the library run for ever, or eat the memory.
+//! Tests with tokenizers whose files would make the library run forever or fill the memory.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ fn vocabulary() -> Value {
     tokens.zip(0..).map(|(token, id)| (token, json!(id))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// A tokenizer of single characters with one part more.
+/// A tokenizer of single characters with one additional part.
 fn with(part: &str, step: &Value) -> Result<Tokenizer> {
     let mut file = json!({
         "version": "1.0", "added_tokens": [],
@@ -40,7 +40,7 @@ fn replace(pattern: &str) -> Value {
 
 #[test]
 fn patterns_without_end_are_an_error_that_names_the_file_wherever_they_stand() {
-    // With what a pattern must end with, or a search is over before it begins.
+    // With the characters that a pattern requires, because a search would otherwise end before it begins.
     let text = format!("{}!7d!", "a".repeat(50_000));
     let begun = Instant::now();
     for pattern in ["(a+)+$", "(a|a)*$", "(a*)*[b-d]", "(a|aa)+$", r"((a+)+)+\d", r"(?:a+)+$|b\d"] {
@@ -72,7 +72,7 @@ fn a_pattern_that_nests_deep_or_repeats_often_ends_in_a_result_or_an_error() {
     let captures = format!("({}a{})*", "(".repeat(2000), ")".repeat(2000));
     let text = "a".repeat(1_000_000);
     for pattern in [deep.as_str(), &captures, "(?:(?:a{0,1000}){0,1000}){0,1000}b", "(?=a*+)a", "(?:a?){100000}b"] {
-        // Whatever comes of it, it comes.
+        // Any result is fine, as long as it returns.
         if let Ok(tokenizer) = with("pre_tokenizer", &split(pattern)) {
             let _ = tokenizer.encode(&text[..20_000], false);
             drop(tokenizer);
@@ -106,7 +106,7 @@ fn a_damaged_table_of_replacements_is_refused_by_name() {
 
 #[test]
 fn long_texts_take_time_in_proportion() {
-    // What the patterns of real tokenizers meet at worst, and a usual text.
+    // The worst cases for the patterns of real tokenizers, and a usual text.
     let texts = [
         " ".repeat(1 << 20),
         "a".repeat(1 << 16),

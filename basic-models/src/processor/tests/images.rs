@@ -95,7 +95,7 @@ fn an_image_beyond_the_pixel_limit_is_refused_before_it_is_decoded() {
 fn a_line_of_pixels_is_processed_without_the_millions_of_rows_that_it_would_grow_to() {
     let line = RgbImage::from_fn(1, 500_000, |_, y| Rgb([(y / 1961) as u8; 3]));
     let processor = ImageProcessor::new(ImageProcessorConfig { normalize: None, ..ImageProcessorConfig::clip(224) });
-    let values = processor.process(&line).unwrap(); // of an image of 224 x 112,000,000
+    let values = processor.process(&line).unwrap(); // from an image of 224 x 112,000,000
     assert!(values.data.iter().all(|value| (value * 255.0).round() == 127.0));
     let uncropped = ImageProcessorConfig { crop: None, ..ImageProcessorConfig::clip(224) };
     let error = ImageProcessor::new(uncropped).process(&line).unwrap_err();
@@ -122,7 +122,7 @@ fn the_format_is_told_by_the_content_not_the_name() {
     assert_eq!(open_image(&path).unwrap().get_pixel(2, 1).0, [9, 8, 7]);
 }
 
-/// The image that tests/reference/image_fixtures.py draws.
+/// The same image that tests/reference/image_fixtures.py draws.
 fn drawn(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|c| ((x * 7 + y * 13 + c * 29) ^ ((x * y) >> 5)) as u8)))
 }
@@ -153,7 +153,7 @@ fn images_of_all_sizes_are_processed_bit_for_bit_as_by_transformers() {
     }
 }
 
-/// The largest difference from the pixels that transformers' `load_image` gave, and whether the size is the same.
+/// The largest difference from the pixels that transformers' `load_image` returned, and whether the sizes are equal.
 fn difference(name: &str, expected: &serde_json::Value) -> (u8, bool) {
     let image = open_image(fixtures().join("decode").join(name)).unwrap();
     let hex = expected["rgb"].as_str().unwrap();
@@ -186,7 +186,7 @@ fn files_of_every_kind_and_orientation_decode_as_in_transformers() {
 fn an_image_of_50_000_by_50_000_pixels_is_refused_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bomb.png");
-    // A header alone: with the pixels, the file has 2.4 MB.
+    // Only a header: with its pixels, the file would have 2.4 MB.
     let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
     for length in [50_000u32, 50_000] {
         bytes.extend(length.to_be_bytes());
@@ -208,7 +208,7 @@ fn an_image_of_50_000_by_50_000_pixels_is_refused_at_once() {
 
 #[test]
 fn a_file_without_end_is_not_read_to_its_end() {
-    // Nothing tells how long a device is.
+    // The length of a device is unknown.
     assert!(matches!(open_image("/dev/zero"), Err(ProcessorError::Decode { .. })));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("long.png");
@@ -221,7 +221,7 @@ fn a_file_without_end_is_not_read_to_its_end() {
 
 #[test]
 fn a_decoder_that_panics_is_an_error_that_names_the_image() {
-    // A palette of four bytes, no multiple of three.
+    // A palette of four bytes, which is not a multiple of three.
     let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut chunk = |kind: &[u8; 4], data: &[u8]| {
         png.extend((data.len() as u32).to_be_bytes());

@@ -41,7 +41,7 @@ fn the_loss_falls_on_each_answer_and_its_end_token_with_a_byte_level_tokenizer()
 #[test]
 fn an_answers_first_token_that_swallowed_the_space_before_it_is_supervised() {
     let tokenizer = tokenizer("bytelevel");
-    // Even where the space is the prompt's: the token straddles the boundary.
+    // Even if the space is the prompt's, because the token overlaps both.
     let pieces = [RenderedPiece::prompt("ASSISTANT: "), RenderedPiece::answer("a small dog")];
     let example = tokenize(&tokenizer, &pieces, 4, 0).unwrap();
     assert_eq!(supervised(&tokenizer, &example), " a small dog");
@@ -53,7 +53,7 @@ fn offsets_are_right_beyond_ascii() {
         let tokenizer = tokenizer(name);
         let example = vicuna(&tokenizer, &["<image>\n漢字 🙂 é?", "👍🏽 naïve", "ça? 🙂", "🙂🙂 ü."], 1).unwrap();
         let text = supervised(&tokenizer, &example);
-        // Llama's decoder takes one space off the front of what it decodes, and nothing else.
+        // Llama's decoder removes one space from the front of the decoded text, and nothing else.
         let expected = " 👍🏽 naïve</s> 🙂🙂 ü.</s>";
         assert_eq!(text.trim_start(), expected.trim_start(), "{name}");
     }
@@ -88,12 +88,12 @@ fn tokens_that_the_post_processor_adds_bear_no_loss() {
         "special_tokens": { "<s>": { "id": "<s>", "ids": [1], "tokens": ["<s>"] }, "</s>": { "id": "</s>", "ids": [2], "tokens": ["</s>"] } }
     });
     let tokenizer = with_post_processor(both);
-    // The answer begins at byte 0, where the span of the added <s> lies also.
+    // The answer begins at byte 0, where the span of the added <s> is too.
     let example = tokenize(&tokenizer, &[RenderedPiece::answer("a dog")], 4, 0).unwrap();
     assert_eq!((example.ids[0], example.labels[0]), (1, IGNORE));
     assert_eq!((example.ids.last(), example.labels.last()), (Some(&2), Some(&IGNORE)));
     assert_eq!(supervised(&tokenizer, &example), "a dog");
-    // A chat template that writes <s> itself doesn't get a second one.
+    // If a chat template writes <s> itself, no second one is added.
     let example = tokenize(&tokenizer, &[RenderedPiece::prompt("<s>q"), RenderedPiece::answer("a")], 4, 0).unwrap();
     assert_eq!(example.ids.iter().filter(|&&id| id == 1).count(), 1);
     assert_eq!(tokenize_prompt(&tokenizer, "<s>q", 4, 0).unwrap().ids[..2], [1, tokenizer.id_of("q").unwrap()]);

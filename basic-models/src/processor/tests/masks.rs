@@ -1,12 +1,12 @@
-//! Labels against LLaVA's own masks (fixture made by tests/reference/label_fixtures.py): equal where those are right,
-//! and the truth where they are not.
+//! Compares labels with LLaVA's own masks (the fixture is made by tests/reference/label_fixtures.py): equal where those
+//! are right, and checked against the correct labels where they are wrong.
 
 use serde_json::{Value, json};
 
 use super::super::*;
 use super::{dialogue, fixtures, json, tokenizer};
 
-/// A case's tokenizer: a fixture's, with the case's changes.
+/// The tokenizer of a case: a fixture's, with the case's changes.
 fn patched(case: &Value) -> Tokenizer {
     let name = case["tokenizer"].as_str().unwrap();
     let patch = case["patch"].as_object().unwrap();
@@ -26,7 +26,7 @@ fn patched(case: &Value) -> Tokenizer {
     Tokenizer::load(dir.path(), &TokenIds::default()).unwrap()
 }
 
-/// One more merge for each pair.
+/// Adds one merge for each pair.
 fn add_merges(model: &mut Value, pairs: &Value) {
     for (i, pair) in pairs.as_array().unwrap().iter().enumerate() {
         let merged = format!("{}{}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap());
@@ -35,7 +35,7 @@ fn add_merges(model: &mut Value, pairs: &Value) {
     }
 }
 
-/// A case's conversation, from LLaVA's JSON where that may say it.
+/// The conversation of a case, read from LLaVA's JSON if that can express it.
 fn messages(turns: &[String], system: Option<&str>) -> Vec<Message> {
     let speaker = |i: usize| if i.is_multiple_of(2) { "human" } else { "gpt" };
     let list: Vec<Value> =
@@ -62,7 +62,7 @@ fn supervised(example: &Example) -> Vec<(usize, usize)> {
     runs
 }
 
-/// What the loss falls on, as text; without white space, of which Llama's decoder takes some off.
+/// The text that the loss covers, without white space, some of which Llama's decoder removes.
 fn spoken(tokenizer: &Tokenizer, example: &Example) -> String {
     let ids: Vec<u32> = example.labels.iter().filter_map(|&label| u32::try_from(label).ok()).collect();
     tokenizer.decode(&ids, false).unwrap().split_whitespace().collect()
@@ -80,7 +80,7 @@ fn labels_are_llavas_where_those_are_right_and_the_truth_where_they_are_not() {
         let style = Style::from(LlavaStyle::by_name(case["style"].as_str().unwrap()).unwrap());
         let pieces = render(&style, &messages, tokenizer.specials());
         if turns.iter().skip(1).step_by(2).any(String::is_empty) {
-            // LLaVA trains on such a sample with no loss at all.
+            // LLaVA trains on such a sample without any loss.
             assert!(matches!(pieces, Err(ProcessorError::EmptyMessage { .. })), "{named}");
             assert!(!case["right"].as_bool().unwrap());
             wrong += 1;
@@ -90,7 +90,7 @@ fn labels_are_llavas_where_those_are_right_and_the_truth_where_they_are_not() {
         let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
         let images = turns.iter().filter(|turn| turn.contains(PLACEHOLDER)).count();
         let example = tokenize(&tokenizer, &pieces, 1, images).unwrap();
-        // Always: the loss falls on the answers, all of them, and on nothing else but what one token holds together.
+        // In all cases the loss covers the whole of all answers, and otherwise only what shares a token with them.
         let answers: String = pieces.iter().filter(|piece| piece.supervised).map(|piece| piece.text.as_str()).collect();
         let spoken = spoken(&tokenizer, &example);
         let spoken = if case["patch"]["merges"].is_array() { spoken.replace("ASSISTANT:", "") } else { spoken };
@@ -101,7 +101,8 @@ fn labels_are_llavas_where_those_are_right_and_the_truth_where_they_are_not() {
             turns.iter().any(|turn| specials.all().any(|special| special != PLACEHOLDER && turn.contains(special)));
         let theirs = case["text"].as_str().unwrap();
         if hostile || text != theirs {
-            // LLaVA lets a user's `</s>` end a sequence; and it writes `</s>` and `<s>` whatever the tokenizer's are.
+            // In LLaVA, a user's `</s>` ends a sequence, and it writes `</s>` and `<s>` whatever the
+            // tokenizer's own tokens are.
             let own = |text: &str, written: &str, token: &Option<String>| match token {
                 Some(token) => text.replace(written, token),
                 None => text.to_owned(),
@@ -118,7 +119,8 @@ fn labels_are_llavas_where_those_are_right_and_the_truth_where_they_are_not() {
         assert_eq!(example.ids, serde_json::from_value::<Vec<u32>>(ids.clone()).unwrap(), "{named}");
         assert_eq!(supervised(&example), runs(&case["truth"]), "{named}");
         if case["right"].as_bool().unwrap() {
-            // The same tokens bear the loss, and stand at the same places unless LLaVA tokenizes around an image apart.
+            // The same tokens have a loss, at the same positions unless LLaVA tokenizes the parts
+            // around an image separately.
             let theirs: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
             let theirs: Vec<u32> = runs(&case["llava"]).iter().flat_map(|(a, b)| theirs[*a..*b].to_vec()).collect();
             let ours = example.labels.iter().filter_map(|label| u32::try_from(*label).ok());
@@ -131,7 +133,7 @@ fn labels_are_llavas_where_those_are_right_and_the_truth_where_they_are_not() {
             wrong += 1;
         }
     }
-    // Enough of both kinds, so that a fixture gone wrong is seen.
+    // Enough cases of both kinds, so that a broken fixture is noticed.
     assert!(
         right >= 50 && wrong >= 25 && other_text >= 5,
         "{right} right, {wrong} wrong, {other_text} of another text"
@@ -152,8 +154,8 @@ fn each_known_defect_of_llavas_masks_has_a_case_with_a_reason() {
 
 #[test]
 fn a_token_across_the_boundary_belongs_to_the_answer() {
-    // ChatML's header ends with a line break, which is one token with those of the answer; Vicuna's header
-    // takes the space before the answer.
+    // ChatML's header ends with a line break, which forms one token with those of the answer; Vicuna's header takes the
+    // space before the answer.
     let lines = json!({ "tokenizer": "qwen", "patch": { "merges": [["Ċ", "Ċ"], ["ĊĊ", "Ċ"]] } });
     let colon = json!({ "tokenizer": "llama", "patch": { "merges": [["▁ASSISTANT:", "▁"]] } });
     let cases =

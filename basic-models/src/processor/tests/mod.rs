@@ -1,4 +1,5 @@
-//! Conformance with transformers (fixtures made by tests/reference/{processor,image,style,tokenizer,label}_fixtures.py) and behaviour on bad input.
+//! Tests of conformance with transformers (fixtures from
+//! tests/reference/{processor,image,style,tokenizer,label}_fixtures.py) and of behaviour on bad input.
 
 mod bounds;
 mod config;
@@ -24,12 +25,12 @@ fn json(name: &str) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(fixtures().join(name)).unwrap()).unwrap()
 }
 
-/// "bytelevel": the reference checkpoint's; "llama": Llama 1 and 2 in small.
+/// "bytelevel" is the reference checkpoint's tokenizer, "llama" a small version of Llama 1's and 2's.
 fn tokenizer(name: &str) -> Tokenizer {
     Tokenizer::load(&fixtures().join(name), &TokenIds::default()).unwrap()
 }
 
-/// Questions and answers in turns.
+/// A conversation in which questions and answers alternate.
 fn dialogue<S: AsRef<str>>(turns: &[S]) -> Vec<Message> {
     let role = |i: usize| {
         if i.is_multiple_of(2) { Role::User } else { Role::Assistant }

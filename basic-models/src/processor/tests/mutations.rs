@@ -1,11 +1,11 @@
-//! Damaged files: an error or something usable, never a panic, within bounded memory.
+//! Damaged files must give an error or something usable, within bounded memory, and never a panic.
 
 use super::super::*;
 use super::fixtures;
 use proptest::prelude::*;
 use std::path::Path;
 
-/// Bytes put over a file's: where (as a fraction of its length) and what.
+/// Bytes that overwrite a file's: the position (as a fraction of its length) and the bytes.
 fn damage() -> impl Strategy<Value = Vec<(f64, Vec<u8>)>> {
     let text = prop_oneof![
         proptest::collection::vec(any::<u8>(), 1..4),
@@ -34,7 +34,7 @@ fn cases(cases: u32) -> ProptestConfig {
 
 const TEXT: &str = "the  dog </s>🙂\n<|im_start|>é<image> \u{0}";
 
-/// Loads a tokenizer and uses it; whatever it returns, it returns.
+/// Loads a tokenizer and uses it; any result is fine.
 fn use_tokenizer(dir: &Path) {
     if let Ok(tokenizer) = Tokenizer::load(dir, &TokenIds::default()) {
         if let Ok(ids) = tokenizer.encode(TEXT, true) {
@@ -57,7 +57,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let bytes = std::fs::read(fixtures().join(kind).join("tokenizer.json")).unwrap();
-        // Half of the damage in the settings before the vocabulary, which is most of the file.
+        // Half of the damage is in the settings before the vocabulary, which is most of the file.
         let vocabulary = bytes.windows(8).position(|w| w == b"\"vocab\":").unwrap();
         let scale = if tail { 1.0 } else { vocabulary as f64 / bytes.len() as f64 };
         let damage: Vec<_> = damage.into_iter().map(|(at, text)| (at * scale, text)).collect();
@@ -84,7 +84,7 @@ proptest! {
         std::fs::write(dir.path().join("preprocessor_config.json"), damaged(&bytes, &damage, cut)).unwrap();
         if let Ok(processor) = ImageProcessor::load(dir.path()) {
             let (rows, columns) = processor.output_size().unwrap_or((1, 1));
-            // Settings that ask for a large image get one; that takes long, and nothing is to be learnt from it.
+            // Settings may require a large image; making one takes long and tests nothing more.
             if rows * columns < 1 << 16 {
                 let _ = processor.process(&::image::RgbImage::new(5, 3));
             }

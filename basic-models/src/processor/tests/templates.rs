@@ -95,14 +95,15 @@ fn the_template_is_found_in_each_of_its_files_in_transformers_order() {
     assert_eq!(found().as_deref(), Some("3"));
 }
 
-/// What the loss falls on.
+/// The texts that the loss covers.
 fn answers(source: &str, turns: &[&str]) -> Vec<String> {
     let style = Style::from(ChatTemplate::new(source, "t").unwrap());
     let pieces = render(&style, &dialogue(turns), &SpecialTokens::default()).unwrap();
     pieces.into_iter().filter(|piece| piece.supervised).map(|piece| piece.text).collect()
 }
 
-/// As Qwen3's: an earlier answer's thoughts are dropped, and the last answer has them even where there are none.
+/// Like Qwen3's: the thoughts of an earlier answer are dropped, and the last answer has thoughts even
+/// if there are none.
 const FORGETFUL: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}\
     {% set said = m.content.split('</think>')[-1].lstrip('\\n') %}\
     {% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip('\\n') if '</think>' in m.content else '' %}\

@@ -1,5 +1,5 @@
-//! The gradients. With P the probabilities, O the output and G its gradient: `dV = P^T G`, `dS = P (G V^T - rowsum(G O))`,
-//! `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
+//! The gradients of attention. With P the probabilities, O the output and G its gradient: `dV = P^T G`,
+//! `dS = P (G V^T - rowsum(G O))`, `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
 
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
@@ -9,10 +9,10 @@ use super::tiles::{
     rounded, sees, zeros,
 };
 
-/// Keys, or queries, whose scores are in registers at a time.
+/// The number of keys, or queries, whose scores are in registers at a time.
 const PART: usize = 32;
 
-/// dQ, and `rowsum(G O)`, `[B, heads, T]`. A cube takes 64 queries of one head and walks along the keys.
+/// Computes dQ and `rowsum(G O)`, `[B, heads, T]`. A cube takes 64 queries of one head and loops over the keys.
 #[cube(launch, address_type = "dynamic")]
 pub fn query_kernel<E: Float, N: Size, P: Size>(
     q: &Tensor<Vector<E, N>>,
@@ -63,7 +63,7 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
         }
         lowest[unit] = low;
     }
-    // Two units add up a row of G O.
+    // Two units share the sum over a row of G O.
     fill(&mut k_tile, 0usize, output, q_base, q_step, start, queries, vectors, false);
     fill(&mut v_tile, 0usize, grad, q_base, q_step, start, queries, vectors, false);
     sync_cube();
@@ -200,8 +200,8 @@ pub fn query_kernel<E: Float, N: Size, P: Size>(
     }
 }
 
-/// dK and dV. A cube takes 64 keys of one key head and walks along the queries of all heads that read it; what a lane
-/// holds are scores with keys as rows.
+/// Computes dK and dV. A cube takes 64 keys of one key head and loops over the queries of all heads that read it. A
+/// lane holds scores transposed, with keys as rows.
 #[cube(launch, address_type = "dynamic")]
 pub fn key_kernel<E: Float, N: Size, P: Size>(
     q: &Tensor<Vector<E, N>>,
@@ -228,7 +228,7 @@ pub fn key_kernel<E: Float, N: Size, P: Size>(
     let steps = comptime!(vectors / 2);
     let mut k_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
     let mut v_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(ROWS * pitch(vectors)), 16usize);
-    // Two blocks of queries: one is computed with while the next comes in.
+    // Two blocks of queries: one is computed with while the next is loaded.
     let mut q_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
     let mut g_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
     let mut lowest = Shared::<[u32]>::new_slice(comptime!(2 * ROWS));
@@ -251,7 +251,7 @@ pub fn key_kernel<E: Float, N: Size, P: Size>(
     fill(&mut k_tile, 0usize, k, kv_base, kv_step, start, keys, vectors, ahead);
     fill(&mut v_tile, 0usize, v, kv_base, kv_step, start, keys, vectors, ahead);
 
-    // The queries that see one of these keys lie between these two.
+    // The queries that see one of these keys lie between `begin` and `end`.
     let mut begin = 0usize;
     if causal && start > past {
         begin = (start - past) / ROWS * ROWS;
@@ -283,7 +283,7 @@ pub fn key_kernel<E: Float, N: Size, P: Size>(
     let mut k_sums = zeros(vectors);
     let mut v_sums = zeros(vectors);
     let mut half = 0usize.runtime();
-    // Of all heads that read these keys, block after block; the first comes in before the loop.
+    // All blocks of queries of all heads that read these keys; the first turn only loads.
     for turn in 0..group * blocks + 1 {
         if turn > 0 {
             arrived(&barrier, ahead);

@@ -1,4 +1,5 @@
-//! Output and log-sum-exp: the keys go by in blocks, and each lane keeps the maximum and the sum of its two rows.
+//! The output and the log-sum-exp of attention: a loop over blocks of keys, in which each lane keeps the maximum and
+//! the sum of its two rows.
 
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
@@ -8,10 +9,10 @@ use super::tiles::{
     rounded, sees, zeros,
 };
 
-/// What hidden scores are.
+/// The score of a hidden key.
 const HIDDEN: f32 = -1.0e30;
 
-/// The larger over the four lanes that share a row.
+/// The maximum over the four lanes that share a row.
 #[cube]
 fn row_max(value: f32) -> f32 {
     let pair = max(value, plane_shuffle_xor(value, 1u32));
@@ -25,7 +26,7 @@ pub fn row_sum(value: f32) -> f32 {
     pair + plane_shuffle_xor(pair, 2u32)
 }
 
-/// A cube takes 64 queries of one head, a plane 16 of them.
+/// A cube takes 64 queries of one head, and each plane 16 of them.
 ///
 /// q `[B, T, heads, width]`, k and v `[B, keys, kv_heads, width]`, first `[B or 1, T]`; output as q, lse `[B, heads, T]`.
 #[cube(launch, address_type = "dynamic")]
@@ -49,7 +50,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
 ) {
     let product = Product::<E>::new(16usize, 8usize, 16usize);
     let steps = comptime!(vectors / 2);
-    // Two blocks: one is computed with while the next comes in.
+    // Two blocks: one is computed with while the next is loaded.
     let mut k_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
     let mut v_tile = Shared::<[Vector<E, N>]>::new_aligned_slice(comptime!(2 * ROWS * pitch(vectors)), 16usize);
     let barrier = Barrier::shared(CUBE_DIM, UNIT_POS == 0);
@@ -60,7 +61,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     let head = CUBE_POS_Y as usize;
     let batch = CUBE_POS_Z as usize;
     let kv_head = head / (heads / kv_heads);
-    // The last queries have the most to do and come first.
+    // The last queries have the most keys, so they come first.
     let start = (queries.div_ceil(ROWS) - 1 - CUBE_POS_X as usize) * ROWS;
     let past = keys - queries;
 
@@ -73,7 +74,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
         }
         lowest[UNIT_POS as usize] = low;
     }
-    // The queries pass through the keys' tile.
+    // The queries are loaded through the keys' tile.
     let q_step = heads * vectors;
     let q_base = (batch * queries * heads + head) * vectors;
     fill(&mut k_tile, 0usize, q, q_base, q_step, start, queries, vectors, false);
@@ -92,7 +93,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     let mut upper_high = keys - 1;
     let mut lower_high = keys - 1;
     let mut end = keys;
-    // Keys up to here are seen by all of the cube's queries.
+    // All of the cube's queries see the keys up to here.
     let mut common = keys;
     if causal {
         common = past + start + 1;
@@ -115,7 +116,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     let mut at = 0usize.runtime();
     for block in range_stepped(begin, end, ROWS) {
         arrived(&barrier, ahead);
-        // What the other half held is done with.
+        // The other half is no longer needed and can be overwritten.
         let other = ROWS - at;
         if block + ROWS < end {
             fill(&mut k_tile, other, k, kv_base, kv_step, block + ROWS, keys, vectors, ahead);
@@ -174,7 +175,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
         let lower_factor = exponential(lower_max - lower_new);
         upper_max = upper_new;
         lower_max = lower_new;
-        // So that what is hidden is zero in a row that has seen nothing yet.
+        // Makes the probabilities of hidden keys zero in a row that has not seen any key yet.
         let upper_from = select(upper_max > HIDDEN, upper_max, 0.0f32);
         let lower_from = select(lower_max > HIDDEN, lower_max, 0.0f32);
         upper_sum *= upper_factor;
@@ -241,7 +242,7 @@ pub fn forward_kernel<E: Float, N: Size, P: Size>(
     }
 }
 
-/// Units of a cube, and cubes, for so many queries or keys.
+/// The number of cubes and of units in each, for `rows` queries or keys.
 pub fn grid(rows: usize, heads: usize, batch: usize) -> (CubeCount, CubeDim) {
     let cubes = CubeCount::Static(rows.div_ceil(ROWS) as u32, heads as u32, batch as u32);
     (cubes, CubeDim::new_2d(LANES as u32, PLANES as u32))

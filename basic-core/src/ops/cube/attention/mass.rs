@@ -1,13 +1,13 @@
-//! The attention that weighted rows put on every key: a cube takes 64 keys and walks along the rows of some heads.
+//! The attention that weighted rows put on every key: a cube takes 64 keys and loops over the rows of some heads.
 
 use cubecl::prelude::*;
 
 use super::forward::row_sum;
 use super::tiles::{LANES, PLANES, Product, ROWS, SIDE, exponential, fill, left, multiply_rows, pitch, sees, zeros};
 
-/// Heads that one sum covers, so that there are cubes enough.
+/// The number of heads that one sum covers; few, so that there are enough cubes.
 pub const HEADS: usize = 4;
-/// Read-outs whose sums a lane holds.
+/// The number of read-outs whose sums a lane holds.
 pub const READOUTS: usize = 8;
 
 /// Sums over [`HEADS`] heads each, `[parts, B, S, keys]`.

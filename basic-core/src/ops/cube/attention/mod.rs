@@ -1,8 +1,8 @@
-//! Attention on tensor cores: scores live in registers, and nothing of the size `[T, T]` is written.
+//! Attention on tensor cores: scores stay in registers, and nothing of the size `[T, T]` is written to memory.
 //!
-//! After FlashAttention 2 (Dao, 2023): a forward kernel, and for the gradients one kernel that walks a block of queries
-//! along the keys and one that walks a block of keys along the queries, so that each gradient has one writer and the
-//! result does not depend on the order of the cubes.
+//! It follows FlashAttention 2 (Dao, 2023): one forward kernel; for the gradients, one kernel in which a block of
+//! queries loops over the keys and one in which a block of keys loops over the queries, so that each gradient is
+//! written by one cube and the result does not depend on the order of the cubes.
 
 mod backward;
 mod forward;
@@ -19,7 +19,7 @@ use crate::ops::attention::Sizes;
 
 /// The widest head whose accumulators fit a lane's registers.
 const WIDEST: usize = 128;
-/// Cubes that a grid has along its second and third dimension.
+/// The most cubes that a grid has along its second and third dimension.
 const GRID: usize = 65_535;
 
 fn sizes(q: &CubeTensor, k: &CubeTensor) -> Sizes {
@@ -27,7 +27,7 @@ fn sizes(q: &CubeTensor, k: &CubeTensor) -> Sizes {
     Sizes { batch: q[0], queries: q[1], keys: k[1], heads: q[2], kv_heads: k[2], width: q[3] }
 }
 
-/// Whether heads of this size can be computed here: in 16 bits, a multiple of 16 wide.
+/// Whether these kernels can compute heads of this size and type: 16 bits, and a width that is a multiple of 16.
 pub fn fits(dtype: DType, sizes: &Sizes) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
         && sizes.width.is_multiple_of(tiles::SIDE)
@@ -36,15 +36,15 @@ pub fn fits(dtype: DType, sizes: &Sizes) -> bool {
         && sizes.batch <= GRID
 }
 
-/// Bytes of shared memory that the hungriest kernel takes, which holds the keys' gradients' six tiles.
+/// Bytes of shared memory that the largest kernel needs: the gradients of the keys take six tiles.
 fn shared_memory(width: usize) -> usize {
     let tile = tiles::ROWS * tiles::pitch(width / tiles::VECTOR) * 16;
     let rows = 6 * tiles::ROWS * size_of::<f32>();
-    // And the barrier, the planes' maxima, and what aligns them.
+    // The barrier, the planes' maxima, and padding for alignment.
     6 * tile + rows + 256
 }
 
-/// Whether the device has the tensor cores and the shared memory for heads of this width.
+/// Whether the device has the tensor cores and the shared memory that heads of this width need.
 pub fn has_room(client: &cubecl::client::Client, dtype: DType, width: usize) -> bool {
     let own = element(dtype);
     let cores = client.features().matmul.mma.contains(&MmaConfig {
@@ -58,7 +58,7 @@ pub fn has_room(client: &cubecl::client::Client, dtype: DType, width: usize) -> 
     cores && client.properties().hardware.max_shared_memory_size >= shared_memory(width)
 }
 
-/// The output and the log-sum-exp; `first` in i32.
+/// The output and the log-sum-exp; `first` is in i32.
 pub fn forward(
     q: CubeTensor,
     k: CubeTensor,
@@ -100,8 +100,8 @@ pub fn forward(
     (output, lse)
 }
 
-/// The gradients of q, k and v; `first` in i32.
-#[allow(clippy::too_many_arguments)] // what the forward pass had and gave
+/// The gradients of q, k and v; `first` is in i32.
+#[allow(clippy::too_many_arguments)] // the forward pass's inputs and results
 pub fn backward(
     q: CubeTensor,
     k: CubeTensor,
@@ -179,18 +179,18 @@ pub fn backward(
     (q_grad, k_grad, v_grad)
 }
 
-/// Whether so many read-outs are held at once.
+/// Whether one kernel can hold this number of read-outs.
 pub fn reads(readouts: usize) -> bool {
     (1..=mass::READOUTS).contains(&readouts)
 }
 
-/// Sums over parts of the heads.
+/// The number of sums over parts of the heads.
 pub fn parts(heads: usize) -> usize {
     heads.div_ceil(mass::HEADS)
 }
 
-/// The attention that `readout` puts on each key, over parts of the heads, `[parts, B, S, keys]`; `first` and `rows` in
-/// i32.
+/// The attention that `readout` puts on each key, summed over parts of the heads, `[parts, B, S, keys]`; `first` and
+/// `rows` are in i32.
 pub fn masses(
     q: CubeTensor,
     k: CubeTensor,

@@ -1,37 +1,37 @@
 //! Tiles in shared memory, and the fragments that tensor cores multiply: `m16n8k16`, sums in f32.
 //!
-//! Of a 16x8 accumulator a lane holds rows `lane / 4` and that plus 8, of each the columns `2 (lane % 4)` and the next.
-//! Two accumulators side by side, rounded, are the first operand of a product over their 16 columns.
+//! Of a 16x8 accumulator, a lane holds rows `lane / 4` and `lane / 4 + 8`, and of each the columns `2 (lane % 4)` and
+//! the next. Two accumulators side by side, rounded, form the first operand of a product over their 16 columns.
 
 use cubecl::cmma::{MatrixIdent, MmaDefinition};
 use cubecl::prelude::barrier::{Barrier, copy_async_checked};
 use cubecl::prelude::*;
 
-/// Queries, or keys, that a cube works on: 16 for each plane.
+/// The number of queries, or keys, that a cube works on: 16 for each plane.
 pub const ROWS: usize = 64;
-/// Planes of a cube.
+/// The number of planes in a cube.
 pub const PLANES: usize = 4;
-/// Lanes of a plane.
+/// The number of lanes in a plane.
 pub const LANES: usize = 32;
-/// Elements of one row that a matrix load takes: 16 bytes.
+/// The number of elements of a row that one matrix load takes: 16 bytes.
 pub const VECTOR: usize = 8;
-/// Rows and columns of a fragment.
+/// The number of rows and of columns of a fragment.
 pub const SIDE: usize = 16;
 
-/// exp(x) is 2 to the x times this.
+/// exp(x) is 2 to the power of x times this.
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// Two neighbours: what a register holds of a fragment.
+/// Two neighbouring elements, which one register of a fragment holds.
 pub type Pair = Const<2>;
-/// The first operand's fragment of 16x16: four registers.
+/// The 16x16 fragment of the first operand: four registers.
 pub type Left<E> = Array<Vector<E, Pair>>;
-/// An accumulator of 16x8: the upper row's pair and the lower row's.
+/// A 16x8 accumulator: the pair of the upper row and that of the lower row.
 pub type Sums = Array<Vector<f32, Pair>>;
-/// Tensor cores' product.
+/// The product that tensor cores compute.
 pub type Product<E> = MmaDefinition<E, E, f32>;
 
-/// A tile's rows lie a vector further apart than they are long, so that the eight rows of a matrix load meet different
-/// banks.
+/// The distance of a tile's rows, in vectors: one more than their length, so that the eight rows of a matrix load lie
+/// in different banks.
 pub const fn pitch(vectors: usize) -> usize {
     vectors + 1
 }
@@ -50,10 +50,10 @@ pub fn zeros(#[comptime] count: usize) -> Sequence<Sums> {
     all
 }
 
-/// Copies rows `first..first + ROWS` of one head into the tile's rows from `at` on; zeros behind the last of `rows`. With
-/// `ahead` the copy goes on while the cube computes, until [`arrived`].
+/// Copies rows `first..first + ROWS` of one head to the tile's rows from `at` on, and writes zeros for rows from `rows`
+/// on. With `ahead` the copy continues while the cube computes, until [`arrived`].
 ///
-/// `base` is where the head's row 0 begins and `step` what lies between two of its rows, in vectors.
+/// `base` is the position of the head's row 0 and `step` the distance between two of its rows, both in vectors.
 #[cube]
 pub fn fill<E: Float, N: Size>(
     tile: &mut Shared<[Vector<E, N>]>,
@@ -84,7 +84,7 @@ pub fn fill<E: Float, N: Size>(
     }
 }
 
-/// Waits until all that the cube has copied is there, and until all of the cube has come here.
+/// Waits until everything that the cube copies has arrived and all of its units have come here.
 #[cube]
 pub fn arrived(barrier: &Shared<Barrier>, #[comptime] ahead: bool) {
     if ahead {
@@ -95,7 +95,7 @@ pub fn arrived(barrier: &Shared<Barrier>, #[comptime] ahead: bool) {
     }
 }
 
-/// The first operand's fragments of rows `row..row + 16`, one for each 16 columns.
+/// The first operand's fragments of rows `row..row + 16`, one for every 16 columns.
 #[cube]
 pub fn left<E: Float, N: Size>(
     product: &Product<E>,
@@ -109,8 +109,8 @@ pub fn left<E: Float, N: Size>(
     product.load_matrix::<Vector<E, N>, Pair>(&tile[at..at + 1], MatrixIdent::A, 4usize, false)
 }
 
-/// Adds to two accumulators the product of `a` and 16 columns of the tile's rows `row..row + 16`, transposed: scores of
-/// 16 rows against 16.
+/// Adds the product of `a` and the transpose of 16 columns of the tile's rows `row..row + 16` to two accumulators: the
+/// scores of 16 rows against 16.
 #[cube]
 pub fn multiply_rows<E: Float, N: Size>(
     product: &Product<E>,
@@ -128,7 +128,7 @@ pub fn multiply_rows<E: Float, N: Size>(
     both(product, a, &four, sums, at);
 }
 
-/// Adds to two accumulators the product of `a` and the tile's rows `row..row + 16`, of which they hold 16 columns.
+/// Adds the product of `a` and the tile's rows `row..row + 16`, for 16 of its columns, to two accumulators.
 #[cube]
 pub fn multiply_columns<E: Float, N: Size>(
     product: &Product<E>,
@@ -146,7 +146,7 @@ pub fn multiply_columns<E: Float, N: Size>(
     both(product, a, &four, sums, at);
 }
 
-/// A matrix load gives the second operands of two products.
+/// Computes two products: one matrix load provides the second operands of both.
 #[cube]
 fn both<E: Float>(product: &Product<E>, a: &Left<E>, four: &Left<E>, sums: &mut Sequence<Sums>, #[comptime] at: usize) {
     let mut b = Array::<Vector<E, Pair>>::new(2usize);
@@ -159,7 +159,7 @@ fn both<E: Float>(product: &Product<E>, a: &Left<E>, four: &Left<E>, sums: &mut 
     product.execute_inplace(a, &b, sums.index_mut(at + 1));
 }
 
-/// Two accumulators as the first operand of a product over their 16 columns.
+/// Two accumulators, rounded, as the first operand of a product over their 16 columns.
 #[cube]
 pub fn rounded<E: Float>(sums: &Sequence<Sums>, #[comptime] at: usize) -> Left<E> {
     let mut a = Left::<E>::new(4usize);
@@ -172,13 +172,13 @@ pub fn rounded<E: Float>(sums: &Sequence<Sums>, #[comptime] at: usize) -> Left<E
     a
 }
 
-/// Whether a query with these bounds sees a key.
+/// Whether a query with these bounds sees the key.
 #[cube]
 pub fn sees(key: usize, lowest: usize, highest: usize) -> bool {
     key >= lowest && key <= highest
 }
 
-/// exp by the device's approximate power of two. It is PTX: these kernels run where CUDA's matrix instructions are.
+/// exp by the device's approximate power of two, in PTX: these kernels run only where CUDA's matrix instructions exist.
 #[cube]
 pub fn exponential(x: f32) -> f32 {
     let power = x * LOG2_E;
