@@ -62,8 +62,7 @@ impl LimitArgs {
 /// The command to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train LLaVA's baseline and BASIC side by side on the embedded world (synthetic scenes of shapes), and write a
-    /// report.
+    /// Train LLaVA's baseline and BASIC side by side on the embedded world (scenes of shapes), and write a report.
     Demo(Demo),
     /// Train one stage as a recipe describes it, or resume a run.
     Train(Train),

@@ -47,8 +47,7 @@ fn the_demo_trains_both_arms_and_leaves_a_summary_a_report_and_checkpoints() {
         for file in ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "recipe.toml"] {
             assert!(checkpoint.join(file).is_file(), "{arm}: {file}");
         }
-        // The folder of a stage is like that of `basic train`, with the measured values and without intermediate
-        // states.
+        // The folder of a stage is like that of `basic train`, plus measured values and without intermediate states.
         for file in ["run.json", "metrics.jsonl", "result.json"] {
             assert!(checkpoint.join(file).is_file(), "{arm}: {file}");
         }

@@ -1,5 +1,4 @@
-//! `basic report` and its page in a browser. With SHOTS=DIR in the environment, screenshots of the page are saved
-//! there.
+//! `basic report` and its page in a browser. With SHOTS=DIR in the environment, screenshots are saved there.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -117,8 +117,7 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
         loop {
             let begun = Instant::now();
             let mut child = start(&project, &out, out.join("run.json").is_file());
-            // The delay varies irregularly from nothing to half of a whole run, and grows so that the runs finish at
-            // last.
+            // The delay varies irregularly from 0 to half of a whole run, and grows so that the runs finish at last.
             let share = (round * 7919 + kills * 104_729) % 997;
             std::thread::sleep(whole * share / 2000 + whole * kills / 20);
             let finished = child.try_wait().unwrap();

@@ -164,8 +164,7 @@ fn a_benchmarks_folder_of_images_may_be_a_link_but_no_image_leads_outside() {
                 text.replace("COCO_val2014_000000000000.jpg", image).replace("../../../secret.png", image)
             });
         }
-        // `..` after a link is relative to the link's target, so three levels above coco/ is no longer the test's
-        // folder.
+        // `..` after a link is relative to the link's target, so three levels above coco/ is outside the test's folder.
         if number == 0 {
             fs::remove_file(root.join("pope/val2014")).unwrap();
             fs::rename(place.at("coco"), root.join("pope/val2014")).unwrap();

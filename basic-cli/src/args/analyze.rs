@@ -39,8 +39,7 @@ pub struct Analyze {
     /// Take only the first N images; with --replace, the first N questions about images.
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
-    /// How the data's conversations are turned into text: auto, template, or one of LLaVA's styles such as plain or
-    /// vicuna_v1.
+    /// How conversations are turned into text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1.
     #[arg(long, default_value = "auto", value_parser = conversation)]
     pub conversation: StyleChoice,
     /// A second checkpoint, shown beside the first.

@@ -52,8 +52,7 @@ pub struct Eval {
     pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// Share a benchmark's questions among several devices, each with its own copy of the model: --devices
-    /// cuda:0,cuda:1
+    /// Share a benchmark's questions among several devices, each with its copy of the model: --devices cuda:0,cuda:1
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "bench", conflicts_with = "device")]
     pub devices: Vec<DeviceSpec>,
     /// Print one JSON object.
@@ -81,8 +80,8 @@ pub struct Compare {
 
 #[derive(Debug, ClapArgs)]
 pub struct Report {
-    /// Directories of training runs, results of `basic eval` (as for `basic compare`), and --out directories of `basic
-    /// ablate`.
+    /// Directories of training runs, results of `basic eval` (as for `basic compare`), and output directories of
+    /// `basic ablate`.
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// The HTML file that is written.

@@ -210,8 +210,7 @@ fn one(
     })
 }
 
-/// Identifies a checkpoint's weights by their folder, size and time, because further training changes the weights in
-/// place.
+/// Identifies a checkpoint's weights by their folder, size and time, because training may have replaced them.
 fn weights(checkpoint: &Path) -> Result<String> {
     let (mut bytes, mut latest) = (0, std::time::UNIX_EPOCH);
     for entry in std::fs::read_dir(checkpoint)? {

@@ -1,5 +1,4 @@
-//! MMBench in English and Chinese: a question counts as right only if it is answered right in every rotation of its
-//! options.
+//! MMBench in English and Chinese: a question is right only if it is answered right in every rotation of its options.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

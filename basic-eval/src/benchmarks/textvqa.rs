@@ -45,8 +45,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let (file, truth) = (dir.join("llava_textvqa_val_v051_ocr.jsonl"), dir.join("TextVQA_0.5.1_val.json"));
     let (lines, asked) = questions_of_images(&file, &root.images(dir.join("train_images"))?)?;
     let annotations: Annotations = json(&truth, NEED)?;
-    // An image has several questions, so the key has both. If a key occurs twice the last wins, as in the official
-    // script.
+    // An image has several questions, so the key has both. Of equal keys the last wins, as in the official script.
     let pairs = annotations.data.into_iter().map(|a| ((a.image_id, a.question.to_lowercase()), a.answers));
     let map: HashMap<(String, String), Vec<String>> = pairs.collect();
     let mut people = Vec::with_capacity(lines.len());

@@ -112,8 +112,7 @@ impl Found {
 ///
 /// # Errors
 ///
-/// [`CompareError::File`] if the file or a line cannot be read; [`CompareError::NoRun`] if it has no answer or one
-/// twice.
+/// [`CompareError::File`] if the file or a line cannot be read; [`CompareError::NoRun`] for no or repeated answers.
 pub fn read(file: &Path) -> Result<Set, CompareError> {
     let io = |source| BenchmarkError::Io { path: file.into(), source };
     let bytes = outside::read(file).map_err(io)?;

@@ -122,8 +122,7 @@ impl Cases {
         }
     }
 
-    /// The indices of the first `limit` samples with an image. With `once`, only the first of the questions about an
-    /// image.
+    /// The indices of the first `limit` samples with an image. With `once`, only the first question about each image.
     ///
     /// # Errors
     ///

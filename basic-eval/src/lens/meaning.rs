@@ -1,5 +1,4 @@
-//! Rules that decide whether a visual embedding counts as meaningful. The paper does not state its rule; these are
-//! ours.
+//! Rules that decide whether a visual embedding is meaningful. The paper does not state its rule; these are ours.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -61,8 +60,7 @@ pub enum Truth {
 }
 
 impl Meaning {
-    /// Whether visual embedding `index` is meaningful, given its nearest token and the cosine; `None` if it doesn't
-    /// count.
+    /// Whether embedding `index` is meaningful, given its nearest token and the cosine; `None` if it doesn't count.
     pub fn judge(&self, truth: &Truth, index: usize, token: &TokenText, similarity: f32) -> Option<bool> {
         let true_of_it = match truth {
             Truth::Words(words) => words.contains(&token.folded),
@@ -106,8 +104,7 @@ impl Scenes {
         Ok(Self { path: path.into(), scenes })
     }
 
-    /// The true words of each visual embedding of an image. The scene is found by the last components of the image's
-    /// path.
+    /// The true words of each visual embedding of an image, whose scene is found by the end of the image's path.
     ///
     /// # Errors
     ///

@@ -195,8 +195,7 @@ fn gradients(
     device: &Device,
 ) -> Result<(GradientsParams, f32), BackboneError> {
     let total: f32 = documents.iter().flat_map(Document::weights).map(|(_, weight)| weight).sum();
-    // Each thread gets its own copy of the leaves: Burn merges graphs that share a leaf, and one backward pass would
-    // consume both.
+    // Each thread gets its own leaves: Burn merges graphs that share a leaf, and one backward pass would consume both.
     let half = |documents: &[Document], stream: u64, model: LanguageModel| {
         let mut rng = ChaCha8Rng::seed_from_u64(noise);
         rng.set_stream(stream);

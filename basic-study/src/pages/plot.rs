@@ -89,8 +89,7 @@ impl Axis {
         Self { low: 0.0, high: last, logarithmic: false, inset: 0.0, ticks }
     }
 
-    /// An axis with a tick at each value, logarithmic if they are far apart; `None` for fewer than two different
-    /// values.
+    /// An axis with a tick at each value, logarithmic if they are far apart; `None` for fewer than two values.
     pub(crate) fn through(places: impl Iterator<Item = f64>) -> Option<Self> {
         let mut places: Vec<f64> = places.collect();
         places.sort_by(f64::total_cmp);
