@@ -109,7 +109,7 @@ pub fn mean_loss(model: &Llava, batches: &[Batch]) -> Result<f64, AnalysisError>
     let (mut sum, mut tokens) = (0.0, 0usize);
     let objective = basic_core::Objective::llava();
     for batch in batches {
-        // LLaVA's objective has no knob that could be out of range.
+        // LLaVA's objective has no setting that could be out of range, so this does not fail.
         let Ok(forward) = model.forward(batch, &objective) else { continue };
         let loss = model.lm_loss(batch, forward.hidden).try_into_scalar::<f32>()?;
         sum += f64::from(loss) * batch.label_count() as f64;

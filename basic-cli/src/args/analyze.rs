@@ -21,7 +21,7 @@ covers the patch (Shapes); by 'word', any whole word. docs/lens.md has the exact
 pub struct Analyze {
     /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
-    /// An image; give it again for each further <image> of the prompt, in order.
+    /// An image; repeat the flag for each further <image> of the prompt, in order.
     #[arg(long, requires = "prompt")]
     pub image: Vec<PathBuf>,
     /// The prompt, with one <image> for each image; \n is a line break.
