@@ -1,4 +1,4 @@
-//! The command line.
+//! Defines the command line: the commands and their options.
 
 mod ablate;
 mod analyze;
@@ -46,7 +46,7 @@ pub struct LimitArgs {
 }
 
 impl LimitArgs {
-    /// Puts them in force.
+    /// Applies the limits to this process.
     pub fn apply(&self) {
         let mut limits = FileLimits::DEFAULT;
         if let Some(bytes) = self.file_bytes {
@@ -59,10 +59,10 @@ impl LimitArgs {
     }
 }
 
-/// What to do.
+/// The command to run.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train LLaVA's baseline and BASIC side by side on the embedded world, and write a report.
+    /// Train LLaVA's baseline and BASIC side by side on the embedded world (scenes of shapes), and write a report.
     Demo(Demo),
     /// Train one stage as a recipe describes it, or resume a run.
     Train(Train),
@@ -84,11 +84,11 @@ pub enum Command {
     Losses(Losses),
     /// Put a vision encoder and a language model together as a new LLaVA checkpoint.
     Assemble(Assemble),
-    /// Write a checkpoint in another type or in other shards.
+    /// Write a checkpoint in another data type or in files of another size.
     Convert(Convert),
     /// Fold adapters into the checkpoint that they were trained on.
     Merge(Merge),
-    /// Say what a directory holds and whether it would load.
+    /// Report what a directory holds and whether it would load.
     Inspect(Inspect),
     /// Process one image as the checkpoint's image processor does.
     Preprocess(Preprocess),
@@ -105,7 +105,7 @@ pub enum Command {
     Devices(Devices),
 }
 
-/// Where to compute.
+/// The device of a command.
 #[derive(Debug, ClapArgs)]
 pub struct DeviceArg {
     /// Where to compute: auto, cpu, ndarray, wgpu[:i] or cuda[:i].
@@ -116,13 +116,13 @@ pub struct DeviceArg {
 /// How a run shows its progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Ui {
-    /// A bar on standard error.
+    /// A progress bar on standard error.
     Bar,
     /// Lines on standard output.
     Plain,
 }
 
-/// The parameters' type.
+/// The data type of the parameters.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Dtype {
     #[value(alias = "f32")]
@@ -143,35 +143,35 @@ pub struct Demo {
     pub seeds: u16,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// Replace an earlier demo in that directory.
+    /// Replace an earlier demo in the output directory.
     #[arg(long)]
     pub overwrite: bool,
-    /// Run only one setting: few or many.
+    /// Run only one of the settings few and many, which differ in the number of captioned images.
     #[arg(long)]
     pub only: Option<String>,
-    /// BASIC's weight of the directional loss, instead of each setting's own.
+    /// BASIC's weight of the directional alignment loss (das), instead of each setting's own.
     #[arg(long)]
     pub lambda_das: Option<f64>,
-    /// BASIC's weight of the semantic loss, instead of each setting's own.
+    /// BASIC's weight of the semantic distribution loss (sds), instead of each setting's own.
     #[arg(long)]
     pub lambda_sds: Option<f64>,
-    /// Evaluate on the validation split every so many steps of the pretrain stage.
+    /// Evaluate on the validation split after every so many steps of the pretrain stage.
     #[arg(long, default_value_t = 40)]
     pub validate_every: usize,
-    /// Steps of the pretrain stage, instead of each setting's own.
+    /// The number of steps of the pretrain stage, instead of each setting's own.
     #[arg(long)]
     pub pretrain_steps: Option<usize>,
-    /// Steps of the finetune stage, instead of each setting's own.
+    /// The number of steps of the finetune stage, instead of each setting's own.
     #[arg(long)]
     pub finetune_steps: Option<usize>,
-    /// Learning rate of the pretrain stage.
+    /// The learning rate of the pretrain stage.
     #[arg(long)]
     pub pretrain_lr: Option<f64>,
-    /// Instead of the demo, compare pairs of lambdas on the validation split after the pretrain stage of the setting that
-    /// --only names: --sweep 0:0 --sweep 0.05:0.3 …
+    /// Instead of the demo, compare pairs of loss weights (lambda_das:lambda_sds) on the validation split, after the
+    /// pretrain stage of the setting that --only names: --sweep 0:0 --sweep 0.05:0.3 …
     #[arg(long, value_name = "DAS:SDS", value_parser = lambda_pair, requires = "only")]
     pub sweep: Vec<(f64, f64)>,
-    /// Print summary.json's object instead of the table.
+    /// Print the content of summary.json instead of the table.
     #[arg(long)]
     pub json: bool,
 }
@@ -189,7 +189,7 @@ pub struct Train {
     /// Change a key of the recipe: --set optimizer.lr=1e-4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Go on with the run in this directory, by its own recipe, from its latest state.
+    /// Resume the run in this directory, with its own recipe, from its latest saved state.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["recipe", "sets", "out", "overwrite"])]
     pub resume: Option<PathBuf>,
     /// Where to compute, instead of the recipe's device.
@@ -202,16 +202,16 @@ pub struct Train {
     /// lines.
     #[arg(long)]
     pub ui: Option<Ui>,
-    /// With lines: print one every so many steps, besides the first and the last.
+    /// When progress is shown as lines: print a line every so many steps, and for the first and the last step.
     #[arg(long, value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub log_every: u64,
     /// The output directory, instead of the recipe's.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Replace a run that is in the output directory.
+    /// Replace an earlier run in the output directory.
     #[arg(long)]
     pub overwrite: bool,
-    /// Train even where the plan says that the device cannot hold the run.
+    /// Train even if the plan says that the run does not fit into the device's memory.
     #[arg(long)]
     pub force: bool,
     /// Don't train: print what would be trained, in how many steps, and how much memory it takes. No weights are read.
@@ -220,21 +220,21 @@ pub struct Train {
     /// Print the plan as one JSON object.
     #[arg(long, requires = "plan")]
     pub json: bool,
-    /// The device's memory, such as 80GB, where the device does not report it.
+    /// The device's memory, such as 80GB, if the device does not report it.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
-    /// The number of samples of the data, where the data is not on this machine.
+    /// The number of samples in the data set, if the data is not on this machine.
     #[arg(long, value_name = "N", requires = "plan")]
     pub samples: Option<u64>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct Losses {
-    /// A LLaVA directory.
+    /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
-    /// Samples, one JSON object a line: image (a path, a list, or none), prompt, answer.
+    /// A file of samples, one JSON object per line: image (a path, a list of paths, or none), prompt, answer.
     pub samples: PathBuf,
-    /// Allow images below this folder too; by default they must lie below the file's folder.
+    /// Allow images below this folder too; by default they must lie below the folder of the file of samples.
     #[arg(long, value_name = "DIR")]
     pub image_root: Option<PathBuf>,
     #[command(flatten)]
@@ -247,7 +247,7 @@ pub struct Losses {
     pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// The parameters' type.
+    /// The data type of the parameters.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print one JSON object: lm, das, sds, total, tokens, attention, grad_norms.
@@ -255,7 +255,7 @@ pub struct Losses {
     pub json: bool,
 }
 
-/// The method's knobs.
+/// The settings of BASIC's losses.
 #[derive(Debug, ClapArgs)]
 pub struct Knobs {
     /// The number of supervising layers (k); by default half of the decoder's layers.
@@ -267,16 +267,16 @@ pub struct Knobs {
     /// How the patches are weighted: attention or uniform.
     #[arg(long, default_value = "attention", value_parser = patch_weights)]
     pub patch_weights: PatchWeights,
-    /// Weight of the directional alignment loss (das).
+    /// The weight of the directional alignment loss (das).
     #[arg(long, default_value_t = 1.0)]
     pub lambda_das: f64,
-    /// Weight of the semantic distribution loss (sds).
+    /// The weight of the semantic distribution loss (sds).
     #[arg(long, default_value_t = 0.01)]
     pub lambda_sds: f64,
 }
 
 impl Knobs {
-    /// The objective with these knobs.
+    /// The objective with these settings.
     pub fn objective(&self) -> Objective {
         Basic {
             lambda_das: self.lambda_das,
@@ -309,9 +309,9 @@ fn patch_weights(text: &str) -> Result<PatchWeights, String> {
 
 #[derive(Debug, ClapArgs)]
 pub struct Preprocess {
-    /// A LLaVA directory.
+    /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
-    /// The image.
+    /// The image file.
     pub image: PathBuf,
     /// The safetensors file that pixel_values [3, H, W] is written to.
     pub out: PathBuf,
@@ -320,14 +320,14 @@ pub struct Preprocess {
     pub max_pixels: u64,
 }
 
-/// Which losses.
+/// The losses of a training step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ArmArg {
     Llava,
     Basic,
 }
 
-/// What is trained.
+/// The stage of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StageArg {
     Pretrain,
@@ -342,37 +342,40 @@ pub struct Bench {
     /// Take sizes and weights from this LLaVA directory; text and batch stay the preset's.
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
+    /// The losses: llava has the language-model loss alone, basic also das and sds.
     #[arg(long, value_enum, default_value = "basic")]
     pub arm: ArmArg,
+    /// What is trained: the projector alone in pretrain, projector and decoder in finetune.
     #[arg(long, value_enum, default_value = "pretrain")]
     pub stage: StageArg,
     /// The number of CPU threads.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: u16,
-    /// In the finetune stage: adapters of this rank on the decoder, instead of training it whole.
+    /// In the finetune stage: train LoRA adapters of this rank on the decoder, instead of the whole decoder.
     #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u16).range(1..))]
     pub lora: Option<u16>,
-    /// Quantize the matrices below the adapters to 8 or 4 bits.
+    /// Quantize the frozen matrices under the adapters to 8 or 4 bits.
     #[arg(long, requires = "lora")]
     pub bits: Option<u8>,
-    /// How many outputs share a scale; it must divide the number of outputs of every matrix (1376 is one of small's).
+    /// How many outputs of a quantized matrix share a scale. It must divide the number of outputs of every matrix; the
+    /// preset small has one with 1376.
     #[arg(long, requires = "bits", default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..))]
     pub block: u8,
-    /// Compute the activations inside the decoder's layers again in the backward pass.
+    /// Recompute the activations inside the decoder's layers in the backward pass, which saves memory.
     #[arg(long)]
     pub recompute: bool,
-    /// How many samples are in memory together; 0 for the whole batch.
+    /// How many samples go through the model at a time; 0 for the whole batch.
     #[arg(long, value_name = "SAMPLES", default_value_t = 0)]
     pub micro_batch: usize,
     /// How many steps are timed.
     #[arg(long, default_value_t = 5)]
     pub steps: usize,
-    /// How many steps run before the clock starts.
+    /// How many steps run before the timed ones.
     #[arg(long, default_value_t = 1)]
     pub warmup: usize,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// The parameters' type.
+    /// The data type of the parameters.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print one JSON object, with the keys of tests/reference/basic_reference.py.
@@ -385,16 +388,16 @@ pub struct Backbones {
     /// The directory that vision/, llm/ and scores.json are written to.
     #[arg(long)]
     pub out: PathBuf,
-    /// The seed of weights and data.
+    /// The seed of the weights and the data.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Training steps of the decoder.
+    /// The number of training steps of the decoder.
     #[arg(long, default_value_t = 12000)]
     pub language_steps: usize,
-    /// Training steps of the vision encoder.
+    /// The number of training steps of the vision encoder.
     #[arg(long, default_value_t = 300)]
     pub tower_steps: usize,
-    /// Replace backbones that are in that directory.
+    /// Replace earlier backbones in the output directory.
     #[arg(long)]
     pub overwrite: bool,
     #[command(flatten)]

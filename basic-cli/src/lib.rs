@@ -1,6 +1,6 @@
-//! The commands of `basic`: parse, call, print. Everything worth a unit test lives in the libraries.
+//! The command line of `basic`: it parses the arguments, calls the libraries and prints the results.
 
-// A reader who goes away must not end a command by a panic: `say!` and `tell!`.
+// `println!` panics if the reader of a pipe closes it. `say!` and `tell!` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
@@ -15,13 +15,13 @@ use anyhow::Context;
 use basic_models::outside::excerpt;
 use clap::Parser;
 
-/// The git revision that the binary was built from, where known.
+/// The git revision that the binary was built from, if it is known.
 pub(crate) fn revision() -> Option<String> {
     option_env!("BASIC_REVISION").map(String::from)
 }
 
-/// Parses the command line and runs it: exit code 0 on success, 2 on a usage error, 1 on any other failure, with one
-/// line on standard error. Output that is lost is a failure; a reader who goes away is none.
+/// Parses the command line and runs the command. The exit code is 0 on success, 2 on a usage error and 1 on any other
+/// failure, with one line on standard error. Output that cannot be written is a failure, but a closed pipe is not.
 pub fn main() -> ExitCode {
     memory::keep_freed_pages();
     memory::small_pages();
@@ -47,10 +47,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Tells how the command line is wrong.
+/// Prints what is wrong with the command line.
 fn usage(error: &clap::Error) -> ExitCode {
     let mut text = error.to_string();
-    // clap repeats a value before it names the flag, which a long one would push out of the line.
+    // clap repeats a value before it names the flag, so a long value would push the flag out of the shortened line.
     for arg in std::env::args_os().skip(1).filter_map(|arg| arg.into_string().ok()) {
         let value = if arg.starts_with("--") { arg.split_once('=').map_or("", |(_, value)| value) } else { &arg };
         if value.len() > 200 {
@@ -58,17 +58,17 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
     }
     if text.starts_with("error: ") {
-        // clap begins a paragraph for the usage and another for the help.
+        // clap puts the usage and the pointer to the help into paragraphs of their own.
         let paragraphs: Vec<String> = text.trim().split("\n\n").map(one_line).collect();
         output::tell!("{}", paragraphs.join("; "));
     } else {
-        // The help in place of a missing command, which has many lines.
+        // Without a command clap gives the help, which is printed with its line breaks.
         let _ = error.print();
     }
     ExitCode::from(2)
 }
 
-/// The error with its causes, but for those that its text holds already (the libraries' errors are whole sentences).
+/// The error with its causes, except for causes that its text already contains, as with errors of our libraries.
 pub(crate) fn message(error: &anyhow::Error) -> String {
     error.chain().map(|cause| one_line(&cause.to_string())).fold(String::new(), |text, cause| match text.is_empty() {
         true => cause,
@@ -77,7 +77,7 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
     })
 }
 
-/// A message of several lines (a TOML excerpt, a list of arguments) as one.
+/// Joins the lines of a message (a TOML excerpt, a list of arguments) to one line.
 fn one_line(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(" ")

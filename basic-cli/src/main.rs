@@ -1,6 +1,6 @@
 //! The binary `basic`.
 
-/// Flex allocates fresh memory for every result; the system allocator gives the pages back each time.
+/// Flex allocates memory for every result; the system allocator would give the pages back to the system each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

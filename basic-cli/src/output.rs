@@ -1,4 +1,4 @@
-//! What the commands print: one JSON object on standard output, or progress on standard error.
+//! Prints results on standard output, and progress and messages on standard error.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -9,13 +9,13 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-/// What standard output comes to.
+/// The state of standard output.
 enum Output {
-    /// Somebody reads it, as far as is known.
+    /// It can be written, as far as is known.
     Read,
-    /// The reader has seen enough (`| head`) and went away, which is no failure.
+    /// The reader closed the pipe (`| head`), which is not a failure.
     Gone,
-    /// It could not be written: by its first error, which `finish` tells.
+    /// It could not be written. This is the first error, which `finish` returns.
     Lost(io::Error),
 }
 
@@ -26,7 +26,7 @@ fn output() -> MutexGuard<'static, Output> {
 }
 
 impl Output {
-    /// Does something with standard output, unless that is of no use any more.
+    /// Writes to standard output, unless the reader is gone or an earlier write failed.
     fn attempt(&mut self, work: impl FnOnce() -> io::Result<()>) {
         if let Self::Read = self {
             *self = match work() {
@@ -38,25 +38,25 @@ impl Output {
     }
 }
 
-/// `println!` for a reader who may have seen enough, which is no reason to panic. What could not be written ends a command
-/// as an error, once it has done its work.
+/// Like `println!`, but does not panic if the line cannot be written. A closed pipe is ignored; any other error makes
+/// the command fail after it has done its work.
 macro_rules! say {
     ($($part:tt)*) => { crate::output::say_line(format_args!($($part)*)) };
 }
 pub(crate) use say;
 
-/// The same on standard error, where a line stays one line.
+/// Like `say!` on standard error, with the text joined to one line.
 macro_rules! tell {
     ($($part:tt)*) => { crate::output::tell_line(format_args!($($part)*)) };
 }
 pub(crate) use tell;
 
-/// The line of `say!`.
+/// Prints the line of `say!`.
 pub fn say_line(text: Arguments<'_>) {
     output().attempt(|| writeln!(io::stdout(), "{text}"));
 }
 
-/// The line of `tell!`. Nobody can be told that this failed.
+/// Prints the line of `tell!`. A failure is ignored, because there is no place to report it.
 pub fn tell_line(text: Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{}", presentable(&text.to_string()));
 }
@@ -67,7 +67,7 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Prints text as it is, at once.
+/// Prints text unchanged and flushes it.
 pub fn print_text(text: &str) {
     output().attempt(|| {
         let mut out = io::stdout().lock();
@@ -76,21 +76,21 @@ pub fn print_text(text: &str) {
     });
 }
 
-/// Writes what clap says of itself (help, the version) on standard output.
+/// Prints clap's help or version on standard output.
 pub fn print_help(help: &clap::Error) {
     output().attempt(|| help.print());
 }
 
-/// Whether printing more is of no use: the reader is gone, or the output is lost.
+/// Whether further output would be lost, because the reader is gone or an earlier write failed.
 pub fn closed() -> bool {
     !matches!(*output(), Output::Read)
 }
 
-/// Writes what is still held back, at the end of a command.
+/// Flushes standard output at the end of a command.
 ///
 /// # Errors
 ///
-/// The first of all errors of standard output.
+/// The first error of standard output, if there was one.
 pub fn finish() -> io::Result<()> {
     let mut output = output();
     output.attempt(|| io::stdout().flush());
@@ -100,12 +100,12 @@ pub fn finish() -> io::Result<()> {
     }
 }
 
-/// What is kept of the head and of the tail of a line that is too long, in bytes.
+/// How many bytes of the beginning and of the end of a too long line are kept.
 const HEAD: usize = 1000;
 const TAIL: usize = 400;
 
-/// A line for a terminal, whatever somebody else's file put into it: its lines joined, other control characters (and those
-/// that turn the direction of writing) escaped, and only head and tail of a very long one.
+/// Makes text safe to print as one line on a terminal, whatever an untrusted file put into it: joins its lines, escapes
+/// other control characters (also those that change the writing direction), and shortens a very long line.
 pub fn presentable(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut said = String::new();
@@ -124,7 +124,7 @@ pub fn presentable(text: &str) -> String {
 }
 
 fn shortened(text: String) -> String {
-    // Where the words between the two would be longer than what they replace, nothing is gained.
+    // Shortening is useless if the note in the middle would be longer than the text that it replaces.
     if text.len() <= HEAD + TAIL + 60 {
         return text;
     }
@@ -139,7 +139,7 @@ fn shortened(text: String) -> String {
     format!("{}… ({} bytes left out) …{}", &text[..head], tail - head, &text[tail..])
 }
 
-/// A bar on standard error: label, bar, position, message, time left. Hidden where standard error is no terminal.
+/// A progress bar on standard error with a label, position, message and time left. Hidden if it is not a terminal.
 pub fn bar(label: &str, length: usize) -> ProgressBar {
     let bar = ProgressBar::new(length as u64);
     let style = ProgressStyle::with_template("{prefix:32!} {bar:24} {pos:>5}/{len:<5} {msg} left {eta}");
@@ -169,7 +169,7 @@ mod tests {
         let said = presentable(&long);
         assert!(said.starts_with("config.json: hidden_act: 図") && said.ends_with("図: use silu"), "{said}");
         assert!(said.len() < 1500 && said.contains(" bytes left out) "), "{} bytes", said.len());
-        // Escapes count as they are shown.
+        // Escaped characters count with the length of their escapes.
         assert!(presentable(&"\u{1}".repeat(2000)).len() < 1500);
         let short = "x".repeat(1400);
         assert_eq!(presentable(&short), short);

@@ -1,10 +1,11 @@
-//! What a trained model knows: questions with exact match, the benchmarks of the field with their official scorers, the
-//! comparison of two evaluations, and looks inside.
+//! Evaluates trained models: exact match on question files, the field's benchmarks with their official scoring rules,
+//! the comparison of two evaluations, and an analysis of the visual embeddings.
 //!
-//! [`questions`] asks a model and keeps its predictions; [`benchmarks`] does it with the prompts and rules of VQAv2, GQA,
-//! POPE and others; [`compare`] pairs what two models said, question by question. [`lens`] names the nearest vocabulary
-//! tokens of each visual embedding, layer by layer; [`measures`] counts over many scenes how often they are true.
-//! [`losses`] computes the losses and gradients of given samples (`basic losses`). Nothing here trains.
+//! [`questions`] asks a model the questions of a file and keeps its predictions; [`benchmarks`] does the same with the
+//! prompts and scoring rules of VQAv2, GQA, POPE and others; [`compare`] pairs the answers of two models question by
+//! question. [`lens`] finds the nearest vocabulary tokens of each visual embedding, layer by layer; [`measures`] counts
+//! over many scenes how often these tokens are true of the image. [`losses`] computes the losses and gradients of given
+//! samples (`basic losses`). Nothing in this crate trains.
 //!
 //! ```
 //! use basic_eval::statistics::Difference;
@@ -18,7 +19,7 @@
 //! assert_eq!(difference.excludes_zero(), Some(true));
 //! ```
 //!
-//! `examples/own_benchmark.rs` scores answers by a rule of one's own.
+//! `examples/own_benchmark.rs` shows how to score answers by your own rule.
 
 #![warn(missing_docs)]
 

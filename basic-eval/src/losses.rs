@@ -1,4 +1,4 @@
-//! The losses and gradients of given samples: `basic losses`, the counterpart of the reference script's command.
+//! Computes the losses and gradients of given samples (`basic losses`), in the form of the Python reference script.
 
 use std::path::{Path, PathBuf};
 
@@ -18,12 +18,12 @@ use thiserror::Error;
 /// Why the losses of a file could not be computed.
 #[derive(Debug, Error)]
 pub enum InspectError {
-    /// The samples' file could not be read, or the gradients' not written.
+    /// The file of samples could not be read, or the file of gradients could not be written.
     #[error("{path}: {source}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The underlying error.
         source: std::io::Error,
     },
     /// A line is not a sample.
@@ -33,20 +33,20 @@ pub enum InspectError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// Why.
+        /// The underlying error.
         source: serde_json::Error,
     },
-    /// A sample does not fit its images or the tokenizer.
+    /// A sample's text could not be tokenized, or its placeholders do not match its images.
     #[error("{path}:{line}: {source}", path = path.display())]
     Sample {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// Why.
+        /// The underlying error.
         source: ProcessorError,
     },
-    /// An image that is not there, or not below its folder.
+    /// An image is missing, or it does not lie below its folder.
     #[error("{path}:{line}: {source}", path = path.display())]
     Image {
         /// The file.
@@ -56,63 +56,63 @@ pub enum InspectError {
         /// Names the image and says what to do.
         source: ImageNameError,
     },
-    /// A sample longer than the model's context.
+    /// A sample is longer than the model's context.
     #[error("{path}:{line}: the sample is {tokens} tokens long, the model's context is {context}: shorten it or leave it out", path = path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// Its tokens.
+        /// The sample's length in tokens.
         tokens: usize,
-        /// The model's.
+        /// The model's context in tokens.
         context: usize,
     },
-    /// The folder of the images.
+    /// The folder of images could not be opened.
     #[error(transparent)]
     Folder(#[from] DataError),
-    /// No sample in the file.
+    /// The file holds no sample.
     #[error("{path}: holds no sample", path = .0.display())]
     Empty(PathBuf),
-    /// The checkpoint or an image.
+    /// The checkpoint or an image could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A knob.
+    /// A setting of the supervision method is out of range.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
-    /// The device.
+    /// The device failed while a tensor was read.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
-    /// The gradients' file.
+    /// The gradients could not be serialized.
     #[error("{path}: {source}", path = path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The underlying error.
         source: safetensors::SafeTensorError,
     },
 }
 
-/// The keys of the reference script's JSON.
+/// The result, with the keys of the reference script's JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct LossReport {
-    /// Mean cross entropy over all target tokens, and every term of the methods, unweighted.
+    /// The mean cross entropy over all target tokens, and every term of the supervision methods, unweighted.
     #[serde(flatten)]
     pub losses: Losses<f32>,
-    /// The weighted sum.
+    /// The weighted sum of the losses.
     pub total: f32,
-    /// Tokens per sample.
+    /// The length of each sample in tokens.
     pub tokens: Vec<usize>,
-    /// Patch weights per sample, its images in order.
+    /// The patch weights of each sample, one image after the other.
     pub attention: Vec<Vec<f32>>,
-    /// Norms of the projector's gradients per loss.
+    /// The norm of the projector's gradient, per loss.
     pub grad_norms: Losses<f32>,
 }
 
-/// One tensor of `--grads`: name, shape, values.
+/// One tensor of the `--grads` file: name, shape, values.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
-/// A sample of the reference script: images, a prompt with one `<image>` each, an answer.
+/// A sample of the reference script: images, a prompt with one `<image>` for each of them, and an answer.
 #[derive(Debug, Deserialize)]
 struct Line {
     image: Option<OneOrMany>,
@@ -127,8 +127,8 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// Reads the samples of a JSONL file; images are relative to it and lie below its folder. Prompt and answer are tokenized
-/// apart.
+/// Reads the samples of a JSONL file. Image names are relative to the file, and the images must lie below its folder.
+/// Prompt and answer are tokenized separately.
 ///
 /// # Errors
 ///
@@ -137,7 +137,7 @@ pub fn read_samples(checkpoint: &Checkpoint, path: &Path) -> Result<Vec<ImageTok
     read_samples_within(checkpoint, path, None)
 }
 
-/// [`read_samples`] whose images may also lie below the folder `image_root`.
+/// Like [`read_samples`], but images may also lie below the folder `image_root`.
 ///
 /// # Errors
 ///
@@ -189,21 +189,21 @@ pub fn read_samples_within(
     Ok(samples)
 }
 
-/// The losses of one batch and their gradients with respect to v and the projector, each loss by itself. `model` must
-/// be on an autodiff device.
+/// Computes the losses of one batch and the gradient of each loss with respect to v and to the projector's weights.
+/// `model` must be on an autodiff device.
 ///
 /// # Errors
 ///
-/// [`InspectError`] for a knob out of range or a failing device.
+/// [`InspectError`] if a setting is out of range or the device fails.
 pub fn inspect(
     model: Llava,
     batch: &Batch,
     objective: &Objective,
 ) -> Result<(LossReport, Vec<NamedTensor>), InspectError> {
-    // The other methods' terms need the heads and encoders of the run that trains with them.
+    // Terms of other methods need heads and encoders that only a training run with those methods has.
     let objective = Objective::from(objective.basic.whole());
-    // v is cut out as a leaf, so that each loss's gradient with respect to it can be had from one forward pass: only
-    // v carries das and sds, and a graph can be walked once.
+    // v is detached into a leaf of its own. das and sds depend on the projector only through v, and a graph can be
+    // walked backwards once, so one forward pass gives each loss's gradient with respect to v.
     let model = model.freeze();
     let projector = model.multi_modal_projector.clone().unfreeze();
     let encode = || batch.pixels.clone().map(|pixels| model.encode(pixels).without_autodiff());
@@ -255,14 +255,14 @@ fn per_sample(batch: &Batch, attention: &[f32]) -> Vec<Vec<f32>> {
     let mut next = 0;
     for image in &batch.layout.images {
         let end = (next + image.positions.len()).min(attention.len());
-        // Eight decimals, as the reference prints them.
+        // The reference script prints eight decimals.
         rows[image.sample].extend(attention[next..end].iter().map(|a| (a * 1e8).round() / 1e8));
         next = end;
     }
     rows
 }
 
-/// The chain rule through the projector: gradients of `sum(grad_v * v)`; zeros where the loss does not reach v.
+/// Applies the chain rule through the projector: the gradients of `sum(grad_v * v)`, zero if the loss does not reach v.
 fn projector_gradients(
     projector: &Projector,
     features: Option<Tensor<2>>,
@@ -317,7 +317,7 @@ impl ModuleVisitor for Read<'_> {
     }
 }
 
-/// Writes named f32 tensors as safetensors, beside and then renamed.
+/// Writes named f32 tensors to a safetensors file, atomically: to a temporary file that is then renamed.
 ///
 /// # Errors
 ///

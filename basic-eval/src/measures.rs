@@ -1,5 +1,5 @@
-//! What studies measure of a model beside its answers: how many visual embeddings are nearest to a true word, how long they
-//! are, and the mean loss over given batches.
+//! Measures a model in ways that do not need its answers: how many visual embeddings have a true word as their nearest
+//! token, how long the visual embeddings are, and the mean loss over given batches. Studies report these numbers.
 
 use basic_data::shapes::{SceneRecord, patch_truth, true_words};
 use basic_data::{ImageBase, ImageNameError, ImageSource, VisionCache};
@@ -15,38 +15,39 @@ use thiserror::Error;
 /// Why an analysis failed.
 #[derive(Debug, Error)]
 pub enum AnalysisError {
-    /// Checkpoint or image.
+    /// The checkpoint or an image could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A scene's image that is not there, or not below its folder.
+    /// A scene's image is missing, or it does not lie below its folder.
     #[error("scene: {0}")]
     Image(#[from] ImageNameError),
-    /// The device.
+    /// The device failed while a tensor was read.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
 }
 
-/// How many visual embeddings mean something true (the paper's 74 against 217 of 576 patches).
+/// How many visual embeddings have a nearest token that is true of the image. The paper counts such embeddings too: 74
+/// of 576 for LLaVA, 217 for BASIC.
 #[derive(Debug, Clone, Serialize)]
 pub struct Grounding {
-    /// Object patches looked at.
+    /// How many patches that an object covers were examined.
     pub patches: usize,
-    /// Share whose nearest token, by cosine over the whole embedding table, names the colour, shape or size of the
-    /// object that covers the patch.
+    /// The share of them whose nearest token, by cosine over the whole embedding table, names the colour, shape or size
+    /// of the object that covers the patch.
     pub share: f64,
-    /// The same with the embeddings shuffled among the object patches: what the word frequencies alone give.
+    /// The same share with the embeddings shuffled among the object patches: what word frequencies alone would give.
     pub chance: f64,
-    /// Mean length of the visual embeddings, all patches.
+    /// The mean length (L2 norm) of the visual embeddings of all patches.
     pub v_norm: f64,
-    /// Mean length of the token embeddings.
+    /// The mean length (L2 norm) of the token embeddings.
     pub token_norm: f64,
 }
 
-/// Looks up the nearest token of every object patch of the given scenes.
+/// Finds the nearest token of every patch that an object covers in the given scenes, and counts how often it is true.
 ///
 /// # Errors
 ///
-/// Names the image that could not be read.
+/// An [`AnalysisError`] that names the image that could not be read.
 pub fn grounding(
     model: &Llava,
     checkpoint: &Checkpoint,
@@ -71,7 +72,7 @@ pub fn grounding(
         let lengths = v.clone().square().sum_dim(1).sqrt();
         rows += v.dims()[0];
         norms += f64::from(lengths.sum().try_into_scalar::<f32>()?);
-        // The length of v scales a whole row of cosines alike: the nearest token does not depend on it.
+        // v is not normalized: its length scales all cosines of a row alike and does not change the nearest token.
         let best = v.matmul(directions.clone()).argmax(1).try_into_vec_as::<i64>()?;
         let patches = checkpoint.visual_tokens();
         for (index, scene) in chunk.iter().enumerate() {
@@ -103,12 +104,12 @@ pub fn grounding(
 ///
 /// # Errors
 ///
-/// The device's.
+/// [`AnalysisError::Read`] if the device fails.
 pub fn mean_loss(model: &Llava, batches: &[Batch]) -> Result<f64, AnalysisError> {
     let (mut sum, mut tokens) = (0.0, 0usize);
     let objective = basic_core::Objective::llava();
     for batch in batches {
-        // LLaVA's objective has no knob that could be out of range.
+        // LLaVA's objective has no setting that could be out of range, so this does not fail.
         let Ok(forward) = model.forward(batch, &objective) else { continue };
         let loss = model.lm_loss(batch, forward.hidden).try_into_scalar::<f32>()?;
         sum += f64::from(loss) * batch.label_count() as f64;

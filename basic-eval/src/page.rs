@@ -1,4 +1,4 @@
-//! The style sheet that every HTML page of this project begins with.
+//! Holds the style sheet that all HTML pages of this project share.
 
-/// Colours, type and tables.
+/// The CSS rules for colours, type and tables.
 pub const STYLE: &str = include_str!("page.css");

@@ -1,16 +1,16 @@
-//! The statistics of what is measured: spreads over seeds with Student's intervals, the bootstrap over questions, and the
-//! chance of a difference between two that are alike.
+//! Statistics of measurements: the spread over seeds with Student's t intervals, bootstrap intervals over questions,
+//! and significance tests of paired differences.
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Deserializer, Serialize};
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};
 
-/// Draws of questions for an interval.
+/// How many bootstrap resamples an interval is computed from.
 const RESAMPLES: usize = 1000;
-/// Draws of a permutation test.
+/// How many random permutations a permutation test draws.
 pub(crate) const PERMUTATIONS: usize = 10_000;
-/// With so few pairs that differ, every sign is tried instead.
+/// With at most this many non-zero differences, every combination of signs is enumerated instead of sampled.
 const EXACT: usize = 13;
 
 /// A mean over seeds.
@@ -19,26 +19,26 @@ pub struct Spread {
     /// The mean.
     #[serde(deserialize_with = "number")]
     pub mean: f64,
-    /// The sample standard deviation (divided by the count less 1); none with one seed.
+    /// The sample standard deviation (the divisor is the count minus 1); `None` with one seed.
     pub deviation: Option<f64>,
-    /// Seeds.
+    /// How many seeds the mean is over.
     pub seeds: usize,
 }
 
-/// A mean difference to the baseline, over the seeds that both have.
+/// The mean difference to the baseline, over the seeds that both have.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Cell minus baseline.
+    /// The mean of cell minus baseline.
     #[serde(deserialize_with = "number")]
     pub mean: f64,
-    /// The ends of the 95% interval; none with one seed.
+    /// The ends of the 95% interval; `None` with one seed.
     #[serde(deserialize_with = "interval")]
     pub interval: Option<[f64; 2]>,
-    /// Seeds.
+    /// How many seeds the mean is over.
     pub seeds: usize,
 }
 
-/// JSON has null for a number that is not finite.
+/// Reads a number; JSON writes null for one that is not finite, which becomes NaN.
 fn number<'de, D: Deserializer<'de>>(source: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(source)?.unwrap_or(f64::NAN))
 }
@@ -49,7 +49,7 @@ fn interval<'de, D: Deserializer<'de>>(source: D) -> Result<Option<[f64; 2]>, D:
 }
 
 impl Spread {
-    /// The spread of `values`; `None` where there are none.
+    /// The spread of `values`, one per seed; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Self> {
         let seeds = values.len();
         let mean = values.iter().sum::<f64>() / seeds as f64;
@@ -58,7 +58,7 @@ impl Spread {
         (seeds > 0).then_some(Self { mean, deviation, seeds })
     }
 
-    /// Half the width of the mean's 95% interval by Student's t.
+    /// Half the width of the mean's 95% interval by Student's t; `None` with one seed.
     pub fn margin(&self) -> Option<f64> {
         let seeds = self.seeds as f64;
         let t = StudentsT::new(0.0, 1.0, seeds - 1.0).ok()?.inverse_cdf(0.975);
@@ -67,14 +67,14 @@ impl Spread {
 }
 
 impl Difference {
-    /// The mean of `differences`, one a seed; `None` where there are none.
+    /// The mean of `differences`, one per seed; `None` if there are none.
     pub fn of(differences: &[f64]) -> Option<Self> {
         let spread = Spread::of(differences)?;
         let interval = spread.margin().map(|margin| [spread.mean - margin, spread.mean + margin]);
         Some(Self { mean: spread.mean, interval, seeds: spread.seeds })
     }
 
-    /// Whether the interval leaves 0 out: above (`Some(true)`) or below it.
+    /// `Some(true)` if the whole interval is above 0, `Some(false)` if it is below 0, `None` if it contains 0.
     pub fn excludes_zero(&self) -> Option<bool> {
         match self.interval {
             Some([low, _]) if low > 0.0 => Some(true),
@@ -84,13 +84,13 @@ impl Difference {
     }
 }
 
-/// The generator of all draws here, which are the same every time.
+/// The random generator of all draws. Its seed is fixed, so that results repeat.
 pub(crate) fn draws() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(0)
 }
 
-/// The 2.5th and the 97.5th percentile of `statistic` over 1000 draws of `questions` places with replacement: the 95%
-/// interval of the bootstrap. `None` where there is nothing to draw from.
+/// The 95% bootstrap interval: the 2.5th and the 97.5th percentile of `statistic` over 1000 resamples, each of
+/// `questions` indices drawn with replacement. `None` if there is no question.
 pub(crate) fn bootstrap(questions: usize, statistic: impl Fn(&[usize]) -> f64) -> Option<(f64, f64)> {
     if questions == 0 {
         return None;
@@ -106,20 +106,22 @@ pub(crate) fn bootstrap(questions: usize, statistic: impl Fn(&[usize]) -> f64) -
     Some((values[RESAMPLES / 40], values[RESAMPLES - RESAMPLES / 40 - 1]))
 }
 
-/// McNemar's exact test, two-sided: of `better + worse` fair coins, the chance that the two sides are as far apart.
+/// The two-sided p-value of McNemar's exact test: the chance that `better + worse` fair coin tosses split at least as
+/// unevenly as this.
 pub fn mcnemar(better: usize, worse: usize) -> f64 {
     let (fewer, all) = (better.min(worse), better + worse);
-    // A fair coin is a valid one.
+    // 0.5 is a valid probability, so the fallback is never used.
     let tail = Binomial::new(0.5, all as u64).map_or(0.5, |coins| coins.cdf(fewer as u64));
     (2.0 * tail).min(1.0)
 }
 
-/// The chance that the mean of `differences` is as far from 0 when each keeps or changes its sign by a fair coin: of every
-/// way where at most 13 are not 0, of 10,000 draws and the given signs otherwise. The draws are the same every time.
+/// The p-value of the sign-flip test: the chance that the mean of `differences` is at least as far from 0 when the sign
+/// of each is chosen by a fair coin. With at most 13 non-zero differences every combination of signs is counted; with
+/// more, 10,000 random ones and the observed one. The draws are the same every time.
 pub fn sign_flip(differences: &[f64]) -> f64 {
     let sizes: Vec<f64> = differences.iter().map(|d| d.abs()).filter(|d| *d > 0.0).collect();
     let observed = differences.iter().sum::<f64>().abs();
-    // Sums of the same numbers in other signs differ by rounding.
+    // The tolerance is for rounding: the same numbers summed with other signs may differ in their last bits.
     let reaches = |sum: f64| usize::from(sum.abs() >= observed - 1e-9 * sizes.iter().sum::<f64>().max(1e-300));
     let flipped = |signs: &mut dyn FnMut(usize) -> bool| -> f64 {
         sizes.iter().enumerate().map(|(i, size)| if signs(i) { *size } else { -size }).sum()

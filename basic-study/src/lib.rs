@@ -1,8 +1,9 @@
-//! Experiments of several runs, and the pages that show what came out.
+//! Experiments that consist of several training runs, and HTML pages with their results.
 //!
-//! [`studies`] reads a study's TOML file, trains each of its cells with several seeds, measures them and writes tables,
-//! figures and a page (`basic ablate`). [`demo`] trains LLaVA's baseline and BASIC side by side on the embedded world of
-//! shapes, from backbones that [`backbones`] pretrains. [`report`] puts runs, evaluations and studies into one HTML file.
+//! [`studies`] reads a study's TOML file, trains each of its cells with several seeds, measures them, and writes
+//! tables, figures and a page (`basic ablate`). [`demo`] trains the LLaVA baseline and BASIC side by side on the
+//! embedded Shapes data, from backbones that [`backbones`] pretrains. [`report`] writes one HTML file about runs,
+//! evaluations and studies.
 //!
 //! ```
 //! use basic_study::studies::Study;

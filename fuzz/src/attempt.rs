@@ -1,4 +1,4 @@
-//! One command, in a process of its own, and what is wrong with how it ended.
+//! Runs one command in a process of its own with limits, and judges how it ended.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,41 +9,42 @@ use std::time::{Duration, Instant};
 use crate::Target;
 use crate::outputs::{whole, without_leftovers};
 
-/// What a command may take.
+/// The limits of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Memory that is its own at once, in bytes. A file's budget is 1 GiB (docs/limits.md).
+    /// The peak resident memory, in bytes. Reading one file may take 1 GiB (docs/limits.md).
     pub resident: u64,
-    /// Addresses, in bytes: what is beyond ends an allocation.
+    /// The address space, in bytes. An allocation beyond it fails.
     pub addresses: u64,
-    /// How long it may run.
+    /// The time that it may run.
     pub patience: Duration,
 }
 
 impl Limits {
-    /// 2 GiB of memory, 6 GiB of addresses, a minute.
+    /// 2 GiB of memory, 6 GiB of address space, and a minute.
     pub const DEFAULT: Self = Self { resident: 2 << 30, addresses: 6 << 30, patience: Duration::from_secs(60) };
 }
 
 /// The largest file that a command may write, in bytes.
 const FILE: u64 = 1 << 28;
 
-/// The longest line on standard error, and all of it, in bytes.
+/// The most bytes of a line on standard error.
 const LINE: usize = 2000;
+/// The most bytes on standard error.
 const ALL: usize = 100_000;
 
-/// What came of an input.
+/// The result of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was taken.
+    /// The command accepted it.
     Accepted,
-    /// It was refused with this message.
+    /// The command refused it with this message.
     Refused(String),
-    /// Neither, for this reason.
+    /// The command misbehaved, in this way.
     Failed(String),
 }
 
-/// Runs the target's command in its folder; what came of it, and the time and memory that it took.
+/// Runs the target's command in `dir`; returns the verdict, the time, and the peak memory in bytes.
 pub(crate) fn attempt(
     target: &Target,
     basic: &Path,
@@ -91,7 +92,7 @@ fn judged(target: &Target, ended: &Ended, limits: &Limits, dir: &Path, said: &[u
     if told.len() > ALL {
         return failed(format!("{} bytes on standard error", told.len()));
     }
-    // Other lines tell of progress and warn; the error is the last one.
+    // Other lines may show progress or warnings, but the error must be the last one.
     if errors.len() != usize::from(!taken) || (!taken && !text.lines().last().is_some_and(|l| l.starts_with("error: ")))
     {
         return failed(format!("{} lines of errors", errors.len()));
@@ -118,7 +119,7 @@ fn ended(command: &mut Command, limits: &Limits) -> io::Result<Option<Ended>> {
     let pid = child.id() as libc::pid_t;
     let begun = Instant::now();
     let (mut status, mut pause) = (0, Duration::from_micros(500));
-    // SAFETY: a structure of numbers, for which zeros are values.
+    // SAFETY: rusage is a struct of integers, for which zero is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
         let late = begun.elapsed() > limits.patience;
@@ -150,7 +151,7 @@ fn ended(command: &mut Command, limits: &Limits) -> io::Result<Option<Ended>> {
 fn limited(command: &mut Command, limits: &Limits) {
     use std::os::unix::process::CommandExt;
     let addresses = limits.addresses;
-    // SAFETY: setrlimit alone runs between fork and exec, which is safe there.
+    // SAFETY: between fork and exec only setrlimit runs, which is async-signal-safe.
     unsafe {
         command.pre_exec(move || {
             for (what, most) in [(libc::RLIMIT_AS, addresses), (libc::RLIMIT_FSIZE, FILE), (libc::RLIMIT_CORE, 0)] {

@@ -1,8 +1,8 @@
-//! Damaged inputs for the binary `basic`: whole files of every format that it reads, with a few things changed.
+//! Fuzzes the binary `basic` with damaged inputs: valid files of every format that it reads, with a few changes.
 //!
-//! Each input is tried in a process of its own, with a limit on memory and time, so that an overflowing stack or an
-//! allocation without end is a finding like any other. A command may take an input, and then leaves whole files, or refuse
-//! it with exit code 1 and one line, and then leaves nothing. All else is a failure, and the input is kept.
+//! Each input is tried in a process of its own, with limits on memory and time, so that a stack overflow or an
+//! unbounded allocation is found like any other failure. A command may accept an input and leave complete files, or
+//! refuse it with exit code 1 and one line and leave nothing. Everything else is a failure, and the input is kept.
 
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! `cargo run -p fuzz -- target/debug/basic --seconds 60`
+//! The command line of the fuzzer: `cargo run -p fuzz -- target/debug/basic --seconds 60`
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,32 +1,32 @@
-//! What a command may leave behind: whole files where it took its input, nothing where it refused it.
+//! Checks the files that a command leaves: complete ones if it accepted its input, none if it refused it.
 
 use std::fs;
 use std::path::Path;
 
-/// What a command leaves.
+/// The output of a command that is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leaves {
-    /// Nothing that is looked at.
+    /// No output is checked.
     Nothing,
-    /// A folder with `config.json` and whole weights, or nothing.
+    /// A folder with `config.json` and complete weights, or nothing.
     Checkpoint(&'static str),
-    /// A file, or nothing: HTML to its last tag, safetensors to their last byte.
+    /// A complete file, or nothing: HTML with its last tag, safetensors with its last byte.
     File(&'static str),
     /// A folder, or nothing.
     Folder(&'static str),
-    /// A file that may be missing after a refusal, and holds otherwise what the whole input makes: damage that is not
-    /// seen would show in it. It is compared with `SAME`.
+    /// A file that may be missing after a refusal and must otherwise equal the result of the undamaged input, so that
+    /// damage that the command overlooks is noticed. It is compared with `SAME`.
     Same(&'static str),
 }
 
-/// Where the whole input's result is kept, in the working folder.
+/// The name of the undamaged input's result in the working folder.
 pub(crate) const SAME: &str = "whole-result";
 
-/// That no temporary file or folder stayed.
+/// Checks that no temporary file or folder is left.
 pub(crate) fn without_leftovers(dir: &Path) -> Result<(), String> {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        // Sets and their manifests keep a name with a dot of their own.
+        // The manifests of exported data sets are hidden files too, and are meant to stay.
         if name.starts_with(".tmp") || (name.starts_with(".basic-") && !name.ends_with(".json")) {
             return Err(format!("{name} is left"));
         }
@@ -37,7 +37,7 @@ pub(crate) fn without_leftovers(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// That what is there is whole.
+/// Checks that the output is complete, or absent if the input was refused.
 pub(crate) fn whole(leaves: Leaves, dir: &Path, taken: bool) -> Result<(), String> {
     let (Leaves::Checkpoint(name) | Leaves::File(name) | Leaves::Folder(name) | Leaves::Same(name)) = leaves else {
         return Ok(());
@@ -47,7 +47,7 @@ pub(crate) fn whole(leaves: Leaves, dir: &Path, taken: bool) -> Result<(), Strin
         (Leaves::Same(_), true) => match (fs::read(&path), fs::read(dir.join(SAME))) {
             (Ok(ours), Ok(theirs)) if ours == theirs => Ok(()),
             (Ok(_), Ok(_)) => Err(format!("{name} is another than from the whole input")),
-            // The first run, which makes what others are compared with.
+            // The first run, whose result later runs are compared with.
             (Ok(_), Err(_)) => Ok(()),
             _ => Err(format!("{name} is not there")),
         },

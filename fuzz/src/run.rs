@@ -1,4 +1,4 @@
-//! One damaged input after another.
+//! Tries one damaged input of a target after another.
 
 use std::fs;
 use std::io;
@@ -14,75 +14,75 @@ use crate::mutate::damaged;
 use crate::outputs::{Leaves, SAME};
 use crate::targets::{Target, copy};
 
-/// How to try.
+/// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The binary.
+    /// The path of the binary.
     pub basic: PathBuf,
-    /// Another binary that reads the same inputs, to compare with.
+    /// The path of another binary to try on the same inputs, for comparison.
     pub before: Option<PathBuf>,
-    /// How long each target is tried.
+    /// The time for each target.
     pub time: Duration,
-    /// How many inputs are tried at most.
+    /// The most inputs of each target.
     pub count: u64,
-    /// Same seed, same inputs: the n-th of a target depends on nothing else.
+    /// The seed. The n-th input of a target depends only on the seed and n.
     pub seed: u64,
-    /// What a command may take.
+    /// The limits of a command.
     pub limits: Limits,
-    /// Where inputs that failed are kept.
+    /// The folder where failing inputs are kept.
     pub keep: PathBuf,
 }
 
 /// An input that failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// What happened.
+    /// How the command misbehaved.
     pub reason: String,
-    /// The damaged file.
+    /// The path of the damaged file.
     pub input: PathBuf,
 }
 
-/// What came of a target.
+/// The results of a target.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Inputs that were taken.
+    /// The number of inputs that were accepted.
     pub accepted: usize,
-    /// Inputs that were refused with a message.
+    /// The number of inputs that were refused with a message.
     pub refused: usize,
-    /// Inputs that failed.
+    /// The inputs that failed.
     pub failures: Vec<Failure>,
     /// The longest time that an input took.
     pub slowest: Duration,
-    /// The most memory, in bytes.
+    /// The most memory that an input took, in bytes.
     pub largest: u64,
-    /// Inputs that failed with the other binary.
+    /// The inputs that failed with the other binary.
     pub before: Vec<Failure>,
-    /// Why the other binary read none of them: it does not take the whole input.
+    /// The reason why the other binary was not tried: it does not accept the undamaged input.
     pub before_cannot: Option<String>,
 }
 
 impl Tally {
-    /// Inputs that were tried.
+    /// The number of inputs that were tried.
     pub fn tried(&self) -> usize {
         self.accepted + self.refused + self.failures.len()
     }
 }
 
-/// A target with its files laid out.
+/// A target whose files have been written to a folder.
 struct Laid<'a> {
     target: &'a Target,
     folder: tempfile::TempDir,
-    /// The damaged file, in the folder and whole.
+    /// The path of the damaged file in the working folder, and its undamaged content.
     place: PathBuf,
     whole: Vec<u8>,
-    /// What binaries make of the whole input, where that is compared.
+    /// Each binary's result for the undamaged input, if results are compared.
     results: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl<'a> Laid<'a> {
     fn new(target: &'a Target, basic: &Path, limits: &Limits) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
-        // Commands remember where their files lie: all is made where it is read, and then kept.
+        // Commands record the paths of their files, so everything is made in the folder where it will be read.
         let dir = folder.path().join("work");
         fs::create_dir(&dir)?;
         target.lay(&dir)?;
@@ -105,7 +105,7 @@ impl<'a> Laid<'a> {
         }
     }
 
-    /// What a binary says against the whole input; what it makes of it is kept, to compare with.
+    /// The reason why a binary does not accept the undamaged input; if it does, its result is kept for comparison.
     fn untaken(&mut self, basic: &Path, limits: &Limits) -> io::Result<Option<String>> {
         Ok(match self.attempt(basic, limits, &self.whole)?.0 {
             Verdict::Accepted => {
@@ -122,7 +122,7 @@ impl<'a> Laid<'a> {
         self.folder.path().join("work")
     }
 
-    /// Tries an input. What commands left before must not meet it: each begins with the folder as it was laid out.
+    /// Tries an input. Each attempt begins with a fresh copy of the folder, without the output of earlier ones.
     fn attempt(&self, basic: &Path, limits: &Limits, input: &[u8]) -> io::Result<(Verdict, Duration, u64)> {
         let work = self.work();
         if work.exists() {
@@ -141,7 +141,8 @@ impl<'a> Laid<'a> {
 ///
 /// # Errors
 ///
-/// The operating system's, where files cannot be laid out or the binary cannot be started; the whole input is not taken.
+/// The operating system's error if files cannot be written or the binary cannot be started, and an error if the binary
+/// does not accept the undamaged input.
 pub fn fuzz(target: &Target, options: &Options) -> io::Result<Tally> {
     let mut laid = Laid::new(target, &options.basic, &options.limits)?;
     let mut tally = Tally::default();
@@ -175,7 +176,7 @@ pub fn fuzz(target: &Target, options: &Options) -> io::Result<Tally> {
     Ok(tally)
 }
 
-/// Keeps an input; where.
+/// Saves an input and returns its path.
 fn keep(folder: &Path, target: &Target, seed: u64, number: u64, input: &[u8]) -> io::Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let path = folder.join(format!("{}-{seed}-{number}", target.folder()));

@@ -1,5 +1,5 @@
-// A stand-in for cuBLASLt that computes nothing and checks the sizes it is given: a dry run of basic_core's calls. A call
-// whose matrices do not fit each other is told on standard error and refused.
+// A stand-in for cuBLASLt that computes nothing and checks the sizes that it is given, for a dry run of basic_core's calls.
+// A call whose matrices do not fit each other is reported on standard error and refused.
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@ typedef struct { int32_t type, batch; uint64_t rows, cols; int64_t ld, stride; }
 typedef struct { int32_t a, b; } Operation;
 
 static long products;
-// Where CUDA_STUB_PRODUCTS is set.
+// Only if CUDA_STUB_PRODUCTS is set.
 static void report(void) { if (getenv("CUDA_STUB_PRODUCTS")) fprintf(stderr, "cublasLt: %ld products\n", products); }
 
 int cublasLtCreate(void **handle) { *handle = malloc(1); atexit(report); return 0; }
@@ -60,7 +60,7 @@ int cublasLtMatmul(void *h, Operation *op, const void *alpha, const void *A, Lay
                    size_t size, void *stream) {
   (void)h; (void)beta; (void)c; (void)algo; (void)size;
   products++;
-  // As the driver's: a line for each product.
+  // Like the driver's trace: a line for each product.
   static FILE *trace;
   if (!trace && getenv("CUDA_STUB_TRACE"))
     trace = fopen(getenv("CUDA_STUB_TRACE"), "a");

@@ -1,15 +1,16 @@
-// A stand-in for the CUDA driver on a machine without a GPU: kernels are compiled by the real NVRTC and loaded nowhere,
-// memory is addresses without bytes, and every call is counted. Results are zeros: it answers "does every kernel
-// compile, how many launches, copies, synchronizations and bytes does a step take", never "is it right" or "how fast".
+// A stand-in for the CUDA driver on a machine without a GPU: kernels are compiled by the real NVRTC but not loaded, device
+// memory has addresses but no contents, and every call is counted. All results are zeros. It shows whether every kernel
+// compiles and how many launches, copies, synchronizations and bytes a step takes, but not whether results are right or
+// how fast a step is.
 //
 //   gcc -O1 -shared -fPIC -w -o libcuda.so driver.c -lpthread
 //
-// It must be called libcuda.so and nothing else: NVRTC itself opens libcuda.so.1 and does not survive a stand-in.
+// Its name must be libcuda.so: NVRTC itself opens libcuda.so.1, and crashes if that is a stand-in.
 //
 // CUDA_STUB_STATS=FILE  a line of JSON is appended to FILE at the end, at SIGUSR1, and with CUDA_STUB_TERM=1 at SIGTERM
-// CUDA_STUB_MIB=N       the device's memory in MiB, 81,920 where it is not set
-// CUDA_STUB_VERSION=N   the driver's version, 13050 (CUDA 13.5) where it is not set
-// CUDA_STUB_DEVICES=N   how many devices there are, 1 where it is not set
+// CUDA_STUB_MIB=N       the device's memory in MiB, 81,920 by default
+// CUDA_STUB_VERSION=N   the driver's version, 13050 (CUDA 13.5) by default
+// CUDA_STUB_DEVICES=N   the number of devices, 1 by default
 // CUDA_STUB_ONES=1      copies to the host give ones instead of zeros
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -110,7 +111,7 @@ static void give(Ptr p) {
 }
 static int probing;
 static double work_ms;
-// Waits for a probe of the device's speed, which the host's clock times, as for a very slow device.
+// Delays probes of the device's speed, which are timed by the host's clock, so that the device seems very slow.
 static void waited(void) {
   syncs++;
   if (probing)
@@ -374,7 +375,7 @@ R cuLaunchHostFunc(H s, void (*f)(void *), void *u) {
   f(u);
   return 0;
 }
-// An event is the work before it: a microsecond a launch, a tenth of a millisecond where the speed of launches is probed.
+// An event's time counts the work before it: 1 us per launch, or 0.1 ms while the speed of launches is probed.
 R cuEventCreate(H *e, unsigned f) {
   *e = calloc(1, sizeof work_ms);
   return 0;
@@ -391,8 +392,8 @@ R cuEventSynchronize(H e) {
   return 0;
 }
 R cuEventQuery(H e) { return 0; }
-// Times mean nothing here. CubeCL's autotune compares a kernel with what its probes say that the device can do, and takes
-// the first that comes near: probes that take long and kernels that take nothing leave it one kernel to compile.
+// Times mean nothing here. CubeCL's autotune compares kernels with the speed that its probes measured, and takes the first
+// that comes near. With slow probes and instant kernels it compiles only one kernel.
 R cuEventElapsedTime(float *ms, H a, H b) {
   *ms = *(double *)b - *(double *)a;
   if (*ms <= 0)
@@ -404,7 +405,7 @@ R cuEventDestroy_v2(H e) {
   free(e);
   return 0;
 }
-// Each kernel's PTX as a file in the folder that CUDA_STUB_PTX names, for ptxas.
+// Writes each kernel's PTX to a file in the folder that CUDA_STUB_PTX names, for ptxas.
 static void kept(const char *image) {
   const char *folder = getenv("CUDA_STUB_PTX"), *entry = strstr(image, ".entry ");
   if (!folder || !entry)
@@ -456,7 +457,7 @@ static void launched(struct fn *f) {
   probing = strstr(f->name, "throughput") != NULL;
   work_ms += strstr(f->name, "launch_overhead") ? 0.1 : 1e-3;
 }
-// A line for each launch in the file that CUDA_STUB_TRACE names: the kernel and its cubes.
+// Writes a line for each launch to the file that CUDA_STUB_TRACE names: the kernel and its cubes.
 static void traced(struct fn *f, unsigned a, unsigned b, unsigned c) {
   static FILE *trace;
   if (!trace && getenv("CUDA_STUB_TRACE"))

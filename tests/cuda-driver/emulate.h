@@ -1,6 +1,6 @@
-// What a CUDA kernel needs of CUDA, computed on the CPU: a cube's threads are fibers that take turns, a warp's instructions
-// (shuffles, matrix loads, tensor cores' products) wait for all its lanes. Copies to shared memory are done at once, so
-// that a missing wait for one goes unnoticed here.
+// Emulates on the CPU the parts of CUDA that a kernel needs: a cube's threads are fibers that take turns, and a warp's
+// instructions (shuffles, matrix loads, tensor core products) wait for all its lanes. Copies to shared memory complete at
+// once, so a missing wait for one is not noticed here.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,7 +42,7 @@ static void __syncthreads() {
   if (++waiting == fibers.size()) { waiting = 0; meeting++; return; }
   while (meeting == mine) yield_();
 }
-// Gives what all lanes of the warp gave.
+// Returns the values that all lanes of the warp passed in.
 static uint32_t (*together(const uint32_t *own, int n))[8] {
   Fiber &fiber = fibers[current];
   Warp *warp = fiber.warp;
@@ -103,7 +103,7 @@ static void ldmatrix(bool turned, uint32_t *out[4], uint32_t address) {
                       : row[2 * (lane % 4) + e];
     *out[m] = two[0] | (uint32_t)two[1] << 16;
   }
-  together(&address, 1); // nobody writes what another still reads
+  together(&address, 1); // no lane writes what another still reads
 }
 static void mma(float *d[4], const uint32_t a[4], const uint32_t b[2], const float c[4]) {
   uint32_t own[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
@@ -161,7 +161,7 @@ static void launch(Dim grid, Dim block, size_t shared_bytes, void (*body)()) {
       }
   free(shared_memory);
 }
-// A file of the test's: its bytes.
+// Reads the bytes of one of the test's files.
 static char *loaded(const char *path) {
   FILE *file = fopen(path, "rb");
   if (!file) { perror(path); exit(1); }

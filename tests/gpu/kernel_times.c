@@ -1,13 +1,13 @@
 // A CUPTI injection library that sums up the GPU time of any CUDA program by kernel.
 //
-// Use: CUDA_INJECTION64_PATH=/path/profile.so program
+// Use: CUDA_INJECTION64_PATH=/path/kernel_times.so program
 //   BASIC_PROFILE=FILE          The summary is appended to this file; without it, it goes to stderr.
 //   BASIC_PROFILE_LAST=SECONDS  The table covers only kernels that started within so many seconds before the last
 //                               kernel's end, with a line of totals of its own beside that of the whole run.
 //   BASIC_CUPTI=FILE            This libcupti is tried first.
 //
 // Build, with the headers of nvidia-cuda-cupti, nvidia-cuda-runtime and nvidia-cuda-crt 13.0 in INCLUDE:
-//   gcc -O2 -shared -fPIC -Wall -isystem INCLUDE profile.c -o profile.so -pthread -ldl
+//   gcc -O2 -shared -fPIC -Wall -isystem INCLUDE kernel_times.c -o kernel_times.so -pthread -ldl
 //
 // The summary is written when the program returns from main or calls exit. _exit, abort and fatal signals run no
 // handler of a library, so that nothing is written after them.

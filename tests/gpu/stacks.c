@@ -1,6 +1,6 @@
-// Where every thread is: preloaded into a program, it answers SIGUSR2 with each thread's stack on standard error, as
-// addresses of the files they lie in. A machine with a GPU may have no debugger, and a run that does not end there has to
-// say what it waits for. `addr2line -fe` over the binary before `strip` gives the functions' names.
+// Prints the stack of every thread: preloaded into a program, it answers SIGUSR2 with each thread's stack on standard
+// error, as addresses within their files. A machine with a GPU may have no debugger, and a run that hangs there must show
+// what it waits for. `addr2line -fe` with the binary before `strip` gives the names of the functions.
 //
 //   gcc -O1 -shared -fPIC -o stacks.so stacks.c
 #define _GNU_SOURCE

@@ -1,5 +1,5 @@
-//! A few questions of every benchmark, in folders and files laid out as LLaVA's evaluation guide and the official releases
-//! have them, with their keys. The texts and pictures are made up.
+//! Writes a few questions of every benchmark, in the folders, files and keys of LLaVA's evaluation guide and the
+//! official releases. The texts and images are made up.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,9 +12,9 @@ use tempfile::TempDir;
 use crate::fixtures::{copy_of, read_jsonl, text};
 use crate::{args, run};
 
-/// What LLaVA asks for behind a question.
+/// The request that LLaVA's prompts put after a question.
 pub const SHORT: &str = "Answer the question using a single word or phrase.";
-/// The same where options are given.
+/// The request after a question with options.
 pub const LETTER: &str = "Answer with the option's letter from the given choices directly.";
 
 /// Writes a file and the folders above it.
@@ -23,12 +23,12 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) {
     fs::write(path, text).expect("a temporary file can be written");
 }
 
-/// JSON lines.
+/// The rows as JSON lines.
 pub fn lines(rows: &[Value]) -> String {
     rows.iter().map(|row| format!("{row}\n")).collect()
 }
 
-/// A picture of 28 pixels a side, which another `seed` makes another one; its format is the name's.
+/// Writes an image of 28 x 28 pixels that depends on `seed`, in the format of the name's extension.
 pub fn picture(path: &Path, seed: u8) {
     fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a temporary folder can be made");
     let picture = RgbImage::from_fn(28, 28, |x, y| {
@@ -38,13 +38,13 @@ pub fn picture(path: &Path, seed: u8) {
     picture.save(path).expect("a picture can be written");
 }
 
-/// Ten people's answers: the first of them from all but three.
+/// Ten annotators' answers: `first` from seven of them and `other` from three.
 fn ten(first: &str, other: &str) -> Vec<Value> {
     let answer = |i: usize| if i < 7 { first } else { other };
     (0..10).map(|i| json!({"answer": answer(i), "answer_confidence": "yes", "answer_id": i + 1})).collect()
 }
 
-/// The benchmarks' folders with a few questions each.
+/// Writes the folders of all benchmarks, with a few questions each.
 pub fn folders(root: &Path) {
     vqav2(root);
     gqa(root);
@@ -64,7 +64,7 @@ fn vqav2(root: &Path) {
         question(262144001, "COCO_test2015_000000262144.jpg", "What sport is this?"),
         question(262144002, "COCO_test2015_000000262145.jpg", "How many stripes are there?"),
     ];
-    // test-dev is a part of the test set, and not in its order.
+    // test-dev is a subset of the test set, in another order.
     write(&dir.join("llava_vqav2_mscoco_test-dev2015.jsonl"), lines(&[all[2].clone(), all[0].clone()]));
     write(&dir.join("llava_vqav2_mscoco_test2015.jsonl"), lines(&all));
     picture(&dir.join("test2015/COCO_test2015_000000262144.jpg"), 1);
@@ -150,7 +150,7 @@ fn textvqa(root: &Path) {
         ("What is the brand of this camera?", "DAKOTA, DIGITAL"),
         ("what does the small white text spell?", "COPENHAGEN"),
     ];
-    // Two questions of one image: the id is the image's.
+    // Two questions about one image, with the image's id as their id.
     let question = |(text, ocr): &(&str, &str)| json!({"question_id": image, "image": format!("{image}.jpg"), "text": format!("{text}\nReference OCR token: {ocr}\n{SHORT}"), "category": "default"});
     write(&dir.join("llava_textvqa_val_v051_ocr.jsonl"), lines(&asked.iter().map(question).collect::<Vec<_>>()));
     let entry = |(place, (text, _)): (usize, &(&str, &str))| {
@@ -192,7 +192,7 @@ fn scienceqa(root: &Path) {
     picture(&dir.join("images/test/11/image.png"), 13);
 }
 
-/// A PNG of one colour, in base64: a table's cell.
+/// A PNG of one colour in base64, for a cell of the table.
 const CELL: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGM4IScHRAwQCgAfJgQRoo8irwAAAABJRU5ErkJggg==";
 
@@ -204,7 +204,7 @@ fn mmbench(root: &Path) {
             "{index}\t{question}\t{hint}\t{a}\t{b}\t{c}\t{d}\t{answer}\tidentity_reasoning\t{CELL}\tmade up\tattribute_reasoning\t\tdev\n"
         )
     };
-    // Two questions, the first with its options in every rotation.
+    // Two questions, the second of which has a second rotation of its options.
     let english = [
         row(
             241,
@@ -232,7 +232,7 @@ fn mmvet(root: &Path) {
     picture(&dir.join("images/v1_1.png"), 15);
 }
 
-/// POPE with so many questions a split, half of which have the answer yes.
+/// Writes POPE with this many questions per split, half of which have the answer yes.
 pub fn pope(root: &Path, questions: u64) {
     let dir = root.join("pope");
     let mut asked = Vec::new();
@@ -254,14 +254,14 @@ pub fn pope(root: &Path, questions: u64) {
     picture(&dir.join("val2014/COCO_val2014_000000000001.jpg"), 17);
 }
 
-/// Folders of benchmarks, a model, and a place for the answers.
+/// A temporary folder with the benchmarks, a model, and a place for the answers.
 pub struct Place {
     binary: &'static str,
     dir: TempDir,
 }
 
 impl Place {
-    /// With the binary at this path.
+    /// Writes the benchmarks and the model, for the binary at this path.
     pub fn new(binary: &'static str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         copy_of("plain", &dir.path().join("model"));
@@ -269,17 +269,17 @@ impl Place {
         Self { binary, dir }
     }
 
-    /// The checkpoint.
+    /// The checkpoint's folder.
     pub fn model(&self) -> PathBuf {
         self.dir.path().join("model")
     }
 
-    /// The folders.
+    /// The folder of the benchmarks.
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("eval")
     }
 
-    /// Where the answers go.
+    /// The folder for the answers.
     pub fn out(&self) -> PathBuf {
         self.dir.path().join("out")
     }
@@ -296,13 +296,13 @@ impl Place {
         line
     }
 
-    /// Evaluates these benchmarks.
+    /// Evaluates these benchmarks and returns the JSON output.
     #[track_caller]
     pub fn eval(&self, names: &[&str]) -> Value {
         run(self.binary, self.line(names, &[])).json()
     }
 
-    /// Evaluates a benchmark that must be refused in these words.
+    /// Evaluates a benchmark, which must be refused with a message that has these words.
     #[track_caller]
     pub fn refused(&self, name: &str, mentions: &[&str]) {
         run(self.binary, self.line(&[name], &[])).refused(1, mentions);
@@ -320,7 +320,7 @@ impl Place {
     }
 }
 
-/// Changes a file.
+/// Changes the text of a file.
 pub fn edit(path: &Path, change: impl FnOnce(String) -> String) {
     let text = fs::read_to_string(path).expect("the file can be read");
     fs::write(path, change(text)).expect("the file can be written");

@@ -1,4 +1,4 @@
-//! Running the binary, and what every run owes its user.
+//! Runs the binary, and checks what must hold for every run.
 
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use assert_cmd::Command;
 use serde_json::Value;
 
-/// A command on the tiny fixtures that takes longer hangs.
+/// The time limit of a command. On the tiny fixtures, one that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A finished run.
 #[derive(Debug)]
 pub struct Ran {
-    /// The exit code; `None` where a signal ended it.
+    /// The exit code; `None` if a signal ended the process.
     pub code: Option<i32>,
     /// Standard output.
     pub stdout: String,
@@ -44,7 +44,7 @@ fn finish(command: &mut Command) -> Ran {
 }
 
 impl Ran {
-    /// The run, which must have succeeded without a word on standard error.
+    /// The run, which must have succeeded and printed nothing on standard error.
     #[track_caller]
     pub fn succeeded(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
@@ -61,8 +61,8 @@ impl Ran {
         value
     }
 
-    /// The message of a run that must have ended with `code`, nothing on standard output, and one line on standard
-    /// error that begins with "error:", holds every one of `mentions`, says nothing twice and is no panic.
+    /// The message of a run that must have failed with `code`, without a panic, with nothing on standard output and one
+    /// line on standard error. The line must begin with "error:", contain all `mentions` and repeat nothing.
     #[track_caller]
     pub fn refused(self, code: i32, mentions: &[&str]) -> String {
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);

@@ -1,7 +1,8 @@
-//! HTML pages in a headless Chromium: opened from the file system, looked at by JavaScript, worked by mouse and keys.
+//! Opens HTML pages from the file system in a headless Chromium, inspects them with JavaScript, and operates them by
+//! mouse and keys.
 //!
-//! Where no Chromium is installed, [`Page::open`] prints one line and gives `None`, and a test returns; with
-//! `BASIC_BROWSER=required` in the environment it fails instead. `CHROME` names another binary.
+//! If no Chromium is installed, [`Page::open`] prints one line and returns `None`, and the test returns; with
+//! `BASIC_BROWSER=required` in the environment it panics instead. `CHROME` names another binary.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -16,27 +17,27 @@ use headless_chrome::protocol::cdp::{Emulation, Network, Page as PageDomain, Run
 use headless_chrome::{Browser, LaunchOptions, Tab};
 use serde_json::Value;
 
-/// What a page or a browser that does not answer is waited for.
+/// The time limit for a page or a browser that does not answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a page did that a self-contained, working page does not do.
+/// What a page has done that a working, self-contained page must not do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// Uncaught exceptions, and what was written to the console as an error, a warning or a failed assertion.
+    /// Uncaught exceptions, and errors, warnings and failed assertions on the console.
     pub complaints: Vec<String>,
-    /// Addresses that were asked for, but for the page itself and what it holds (`data:`, `blob:`).
+    /// URLs that the page requested, except itself and `data:` and `blob:` URLs.
     pub requests: Vec<String>,
 }
 
-/// A page in a browser of its own, 1280 x 900 pixels and light unless told otherwise.
+/// A page in a browser of its own. By default the window has 1280 x 900 pixels and light colours.
 pub struct Page {
     tab: Arc<Tab>,
     heard: Arc<Mutex<Heard>>,
-    // Dropped last: the browser ends with it.
+    // Must be dropped last, because dropping it ends the browser.
     _browser: Browser,
 }
 
-/// The browser's binary; `None`, said in one line, where there is none and none is required.
+/// The browser's binary. If there is none and none is required, prints one line and returns `None`.
 fn chromium() -> Option<PathBuf> {
     let required = std::env::var("BASIC_BROWSER").is_ok_and(|value| value == "required");
     match default_executable() {
@@ -61,7 +62,7 @@ impl Page {
     ///
     /// # Panics
     ///
-    /// Where the browser does not start or the page does not load.
+    /// If the browser does not start or the page does not load.
     #[track_caller]
     pub fn open(path: &Path) -> Option<Self> {
         let binary = chromium()?;
@@ -71,7 +72,7 @@ impl Page {
             .sandbox(!is_root())
             .window_size(Some((1280, 900)))
             .idle_browser_timeout(Duration::from_secs(600))
-            // Containers give little shared memory; scroll bars of the desktop would take room that a phone's don't.
+            // Containers have little shared memory. Desktop scroll bars would take space that those of a phone don't.
             .args(vec![OsStr::new("--disable-dev-shm-usage"), OsStr::new("--hide-scrollbars")])
             .build()
             .expect("the launch options are whole");
@@ -89,11 +90,11 @@ impl Page {
         Some(page)
     }
 
-    /// The value of a JavaScript expression that has a JSON form.
+    /// Evaluates a JavaScript expression whose value can be written as JSON.
     ///
     /// # Panics
     ///
-    /// With the exception that the expression threw.
+    /// If the expression throws.
     #[track_caller]
     pub fn evaluate(&self, expression: &str) -> Value {
         let call = Runtime::Evaluate {
@@ -127,7 +128,7 @@ impl Page {
     ///
     /// # Panics
     ///
-    /// Where it does not become true in time.
+    /// If it does not become true in time.
     #[track_caller]
     pub fn wait(&self, expression: &str) {
         let start = Instant::now();
@@ -137,14 +138,14 @@ impl Page {
         }
     }
 
-    /// The shown text of the first element that a selector finds.
+    /// The visible text of the first element that a selector finds.
     #[track_caller]
     pub fn text(&self, selector: &str) -> String {
         let found = self.evaluate(&format!("document.querySelector({}).innerText", Value::from(selector)));
         found.as_str().unwrap_or_else(|| panic!("{selector} has no text")).to_string()
     }
 
-    /// Presses a key ("ArrowRight", "Tab", "a") on what has the focus.
+    /// Presses a key ("ArrowRight", "Tab", "a") on the focused element.
     #[track_caller]
     pub fn press(&self, key: &str) {
         self.tab.press_key(key).unwrap_or_else(|e| panic!("{key}: {e}"));
@@ -176,7 +177,7 @@ impl Page {
         Point { x: number(0), y: number(1) }
     }
 
-    /// Makes the window so many CSS pixels large.
+    /// Sets the size of the window in CSS pixels.
     #[track_caller]
     pub fn resize(&self, width: u32, height: u32) {
         self.metrics(width, height, 1.0);
@@ -202,7 +203,7 @@ impl Page {
         self.tab.call_method(call).expect("the window can be resized");
     }
 
-    /// What the system prefers: "light" or "dark".
+    /// Sets the preferred colour scheme: "light" or "dark".
     #[track_caller]
     pub fn prefer(&self, scheme: &str) {
         let feature = Emulation::MediaFeature { name: "prefers-color-scheme".into(), value: scheme.into() };
@@ -210,13 +211,13 @@ impl Page {
         self.tab.call_method(call).expect("the colour scheme can be chosen");
     }
 
-    /// Whether something is wider than the window, so that the page scrolls sideways.
+    /// Whether the page is wider than the window and scrolls sideways.
     #[track_caller]
     pub fn scrolls_sideways(&self) -> bool {
         self.evaluate("document.documentElement.scrollWidth > window.innerWidth") == Value::Bool(true)
     }
 
-    /// Saves what the window shows as PNG, `scale` device pixels a CSS pixel.
+    /// Saves a screenshot of the window as PNG, with `scale` device pixels per CSS pixel.
     #[track_caller]
     pub fn screenshot(&self, path: &Path, scale: f64) {
         let side =
@@ -229,25 +230,25 @@ impl Page {
         std::fs::write(path, png).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
 
-    /// What was complained of and asked for so far. Waits a moment for what is on its way.
+    /// The complaints and requests so far, after a short wait for pending ones.
     pub fn heard(&self) -> Heard {
-        // A round trip behind whatever the page has said, and the time that a request takes to be announced.
+        // Waits for a round trip behind earlier events, and for the time until a request is reported.
         self.evaluate("new Promise(done => setTimeout(() => done(1), 150))");
         self.heard.lock().map(|heard| heard.clone()).unwrap_or_default()
     }
 
-    /// Asserts that the page has complained of nothing and asked for nothing.
+    /// Asserts that there are no complaints and no requests.
     ///
     /// # Panics
     ///
-    /// With what it has.
+    /// If there are any, with a list of them.
     #[track_caller]
     pub fn assert_quiet(&self) {
         assert_eq!(self.heard(), Heard::default());
     }
 }
 
-/// Where a file is as a file: address.
+/// The `file:` URL of a path.
 fn address(path: &Path) -> String {
     use std::fmt::Write as _;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
@@ -262,7 +263,7 @@ fn address(path: &Path) -> String {
     })
 }
 
-/// Keeps what the page complains of and asks for.
+/// Records the page's complaints and requests.
 fn listen(tab: &Arc<Tab>, heard: &Arc<Mutex<Heard>>, own: String) {
     let sink = Arc::clone(heard);
     let note = move |event: &Event| {

@@ -1,11 +1,11 @@
-//! tests/fixtures, which tests/reference/make_fixtures.py made from the reference script, and copies of it to break.
+//! Reads and copies tests/fixtures, which the scripts in tests/reference made.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// A file or folder of the fixtures.
+/// The path of a file or folder of the fixtures.
 pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
@@ -17,39 +17,39 @@ pub fn cases(command: &str) -> Vec<Value> {
     all.into_iter().filter(|case| case["command"] == command).collect()
 }
 
-/// A JSON file's value.
+/// Reads a JSON file.
 #[track_caller]
 pub fn read_json(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// A JSONL file's values.
+/// Reads a JSONL file.
 #[track_caller]
 pub fn read_jsonl(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
 }
 
-/// A text of a JSON value.
+/// The string in a JSON value.
 #[track_caller]
 pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("{value} is a text"))
 }
 
-/// A number of a JSON value.
+/// The number in a JSON value.
 #[track_caller]
 pub fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
 }
 
-/// Numbers of a JSON list.
+/// The numbers in a JSON list.
 #[track_caller]
 pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap_or_else(|| panic!("{value} is a list")).iter().map(number).collect()
 }
 
-/// Copies the files of a fixture folder into `dir`, which is made.
+/// Copies the files of a fixture folder into `dir`, which is created.
 pub fn copy_of(name: &str, dir: &Path) -> PathBuf {
     fs::create_dir_all(dir).expect("a temporary folder can be made");
     for entry in fs::read_dir(fixture(name)).expect("the fixture is a folder") {
@@ -60,7 +60,7 @@ pub fn copy_of(name: &str, dir: &Path) -> PathBuf {
     dir.to_path_buf()
 }
 
-/// Every file below `dir` with its bytes, by its path from there, in order.
+/// Every file below `dir`, as its relative path and its bytes, sorted by path.
 pub fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
@@ -79,7 +79,7 @@ pub fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-/// The names of what lies in `dir`, folders among it, in order.
+/// The names of the files and folders in `dir`, sorted.
 pub fn entries(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())).flatten();
     let mut found: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -87,7 +87,7 @@ pub fn entries(dir: &Path) -> Vec<String> {
     found
 }
 
-/// The names of [`tree`].
+/// The relative paths of all files below `dir`, sorted, as in [`tree`].
 pub fn names(dir: &Path) -> Vec<String> {
     tree(dir).into_iter().map(|(name, _)| name.display().to_string()).collect()
 }

@@ -1,6 +1,6 @@
-//! What the workspace's tests share: running the binary as a user does, the fixtures, and tensors on disk.
+//! Code that the end-to-end tests share: running the binary as a user does, fixtures, and tensors on disk.
 //!
-//! `CARGO_BIN_EXE_basic-under-test` exists in integration tests alone, so each of them hands its path in.
+//! `CARGO_BIN_EXE_basic-under-test` exists only in integration tests, so each test passes the binary's path.
 
 pub mod benchmarks;
 pub mod binary;

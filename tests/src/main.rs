@@ -1,4 +1,4 @@
-//! The binary under test: the same `main` as `basic`, built in this package so that its tests can find it.
+//! The binary under test: the `main` of `basic`, built in this package so that its tests can find it.
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

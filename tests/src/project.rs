@@ -13,7 +13,7 @@ use crate::{args, run};
 /// The losses that a step reports.
 pub const LOSSES: [&str; 4] = ["lm", "das", "sds", "total"];
 
-/// Eight LLaVA samples: captions, a conversation of several turns, two images in one sample, text alone.
+/// Eight LLaVA samples: captions, a conversation of several turns, a sample with two images, and one without an image.
 pub fn llava() -> Value {
     let turns = |texts: &[&str]| -> Value {
         let turn = |(i, text): (usize, &&str)| json!({"from": (["human", "gpt"][i % 2]), "value": text});
@@ -32,17 +32,17 @@ pub fn llava() -> Value {
     ])
 }
 
-/// A folder with the data and a recipe over it.
+/// A folder with the data and a recipe that trains on it.
 ///
-/// The learning rate: the fixture's random weights are rough (gradient norms of 9 to 15), so that at LLaVA's 1e-3
-/// two runs that begin 1e-7 apart are 2e-3 apart after 15 steps, on any two backends; at 1e-4 they stay near.
+/// The learning rate is 1e-4 because the fixture's random weights have large gradients (norms of 9 to 15): at LLaVA's
+/// 1e-3, two runs that begin 1e-7 apart are 2e-3 apart after 15 steps, on any two backends; at 1e-4 they stay close.
 pub struct Project {
     binary: &'static str,
     dir: TempDir,
 }
 
 impl Project {
-    /// A project of so many steps, of the binary at this path.
+    /// A project that trains this stage for `steps` steps with the binary at this path.
     pub fn new(binary: &'static str, stage: &str, steps: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("data.json"), llava().to_string()).unwrap();

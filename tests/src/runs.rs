@@ -1,4 +1,4 @@
-//! What a run left, made into what another would have left.
+//! Edits the output of a finished run, so that it looks like that of a changed or killed run.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::fixtures::read_json;
 
-/// Changes a run's record as its user may: as the message about a record that does not fit its checksum says, without one.
+/// Changes a run's record as a user may, by removing its checksum, as the message about a wrong checksum says.
 pub fn change_record(out: &Path, change: impl FnOnce(&mut Value)) {
     let path = out.join("run.json");
     let mut record = read_json(&path);
@@ -16,7 +16,7 @@ pub fn change_record(out: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(path, record.to_string()).unwrap();
 }
 
-/// Makes a finished run one that was killed, with the states that it has.
+/// Turns a finished run into one that was killed, with the states that it has.
 pub fn killed(out: &Path) {
     let path = out.join("run.json");
     let mut record = read_json(&path);
@@ -27,7 +27,7 @@ pub fn killed(out: &Path) {
     }
 }
 
-/// Makes a finished run one that was killed behind `step`: without the states of later steps.
+/// Turns a finished run into one that was killed after `step`, without the states of later steps.
 pub fn killed_behind(out: &Path, step: usize) {
     for entry in fs::read_dir(out.join("checkpoints")).unwrap().flatten() {
         let at: usize = entry.file_name().to_str().unwrap().trim_start_matches("step-").parse().unwrap();

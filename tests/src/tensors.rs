@@ -1,4 +1,4 @@
-//! Tensors on disk, and how far two of them are apart.
+//! Reads and writes tensors on disk, and measures the distance of two tensors.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,12 +45,12 @@ pub fn write(path: &Path, tensors: &Tensors) {
     fs::write(path, safetensors::serialize(views, None).expect("the tensors serialize")).expect("the file is written");
 }
 
-/// `|a - b| / |b|` of two numbers; of zero, `|a|`.
+/// `|a - b| / |b|` of two numbers; `|a|` if `b` is zero.
 pub fn relative(a: f64, b: f64) -> f64 {
     (a - b).abs() / if b == 0.0 { 1.0 } else { b.abs() }
 }
 
-/// `|a - b| / |b|` in the Euclidean norm; where `b` is zero, `|a|`.
+/// `|a - b| / |b|` in the Euclidean norm; `|a|` if `b` is zero.
 pub fn relative_l2(a: &Tensor, b: &Tensor) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let apart = norm(&mut a.values.iter().zip(&b.values).map(|(a, b)| f64::from(*a) - f64::from(*b)));

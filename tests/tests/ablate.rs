@@ -1,4 +1,4 @@
-//! `basic ablate`: a study runs on a machine with nothing else, is killed and goes on, and computes nothing twice.
+//! `basic ablate`: a study needs no other files, continues after a kill, and computes nothing twice.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ fn ablate(study: &Path, out: &Path, more: &[&str]) -> Ran {
     run(BINARY, line)
 }
 
-/// The numbers of a study, without those of time.
+/// The results of a study, without times.
 fn found(out: &Path) -> Value {
     read_json(&out.join("results.json"))["groups"].clone()
 }
@@ -87,7 +87,8 @@ fn a_study_that_is_killed_goes_on_to_the_same_numbers_and_runs_nothing_twice() {
     let ran = ablate(&path, &whole, &["--json"]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     let summary: Value = serde_json::from_str(&ran.stdout).unwrap();
-    // k = 3 is half of the decoder's 6 layers, the default: the two factors share it. 2 cells x 2 seeds x 2 stages.
+    // The default k = 3 is half of the decoder's 6 layers, so the two factors share a cell: 2 cells x 2 seeds x 2
+    // stages.
     assert_eq!((number(&summary["done"]), number(&summary["of"])), (8.0, 8.0));
     assert_eq!(results(&whole), 8);
     assert_eq!(summary["groups"], found(&whole));
@@ -118,16 +119,16 @@ fn a_study_that_is_killed_goes_on_to_the_same_numbers_and_runs_nothing_twice() {
     let ran = ablate(&path, &killed, &[]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert_eq!(ran.stderr.lines().filter(|line| line.contains("stages done")).count(), 8 - first, "{}", ran.stderr);
-    // Two workers and kills change no number.
+    // Neither two workers nor the kills change a number.
     assert_eq!(found(&killed), found(&whole));
 
-    // Nothing is left to do, and nothing is done.
+    // A finished study runs nothing again.
     let again = ablate(&path, &killed, &[]).succeeded();
     assert!(again.stdout.contains("table.html"), "{}", again.stdout);
     let listed = ablate(&path, &killed, &["--list"]).succeeded();
     assert!(listed.stdout.ends_with("6 of 6 cells and seeds are done\n"), "{}", listed.stdout);
 
-    // The tables hold the cells, in every format.
+    // The table in every format has all cells.
     for name in ["table.md", "table.csv", "table.html"] {
         let table = fs::read_to_string(killed.join(name)).unwrap();
         for expected in ["none", "both", "pretrain", "finetune"] {
@@ -145,7 +146,7 @@ fn a_study_that_is_killed_goes_on_to_the_same_numbers_and_runs_nothing_twice() {
     let mean = (accuracy(1, 0) - accuracy(0, 0) + accuracy(1, 1) - accuracy(0, 1)) / 2.0;
     assert!((number(&entry["difference"]["mean"]) - mean).abs() < 1e-12);
 
-    // A changed key is another recipe.
+    // With a changed key the recipes differ, so nothing counts as done.
     let changed = ablate(&path, &killed, &["--list", "--set", "pretrain.optimizer.lr=1e-3"]).succeeded();
     assert!(changed.stdout.ends_with("0 of 6 cells and seeds are done\n"), "{}", changed.stdout);
 }
@@ -232,7 +233,7 @@ fn a_study_of_more_runs_than_anybody_waits_for_is_refused_before_it_is_expanded(
     };
     let seeds = |count: u32| format!("seeds = {:?}", (0..count).collect::<Vec<_>>());
     let cases = [
-        // 2^64, 2^65 and 3^40 cells, which wrap, the first to 0.
+        // Counts of 2^64, 2^65 and 3^40 cells would overflow a 64-bit number, the first to 0.
         (seeds(1), grid(64, 2)),
         (seeds(2), grid(64, 2)),
         (seeds(1), grid(40, 3)),

@@ -1,5 +1,5 @@
-//! What `basic ablate` measures is what the other commands say of the checkpoints that it keeps. With SHOTS=DIR in the
-//! environment the pages are photographed there.
+//! The values that `basic ablate` measures equal those that the other commands give for the checkpoints that it keeps.
+//! With SHOTS=DIR in the environment, screenshots of the pages are saved there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tests::{Ran, args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
-/// Two cells with one seed in one stage, which is stopped by a held-out loss.
+/// Two cells with one seed and one stage, whose checkpoint is chosen by a held-out loss.
 const STUDY: &str = r#"
 name = "Measures"
 seeds = [3]
@@ -68,14 +68,14 @@ fn ablate(study: &Path, out: &Path, more: &[&str]) -> Ran {
     run(BINARY, line)
 }
 
-/// Progress goes to standard error, and nothing else.
+/// Runs a study, which must succeed and print only progress on standard error.
 fn finishes(study: &Path, out: &Path, more: &[&str]) {
     let ran = ablate(study, out, more);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.stderr.lines().all(|line| line.contains("stages done")), "{}", ran.stderr);
 }
 
-/// The single run of a cell: its checkpoint and values.
+/// The checkpoint and the values of a cell's single run.
 fn cell(out: &Path, row: usize) -> (PathBuf, Value) {
     let run = read_json(&out.join("results.json"))["groups"][0]["rows"][row]["runs"][0].clone();
     let dir = out.join("cells").join(text(&run["hashes"]["pretrain"])).join("run");
@@ -126,7 +126,7 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
             assert_eq!(number(&values[format!("pope.{name}")]), number(&metric["value"]), "{name}");
         }
 
-        // The first of the steps with the least held-out loss, of those with a state: 2, 4, 6 and the last.
+        // The chosen step has the least held-out loss among those with a saved state (2, 4, 6 and the last).
         let looked = read_jsonl(&checkpoint.join("eval.jsonl"));
         let steps: Vec<f64> = looked.iter().map(|line| number(&line["step"])).collect();
         assert_eq!(steps, [2.0, 4.0, 6.0, 7.0]);
@@ -135,7 +135,7 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
         assert_eq!((&values["best.step"], number(&values["best.validation"])), (&first["step"].as_f64().into(), least));
         assert!(values["best.pope"].is_number(), "{values}");
     }
-    // A table and a figure of their own for what layers have.
+    // Values per layer have a table and a figure of their own.
     let markdown = fs::read_to_string(out.join("table.md")).unwrap();
     assert!(markdown.contains("## losses, pretrain: meaningful, %, layer by layer"), "{markdown}");
     assert!(markdown.contains("| | seeds | layer 0 | layer 1 |"), "{markdown}");
@@ -143,7 +143,7 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
     assert!(page.contains("<figcaption>pretrain: angle to V^, degrees</figcaption>"));
     in_a_browser(&out);
 
-    // A report has the same tables, beside a run that the study kept.
+    // A report shows the same tables, also beside a run that the study kept.
     let (report, run_dir) = (dir.path().join("report.html"), cell(&out, 1).0);
     let written = run(BINARY, args!["report", out, run_dir, "--out", report, "--json"]).json();
     assert_eq!((&written["studies"][0], written["runs"].as_array().unwrap().len()), (&"Measures".into(), 1));
@@ -152,7 +152,7 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
     if let Some(page) = Page::open(&report) {
         assert_eq!(page.text("#ablations"), "Ablations");
         assert_eq!(page.evaluate("document.querySelectorAll('.study figure svg').length"), 5);
-        // The two pages' styles don't mix: what stands below a figure is a line or two.
+        // The style sheets of the two pages don't interfere: the text below a figure has one or two lines.
         let tallest = "Math.max(...[...document.querySelectorAll('.study .lines')].map(p => p.offsetHeight))";
         assert!(number(&page.evaluate(tallest)) < 60.0);
         let value = number(&cell(&out, 1).1["pope"]) * 100.0;
@@ -165,7 +165,7 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
         page.assert_quiet();
     }
     let results = fs::read_to_string(out.join("results.json")).unwrap();
-    // A row without one of the columns' entries.
+    // A row that lacks the entry of a column.
     let mut short: Value = serde_json::from_str(&results).unwrap();
     short["groups"][0]["rows"][0]["entries"].as_array_mut().unwrap().pop();
     fs::write(out.join("results.json"), short.to_string()).unwrap();
@@ -174,28 +174,28 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
     run(BINARY, args!["report", out, "--out", report]).refused(1, &["results.json:", "not the results of a study"]);
 }
 
-/// Saves what the window shows below SHOTS, where the environment has it.
+/// Saves a screenshot in the folder SHOTS, if the environment names one.
 fn photograph(page: &Page, name: &str, width: u32) {
     if let Some(dir) = std::env::var_os("SHOTS") {
         page.screenshot(&Path::new(&dir).join(format!("{name}-{width}.png")), 1.0);
     }
 }
 
-/// The text of an element that is not shown as such.
+/// The text content of an element that need not be visible.
 fn told_by(page: &Page, selector: &str) -> String {
     text(&page.evaluate(&format!("document.querySelector('{selector}').textContent"))).to_string()
 }
 
-/// The page of the tables.
+/// Checks the page of the tables in a browser.
 fn in_a_browser(out: &Path) {
     let Some(page) = Page::open(&out.join("table.html")) else { return };
     assert_eq!(page.evaluate("document.querySelectorAll('figure svg').length"), 5, "a figure for each quantity");
-    // A point tells the number that the results have, and stands where it belongs between the axis' ends.
+    // A point's title has the number in the results, and its position fits the axis.
     let told = |row: usize| number(&cell(out, row).1["lens.meaningful.0"]) * 100.0;
     let point = |line: usize| told_by(&page, &format!("figure g.c{line} circle title"));
     assert_eq!(point(0), format!("none 0: {:.2} ± 0.00", told(0)));
     assert_eq!(point(1), format!("both 0: {:.2} ± 0.00", told(1)));
-    // Tables beside the first are folded, and open by mouse and by key.
+    // All tables but the first are folded, and open by mouse and by key.
     let open = || page.evaluate("document.querySelectorAll('details[open]').length");
     assert_eq!(open(), 0);
     page.click("details summary");
@@ -234,7 +234,7 @@ fn a_stage_that_keeps_states_goes_on_from_the_latest_of_them() {
     let listed = || ablate(&path, &killed, &["--list", "--json", "--only", "both"]);
     let hash = text(&listed().json()["cells"][0]["stages"][0][1]).to_string();
     let run_dir = killed.join("cells").join(hash).join("run");
-    // Behind the fifth step there is a state of the fourth or a later one.
+    // After the fifth step there is a state of the fourth step or of a later one.
     let steps = || fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap_or_default();
     while steps().lines().count() < 5 && begun.elapsed() < Duration::from_secs(120) {
         std::thread::sleep(Duration::from_millis(2));
@@ -245,7 +245,7 @@ fn a_stage_that_keeps_states_goes_on_from_the_latest_of_them() {
     assert!((5..40).contains(&before.lines().count()), "it was killed too late: {} steps", before.lines().count());
     finishes(&path, &killed, &["--only", "both"]);
     let after = steps();
-    // Steps that are trained again take other times: the first ones' lines stay as they were.
+    // Lines contain times, so unchanged first lines show that these steps were not trained again.
     assert_eq!(before.lines().take(3).collect::<Vec<_>>(), after.lines().take(3).collect::<Vec<_>>());
     assert_eq!(after.lines().count(), 40);
     assert_eq!(cell(&killed, 1).1, cell(&whole, 1).1);

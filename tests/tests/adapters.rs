@@ -1,5 +1,5 @@
-//! Adapters against transformers with peft (tests/reference/adapters_in_peft.py made the fixtures): values, gradients,
-//! files in both directions, merging, and what is wrong with a directory.
+//! Compares adapters with transformers and peft (tests/reference/adapters_in_peft.py made the fixtures): values,
+//! gradients, files in both directions, merging, and errors for invalid directories.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ fn cpu() -> Device {
     DeviceSpec::Cpu.open().unwrap()
 }
 
-/// The base with the adapters beside its weights.
+/// The base model with unmerged adapters.
 fn attached(name: &str, device: &Device) -> Llava {
     let files = AdapterFiles::open(fixture(name)).unwrap();
     let mut model = Checkpoint::open(fixture("plain")).unwrap().load(DType::F32, device).unwrap();
@@ -61,7 +61,7 @@ fn near(ours: &[f32], theirs: &[f32], bound: f32, what: &str) {
     println!("{what}: {worst:.1e}");
 }
 
-/// The gradients by our names, in Hugging Face's orientation.
+/// The gradients by our names, with matrices oriented as in Hugging Face's files.
 fn gradients(model: &Llava, grads: &Gradients) -> tensors::Tensors {
     struct Find<'a> {
         path: ParamPath,
@@ -152,7 +152,7 @@ fn the_factors_gradients_are_pefts() {
         }
         println!("{name}: {compared} gradients, the worst off by {worst:.1e}");
         assert!(compared >= 16);
-        // Nothing below the adapters is trained.
+        // The weights under the adapters get no gradient.
         assert!(!ours.contains_key("language_model.layers.0.self_attn.q_proj.weight"));
         assert!(!ours.contains_key("language_model.embed_tokens.weight"));
     }
@@ -182,7 +182,7 @@ fn what_is_saved_reads_back_as_it_was() {
         config["target_modules"],
         r"(?:.*\.)?language_model\..*\.(?:down_proj|gate_proj|k_proj|o_proj|q_proj|up_proj|v_proj)"
     );
-    // Every layer has a scale of its own here: alpha / sqrt(r), written as alpha' / r.
+    // Here each layer has its own scale alpha / sqrt(r), which is written as alpha' / r.
     let config = read_json(&dir.path().join(ADAPTERS[1]).join("adapter_config.json"));
     assert_eq!(config["rank_pattern"].as_object().unwrap().len(), 2, "{config}");
     assert_eq!(config["use_rslora"], false);
@@ -245,7 +245,7 @@ fn fresh_adapters_are_saved_with_the_base_they_belong_to() {
     assert!(save_adapters(&bare, &[], "x", &staged, DType::F32).unwrap_err().to_string().contains("no adapters"));
 }
 
-/// A copy of a fixture whose adapter_config.json is changed.
+/// Copies a fixture and changes its adapter_config.json.
 fn changed(dir: &Path, change: impl Fn(&mut Value)) {
     tests::fixtures::copy_of(ADAPTERS[0], dir);
     let path = dir.join("adapter_config.json");
@@ -316,7 +316,7 @@ fn what_is_wrong_with_adapters_is_said() {
     let inspected = basic(args!["inspect", at, "--json"]).json();
     assert_eq!(inspected["loads"], false);
 
-    // A merge says the same, and leaves nothing behind.
+    // A merge fails with the same message and leaves nothing.
     let out = dir.path().join("out");
     basic(args!["merge", fixture("plain"), at, out]).refused(1, &["adapter_model.safetensors"]);
     basic(args!["merge", fixture(ADAPTERS[0]), fixture(ADAPTERS[1]), out])

@@ -1,4 +1,4 @@
-//! `basic assemble`: a vision encoder and a decoder become a LLaVA checkpoint.
+//! `basic assemble` combines a vision encoder and a decoder into a LLaVA checkpoint.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,12 +17,13 @@ fn basic(args: Vec<OsString>) -> Ran {
     run(BASIC, args)
 }
 
-/// The parts of the fixture `plain`, as directories of their own: the decoder's vocabulary ends before `<image>`.
+/// The vision encoder and the decoder of the fixture `plain` in directories of their own, with a vocabulary without
+/// `<image>`.
 struct Parts {
     dir: TempDir,
 }
 
-/// Tokens of the fixture's tokenizer without `<image>`, which has the next id.
+/// The number of tokens of the fixture's tokenizer without `<image>`, which gets the next id.
 const TOKENS: usize = 358;
 
 impl Parts {
@@ -30,7 +31,7 @@ impl Parts {
         Self::with_rows(TOKENS)
     }
 
-    /// A decoder whose table has `rows` rows, from the fixture's 359.
+    /// Parts with a decoder whose embedding table has the first `rows` of the fixture's 359 rows.
     fn with_rows(rows: usize) -> Self {
         let this = Self { dir: tempfile::tempdir().unwrap() };
         let (vision, llm) = (this.vision(), this.llm());
@@ -84,7 +85,7 @@ impl Parts {
     }
 }
 
-/// By transformers 5's names, where the vision encoder has no `vision_model.` of its own.
+/// The tensors by their names in transformers 5, where those of the vision encoder have no `vision_model.`.
 fn weights(dir: &Path) -> Tensors {
     let all = tensors::read(&dir.join("model.safetensors"));
     all.into_iter()
@@ -134,7 +135,7 @@ fn a_decoder_without_an_image_token_gets_one_and_a_row_for_it() {
     );
     let config = read_json(&out.join("tokenizer_config.json"));
     assert_eq!(config["added_tokens_decoder"]["358"]["content"], "<image>");
-    // The tokens that were there are listed too.
+    // The tokens that existed before are listed too.
     assert_eq!(config["added_tokens_decoder"]["1"]["content"], "<s>");
     let processor = read_json(&out.join("processor_config.json"));
     assert_eq!((&processor["image_token"], &processor["patch_size"]), (&json!("<image>"), &json!(7)));
@@ -167,7 +168,7 @@ fn the_seed_decides_the_projector_and_nothing_else() {
     for (name, tensor) in &first {
         assert_eq!(other[name] == *tensor, !name.starts_with("multi_modal_projector"), "{name}");
     }
-    // PyTorch's nn.Linear draws from U(-1/sqrt(in), 1/sqrt(in)); the first layer has 32 inputs.
+    // PyTorch's nn.Linear initializes with U(-1/sqrt(in), 1/sqrt(in)); the first layer has 32 inputs.
     let bound = 1.0 / 32f32.sqrt();
     let values = &first["multi_modal_projector.linear_1.weight"].values;
     let largest = values.iter().fold(0f32, |max, x| max.max(x.abs()));
@@ -184,7 +185,7 @@ fn the_table_can_be_padded_and_spare_rows_are_used_first() {
         assert_mean_rows(table, TOKENS);
     }
     assert_eq!(read_json(&out.join("config.json"))["text_config"]["vocab_size"], 384);
-    // A table with a row to spare, as many decoders have: it stays as it is.
+    // Many decoders have a table with a spare row, which then stays unchanged.
     let spare = Parts::with_rows(TOKENS + 1);
     let out = spare.assembled("out", &[]);
     let (all, before) = (weights(&out), weights(&fixture("plain")));
@@ -201,14 +202,14 @@ fn a_decoder_that_has_the_token_keeps_its_files() {
     for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
         assert_eq!(fs::read(out.join(name)).unwrap(), fs::read(assets.join("llm").join(name)).unwrap(), "{name}");
     }
-    // The type that the parts have on disk.
+    // The output has the data type that the parts have on disk.
     let said = basic(args!["inspect", out, "--json"]).json();
     assert_eq!(said["types"].as_object().unwrap().keys().collect::<Vec<_>>(), ["F16"]);
 }
 
 #[test]
 fn a_tokenizer_model_alone_is_enough() {
-    /// Of basic-models/tests/fixtures/processor/vicuna/tokenizer.model.
+    /// The number of pieces in basic-models/tests/fixtures/processor/vicuna/tokenizer.model.
     const PIECES: usize = 420;
     let parts = Parts::new();
     let weights = parts.llm().join("model.safetensors");
@@ -221,7 +222,7 @@ fn a_tokenizer_model_alone_is_enough() {
     let mut config = read_json(&parts.llm().join("config.json"));
     config["vocab_size"] = json!(PIECES);
     fs::write(parts.llm().join("config.json"), config.to_string()).unwrap();
-    // As the original Vicuna has them.
+    // The original Vicuna has only tokenizer.model and no tokenizer.json.
     fs::remove_file(parts.llm().join("tokenizer.json")).unwrap();
     let model = fixture("../../basic-models/tests/fixtures/processor/vicuna/tokenizer.model");
     fs::copy(model, parts.llm().join("tokenizer.model")).unwrap();
@@ -259,7 +260,7 @@ fn trained_projector_weights_take_the_place_of_fresh_ones() {
         .into_iter()
         .filter(|(name, _)| name.starts_with("multi_modal_projector"))
         .map(|(name, tensor)| {
-            // LLaVA's names.
+            // The names in LLaVA's own checkpoints.
             let name = name.replace("multi_modal_projector.linear_1", "model.mm_projector.0");
             (name.replace("multi_modal_projector.linear_2", "model.mm_projector.2"), tensor)
         })
@@ -270,11 +271,11 @@ fn trained_projector_weights_take_the_place_of_fresh_ones() {
     for (name, tensor) in weights(&fixture("plain")).iter().filter(|(name, _)| name.starts_with("multi_modal")) {
         assert_eq!(&all[name], tensor, "{name}");
     }
-    // LLaVA's file of a projector for other sizes.
+    // A projector file of LLaVA's with other sizes.
     let other = fixture("original/mm_projector.bin");
     let line = parts.line(&parts.dir.path().join("no"), &["--projector-weights", other.to_str().unwrap()]);
     basic(line).refused(1, &["model.mm_projector.0.weight is [16, 16], not [48, 32]"]);
-    // A file without one.
+    // A file without a projector.
     let tower = fixture("original/tower/pytorch_model.bin");
     let line = parts.line(&parts.dir.path().join("no"), &["--projector-weights", tower.to_str().unwrap()]);
     basic(line).refused(1, &["pytorch_model.bin", "holds no projector"]);
@@ -283,7 +284,7 @@ fn trained_projector_weights_take_the_place_of_fresh_ones() {
 
 #[test]
 fn parts_of_llavas_own_checkpoint_go_together_again() {
-    // A tower in PyTorch's format, and a projector in the one before 1.6.
+    // The vision encoder is in PyTorch's format, the projector in PyTorch's format before 1.6.
     let dir = tempfile::tempdir().unwrap();
     let (llm, out) = (dir.path().join("llm"), dir.path().join("out"));
     fs::create_dir_all(&llm).unwrap();
@@ -351,7 +352,7 @@ fn every_projector_trains_under_both_losses_and_comes_back() {
         assert_eq!(config["model_type"], if native { "llava" } else { "basic_llava" });
         assert_eq!(config["projector_type"], if native { Value::Null } else { json!(projector) });
         let losses = basic(args!["losses", start, fixture("samples.jsonl"), "--device", "cpu", "--json"]).json();
-        // The fourth sample has one image; the reference counted its tokens with 16 for it.
+        // The fourth sample has one image, for which the reference counted 16 tokens.
         let reference = read_json(&fixture("expected/plain-default.json"));
         let tokens = |value: &Value| value["tokens"][3].as_u64().unwrap();
         assert_eq!(tokens(&losses), tokens(&reference) - 16 + visual, "{projector}");
@@ -377,7 +378,7 @@ fn every_projector_trains_under_both_losses_and_comes_back() {
             all.keys().filter(|name| name.starts_with("multi_modal_projector.")).cloned().collect()
         };
         assert_eq!(projector_names(&before), projector_names(&after));
-        // Another seed and two steps: all of the projector is another. The rest is as it was.
+        // Another seed and two steps change every tensor of the projector and nothing else.
         for (name, tensor) in &after {
             assert_eq!(*tensor != before[name], name.starts_with("multi_modal_projector."), "{projector}: {name}");
         }

@@ -1,4 +1,4 @@
-//! `[loader]` and the policy for bad samples through `basic train`, on a tiny checkpoint.
+//! `basic train` with the settings of `[loader]` and for bad samples, on a tiny checkpoint.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ fn project(steps: usize) -> Project {
     Project::new(BINARY, "finetune", steps)
 }
 
-/// Trains with settings, whatever comes of it.
+/// Trains with these settings; the run may fail.
 fn train(project: &Project, out: &str, sets: &[&str]) -> Ran {
     let mut line = args!["train", project.path().join("recipe.toml"), "--out", project.path().join(out)];
     for set in sets {
@@ -22,14 +22,14 @@ fn train(project: &Project, out: &str, sets: &[&str]) -> Ran {
     run(BINARY, line)
 }
 
-/// The steps' metrics of a run that must have succeeded.
+/// The metrics of the steps of a run, which must succeed.
 fn metrics(project: &Project, out: &str, sets: &[&str]) -> Vec<Value> {
     let ran = train(project, out, sets);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     read_jsonl(&project.path().join(out).join("metrics.jsonl"))
 }
 
-/// The project's data with one sample changed.
+/// Changes one sample of the project's data.
 fn break_sample(project: &Project, index: usize, change: impl FnOnce(&mut Value)) {
     let mut data = llava();
     change(&mut data[index]);
@@ -62,7 +62,7 @@ fn packed_runs_have_the_losses_of_unpacked_ones_within_rounding() {
     let apart = losses(&project.path().join("apart"));
     for (step, (ours, theirs)) in losses(&project.path().join("packed")).iter().zip(&apart).enumerate() {
         for (a, b) in ours.iter().zip(theirs) {
-            // Later steps start from parameters that are a rounding apart.
+            // Later steps start from parameters that differ by rounding.
             let bound = if step == 0 { 1e-5 } else { 1e-3 };
             assert!((a - b).abs() <= bound * (1.0 + b.abs()), "step {step}: {ours:?} against {theirs:?}");
         }
@@ -77,7 +77,7 @@ fn grouped_steps_have_images_in_all_samples_or_in_none() {
     let text = fs::read_to_string(&recipe).unwrap().replace("steps = 1", "epochs = 2");
     fs::write(&recipe, text).unwrap();
     let steps = metrics(&project, "run", &["loader.order=grouped"]);
-    // Seven samples with images and one without, three a step: three steps and one.
+    // Seven samples with images and one without, three per step, make three steps with images and one without.
     let sizes: Vec<(f64, f64)> =
         steps.iter().map(|step| (number(&step["samples"]), number(&step["image_samples"]))).collect();
     let epoch = [(3.0, 3.0), (3.0, 3.0), (1.0, 1.0), (1.0, 0.0)];
@@ -92,7 +92,7 @@ fn a_broken_sample_ends_the_run_or_is_left_out_up_to_a_limit() {
     assert_eq!(ran.code, Some(1), "{ran:#?}");
     assert!(ran.stderr.contains("nowhere.png") && ran.stderr.contains("sample 5"), "{}", ran.stderr);
 
-    // Two epochs, less what is left out of each: 12 draws of 8 samples.
+    // Four steps of 3 samples draw 12 samples, which is one and a half epochs of 8; the bad sample is left out.
     let skip = ["data.on_error=skip", "data.max_skipped=1", "loader.order=sequential"];
     let steps = metrics(&project, "skip", &skip);
     let sizes: Vec<f64> = steps.iter().map(|step| number(&step["samples"])).collect();

@@ -1,4 +1,4 @@
-//! `basic bench`: the keys of the reference script, presets and checkpoints.
+//! `basic bench`: the keys of its JSON output, presets and checkpoints.
 
 use tests::fixtures::{fixture, number};
 use tests::{args, run};
@@ -31,7 +31,7 @@ fn a_checkpoints_sizes_and_weights_are_timed_with_the_presets_text_and_batch() {
 fn each_step_is_told_as_it_ends() {
     let line = args!["bench", "--preset", "tiny", "--steps", "2", "--device", "cpu"];
     let ran = run(env!("CARGO_BIN_EXE_basic-under-test"), line);
-    // One step to warm up, two that count, and the result.
+    // One warm-up step, two timed steps, and the result.
     let told: Vec<&str> = ran.stdout.lines().collect();
     assert!(told.len() == 4 && told[2].starts_with("step 3: "), "{told:?}");
 }

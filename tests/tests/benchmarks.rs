@@ -1,4 +1,4 @@
-//! `basic eval --bench` on a few questions of every benchmark (tests::benchmarks), with a tiny checkpoint.
+//! `basic eval --bench` on a few questions of every benchmark (`tests::benchmarks`), with a tiny checkpoint.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,7 +13,7 @@ use tests::{args, run};
 
 const BASIC: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
-/// What a benchmark reports, by its measures' names.
+/// The scores of a benchmark by the names of its measures.
 fn scores(report: &Value, name: &str) -> HashMap<String, f64> {
     let benchmarks = report["benchmarks"].as_array().unwrap();
     let found = benchmarks.iter().find(|benchmark| benchmark["name"] == name).unwrap();
@@ -93,7 +93,7 @@ fn every_benchmark_is_asked_in_llavas_words_and_answered_once_a_question() {
     submissions(&place);
 }
 
-/// What the servers are sent is what was answered, under their keys.
+/// Checks that the submission files have the answers under the servers' keys.
 fn submissions(place: &Place) {
     let vqav2 = place.answers("vqav2");
     let sent = read_json(&place.out().join("vqav2/vqav2_test-dev.json"));
@@ -111,7 +111,7 @@ fn submissions(place: &Place) {
     let answers = place.answers("mm-vet");
     assert_eq!(sent, json!({"v1_0": answers[0].1, "v1_1": answers[1].1}));
 
-    // LLaVA's script drops columns and puts the predictions behind the sixth that stays.
+    // LLaVA's script drops columns and puts the predictions after the sixth of the others.
     let mut book: Xlsx<_> = open_workbook(place.out().join("mmbench/mmbench_dev_20230712.xlsx")).unwrap();
     let sheet = book.worksheet_range_at(0).unwrap().unwrap();
     let rows: Vec<&[Data]> = sheet.rows().collect();
@@ -133,7 +133,7 @@ fn scores_are_those_of_the_answers_that_are_there() {
     let place = Place::new(BASIC);
     let names = ["vqav2-val", "gqa", "vizwiz-val", "textvqa", "scienceqa", "mmbench", "pope"];
     place.eval(&names);
-    // Answers as a model may give them; what was asked stays, so nothing is asked again.
+    // Replaces the answers by others. The questions stay the same, so nothing is asked again.
     let say = |name: &str, said: &[&str]| {
         let path = place.out().join(name).join("answers.jsonl");
         let mut all = read_jsonl(&path);
@@ -154,7 +154,7 @@ fn scores_are_those_of_the_answers_that_are_there() {
         let got = scores.get(measure).unwrap_or_else(|| panic!("{measure} is not in {scores:?}"));
         assert!((got - value).abs() < 1e-9, "{name}, {measure}: {got}");
     };
-    // Given by seven of ten: 1; by three: three times min(1, 2/3) and seven times 1, over ten.
+    // An answer of seven annotators scores 1; one of three scores (3 * 2/3 + 7 * 1) / 10.
     near("vqav2-val", "accuracy, other", 1.0);
     near("vqav2-val", "accuracy, yes/no", 0.9);
     near("vqav2-val", "accuracy, number", 1.0);
@@ -163,7 +163,7 @@ fn scores_are_those_of_the_answers_that_are_there() {
     near("gqa", "accuracy, open", 0.0);
     near("vizwiz-val", "accuracy, unanswerable", 1.0);
     near("vizwiz-val", "accuracy, other", 0.9);
-    // Given by two of ten: twice min(1, 1/3) and eight times 2/3, over ten.
+    // An answer of two annotators scores (2 * 1/3 + 8 * 2/3) / 10.
     near("textvqa", "accuracy", (1.0 + 0.6) / 2.0);
     near("scienceqa", "IMG accuracy", 0.5);
     near("mmbench", "circular accuracy", 0.5);
@@ -188,7 +188,7 @@ fn what_was_cut_off_or_killed_goes_on_to_the_same_files() {
     let report = run(BASIC, line.clone()).json();
     let whole = tree(&place.out());
 
-    // Half of a line in Chinese, cut within a character.
+    // A line that is cut off within a Chinese character.
     let answers = place.out().join("pope/answers.jsonl");
     let bytes = fs::read(&answers).unwrap();
     let kept: usize = bytes.split_inclusive(|byte| *byte == b'\n').take(7).map(<[u8]>::len).sum();
@@ -196,7 +196,7 @@ fn what_was_cut_off_or_killed_goes_on_to_the_same_files() {
     assert_eq!(run(BASIC, line.clone()).json(), report);
     assert!(tree(&place.out()) == whole, "the files differ after half a line");
 
-    // Killed while it answers.
+    // A process that is killed while it answers.
     fs::remove_dir_all(place.out()).unwrap();
     let mut child = Command::new(BASIC).args(&line).stdout(Stdio::null()).spawn().unwrap();
     let start = Instant::now();
@@ -209,12 +209,12 @@ fn what_was_cut_off_or_killed_goes_on_to_the_same_files() {
     let done = count();
     assert!((6..180).contains(&done), "killed in the middle: {done} of 180");
     assert!(!place.out().join("pope/judged.jsonl").exists());
-    // What was not finished is no evaluation.
+    // An unfinished evaluation cannot be compared.
     run(BASIC, args!["compare", place.out(), place.out()]).refused(1, &["pope", "not finished", "basic eval"]);
     assert_eq!(run(BASIC, line.clone()).json(), report);
     assert!(tree(&place.out()) == whole, "the files differ after a kill");
 
-    // Of another token limit they are another evaluation's.
+    // Answers with another token limit belong to another evaluation.
     let mut other = line;
     other.push("--max-new-tokens=4".into());
     let at = other.iter().position(|arg| arg == "--max-new-tokens").unwrap();
@@ -230,7 +230,7 @@ fn devices_share_the_questions_and_give_one_devices_files() {
     let single = run(BASIC, place.line(&names, &["--batch-size", "3"])).json();
     let whole = tree(&place.out());
     let shared = place.line(&names, &["--batch-size", "3", "--devices", "cpu,cpu,cpu"]);
-    // Answers of one device are gone on with by three.
+    // Three devices continue from the answers of one.
     let answers = place.out().join("pope/answers.jsonl");
     edit(&answers, |text| text.lines().skip(40).map(|line| format!("{line}\n")).collect());
     assert_eq!(run(BASIC, shared.clone()).json(), single);
@@ -244,7 +244,7 @@ fn devices_share_the_questions_and_give_one_devices_files() {
     run(BASIC, place.line(&names, &["--devices", "cpu,tpu"])).refused(2, &["tpu"]);
     let data = args!["eval", fixture("plain"), fixture("samples.jsonl"), "--devices", "cpu,cpu"];
     run(BASIC, data).refused(2, &["--bench"]);
-    // One device's failure is everyone's, and what was answered stays.
+    // If one device fails, all stop, and the answers so far are kept.
     fs::remove_dir_all(place.out()).unwrap();
     fs::write(place.root().join("pope/val2014/COCO_val2014_000000000001.jpg"), "no picture").unwrap();
     run(BASIC, place.line(&["pope"], &["--devices", "cpu,cpu"])).refused(1, &["COCO_val2014_000000000001.jpg"]);

@@ -1,4 +1,4 @@
-//! What `basic eval --bench` says of files that are not what they should be, and of a checkpoint without template.
+//! The errors of `basic eval --bench` for invalid files, and its behaviour for a checkpoint without a chat template.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! What lies beside the weights, or twice among them: generation_config.json, keys of wrong types, patterns of a tokenizer,
-//! heads of models whose head is said to be the embedding table, and values that a smaller type makes infinite.
+//! Files beside the weights and unusual weights: generation_config.json, keys of wrong types, patterns of a tokenizer,
+//! output heads of models that are configured as tied, and values that overflow in a smaller data type.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn losses(checkpoint: &Path) -> Ran {
     run(BASIC, args!["losses", checkpoint, fixture("samples.jsonl"), "--device", "cpu", "--json"])
 }
 
-/// The losses, which the logits give.
+/// The losses, which depend on the logits.
 fn numbers(ran: &Ran) -> [f64; 2] {
     let said: Value = serde_json::from_str(&ran.stdout).unwrap();
     ["lm", "total"].map(|key| said[key].as_f64().unwrap())
@@ -73,7 +73,7 @@ fn a_generation_config_that_cannot_be_read_is_named_before_anything_is_written()
     }
 }
 
-/// The fixture with a head that config.json says is the table; `head` makes it of the table's values.
+/// The fixture with tied embeddings by config.json; `head` computes a stored head from the table's values.
 fn tied(dir: &Path, head: Option<&dyn Fn(usize, f32) -> f32>) -> PathBuf {
     let model = plain(dir);
     let mut config = read_json(&model.join("config.json"));
@@ -101,7 +101,7 @@ fn a_head_equal_to_the_table_is_tied_and_another_is_used_and_told_of() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let one = losses(&tied(dir.path(), None)).succeeded();
-    // Equal: the same model, without a word, and one matrix in what is written.
+    // An equal head gives the same model without a warning, and one matrix is written.
     let model = tied(dir.path(), Some(&|_, value| value));
     let equal = losses(&model).succeeded();
     assert_eq!(numbers(&one), numbers(&equal));
@@ -109,7 +109,7 @@ fn a_head_equal_to_the_table_is_tied_and_another_is_used_and_told_of() {
     assert_eq!(read_json(&out.join("config.json"))["tie_word_embeddings"], true);
     assert!(!read(&out.join("model.safetensors")).contains_key(HEAD));
 
-    // Another: that head's logits, two matrices, and one line.
+    // A different head is used, two matrices are written, and one warning is printed.
     let other = |i: usize, value: f32| if i == 5 { value + 1.0 } else { -value };
     let model = tied(dir.path(), Some(&other));
     let ran = losses(&model);
@@ -123,7 +123,7 @@ fn a_head_equal_to_the_table_is_tied_and_another_is_used_and_told_of() {
     assert_eq!(read_json(&out.join("config.json"))["tie_word_embeddings"], false);
     let written = read(&out.join("model.safetensors"));
     assert!(written[HEAD].values.iter().zip(&written[TABLE].values).enumerate().all(|(i, (a, b))| *a == other(i, *b)));
-    // The same as a model that never said it was tied.
+    // The losses equal those of a model that is not configured as tied.
     config["tie_word_embeddings"] = json!(false);
     config["text_config"]["tie_word_embeddings"] = json!(false);
     fs::write(model.join("config.json"), config.to_string()).unwrap();
@@ -133,7 +133,7 @@ fn a_head_equal_to_the_table_is_tied_and_another_is_used_and_told_of() {
 #[test]
 fn a_head_that_is_the_table_in_another_type_is_compared_by_its_values() {
     let dir = tempfile::tempdir().unwrap();
-    // What bf16 holds: the same values in either type.
+    // Values that bf16 represents exactly are the same in both types.
     let short = |value: f32| f32::from_bits(value.to_bits() & 0xffff_0000);
     let model = tied(dir.path(), Some(&|_, value| value));
     let path = model.join("model.safetensors");
@@ -145,7 +145,7 @@ fn a_head_that_is_the_table_in_another_type_is_compared_by_its_values() {
     let head = tensors.keys().find(|name| name.contains("lm_head")).unwrap().clone();
     let alone = tensors.remove(&head).unwrap();
     write(&path, &tensors);
-    // The head in bf16, in a shard of its own.
+    // Puts the head into a shard of its own, in bf16.
     let bytes: Vec<u8> = alone.values.iter().flat_map(|value| value.to_le_bytes()[2..].to_vec()).collect();
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, alone.shape.clone(), &bytes).unwrap();
     let second = model.join("model-00002-of-00002.safetensors");
@@ -231,7 +231,7 @@ fn keys_of_another_type_name_their_file_and_are_never_what_an_absent_key_means()
             None => whole[key] = value,
         }
         fs::write(&path, whole.to_string()).unwrap();
-        // config.json is called by its directory.
+        // Messages name the directory instead of config.json.
         let name = if file == "config.json" { "model" } else { file };
         losses(&model).refused(1, &[name, key]);
     }

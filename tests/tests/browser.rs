@@ -1,4 +1,4 @@
-//! The browser harness itself: what a page does wrong must be heard, or the tests of the pages prove nothing.
+//! Tests the browser harness itself: it must notice what a page does wrong, or the tests of pages prove nothing.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ const QUIET: &str = "<!doctype html><title>t</title><link rel=icon href=data:,><
 <button id=b onclick='p.textContent = \"clicked\"' onmouseover='p.textContent = \"over\"'>b</button>\
 <script>i.onkeydown = e => p.textContent = e.key</script>";
 
-/// Opens a page of this text; `None` where there is no browser.
+/// Opens a page with this HTML; `None` if there is no browser.
 fn page(text: &str) -> Option<(tempfile::TempDir, Page)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a page é.html");

@@ -1,4 +1,4 @@
-//! Files that a run reads again and that somebody changes meanwhile: images, held-out images, what lies beside the weights.
+//! Files that change while a run reads them repeatedly: images, held-out images, and files beside the weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use tests::{Ran, args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
-/// Images are read each time that they are drawn.
+/// Without a cache, images are read each time that they are drawn.
 const UNCACHED: &str = "train.vision_cache_mib=0";
 
-/// The data set's images, copied to a folder of their own.
+/// Copies the data set's images to a folder of their own.
 fn images(dir: &Path) -> PathBuf {
     let images = dir.join("images");
     fs::create_dir(&images).unwrap();
@@ -37,7 +37,7 @@ fn train(project: &Project, sets: &[&str]) -> Command {
     command
 }
 
-/// A run whose first step is done.
+/// Starts a run and waits for its first step.
 fn begun(project: &Project, sets: &[&str]) -> Child {
     let child = train(project, sets).spawn().unwrap();
     let (begun, metrics) = (Instant::now(), project.path().join("out/metrics.jsonl"));
@@ -80,7 +80,7 @@ fn an_image_that_is_replaced_before_it_is_first_read_ends_the_run_too() {
     fs::write(project.path().join("data.json"), json!(samples).to_string()).unwrap();
     for i in 0..300 {
         fs::copy(fixture("images/a.png"), images.join(format!("{i}.png"))).unwrap();
-        // Older than the run, whatever is read of a file's contents.
+        // The replacement is older than the run, so its time alone does not reveal the change.
         fs::copy(fixture("images/b.png"), project.path().join(format!("{i}.png"))).unwrap();
     }
     let sets = format!("data.images={}", images.display());
@@ -104,7 +104,7 @@ fn an_image_that_is_replaced_between_a_stop_and_going_on_is_told_and_one_that_wa
     let before = fs::read(images.join("c.png")).unwrap();
     fs::copy(fixture("images/wide.png"), images.join("c.png")).unwrap();
     resume(&out).refused(1, &["c.png", "is not what it was when its sample was trained on"]);
-    // Another place, other times, the same contents: a data set that was moved.
+    // A moved data set has another path and other times but the same contents, and is accepted.
     fs::write(images.join("c.png"), before).unwrap();
     let elsewhere = project.path().join("elsewhere");
     fs::rename(&images, &elsewhere).unwrap();
@@ -112,7 +112,7 @@ fn an_image_that_is_replaced_between_a_stop_and_going_on_is_told_and_one_that_wa
     for entry in fs::read_dir(&elsewhere).unwrap().flatten() {
         fs::copy(entry.path(), images.join(entry.file_name())).unwrap();
     }
-    // What the state knows of images is checked as its other files are.
+    // The state's record of images is checked like its other files.
     let known = out.join("checkpoints/step-00000004/images.bin");
     let bytes = fs::read(&known).unwrap();
     assert_eq!(bytes.len(), 8 * 8);
@@ -129,7 +129,7 @@ fn images_that_are_touched_or_written_again_as_they_were_do_not_end_a_run() {
     let project = Project::new(BINARY, "finetune", 60);
     let images = images(project.path());
     let child = begun(&project, &[&format!("data.images={}", images.display())]);
-    // Every image is in the first three steps.
+    // The first three steps use every image.
     let (begun, metrics) = (Instant::now(), project.path().join("out/metrics.jsonl"));
     while fs::read(&metrics).unwrap().iter().filter(|byte| **byte == b'\n').count() < 4
         && begun.elapsed() < Duration::from_secs(60)
@@ -158,7 +158,7 @@ fn a_caption_of_a_folder_that_is_replaced_by_one_of_its_length_ends_the_run() {
         });
     fs::write(&recipe, lines.collect::<Vec<_>>().join("\n")).unwrap();
     let child = begun(&project, &["checkpoint.every=5", "data.conversation=plain"]);
-    // At once: written in place it would be empty for a moment, which is another error.
+    // Renamed atomically: a file written in place would be empty for a moment, which is another error.
     fs::write(project.path().join("b.txt"), "a small tan circle").unwrap();
     fs::rename(project.path().join("b.txt"), folder.join("b.txt")).unwrap();
     let said = ended(child, 1);
@@ -184,7 +184,7 @@ fn a_held_out_image_that_is_replaced_ends_the_run() {
     fs::copy(fixture("images/tall.png"), images.join("d.png")).unwrap();
     let said = ended(child, 1);
     assert!(said.contains("d.png: was changed while the run went on"), "{said}");
-    // What was trained is kept.
+    // The trained state is kept.
     let out = project.path().join("out");
     assert!(out.join("checkpoints").is_dir());
     fs::write(images.join("d.png"), before).unwrap();
@@ -203,7 +203,7 @@ fn what_lies_beside_the_weights_is_what_it_was_or_the_run_says_so() {
     let expected = fs::read(out.join("model.safetensors")).unwrap();
     fs::rename(&out, project.path().join("whole")).unwrap();
 
-    // Read again for the checkpoint: what was trained is kept.
+    // The file is read again for the checkpoint. The error does not lose the trained state.
     let child = begun(&project, &[&start]);
     let file = model.join("tokenizer_config.json");
     let before = fs::read_to_string(&file).unwrap();
@@ -218,7 +218,7 @@ fn what_lies_beside_the_weights_is_what_it_was_or_the_run_says_so() {
     assert!(fs::read(out.join("model.safetensors")).unwrap() == expected);
     assert_eq!(losses(&out).len(), 40);
 
-    // The configuration decides what the weights mean.
+    // A changed configuration is refused, because it changes the meaning of the weights.
     killed_behind(&out, 40);
     let config = model.join("config.json");
     let before = fs::read_to_string(&config).unwrap();
@@ -227,7 +227,7 @@ fn what_lies_beside_the_weights_is_what_it_was_or_the_run_says_so() {
     fs::write(&config, value.to_string()).unwrap();
     resume(&out).refused(1, &["the model's configuration or vocabulary are not what they were"]);
     fs::write(&config, before).unwrap();
-    // How answers are chosen is not asked for.
+    // A changed generation_config.json does not matter for training.
     fs::write(model.join("generation_config.json"), "{\"bos_token_id\": 1}").unwrap();
     resume(&out).succeeded();
 }

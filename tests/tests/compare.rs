@@ -1,4 +1,4 @@
-//! `basic compare` on what `basic eval` leaves, with a tiny checkpoint.
+//! `basic compare` on the results of `basic eval`, with a tiny checkpoint.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tests::{args, run};
 
 const BASIC: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
-/// The answers of a benchmark of `out` replaced by others, and scored anew.
+/// Replaces the answers of a benchmark in `out` by others and scores them again.
 fn say(model: &Path, root: &Path, out: &Path, name: &str, said: &[&str]) {
     let path = out.join(name).join("answers.jsonl");
     let mut all = read_jsonl(&path);
@@ -68,7 +68,7 @@ fn two_evaluations_are_compared_question_by_question() {
     let accuracy = measure(&sets[1], "accuracy, adversarial");
     assert_eq!((number(&accuracy["a"]), number(&accuracy["b"]), number(&accuracy["difference"])), (0.5, 1.0, 0.5));
     assert_eq!((&accuracy["better"], &accuracy["worse"], &accuracy["same"]), (&json!(2), &json!(0), &json!(2)));
-    // Of two fair coins both on the same side, on either: 1/2.
+    // Two fair coins show the same side with probability 1/2.
     assert_eq!((&accuracy["test"], near(&accuracy["p"], 0.5)), (&json!("McNemar, exact"), true));
     let popular = measure(&sets[1], "recall, popular");
     assert_eq!((number(&popular["a"]), number(&popular["b"]), &popular["test"]), (1.0, 0.5, &json!("swaps")));
@@ -79,7 +79,7 @@ fn two_evaluations_are_compared_question_by_question() {
 
     let graded = measure(&sets[2], "accuracy");
     assert!((number(&graded["difference"]) - 1.1 / 3.0).abs() < 1e-9, "{graded}");
-    // Two differences of one sign: of the four ways to sign them, two are as far from 0.
+    // Two differences have the same sign: of their four sign combinations, two are as far from 0.
     assert_eq!((&graded["test"], number(&graded["p"])), (&json!("sign flips"), 0.5));
     assert!(
         number(&graded["low"]) <= number(&graded["difference"])
@@ -124,7 +124,7 @@ fn other_benchmarks_and_questions_are_named_and_common_ones_compared_on_request(
         (told["sets"].as_array().unwrap().len(), &told["sets"][0]["only_a"], &told["sets"][0]["questions"]),
         (2, &json!(1), &json!(11))
     );
-    // Cut off, and nothing at all.
+    // A truncated file, and an empty one.
     fs::write(&judged, &kept[..kept.len() - 20]).unwrap();
     run(BASIC, args!["compare", a, b, "--common"]).refused(1, &["judged.jsonl:11", "cut off", "basic eval"]);
     fs::write(&judged, "").unwrap();
@@ -151,7 +151,7 @@ fn files_of_predictions_are_compared_too() {
     }
     let right = dir.path().join("other.jsonl");
     write(&right, lines(&other));
-    // A checkpoint is what lies in its eval/, and a file a set of its own, whatever its name.
+    // A checkpoint stands for the results in its eval/, and a single file is compared whatever its name.
     let told = run(BASIC, args!["compare", left, right, "--json"]).json();
     let overall = measure(&told["sets"][0], "exact match");
     assert_eq!(

@@ -1,6 +1,6 @@
-//! The binary against the numbers of `tests/reference/basic_reference.py` (plain PyTorch and transformers), on three
-//! checkpoints: transformers 5's layout, shards with a config that leaves out every default, transformers 4's layout.
-//! The tolerances are those of docs/architecture.md, "Contracts".
+//! Compares the binary with the numbers of `tests/reference/basic_reference.py` (plain PyTorch and transformers) on
+//! three checkpoints: one in transformers 5's layout, one in shards whose config leaves out every default, and one in
+//! transformers 4's layout. The tolerances are those of docs/architecture.md, "Contracts".
 //!
 //! `cargo test -p tests --test conformance -- --nocapture` prints the largest deviation of every quantity.
 
@@ -12,17 +12,17 @@ use tests::fixtures::{cases, fixture, number, numbers, read_json, text};
 use tests::tensors::{read, relative, relative_l2};
 use tests::{Ran, args, run};
 
-/// lm, relative.
+/// The relative tolerance of lm.
 const LM: f64 = 1e-4;
-/// das and sds, relative; every tensor of --grads, relative L2.
+/// The relative tolerance of das and sds, and the relative L2 tolerance of every tensor of --grads.
 const LOSS: f64 = 1e-3;
-/// Attention, absolute.
+/// The absolute tolerance of attention.
 const ATTENTION: f64 = 1e-5;
-/// Top-5 logits, absolute.
+/// The absolute tolerance of the top-5 logits.
 const LOGITS: f64 = 1e-3;
-/// Ids may differ from the first step on whose runner-up is nearer than this.
+/// Token ids may differ from the first step at which the two best logits are closer than this.
 const GAP: f64 = 2e-3;
-/// Pixel values before normalization.
+/// The absolute tolerance of pixel values before normalization.
 const PIXEL: f64 = 1.0 / 255.0;
 /// `CLIPImageProcessor`'s standard deviations: normalization divides by them.
 const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
@@ -31,7 +31,7 @@ fn basic(args: Vec<OsString>) -> Ran {
     run(env!("CARGO_BIN_EXE_basic-under-test"), args)
 }
 
-/// The largest deviation of each quantity, and all that are beyond their tolerance.
+/// The largest deviation of each quantity, and all deviations beyond their tolerance.
 #[derive(Default)]
 struct Deviations {
     largest: BTreeMap<String, (f64, String)>,
@@ -40,7 +40,7 @@ struct Deviations {
 
 impl Deviations {
     fn note(&mut self, quantity: &str, case: &str, deviation: f64, tolerance: f64) {
-        // `<=` is false for NaN too.
+        // `<=` is false for NaN, so NaN counts as beyond the tolerance.
         let within = deviation <= tolerance;
         if !within {
             self.beyond.push(format!("{case}: {quantity} is off by {deviation:.3e}, allowed {tolerance:.0e}"));
@@ -187,7 +187,7 @@ fn processed_images_agree_with_the_reference() {
         let plane = ours.values.len() / 3;
         for (i, (a, b)) in ours.values.iter().zip(&theirs.values).enumerate() {
             let deviation = f64::from((a - b).abs()) * CLIP_STD[i / plane];
-            // A difference of exactly one step of 255 is rounded by the normalization and its inverse.
+            // The margin covers the rounding of normalization and its inverse for a difference of exactly 1/255.
             deviations.note("pixel values before normalization", name, deviation, PIXEL + 1e-6);
         }
     }
@@ -216,7 +216,7 @@ fn samples_without_an_image_have_no_visual_loss_and_no_gradient() {
 #[test]
 fn without_json_the_losses_and_the_answer_are_for_people() {
     let ran = basic(args!["losses", fixture("plain"), fixture("samples.jsonl"), "--device", "cpu"]).succeeded();
-    // plain-default.json, to the printed digits that the tolerance leaves.
+    // The expected digits are from plain-default.json, as many as the tolerance allows.
     assert!(ran.stdout.contains("lm    5.910"), "{}", ran.stdout);
     let case = &cases("generate")[0];
     let mut line = args!["generate", fixture(text(&case["checkpoint"])), "--image", fixture(text(&case["image"]))];

@@ -1,5 +1,5 @@
-//! Data sets in every format: the same samples and losses whichever one they come from, as Python's libraries write them
-//! too, and what is wrong with them told by file and sample.
+//! Data sets in every format: all formats give the same samples and losses, also as Python's libraries write them, and
+//! errors name the file and the sample.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,7 +20,7 @@ fn open(path: impl Into<PathBuf>) -> DataSet {
     DataSet::open(&DataConfig::new(path), 0).unwrap()
 }
 
-/// What a sample trains on.
+/// The content of a sample: its messages and the bytes of its images.
 fn plain(sample: &Sample) -> (Vec<Message>, Vec<Vec<u8>>) {
     (sample.messages.clone(), sample.images.iter().map(|image| image.bytes().unwrap().to_vec()).collect())
 }
@@ -29,7 +29,7 @@ fn all(data: &dyn Samples) -> Vec<(Vec<Message>, Vec<Vec<u8>>)> {
     (0..data.len()).map(|index| plain(&data.sample(index).unwrap())).collect()
 }
 
-/// A recipe over `data`, a TOML table's lines.
+/// Writes a recipe with `data`, lines of its `[data]` table.
 fn recipe(dir: &Path, data: &str) -> PathBuf {
     let checkpoint = fixture("plain");
     let text = format!(
@@ -47,7 +47,7 @@ fn train(dir: &Path, data: &str) -> Ran {
     basic(args!["train", recipe(dir, data), "--out", out, "--overwrite"])
 }
 
-/// The losses of a run of three steps, as they are written.
+/// The losses of a run of three steps, as text from its metrics.
 fn losses(dir: &Path, data: &str) -> Vec<String> {
     train(dir, data).succeeded();
     let metrics = fs::read_to_string(dir.join("out/metrics.jsonl")).unwrap();
@@ -92,7 +92,7 @@ fn the_same_set_in_every_format_gives_the_same_samples_and_losses() {
     }
 }
 
-/// The turns that tests/reference/data_fixtures.py wrote.
+/// The turns of the samples that tests/reference/data_fixtures.py wrote.
 fn expected() -> Vec<Vec<String>> {
     let all = read_json(&fixture("data/expected.json"));
     let texts = |turns: &Value| turns.as_array().unwrap().iter().map(|t| text(t).to_string()).collect();
@@ -151,7 +151,7 @@ fn sample(id: &str, image: &str) -> Value {
         {"from": "human", "value": "<image>\nwhat is it?"}, {"from": "gpt", "value": "a red circle"}]})
 }
 
-/// Samples in data.json beside copies of the fixture images.
+/// Writes samples to data.json beside copies of the fixture images.
 fn llava(samples: &[Value]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in ["a.png", "b.png"] {
@@ -311,7 +311,7 @@ fn check_counts_what_there_is_and_what_training_would_leave_out() {
         assert!(text(&problems[reason]["first"][0]).contains(mention), "{problems:#}");
     }
     let tokens = &set["tokens"];
-    // max_position_embeddings of the fixture is 2048.
+    // The fixture's max_position_embeddings is 2048.
     assert_eq!(
         (&tokens["context"], &tokens["over_context"], &tokens["without_target"]),
         (&json!(2048), &json!(1), &json!(0))

@@ -1,4 +1,4 @@
-//! The README's first command, cut short.
+//! Runs the README's first command (`basic demo`) with few steps.
 
 use serde_json::Value;
 use tests::binary::run;
@@ -47,7 +47,7 @@ fn the_demo_trains_both_arms_and_leaves_a_summary_a_report_and_checkpoints() {
         for file in ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json", "recipe.toml"] {
             assert!(checkpoint.join(file).is_file(), "{arm}: {file}");
         }
-        // The stage is a run as `basic train` leaves it, with what the study measured; the states along the way are gone.
+        // The folder of a stage is like that of `basic train`, plus measured values and without intermediate states.
         for file in ["run.json", "metrics.jsonl", "result.json"] {
             assert!(checkpoint.join(file).is_file(), "{arm}: {file}");
         }

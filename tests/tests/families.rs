@@ -1,5 +1,6 @@
-//! Every decoder family with CLIP and SigLIP, and DINOv2 encoders, against transformers: losses and their gradients, the logits of every
-//! position, greedy ids. tests/fixtures/families and what each checkpoint varies: tests/reference/family_fixtures.py.
+//! Compares every decoder family with CLIP and SigLIP encoders, and DINOv2 encoders, with transformers: losses and
+//! their gradients, the logits of every position, and greedy token ids. tests/reference/family_fixtures.py made
+//! tests/fixtures/families and says what each checkpoint varies.
 //!
 //! `cargo test -p tests --test families -- --nocapture` prints the table.
 
@@ -15,20 +16,20 @@ use tests::fixtures::{fixture, number, numbers, read_json, text};
 use tests::tensors::{read, relative, relative_l2};
 use tests::{Ran, args, run};
 
-/// lm, relative; das and sds, relative; gradients, relative L2; attention and logits, absolute.
+/// Tolerances: relative for lm, das and sds; relative L2 for gradients; absolute for attention and logits.
 const LM: f64 = 1e-4;
 const GRADIENT: f64 = 1e-3;
 const LOSS: f64 = 1e-3;
 const ATTENTION: f64 = 1e-5;
 const LOGITS: f64 = 1e-3;
-/// Ids may differ from the first step on whose runner-up is nearer than this.
+/// Token ids may differ from the first step at which the two best logits are closer than this.
 const GAP: f64 = 2e-3;
 
 fn basic(args: Vec<OsString>) -> Ran {
     run(env!("CARGO_BIN_EXE_basic-under-test"), args)
 }
 
-/// The checkpoints, by name.
+/// The checkpoints with their names.
 fn families() -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = fs::read_dir(fixture("families"))
         .expect("the fixtures are there")
@@ -40,7 +41,7 @@ fn families() -> Vec<(String, PathBuf)> {
     found
 }
 
-/// The largest of the losses' deviations; `Err` names what is beyond its bound.
+/// The largest deviation of a loss; `Err` names a quantity that is beyond its tolerance.
 fn losses(dir: &Path, expected: &Value, device: &str) -> Result<f64, String> {
     let out = tempfile::tempdir().map_err(|e| e.to_string())?;
     let grads = out.path().join("grads.safetensors");
@@ -60,7 +61,7 @@ fn losses(dir: &Path, expected: &Value, device: &str) -> Result<f64, String> {
     let mut worst = 0f64;
     for (key, bound) in [("lm", LM), ("das", LOSS), ("sds", LOSS)] {
         let off = relative(number(&ours[key]), number(&expected[key]));
-        // `<=` is false for NaN too.
+        // `<=` is false for NaN, so NaN counts as beyond the tolerance.
         let within = off <= bound;
         if !within {
             return Err(format!("{key} is {} and not {}", ours[key], expected[key]));
@@ -78,7 +79,7 @@ fn losses(dir: &Path, expected: &Value, device: &str) -> Result<f64, String> {
     }
 }
 
-/// The largest deviation of a logit of any position of the prompt.
+/// The largest deviation of a logit at any position of the prompt.
 fn logits(dir: &Path, expected: &Value) -> Result<f64, String> {
     let device = DeviceSpec::Cpu.open().map_err(|e| e.to_string())?;
     let checkpoint = Checkpoint::open(dir).map_err(|e| e.to_string())?;
@@ -104,7 +105,7 @@ fn logits(dir: &Path, expected: &Value) -> Result<f64, String> {
     if worst <= LOGITS { Ok(worst) } else { Err(format!("a logit is off by {worst:.2e}")) }
 }
 
-/// How many of the 32 greedy ids were compared; those behind a near tie are not.
+/// How many of the 32 greedy token ids were compared. Those after a near tie are not.
 fn generated(dir: &Path, expected: &Value, device: &str) -> Result<usize, String> {
     let ours = basic(args![
         "generate",

@@ -1,4 +1,4 @@
-//! What goes wrong on the way: data that changed, a directory that vanishes, a full disk, numbers that are none.
+//! Failures during a run: changed data, a directory that vanishes, a full disk, and NaN or infinite numbers.
 
 use std::fs;
 use std::path::Path;
@@ -51,7 +51,7 @@ fn a_model_that_changed_since_a_state_was_saved_is_noticed() {
     let out =
         project.train("out", &["--set", &start, "--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"]);
     unfinished(&out, 2);
-    // The decoder is frozen: no state holds it.
+    // The decoder is frozen, so no state contains it.
     let weights = model.join("model.safetensors");
     let whole = fs::read(&weights).unwrap();
     let mut other = whole.clone();
@@ -59,7 +59,7 @@ fn a_model_that_changed_since_a_state_was_saved_is_noticed() {
     fs::write(&weights, other).unwrap();
     resume(&out).refused(1, &["step-00000002", "the model's files are not what they were"]);
     fs::write(&weights, whole).unwrap();
-    // A state of before the model was noted goes on.
+    // A run resumes from an older state, which has no record of the model.
     let state = out.join("checkpoints/step-00000002/state.json");
     let mut old = read_json(&state);
     assert!(old.as_object_mut().unwrap().shift_remove("model").is_some());
@@ -101,7 +101,7 @@ fn a_full_disk_while_saving_leaves_the_states_before() {
     let out = project.train("out", &keep);
     let expected = fs::read(out.join("model.safetensors")).unwrap();
     unfinished(&out, 2);
-    // No file may grow beyond a tenth of the optimizer's state; the signal that comes with it is ignored.
+    // Limits files to a tenth of the optimizer's state, and ignores the signal for exceeding the limit.
     let state = fs::metadata(out.join("checkpoints/step-00000002/optimizer.safetensors")).unwrap().len();
     let limit = format!("trap '' XFSZ; ulimit -f {}", state / 512 / 10);
     let ran = run_in_shell(&limit, BINARY, args!["train", "--resume", out]);
@@ -139,7 +139,7 @@ fn a_run_that_cannot_fit_is_refused_unless_forced() {
     run(BINARY, [line("forced"), small, vec!["--force".into()]].concat()).succeeded();
 }
 
-/// A recipe whose every number of steps is long enough to be looked at while it runs.
+/// Starts a run that is long enough to be interfered with, and waits for its first step.
 fn begun(project: &Project, out: &Path, more: &[&str]) -> std::process::Child {
     let child = Command::new(BINARY)
         .args(args!["train", project.path().join("recipe.toml"), "--out", out, "--log-every", "1"])
@@ -149,7 +149,7 @@ fn begun(project: &Project, out: &Path, more: &[&str]) -> std::process::Child {
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    // The first step is in the metrics.
+    // Waits until the first step is in the metrics.
     while fs::read(out.join("metrics.jsonl")).unwrap_or_default().is_empty()
         && begun.elapsed() < Duration::from_secs(60)
     {
@@ -198,7 +198,7 @@ fn data_that_is_replaced_while_it_is_read_from_ends_the_run() {
     let out = project.path().join("out");
     let child = begun(&project, &out, &[]);
     let data = project.path().join("data.json");
-    // Of the same length, under the same name.
+    // Replaces the file by one of the same length and name.
     let text = fs::read_to_string(&data).unwrap().replace("red", "tan");
     fs::write(project.path().join("other"), text).unwrap();
     fs::rename(project.path().join("other"), &data).unwrap();

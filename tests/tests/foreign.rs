@@ -1,4 +1,4 @@
-//! Nothing is deleted that this program did not write, whatever it is called and wherever a user put it.
+//! Files that this program did not write are never deleted, whatever their names and wherever a user put them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn files_of_a_users_own_under_names_of_temporary_ones_stay() {
         (".basic-stale-step-00000001/notes.md", "mine"),
         (".lock", "4711"),
     ] {
-        // In a directory that has nothing else.
+        // The file is alone in the output directory.
         let alone = project.path().join("alone");
         let file = write(alone.join(name), text);
         let top = name.split('/').next().unwrap();
@@ -46,7 +46,7 @@ fn files_of_a_users_own_under_names_of_temporary_ones_stay() {
         train(&project, &alone, &["--overwrite"]).refused(1, &[top, "alone"]);
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
         fs::remove_dir_all(&alone).unwrap();
-        // In a run.
+        // The file is in the directory of a run.
         let out = project.path().join("out");
         train(&project, &out, &["--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=9"]).succeeded();
         let file = write(out.join(name), text);
@@ -76,7 +76,7 @@ fn what_killed_runs_of_any_version_left_goes() {
         assert!(left.iter().all(|name| !name.starts_with('.')), "{left:?}");
         fs::remove_dir_all(&out).unwrap();
     }
-    // Below a run, whole and cut files of a state.
+    // Complete and truncated files of a state below a run.
     train(&project, &out, &["--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=9"]).succeeded();
     let states = out.join("checkpoints");
     let state = states.join("step-00000003");
@@ -106,7 +106,7 @@ fn a_state_with_files_of_a_users_own_stays_whole() {
     assert_eq!(entries(&states), ["step-00000001", "step-00000004"]);
     assert_eq!(entries(&states.join("step-00000001")), before);
     assert_eq!(fs::read_to_string(notes).unwrap(), "the best so far");
-    // Nor does another run take them away.
+    // Another run does not delete them either.
     train(&project, &out, &["--overwrite"]).refused(1, &["checkpoints/step-00000001/notes.md"]);
     assert_eq!(entries(&states.join("step-00000001")), before);
 }
@@ -167,7 +167,7 @@ fn a_study_takes_away_its_own_files_alone() {
     let hash = listed["cells"][0]["stages"][0][1].as_str().unwrap().to_owned();
     let cell = out.join("cells").join(hash).join("run");
 
-    // A run's place with somebody's own file.
+    // The place of a cell's run contains a user's file.
     let notes = write(cell.join("notes.md"), "mine");
     let said = ablate();
     assert_eq!(said.code, Some(1), "{said:#?}");
@@ -175,7 +175,7 @@ fn a_study_takes_away_its_own_files_alone() {
     assert_eq!(fs::read_to_string(&notes).unwrap(), "mine");
     fs::remove_file(&notes).unwrap();
 
-    // A world that is not whole, with somebody's own picture.
+    // An incomplete world contains a user's image.
     let world = fs::read_dir(&out).unwrap().flatten().map(|entry| entry.path());
     let world = world.into_iter().find(|path| path.join("world.json").is_file()).unwrap();
     fs::remove_file(world.join("world.json")).unwrap();
@@ -188,13 +188,13 @@ fn a_study_takes_away_its_own_files_alone() {
     let picture = write(partial.join("cat.png"), "mine");
     ablate().refused(1, &["cat.png", "partial"]);
     fs::remove_file(&picture).unwrap();
-    // What a killed study was writing is its own.
+    // Files that a killed study was writing are deleted.
     write(partial.join("data/images/.writing-aB3dE6"), "");
     write(cell.join("run.json"), "{\n  \"status\"");
     assert_eq!(ablate().code, Some(0));
     assert!(world.join("world.json").is_file() && !partial.exists() && cell.join("config.json").is_file());
 
-    // Checkpoints that nothing needs go, and a file beside them stays.
+    // Checkpoints that are not needed any more are deleted, but a user's file beside them is kept.
     let notes = write(cell.join("notes.md"), "mine");
     keep(false);
     assert_eq!(ablate().code, Some(0));
@@ -256,7 +256,7 @@ fn a_run_whose_place_another_one_has_taken_ends_and_touches_nothing_there() {
     let first = start();
     wait();
     fs::rename(&out, project.path().join("elsewhere")).unwrap();
-    // As much of the next run as the first one may meet.
+    // As much of another run as the first one may find when it ends.
     write(out.join("run.json"), "{\"status\": \"running\"}");
     let ended = first.wait_with_output().unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();

@@ -1,5 +1,5 @@
-//! Checkpoints in other clothes: types and shards through `basic convert`, LLaVA's own layout, PyTorch files, fused
-//! matrices, hub names, and what `basic inspect` says of directories whole and broken.
+//! Checkpoints in other formats: data types and shards through `basic convert`, LLaVA's own layout, PyTorch files,
+//! fused matrices and hub names, and the output of `basic inspect` for valid and broken directories.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ fn strings(value: &Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect()
 }
 
-/// All tensors of a directory, whatever type they have, as f32, with that type.
+/// All tensors of a directory converted to f32, with the data type that they have on disk.
 fn all_tensors(dir: &Path) -> BTreeMap<String, (Dtype, Tensor)> {
     let mut all = BTreeMap::new();
     for name in names(dir).iter().filter(|name| name.ends_with(".safetensors")) {
@@ -51,7 +51,7 @@ fn all_tensors(dir: &Path) -> BTreeMap<String, (Dtype, Tensor)> {
     all
 }
 
-/// To bf16 and back, to nearest, ties to even.
+/// Rounds to bf16 and back, to nearest with ties to even.
 fn rounded(x: f32) -> f32 {
     let bits = x.to_bits();
     f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
@@ -66,7 +66,7 @@ fn convert_writes_the_type_and_the_shards_asked_for() {
     let map = index["weight_map"].as_object().unwrap();
     let before: tensors::Tensors = tensors::read(&fixture("plain/model.safetensors"))
         .into_iter()
-        // transformers 4's name, which both generations read.
+        // Written are transformers 4's names, which versions 4 and 5 both read.
         .map(|(name, tensor)| (name.replace("vision_tower.", "vision_tower.vision_model."), tensor))
         .collect();
     let after = all_tensors(&out);
@@ -82,7 +82,7 @@ fn convert_writes_the_type_and_the_shards_asked_for() {
     let shards: Vec<String> = names(&out).into_iter().filter(|n| n.ends_with(".safetensors")).collect();
     assert!(shards.len() >= 4, "{shards:?}");
     assert_eq!(shards[0], format!("model-00001-of-{:05}.safetensors", shards.len()));
-    // A header is a few KB; no tensor of the fixture is larger than a shard.
+    // The bound allows for a header of a few KB. No tensor of the fixture is larger than a shard.
     assert!(shards.iter().all(|shard| fs::metadata(out.join(shard)).unwrap().len() < 110_000));
     assert_eq!(read_json(&out.join("config.json"))["dtype"], "bfloat16");
     let said = inspect(&out);
@@ -97,7 +97,7 @@ fn converting_to_the_same_type_changes_no_answer() {
         basic(args!["convert", fixture(checkpoint), out]).succeeded();
         assert_eq!(losses(&out), losses(&fixture(checkpoint)), "{checkpoint}");
     }
-    // An existing directory is refused untouched, and replaced where that is asked for.
+    // An existing directory is refused and left unchanged; with --overwrite it is replaced.
     let out = dir.path().join("plain");
     basic(args!["convert", fixture("plain"), out, "--dtype", "f16"]).refused(1, &["plain", "--overwrite"]);
     basic(args!["convert", fixture("plain"), out, "--dtype", "f16", "--overwrite"]).succeeded();
@@ -119,13 +119,13 @@ fn a_conversion_that_cannot_be_done_leaves_nothing() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
-/// What tests/reference/format_fixtures.py fills a tensor with.
+/// The values that tests/reference/format_fixtures.py fills the tensor `name` with.
 fn made(name: &str, count: usize) -> Vec<f32> {
     let seed: usize = name.bytes().map(usize::from).sum();
     (0..count).map(|i| ((i * 7 + seed) % 23) as f32 / 16.0 - 11.0 / 16.0).collect()
 }
 
-/// Whether a tensor holds what the fixture's script filled the one of `name` with.
+/// Whether a tensor has the values that the fixture's script filled the tensor `name` with.
 fn is_made(tensor: &Tensor, name: &str) -> bool {
     tensor.values == made(name, tensor.values.len())
 }
@@ -151,7 +151,7 @@ fn a_checkpoint_of_llavas_own_code_is_read_with_its_vision_encoder_and_gets_an_i
     for (ours, theirs) in pairs {
         assert!(is_made(&all[ours], theirs), "{ours}");
     }
-    // 358 tokens and <image>: one row more, at the mean.
+    // The table has 358 tokens and a new row for <image>, which is their mean.
     for (ours, theirs) in [
         ("language_model.model.embed_tokens.weight", "model.embed_tokens.weight"),
         ("language_model.lm_head.weight", "lm_head.weight"),
@@ -172,18 +172,18 @@ fn a_checkpoint_of_llavas_own_code_is_read_with_its_vision_encoder_and_gets_an_i
     let said = inspect(&fixture("original"));
     assert_eq!((&said["kind"], &said["loads"]), (&json!("llava_original"), &json!(true)));
     assert_eq!(said["parameters"]["projector"], 2 * (16 * 16 + 16));
-    // The same model, read from either.
+    // Both directories give the same model.
     assert_eq!(losses(&out), losses(&fixture("original")));
 }
 
-/// As the original Vicuna, and so LLaVA's first checkpoints, have it.
+/// The original Vicuna, and so LLaVA's first checkpoints, have only a tokenizer.model.
 #[test]
 fn a_checkpoint_of_llavas_own_code_may_have_a_tokenizer_model_alone() {
-    /// Of tokenizer.model, without <image>.
+    /// The number of pieces in tokenizer.model, without `<image>`.
     const PIECES: usize = 420;
     let dir = tempfile::tempdir().unwrap();
     let model = copy_tree(&fixture("original"), &dir.path().join("model"));
-    // The table and the head must have a row for each piece: the rest of the weights, once more, in one file.
+    // The table and the head need a row for each piece, so the weights are written again, in one file.
     let out = dir.path().join("converted");
     basic(args!["convert", fixture("original"), out, "--dtype", "f32"]).succeeded();
     let mut weights = tests::tensors::Tensors::new();
@@ -218,7 +218,7 @@ fn a_checkpoint_of_llavas_own_code_may_have_a_tokenizer_model_alone() {
     let (_, table) = &all_tensors(&out)["language_model.model.embed_tokens.weight"];
     assert_eq!(table.shape, [421, 16]);
     assert_eq!(table.values[358 * 16..PIECES * 16], table.values[..62 * 16]);
-    // Read from either, the same answers.
+    // Both directories give the same answers.
     let ask = |model: &Path| {
         let image = fixture("images/a.png");
         let prompt = "<image> what is it?";
@@ -287,7 +287,7 @@ fn a_damaged_pytorch_file_is_named() {
         let line = args!["losses", model, fixture("samples.jsonl")];
         basic(line).refused(1, &["pytorch_model-00001-of-00002.bin"]);
     }
-    // A pickle can call any function: what is no tensor is refused, not run.
+    // A pickle can call any function. Anything but tensors is refused and not executed.
     let evil = b"cos\nsystem\n(S'touch pwned'\ntR.";
     fs::write(&shard, evil).unwrap();
     basic(args!["losses", model, fixture("samples.jsonl")]).refused(1, &["pytorch_model-00001-of-00002.bin"]);
@@ -340,7 +340,7 @@ fn a_hub_name_is_found_in_the_local_cache() {
 fn inspect_says_what_a_good_checkpoint_holds() {
     let said = inspect(&fixture("plain"));
     assert_eq!((&said["kind"], &said["loads"], &said["problems"]), (&json!("llava"), &json!(true), &json!([])));
-    // Counted from the fixture's file, by the names' prefixes.
+    // The expected counts are from the fixture's file, by the prefixes of the names.
     let mut counts = BTreeMap::new();
     for (name, tensor) in tensors::read(&fixture("plain/model.safetensors")) {
         let part = match name {
@@ -415,7 +415,7 @@ fn inspect_works_on_what_is_hardly_a_checkpoint() {
     for mention in ["config.json", "model-00003-of-00004.safetensors", "model-00001-of-00004.safetensors"] {
         assert!(problems.contains(mention), "{mention} is not in {problems}");
     }
-    // What can be read is counted.
+    // The files that can be read are counted.
     assert_eq!(said["files"][0]["tensors"], Value::Null);
     assert!(said["files"][1]["tensors"].as_u64().unwrap() > 0);
     assert!(said["parameters"]["total"].as_u64().unwrap() > 10_000);
@@ -437,7 +437,7 @@ fn a_config_with_absurd_sizes_takes_no_memory() {
         let mut config = read_json(&model.join("config.json"));
         config[section][key] = value;
         fs::write(model.join("config.json"), config.to_string()).unwrap();
-        // 2 GB of address space beyond what the program itself maps would be enough for a thousand of these models.
+        // The program maps 2 GB itself. The other 2 GB would be enough for a thousand of these models.
         let limit = "ulimit -v 4000000";
         let line = args!["losses", model, fixture("samples.jsonl"), "--device", "cpu"];
         run_in_shell(limit, BASIC, line).refused(1, &[&number.to_string()]);

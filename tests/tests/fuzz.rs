@@ -1,4 +1,4 @@
-//! A short run of the fuzzing harness: every format, damaged a few times, and what failed once.
+//! Runs the fuzzing harness briefly: a few damaged inputs of every format, and the inputs that failed in the past.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use fuzz::{Limits, Options, Target, fuzz, regressions, replay, targets};
 
-/// Damaged inputs of each target: four, or what BASIC_FUZZ_INPUTS says (`.ci/run` does). Other seeds: docs/fuzzing.md.
+/// The number of damaged inputs of each target: BASIC_FUZZ_INPUTS, which `.ci/run` sets, or 4. docs/fuzzing.md has the
+/// way to run other seeds.
 fn inputs() -> u64 {
     let said = std::env::var("BASIC_FUZZ_INPUTS").ok();
     said.map_or(4, |count| count.parse().expect("BASIC_FUZZ_INPUTS is a number"))

@@ -1,5 +1,6 @@
-//! `basic generate` and `basic chat` as a user meets them: the numbers of transformers (tests/fixtures/generation.json, made
-//! by tests/reference/generation_fixtures.py), sampling, stop strings, streaming, conversations, and wrong input.
+//! `basic generate` and `basic chat` from the command line: agreement with transformers
+//! (tests/fixtures/generation.json, made by tests/reference/generation_fixtures.py), sampling, stop strings, streaming,
+//! conversations, and invalid input.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,7 +17,7 @@ fn basic(args: Vec<OsString>) -> Ran {
     run(BASIC, args)
 }
 
-/// A copy of a fixture checkpoint with other files beside its own.
+/// A copy of a fixture checkpoint with additional files.
 fn checkpoint(files: &[(&str, String)]) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = copy_of("plain", &dir.path().join("model"));
@@ -62,7 +63,7 @@ fn answers_are_those_of_transformers_with_penalties_images_end_tokens_and_stop_s
         for (gap, expected) in numbers(&ours["gaps"]).iter().zip(numbers(&case["gaps"])) {
             assert!((gap - expected).abs() < 2e-3, "{name}: a gap of {gap} is not {expected}");
         }
-        // transformers keeps the stop string, and the text of an end token that is no special one (here U+0015).
+        // transformers keeps the stop string, and the text of an end token that is not special (here U+0015).
         let ends = settings["eos_token_id"].is_array();
         let theirs = text(&case["text"]).trim_end_matches(|c| ends && c == '\u{15}');
         let end = stops.iter().filter_map(|stop| theirs.find(stop)).min().unwrap_or(theirs.len());
@@ -85,7 +86,7 @@ fn generation_config_sets_what_flags_leave_open() {
     assert_eq!(basic(generate(&model, "b.png", QUESTION, &more)).json(), penalized, "greedy, with the file's penalty");
     let off = with(&["--repetition-penalty", "1"]);
     assert_eq!(basic(generate(&model, "b.png", QUESTION, &off)).json(), greedy, "the flag wins");
-    // Its top-k of 1 leaves a sampler no choice.
+    // With the file's top-k of 1, sampling gives the greedy answer.
     let (_dir, model) = file(json!({"top_k": 1}));
     assert_eq!(basic(generate(&model, "b.png", QUESTION, &with(&["--seed", "5"]))).json(), greedy);
     let (_dir, model) = file(json!({"stop_strings": ["dog"]}));
@@ -205,7 +206,7 @@ fn lines(lines: &[&str]) -> Vec<String> {
     lines.iter().map(|line| line.to_string()).collect()
 }
 
-/// The answer to a prompt that is written out.
+/// The answer of `basic generate` to a complete prompt.
 fn answer(checkpoint: &Path, image: Option<&str>, prompt: &str) -> String {
     let more = ["--max-new-tokens", "9", "--json"];
     text(&basic(generate(checkpoint, image.unwrap_or("a.png"), prompt, &more)).json()["text"]).to_string()
@@ -298,7 +299,7 @@ fn ctrl_c_ends_the_answer_and_not_the_chat() {
     assert!(errors.contains("/reset"), "the next line was read: {errors}");
     let answer = String::from_utf8(printed).unwrap();
     assert!(answer.ends_with('\n') && answer.chars().count() < 1000, "{} characters", answer.chars().count());
-    // Left alone, the model says more.
+    // Without the interruption the answer is longer.
     let whole = chat(&model, &["--max-new-tokens", "1900"], &lines(&["what is it?"])).succeeded().stdout;
     assert!(whole.chars().count() > 1000, "{} characters: choose another question", whole.chars().count());
 }

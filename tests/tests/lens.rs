@@ -1,5 +1,5 @@
-//! `basic analyze` against transformers (tests/fixtures/lens.json, made by tests/reference/lens_fixtures.py), its data sets,
-//! the replacement experiment, and wrong input.
+//! Compares `basic analyze` with transformers (tests/fixtures/lens.json, made by tests/reference/lens_fixtures.py), and
+//! tests surveys of data sets, the replacement experiment, and invalid input.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tests::fixtures::{copy_of, fixture, number, numbers, read_json, read_jsonl, text};
 use tests::{Ran, args, run, tensors};
 
-/// Of every number, absolute; the lengths of hidden states reach tens, and are within it relative to them.
+/// The absolute tolerance of every number, but relative for the lengths of hidden states, which exceed 10.
 const CLOSE: f64 = 1e-4;
 
 fn basic(args: Vec<OsString>) -> Ran {
@@ -35,7 +35,8 @@ fn all_close(ours: &Value, expected: &Value, what: &str) {
     }
 }
 
-/// The tokens of every row: the same values in order, and the same ids but where two values are too close to tell.
+/// Asserts that the tokens of every row have the same values in order, and the same ids unless two values are too
+/// close.
 #[track_caller]
 fn same_tokens(ours: &Value, expected: &Value, what: &str) {
     let rows = |value: &Value| value.as_array().unwrap_or_else(|| panic!("{what} is a list")).clone();
@@ -48,7 +49,7 @@ fn same_tokens(ours: &Value, expected: &Value, what: &str) {
             close(number(&ours[rank][1]), number(&near[1]), &format!("{what}, row {row}, rank {rank}"));
             let apart =
                 |other: Option<&Value>| other.is_none_or(|other| (number(&other[1]) - number(&near[1])).abs() > CLOSE);
-            // The last rank's rival is not in the fixture.
+            // The last rank is skipped, because the next token is not in the fixture.
             if rank + 1 < list.len() && apart(list.get(rank + 1)) && (rank == 0 || apart(list.get(rank - 1))) {
                 assert_eq!(ours[rank][0], near[0], "{what}, row {row}, rank {rank}");
             }
@@ -159,7 +160,7 @@ fn a_pixel_shuffle_has_a_cell_for_each_square_of_patches() {
     assert_eq!(ours["images"][0]["layers"][0]["nearest"].as_array().map(Vec::len), Some(4));
 }
 
-/// A data set of captions over the fixtures' images.
+/// Writes a data set of captions for the fixtures' images.
 fn captions(dir: &Path, captions: &[(&str, &str)]) -> std::path::PathBuf {
     let sample = |(name, caption): &(&str, &str)| {
         json!({"id": name, "image": name, "conversations": [
@@ -179,8 +180,9 @@ fn over(data: &Path, more: &[&str]) -> Vec<OsString> {
     line
 }
 
-/// The nearest token of every patch of an image at the projector's output, folded, and its cosine; and how many of these
-/// tokens are whole words: after the byte level's mark of a word's beginning three letters or more.
+/// For every patch of an image, its nearest token at the projector's output, in lower case and trimmed, and the cosine;
+/// and how many of these tokens are whole words: the byte-level mark for the beginning of a word and three or more
+/// letters.
 fn nearest(name: &str) -> (Vec<(String, f64)>, usize) {
     let mut line = args!["analyze", fixture("plain"), "--image", image(name), "--prompt", "<image>", "--layers", "0"];
     line.extend(args!["--device", "cpu", "--json"]);
@@ -201,7 +203,7 @@ fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     let dir = tempfile::tempdir().unwrap();
     let names = ["a.png", "b.png", "c.png", "d.png"];
     let (all, whole): (Vec<Vec<(String, f64)>>, Vec<usize>) = names.iter().map(|name| nearest(name)).unzip();
-    // Every image's caption holds the words that its own patches are nearest to.
+    // Each image's caption has the words that are nearest to the image's own patches.
     let words = |near: &[(String, f64)]| {
         near.iter().filter(|(token, _)| long(token)).map(|(token, _)| token.clone()).collect::<Vec<_>>().join(", ")
             + " 12 of"
@@ -213,7 +215,7 @@ fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     assert_eq!((&survey["images"], &survey["visual_tokens"], &survey["k"]), (&json!(4), &json!(16), &json!(2)));
     assert_eq!(survey["layers"].as_array().map(Vec::len), Some(5));
     let first = &survey["layers"][0];
-    // None of the fixture's words is a stop word, but for these.
+    // These are the only stop words among the fixture's words.
     let stop = ["the", "what", "there", "are", "and", "one", "picture"];
     let hits = all.iter().flatten().filter(|(token, _)| long(token) && !stop.contains(&token.as_str())).count();
     assert!(hits > 0, "the fixture's patches are nearest to no word: {all:?}");
@@ -259,7 +261,7 @@ fn questions_about_one_image_are_one_image_of_a_survey() {
     };
     assert!(words.len() > 1, "too few words to tell one question from two: {words:?}");
     let (head, tail) = words.split_at(words.len() / 2);
-    // Both questions' answers are what is said of the image; a caption is all that counts where there is one.
+    // Without a caption the answers to both questions count; with a caption only the caption does.
     let whole = share(&[first(json!({}), &head.join(" ")), first(json!({}), &tail.join(" "))]);
     assert!(whole > share(&[first(json!({}), tail[0])]), "{words:?}");
     assert_eq!(whole, share(&[first(json!({"caption": words.join(" ")}), "x")]));
@@ -289,7 +291,7 @@ fn labels_are_those_of_the_scenes_beside_the_data() {
     let counted = number(&first["counted"]);
     assert!(counted > 0.0 && counted < 48.0, "patches of objects alone count: {counted}");
     assert!(number(&first["chance"]) <= 1.0 && number(&first["per_image"]) <= 16.0);
-    // A file of questions is read too; its images are the same scenes'.
+    // A file of questions is read too; its images show the same scenes.
     let questions = basic(line("eval.jsonl")).json();
     assert!(number(&questions["checkpoints"][0]["layers"][0]["counted"]) > 0.0);
     fs::remove_file(world.join("scenes.jsonl")).unwrap();
@@ -316,7 +318,7 @@ fn the_replacement_over_questions_scores_both_answers() {
     };
     let first = run(&out);
     assert_eq!((&first["questions"], &first["accuracy"]["value"]), (&json!(2), &json!(0.0)));
-    // The same questions, whose right answers are what the model says with the image and without.
+    // Asks the same questions again, with the model's answers with and without the image as the true ones.
     let told = read_jsonl(&out.join("replaced.jsonl"));
     assert_eq!(told.len(), 2);
     let right = |id: usize, key: &str| {
@@ -360,7 +362,7 @@ fn wrong_input_is_named_with_the_way_out() {
     let data = captions(dir.path(), &[("a.png", "a dog"), ("gone.png", "a cat")]);
     basic(over(&data, &[])).refused(1, &["data.json", "gone.png"]);
     let data = captions(dir.path(), &[("a.png", "a dog")]);
-    // This checkpoint has no chat template: the default style does without.
+    // This checkpoint has no chat template, which the default style does not need.
     basic(over(&data, &["--conversation", "template"])).refused(1, &["chat_template"]);
     basic(over(&data, &["--limit", "1"])).succeeded();
     basic(over(&data, &["--meaningful", "labels"])).refused(1, &["scenes.jsonl"]);

@@ -1,4 +1,4 @@
-//! `lens.html` in a browser: what it shows is what the JSON says, by mouse, keys and slider, on a phone too.
+//! Opens `lens.html` in a browser: it must show the values of the JSON, by mouse, keys and slider, also on a phone.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,12 +11,12 @@ use tests::browser::Page;
 use tests::fixtures::{fixture, number, read_json, text};
 use tests::{args, run};
 
-/// The page of one or two checkpoints over an image, and its JSON.
+/// The page of one or two checkpoints for an image, and its JSON.
 fn analyzed(checkpoints: &[&str], more: &[&str]) -> (TempDir, PathBuf, Value) {
     over_images(checkpoints, &["a.png"], more)
 }
 
-/// The same over several images.
+/// The same for several images.
 fn over_images(checkpoints: &[&str], images: &[&str], more: &[&str]) -> (TempDir, PathBuf, Value) {
     let dir = tempfile::tempdir().unwrap();
     let mut line = args!["analyze", fixture(checkpoints[0]), "--device", "cpu", "--out", dir.path()];
@@ -34,12 +34,12 @@ fn over_images(checkpoints: &[&str], images: &[&str], more: &[&str]) -> (TempDir
     (dir, page, told)
 }
 
-/// The page's way to write a token: dots for outer spaces, signs for what cannot be seen.
+/// A token as the page writes it: with dots for outer spaces and symbols for invisible characters.
 fn shown(page: &Page, token: &str) -> String {
     text(&page.evaluate(&format!("visible({})", Value::from(token)))).to_string()
 }
 
-/// What the panel of a checkpoint lists: text and number of each token.
+/// The tokens in the panel of a checkpoint, each with its text and number.
 fn listed(page: &Page, view: usize) -> Vec<(String, String)> {
     let script = format!(
         "[...document.querySelectorAll('.view')[{view}].querySelectorAll('.tokens li')].map(li => \
@@ -49,13 +49,13 @@ fn listed(page: &Page, view: usize) -> Vec<(String, String)> {
     page.evaluate(&script).as_array().unwrap().iter().map(pair).collect()
 }
 
-/// What it must list by the JSON.
+/// Asserts that the panel lists the tokens of the JSON.
 #[track_caller]
 fn assert_listed(page: &Page, told: &Value, view: usize, layer: usize, patch: usize, kind: &str) {
     assert_listed_of(page, told, (view, 0), layer, patch, kind);
 }
 
-/// The same for a checkpoint and an image by number.
+/// The same for a checkpoint and an image, by their numbers.
 #[track_caller]
 fn assert_listed_of(page: &Page, told: &Value, (view, image): (usize, usize), layer: usize, patch: usize, kind: &str) {
     let model = &told["checkpoints"][view];
@@ -130,7 +130,7 @@ fn slider_mouse_and_keys_show_the_tokens_that_the_json_has() {
         1,
         "one stop for the Tab key"
     );
-    // The slider itself obeys the keys.
+    // The slider can be moved by keys.
     page.evaluate("document.getElementById('layer').focus()");
     page.press("ArrowRight");
     page.wait("document.getElementById('layer-name').textContent.startsWith('2')");
@@ -150,7 +150,7 @@ fn an_address_can_say_what_is_shown() {
     page.wait("document.getElementById('layer').value === '3'");
     assert_listed(&page, &told, 0, 3, 7, "logits");
     assert_eq!(page.evaluate("document.getElementById('color').value"), "angle");
-    // What there is not is ignored.
+    // Values that do not exist are ignored.
     page.evaluate("location.hash = '#layer=99&patch=-4&color=none&kind=<b>'");
     page.wait("document.getElementById('layer').value === '4'");
     assert_listed(&page, &told, 0, 4, 7, "logits");
@@ -207,7 +207,7 @@ fn every_colour_has_its_scale_and_colours_the_cells() {
         let (shades, scale) = color(name);
         assert!(!scale.is_empty() && shades.iter().any(|shade| *shade != shades[0]), "{name}: {scale}");
     }
-    // The largest attention is the lightest of the scale.
+    // The patch with the largest attention has the lightest colour of the scale.
     let (shades, scale) = color("attention");
     let most = layer["attention"]
         .as_array()
@@ -245,7 +245,7 @@ fn a_phone_shows_it_without_scrolling_sideways_and_the_dark_scheme_is_dark() {
     assert!(number(&page.evaluate(brightness)) > 600.0);
     page.prefer("dark");
     assert!(number(&page.evaluate(brightness)) < 200.0);
-    // The second one keeps the CLS position, which has no place in the image.
+    // The second checkpoint keeps the CLS token, which has no place in the image.
     assert!(page.text(".view:last-child .others").contains("CLS"));
     page.assert_quiet();
 }

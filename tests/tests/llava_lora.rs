@@ -1,5 +1,6 @@
-//! Adapters as LLaVA's own train.py leaves them (tests/reference/llava_lora_fixture.py made the fixture): over a checkpoint of
-//! its code, and over the language model that they were trained on. Every value follows from its tensor's name.
+//! Adapters as LLaVA's own train.py writes them (tests/reference/llava_lora_fixture.py made the fixture), on top of a
+//! checkpoint of LLaVA's code and of the language model that they were trained on. Each tensor's values follow from its
+//! name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,13 @@ const RANK: usize = 2;
 /// `lora_alpha` over `r`.
 const SCALE: f32 = 1.5;
 
-/// What the fixtures' scripts fill a tensor with.
+/// The values that the fixtures' scripts fill the tensor `name` with.
 fn made(name: &str, count: usize) -> Vec<f32> {
     let seed: usize = name.bytes().map(usize::from).sum();
     (0..count).map(|i| ((i * 7 + seed) % 23) as f32 / 16.0 - 11.0 / 16.0).collect()
 }
 
-/// The decoder's matrices with their outputs and inputs.
+/// The names of the decoder's matrices, with their numbers of outputs and inputs.
 fn layers() -> Vec<(String, usize, usize)> {
     let kinds = [
         ("self_attn.q_proj", WIDTH, WIDTH),
@@ -50,7 +51,7 @@ fn merged(layer: &str, outputs: usize, inputs: usize) -> Vec<f32> {
     base.iter().enumerate().map(|(i, base)| base + product(i) * SCALE).collect()
 }
 
-/// The language model alone that the adapters were trained on, as Vicuna lies on a disk.
+/// Writes the language model that the adapters were trained on, in the layout of Vicuna.
 fn language_model(dir: &Path) -> PathBuf {
     let llm = dir.join("vicuna");
     fs::create_dir(&llm).unwrap();
@@ -84,7 +85,7 @@ fn language_model(dir: &Path) -> PathBuf {
     llm
 }
 
-/// A copy of the adapters over `base`.
+/// A copy of the adapters whose base is `base`.
 fn adapters(dir: &Path, base: &Path) -> PathBuf {
     let lora = copy_of("adapters/llava", &dir.join("lora"));
     change(&lora, "config.json", "mm_vision_tower", json!(fixture("original/tower")));
@@ -133,7 +134,7 @@ fn the_folder_that_llavas_training_leaves_loads_generates_and_merges_over_either
     let llm = language_model(dir.path());
     let whole = adapters(&dir.path().join("whole"), &fixture("original"));
     let alone = adapters(&dir.path().join("alone"), &llm);
-    // As committed, its paths are relative.
+    // The paths in the committed fixture are relative.
     let committed = losses(&fixture("adapters/llava"));
     for (name, lora, base) in [("of-whole", &whole, fixture("original")), ("of-alone", &alone, llm)] {
         let said = run(BASIC, args!["inspect", lora, "--json"]).json();
@@ -153,7 +154,7 @@ fn the_folder_that_llavas_training_leaves_loads_generates_and_merges_over_either
         let line = args!["generate", lora, "--image", fixture("images/a.png"), "--prompt", "<image>\nWhat is it?"];
         run(BASIC, [line, args!["--max-new-tokens", "4", "--device", "cpu", "--json"]].concat()).json();
     }
-    // What greedy decoding has no use for, and keeps transformers from saving, is not taken over.
+    // Settings that greedy decoding does not use are dropped, because transformers refuses to save them.
     let generation = read_json(&dir.path().join("of-alone/generation_config.json"));
     assert_eq!((&generation["temperature"], &generation["eos_token_id"]), (&Value::Null, &json!(2)));
 }
@@ -188,7 +189,7 @@ fn what_the_files_of_a_folder_say_against_each_other_is_refused_by_name() {
     refused(config, "modules_to_save", json!(["lm_head"]), &[config, "modules_to_save", "names lm_head"]);
     refused(config, "layers_to_transform", json!("all"), &[config, "layers_to_transform"]);
     refused(config, "use_dora", json!(true), &[config, "use_dora", "is not supported"]);
-    // Over a language model alone, the config.json beside them says what the model is.
+    // With a bare language model as the base, the config.json beside the adapters describes the model.
     let lora = adapters(dir.path(), &language_model(dir.path()));
     change(&lora, "config.json", "mm_projector_type", json!("linear"));
     run(BASIC, args!["losses", lora, fixture("samples.jsonl")]).refused(1, &["no place", "mm_projector.2"]);

@@ -1,4 +1,4 @@
-//! Where the output goes: nowhere (a full disk), to a reader who went away, or to a person who reads the errors.
+//! The output of commands: into a full disk, into a closed pipe, and error messages for a person.
 
 use std::ffi::OsString;
 use std::fs;
@@ -43,7 +43,7 @@ mod closed {
     fn into(stdout: impl Into<Stdio>, args: Vec<OsString>, lines: &str) -> Ran {
         let mut child =
             Command::new(BASIC).args(args).stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
-        // Where the program has ended already, nobody takes the lines.
+        // The write fails if the program has ended already.
         let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
         let output = child.wait_with_output().unwrap();
         Ran { code: output.status.code(), stdout: String::new(), stderr: String::from_utf8(output.stderr).unwrap() }
@@ -53,14 +53,14 @@ mod closed {
         into(OpenOptions::new().write(true).open("/dev/full").unwrap(), args, lines)
     }
 
-    /// Into a pipe whose reader is gone from the start.
+    /// Runs the binary with standard output into a pipe that is closed from the start.
     fn to_nobody(args: Vec<OsString>, lines: &str) -> Ran {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         into(writer, args, lines)
     }
 
-    /// A line of every kind of output: help, tables, objects, texts, streams.
+    /// Command lines with every kind of output: help, tables, objects, texts, streams.
     fn lines(dir: &Path) -> Vec<Vec<OsString>> {
         let plain = fixture("plain");
         let data = dir.join("data.json");
@@ -98,7 +98,7 @@ mod closed {
             let told = into_full_disk(line, "").refused(1, &["error: standard output: "]);
             assert!(told.contains("space"), "{told}");
         }
-        // What ends with an error anyway tells that one.
+        // A command that fails anyway reports that failure.
         into_full_disk(args!["inspect", "nowhere"], "").refused(1, &["nowhere"]);
         into_full_disk(args!["bogus"], "").refused(2, &["bogus"]);
     }
@@ -152,7 +152,7 @@ fn an_answer_is_cut_at_512_tokens_or_where_the_context_ends_and_says_so() {
     assert_eq!(ran.code, Some(0));
     assert_eq!(ran.stderr, "note: the answer was cut at 512 tokens: --max-new-tokens raises that\n");
     basic(generate(&plain, "<image> x", &["--max-new-tokens", "20"])).succeeded();
-    // The prompt has 2017 tokens, of a context of 2048.
+    // The prompt has 2017 tokens, and the context is 2048.
     let long = format!("<image> {}", "x ".repeat(1000));
     let ran = basic(generate(&plain, &long, &["--stream"]));
     assert_eq!((ran.code, ran.stderr.lines().count()), (Some(0), 1), "{ran:?}");
@@ -162,7 +162,7 @@ fn an_answer_is_cut_at_512_tokens_or_where_the_context_ends_and_says_so() {
     basic(generate(&plain, &longer, &[])).refused(1, &["--prompt", "context of 2048"]);
 }
 
-/// A checkpoint with another text in one of its files.
+/// A checkpoint with a replaced text in one of its files.
 fn edited(dir: &Path, file: &str, from: &str, to: &str) -> PathBuf {
     let model = copy_of("plain", &dir.join("model"));
     edit(&model.join(file), |text| {
@@ -274,7 +274,7 @@ fn rows_of_mmbench_share_an_image_by_its_rows_index() {
     let whole = fs::read_to_string(&table).unwrap();
     let said = |of: &str| {
         let cell = whole.rsplit('\t').nth(4).unwrap();
-        // The last row's own image goes.
+        // Replaces the image of the last row.
         let at = whole.rfind(cell).unwrap();
         fs::write(&table, format!("{}{of}{}", &whole[..at], &whole[at + cell.len()..])).unwrap();
     };

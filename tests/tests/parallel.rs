@@ -1,4 +1,4 @@
-//! `basic train --devices`: replicas on the CPU, each with its share of every batch, against one device.
+//! Compares `basic train --devices` with one device: replicas on the CPU, each with its share of every batch.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use tests::{args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
-/// Losses over replicas may differ from one device's by this, as a part of them: sums are taken in another order.
+/// The relative tolerance of losses with replicas, which sum in another order than one device.
 const ROUNDING: f64 = 1e-5;
 
 fn train(project: &Project, out: &str, more: &[&str]) -> PathBuf {
     project.train(out, &[&["--set", "train.batch_size=4"], more].concat())
 }
 
-/// A run's files, whatever the process and the time in the event file's name.
+/// A run's files, without the process and the time in the event file's name.
 fn files(out: &Path) -> Vec<String> {
     let plain = |name: String| match name.split_once("events.out.tfevents.") {
         Some((folder, _)) => format!("{folder}events"),
@@ -28,7 +28,7 @@ fn files(out: &Path) -> Vec<String> {
 #[test]
 fn two_and_four_replicas_give_the_losses_of_one_device_with_the_same_batch() {
     for stage in ["pretrain", "finetune"] {
-        // One sample in eight is text alone: with four replicas a batch of four leaves one of them without an image.
+        // One of the eight samples has no image, so with four replicas one of them has a batch without images.
         let project = Project::new(BINARY, stage, 10);
         let one = train(&project, "one", &[]);
         for devices in ["cpu,cpu", "cpu,cpu,cpu,cpu"] {
@@ -64,7 +64,7 @@ fn a_run_goes_on_with_another_number_of_replicas() {
     let whole = train(&project, "whole", &["--devices", "cpu,cpu"]);
     let halves = project.path().join("halves");
     let recipe = project.path().join("recipe.toml");
-    // A run of six steps that leaves its states, of which the last two are taken away: as if killed after the fourth.
+    // A run of six steps whose last two states are removed, as if it had been killed after the fourth step.
     train(
         &project,
         "halves",
@@ -92,7 +92,7 @@ fn a_run_goes_on_with_another_number_of_replicas() {
 fn a_batch_that_has_no_equal_shares_is_trained_too() {
     let project = Project::new(BINARY, "finetune", 4);
     let (one, two) = (project.train("one", &[]), project.train("two", &["--devices", "cpu,cpu"]));
-    // The recipe's batch has three samples.
+    // The recipe's batches have three samples.
     for (a, b) in losses(&one).iter().flatten().zip(losses(&two).iter().flatten()) {
         assert!((a - b).abs() <= ROUNDING * a.abs().max(1e-3), "{a} and {b}");
     }
@@ -133,7 +133,7 @@ fn a_replica_that_fails_ends_the_run_with_its_own_message() {
             "train.steps=8"
         ]
     };
-    // The same message as on one device, once.
+    // The message is printed once, and is the same as on one device.
     let on_one = run(BINARY, line("cpu"));
     let on_two = run(BINARY, [line("cpu,cpu"), args!["--overwrite"]].concat());
     assert_eq!((on_one.code, on_two.code), (Some(1), Some(1)), "{on_one:?} {on_two:?}");

@@ -1,4 +1,4 @@
-//! `basic train --plan`: what a run would take, from configurations alone.
+//! `basic train --plan`: the requirements of a run, computed from configurations without weights.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,7 +13,7 @@ fn basic(args: Vec<OsString>) -> Ran {
     run(env!("CARGO_BIN_EXE_basic-under-test"), args)
 }
 
-/// A folder with the config.json of the fixture `plain`, nothing else, and a recipe that starts from it.
+/// A folder with only the config.json of the fixture `plain`, and a recipe that starts from it.
 struct Plan {
     dir: TempDir,
 }
@@ -50,10 +50,10 @@ fn a_plan_needs_no_weights_and_writes_nothing() {
     let before = names(plan.dir.path());
     let found = basic(plan.line(&["--json"])).json();
     let parts = found["parts"].as_array().unwrap();
-    // The fixture: projector 32 -> 48 -> 48 with biases; see tests/fixtures/plain/config.json.
+    // The fixture's projector has sizes 32 -> 48 -> 48 with biases; see tests/fixtures/plain/config.json.
     assert_eq!(number(&parts[1]["parameters"]), f64::from(32 * 48 + 48 + 48 * 48 + 48));
     assert_eq!(found["trained"], parts[1]["trained"]);
-    // Three samples, four times, two a step.
+    // Three samples in four epochs with two per step make six steps.
     assert_eq!((number(&found["steps"]), number(&found["data"]["samples"])), (6.0, 3.0));
     let memory = &found["memory"];
     let sum: f64 = memory.as_object().unwrap().iter().filter(|(key, _)| *key != "total").map(|(_, n)| number(n)).sum();

@@ -1,4 +1,4 @@
-//! What a run finds in its output directory, and what it leaves there when it does not get through.
+//! Runs that replace an earlier run in their output directory, and what they leave there if they fail.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use tests::{Ran, args, run, run_in_shell};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
-/// What makes every loss infinite.
+/// Settings that make every loss infinite.
 const NEVER: [&str; 4] = ["--set", "objective.lambda_das=3e38", "--set", "objective.lambda_sds=3e38"];
 
 fn train(project: &Project, more: &[&str]) -> Ran {
@@ -34,7 +34,7 @@ fn held_out(project: &Project, path: &Path, more: &str) {
     fs::write(recipe, format!("{text}[eval]\npath = {path:?}\nimages = {images:?}\n{more}\n")).unwrap();
 }
 
-/// A run of two steps that another one of six is replacing, as the second left it behind.
+/// A directory in which a run of six steps was killed while it replaced a finished run of two steps.
 fn replacing() -> Project {
     let project = Project::new(BINARY, "pretrain", 2);
     let (first, out) = (project.train("first", &[]), project.path().join("out"));
@@ -59,7 +59,8 @@ fn the_states_of_an_unfinished_run_are_not_taken_for_those_of_the_next() {
 
 #[test]
 fn the_last_whole_run_comes_back() {
-    // Unfinished: the one before it is the last whole run. Done, and killed before it took that away: it is itself.
+    // If the new run is unfinished, the last complete run is the old one. If it is done but was killed before it
+    // deleted the old one, it is the new one.
     for (done, steps) in [(false, 2), (true, 6)] {
         let project = replacing();
         let out = project.path().join("out");
@@ -84,7 +85,7 @@ fn a_run_that_fails_with_states_can_go_on_and_keeps_what_it_replaces_aside() {
     train(&project, &[&NEVER[..], &more].concat()).refused(1, &["step 3: "]);
     assert_eq!(states(&out), ["step-00000001", "step-00000002"]);
     assert!(fs::read(out.join(".replaced/model.safetensors")).unwrap() == before);
-    // With a limit that it does not reach, its later steps would be done.
+    // With smaller loss weights the remaining steps succeed.
     change_record(&out, |record| record["recipe"]["objective"]["lambda_das"] = 1.0.into());
     change_record(&out, |record| record["recipe"]["objective"]["lambda_sds"] = 1.0.into());
     resume(&out).succeeded();
@@ -221,7 +222,7 @@ fn a_disk_too_full_for_the_checkpoint_costs_no_training() {
     let project = Project::new(BINARY, "pretrain", 3);
     let expected = fs::read(project.train("whole", &[]).join("model.safetensors")).unwrap();
     let out = project.path().join("out");
-    // Room for the projector's state, not for the whole model.
+    // The limit leaves room for the projector's state but not for the whole model.
     let limit = format!("trap '' XFSZ; ulimit -f {}", expected.len() / 512 - 8);
     let ran = run_in_shell(&limit, BINARY, args!["train", project.path().join("recipe.toml"), "--out", out]);
     assert_eq!(ran.code, Some(1), "{ran:#?}");

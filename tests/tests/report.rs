@@ -1,4 +1,4 @@
-//! `basic report`, and its page in a browser. With SHOTS=DIR in the environment the page is photographed there.
+//! `basic report` and its page in a browser. With SHOTS=DIR in the environment, screenshots are saved there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn training(dir: &Path, steps: usize, end: f64, das: bool, answer: &str) {
     let info = json!({"status": "done", "recipe": recipe, "steps": steps, "samples": 64, "version": "0.1.0", "burn": "0.22.1", "revision": null, "seconds": 9.0});
     fs::write(dir.join("run.json"), info.to_string()).unwrap();
     let line = |step: usize| {
-        // Level at the end, whose mean is the last value then.
+        // The loss is constant at the end, so that the running mean there equals the last value.
         let left = steps.saturating_sub(step + 10) as f64 / steps as f64;
         let lm = end + 3.0 * left + if left > 0.0 { 0.05 * (step % 5) as f64 } else { 0.0 };
         let loss = |value: f64| if das { value } else { 0.0 };
@@ -44,12 +44,12 @@ fn training(dir: &Path, steps: usize, end: f64, das: bool, answer: &str) {
 fn report(paths: &[PathBuf], out: &Path) -> Value {
     let mut line = args!["report"];
     line.extend(paths.iter().map(Into::into));
-    // The fixtures' pictures lie neither beside the answers nor in a recorded folder.
+    // The fixtures' images lie neither beside the answers nor in a recorded folder.
     line.extend(args!["--image-root", fixture("images"), "--out", out, "--json"]);
     run(BASIC, line).json()
 }
 
-/// The readouts of a panel: each run's name with its value.
+/// The values that a panel displays: each run's name and value.
 fn readout(page: &Page, panel: &str) -> Vec<(String, f64)> {
     let script = format!(
         "[...document.querySelectorAll('[data-panel=\"{panel}\"] .value')].map(v => [v.querySelector('.name').textContent, Number(v.querySelector('b').textContent)])"
@@ -72,21 +72,21 @@ fn the_page_shows_each_runs_curves_and_their_ends_and_works_by_mouse_and_keys() 
     );
     let Some(page) = Page::open(&out) else { return };
 
-    // Right ends: llava 0.5, basic 0.25; das and sds of the run that has them alone.
+    // The last values are 0.5 for llava and 0.25 for basic; only the run with das and sds shows them.
     let of = |a: f64, b: f64| vec![("llava".to_string(), a), ("basic".to_string(), b)];
     assert_eq!(readout(&page, "train-lm"), of(0.5, 0.25));
     assert_eq!(readout(&page, "train-das"), [("basic".to_string(), 0.25)]);
     assert_eq!(readout(&page, "train-total"), of(0.5, 0.55));
     assert_eq!(readout(&page, "train-lr"), of(0.001, 0.001));
     assert_eq!(readout(&page, "held-out-accuracy"), of(0.75, 0.75));
-    // The curve ends where its last value has its place: 0.5 of an axis that begins at 0.
+    // The curve ends at the position of its last value, 0.5, on an axis that begins at 0.
     let end = page.evaluate(
         "(() => { const c = document.querySelector('[data-panel=\"train-lm\"] .chart'); const p = c.querySelector('.curve[data-run=\"0\"]'); \
          const e = p.getPointAtLength(p.getTotalLength()); return [e.x, (182 - e.y) / 172 * c.dataset.high]; })()",
     );
     assert!((number(&end[0]) - 332.0).abs() < 0.2 && (number(&end[1]) - 0.5).abs() < 0.02, "{end}");
 
-    // The mouse reads a value in the middle, and leaves.
+    // The mouse reads off a value in the middle, and leaves.
     let plot = "[data-panel=\"train-lm\"] .plot";
     page.hover(plot);
     page.wait("document.querySelector('[data-panel=\"train-lm\"] .at').textContent.startsWith('Step ')");
@@ -95,20 +95,20 @@ fn the_page_shows_each_runs_curves_and_their_ends_and_works_by_mouse_and_keys() 
     page.hover("h1");
     page.wait("document.querySelector('[data-panel=\"train-lm\"] .at').textContent === 'At the end'");
     assert_eq!(readout(&page, "train-lm"), of(0.5, 0.25));
-    // Keys: to the first step, and one on.
+    // The keys go to the first step and to the next one.
     page.evaluate(&format!("document.querySelector('{}').focus() || 1", plot.replace('"', "\\\"")));
     page.press("Home");
     assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "Step 1");
     page.press("ArrowRight");
     assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "Step 2");
-    // The longer run's last step is none of the shorter one's.
+    // The shorter run has no value at the longer run's last step.
     page.press("End");
     assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "Step 200");
     assert_eq!(page.text("[data-panel=\"train-lm\"] .value[data-run=\"1\"] b"), "–");
     page.press("Escape");
     assert_eq!(page.text("[data-panel=\"train-lm\"] .at"), "At the end");
 
-    // A run is hidden and shown again; the logarithmic axis and back.
+    // A run is hidden and shown again, and the axis is switched to logarithmic and back.
     let shown = |selector: &str| {
         page.evaluate(&format!(
             "[...document.querySelectorAll('{selector}')].filter(e => getComputedStyle(e).display !== 'none').length"
@@ -126,7 +126,7 @@ fn the_page_shows_each_runs_curves_and_their_ends_and_works_by_mouse_and_keys() 
     page.click("#logarithmic");
     assert_eq!(shown("[data-panel=\"train-lm\"] [data-scale=\"linear\"]"), 1);
 
-    // Tables, answers and images are there, and nothing is wider than a phone.
+    // Tables, answers and images are shown, and nothing is wider than the screen of a phone.
     let body = page.text("body");
     for part in ["objective.das", "exact match", "50.0", "100.0", "what colour is it?", "blue"] {
         assert!(body.contains(part), "{part}");
@@ -189,7 +189,7 @@ fn benchmarks_stand_in_the_page_with_their_scores_images_and_what_is_hidden() {
         assert!(main.contains(part), "{part:?} is not in {main}");
     }
     assert!(!main.contains("Training") && !main.contains("cannot be read"));
-    // POPE's six questions, VQAv2's three, MM-Vet's two; MMBench's images lie in its table.
+    // Images of six questions of POPE, three of VQAv2 and two of MM-Vet; MMBench's are in its table and not shown.
     assert_eq!(page.evaluate("[...document.images].filter(i => i.naturalWidth === 28).length"), 11);
     page.resize(375, 800);
     assert!(!page.scrolls_sideways());
@@ -226,7 +226,7 @@ fn what_is_no_run_is_refused_by_name() {
     assert!(!out.exists());
 }
 
-/// Not a test of its own: photographs a page for a person to look at.
+/// Not a test: saves screenshots of a page for a person to inspect.
 #[test]
 fn pages_named_in_the_environment_are_photographed() {
     let (Ok(html), Ok(shots)) = (std::env::var("REPORT"), std::env::var("SHOTS")) else { return };

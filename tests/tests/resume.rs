@@ -1,4 +1,4 @@
-//! A run that was stopped, killed or damaged goes on as if nothing had happened: the same losses, the same bytes.
+//! A run that was stopped, killed or damaged can be resumed and gives the same losses and the same bytes.
 
 use std::fs;
 use std::path::Path;
@@ -14,11 +14,11 @@ use tests::{args, run};
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 const STEPS: usize = 12;
 
-/// What must repeat of a step: all but what its time says.
+/// The keys of a step that must be the same again, which are all but the times.
 const KEYS: [&str; 10] =
     ["step", "lm", "das", "sds", "total", "lr", "grad_norm", "grad_norms", "tokens", "image_samples"];
 
-/// The steps, and the weights.
+/// The steps and the weights of a run.
 fn result(out: &Path) -> (Vec<String>, Vec<u8>) {
     let clean = |mut step: Value| {
         let step = step.as_object_mut().expect("a step is an object");
@@ -66,7 +66,7 @@ fn a_resumed_run_gives_the_same_bits_from_any_step_on() {
         let keep = ["--set", "checkpoint.every=1", "--set", "checkpoint.keep_last=20"];
         let out = project.train("out", &[more, &keep].concat());
         assert_same(&out, &expected);
-        // Steps 3 and 8 are the ends of epochs over eight samples in batches of three; 1 and 7 lie within one.
+        // Steps 3 and 8 end epochs of eight samples in batches of three; steps 1 and 7 lie within an epoch.
         for step in [11, 8, 7, 3, 1] {
             killed_behind(&out, step);
             resume(&out).succeeded();
@@ -93,7 +93,7 @@ fn a_signal_ends_a_run_after_its_step_and_it_can_go_on() {
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{said}");
-        // A machine that is fast enough has finished before it heard of the signal.
+        // On a fast machine the run may finish before the signal arrives.
         if read_json(&out.join("run.json"))["status"] != "done" {
             assert!(said.contains("--resume"), "{said}");
             assert_eq!(read_json(&out.join("run.json"))["status"], "stopped");
@@ -117,7 +117,7 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
         loop {
             let begun = Instant::now();
             let mut child = start(&project, &out, out.join("run.json").is_file());
-            // From at once to half of a whole run, in an order without pattern; with time the runs get through.
+            // The delay varies irregularly from 0 to half of a whole run, and grows so that the runs finish at last.
             let share = (round * 7919 + kills * 104_729) % 997;
             std::thread::sleep(whole * share / 2000 + whole * kills / 20);
             let finished = child.try_wait().unwrap();
@@ -132,7 +132,7 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
                 if kills > 0 {
                     break;
                 }
-                // The machine was busier when the whole run was timed: once more, by how long this one took.
+                // The machine was busier when the whole run was timed, so this tries again with the time of this run.
                 whole = begun.elapsed() / 2;
                 fs::remove_dir_all(&out).unwrap();
             }
@@ -181,7 +181,7 @@ fn what_cannot_be_resumed_is_refused_with_its_reason() {
     let out = project.train("out", &["--set", "checkpoint.every=1"]);
     let ran = resume(&out).succeeded();
     assert!(ran.stdout.contains("was done already"), "{}", ran.stdout);
-    // Another recipe than the one that made the state.
+    // The recipe differs from the one that made the state.
     killed_behind(&out, 2);
     let mut record = read_json(&out.join("run.json"));
     record["recipe"]["parts"]["decoder"]["mode"] = "full".into();
@@ -217,13 +217,13 @@ fn a_record_whose_values_were_changed_is_noticed_and_the_state_before_is_used() 
         );
         assert_same(&out, &expected);
     }
-    // A state in another one's folder.
+    // A state in the folder of another state.
     killed_behind(&out, 10);
     fs::rename(out.join("checkpoints/step-00000010"), out.join("checkpoints/step-00000011")).unwrap();
     let ran = resume(&out);
     assert!(ran.code == Some(0) && ran.stderr.contains("its folder's name another"), "{ran:#?}");
     assert_same(&out, &expected);
-    // An older state without a checksum goes on.
+    // A run resumes from an older state without a checksum.
     killed_behind(&out, 10);
     let record = out.join("checkpoints/step-00000010/state.json");
     let mut old = read_json(&record);
@@ -231,7 +231,7 @@ fn a_record_whose_values_were_changed_is_noticed_and_the_state_before_is_used() 
         .iter()
         .for_each(|key| assert!(old.as_object_mut().unwrap().shift_remove(*key).is_some()));
     fs::write(&record, old.to_string()).unwrap();
-    // Its checksum would be of other values: those that it has.
+    // Older states also lack these values, so they could not match a checksum over all of today's values.
     resume(&out).succeeded();
     assert_same(&out, &expected);
 }
@@ -285,7 +285,7 @@ fn what_a_kill_inside_the_first_write_leaves_is_no_run_and_in_nobodys_way() {
         let left: Vec<String> = left.filter(|name| name.starts_with('.')).collect();
         assert!(left.is_empty(), "{left:?}");
     }
-    // A file of somebody's own is no leftover.
+    // A user's file is not taken for a leftover.
     let out = project.path().join("mine");
     fs::create_dir(&out).unwrap();
     fs::write(out.join(".basic-notes"), "mine").unwrap();

@@ -1,4 +1,4 @@
-//! Files that name images, and where the images may lie.
+//! Files that name images, and the folders that the images may lie in.
 #![cfg(unix)]
 
 use std::fs;
@@ -17,7 +17,7 @@ fn basic(line: Vec<std::ffi::OsString>) -> Ran {
     run(BASIC, line)
 }
 
-/// A folder with `own/a.png`, `secret.png` beside it, and links and names that lead there.
+/// A folder with `own/a.png`, `secret.png` outside `own`, and links and names that lead to it.
 struct Place {
     dir: TempDir,
 }
@@ -100,7 +100,7 @@ fn questions_show_images_of_their_folder_alone_unless_another_is_allowed() {
         basic(line).json();
         assert_eq!(report(), 1, "{image}");
     }
-    // The folder that names are relative to is the one that counts.
+    // With --images, the folder that names are relative to is the permitted one.
     let mut line = line(&place.question("secret.png"));
     line.extend(args!["--images", place.dir.path()]);
     basic(line).json();
@@ -164,7 +164,7 @@ fn a_benchmarks_folder_of_images_may_be_a_link_but_no_image_leads_outside() {
                 text.replace("COCO_val2014_000000000000.jpg", image).replace("../../../secret.png", image)
             });
         }
-        // A link's `..` is that of where it leads: from coco/ three up is no longer the folder of the test.
+        // `..` after a link is relative to the link's target, so three levels above coco/ is outside the test's folder.
         if number == 0 {
             fs::remove_file(root.join("pope/val2014")).unwrap();
             fs::rename(place.at("coco"), root.join("pope/val2014")).unwrap();
@@ -203,7 +203,7 @@ fn a_page_names_pictures_that_do_not_belong_to_the_evaluation() {
         assert_eq!(shown(&image, None, args!["--image-root", place.dir.path()]), (1, false), "{image}");
     }
     assert_eq!(shown("secret.png", Some(base), vec![]), (0, true));
-    // A damaged picture is named and no panic.
+    // A damaged image is named and causes no panic.
     fs::write(place.at("own/broken.png"), &fs::read(place.at("own/a.png")).unwrap()[..60]).unwrap();
     assert_eq!(shown("broken.png", None, vec![]), (0, false));
 }

@@ -1,5 +1,5 @@
-//! `basic train` and what follows it, on a tiny checkpoint: the same numbers on both CPU backends and on every run,
-//! the right parts trained, and a directory that Hugging Face's tools and ours read.
+//! `basic train` and the use of its output, on a tiny checkpoint: both CPU backends and repeated runs give the same
+//! numbers, the right parts are trained, and Hugging Face's tools and ours can read the directory.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use tests::project::{LOSSES, Project, losses};
 use tests::tensors::{self, Tensor};
 use tests::{Ran, args, run};
 
-/// Losses of one run on two backends may differ by this (docs/architecture.md, "Contracts"), as a part of the larger ones.
+/// The tolerance of losses on two backends, relative to the larger one (docs/architecture.md, "Contracts").
 const BACKENDS: f64 = 1e-3;
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 
@@ -21,13 +21,13 @@ fn basic(args: Vec<OsString>) -> Ran {
     run(BINARY, args)
 }
 
-/// The weights by one name, whichever layout a directory has.
+/// The weights by their canonical names, whatever the layout of the directory.
 fn weights(dir: &Path) -> BTreeMap<String, Tensor> {
     let named = tensors::read(&dir.join("model.safetensors"));
     named.into_iter().filter_map(|(name, t)| Some((Layout::Llava.canonical(&name)?, t))).collect()
 }
 
-/// The parts of the model whose tensors differ from the starting checkpoint's; in each of them, all must.
+/// The parts of the model whose tensors differ from the starting checkpoint's. In such a part all tensors must differ.
 fn changed_parts(dir: &Path) -> Vec<&'static str> {
     let (before, after) = (weights(&fixture("plain")), weights(dir));
     assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
@@ -66,7 +66,7 @@ fn the_first_20_losses_are_the_same_on_cpu_and_ndarray() {
 #[test]
 fn the_same_seed_gives_the_same_bytes_and_another_seed_other_ones() {
     let project = Project::new(BINARY, "finetune", 6);
-    // Up to the learning rate, before the gradient norm and the times.
+    // The text of each line before the learning rate, and so without the times.
     let written = |out: &Path| -> Vec<String> {
         let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
         text.lines().map(|line| line.split_once(",\"lr\"").expect("lr follows the losses").0.to_string()).collect()
@@ -83,7 +83,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_other_ones() {
 
 #[test]
 fn accumulated_and_recomputed_gradients_are_those_of_the_whole_batch_at_once() {
-    // Largest difference of a loss over 8 steps, relative: what is summed in another order differs by rounding.
+    // The largest relative difference of a loss over 8 steps, because sums in another order differ by rounding.
     let project = Project::new(BINARY, "finetune", 8);
     let all = "train.trainable=[\"vision\", \"projector\", \"decoder\"]";
     for parts in [&[][..], &["--set", all], &["--set", "stage=pretrain"]] {
@@ -109,7 +109,7 @@ fn a_run_in_bfloat16_follows_the_one_in_float32_and_saves_its_type() {
     let whole = losses(&project.train("f32", &[]));
     let out = project.train("bf16", &["--set", "train.dtype=bfloat16"]);
     for (a, b) in whole.iter().zip(losses(&out)) {
-        // Eight bits of mantissa, over a random model of four layers.
+        // bf16 has eight bits of mantissa, and the random model has four layers.
         assert!((a[3] - b[3]).abs() <= 0.05 * a[3].abs(), "{a:?} and {b:?}");
     }
     assert_eq!(text(&read_json(&out.join("config.json"))["dtype"]), "bfloat16");
@@ -252,7 +252,7 @@ fn evaluation_keeps_every_prediction_and_scores_exact_match_by_type() {
     let (scores, predictions) = ask(&["no such answer"; 3]);
     assert_eq!((number(&scores["accuracy"]), &scores["questions"]), (0.0, &json!(3)));
     assert_eq!(predictions.iter().map(|p| p["question_id"].clone()).collect::<Vec<_>>(), [1, 2, 3]);
-    // What the model said is the truth of the second try, but for one question.
+    // The model's first answers are the true answers of the second evaluation, except for one question.
     let said: Vec<&str> = predictions.iter().map(|p| text(&p["answer"])).collect();
     let (scores, predictions) = ask(&[said[0], said[1], "no such answer"]);
     assert_eq!(predictions.iter().map(|p| p["correct"].clone()).collect::<Vec<_>>(), [true, true, false]);

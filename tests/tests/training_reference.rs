@@ -1,6 +1,6 @@
-//! `basic train` against PyTorch: the same twenty steps, frozen, full and with adapters. tests/reference/train_steps.py
-//! made the losses from what this file exports: with BASIC_WRITE_FIXTURES set, it writes the samples' ids and labels and
-//! the order in which they are drawn; without, it checks that they are still the same.
+//! Compares `basic train` with PyTorch over the same twenty steps: with a frozen decoder, a fully trained one, and
+//! adapters. tests/reference/train_steps.py computed the expected losses from the token ids, labels and sample order
+//! that this file writes if BASIC_WRITE_FIXTURES is set; otherwise it checks that they are still the same.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,10 +13,10 @@ use tests::fixtures::{fixture, number, read_json, read_jsonl, text};
 use tests::tensors::relative;
 use tests::{Ran, args, run};
 
-/// Losses, relative (docs/architecture.md, "Contracts").
+/// The relative tolerance of losses (docs/architecture.md, "Contracts").
 const LOSS: f64 = 1e-3;
-/// Gradient norms, relative. Set after a first run with 1e-3, in which the LoRA run's was 1.1e-3 apart at step 19 alone
-/// (2e-7 at step 20, losses 4e-6 apart at most); why is not known.
+/// The relative tolerance of gradient norms. In a first run with 1e-3, that of the LoRA run deviated by 1.1e-3, only at
+/// step 19 (by 2e-7 at step 20, and losses by at most 4e-6), for an unknown reason.
 const NORM: f64 = 5e-3;
 const STEPS: usize = 20;
 const RUNS: [&str; 3] = ["pretrain", "finetune", "lora"];
@@ -33,7 +33,7 @@ fn data(run: &Value) -> std::path::PathBuf {
     fixture(format!("training/{}.json", text(&run["data"])))
 }
 
-/// The samples as they are trained on, and the batches of the steps.
+/// The tokenized samples and the batches of the steps.
 fn exported(run: &Value) -> Value {
     let checkpoint = Checkpoint::open(fixture("plain")).unwrap();
     let style = StyleChoice::try_from(text(&run["style"]).to_string()).unwrap();
@@ -92,7 +92,7 @@ fn recipe(run: &Value) -> String {
     text
 }
 
-/// The largest relative deviation of each number over the steps.
+/// Compares a run's metrics with the expected ones; returns the largest relative deviation of each number.
 fn compare(name: &str, metrics: &Path) -> Result<String, String> {
     let (ours, theirs) = (read_jsonl(metrics), read_json(&fixture(format!("training/{name}.losses.json"))));
     let theirs = theirs.as_array().unwrap();

@@ -1,4 +1,4 @@
-//! The second supervision method from outside: what it trains, what it writes, what it goes on with, what it refuses.
+//! The supervision method VIRAL through `basic train`: training, output files, resuming, and refused settings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use tests::{args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
 const HEAD: &str = "viral_head.safetensors";
-/// A small head, so that a step takes no time.
+/// A small head, for speed.
 const COSINE: [&str; 2] = ["--set", "objective.viral.head_width=8"];
 const GRAM: [&str; 2] = ["--set", "objective.viral.similarity=gram"];
 
-/// A vision encoder of another family size and grid than the fixture's: 6 x 6 patches where that has 4 x 4.
+/// A vision encoder with another size and grid than the fixture's: 6 x 6 patches instead of 4 x 4.
 fn other_encoder() -> String {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/vision");
     format!("objective.viral.target={:?}", dir.display().to_string())
 }
 
-/// A number of every step.
+/// A number from every step.
 fn series(out: &Path, key: &str) -> Vec<f64> {
     read_jsonl(&out.join("metrics.jsonl")).iter().map(|step| number(&step[key])).collect()
 }
@@ -37,7 +37,7 @@ fn the_head_is_trained_and_lies_beside_a_checkpoint_that_holds_nothing_of_it() {
     assert!(!plain.join(HEAD).exists());
     let head = tensors::read(&out.join(HEAD));
     let shapes: Vec<(&str, &[usize])> = head.iter().map(|(name, tensor)| (name.as_str(), &tensor.shape[..])).collect();
-    // From the decoder's 48 through twice 8 to the vision encoder's 32, [out, in] as PyTorch has them.
+    // Sizes 48 (decoder), 8, 8 and 32 (vision encoder), with matrices [out, in] as in PyTorch.
     let expected: [(&str, &[usize]); 6] = [
         ("viral.layers.0.bias", &[8]),
         ("viral.layers.0.weight", &[8, 48]),
@@ -58,9 +58,9 @@ fn the_head_is_trained_and_lies_beside_a_checkpoint_that_holds_nothing_of_it() {
     let expected = sum("lm", 1.0) + sum("das", 0.5) + sum("sds", 0.1) + sum("viral", 0.5);
     assert!((total(3) - expected).abs() < 1e-5);
     assert!(read_jsonl(&plain.join("metrics.jsonl"))[0].get("viral").is_none(), "absent by default");
-    // The layer that it chose is written out.
+    // The recorded recipe has the layer that was chosen by default.
     assert_eq!(number(&read_json(&out.join("run.json"))["recipe"]["objective"]["viral"]["layer"]), 2.0);
-    // A run that replaces this one takes the head away with the rest.
+    // A run that replaces this one also deletes the head.
     project.train("out", &["--overwrite"]);
     assert!(!out.join(HEAD).exists());
 }
@@ -104,7 +104,7 @@ fn two_replicas_and_a_resumed_run_give_what_one_run_gives() {
         assert_eq!(series(&out, "viral"), viral);
         assert!(files(&out) == expected, "the same bytes from step {step} on");
     }
-    // A state is of the encoder that it was trained against.
+    // A state can only be resumed with the encoder that it was trained against.
     let copy = project.path().join("encoder");
     fs::create_dir(&copy).unwrap();
     for file in ["config.json", "preprocessor_config.json", "model.safetensors"] {
@@ -160,7 +160,7 @@ fn another_encoders_grid_is_resampled_and_held_out_samples_are_looked_at_with_it
             values.push(value);
         }
     }
-    // Each of the four compares something else.
+    // The settings give different values.
     for (i, a) in values.iter().enumerate() {
         assert!(values[..i].iter().all(|b| (a - b).abs() > 1e-4), "{values:?}");
     }

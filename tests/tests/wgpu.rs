@@ -1,5 +1,5 @@
-//! wgpu against the CPU: every operation forward and backward, three training steps and a greedy generation, within
-//! 1e-3. A software Vulkan driver will do: `.ci/wgpu` installs Mesa's llvmpipe and runs this file.
+//! Compares wgpu with the CPU: every operation forward and backward, three training steps and greedy generation, within
+//! 1e-3. A software Vulkan driver is enough: `.ci/wgpu` installs Mesa's llvmpipe and runs this file.
 //!
 //! `cargo test -p tests --features wgpu --test wgpu`
 #![cfg(feature = "wgpu")]
@@ -14,11 +14,11 @@ use serde_json::Value;
 use tests::fixtures::{fixture, number, read_jsonl};
 use tests::{args, run};
 
-/// Issue 3's bound, relative to the largest entry.
+/// The tolerance, relative to the largest entry.
 const WITHIN: f64 = 1e-3;
 
 fn wgpu() -> Device {
-    // Without an index wgpu takes a GPU where there is one, else the software driver.
+    // Without an index wgpu uses a GPU if there is one, or else the software driver.
     DeviceSpec::Wgpu(None).open().expect("a Vulkan driver: Debian's mesa-vulkan-drivers has a software one")
 }
 
@@ -36,8 +36,8 @@ fn values<const D: usize>(x: Tensor<D>) -> Vec<f64> {
     x.into_data().convert::<f64>().try_to_vec::<f64>().unwrap()
 }
 
-/// Value and gradients of an operation on leaves of the given shapes; the output is weighted, so that no gradient is
-/// one by chance.
+/// The value and the gradients of an operation on leaves of the given shapes. The output is weighted, so that the
+/// incoming gradients are not all one.
 fn evaluate<const D: usize, const O: usize>(
     device: &Device,
     shapes: &[[usize; D]],
@@ -71,7 +71,7 @@ fn near(name: &str, ours: &[f64], theirs: &[f64]) {
     }
 }
 
-/// A fixed tensor beside a leaf, on the leaf's device.
+/// A fixed tensor on the device of a leaf.
 fn beside<const D: usize, const L: usize>(dims: [usize; D], seed: u32, leaf: &Tensor<L>) -> Tensor<D> {
     numbers(dims, seed, &leaf.device().without_autodiff())
 }
@@ -90,7 +90,7 @@ fn the_losses_and_their_gradients_are_those_of_the_cpu() {
     agree("sds", &[[m, d]], &|x| {
         let table = beside([vocabulary, d], 7, &x[0]);
         let (target, weights) = (beside([m, d], 5, &x[0]), beside([m], 6, &x[0]).abs());
-        // Chunks of 11 rows.
+        // The budget makes chunks of 11 rows.
         ops::semantic_distribution_within(x[0].clone(), target, table, weights, 11 * 2 * vocabulary * 4)
     });
     let labels: Vec<i64> = (0..m as i64).map(|i| if i % 3 == 0 { -100 } else { i * 7 % vocabulary as i64 }).collect();

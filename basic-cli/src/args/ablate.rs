@@ -1,4 +1,4 @@
-//! The command line of ablations.
+//! The options of `basic ablate`.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ pub struct Ablate {
     /// The directory that results and tables are written to; by default runs/STUDY.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Run only these cells: a cell's name, a factor's, or a whole `setting/factor/cell`.
+    /// Run only these cells, given by the name of a cell or of a factor, or in full as `setting/factor/cell`.
     #[arg(long, value_name = "CELL", num_args = 1..)]
     pub only: Vec<String>,
     /// Show the cells and which of them are done, and run nothing.
@@ -24,11 +24,11 @@ pub struct Ablate {
     /// Compute on several devices, one cell on each at a time: --devices cuda:0,cuda:1
     #[arg(long, value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceSpec>,
-    /// Change a recipe key of every stage, or of one: --set train.steps=10 --set pretrain.data.limit=100. What a cell sets
-    /// itself stays.
+    /// Change a recipe key of every stage, or of one: --set train.steps=10 --set pretrain.data.limit=100. A key that a
+    /// cell itself sets keeps the cell's value.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Print results.json's object as JSON, or with --list the cells.
+    /// Print the content of results.json or, with --list, the cells as JSON.
     #[arg(long)]
     pub json: bool,
 }

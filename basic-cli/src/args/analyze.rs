@@ -1,4 +1,4 @@
-//! The command line of the token lens.
+//! The options of `basic analyze` (the token lens).
 
 use std::path::PathBuf;
 
@@ -11,23 +11,23 @@ use clap::{ArgGroup, Args as ClapArgs};
 use super::data::{Reading, conversation};
 use super::{DeviceArg, Dtype, layer_weights};
 
-/// The rules for meaningful embeddings.
-const RULES: &str = "Meaningful, by the nearest token (by cosine with the embedding table): 'caption', a content word of \
-the caption or the answers; 'labels', a word that is true of the object which covers the patch (Shapes); 'word', any whole \
-word. docs/lens.md has the exact rules.";
+/// The help text about the rules for meaningful embeddings.
+const RULES: &str = "An embedding is meaningful if its nearest token (by cosine with the embedding table) is, by the \
+rule 'caption', a content word of the caption or the answers; by 'labels', a word that is true of the object that \
+covers the patch (Shapes); by 'word', any whole word. docs/lens.md has the exact rules.";
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = RULES, group = ArgGroup::new("what").required(true).args(["image", "data"]))]
 pub struct Analyze {
-    /// A LLaVA directory.
+    /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
-    /// An image; give it again for each further <image> of the prompt, in order.
+    /// An image; repeat the flag for each further <image> of the prompt, in order.
     #[arg(long, requires = "prompt")]
     pub image: Vec<PathBuf>,
     /// The prompt, with one <image> for each image; \n is a line break.
     #[arg(long, requires = "image")]
     pub prompt: Option<String>,
-    /// Instead of an image, a data set of any format, or a file of questions with answers as `basic eval` takes it.
+    /// Instead of an image: a data set of any format, or a file of questions with answers as for `basic eval`.
     #[arg(long, conflicts_with_all = ["image", "prompt"])]
     pub data: Option<PathBuf>,
     #[command(flatten)]
@@ -39,13 +39,14 @@ pub struct Analyze {
     /// Take only the first N images; with --replace, the first N questions about images.
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
-    /// How the data's conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1.
+    /// How conversations are turned into text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1.
     #[arg(long, default_value = "auto", value_parser = conversation)]
     pub conversation: StyleChoice,
     /// A second checkpoint, shown beside the first.
     #[arg(long, value_name = "CHECKPOINT")]
     pub compare: Option<PathBuf>,
-    /// The directory that lens.html and lens.json are written to; with --data, survey.json.
+    /// The directory that lens.html and lens.json are written to; with --data, survey.json and, with --replace,
+    /// replaced.jsonl.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// How many tokens are shown for each visual embedding.
@@ -57,11 +58,11 @@ pub struct Analyze {
     /// The number of supervising layers (k); by default half of the decoder's layers.
     #[arg(long)]
     pub k: Option<usize>,
-    /// How they are weighted: increasing, constant or decreasing.
+    /// How the supervising layers are weighted: increasing, constant or decreasing.
     #[arg(long, default_value = "increasing", value_parser = layer_weights)]
     pub layer_weights: LayerWeights,
-    /// When an embedding counts as meaningful: caption, labels or word (below). By default caption, or word for an image
-    /// without --caption and --labels.
+    /// The rule by which an embedding counts as meaningful: caption, labels or word (see below). By default labels if
+    /// --labels is given, else caption, or word for an image without --caption.
     #[arg(long, value_name = "RULE")]
     pub meaningful: Option<Rule>,
     /// A caption of the image, for the rule caption.
@@ -76,7 +77,7 @@ pub struct Analyze {
     /// Also answer with each visual embedding replaced by the embedding of its nearest token.
     #[arg(long)]
     pub replace: bool,
-    /// At most this many tokens an answer; by default 64, and 16 with --data.
+    /// The most tokens of an answer; by default 64, or 16 with --data.
     #[arg(long, value_name = "N", requires = "replace")]
     pub max_new_tokens: Option<usize>,
     /// Refuse images of more pixels than this.
@@ -84,7 +85,7 @@ pub struct Analyze {
     pub max_pixels: u64,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// The parameters' type.
+    /// The data type of the parameters.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print one JSON object.
@@ -97,7 +98,7 @@ impl Analyze {
     ///
     /// # Errors
     ///
-    /// Says which flag a rule needs.
+    /// A message that says which flag the rule needs.
     pub fn rule(&self) -> Result<Rule, String> {
         let rule = match (self.meaningful, &self.data) {
             (Some(rule), _) => rule,
@@ -118,7 +119,7 @@ impl Analyze {
         }
     }
 
-    /// The method's knobs that the lens needs.
+    /// The settings of BASIC's losses that the lens needs.
     pub fn basic(&self) -> Basic {
         Basic { k: self.k, layer_weights: self.layer_weights, ..Basic::default() }
     }

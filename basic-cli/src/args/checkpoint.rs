@@ -1,4 +1,4 @@
-//! The command line of commands that read and write checkpoints.
+//! The options of the commands that read and write checkpoints.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ pub struct Output {
     /// The type of the parameters; by default the type that most of them have on disk.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// The largest size of a file of weights.
+    /// The largest size of a weight file.
     #[arg(long, default_value = "5GB", value_parser = parse_size)]
     pub shard_size: u64,
-    /// Replace a checkpoint that is in that directory.
+    /// Replace an earlier checkpoint in the output directory.
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -32,13 +32,13 @@ pub struct Assemble {
     /// The projector between them: linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu or identity.
     #[arg(long, default_value = "mlp2x_gelu")]
     pub projector: String,
-    /// Trained weights for the projector, such as LLaVA's mm_projector.bin, instead of fresh ones.
+    /// Trained weights for the projector, such as LLaVA's mm_projector.bin, instead of random ones.
     #[arg(long, value_name = "FILE")]
     pub projector_weights: Option<PathBuf>,
-    /// The seed of the projector's fresh weights.
+    /// The seed of the projector's random weights.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Make the embedding table's rows a multiple of this, such as 64.
+    /// Pad the embedding table so that its number of rows is a multiple of this, such as 64.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u16).range(1..))]
     pub pad_to_multiple_of: Option<u16>,
     /// The directory that the checkpoint is written to.
@@ -50,7 +50,7 @@ pub struct Assemble {
 
 #[derive(Debug, ClapArgs)]
 pub struct Convert {
-    /// A LLaVA checkpoint, of Hugging Face's or LLaVA's own layout: a directory or a hub name.
+    /// A LLaVA checkpoint, in Hugging Face's or LLaVA's own layout: a directory or a hub name.
     pub checkpoint: PathBuf,
     /// The directory that the new checkpoint is written to.
     pub out: PathBuf,
@@ -62,7 +62,7 @@ pub struct Convert {
 pub struct Merge {
     /// The LLaVA checkpoint that the adapters were trained on: a directory or a hub name.
     pub base: PathBuf,
-    /// The adapters, as PEFT's or this program's: a directory or a hub name.
+    /// The adapters, in the layout of PEFT or of this program: a directory or a hub name.
     pub adapter: PathBuf,
     /// The directory that the new checkpoint is written to.
     pub out: PathBuf,

@@ -1,4 +1,4 @@
-//! `basic data`.
+//! The options of `basic data`.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use basic_data::{Format, SetConfig, SkipLimit, StyleChoice};
 use basic_train::recipe::Stage;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-/// What to do with data sets.
+/// The subcommands of `basic data`.
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// Write the embedded world: images, captions and questions in LLaVA's format.
+    /// Write the embedded world (synthetic scenes of shapes): images, captions and questions in LLaVA's format.
     Shapes(Shapes),
     /// Count what data sets hold, and what training would leave out and why.
     Check(Check),
@@ -21,16 +21,16 @@ pub enum Data {
 
 #[derive(Debug, ClapArgs)]
 pub struct Shapes {
-    /// The directory to write to, which must be empty or absent.
+    /// The directory to write to, which must be empty or not exist yet.
     #[arg(long)]
     pub out: PathBuf,
-    /// The number of scenes to train on.
+    /// The number of training scenes.
     #[arg(long)]
     pub train: usize,
-    /// The number of scenes to choose settings on.
+    /// The number of validation scenes, on which settings are chosen.
     #[arg(long, default_value_t = 100)]
     pub validation: usize,
-    /// The number of scenes to evaluate on.
+    /// The number of evaluation scenes.
     #[arg(long)]
     pub eval: usize,
     /// The seed: the same seed gives the same bytes.
@@ -47,29 +47,29 @@ pub struct Reading {
     /// The folder that image paths are relative to; by default the data file's folder.
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
-    /// The data's format, where its name and content don't tell it: json, jsonl, webdataset, parquet or folder.
+    /// The data's format, if it cannot be recognized by name and content: json, jsonl, webdataset, parquet or folder.
     #[arg(long)]
     pub format: Option<Format>,
 }
 
 impl Reading {
-    /// The set at `path`.
+    /// The configuration of the data set at `path`.
     pub fn of(&self, path: &std::path::Path) -> SetConfig {
         SetConfig { images: self.images.clone(), format: self.format, ..SetConfig::new(path) }
     }
 }
 
-/// How conversations become text.
+/// How conversations are turned into text.
 #[derive(Debug, ClapArgs)]
 pub struct Conversations {
-    /// A LLaVA directory: tokenize as training on it would.
+    /// A directory with a LLaVA checkpoint: tokenize as training on it would.
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,
-    /// How conversations become text: auto, template, or one of LLaVA's styles such as plain or vicuna_v1; with
-    /// --checkpoint.
+    /// With --checkpoint: how conversations are turned into text: auto, template, or one of LLaVA's styles such as
+    /// plain or vicuna_v1.
     #[arg(long, default_value = "auto", value_parser = conversation)]
     pub conversation: StyleChoice,
-    /// The stage whose style `auto` means: plain captions in pretrain, a chat in finetune; with --checkpoint.
+    /// With --checkpoint: the stage whose style `auto` stands for: plain captions in pretrain, a chat in finetune.
     #[arg(long, value_enum, default_value = "finetune")]
     pub stage: StageArg,
     /// Tokenize as training by this recipe would: its model, stage, conversation style and length.
@@ -77,7 +77,7 @@ pub struct Conversations {
     pub recipe: Option<PathBuf>,
 }
 
-/// A stage of training.
+/// The stage of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StageArg {
     Pretrain,
@@ -113,7 +113,7 @@ pub struct Check {
     pub reading: Reading,
     #[command(flatten)]
     pub conversations: Conversations,
-    /// Look at only this many samples of each set, drawn evenly.
+    /// Check only this many samples of each set, drawn at random with a fixed seed.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub sample: Option<u32>,
     /// Print one JSON object.
@@ -131,7 +131,7 @@ pub struct Show {
     pub reading: Reading,
     #[command(flatten)]
     pub conversations: Conversations,
-    /// Save the image as this PNG file; a second image as X-1.png, and so on.
+    /// Save the image as this PNG file, a second image as X-1.png, and so on.
     #[arg(long, value_name = "X.png")]
     pub out: Option<PathBuf>,
     /// Print one JSON object.
@@ -139,7 +139,7 @@ pub struct Show {
     pub json: bool,
 }
 
-/// Where an exported set has its images.
+/// Where the images of an exported set are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ImagesArg {
     Copy,
@@ -162,13 +162,13 @@ pub struct Export {
     /// The folder that image paths of DATA are relative to; by default the data file's folder.
     #[arg(long, value_name = "DIR")]
     pub from_images: Option<PathBuf>,
-    /// The format of DATA, where its name and content don't tell it.
+    /// The format of DATA, if it cannot be recognized by name and content.
     #[arg(long, value_name = "FORMAT")]
     pub from_format: Option<Format>,
     /// Export only the first N samples.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// How many samples an archive or a Parquet file holds.
+    /// The number of samples in an archive or a Parquet file.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub shard: u32,
     /// What happens at a broken sample: error ends the command, skip leaves the sample out and counts it.
@@ -180,7 +180,7 @@ pub struct Export {
     /// Compress the archives with gzip.
     #[arg(long)]
     pub gzip: bool,
-    /// Replace a data set that is in that directory.
+    /// Replace an earlier data set in the output directory.
     #[arg(long)]
     pub overwrite: bool,
     /// Print one JSON object.

@@ -1,4 +1,4 @@
-//! `basic devices`.
+//! The options of `basic devices`.
 
 use basic_core::DeviceSpec;
 use clap::Args as ClapArgs;
@@ -13,7 +13,7 @@ pub struct Devices {
     /// Time the operations that a training step of a 7B model consists of, on this device.
     #[arg(long, value_name = "DEVICE", conflicts_with = "check")]
     pub rates: Option<DeviceSpec>,
-    /// Use only this type. By default --check uses float32 and bfloat16, and --rates bfloat16.
+    /// Use only this data type. By default --check uses float32 and bfloat16, and --rates uses bfloat16.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
     /// With --rates: time only operations whose names contain this text.

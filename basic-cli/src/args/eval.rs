@@ -1,4 +1,4 @@
-//! The command line of evaluation.
+//! The options of `basic eval`, `basic compare` and `basic report`.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use super::data::conversation;
 
 #[derive(Debug, ClapArgs)]
 pub struct Eval {
-    /// A LLaVA directory.
+    /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
-    /// A file of questions, one JSON object a line: image, text, answer, category.
+    /// A file of questions, one JSON object per line: image, text, answer, category.
     #[arg(required_unless_present = "bench")]
     pub data: Option<PathBuf>,
     /// Run benchmarks instead of a file of questions: vqav2, vqav2-val, gqa, vizwiz, vizwiz-val, textvqa, scienceqa,
@@ -23,7 +23,7 @@ pub struct Eval {
     /// The folder of the benchmarks, laid out as LLaVA's playground/data/eval.
     #[arg(long, value_name = "DIR", requires = "bench")]
     pub root: Option<PathBuf>,
-    /// Answer all questions of the benchmarks again, instead of going on with kept answers.
+    /// Answer all questions of the benchmarks again, instead of continuing from stored answers.
     #[arg(long, requires = "bench")]
     pub fresh: bool,
     /// The folder that image paths are relative to; by default the data file's folder.
@@ -37,14 +37,14 @@ pub struct Eval {
     /// default CHECKPOINT/eval, with a folder in it for each benchmark.
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// How many questions are answered together.
+    /// How many questions are answered in one batch.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
     /// The most tokens of an answer; by default 16, and with --bench LLaVA's number for the benchmark.
     #[arg(long)]
     pub max_new_tokens: Option<usize>,
-    /// How a question is written: "template" for the checkpoint's chat template, or one of LLaVA's styles by its name; by
-    /// default the template, and vicuna_v1 where the checkpoint has none.
+    /// How a question is turned into a prompt: "template" for the checkpoint's chat template, or the name of one of
+    /// LLaVA's styles; by default the template, or vicuna_v1 if the checkpoint has none.
     #[arg(long, default_value = "auto", hide_default_value = true, value_parser = conversation)]
     pub conversation: StyleChoice,
     /// Refuse images of more pixels than this.
@@ -62,12 +62,12 @@ pub struct Eval {
 
 #[derive(Debug, ClapArgs)]
 pub struct Compare {
-    /// What `basic eval` wrote for the first model: a folder of benchmarks, one of them, a checkpoint with its eval/, or a
-    /// file of predictions.
+    /// What `basic eval` wrote for the first model: a folder of benchmarks, the folder of one benchmark, a checkpoint
+    /// with such a folder eval/, or a file of predictions.
     pub run_a: PathBuf,
     /// The same for the second model.
     pub run_b: PathBuf,
-    /// Compare only the questions and benchmarks that both have, where they differ.
+    /// If the two have different questions or benchmarks, compare those that both have.
     #[arg(long)]
     pub common: bool,
     /// Show at most N questions of each benchmark whose score changed.
@@ -80,7 +80,8 @@ pub struct Compare {
 
 #[derive(Debug, ClapArgs)]
 pub struct Report {
-    /// Directories of training runs, what `basic eval` wrote (as for `basic compare`), and the --out of `basic ablate`.
+    /// Directories of training runs, results of `basic eval` (as for `basic compare`), and output directories of
+    /// `basic ablate`.
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// The HTML file that is written.
@@ -89,8 +90,8 @@ pub struct Report {
     /// Show at most N answered questions of each benchmark.
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub samples: usize,
-    /// Show images below this folder too; by default only those below the answers' folder or the folders that `basic eval`
-    /// recorded are shown, and others are named.
+    /// Show images below this folder too; by default only those below the answers' folder or the folders that `basic
+    /// eval` recorded are shown, and of others only the name.
     #[arg(long, value_name = "DIR")]
     pub image_root: Option<PathBuf>,
     /// Print one JSON object: the page's path, its runs and studies, its size in bytes.

@@ -1,4 +1,4 @@
-//! The command line of generation.
+//! The options of `basic generate` and `basic chat`.
 
 use std::path::PathBuf;
 
@@ -8,21 +8,21 @@ use clap::Args as ClapArgs;
 
 use super::{DeviceArg, Dtype};
 
-/// At most this many new tokens, unless a flag says otherwise.
+/// The most new tokens of an answer, unless a flag says otherwise.
 pub const MAX_NEW_TOKENS: usize = 512;
 
-/// Where the settings come from that no flag gives.
-const DEFAULTS: &str = "Greedy, unless --temperature, --top-k, --top-p, --min-p or --seed is given. What these leave open, the \
-repetition penalty and the stop strings come from the checkpoint's generation_config.json where it sets them; its \
-do_sample is not followed, nor is transformers' own top-k of 50. An answer ends at any end token that \
-generation_config.json, config.json or the tokenizer names.";
+/// The help text about the settings that no flag gives.
+const DEFAULTS: &str = "Tokens are chosen greedily unless --temperature, --top-k, --top-p, --min-p or --seed is given. \
+The sampling settings that are not given, the repetition penalty and the stop strings come from the checkpoint's \
+generation_config.json if it sets them; its do_sample is ignored, and so is transformers' own default of top-k 50. An \
+answer ends at any end token that generation_config.json, config.json or the tokenizer names.";
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = DEFAULTS)]
 pub struct Generate {
-    /// A LLaVA directory.
+    /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
-    /// The image; give it again for each further <image> of the prompt, in order.
+    /// The image; repeat the flag for each further <image> of the prompt, in order.
     #[arg(long, required = true)]
     pub image: Vec<PathBuf>,
     /// Refuse images of more pixels than this.
@@ -31,12 +31,12 @@ pub struct Generate {
     /// The prompt, with one <image> for each image; \n is a line break.
     #[arg(long)]
     pub prompt: String,
-    /// The most new tokens; by default 512, and never more than the context holds.
+    /// The most new tokens; by default 512, and never more than fit into the context.
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// The parameters' type.
+    /// The data type of the parameters.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     /// Print the answer piece by piece as it is generated, as on a terminal.
@@ -52,7 +52,7 @@ pub struct Generate {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = DEFAULTS)]
 pub struct Chat {
-    /// A LLaVA directory.
+    /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
     /// The image that the conversation is about; /image changes it.
     #[arg(long)]
@@ -60,26 +60,26 @@ pub struct Chat {
     /// Refuse images of more pixels than this.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PIXELS)]
     pub max_pixels: u64,
-    /// How turns are written, by the name of one of LLaVA's conversation styles; by default the checkpoint's chat template,
-    /// vicuna_v1 where it has none.
+    /// How turns are written: the name of one of LLaVA's conversation styles; by default the checkpoint's chat
+    /// template, or vicuna_v1 if it has none.
     #[arg(long, value_name = "NAME", value_parser = style)]
     pub style: Option<&'static LlavaStyle>,
     /// Instructions before the conversation (the system text).
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
-    /// The most tokens of an answer; by default 512, and never more than the context holds.
+    /// The most tokens of an answer; by default 512, and never more than fit into the context.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_new_tokens: Option<u32>,
     #[command(flatten)]
     pub device: DeviceArg,
-    /// The parameters' type.
+    /// The data type of the parameters.
     #[arg(long, value_enum, default_value = "float32")]
     pub dtype: Dtype,
     #[command(flatten)]
     pub tokens: Tokens,
 }
 
-/// How tokens are chosen. It stands last among a command's arguments: a heading holds for all that follow it.
+/// How tokens are chosen. It must be the last of a command's arguments, because its heading applies to all that follow.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Choice of tokens")]
 pub struct Tokens {
@@ -98,11 +98,11 @@ pub struct Tokens {
     /// Sample from tokens with at least this share of the most likely token's probability; 0 means all.
     #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
     pub min_p: Option<f64>,
-    /// Penalize tokens that the prompt or the answer holds: divide their positive logits by this, multiply negative ones; 1
-    /// means no penalty.
+    /// Penalize tokens that occur in the prompt or the answer: divide their positive logits by this and multiply
+    /// negative ones by it; 1 means no penalty.
     #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     pub repetition_penalty: Option<f64>,
-    /// End the answer before this text; may be given several times, \n is a line break.
+    /// End the answer before this text; may be given several times; \n is a line break.
     #[arg(long, value_name = "TEXT", value_parser = not_empty)]
     pub stop: Vec<String>,
     /// The seed of sampling, 0 by default; the same seed gives the same answer.
@@ -111,7 +111,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// How to draw, with the checkpoint's defaults; `None` for greedy.
+    /// The sampling settings, with the checkpoint's defaults for those not given; `None` for greedy decoding.
     pub fn sampling(&self, defaults: &GenerationDefaults) -> Option<Sampling> {
         let drawn = self.temperature.is_some()
             || self.top_k.is_some()

@@ -1,4 +1,4 @@
-//! `basic ablate`.
+//! Runs `basic ablate`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::args::Ablate;
 use crate::output::{print_json, say, tell};
 
-/// Runs a study, or shows its cells.
+/// Runs a study, or lists its cells.
 pub fn ablate(args: Ablate) -> Result<()> {
     let stem = args.study.file_stem().unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(stem));
@@ -28,7 +28,7 @@ pub fn ablate(args: Ablate) -> Result<()> {
         return show(&args.study, &options, args.json);
     }
     ctrlc::set_handler(move || {
-        // A second signal does not wait for the steps to end.
+        // A second Ctrl-C does not wait for the running steps to end.
         if stop.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }

@@ -1,4 +1,4 @@
-//! `basic analyze`: the token lens over an image or a data set.
+//! Runs `basic analyze`: the token lens on an image or on a data set.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ mod lens_text;
 
 use lens_text::{tell_reading, tell_survey};
 
-/// `basic analyze`.
+/// Runs `basic analyze`.
 pub fn analyze(args: Analyze) -> Result<()> {
     let options = LensOptions {
         basic: args.basic(),
@@ -50,11 +50,11 @@ pub fn analyze(args: Analyze) -> Result<()> {
     }
 }
 
-/// A checkpoint's reading, as JSON has it.
+/// A checkpoint's reading in the form of the JSON output.
 #[derive(Serialize)]
 struct Told {
     checkpoint: PathBuf,
-    /// Decoder layers (L).
+    /// The number of decoder layers (L).
     layers: usize,
     k: usize,
     grid: Grid,
@@ -66,7 +66,7 @@ struct Told {
     replaced: Option<Answers>,
 }
 
-/// The replacement experiment on one prompt.
+/// The answers of the replacement experiment on one prompt.
 #[derive(Serialize)]
 struct Answers {
     answer: String,
@@ -74,7 +74,7 @@ struct Answers {
 }
 
 impl Answers {
-    /// For the page.
+    /// The answers with their labels on the page.
     fn shown(&self) -> [(&'static str, String); 2] {
         [("Answer", self.answer.clone()), ("Answer from the nearest tokens alone", self.replaced.clone())]
     }
@@ -99,7 +99,7 @@ fn over_image(
     let images: Vec<ImageSource> = args.image.iter().cloned().map(ImageSource::File).collect();
     let scenes =
         args.labels.as_deref().filter(|_| options.meaning.rule == Rule::Labels).map(Scenes::read).transpose()?;
-    // Before weights are read: they may be large.
+    // Everything is checked before the weights are read, which may be large.
     let mut prompts = Vec::new();
     let mut seen = Vec::new();
     for (_, checkpoint) in checkpoints {
@@ -183,7 +183,7 @@ fn page(readings: &Readings, seen: &[Vec<String>]) -> Result<String, LensError> 
     lens_html(&models, &facts)
 }
 
-/// The rule in words.
+/// The rule for meaningful embeddings in words.
 fn said(meaning: Meaning, caption: Option<&str>) -> String {
     let rule = match (meaning.rule, caption) {
         (Rule::Caption, Some(caption)) => {
@@ -201,7 +201,7 @@ fn said(meaning: Meaning, caption: Option<&str>) -> String {
     }
 }
 
-/// Names the checkpoint where it is the checkpoint's own fault: its numbers are not finite.
+/// Adds the checkpoint's path to errors that the checkpoint causes: numbers that are not finite.
 fn broken<E: Into<anyhow::Error>>(checkpoint: &Path) -> impl Fn(E) -> anyhow::Error + '_ {
     |error| {
         let error = error.into();
@@ -215,7 +215,7 @@ fn broken<E: Into<anyhow::Error>>(checkpoint: &Path) -> impl Fn(E) -> anyhow::Er
     }
 }
 
-/// Both answers to a prompt, greedily.
+/// The answers to a prompt by greedy decoding, without and with the replacement.
 fn answers(
     model: &Llava,
     checkpoint: &Checkpoint,
@@ -237,7 +237,7 @@ fn answers(
     Ok(Answers { answer: text(prompt.clone(), features)?, replaced: text(replaced_prompt(prompt, &nearest), None)? })
 }
 
-/// A checkpoint's survey, as JSON has it.
+/// A checkpoint's survey in the form of the JSON output.
 #[derive(Serialize)]
 struct Surveyed {
     checkpoint: PathBuf,

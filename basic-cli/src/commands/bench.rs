@@ -1,4 +1,4 @@
-//! `basic bench`.
+//! Runs `basic bench`.
 
 use anyhow::{Context, Result};
 use basic_models::adapters::{LoraConfig, Quantization};
@@ -11,7 +11,7 @@ use crate::output::{print_json, say};
 /// Times training steps.
 pub fn bench(args: Bench) -> Result<()> {
     let preset = PRESETS.into_iter().find(|p| p.name == args.preset).context("unknown preset")?;
-    // Flex and its matrix products run on the global pool.
+    // Flex and its matrix products run on rayon's global thread pool.
     rayon::ThreadPoolBuilder::new().num_threads(args.threads.into()).build_global().context("--threads")?;
     let device = args.device.device.open()?;
     let config = BenchConfig {

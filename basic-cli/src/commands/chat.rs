@@ -1,4 +1,4 @@
-//! `basic chat`.
+//! Runs `basic chat`.
 
 use std::io::{BufRead, IsTerminal, StdinLock, stdin};
 use std::ops::ControlFlow;
@@ -23,12 +23,12 @@ const HELP: &str = "/image PATH  talk about another image, from the start\n\
                     /help        this list\n\
                     /quit        leave (or Ctrl-D); Ctrl-C ends an answer";
 
-/// Set while an answer is in the making.
+/// Whether an answer is being generated.
 static ANSWERING: AtomicBool = AtomicBool::new(false);
-/// Set by Ctrl-C.
+/// Whether Ctrl-C has cancelled the answer.
 static CANCELLED: AtomicBool = AtomicBool::new(false);
 
-/// Talks until the input ends. Answers go to standard output, everything else to standard error.
+/// Holds the conversation until the input ends. Answers go to standard output, everything else to standard error.
 pub fn chat(args: Chat) -> Result<()> {
     let device = open_device(&args.device, args.dtype)?;
     let mut checkpoint = open(&args.checkpoint, &device)?;
@@ -96,7 +96,7 @@ pub fn chat(args: Chat) -> Result<()> {
     Ok(())
 }
 
-/// How turns are written: in the style asked for, by the checkpoint's chat template, or in LLaVA's own style.
+/// How turns are written: in the requested style, or else by the checkpoint's chat template, or else in vicuna_v1.
 fn style(checkpoint: &Checkpoint, asked: Option<&'static LlavaStyle>) -> Style {
     match (asked, &checkpoint.template) {
         (Some(style), _) => style.into(),
@@ -105,7 +105,7 @@ fn style(checkpoint: &Checkpoint, asked: Option<&'static LlavaStyle>) -> Style {
     }
 }
 
-/// The settings of a turn: each draws anew.
+/// The generation settings of a turn. Each turn gets a seed of its own.
 fn seeded(config: &GenerationConfig, turn: u64) -> GenerationConfig {
     let mut config = config.clone();
     if let Some(sampling) = &mut config.sampling {
@@ -139,7 +139,7 @@ fn answer(
     Ok(answer)
 }
 
-/// Ctrl-C: ends an answer; where none is in the making, or it does not end, the program.
+/// Handles Ctrl-C: cancels the answer, or ends the program if no answer is being generated or it was cancelled already.
 fn interrupted() {
     let ends_an_answer = ANSWERING.load(Ordering::SeqCst) && !CANCELLED.swap(true, Ordering::SeqCst);
     if !ends_an_answer {
@@ -147,11 +147,11 @@ fn interrupted() {
     }
 }
 
-/// Where the questions come from.
+/// The source of the questions.
 enum Input {
-    /// With editing and a history.
+    /// A terminal with line editing and a history.
     Terminal(Box<DefaultEditor>),
-    /// Plain lines.
+    /// The lines of standard input.
     Lines(std::io::Lines<StdinLock<'static>>),
 }
 
@@ -173,7 +173,7 @@ impl Input {
                         editor.add_history_entry(&line).context("the history")?;
                         return Ok(Some(line));
                     }
-                    Err(ReadlineError::Interrupted) => {} // Ctrl-C gives the line up
+                    Err(ReadlineError::Interrupted) => {} // Ctrl-C discards the line
                     Err(ReadlineError::Eof) => return Ok(None),
                     Err(error) => return Err(error).context("the terminal"),
                 }

@@ -1,4 +1,4 @@
-//! Commands on checkpoints as files: assemble, convert, merge, inspect.
+//! Runs the commands on checkpoint files: `basic assemble`, `convert`, `merge` and `inspect`.
 
 use anyhow::Result;
 use basic_core::DeviceSpec;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::args::{Assemble, Convert, Inspect, Merge, Output};
 use crate::output::{print_json, say, tell};
 
-/// A device to lay out networks without weights on: the host, where this build can.
+/// A device for networks whose weights are not loaded: a CPU backend if this build has one.
 pub(super) fn host() -> Result<Device> {
     let cpu = [DeviceSpec::Cpu, DeviceSpec::NdArray].iter().find_map(|spec| spec.open().ok());
     match cpu {
@@ -19,7 +19,7 @@ pub(super) fn host() -> Result<Device> {
     }
 }
 
-/// `basic assemble`.
+/// Runs `basic assemble`.
 pub fn assemble(args: Assemble) -> Result<()> {
     let options = AssembleOptions {
         projector: args.projector,
@@ -31,13 +31,13 @@ pub fn assemble(args: Assemble) -> Result<()> {
     write(&checkpoint, &args.out, &args.output)
 }
 
-/// `basic convert`.
+/// Runs `basic convert`.
 pub fn convert(args: Convert) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     write(&checkpoint, &args.out, &args.output)
 }
 
-/// `basic merge`.
+/// Runs `basic merge`.
 pub fn merge(args: Merge) -> Result<()> {
     let checkpoint = Checkpoint::open_with(&args.base, AdapterFiles::open(&args.adapter)?)?;
     write(&checkpoint, &args.out, &args.output)
@@ -61,7 +61,7 @@ fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Res
     Ok(())
 }
 
-/// `basic inspect`.
+/// Runs `basic inspect`.
 pub fn inspect(args: Inspect) -> Result<()> {
     let description = describe(&args.checkpoint, &host()?)?;
     if args.json {
@@ -121,7 +121,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), Into::into)
 }
 
-/// The first of many names; `--json` has them all.
+/// The first names of a long list; `--json` prints all.
 fn shortened(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let more = names.len().saturating_sub(SHOWN);

@@ -1,4 +1,4 @@
-//! `basic compare`.
+//! Runs `basic compare`.
 
 use anyhow::Result;
 use basic_eval::compare::{Changed, MeasureComparison, SetComparison, compare as compare_runs};
@@ -6,7 +6,7 @@ use basic_eval::compare::{Changed, MeasureComparison, SetComparison, compare as 
 use crate::args::Compare;
 use crate::output::{print_json, say};
 
-/// `basic compare`.
+/// Runs `basic compare`.
 pub fn compare(args: Compare) -> Result<()> {
     let comparison = compare_runs(&args.run_a, &args.run_b, args.common)?;
     if args.json {
@@ -62,7 +62,7 @@ fn row(measure: &MeasureComparison, width: usize) {
     );
 }
 
-/// A question that changed, on lines of its own: what a model says may hold line breaks.
+/// Prints a question whose score changed. Answers are quoted, because they may contain line breaks.
 fn change(changed: &Changed) {
     let Changed { question_id, prompt, a, b, expected, score_a, score_b } = changed;
     let score = |score: &Option<f64>| score.map(|score| format!(" ({score:.2})")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Data sets: what they hold, one sample of them, the same in another format.
+//! Runs `basic data check`, `show` and `export`.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use super::model::warn;
 use crate::args::{Check, Conversations, Export, ImagesArg, OnErrorArg, Show};
 use crate::output::{bar, print_json, say, tell};
 
-/// What tokenizes as training would.
+/// The preparer that tokenizes as training would; `None` without `--checkpoint` and `--recipe`.
 fn preparer(args: &Conversations) -> Result<Option<Preparer>> {
     if let Some(recipe) = &args.recipe {
         return Ok(Some(train::preparer(&Recipe::open(recipe, &[])?, &mut |text| tell!("warning: {text}"))?));
@@ -30,7 +30,7 @@ fn preparer(args: &Conversations) -> Result<Option<Preparer>> {
     Ok(Some(Preparer::new(&checkpoint, style, &LoaderConfig::default())?))
 }
 
-/// The name of the style that turns become text by.
+/// The name of the conversation style.
 fn style_name(preparer: &Preparer) -> &'static str {
     match preparer.style() {
         Style::Template(_) => "template",
@@ -45,7 +45,7 @@ fn in_words(style: &str) -> String {
     }
 }
 
-/// `basic data check`.
+/// Runs `basic data check`.
 pub fn data_check(args: Check) -> Result<()> {
     let preparer = preparer(&args.conversations)?;
     let style = preparer.as_ref().map(style_name);
@@ -141,7 +141,7 @@ fn print_report(set: &OneSet, report: &CheckReport, style: Option<&str>) {
     }
 }
 
-/// `basic data show`.
+/// Runs `basic data show`.
 pub fn data_show(args: Show) -> Result<()> {
     let preparer = preparer(&args.conversations)?;
     let set = OneSet::open(&args.reading.of(&args.data))?;
@@ -181,7 +181,7 @@ pub fn data_show(args: Show) -> Result<()> {
 
 type Saved<'a> = (&'a ImageSource, u32, u32, Option<PathBuf>);
 
-/// Decodes the images, and saves them where `out` says so.
+/// Decodes the images, and saves them if `out` is given.
 fn save_images<'a>(sample: &'a Sample, out: Option<&Path>) -> Result<Vec<Saved<'a>>> {
     let save = |(number, image): (usize, &'a ImageSource)| {
         let pixels = image.decode().map_err(|error| sample.image_error(error.into()))?;
@@ -240,7 +240,7 @@ fn shown(sample: &Sample, images: &[Saved], tokens: Option<&[Token]>) -> Value {
     value
 }
 
-/// `basic data export`.
+/// Runs `basic data export`.
 pub fn data_export(args: Export) -> Result<()> {
     let config = SetConfig {
         images: args.from_images.clone(),

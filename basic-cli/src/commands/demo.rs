@@ -1,4 +1,4 @@
-//! `basic demo`.
+//! Runs `basic demo`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use super::train::losses;
 use crate::args::Demo;
 use crate::output::{bar, print_json, say, tell};
 
-/// Trains both arms, prints the table and the report's path.
+/// Trains both arms, and prints the table and the path of the report.
 pub fn demo(args: Demo) -> Result<()> {
     if let Some(only) = args.only.as_ref().filter(|only| SETTINGS.iter().all(|(name, _)| name != only)) {
         bail!("--only {only}: the settings are few and many");
@@ -46,7 +46,7 @@ pub fn demo(args: Demo) -> Result<()> {
             }
             Event::Done(done) => current.set_position(done as u64),
             Event::Warning(text) => tell!("{text}"),
-            // The bar says how far it is.
+            // The progress bar shows the same.
             Event::Line(_) => {}
         }
     };

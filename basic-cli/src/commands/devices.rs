@@ -1,4 +1,4 @@
-//! `basic devices`: what is here, what is missing, whether it computes what it should.
+//! Runs `basic devices`: lists the devices, or checks or times one of them.
 
 use anyhow::{Result, bail};
 use basic_core::check::{Checked, Rate, check, rates};
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::args::Devices;
 use crate::output::{print_json, say};
 
-/// Lists, or tries one.
+/// Lists the devices, or checks or times one.
 pub fn devices(args: Devices) -> Result<()> {
     match (args.check, args.rates) {
         (Some(device), _) => try_out(device, &args),
@@ -52,7 +52,7 @@ fn list(args: &Devices) -> Result<()> {
     Ok(())
 }
 
-/// Every operation on a device, in each type that it has.
+/// Checks every operation on a device, in each data type that it supports.
 fn try_out(spec: DeviceSpec, args: &Devices) -> Result<()> {
     let device = spec.open()?;
     let asked: Vec<DType> = match args.dtype {
@@ -95,7 +95,7 @@ fn line(checked: &Checked) -> String {
     format!("{verdict:<6} {:<5} {:<32} {found}, {:.2} s", checked.dtype, checked.name, checked.seconds)
 }
 
-/// What the operations of a training step reach on a device.
+/// Times the operations of a training step on a device.
 fn time(spec: DeviceSpec, args: &Devices) -> Result<()> {
     let device = spec.open()?;
     let dtype: DType = args.dtype.map_or(DType::BF16, Into::into);

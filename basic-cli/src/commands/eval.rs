@@ -1,4 +1,4 @@
-//! `basic eval`: a file of questions, or benchmarks.
+//! Runs `basic eval`: answers a file of questions, or runs benchmarks.
 
 use std::path::{Path, PathBuf};
 
@@ -19,12 +19,12 @@ use crate::output::{bar, print_json, say};
 
 const CACHE_MIB: usize = 256;
 
-/// `basic eval`.
+/// Runs `basic eval`.
 pub fn eval(args: Eval) -> Result<()> {
     match (args.data.clone(), args.root.clone()) {
         (Some(data), _) => file(&args, &data),
         (None, Some(root)) => of_benchmarks(&args, &root),
-        // The parser asks for one of the two.
+        // clap already requires one of the two.
         (None, None) => anyhow::bail!("give a file of questions, or --bench and --root"),
     }
 }
@@ -36,7 +36,7 @@ fn open(args: &Eval) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// How prompts are written, by name.
+/// The name of the conversation style of the prompts.
 fn conversation(args: &Eval, checkpoint: &Checkpoint) -> Result<String> {
     args.conversation.resolve(checkpoint, false)?;
     Ok(match args.conversation {
@@ -50,7 +50,7 @@ fn conversation(args: &Eval, checkpoint: &Checkpoint) -> Result<String> {
 fn file(args: &Eval, data: &Path) -> Result<()> {
     let questions = read_questions(data)?;
     let base = ImageBase::of(args.images.as_deref(), data, args.image_root.as_deref())?;
-    // Before weights are read: they may be large.
+    // The images are checked before the weights are read, which may be large.
     images(&questions, &base).map_err(|error| error.of(data))?;
     let checkpoint = open(args)?;
     let conversation = conversation(args, &checkpoint)?;
@@ -95,7 +95,7 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is told of a benchmark.
+/// The result of a benchmark in the form of the JSON output.
 #[derive(Serialize)]
 struct Told {
     name: String,
@@ -108,13 +108,13 @@ struct Told {
 #[derive(Serialize)]
 struct Report {
     checkpoint: PathBuf,
-    /// How prompts were written: "template", or one of LLaVA's styles.
+    /// The conversation style of the prompts: "template", or one of LLaVA's styles.
     conversation: String,
     benchmarks: Vec<Told>,
 }
 
 fn of_benchmarks(args: &Eval, root: &Path) -> Result<()> {
-    // Every folder is read before the first answer, for a wrong one to be told at once.
+    // Every folder is read before the first answer, so that a wrong one is reported at once.
     let mut tasks = Vec::new();
     for name in &args.bench {
         let benchmark = find(name)?;
@@ -140,7 +140,7 @@ fn of_benchmarks(args: &Eval, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The model on each device; those on the same device share their weights.
+/// The model on each device. Models on the same device share their weights.
 fn models(args: &Eval, checkpoint: &Checkpoint) -> Result<Vec<Llava>> {
     let specs = if args.devices.is_empty() { vec![args.device.device] } else { args.devices.clone() };
     let mut models: Vec<(DeviceSpec, Llava)> = Vec::new();
@@ -159,7 +159,7 @@ fn options(args: &Eval, benchmark: &Benchmark) -> EvalOptions {
     EvalOptions { batch_size: args.batch_size, max_new_tokens, conversation: args.conversation }
 }
 
-/// An error of a benchmark's questions, with the benchmark's name.
+/// Adds the benchmark's name to an error about its questions.
 fn named(benchmark: &Benchmark, error: BenchmarkError) -> anyhow::Error {
     match error {
         BenchmarkError::Eval(error) => anyhow::Error::new(error).context(benchmark.name.to_string()),
@@ -210,7 +210,7 @@ fn one(
     })
 }
 
-/// A checkpoint's weights by their folder, bytes and time: a checkpoint that is trained on is another one.
+/// Identifies a checkpoint's weights by their folder, size and time, because training may have replaced them.
 fn weights(checkpoint: &Path) -> Result<String> {
     let (mut bytes, mut latest) = (0, std::time::UNIX_EPOCH);
     for entry in std::fs::read_dir(checkpoint)? {

@@ -1,4 +1,4 @@
-//! `basic generate`.
+//! Runs `basic generate`.
 
 use std::io::{IsTerminal, stdout};
 use std::ops::ControlFlow;
@@ -27,7 +27,7 @@ pub fn generate(args: Generate) -> Result<()> {
     let count = args.image.len();
     let prompt =
         tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), count).context("--prompt")?;
-    // Before the weights are read: they may be large.
+    // The prompt and the images are checked before the weights are read, which may be large.
     check_context(&checkpoint.config, prompt.ids.len(), args.max_new_tokens.unwrap_or(1)).context("--prompt")?;
     let room = checkpoint.config.text_config.context().saturating_sub(prompt.ids.len());
     config.max_new_tokens = config.max_new_tokens.min(room);
@@ -57,7 +57,7 @@ pub fn generate(args: Generate) -> Result<()> {
     Ok(())
 }
 
-/// Says so where an answer ended at a number of tokens that nobody asked for.
+/// Prints a note if an answer was cut at the default limit or because the context is full.
 pub(super) fn tell_of_a_cut(answer: &Answer) {
     let tokens = answer.generated.ids.len();
     match (answer.generated.finish, tokens < MAX_NEW_TOKENS) {
@@ -69,7 +69,7 @@ pub(super) fn tell_of_a_cut(answer: &Answer) {
     }
 }
 
-/// A generation's error, with the checkpoint where it is the checkpoint's fault.
+/// Adds the checkpoint's path to an error of generation that the checkpoint causes.
 pub(super) fn blamed(error: GenerateError, checkpoint: &Checkpoint) -> Error {
     match error {
         GenerateError::NotFinite { .. } => Error::new(error).context(checkpoint.dir.display().to_string()),
@@ -77,7 +77,7 @@ pub(super) fn blamed(error: GenerateError, checkpoint: &Checkpoint) -> Error {
     }
 }
 
-/// The settings of a checkpoint's generation, and the texts at which it stops.
+/// The generation settings for a checkpoint, and the texts that end an answer.
 pub(super) fn settings(
     checkpoint: &Checkpoint,
     args: &Tokens,
@@ -111,7 +111,7 @@ pub(super) fn pixels(checkpoint: &Checkpoint, images: &[PathBuf]) -> Result<Tens
     Ok(TensorData::new(all, [images.len(), channels, height, width]))
 }
 
-/// Prints pieces of an answer on standard output as they come.
+/// Prints the pieces of an answer on standard output as they are generated.
 pub(super) struct Printer {
     pub on: bool,
 }
@@ -121,7 +121,7 @@ impl Printer {
         Self { on }
     }
 
-    /// Breaks off where nobody reads any more.
+    /// Prints a piece. Ends the generation if standard output is closed.
     pub fn print(&self, text: &str) -> ControlFlow<()> {
         if self.on && !text.is_empty() {
             print_text(text);

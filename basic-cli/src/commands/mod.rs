@@ -1,4 +1,4 @@
-//! One file a command family.
+//! Runs the commands, with one file for each family of commands.
 
 mod ablate;
 mod analyze;

@@ -1,4 +1,4 @@
-//! Commands on one checkpoint: losses, preprocess.
+//! Runs `basic losses` and `basic preprocess`, and opens checkpoints and devices for the other commands.
 
 use anyhow::{Result, bail};
 use basic_core::TOTAL;
@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device};
 use crate::args::{DeviceArg, Dtype, Losses, Preprocess};
 use crate::output::{print_json, say, tell};
 
-/// Opens a checkpoint and says what on disk was left alone.
+/// Opens a checkpoint, and warns about tensors on disk that the model does not use.
 pub(super) fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(dir)?;
     let unexpected = checkpoint.unexpected(device);
@@ -22,14 +22,14 @@ pub(super) fn open(dir: &std::path::Path, device: &Device) -> Result<Checkpoint>
     Ok(checkpoint)
 }
 
-/// Says what of a checkpoint is not as its configuration says.
+/// Prints the checkpoint's warnings, where its files contradict its configuration.
 pub(super) fn warn(checkpoint: &Checkpoint) {
     for warning in checkpoint.warnings() {
         tell!("warning: {warning}");
     }
 }
 
-/// Opens a device that computes in `dtype`; others would panic on the first tensor.
+/// Opens a device and checks that it supports `dtype`, because otherwise the first tensor would panic.
 pub(super) fn open_device(arg: &DeviceArg, dtype: Dtype) -> Result<Device> {
     let device = arg.device.open()?;
     let dtype = DType::from(dtype);
@@ -39,7 +39,7 @@ pub(super) fn open_device(arg: &DeviceArg, dtype: Dtype) -> Result<Device> {
     Ok(device)
 }
 
-/// `basic losses`.
+/// Runs `basic losses`.
 pub fn losses(args: Losses) -> Result<()> {
     let device = open_device(&args.device, args.dtype)?.autodiff();
     let mut checkpoint = open(&args.checkpoint, &device)?;
@@ -64,7 +64,7 @@ pub fn losses(args: Losses) -> Result<()> {
     Ok(())
 }
 
-/// `basic preprocess`.
+/// Runs `basic preprocess`.
 pub fn preprocess(args: Preprocess) -> Result<()> {
     let processor = ImageProcessor::load(&resolve(&args.checkpoint)?)?.with_max_pixels(args.max_pixels);
     let pixels = processor.open(&args.image)?;

@@ -1,4 +1,4 @@
-//! `basic report`.
+//! Runs `basic report`.
 
 use anyhow::Result;
 use basic_study::report::{Options, write};
@@ -6,7 +6,7 @@ use basic_study::report::{Options, write};
 use crate::args::Report;
 use crate::output::{print_json, say};
 
-/// `basic report`.
+/// Runs `basic report`.
 pub fn report(args: Report) -> Result<()> {
     let options = Options { samples: args.samples, image_root: args.image_root };
     let written = write(&args.runs, &args.out, &options)?;

@@ -1,4 +1,4 @@
-//! The embedded world and its backbones.
+//! Runs `basic data shapes` and `basic backbones`.
 
 use anyhow::Result;
 use basic_data::shapes::write_dataset;
@@ -7,7 +7,7 @@ use basic_study::backbones::{BackboneConfig, make_backbones};
 use crate::args::{Backbones, Shapes};
 use crate::output::{bar, print_json, say};
 
-/// `basic data shapes`.
+/// Runs `basic data shapes`.
 pub fn shapes(args: Shapes) -> Result<()> {
     let written = write_dataset(&args.out, args.train, args.validation, args.eval, args.seed)?;
     if args.json {
@@ -24,7 +24,7 @@ pub fn shapes(args: Shapes) -> Result<()> {
     Ok(())
 }
 
-/// `basic backbones`.
+/// Runs `basic backbones`.
 pub fn backbones(args: Backbones) -> Result<()> {
     let device = args.device.device.open()?;
     let config = BackboneConfig { seed: args.seed, language_steps: args.language_steps, tower_steps: args.tower_steps };

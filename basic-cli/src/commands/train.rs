@@ -1,4 +1,4 @@
-//! Training.
+//! Runs `basic train`.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::checkpoint::host;
 use crate::args::{Train, Ui};
 use crate::output::{bar, print_json, print_text, say, tell};
 
-/// `basic train`.
+/// Runs `basic train`.
 pub fn train(mut args: Train) -> Result<()> {
     let recipe = match (&args.recipe, &args.resume) {
         (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
@@ -44,7 +44,7 @@ pub fn train(mut args: Train) -> Result<()> {
             }
             info.recipe
         }
-        // The parser asks for one of the two.
+        // clap already requires one of the two.
         (None, None) => anyhow::bail!("give a recipe, or --resume and the directory of a run"),
     };
     let origin = origin(&args);
@@ -54,7 +54,7 @@ pub fn train(mut args: Train) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {
-        // A second signal does not wait for the step to end.
+        // A second Ctrl-C does not wait for the step to end.
         if asked.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
@@ -82,7 +82,7 @@ pub fn train(mut args: Train) -> Result<()> {
         progress.set_message(losses(step));
         let shown = step.step == 1 || step.step == steps || (step.step as u64).is_multiple_of(args.log_every);
         if plain && shown {
-            // Lines that are lost are no reason to end a run of days: it goes on, and ends with the error.
+            // A failed write must not end a run of days: training continues, and the command fails at its end.
             say!("{}", line(step, steps));
         }
     });
@@ -106,18 +106,18 @@ pub fn train(mut args: Train) -> Result<()> {
     Ok(())
 }
 
-/// Where the values of the recipe come from.
+/// The sources of the recipe's values: its file and `--set`.
 fn origin(args: &Train) -> String {
     let file = match (&args.recipe, &args.resume) {
         (Some(recipe), _) => recipe.display().to_string(),
         (None, run) => run.clone().unwrap_or_default().join("run.json").display().to_string(),
     };
-    // A value of this kind is in the file or in a set, which the error's key tells.
+    // Whether a value is from the file or from a `--set` can be seen by the key in the error.
     let sets = args.sets.iter().map(|set| format!(" --set {}", excerpt(set)));
     sets.fold(file, |all, set| if all.len() < 500 { all + &set } else { all })
 }
 
-/// An error about a recipe's value with where that stands.
+/// Adds the recipe's sources to an error about one of its values.
 fn named(error: anyhow::Error, origin: &str) -> anyhow::Error {
     let of_recipe = match error.downcast_ref::<TrainError>() {
         Some(TrainError::Plan(plan)) => matches!(plan, PlanError::Objective(_)),
@@ -137,7 +137,7 @@ fn named(error: anyhow::Error, origin: &str) -> anyhow::Error {
     if of_recipe { anyhow::anyhow!("{origin}: {error}") } else { error }
 }
 
-/// `basic train --plan`.
+/// Runs `basic train --plan`.
 fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
     recipe.device = args.device.or(args.devices.first().copied()).unwrap_or(recipe.device);
     let options = PlanOptions { memory: args.memory, samples: args.samples, devices: args.devices.len() };
@@ -156,7 +156,7 @@ pub fn losses(step: &StepMetrics) -> String {
     format!("lm {:.3} {}{samples_per_s:.0} samples/s", step.losses.lm, terms.collect::<String>())
 }
 
-/// A step as a line of a log.
+/// A step as a line of plain progress output.
 fn line(step: &StepMetrics, steps: usize) -> String {
     let StepMetrics { lr, grad_norm, seconds, .. } = step;
     let skipped = if step.skipped { " skipped: not finite" } else { "" };

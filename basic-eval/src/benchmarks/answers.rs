@@ -1,4 +1,4 @@
-//! What the model said so far: a file that grows as it answers, so that an evaluation goes on where it was stopped.
+//! Stores the model's answers in a file as they are generated, so that an interrupted evaluation can be resumed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ use super::question_files::id;
 use super::score_record::forget;
 use super::{Asked, BenchmarkError};
 
-/// A line of the file, with LLaVA's keys.
+/// A line of the file, with the keys of LLaVA's answer files.
 #[derive(Serialize, Deserialize)]
 struct Line {
     question_id: Value,
@@ -30,18 +30,18 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Opens the answers in the folder `dir`, which is made, of answers to `asked` that are made in the way `made`. A
-    /// last line that was not written whole is dropped; with `fresh`, all of them. Where answers are missing, the scores of
-    /// an earlier evaluation go.
+    /// Opens the answers to `asked` in the folder `dir`, which is created if needed. `made` describes the checkpoint
+    /// and the settings; stored answers must have been made in the same way. An incomplete last line is dropped; with
+    /// `fresh`, all answers are. If answers are missing, the scores of an earlier evaluation are deleted.
     ///
     /// # Errors
     ///
-    /// [`BenchmarkError`] where a line is none of `asked`'s or the answers were made in another way.
+    /// [`BenchmarkError`] if a line answers none of `asked`, or if the stored answers were made in another way.
     pub fn open(dir: &Path, asked: &[Asked], made: &str, fresh: bool) -> Result<Self, BenchmarkError> {
         let (path, note) = (dir.join("answers.jsonl"), dir.join("made.txt"));
         std::fs::create_dir_all(dir).map_err(BenchmarkError::io(dir))?;
         let mut old = if fresh { None } else { read_if_there(&path)? }.unwrap_or_default();
-        // A line that was cut off may end within a character.
+        // An incomplete line may end within a UTF-8 character, so it is cut off before decoding.
         old.truncate(old.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
         let whole = old.len();
         let text = String::from_utf8(old).map_err(|e| {
@@ -81,26 +81,26 @@ impl Answers {
         Ok(Self { path, file, held })
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many questions are answered.
+    /// How many questions have an answer.
     pub fn count(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether a question is answered.
+    /// Whether a question has an answer.
     pub(super) fn holds(&self, question: &Asked) -> bool {
         self.held.contains_key(&key(question))
     }
 
-    /// The answers in the order of `asked`, in which the file has them from now on.
+    /// Returns the answers in the order of `asked`, and rewrites the file in this order.
     ///
     /// # Errors
     ///
-    /// [`BenchmarkError`] that names the file, and the question where one is not answered.
+    /// [`BenchmarkError`] that names the file, and the question if one has no answer.
     pub fn finish(self, asked: &[Asked]) -> Result<Vec<String>, BenchmarkError> {
         let (mut lines, mut texts) = (String::new(), Vec::with_capacity(asked.len()));
         for question in asked {
@@ -114,7 +114,7 @@ impl Answers {
         Ok(texts)
     }
 
-    /// Keeps the answers to those of `batch` that have none yet, in one write.
+    /// Appends the answers to those questions of `batch` that have none yet, in one write.
     pub(super) fn add(&mut self, batch: &[&Asked], texts: Vec<String>) -> Result<(), BenchmarkError> {
         let mut lines = String::new();
         for (question, text) in batch.iter().zip(texts) {
@@ -133,7 +133,7 @@ impl Answers {
     }
 }
 
-/// What tells a question from the others: TextVQA's ids are those of images, which have several questions each.
+/// The key of a question. The id alone is not unique: TextVQA uses the image's id, and images have several questions.
 pub(super) fn key(question: &Asked) -> (String, String) {
     (id(&question.id), question.prompt.clone())
 }

@@ -1,4 +1,4 @@
-//! Where the benchmarks lie, and the folders that their images may not leave.
+//! Finds the files of benchmarks, and confines their images to permitted folders.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use basic_data::{ImageBase, ImageNameError};
 
 use super::BenchmarkError;
 
-/// LLaVA's playground/data/eval, with what was added to it for images.
+/// LLaVA's folder playground/data/eval, and the further folder that images may lie below.
 pub(super) struct Root {
     dir: PathBuf,
     wider: Option<PathBuf>,
@@ -17,7 +17,7 @@ pub(super) struct Root {
 /// A benchmark's folder of images.
 pub(super) struct Images {
     folder: PathBuf,
-    /// None where there is no folder.
+    /// `None` if the folder does not exist.
     base: Option<ImageBase>,
 }
 
@@ -26,14 +26,14 @@ impl Root {
         Self { dir: dir.into(), wider: wider.map(Path::to_path_buf), roots: RefCell::default() }
     }
 
-    /// A folder or file below it.
+    /// The path of a folder or file below the root.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// The folder of images `folder`.
+    /// Opens `folder` as a folder of images.
     pub fn images(&self, folder: PathBuf) -> Result<Images, BenchmarkError> {
-        // The folder may be a link to where the data set was put: people have one COCO for several benchmarks.
+        // The folder may be a symbolic link: people keep one copy of COCO for several benchmarks.
         let base = match folder.is_dir() {
             true => Some(ImageBase::new(&folder, self.wider.as_deref())?.widened(&self.dir)?),
             false => None,
@@ -48,14 +48,14 @@ impl Root {
         Ok(Images { folder, base })
     }
 
-    /// The folders that images were looked up below.
+    /// The folders that images may lie below.
     pub fn image_roots(self) -> Vec<PathBuf> {
         self.roots.into_inner()
     }
 }
 
 impl Images {
-    /// An image's file, which must be there and below the folders; `asked` is the question about it.
+    /// The path of an image, which must exist and lie below the permitted folders; `asked` names its question.
     pub fn file(&self, name: &str, asked: &str) -> Result<PathBuf, BenchmarkError> {
         match self.base.as_ref().map(|base| base.file(name)) {
             Some(Ok(path)) => Ok(path),

@@ -1,4 +1,4 @@
-//! What can be wrong with a benchmark's files.
+//! The errors of running a benchmark.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,15 @@ use crate::questions::EvalError;
 /// Why a benchmark could not be run.
 #[derive(Debug, Error)]
 pub enum BenchmarkError {
-    /// No benchmark of that name.
+    /// There is no benchmark of that name.
     #[error("no benchmark is called {name:?}: there are {known}")]
     Unknown {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// Those there are.
+        /// The names of all benchmarks.
         known: String,
     },
-    /// A file or folder of the benchmark is not there.
+    /// A file or folder of the benchmark is missing.
     #[error("{path}: not there: {need}", path = path.display())]
     Missing {
         /// The file.
@@ -31,10 +31,10 @@ pub enum BenchmarkError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// A line is not what the benchmark has there.
+    /// A line does not have the form that the benchmark's file has.
     #[error("{path}:{line}: {problem}", path = path.display())]
     Line {
         /// The file.
@@ -44,7 +44,7 @@ pub enum BenchmarkError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// An entry is not what the benchmark has there.
+    /// An entry does not have the form that the benchmark's file has.
     #[error("{path}: {entry}: {problem}", path = path.display())]
     Entry {
         /// The file.
@@ -54,17 +54,17 @@ pub enum BenchmarkError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// The answers that are there are not this checkpoint's with these settings.
+    /// The stored answers were made by another checkpoint or with other settings.
     #[error("{path}: these answers were made {was}, not {now}: give --fresh to replace them, or another --out", path = path.display())]
     Stale {
-        /// The answers.
+        /// The file of answers.
         path: PathBuf,
         /// How they were made.
         was: String,
-        /// How they would be made.
+        /// How they would be made now.
         now: String,
     },
-    /// An image that is not below its folder.
+    /// An image does not lie below its folder.
     #[error("{asked}: {source}")]
     Image {
         /// The question.
@@ -72,18 +72,18 @@ pub enum BenchmarkError {
         /// Names the image and says what to do.
         source: ImageNameError,
     },
-    /// The folder of images.
+    /// The folder of images could not be opened.
     #[error(transparent)]
     Folder(#[from] DataError),
     /// A device's thread could not be started.
     #[error("the thread of device {rank} could not be started: {source}")]
     Thread {
-        /// The device's place among those given, from 0.
+        /// The device's index in the given list, from 0.
         rank: usize,
-        /// Why.
+        /// The underlying error.
         source: std::io::Error,
     },
-    /// Generation.
+    /// A prompt could not be built, or generation failed.
     #[error(transparent)]
     Eval(#[from] EvalError),
 }

@@ -1,4 +1,4 @@
-//! The scorers against the official scripts' numbers: tests/fixtures/scorers.json, made by
+//! Compares the scorers with the official scripts. The expected numbers in tests/fixtures/scorers.json come from
 //! tests/reference/scorer_fixtures.py, which names the scripts and their commits.
 
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! GQA's test-dev, balanced: exact match after LLaVA's conversion of predictions.
+//! GQA's balanced test-dev split, scored by exact match after LLaVA's conversion of the predictions.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ struct Types {
     structural: String,
 }
 
-/// Whether `answer` is `truth` once its final periods are gone and it is in lower case.
+/// Whether `answer`, in lower case and without final periods, equals `truth`.
 pub(super) fn correct(answer: &str, truth: &str) -> bool {
     answer.trim_end_matches('.').to_lowercase() == truth
 }
@@ -32,7 +32,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("gqa");
     let file = dir.join("llava_gqa_testdev_balanced.jsonl");
     let (lines, asked) = questions(&file, &root.images(dir.join("data/images"))?)?;
-    // LLaVA's guide leaves open whether the questions lie in the archive's own folder.
+    // LLaVA's guide does not say whether the questions lie in `data` or in the folder that the archive contains.
     let places = ["data", "data/questions1.2"].map(|place| dir.join(place).join("testdev_balanced_questions.json"));
     let truth = places.iter().find(|path| path.is_file()).unwrap_or(&places[0]);
     let map: HashMap<String, Annotation> = json(truth, NEED)?;

@@ -1,13 +1,13 @@
-//! A score with its 95% interval: the bootstrap over questions.
+//! A score with its 95% bootstrap interval over questions.
 
 use serde::{Deserialize, Serialize};
 
 use crate::statistics::bootstrap;
 
-/// A score, 0 to 1.
+/// A score, 0 to 1, with its 95% interval.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
-    /// What is measured.
+    /// The name of the score.
     pub name: String,
     /// The score.
     pub value: f64,
@@ -15,13 +15,13 @@ pub struct Metric {
     pub low: f64,
     /// The interval's upper end.
     pub high: f64,
-    /// Over how many questions.
+    /// How many questions it covers.
     pub questions: usize,
 }
 
 impl Metric {
-    /// `statistic` of all of 0..`questions`, with the 2.5th and the 97.5th percentile of it over 1000 draws with
-    /// replacement. The draws are the same every time.
+    /// Computes `statistic` over all indices 0..`questions`, and its 2.5th and 97.5th percentile over 1000 resamples
+    /// drawn with replacement. The draws are the same every time.
     pub fn of(name: impl Into<String>, questions: usize, statistic: impl Fn(&[usize]) -> f64) -> Self {
         let all: Vec<usize> = (0..questions).collect();
         let value = statistic(&all);
@@ -29,7 +29,7 @@ impl Metric {
         Self { name: name.into(), value, low, high, questions }
     }
 
-    /// The mean of the questions' credits.
+    /// The mean of `credits`, the score of each question.
     pub fn mean(name: impl Into<String>, credits: &[f64]) -> Self {
         let n = credits.len().max(1) as f64;
         Self::of(name, credits.len(), |chosen| chosen.iter().map(|i| credits[*i]).sum::<f64>() / n)

@@ -1,4 +1,4 @@
-//! Answers with their scores, and the measures that are taken of them.
+//! Answers with their scores, and the measures that summarize them.
 
 use std::path::PathBuf;
 
@@ -10,34 +10,34 @@ use super::pope::rates;
 use super::{Asked, Metric};
 use crate::questions::Prediction;
 
-/// A question with its answer and what it is worth: a line of `judged.jsonl`.
+/// A question with its answer and score: a line of `judged.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     /// The question's id in the benchmark's files.
     pub question_id: Value,
-    /// What the model was told.
+    /// The prompt.
     pub prompt: String,
-    /// The image's file.
+    /// The path of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<PathBuf>,
-    /// What the model said.
+    /// The model's answer.
     pub answer: String,
-    /// The true answer, or the most frequent of several; `None` where it is hidden.
+    /// The true answer, or the most frequent of several; `None` if it is hidden.
     #[serde(default)]
     pub expected: Option<String>,
     /// The question's type or split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
-    /// The answer's score, 0 to 1; `None` where the true answer is hidden.
+    /// The answer's score, 0 to 1; `None` if the true answer is hidden.
     #[serde(default)]
     pub score: Option<f64>,
-    /// Of questions that are answered by yes or no: how the answer was read.
+    /// For yes-or-no questions: whether the answer was read as yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes: Option<bool>,
 }
 
 impl Judged {
-    /// A line of `basic eval`'s predictions, the `place`-th of its file: a question without an id has its place for one.
+    /// Converts a prediction of `basic eval`. A question without an id gets `place`, its index in the file.
     pub fn of(prediction: &Prediction, place: usize) -> Self {
         let id = &prediction.question_id;
         Self {
@@ -70,22 +70,22 @@ impl Judged {
     }
 }
 
-/// What is taken of scores.
+/// The kinds of measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Their mean.
+    /// The mean score.
     Mean,
-    /// Of the answers that are yes, the share that is right.
+    /// The share of the answers read as yes that is right.
     Precision,
-    /// Of the questions whose answer is yes, the share that is answered so.
+    /// The share of the questions whose true answer is yes that is answered with yes.
     Recall,
     /// The harmonic mean of precision and recall.
     F1,
-    /// The share of answers that are yes.
+    /// The share of the answers that were read as yes.
     YesRatio,
 }
 
-/// What a measure needs of a question.
+/// The outcome of one question, as far as measures need it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
     /// The score, 0 to 1.
@@ -97,7 +97,7 @@ pub struct Outcome {
 }
 
 impl Kind {
-    /// The measure over some questions; 0 where it has no value.
+    /// The measure's value over some questions; 0 where it is undefined.
     pub fn value(self, outcomes: impl Iterator<Item = Outcome>) -> f64 {
         let rate = match self {
             Self::Mean => {
@@ -116,16 +116,16 @@ impl Kind {
 /// A measure over some of the questions.
 #[derive(Debug, Clone)]
 pub struct Measure {
-    /// Its name, with the questions' type.
+    /// The measure's name, with the type of its questions.
     pub name: String,
-    /// What is measured.
+    /// The kind of measure.
     pub kind: Kind,
-    /// The questions' places.
+    /// The indices of its questions.
     pub questions: Vec<usize>,
 }
 
 impl Measure {
-    /// What the measure needs of its questions; those without a score are left out.
+    /// The outcomes of the measure's questions; questions without a score are left out.
     pub fn outcomes(&self, judged: &[Judged]) -> Vec<Outcome> {
         let outcome = |i: &usize| {
             let judged = &judged[*i];
@@ -136,8 +136,8 @@ impl Measure {
     }
 }
 
-/// The measures of `judged`, whose mean is called `name`: over all and by type; of yes-or-no questions five of each type.
-/// None where the true answers are hidden.
+/// The measures of `judged`: the mean score, called `name`, over all questions and by type; for yes-or-no questions
+/// instead five measures of each type. Empty if the true answers are hidden.
 pub fn measures(name: &str, judged: &[Judged]) -> Vec<Measure> {
     if judged.is_empty() || judged.iter().any(|judged| judged.score.is_none()) {
         return Vec::new();
@@ -172,7 +172,7 @@ pub fn measures(name: &str, judged: &[Judged]) -> Vec<Measure> {
     measures
 }
 
-/// [`measures`] with their intervals.
+/// The values of [`measures`], with their 95% intervals.
 pub fn metrics(name: &str, judged: &[Judged]) -> Vec<Metric> {
     let metric = |measure: Measure| {
         let outcomes = measure.outcomes(judged);

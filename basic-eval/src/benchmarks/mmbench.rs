@@ -1,4 +1,4 @@
-//! MMBench, in English and Chinese: a question is right only if it is with its options in every rotation.
+//! MMBench in English and Chinese: a question is right only if it is answered right in every rotation of its options.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -25,19 +25,19 @@ pub(super) const CHINESE: Benchmark = Benchmark {
     read: |root| read(root, "mmbench_cn/mmbench_dev_cn_20231003", "请直接回答选项字母。"),
 };
 
-/// A question's rotations have its index, raised by multiples of this.
+/// The rotations of a question have its index plus multiples of this number.
 const ROTATION: u64 = 1_000_000;
-/// What pandas reads as a missing cell, so what the official scripts do.
+/// The cells that pandas, and so the official scripts, read as missing.
 const MISSING: [&str; 18] = [
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan",
 ];
-/// The columns that LLaVA's script leaves out of the submission.
+/// The columns that LLaVA's script drops from the submission.
 const LEFT_OUT: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
-/// Where it puts the predictions.
+/// The index of the column where LLaVA's script puts the predictions.
 const PREDICTION: usize = 6;
 
-/// A table of MMBench's.
+/// A tab-separated table of MMBench.
 struct Table {
     path: PathBuf,
     columns: Vec<String>,
@@ -61,7 +61,7 @@ impl Table {
         let columns = reader.headers().map_err(wrong)?.iter().map(String::from).collect();
         let rows = reader.records().map(|row| {
             let row = row.map_err(wrong)?;
-            // A cell is a text of its own, however short it is.
+            // Each cell becomes a String of its own, whose size counts even if the cell is short.
             let cells = (row.len() * size_of::<String>()) as u64;
             budget.take(cells.saturating_add(row.as_slice().len() as u64)).map_err(|over| io(over.into()))?;
             Ok(row.iter().map(String::from).collect())
@@ -82,7 +82,7 @@ impl Table {
         self.columns.iter().position(|column| column == name)
     }
 
-    /// A cell that is there and not empty.
+    /// The text of a cell; `None` if the cell is missing or empty.
     fn cell(&self, row: usize, column: &str) -> Option<&str> {
         let cell = self.rows[row].get(self.column(column)?)?;
         (!MISSING.contains(&cell.as_str()) && cell != "null").then_some(cell)
@@ -98,7 +98,7 @@ impl Table {
         ('A'..='Z').filter_map(|c| Some((c, self.cell(row, &c.to_string())?.to_string()))).collect()
     }
 
-    /// The hint, the question and options A to D up to the first that is not there, and the request.
+    /// The prompt: the hint, the question, the options A to D up to the first missing one, and the request.
     fn prompt(&self, row: usize, request: &str) -> String {
         let question = self.cell(row, "question").unwrap_or_default();
         let hint = self.cell(row, "hint").filter(|hint| !["nan", "none"].contains(&hint.to_lowercase().as_str()));
@@ -112,7 +112,7 @@ impl Table {
         lines.join("\n")
     }
 
-    /// The image of each row: its cell's, or that of the row whose index the cell holds, which must have one itself.
+    /// The image of each row. A cell holds the image, or the index of another row that holds it.
     fn images(&self) -> Result<Vec<ImageSource>, BenchmarkError> {
         let wrong =
             |index: u64, problem: String| BenchmarkError::entry(&self.path, format!("question {index}"), problem);
@@ -151,14 +151,14 @@ impl Table {
         found.collect()
     }
 
-    /// The table as LLaVA's script hands it to MMBench's server.
+    /// Writes the submission file for MMBench's server, as LLaVA's script does.
     fn submission(&self, answers: &[String], path: &Path) -> Result<PathBuf, BenchmarkError> {
         let wrong = |e: rust_xlsxwriter::XlsxError| BenchmarkError::entry(path, "the submission", e);
         let mut columns: Vec<Option<usize>> =
             (0..self.columns.len()).filter(|i| !LEFT_OUT.contains(&self.columns[*i].as_str())).map(Some).collect();
         columns.insert(PREDICTION.min(columns.len()), None);
         let mut book = rust_xlsxwriter::Workbook::new();
-        // Without the time of writing: the same answers give the same file.
+        // A fixed creation time, so that the same answers give the same file.
         let created = rust_xlsxwriter::ExcelDateTime::from_ymd(2000, 1, 1).map_err(wrong)?;
         book.set_properties(&rust_xlsxwriter::DocProperties::new().set_creation_datetime(&created));
         let sheet = book.add_worksheet();
@@ -167,7 +167,7 @@ impl Table {
             sheet.write_string(0, x, name).map_err(wrong)?;
             for (y, (row, answer)) in (1u32..).zip(self.rows.iter().zip(answers)) {
                 let cell = column.map_or(answer, |i| &row[i]);
-                // pandas leaves a missing cell empty.
+                // pandas writes missing values as empty cells.
                 if column.is_some() && MISSING.contains(&cell.as_str()) {
                     continue;
                 }
@@ -183,25 +183,25 @@ impl Table {
     }
 }
 
-/// What a cell of the column "image" holds.
+/// The content of a cell of the column "image".
 enum Cell {
     Image(ImageSource),
-    /// For the question of the first index, the index of another one.
+    /// The question's own index, and the index of the question that holds its image.
     Of(u64, String),
 }
 
-/// No image is as short as this, and an index is shorter.
+/// An index has at most this many digits; a base64-encoded image is longer.
 const SHORT: usize = 64;
 
-/// The index that a cell holds in place of an image, as VLMEvalKit's tables do where questions share one.
+/// The index that a cell holds in place of an image, as in VLMEvalKit's tables where questions share an image.
 fn reference(cell: &str) -> Option<String> {
-    // pandas writes whole numbers so where its column had gaps.
+    // pandas writes integers as floats if their column has missing values.
     let digits = cell.strip_suffix(".0").unwrap_or(cell);
     let whole = !digits.is_empty() && digits.len() <= SHORT && digits.bytes().all(|byte| byte.is_ascii_digit());
     whole.then(|| digits.into())
 }
 
-/// What one rotation of a question needs to be judged.
+/// One rotation of a question, as far as scoring needs it.
 #[derive(Debug)]
 pub(super) struct MmbenchRow {
     pub index: u64,
@@ -210,8 +210,8 @@ pub(super) struct MmbenchRow {
     pub category: String,
 }
 
-/// Whether each question was right in all its rotations, with its category, by index; a rotation whose answer names no
-/// option is wrong (the server would ask a GPT).
+/// For each question, sorted by index: its index, whether it is right in all its rotations, and its category. A
+/// rotation whose answer names no option counts as wrong (the server would ask a GPT model which option is meant).
 pub(super) fn circular(rows: &[MmbenchRow], answers: &[String]) -> Vec<(u64, bool, String)> {
     let mut questions: BTreeMap<u64, (bool, String)> = BTreeMap::new();
     for (row, answer) in rows.iter().zip(answers) {
@@ -248,7 +248,7 @@ fn read(root: &Root, name: &str, request: &str) -> Result<Task, BenchmarkError> 
         return Ok(task);
     }
     Ok(task.judged("circular accuracy", move |asked, answers| {
-        // A question's rotations, in their order.
+        // The rows of each question's rotations, in the table's order.
         let mut rotations: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (place, row) in rows.iter().enumerate() {
             rotations.entry(row.index % ROTATION).or_default().push(place);

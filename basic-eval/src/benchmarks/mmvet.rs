@@ -1,4 +1,4 @@
-//! MM-Vet: a GPT judges the answers, so a file for its evaluator.
+//! MM-Vet, whose answers a GPT model judges: writes a file for its evaluator.
 
 use serde_json::{Map, Value};
 

@@ -1,9 +1,10 @@
-//! The paper's benchmarks, from files laid out as LLaVA's evaluation guide has them (docs/benchmarks.md): questions and
-//! prompts, scores by the official rules, and files for the servers where the answers are hidden.
+//! Runs the paper's benchmarks on files laid out as in LLaVA's evaluation guide (docs/benchmarks.md): builds the
+//! prompts, scores the answers by the official rules, and writes submission files for the benchmarks whose answers are
+//! hidden.
 //!
-//! [`find`] names a benchmark, [`Benchmark::open`] reads its folder, [`Answers`] keeps what the model said,
-//! [`respond`] asks for the rest on one device or several, [`Task::judge`] and [`Task::submit`] make of it what is reported,
-//! and [`ScoreRecord`] keeps that beside the answers.
+//! [`find`] looks up a benchmark by name, [`Benchmark::open`] reads its folder, [`Answers`] stores the answers on disk,
+//! [`respond`] generates the missing ones on one device or several, [`Task::judge`] scores them, [`Task::submit`]
+//! writes a submission file, and [`ScoreRecord`] stores the scores beside the answers.
 
 mod answers;
 mod benchmark_folders;
@@ -64,13 +65,13 @@ pub const BENCHMARKS: [Benchmark; 11] = [
 pub struct Benchmark {
     /// Its name on the command line.
     pub name: &'static str,
-    /// At most this many tokens an answer, as LLaVA's script for it has.
+    /// The most tokens of an answer, as in LLaVA's evaluation script for this benchmark.
     pub max_new_tokens: usize,
     read: fn(&Root) -> Result<Task, BenchmarkError>,
 }
 
 impl Benchmark {
-    /// Reads the benchmark's files below `root` (LLaVA's playground/data/eval).
+    /// Reads the benchmark's files below `root`, which is LLaVA's folder playground/data/eval.
     ///
     /// # Errors
     ///
@@ -79,8 +80,8 @@ impl Benchmark {
         self.open_within(root, None)
     }
 
-    /// [`Benchmark::open`] where images may also lie below the folder `image_root`. Otherwise each lies below the
-    /// benchmark's folder of images, which may itself be a link, or below `root`.
+    /// Like [`Benchmark::open`], but images may also lie below the folder `image_root`. Without it every image must lie
+    /// below the benchmark's folder of images, which may itself be a symbolic link, or below `root`.
     ///
     /// # Errors
     ///
@@ -96,7 +97,7 @@ impl Benchmark {
 ///
 /// # Errors
 ///
-/// [`BenchmarkError::Unknown`] with the names there are.
+/// [`BenchmarkError::Unknown`], which lists the known names.
 pub fn find(name: &str) -> Result<Benchmark, BenchmarkError> {
     BENCHMARKS.into_iter().find(|benchmark| benchmark.name == name).ok_or_else(|| {
         let names = BENCHMARKS.map(|benchmark| benchmark.name);
@@ -104,12 +105,12 @@ pub fn find(name: &str) -> Result<Benchmark, BenchmarkError> {
     })
 }
 
-/// A question as it is asked.
+/// A question in the form in which the model is asked.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// The question's id in the benchmark's files.
     pub id: Value,
-    /// What the model is told, with or without its `<image>`.
+    /// The prompt. The image goes before the text unless the prompt contains `<image>`.
     pub prompt: String,
     /// The image, if the question has one.
     pub image: Option<ImageSource>,
@@ -118,7 +119,7 @@ pub struct Asked {
 type Judge = Box<dyn Fn(&[Asked], &[String]) -> Vec<Judged>>;
 type Submission = Box<dyn Fn(&[String], &Path) -> Result<PathBuf, BenchmarkError>>;
 
-/// A benchmark's questions, and what is made of the answers.
+/// A benchmark's questions, and the rules for scoring or submitting the answers.
 pub struct Task {
     /// The questions.
     pub questions: Vec<Asked>,
@@ -128,27 +129,27 @@ pub struct Task {
     submission: Option<Submission>,
 }
 
-/// What an answer is worth.
+/// The score of one answer.
 struct Mark {
     score: f64,
     expected: String,
     category: Option<String>,
-    /// How a yes-or-no answer was read.
+    /// For yes-or-no questions: whether the answer was read as yes.
     yes: Option<bool>,
 }
 
 impl Task {
-    /// Questions whose answers are judged or submitted by what [`Task::judged`] and [`Task::submitted`] add.
+    /// A task without rules; [`Task::judged`] and [`Task::submitted`] add the rules for scoring and for submission.
     fn new(questions: Vec<Asked>) -> Self {
         Self { questions, image_roots: Vec::new(), measure: None, judge: None, submission: None }
     }
 
-    /// Answers judged all together; their mean is called `measure`.
+    /// Adds a rule that scores all answers together; their mean score is called `measure`.
     fn judged(self, measure: &'static str, judge: impl Fn(&[Asked], &[String]) -> Vec<Judged> + 'static) -> Self {
         Self { measure: Some(measure), judge: Some(Box::new(judge)), ..self }
     }
 
-    /// Answers judged one by one, by the question's place.
+    /// Adds a rule that scores each answer by itself, given the question's index.
     fn marked(self, measure: &'static str, mark: impl Fn(usize, &str) -> Mark + 'static) -> Self {
         self.judged(measure, move |asked, answers| {
             let one = |(index, (asked, answer)): (usize, (&Asked, &String))| {
@@ -164,18 +165,18 @@ impl Task {
         Self { submission: Some(Box::new(submission)), ..self }
     }
 
-    /// The folders, without links, that the images lie below.
+    /// The folders that the images lie below, with symbolic links resolved.
     pub fn image_roots(&self) -> &[PathBuf] {
         &self.image_roots
     }
 
-    /// What the mean of the scores is called; `None` where the true answers are hidden.
+    /// The name of the mean score; `None` if the true answers are hidden.
     pub fn measure(&self) -> Option<&'static str> {
         self.measure
     }
 
-    /// The questions with `answers`, one a question in the questions' order, and their scores where the true answers are
-    /// known. MMBench's rotations are one question.
+    /// Scores `answers`, one for each question in order; the scores are `None` if the true answers are hidden. The
+    /// rotations of an MMBench question are scored as one question.
     pub fn judge(&self, answers: &[String]) -> Vec<Judged> {
         match &self.judge {
             Some(judge) => judge(&self.questions, answers),
@@ -183,7 +184,7 @@ impl Task {
         }
     }
 
-    /// Writes what the benchmark's server takes into the folder `out`, where there is one.
+    /// Writes the submission file for the benchmark's server into the folder `out`; `None` if it has no server.
     ///
     /// # Errors
     ///

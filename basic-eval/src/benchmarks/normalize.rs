@@ -1,9 +1,9 @@
-//! How answers are brought to one form before they are compared: by VQA's rules and by M4C's variant of them.
+//! Normalizes answers before they are compared, by VQA's rules and by M4C's variant of them.
 //!
-//! The rules are those of vqaEval.py (GT-Vision-Lab/VQA) and m4c_evaluator.py (mmf, as LLaVA carries it), oddities
-//! included, for a score must be the one that others report: a period goes unless a digit follows, but only the first
-//! 32 do (the scripts hand a flag to `re.sub` where it takes a count), and a mark of punctuation becomes nothing or a
-//! space by what stands anywhere in the answer.
+//! The rules are those of vqaEval.py (GT-Vision-Lab/VQA) and m4c_evaluator.py (mmf, in LLaVA's copy). Their oddities
+//! are kept, so that scores are comparable with published ones. A period is removed unless a digit follows, but only
+//! the first 32 are (the scripts pass a flag to `re.sub` as its count). A punctuation mark is replaced by a space, or
+//! removed if anywhere in the answer a space stands beside such a mark or a comma stands between digits.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -28,8 +28,8 @@ const NUMBERS: [(&str, &str); 12] = [
 const ARTICLES: [&str; 3] = ["a", "an", "the"];
 const PERIODS: usize = 32;
 
-/// The words that get their apostrophes back, as both scripts list them, but for those that no lower-case word matches
-/// and those that stay as they are.
+/// The contractions whose apostrophes are restored, as both scripts list them, without the entries that no lower-case
+/// word matches and those that change nothing.
 static CONTRACTIONS: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
     let pairs = include_str!("contractions.txt").lines().flat_map(|line| line.split(", "));
     pairs.filter_map(|pair| pair.split_once(' ')).collect()
@@ -43,17 +43,17 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("the pattern is a constant")
 }
 
-/// Line breaks and tabs as spaces, none outside: what VQA's script does to every answer.
+/// Replaces line breaks and tabs by spaces and trims the answer, as VQA's script does to every answer.
 pub fn trimmed(answer: &str) -> String {
     answer.replace(['\n', '\t'], " ").trim().to_string()
 }
 
-/// VQA's form of an answer that [`trimmed`] went over.
+/// VQA's normal form of an answer, which must have passed through [`trimmed`].
 pub fn vqa(answer: &str) -> String {
     words(&punctuation(answer, &COMMA_IN_NUMBER))
 }
 
-/// M4C's form of an answer (`EvalAIAnswerProcessor`), which TextVQA's scores and LLaVA's submissions use.
+/// M4C's normal form of an answer (`EvalAIAnswerProcessor`), which TextVQA's scores and LLaVA's submissions use.
 pub fn m4c(answer: &str) -> String {
     let answer = answer.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
     words(&punctuation(&trimmed(answer.trim()), &COMMAS_IN_NUMBER))
@@ -78,7 +78,7 @@ fn punctuation(text: &str, commas: &Regex) -> String {
     kept
 }
 
-/// Lower case, numbers as digits, no articles, contractions with their apostrophes, single spaces.
+/// Lower case, number words as digits, no articles, contractions with their apostrophes, single spaces.
 fn words(text: &str) -> String {
     let lower = text.to_lowercase();
     let number = |word| NUMBERS.iter().find(|(name, _)| *name == word).map_or(word, |(_, digits)| *digits);

@@ -1,4 +1,4 @@
-//! Which option of a question an answer means.
+//! Determines which option of a multiple-choice question an answer means.
 
 use std::sync::LazyLock;
 
@@ -18,8 +18,9 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("the pattern is a constant")
 }
 
-/// The option's index that an answer to a question of ScienceQA names among `choices`, by LLaVA's eval_science_qa.py: the
-/// letter alone, the letter with ". ", or one "The answer is X" followed by anything; `None` for all else.
+/// The index of the option that an answer to a ScienceQA question names, below `choices`, by the rules of LLaVA's
+/// eval_science_qa.py: the letter alone, the letter followed by ". ", or exactly one "The answer is X" followed by any
+/// character; `None` otherwise.
 pub fn science_qa(answer: &str, choices: usize) -> Option<usize> {
     let option = |text: &str| "ABCDE".find(text).filter(|_| text.len() == 1);
     let parsed = match option(answer) {
@@ -36,8 +37,9 @@ pub fn science_qa(answer: &str, choices: usize) -> Option<usize> {
     parsed.filter(|index| *index < choices)
 }
 
-/// The letter that an answer to a question of MMBench means, by VLMEvalKit's `can_infer`, the part of MMBench's matching
-/// that asks no GPT: one letter that stands alone, else one option whose text is in the answer. 'Z' means none of them.
+/// The letter of the option that an answer to an MMBench question means, by VLMEvalKit's `can_infer`, the part of
+/// MMBench's matching that needs no GPT model: a single letter that stands alone, or else the single option whose text
+/// is in the answer. 'Z' means that the answer chooses none of the options.
 pub fn mmbench(answer: &str, choices: &[(char, String)]) -> Option<char> {
     letter(answer, choices).or_else(|| by_text(answer, choices))
 }
@@ -54,7 +56,7 @@ fn letter(answer: &str, choices: &[(char, String)]) -> Option<char> {
     let first = |letter: char| words.iter().position(|word| word.chars().eq([letter]));
     let named: Vec<(char, usize)> = choices.iter().filter_map(|(c, _)| Some((*c, first(*c)?))).collect();
     match named[..] {
-        // Early in a long answer, a letter may be an article.
+        // Early in a long answer, the letter A may be the article.
         [(letter, at)] if at + 5 > words.len() => return Some(letter),
         [] if first('Z').is_some() => return Some('Z'),
         _ => {}

@@ -1,4 +1,4 @@
-//! POPE: whether an object is in the picture, over three splits of questions.
+//! POPE: yes-or-no questions whether an object is in the image, in three splits.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,13 @@ struct Label {
     label: String,
 }
 
-/// Whether an answer is read as yes: its first sentence, commas aside, has none of the words "No", "not" and "no".
+/// Whether an answer is read as yes: its first sentence, without commas, has none of the words "No", "not" and "no".
 pub(super) fn says_yes(answer: &str) -> bool {
     let sentence = answer.split('.').next().unwrap_or_default().replace(',', "");
     !sentence.split(' ').any(|word| matches!(word, "No" | "not" | "no"))
 }
 
-/// Accuracy, precision, recall, F1 and the ratio of yes, of pairs (said yes, is yes); what has no value is 0.
+/// Accuracy, precision, recall, F1 and yes ratio of pairs (answer is yes, truth is yes); an undefined rate is 0.
 pub(super) fn rates(pairs: &[(bool, bool)]) -> [f64; 5] {
     let count = |said, is| pairs.iter().filter(|pair| **pair == (said, is)).count() as f64;
     let (tp, fp, r#fn, tn) = (count(true, true), count(true, false), count(false, true), count(false, false));
@@ -48,7 +48,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     }
     let mut truths = vec![false; lines.len()];
     for (split, indices) in &splits {
-        // A split's labels and questions belong together by their order, as in LLaVA's script.
+        // As in LLaVA's script, labels and questions of a split are matched by their order.
         let truth = dir.join(format!("coco/coco_pope_{split}.json"));
         let labels: Vec<(usize, Label)> = jsonl(&truth, NEED)?;
         if labels.len() != indices.len() {

@@ -1,4 +1,4 @@
-//! The files of benchmarks: LLaVA's question files, annotations as JSON, and what is written for servers.
+//! Reads LLaVA's question files and annotations in JSON, and writes submission files.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use serde_json::Value;
 use super::benchmark_folders::Images;
 use super::{Asked, BenchmarkError};
 
-/// What LLaVA's archive holds.
+/// Where the files of LLaVA's archive come from.
 pub(super) const EVAL_ZIP: &str = "it comes with LLaVA's eval.zip (docs/Evaluation.md of haotian-liu/LLaVA)";
 
-/// The request for a short answer.
+/// LLaVA's request for a short answer.
 pub(super) const SHORT: &str = "Answer the question using a single word or phrase.";
-/// The request for an option's letter.
+/// LLaVA's request for an option's letter.
 pub(super) const LETTER: &str = "Answer with the option's letter from the given choices directly.";
 
-/// A file's text; where it is not there, `need` says what it is.
+/// Reads a text file. If it is missing, the error says `need`: what the file is and where it comes from.
 pub(super) fn text(path: &Path, need: &str) -> Result<String, BenchmarkError> {
     let text = read_text(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => BenchmarkError::Missing { path: path.into(), need: need.into() },
@@ -32,7 +32,7 @@ pub(super) fn text(path: &Path, need: &str) -> Result<String, BenchmarkError> {
     }
 }
 
-/// A JSON file.
+/// Reads a JSON file.
 pub(super) fn json<T: DeserializeOwned>(path: &Path, need: &str) -> Result<T, BenchmarkError> {
     let text = text(path, need)?;
     let over = |over: OverBudget| BenchmarkError::Io { path: path.into(), source: over.into() };
@@ -47,13 +47,13 @@ pub(super) fn json<T: DeserializeOwned>(path: &Path, need: &str) -> Result<T, Be
 
 const OTHER: &str = "not this benchmark's file, or another version of it";
 
-/// What is wrong with a line, without the place in it that serde counts as if the line were the file.
+/// The message for a line that cannot be parsed, without serde's position, whose line number is always 1.
 fn in_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     format!("{}: {OTHER}", text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem))
 }
 
-/// A file with a JSON object a line, each with its number.
+/// Reads a file with one JSON object per line; each comes with its line number, from 1.
 pub(super) fn jsonl<T: DeserializeOwned>(path: &Path, need: &str) -> Result<Vec<(usize, T)>, BenchmarkError> {
     let text = text(path, need)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -78,22 +78,22 @@ pub(super) fn jsonl<T: DeserializeOwned>(path: &Path, need: &str) -> Result<Vec<
 pub(super) struct Line {
     /// The question's id.
     pub question_id: Value,
-    /// The image's name in the folder of images.
+    /// The image's path in the folder of images.
     pub image: Option<String>,
-    /// The prompt, request included.
+    /// The prompt, including the request for the form of the answer.
     pub text: String,
     /// POPE's split.
     pub category: Option<String>,
 }
 
-/// LLaVA's question file `path`: its lines, and the questions about images in `images`.
+/// Reads LLaVA's question file `path`: its lines, and the questions with their images in `images`.
 pub(super) fn questions(path: &Path, images: &Images) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
     let (lines, asked) = questions_of_images(path, images)?;
     unique(path, lines.iter().map(|line| id(&line.question_id)))?;
     Ok((lines, asked))
 }
 
-/// As [`questions`] where an id is that of an image, which may have several.
+/// Like [`questions`], for files whose ids are those of images, so that several questions may share an id.
 pub(super) fn questions_of_images(path: &Path, images: &Images) -> Result<(Vec<Line>, Vec<Asked>), BenchmarkError> {
     let lines: Vec<(usize, Line)> = jsonl(path, EVAL_ZIP)?;
     let mut asked = Vec::with_capacity(lines.len());
@@ -107,12 +107,12 @@ pub(super) fn questions_of_images(path: &Path, images: &Images) -> Result<(Vec<L
     Ok((lines.into_iter().map(|(_, line)| line).collect(), asked))
 }
 
-/// An id as text, whether the file has it as a number or a string.
+/// A question id as text, whether the file has a number or a string.
 pub(super) fn id(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), String::from)
 }
 
-/// Refuses a file that has an id twice: its answers could not be told apart.
+/// Refuses a file that has an id twice, because the answers would be ambiguous.
 pub(super) fn unique(path: &Path, ids: impl Iterator<Item = String>) -> Result<(), BenchmarkError> {
     let mut first: HashMap<String, usize> = HashMap::new();
     for (place, id) in ids.enumerate() {
@@ -127,7 +127,7 @@ pub(super) fn unique(path: &Path, ids: impl Iterator<Item = String>) -> Result<(
     }
 }
 
-/// Annotations by their id; none may come twice.
+/// A map of annotations by id. No id may occur twice.
 pub(super) fn by_id<T>(
     path: &Path,
     entries: impl IntoIterator<Item = (String, T)>,
@@ -141,7 +141,7 @@ pub(super) fn by_id<T>(
     Ok(map)
 }
 
-/// The annotation of a question, which must be there.
+/// The annotation of a question; an error if there is none.
 pub(super) fn annotation<'a, T>(
     path: &Path,
     map: &'a HashMap<String, T>,
@@ -154,7 +154,7 @@ pub(super) fn annotation<'a, T>(
     })
 }
 
-/// Writes a JSON file for a server.
+/// Writes a submission file in JSON.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<PathBuf, BenchmarkError> {
     let bytes = serde_json::to_vec(value).map_err(|e| BenchmarkError::entry(path, "the submission", e))?;
     write_atomically(path, &bytes).map_err(BenchmarkError::io(path))?;

@@ -1,4 +1,4 @@
-//! Asking for the answers that are missing, on one device or several.
+//! Generates the missing answers of a benchmark, on one device or several.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,19 +13,21 @@ use super::question_files::id;
 use super::{Answers, Asked, BenchmarkError};
 use crate::questions::{Answerer, EvalOptions, Prompts};
 
-/// Bytes of a shard's stack, as much as the main thread usually has.
+/// The stack size of a device's thread in bytes, which is what the main thread usually has.
 const STACK: usize = 8 << 20;
 const CACHE_MIB: usize = 256;
 
-/// Answers what `answers` lacks of `asked` with `models`, one a device: each takes the next batch that is open, and a batch
-/// is kept as soon as it is answered. `progress` sees how many are answered.
+/// Generates the answers to those of `asked` that `answers` lacks, with one model per device. Each device takes the
+/// next unanswered batch, and the answers to a batch are stored as soon as they are generated. `progress` is called
+/// with the number of questions answered so far.
 ///
-/// Which questions share a batch depends on the questions alone, not on what is answered already or on how many devices
-/// there are, so that answers don't either: a batch that is answered in part is asked anew as a whole.
+/// The composition of the batches depends only on the questions and the batch size, not on which questions have answers
+/// or on the number of devices, so that these do not change the answers. A batch with some answers missing is therefore
+/// generated again as a whole.
 ///
 /// # Errors
 ///
-/// [`BenchmarkError`] that names the question or the file; the answers of other batches are kept.
+/// [`BenchmarkError`] that names the question or the file; the answers to other batches stay stored.
 pub fn respond(
     models: Vec<Llava>,
     checkpoint: &Checkpoint,
@@ -34,7 +36,7 @@ pub fn respond(
     answers: &mut Answers,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<(), BenchmarkError> {
-    // Prompts of like length share a batch: less padding. What is asked twice in the same words is answered once.
+    // Prompts of similar length share a batch, which needs less padding. A question that occurs twice is asked once.
     let mut seen = HashSet::new();
     let mut order: Vec<&Asked> = asked.iter().filter(|question| seen.insert(key(question))).collect();
     order.sort_by_key(|question| question.prompt.len());
@@ -62,7 +64,7 @@ pub fn respond(
     })
 }
 
-/// Makes the prompt of every question, for one that cannot be answered to be told before the weights are read.
+/// Builds every prompt, so that a question that cannot be asked is reported before the weights are read.
 ///
 /// # Errors
 ///
@@ -82,7 +84,7 @@ struct Shards<'a> {
 }
 
 impl Shards<'_> {
-    /// Answers batches until there is none, or another device failed.
+    /// Answers batches until none is left or another device has failed.
     fn work(
         &self,
         model: &Llava,

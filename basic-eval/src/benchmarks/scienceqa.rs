@@ -1,4 +1,4 @@
-//! ScienceQA's test questions that have an image (IMG).
+//! ScienceQA's test questions that have an image (the IMG subset).
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::{Asked, Benchmark, BenchmarkError, Mark, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "scienceqa", max_new_tokens: 1024, read };
 
-/// An option is a letter from A to E.
+/// How many options a question may have: the script reads letters from A to E.
 const OPTIONS: usize = 5;
 const NEED: &str = "it comes from data/scienceqa of the repository lupantech/ScienceQA";
 

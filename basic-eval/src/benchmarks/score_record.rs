@@ -1,5 +1,5 @@
-//! What an evaluation leaves beside its answers: the scores (`result.json`) and every answer with its own
-//! (`judged.jsonl`), which `basic compare` and `basic report` read.
+//! Stores an evaluation's scores (`result.json`) and every answer with its own score (`judged.jsonl`), which
+//! `basic compare` and `basic report` read.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -10,35 +10,36 @@ use serde::{Deserialize, Serialize};
 
 use super::{BenchmarkError, Judged, Metric};
 
-/// How an evaluation came out: `result.json`, or `NAME.result.json` beside `NAME.predictions.jsonl`.
+/// The scores of an evaluation: `result.json`, or `NAME.result.json` beside `NAME.predictions.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoreRecord {
-    /// The benchmark, or the data file's name.
+    /// The name of the benchmark or of the question file.
     pub name: String,
-    /// Whose answers they are.
+    /// The checkpoint that gave the answers.
     pub checkpoint: PathBuf,
     /// How prompts were written: the checkpoint's own chat template (`template`) or one of LLaVA's styles.
     pub conversation: String,
-    /// What image names in the answers are relative to, where they are.
+    /// The folder that image paths in the answers are relative to; `None` if they are absolute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// The folders that the images lie below, without links: `basic report` shows none from elsewhere.
+    /// The folders that the images lie below, with symbolic links resolved. `basic report` shows no image from
+    /// elsewhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_roots: Vec<PathBuf>,
-    /// What the mean of the scores is called; `None` where the true answers are hidden.
+    /// The name of the mean score; `None` if the true answers are hidden.
     pub measure: Option<String>,
-    /// Questions.
+    /// The number of questions.
     pub questions: usize,
     /// The scores.
     pub metrics: Vec<Metric>,
 }
 
-/// The file of a benchmark's judged answers in its folder.
+/// The path of the judged answers in a benchmark's folder.
 pub fn judged_file(dir: &Path) -> PathBuf {
     dir.join("judged.jsonl")
 }
 
-/// Where the record of the answers in `file` is: `result.json` beside `judged.jsonl`, `x.result.json` beside
+/// The path of the record of the answers in `file`: `result.json` beside `judged.jsonl`, `x.result.json` beside
 /// `x.predictions.jsonl` and `x.jsonl`.
 pub fn record_file(file: &Path) -> PathBuf {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -50,7 +51,7 @@ pub fn record_file(file: &Path) -> PathBuf {
 }
 
 impl ScoreRecord {
-    /// The record of the answers in `file`; `None` where there is none.
+    /// Reads the record of the answers in `file`; `None` if there is none.
     ///
     /// # Errors
     ///
@@ -96,10 +97,10 @@ impl ScoreRecord {
     }
 }
 
-/// Takes away what was made of answers that are no longer all there.
+/// Deletes the scores in a folder whose answers are no longer complete.
 pub(super) fn forget(dir: &Path) -> Result<(), BenchmarkError> {
     let judged = judged_file(dir);
-    // The names are anybody's: a file that is no record of an evaluation is an error.
+    // A user may have files of these names: a file that does not look like ours is an error, and is not deleted.
     let there = ScoreRecord::of(&judged)?.is_some();
     let line = |line: &[u8]| {
         let value: Option<serde_json::Value> = serde_json::from_slice(line).ok();

@@ -1,4 +1,4 @@
-//! TextVQA's validation questions, with the OCR tokens that LLaVA's prompts carry.
+//! TextVQA's validation questions, with the OCR tokens that LLaVA's prompts contain.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,8 @@ struct Annotation {
     answers: Vec<String>,
 }
 
-/// The question in a prompt of LLaVA's, in lower case: the line that is neither the OCR tokens nor the request. `None`
-/// where the prompt has another form.
+/// The question within one of LLaVA's prompts, in lower case: the line that is neither the OCR tokens nor the request
+/// for a short answer. `None` if the prompt has another form.
 pub(super) fn question(prompt: &str) -> Option<String> {
     let lines: Vec<&str> = prompt.split('\n').collect();
     if prompt.starts_with("OCR tokens: ") {
@@ -45,7 +45,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let (file, truth) = (dir.join("llava_textvqa_val_v051_ocr.jsonl"), dir.join("TextVQA_0.5.1_val.json"));
     let (lines, asked) = questions_of_images(&file, &root.images(dir.join("train_images"))?)?;
     let annotations: Annotations = json(&truth, NEED)?;
-    // One image has several questions: the pair names one. The official script, too, lets the last of two like ones win.
+    // An image has several questions, so the key has both. Of equal keys the last wins, as in the official script.
     let pairs = annotations.data.into_iter().map(|a| ((a.image_id, a.question.to_lowercase()), a.answers));
     let map: HashMap<(String, String), Vec<String>> = pairs.collect();
     let mut people = Vec::with_capacity(lines.len());

@@ -1,4 +1,4 @@
-//! VizWiz's test questions: the answers are hidden, so a file for the server.
+//! VizWiz's test questions, whose answers are hidden: writes a file for the evaluation server.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! VizWiz's validation questions, whose answers are public: not in LLaVA's guide, asked as it asks the test questions.
+//! VizWiz's validation questions, whose answers are public. LLaVA's guide does not have them; the prompts are those of
+//! its test questions.
 
 use serde::Deserialize;
 
@@ -10,7 +11,7 @@ use super::{Asked, Benchmark, BenchmarkError, Mark, Task, vqa};
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "vizwiz-val", max_new_tokens: 128, read };
 
 const NEED: &str = "it comes from vizwiz.org's visual question answering page (Annotations.zip)";
-/// What LLaVA's question file for VizWiz says between the question and the request.
+/// The line that LLaVA's question file for VizWiz has between the question and the request for a short answer.
 const UNANSWERABLE: &str = "When the provided information is insufficient, respond with 'Unanswerable'.";
 
 #[derive(Deserialize)]
@@ -30,7 +31,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let dir = root.join("vizwiz");
     let file = dir.join("val.json");
     let questions: Vec<Question> = json(&file, NEED)?;
-    // An image has one question, and its name is the question's id.
+    // Each image has one question, so its name serves as the question's id.
     unique(&file, questions.iter().map(|question| question.image.clone()))?;
     let images = root.images(dir.join("val"))?;
     let (mut asked, mut people, mut types) = (Vec::new(), Vec::new(), Vec::new());
@@ -49,7 +50,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
         let prompt = format!("{}\n{UNANSWERABLE}\n{SHORT}", question.question);
         asked.push(Asked { id: question.image.into(), prompt, image: Some(path.into()) });
     }
-    // Judged is what the server would be sent.
+    // The answer is scored in the form in which it would be submitted.
     Ok(Task::new(asked).marked("accuracy", move |i, answer| Mark {
         score: vqa::vizwiz_accuracy(&m4c(answer), &people[i]),
         expected: vqa::most_given(&people[i]),

@@ -1,11 +1,11 @@
-//! VQA accuracy: an answer counts by how many of ten people gave it, each person left out in turn.
+//! VQA accuracy: an answer's score is based on how many of ten annotators gave it, averaged with each left out in turn.
 
 use std::collections::HashSet;
 
 use super::normalize::{m4c, trimmed, vqa};
 
-/// VQA's accuracy of one answer, 0 to 1, by the rules of GT-Vision-Lab/VQA: normalized only where the people differ;
-/// where all gave the same text, the answer must be that text.
+/// VQA's accuracy of one answer, 0 to 1, by the rules of GT-Vision-Lab/VQA: answers are normalized only if the
+/// annotators disagree; if all gave the same text, the answer must be exactly that text.
 pub fn accuracy(answer: &str, people: &[String]) -> f64 {
     let mut people: Vec<String> = people.iter().map(|given| trimmed(given)).collect();
     let mut answer = trimmed(answer);
@@ -22,20 +22,20 @@ pub fn textvqa_accuracy(answer: &str, people: &[String]) -> f64 {
     leave_one_out(&m4c(answer), &people)
 }
 
-/// VizWiz's accuracy of one answer, 0 to 1, by its evaluation script: the answer is normalized, always; what people said is
-/// taken as it is.
+/// VizWiz's accuracy of one answer, 0 to 1, as in its evaluation script: the answer is always normalized, the
+/// annotators' answers never are.
 pub fn vizwiz_accuracy(answer: &str, people: &[String]) -> f64 {
     leave_one_out(&vqa(&trimmed(answer)), people)
 }
 
-/// The answer that most people gave, the first of several.
+/// The answer that most annotators gave; of several, the first.
 pub(super) fn most_given(people: &[String]) -> String {
     let count = |answer: &&String| people.iter().filter(|given| given == answer).count();
-    // The last of equal ones is max_by_key's choice.
+    // max_by_key returns the last of equal elements, hence the reversal.
     people.iter().rev().max_by_key(count).cloned().unwrap_or_default()
 }
 
-/// The mean, over every person left out, of min(1, matches among the others / 3).
+/// The mean of min(1, matches among the other annotators / 3) over all annotators, each left out in turn.
 fn leave_one_out(answer: &str, people: &[String]) -> f64 {
     let matches = people.iter().filter(|given| *given == answer).count();
     let credits = people.iter().map(|given| {

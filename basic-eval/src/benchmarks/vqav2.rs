@@ -1,4 +1,4 @@
-//! VQAv2's test-dev: the answers are hidden, so a file for the server.
+//! VQAv2's test-dev split, whose answers are hidden: writes a file for the evaluation server.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let (file, set) =
         ["test-dev2015", "test2015"].map(|set| dir.join(format!("llava_vqav2_mscoco_{set}.jsonl"))).into();
     let (lines, asked) = questions(&file, &root.images(dir.join("test2015"))?)?;
-    // The server wants every question of the whole test set; those that are not of test-dev are left empty.
+    // The server expects every question of the whole test set; those outside test-dev get an empty answer.
     let whole: Vec<(usize, Line)> = jsonl(&set, EVAL_ZIP)?;
     let known: HashSet<String> = whole.iter().map(|(_, line)| id(&line.question_id)).collect();
     if let Some(line) = lines.iter().find(|line| !known.contains(&id(&line.question_id))) {

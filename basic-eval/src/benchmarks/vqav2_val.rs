@@ -1,4 +1,5 @@
-//! VQAv2's validation questions, whose answers are public: not in LLaVA's guide, asked as it asks test-dev.
+//! VQAv2's validation questions, whose answers are public. LLaVA's guide does not have them; the prompts are those of
+//! test-dev.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -1,7 +1,7 @@
-//! Two evaluations question by question: `basic compare`.
+//! Compares two evaluations question by question (`basic compare`).
 //!
-//! [`sets`] finds what `basic eval` left, [`compare`] pairs it by the questions' ids, [`significance`] has the intervals and
-//! the tests.
+//! [`sets`] finds the files that `basic eval` wrote, [`compare`] pairs their answers by question id, and
+//! [`significance`] computes confidence intervals and tests.
 
 mod pair;
 mod sets;
@@ -23,7 +23,7 @@ use crate::benchmarks::{BenchmarkError, measures};
 /// Why two evaluations could not be compared.
 #[derive(Debug, Error)]
 pub enum CompareError {
-    /// Nothing that `basic eval` leaves.
+    /// A path holds no complete, readable result of `basic eval`.
     #[error("{path}: {problem}", path = path.display())]
     NoRun {
         /// The path.
@@ -31,98 +31,98 @@ pub enum CompareError {
         /// What is wrong, and what to do.
         problem: String,
     },
-    /// The two are not about the same.
+    /// The two evaluations do not have the same benchmarks or questions.
     #[error("{a} and {b}: {problem}", a = a.display(), b = b.display())]
     Differ {
-        /// The first.
+        /// The first evaluation.
         a: PathBuf,
-        /// The second.
+        /// The second evaluation.
         b: PathBuf,
         /// What differs, and what to do.
         problem: String,
     },
-    /// The answers, or the record beside them.
+    /// The answers or the record beside them could not be read.
     #[error(transparent)]
     File(#[from] BenchmarkError),
 }
 
-/// Two evaluations, paired.
+/// The comparison of two evaluations, A and B.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
-    /// The first, A.
+    /// The path of A.
     pub a: PathBuf,
-    /// The second, B.
+    /// The path of B.
     pub b: PathBuf,
-    /// What both were asked.
+    /// The benchmarks and question files that both answered.
     pub sets: Vec<SetComparison>,
 }
 
-/// One benchmark or file of questions in both.
+/// The comparison on one benchmark or one file of questions.
 #[derive(Debug, Clone, Serialize)]
 pub struct SetComparison {
-    /// Its name.
+    /// The benchmark's or file's name.
     pub name: String,
-    /// Questions that were compared.
+    /// How many questions were compared.
     pub questions: usize,
-    /// Questions that only A has.
+    /// How many questions only A answered.
     pub only_a: usize,
-    /// Questions that only B has.
+    /// How many questions only B answered.
     pub only_b: usize,
-    /// The scores; none where the true answers are hidden.
+    /// The measures; empty if the true answers are hidden.
     pub measures: Vec<MeasureComparison>,
-    /// The questions whose score changed, or whose answer did where there is no score.
+    /// The questions whose score differs, or whose answer differs where there is no score.
     pub changed: Vec<Changed>,
 }
 
-/// A score in both.
+/// One measure of both evaluations.
 #[derive(Debug, Clone, Serialize)]
 pub struct MeasureComparison {
-    /// Its name.
+    /// The measure's name.
     pub name: String,
-    /// Over how many questions.
+    /// How many questions it covers.
     pub questions: usize,
-    /// A's, 0 to 1.
+    /// A's value, 0 to 1.
     pub a: f64,
-    /// B's.
+    /// B's value, 0 to 1.
     pub b: f64,
-    /// B's less A's.
+    /// B's value minus A's.
     pub difference: f64,
     /// The lower end of the difference's 95% interval.
     pub low: f64,
-    /// The upper end.
+    /// The upper end of the difference's 95% interval.
     pub high: f64,
-    /// How `p` was found.
+    /// The test that gave `p`.
     pub test: Test,
-    /// How often chance alone would make the two differ as much.
+    /// The two-sided p-value: how often chance alone would make the two differ at least this much.
     pub p: f64,
-    /// Questions whose score is higher in B.
+    /// How many questions have a higher score in B.
     pub better: usize,
-    /// Questions whose score is lower in B.
+    /// How many questions have a lower score in B.
     pub worse: usize,
-    /// Questions whose score is the same.
+    /// How many questions have the same score in both.
     pub same: usize,
 }
 
-/// A question that B answers better or worse, or only otherwise where there is no score.
+/// A question whose score differs between A and B, or whose answer differs where there is no score.
 #[derive(Debug, Clone, Serialize)]
 pub struct Changed {
     /// The question's id.
     pub question_id: Value,
-    /// What both were told.
+    /// The prompt, which is the same for both.
     pub prompt: String,
-    /// What A said.
+    /// A's answer.
     pub a: String,
-    /// What B said.
+    /// B's answer.
     pub b: String,
-    /// The true answer, where it is known.
+    /// The true answer, if it is known.
     pub expected: Option<String>,
-    /// A's score.
+    /// A's score, 0 to 1.
     pub score_a: Option<f64>,
-    /// B's score.
+    /// B's score, 0 to 1.
     pub score_b: Option<f64>,
 }
 
-/// Compares what `basic eval` left at `a` and `b`; with `common`, what both have.
+/// Compares the results of `basic eval` at `a` and `b`; with `common`, only the sets and questions that both have.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Which answers of two evaluations belong together.
+//! Pairs the answers of two evaluations.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -7,11 +7,11 @@ use super::sets::id;
 use super::{CompareError, Set};
 use crate::benchmarks::Judged;
 
-/// Ids that a message names.
+/// At most this many question ids are listed in a message.
 const NAMED: usize = 5;
 
-/// The sets of the same name. Two that are files of their own, or the only ones and without a record of their names, belong
-/// together whatever they are called.
+/// Pairs sets of the same name. The names do not matter if both paths are single files, or if each side has one set and
+/// at least one of the two has no record of its name.
 pub(super) fn by_name(
     a: &Path,
     left: Vec<Set>,
@@ -48,7 +48,7 @@ pub(super) fn by_name(
     }
 }
 
-/// The answers to the same questions, in A's order.
+/// The answers to the questions that both have, in A's order, and how many questions only one side has.
 pub(super) struct Questions {
     pub a: Vec<Judged>,
     pub b: Vec<Judged>,
@@ -56,7 +56,7 @@ pub(super) struct Questions {
     pub only_b: usize,
 }
 
-/// Pairs answers by the question's id; where ids repeat (TextVQA's are those of images), by id and prompt.
+/// Pairs answers by question id. Where ids repeat (TextVQA uses the ids of images), the prompt is part of the key.
 pub(super) fn by_question(a: &Set, b: &Set, common: bool) -> Result<Questions, CompareError> {
     let differ = |problem: String| CompareError::Differ { a: a.file.clone(), b: b.file.clone(), problem };
     let plain = distinct(&a.judged) && distinct(&b.judged);

@@ -1,4 +1,4 @@
-//! What `basic eval` left: judged answers of benchmarks, and files of predictions.
+//! Finds and reads the results of `basic eval`: judged answers of benchmarks, and files of predictions.
 
 use std::path::{Path, PathBuf};
 
@@ -16,20 +16,20 @@ pub struct Set {
     pub name: String,
     /// The file with the answers.
     pub file: PathBuf,
-    /// How they were made, where that is recorded.
+    /// The record of the evaluation, if there is one.
     pub record: Option<ScoreRecord>,
-    /// What the mean of the scores is called.
+    /// The name of the mean score; `None` if the true answers are hidden.
     pub measure: Option<String>,
     /// The answers.
     pub judged: Vec<Judged>,
 }
 
-/// Everything that `basic eval` left at `run`: a file of predictions, a benchmark's folder, a folder of these, or a
-/// checkpoint with such a folder called `eval`.
+/// Reads all results of `basic eval` at `run`, which may be a file of predictions, a benchmark's folder, a folder of
+/// these, or a checkpoint with such a folder called `eval`.
 ///
 /// # Errors
 ///
-/// [`CompareError`] where there is nothing, or it is not whole.
+/// [`CompareError`] if there are no results, or if an evaluation is unfinished or a file is damaged.
 pub fn sets(run: &Path) -> Result<Vec<Set>, CompareError> {
     let none = |path: &Path, problem: &str| CompareError::NoRun { path: path.into(), problem: problem.into() };
     let Found { files, unfinished } = find(run)?;
@@ -42,20 +42,20 @@ pub fn sets(run: &Path) -> Result<Vec<Set>, CompareError> {
     files.iter().map(|file| read(file)).collect()
 }
 
-/// The files that `basic eval` left.
+/// The files that `basic eval` wrote.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Files of answers, in order.
+    /// The files of answers, sorted by path.
     pub files: Vec<PathBuf>,
-    /// Folders of benchmarks that were not answered to their end.
+    /// The folders of benchmarks whose evaluation is unfinished.
     pub unfinished: Vec<PathBuf>,
 }
 
-/// Looks for what `basic eval` left at `run`.
+/// Searches `run` for results of `basic eval`.
 ///
 /// # Errors
 ///
-/// [`CompareError::NoRun`] where nothing is there; the operating system's, with the folder.
+/// [`CompareError::NoRun`] if `run` does not exist; [`CompareError::File`] if a folder cannot be listed.
 pub fn find(run: &Path) -> Result<Found, CompareError> {
     let mut found = Found::default();
     if run.is_file() {
@@ -74,7 +74,7 @@ pub fn find(run: &Path) -> Result<Found, CompareError> {
     Ok(found)
 }
 
-/// The folders in a folder, in order; none where it is not there.
+/// The subfolders of a folder, sorted by path; empty if the folder does not exist.
 fn folders(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
     Ok(list(dir)?.into_iter().filter(|path| path.is_dir()).collect())
 }
@@ -93,7 +93,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, CompareError> {
 }
 
 impl Found {
-    /// Adds what lies directly in a folder.
+    /// Adds the results that lie directly in a folder.
     fn look(&mut self, dir: &Path) -> Result<(), CompareError> {
         let judged = judged_file(dir);
         if judged.is_file() {
@@ -108,11 +108,11 @@ impl Found {
     }
 }
 
-/// The answers in a file.
+/// Reads the answers in a file.
 ///
 /// # Errors
 ///
-/// [`CompareError::File`] with the file and what is wrong with it.
+/// [`CompareError::File`] if the file or a line cannot be read; [`CompareError::NoRun`] for no or repeated answers.
 pub fn read(file: &Path) -> Result<Set, CompareError> {
     let io = |source| BenchmarkError::Io { path: file.into(), source };
     let bytes = outside::read(file).map_err(io)?;
@@ -149,9 +149,9 @@ pub fn read(file: &Path) -> Result<Set, CompareError> {
     Ok(Set { name, file: file.into(), record, measure, judged })
 }
 
-/// A line of either kind of file.
+/// Parses a line of `judged.jsonl` or of a file of predictions.
 fn parse(line: &[u8], place: usize, budget: &Budget) -> Result<Judged, String> {
-    // A line is gone when its answer is made of it.
+    // The parsed JSON of a line is dropped once its answer is extracted, so its memory goes back to the budget.
     let took = outside::json_bytes(line);
     let value = outside::parse_json(line, budget);
     budget.give_back(took);
@@ -170,7 +170,7 @@ fn parse(line: &[u8], place: usize, budget: &Budget) -> Result<Judged, String> {
     serde_json::from_value(value).map_err(|e| format!("no judged answer: {e}{hint}"))
 }
 
-/// An id as text, whether it is a number or a string.
+/// A question id as text, whether it is a number or a string.
 pub(super) fn id(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), String::from)
 }

@@ -1,5 +1,5 @@
-//! What a comparison question by question comes to: an interval of the difference by the bootstrap over questions, and the
-//! chance of a difference as large between two models that are alike.
+//! Computes, for paired answers, the bootstrap interval of the difference over questions and the p-value of a
+//! difference that large between two equally good models.
 
 use rand::RngExt;
 use serde::Serialize;
@@ -7,16 +7,17 @@ use serde::Serialize;
 use crate::benchmarks::{Kind, Outcome};
 use crate::statistics::{PERMUTATIONS, bootstrap, draws, mcnemar, sign_flip};
 
-/// How a chance was found.
+/// The test that a p-value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Test {
-    /// McNemar's exact test, for right and wrong: the binomial tails of the questions that only one has right.
+    /// McNemar's exact test, for scores of 0 or 1: a binomial test on the questions that only one model has right.
     #[serde(rename = "McNemar, exact")]
     McNemar,
-    /// The signs of the differences flipped at random, or in every way where few differ.
+    /// The sign-flip test, for graded scores: the signs of the differences are flipped at random, or in every
+    /// combination if few questions differ.
     #[serde(rename = "sign flips")]
     SignFlip,
-    /// The two models' answers swapped at random, question by question.
+    /// The permutation test that swaps the two models' answers at random, question by question.
     #[serde(rename = "swaps")]
     Swap,
 }
@@ -31,30 +32,30 @@ impl std::fmt::Display for Test {
     }
 }
 
-/// What a measure needs of the same questions in both.
+/// The outcomes of both models on the same questions, for one measure.
 #[derive(Debug, Clone)]
 pub struct Paired {
-    /// What is measured.
+    /// The measure.
     pub kind: Kind,
-    /// A's.
+    /// A's outcomes.
     pub a: Vec<Outcome>,
-    /// B's, in the same order.
+    /// B's outcomes, in the same order.
     pub b: Vec<Outcome>,
 }
 
 impl Paired {
-    /// The measure of A and of B.
+    /// The measure's value for A and for B.
     pub fn values(&self) -> (f64, f64) {
         (self.kind.value(self.a.iter().copied()), self.kind.value(self.b.iter().copied()))
     }
 
-    /// B's less A's.
+    /// B's value minus A's.
     pub fn difference(&self) -> f64 {
         let (a, b) = self.values();
         b - a
     }
 
-    /// Questions whose score is higher, lower and the same in B.
+    /// How many questions have a higher, a lower and the same score in B.
     pub fn counts(&self) -> (usize, usize, usize) {
         let count = |order| self.pairs().filter(|(a, b)| b.score.total_cmp(&a.score) == order).count();
         use std::cmp::Ordering::{Equal, Greater, Less};
@@ -65,8 +66,8 @@ impl Paired {
         self.a.iter().zip(&self.b)
     }
 
-    /// The 2.5th and the 97.5th percentile of the difference over 1000 draws of questions with replacement, the same
-    /// questions of both. The draws are the same every time.
+    /// The 95% bootstrap interval of the difference: its 2.5th and 97.5th percentile over 1000 resamples of the
+    /// questions, each with the same questions for both models. The draws are the same every time.
     pub fn interval(&self) -> (f64, f64) {
         let difference = |chosen: &[usize]| {
             let of = |all: &[Outcome]| self.kind.value(chosen.iter().map(|index| all[*index]));
@@ -75,7 +76,7 @@ impl Paired {
         bootstrap(self.a.len(), difference).unwrap_or((0.0, 0.0))
     }
 
-    /// How often two models that are alike would differ as much, in either direction, and how that was found.
+    /// The test that suits the measure, and its two-sided p-value.
     pub fn test(&self) -> (Test, f64) {
         let graded = self.a.iter().chain(&self.b).any(|outcome| outcome.score != 0.0 && outcome.score != 1.0);
         match self.kind {

@@ -1,5 +1,6 @@
-//! The arithmetic against scipy 1.17.1 (`binomtest(min(better, worse), better + worse, 0.5)`, `permutation_test(...,
-//! permutation_type="samples")`, `bootstrap(..., method="percentile")` with numpy 2.4.6), and what is paired and refused.
+//! Tests the statistics against scipy 1.17.1 (`binomtest(min(better, worse), better + worse, 0.5)`,
+//! `permutation_test(..., permutation_type="samples")`, `bootstrap(..., method="percentile")` with numpy 2.4.6), and
+//! which answers are paired or refused.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +35,7 @@ fn mcnemars_chances_are_scipys_binomial_tails() {
 fn sign_flips_are_scipys_where_all_are_tried_and_near_two_million_draws_where_not() {
     let few = [0.3, -0.1, 0.6, 0.0, 1.0, 0.3, -0.3, 0.9, 0.0, 0.6];
     assert!((sign_flip(&few) - 0.0625).abs() < 1e-12);
-    // numpy: of 2,000,000 draws of signs, the share whose mean is at least 0.1 from 0.
+    // From numpy: the share of 2,000,000 random sign combinations whose mean is at least 0.1 away from 0.
     let many: Vec<f64> = (0..60).map(|i| f64::from(i * 7 % 10) / 10.0 - 0.35).collect();
     let p = sign_flip(&many);
     assert!((p - 0.01067).abs() < 0.003, "{p}");
@@ -45,13 +46,13 @@ fn sign_flips_are_scipys_where_all_are_tried_and_near_two_million_draws_where_no
 
 #[test]
 fn intervals_of_differences_are_near_scipys_bootstrap() {
-    // scipy, 200,000 draws: 0.02667 to 0.17333.
+    // scipy's interval from 200,000 draws: 0.02667 to 0.17333.
     let b: Vec<f64> = (0..60).map(|i| f64::from(i * 7 % 10) / 10.0).collect();
     let paired = Paired { kind: Kind::Mean, a: graded(vec![0.35; 60]), b: graded(b) };
     assert!((paired.difference() - 0.1).abs() < 1e-12);
     let (low, high) = paired.interval();
     assert!((low - 0.02667).abs() < 0.01 && (high - 0.17333).abs() < 0.01, "{low} {high}");
-    // Of right and wrong, 50,000 draws: -0.105 to -0.005.
+    // scipy's interval for scores of 0 or 1, from 50,000 draws: -0.105 to -0.005.
     let a = (0..400).map(|i| f64::from(u8::from((40..102).contains(&i))));
     let b = (0..400).map(|i| f64::from(u8::from(i < 40)));
     let paired = Paired { kind: Kind::Mean, a: graded(a), b: graded(b) };

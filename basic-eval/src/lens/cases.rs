@@ -1,4 +1,4 @@
-//! What a survey looks at: the samples of a data set, or a file of questions with answers.
+//! The input of a survey: the samples of a data set, or a file of questions with answers.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
@@ -13,19 +13,19 @@ use serde_json::Value;
 use super::LensError;
 use crate::questions::{EvalError, Question, read_questions};
 
-/// A sample and what kind it is of.
+/// A sample with its type and the text that describes its images.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// Turns and images.
+    /// The conversation and its images.
     pub sample: Sample,
     /// The question's type; `all` in a data set.
     pub category: String,
-    /// What is said of its images: the answers of the sample; of a question its `caption`, or where it has none the
-    /// answers of all questions about the image.
+    /// The text about the images, which the rule `caption` uses: the answers of a data set's sample; for a question its
+    /// `caption`, or if it has none the answers to all questions about the same image.
     pub said: String,
 }
 
-/// Samples by index.
+/// The samples of a data set or of a file of questions, read by index.
 #[derive(Debug)]
 pub struct Cases {
     path: PathBuf,
@@ -39,21 +39,20 @@ enum Reader {
 }
 
 impl Cases {
-    /// Opens a data set of any format, or a file of questions as `basic eval` takes it: JSON lines with `text` and
-    /// `answer`.
+    /// Opens a data set of any format, or a file of questions as for `basic eval`: JSON lines with `text` and `answer`.
     ///
     /// # Errors
     ///
-    /// Names the file and the line.
+    /// [`LensError`] that names the file and the line.
     pub fn open(config: &SetConfig) -> Result<Self, LensError> {
         Self::read(config, None, "make that folder, or one above it, `images`")
     }
 
-    /// [`Cases::open`] where the images of a file of questions may also lie below the folder `image_root`.
+    /// Like [`Cases::open`], but the images of a file of questions may also lie below the folder `image_root`.
     ///
     /// # Errors
     ///
-    /// Names the file and the line.
+    /// [`LensError`] that names the file and the line.
     pub fn open_within(config: &SetConfig, image_root: Option<&Path>) -> Result<Self, LensError> {
         Self::read(config, image_root, "--image-root DIR allows the files below another folder")
     }
@@ -76,12 +75,12 @@ impl Cases {
         Ok(Self { path, reader })
     }
 
-    /// The file, folder or pattern.
+    /// The path of the file or folder, or the pattern.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many.
+    /// The number of samples.
     pub fn len(&self) -> usize {
         match &self.reader {
             Reader::Set(set) => set.len(),
@@ -89,16 +88,16 @@ impl Cases {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Reads one.
+    /// Reads the sample with this index.
     ///
     /// # Errors
     ///
-    /// Names the file and the sample.
+    /// [`LensError`] that names the file and the sample.
     pub fn get(&self, index: usize) -> Result<Case, LensError> {
         match &self.reader {
             Reader::Set(set) => {
@@ -123,11 +122,11 @@ impl Cases {
         }
     }
 
-    /// The indices of the first `limit` samples with an image. With `once`, of the questions about an image the first alone.
+    /// The indices of the first `limit` samples with an image. With `once`, only the first question about each image.
     ///
     /// # Errors
     ///
-    /// [`LensError::NoImages`] where there is none, and what is wrong with a sample.
+    /// [`LensError::NoImages`] if no sample has an image, and the errors of reading a sample.
     pub fn with_images(&self, limit: Option<usize>, once: bool) -> Result<Vec<usize>, LensError> {
         let limit = limit.unwrap_or(usize::MAX);
         let mut met = HashSet::new();
@@ -159,7 +158,7 @@ impl Cases {
     }
 }
 
-/// What is said of each question's image: see [`Case::said`].
+/// The text about the image of each question: see [`Case::said`].
 fn said_of(path: &Path, questions: &[Question]) -> Result<Vec<String>, LensError> {
     let text = read_text(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
@@ -173,10 +172,10 @@ fn said_of(path: &Path, questions: &[Question]) -> Result<Vec<String>, LensError
     Ok(questions.iter().zip(lines).map(|(question, line)| caption(line).unwrap_or_else(|| all(question))).collect())
 }
 
-/// Whether a file's first line is a question with its answer.
+/// Whether the first non-empty line of a file is a question with its answer.
 fn holds_questions(path: &Path) -> bool {
     let Ok(file) = std::fs::File::open(path) else { return false };
-    // A question is no longer; a line of a data set may be as long as its file.
+    // No question is longer than this, but a data set in JSON may be a single line of any length.
     let mut lines = BufReader::new(file.take(1 << 20)).lines();
     let first = lines.find_map(|line| match line {
         Ok(line) if line.trim().is_empty() => None,

@@ -1,6 +1,6 @@
 'use strict';
 
-// What the page holds, unpacked: see pack.rs and page.rs.
+// Unpacks the page's data, which page_data.rs encodes and page.rs lays out.
 const data = JSON.parse(document.getElementById('lens-data').textContent);
 
 function buffer(text) {
@@ -25,10 +25,10 @@ for (const model of data.models) {
   }
 }
 
-// The n-th number of patch `patch` at the model's `at`-th layer.
+// The index of patch `patch` at the model's `at`-th layer in a list with one number per patch and layer.
 const index = (model, at, patch) => at * model.places.length + patch;
 
-// The tokens of a patch: text and value, the first one first.
+// The tokens of a patch with their values, nearest first.
 function tokens(model, image, kind, at, patch) {
   const list = image[kind] || image.nearest;
   const start = index(model, at, patch) * model.top;
@@ -38,14 +38,14 @@ function tokens(model, image, kind, at, patch) {
   }));
 }
 
-// Where a model stands when the slider is at `layer`: the last of its layers that is not behind it.
+// The index of the layer that a model shows when the slider is at `layer`: its last layer that is not beyond `layer`.
 function layerAt(model, layer) {
   let at = 0;
   while (at + 1 < model.layers.length && model.layers[at + 1] <= layer) at += 1;
   return at;
 }
 
-// Text whose control characters can be seen, with a mark for a space before or behind it.
+// Text with control characters written as escapes, and a dot for each leading or trailing space.
 function visible(text) {
   const picture = (c) => {
     const code = c.charCodeAt(0);

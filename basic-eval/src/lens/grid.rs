@@ -1,26 +1,26 @@
-//! Where the visual embeddings of an image lie in it.
+//! Maps the visual embeddings of an image to the places that they stand for.
 
 use basic_models::LlavaConfig;
 use serde::{Serialize, Serializer};
 
-/// What a visual embedding stands for.
+/// The part of the image that a visual embedding stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// A patch, or a square of patches that a pixel shuffle joined, by its place in the grid.
+    /// A patch, or a square of patches that the projector's pixel shuffle merged.
     Patch {
-        /// From the top, 0 first.
+        /// The row in the grid, from 0 at the top.
         row: usize,
-        /// From the left, 0 first.
+        /// The column in the grid, from 0 at the left.
         column: usize,
     },
-    /// The encoder's CLS position, which stands for the whole image.
+    /// The vision encoder's CLS token, which stands for the whole image.
     Cls,
-    /// A register of DINOv2, by its number.
+    /// A register token of DINOv2, with its number from 0.
     Register(usize),
 }
 
 impl Serialize for Place {
-    /// `[row, column]`, `"CLS"` or `"register 0"`.
+    /// Writes `[row, column]`, `"CLS"` or `"register 0"`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Patch { row, column } => [row, column].serialize(serializer),
@@ -33,15 +33,15 @@ impl Serialize for Place {
 /// The places of an image's visual embeddings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Grid {
-    /// Rows and columns.
+    /// The number of rows, which is also the number of columns.
     pub side: usize,
-    /// One for each visual embedding, in order.
+    /// The place of each visual embedding, in order.
     pub places: Vec<Place>,
 }
 
 impl Grid {
-    /// The grid of a model, from its configuration: the patch and image size, which positions are projected
-    /// (`vision_feature_select_strategy`) and whether the projector joins squares of patches.
+    /// The grid of a model. It depends on the patch and image size, on the positions that are projected
+    /// (`vision_feature_select_strategy`), and on whether the projector merges squares of patches.
     pub fn of(config: &LlavaConfig) -> Self {
         let vision = &config.vision_config;
         let (patches, special) = (vision.grid(), vision.special_positions());
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(registers.places[..3], [Place::Register(0), Place::Register(1), patch(0, 0)]);
         assert_eq!(json!(full.places[..2]), json!(["CLS", [0, 0]]));
         assert_eq!(json!(registers.places[1]), json!("register 1"));
-        // `default` drops SigLIP's first patch, for want of a CLS position.
+        // `default` drops the first position, which for SigLIP is a patch, because SigLIP has no CLS token.
         let dropped = grid("siglip", 0, SelectStrategy::Default, ProjectorKind::LLAVA);
         assert_eq!((dropped.places.len(), dropped.places[0]), (15, patch(0, 1)));
     }

@@ -23,7 +23,7 @@ function draw(tag, attributes, ...children) {
   return node;
 }
 
-// Viridis at five places: dark is little, light is much, for every kind of colour vision.
+// Five colours of the Viridis map, from dark (low) to light (high); it is readable with colour blindness.
 const STOPS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 function shade(share) {
   const at = Math.min(Math.max(share, 0), 1) * (STOPS.length - 1);
@@ -40,7 +40,7 @@ const written = {
   attention: short, weight: short, angle: (value) => value.toFixed(1) + '°', norm: short,
 };
 
-// A patch's number for a colour; null where there is none.
+// The number that a patch's colour shows; null if there is none.
 function value(model, image, at, patch, color) {
   const i = index(model, at, patch);
   switch (color) {
@@ -53,7 +53,7 @@ function value(model, image, at, patch, color) {
   }
 }
 
-// The range of a colour, over both checkpoints: of this layer for what grows with depth, else of all layers.
+// The range of a colour scale over both checkpoints: of this layer for quantities that grow with depth, else of all layers.
 function range(color) {
   const own = color === 'attention' || color === 'norm';
   let [low, high] = [Infinity, -Infinity];
@@ -83,7 +83,7 @@ function view(model, number) {
   const heading = make('h2', { id: `name-${number}`, textContent: model.name });
   const summary = make('p', { className: 'summary' });
   const picture = make('img', { alt: '' });
-  // Small images show their pixels; large ones are smoothed as any photograph is.
+  // Small images are shown with sharp pixels, large ones are smoothed as browsers do by default.
   picture.addEventListener('load', () => { picture.style.imageRendering = picture.naturalWidth < 128 ? 'pixelated' : 'auto'; });
   const grid = make('div', { className: 'grid' });
   grid.setAttribute('role', 'grid');
@@ -301,7 +301,7 @@ for (const one of views) {
     if (cell && Number(cell.dataset.patch) !== state.patch) choose(Number(cell.dataset.patch));
   };
   for (const name of ['focusin', 'click']) one.section.addEventListener(name, pick);
-  // A page that moves under a resting mouse, by keys or by the slider, chooses nothing.
+  // Ignores events of a resting mouse under which the page moves, by keys or by the slider.
   one.section.addEventListener('pointerover', (event) => {
     const [x, y] = mouse;
     mouse = [event.screenX, event.screenY];
@@ -309,7 +309,7 @@ for (const one of views) {
   });
   one.section.addEventListener('keydown', (event) => event.target.closest('.cell') && keys(event, one));
 }
-// An address may say what is shown: #layer=3&patch=7&color=angle&kind=logits&image=0
+// The URL may say what is shown: #layer=3&patch=7&color=angle&kind=logits&image=0
 function obey() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   for (const name of ['color', 'kind', 'image']) {

@@ -1,4 +1,4 @@
-//! When a visual embedding counts as meaningful. The paper does not state its rule; these are ours.
+//! Rules that decide whether a visual embedding is meaningful. The paper does not state its rule; these are ours.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::token::{TokenText, fold};
 use super::{Grid, LensError, Place};
 
-/// Words that say nothing of an image by themselves, one a line.
+/// Words that are not evidence about an image, such as articles and auxiliary verbs; one per line.
 const STOP_WORDS: &str = include_str!("stop_words.txt");
 
-/// What the nearest token must be.
+/// The property that makes a nearest token meaningful.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
     /// A content word of the image's caption or answer: see [`content_words`].
     #[default]
     Caption,
-    /// A word that is true of the object which covers the patch (Shapes); patches without an object don't count.
+    /// A word that is true of the object that covers the patch (in Shapes data); patches without an object don't count.
     Labels,
-    /// A whole word of letters, whichever: see [`TokenText::word`].
+    /// Any whole word: see [`TokenText::word`].
     Word,
 }
 
@@ -39,28 +39,28 @@ impl FromStr for Rule {
     }
 }
 
-/// A rule and the least similarity.
+/// A rule and, optionally, a least similarity.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Meaning {
-    /// What the nearest token must be.
+    /// The property that the nearest token must have.
     pub rule: Rule,
-    /// What its cosine must be at least.
+    /// The least cosine of the nearest token; `None` for no limit.
     pub min_similarity: Option<f32>,
 }
 
-/// What is true of an image, for its rule.
+/// The words that are true of an image, in the form that a rule needs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Truth {
-    /// The words that count, of every patch alike.
+    /// For [`Rule::Caption`]: the words that count as true for every patch.
     Words(HashSet<String>),
-    /// The words that are true of each visual embedding; none where nothing is known of it.
+    /// For [`Rule::Labels`]: the true words of each visual embedding; `None` for one that doesn't count.
     Patches(Vec<Option<[&'static str; 3]>>),
-    /// No truth is needed.
+    /// For [`Rule::Word`], which needs no truth.
     Any,
 }
 
 impl Meaning {
-    /// Whether visual embedding `index` of an image is meaningful by its nearest token; `None` where it doesn't count.
+    /// Whether embedding `index` is meaningful, given its nearest token and the cosine; `None` if it doesn't count.
     pub fn judge(&self, truth: &Truth, index: usize, token: &TokenText, similarity: f32) -> Option<bool> {
         let true_of_it = match truth {
             Truth::Words(words) => words.contains(&token.folded),
@@ -71,14 +71,14 @@ impl Meaning {
     }
 }
 
-/// The content words of a text: runs of letters in lower case, of three letters or more, without the stop words of
+/// The content words of a text: its runs of three letters or more, in lower case, without the stop words in
 /// `stop_words.txt`.
 pub fn content_words(text: &str) -> HashSet<String> {
     let words = text.split(|c: char| !c.is_alphabetic()).filter(|word| word.chars().count() >= 3).map(fold);
     words.filter(|word| !STOP_WORDS.lines().any(|stop| stop == word)).collect()
 }
 
-/// The scenes of Shapes by their images: what [`Rule::Labels`] goes by.
+/// The scenes of a Shapes data set by the names of their images, which [`Rule::Labels`] needs.
 #[derive(Debug)]
 pub struct Scenes {
     path: PathBuf,
@@ -86,7 +86,7 @@ pub struct Scenes {
 }
 
 impl Scenes {
-    /// Reads a `scenes.jsonl`.
+    /// Reads a `scenes.jsonl` file.
     ///
     /// # Errors
     ///
@@ -104,11 +104,11 @@ impl Scenes {
         Ok(Self { path: path.into(), scenes })
     }
 
-    /// What is true of the visual embeddings of an image, which is found by the end of its path.
+    /// The true words of each visual embedding of an image, whose scene is found by the end of the image's path.
     ///
     /// # Errors
     ///
-    /// [`LensError::Labels`] where no scene is of this image.
+    /// [`LensError::Labels`] if there is no scene of this image.
     pub fn truth(&self, image: &Path, grid: &Grid) -> Result<Truth, LensError> {
         let names = image.ancestors().filter_map(|above| image.strip_prefix(above).ok());
         let scene =

@@ -1,17 +1,19 @@
-//! The token lens: the nearest vocabulary tokens of each visual embedding, at the projector's output and after every layer
-//! of the decoder. The formulas are in docs/lens.md.
+//! The token lens: finds the nearest vocabulary tokens of each visual embedding, at the projector's output and after
+//! every decoder layer. docs/lens.md has the formulas.
 //!
 //! ```text
-//! checkpoint, image, prompt -> Lens::read   -> Reading: per layer and patch tokens, norm, angle, attention
-//!                              lens_html    -> one page with a slider over the layers
-//! checkpoint, data set      -> survey       -> Survey: the share of meaningful patches per layer, beside chance
-//! either                    -> replaced_prompt -> the prompt with its nearest tokens in the patches' places
+//! checkpoint, image, prompt -> Lens::read -> Reading: tokens, norm, angle and attention, per layer and patch
+//!                              lens_html  -> one HTML page with a slider over the layers
+//! checkpoint, data set      -> survey     -> Survey: the share of meaningful patches per layer, beside chance
+//! either                    -> replaced_prompt -> the prompt with the nearest tokens in place of the patches
 //! ```
 //!
-//! - `grid` knows where a visual embedding lies in the image, `vocabulary` compares rows with the embedding table,
-//!   `trace` runs the decoder layer by layer, `token` and `meaning` say what a token is and whether it is meaningful.
-//! - `reading` puts these together for one prompt, `survey` and `cases` for a data set, `replace` is the experiment.
-//! - `page` and `pack` make the HTML page.
+//! - `grid` maps visual embeddings to places in the image, `vocabulary` compares hidden states with the embedding table,
+//!   `trace` runs the decoder layer by layer, `token` gives the text of a token, and `meaning` decides whether it is
+//!   meaningful.
+//! - `prompt_reading` combines these for one prompt, `survey` and `cases` for a data set; `replace` runs the replacement
+//!   experiment.
+//! - `page` and `page_data` make the HTML page.
 
 mod cases;
 mod grid;
@@ -51,87 +53,87 @@ pub use vocabulary::{Asked, RowTokens, Vocabulary};
 
 use crate::questions::EvalError;
 
-/// Why there is nothing to see.
+/// Why the lens failed.
 #[derive(Debug, Error)]
 pub enum LensError {
-    /// Checkpoint or image.
+    /// The checkpoint or an image could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A prompt that does not fit its images.
+    /// A prompt could not be rendered or tokenized, or does not match its images.
     #[error(transparent)]
     Processor(#[from] ProcessorError),
-    /// The data set.
+    /// The data set could not be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// A file of questions.
+    /// A file of questions could not be read.
     #[error(transparent)]
     Questions(#[from] EvalError),
-    /// A knob of the method.
+    /// A setting of the supervision method is out of range.
     #[error(transparent)]
     Objective(#[from] ObjectiveError),
-    /// Generation.
+    /// Generation failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
-    /// The device.
+    /// The device failed while a tensor was read.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
-    /// A layer that the decoder does not have.
+    /// The decoder does not have the requested layer.
     #[error("there is no layer {layer}: the lens has 0, the projector's output, to {last}, the decoder's last layer")]
     Layer {
-        /// What was asked for.
+        /// The requested layer.
         layer: usize,
-        /// L.
+        /// The last layer (L).
         last: usize,
     },
-    /// An image without a place in its prompt.
+    /// The prompt has no `<image>`.
     #[error("the prompt shows no image: write <image> where it goes")]
     NoImage,
-    /// Pixels of another size than the vision encoder takes.
+    /// The image processor's output does not have the size that the vision encoder takes.
     #[error("{image}: the image processor makes {height} x {width} pixels, the vision encoder takes {side} x {side}", image = image.display())]
     Size {
         /// The image.
         image: PathBuf,
-        /// Rows made.
+        /// The rows of the image processor's output.
         height: usize,
-        /// Columns made.
+        /// The columns of the image processor's output.
         width: usize,
-        /// Rows and columns taken.
+        /// The rows and columns that the vision encoder takes.
         side: usize,
     },
-    /// Hidden states that are no numbers.
+    /// Hidden states are NaN or infinite.
     #[error("layer {layer}: the hidden states are not finite: the checkpoint's weights or configuration are broken")]
     NotFinite {
         /// The layer.
         layer: usize,
     },
-    /// A data set of texts alone.
+    /// No sample of the data set has an image.
     #[error("{data}: none of its {samples} samples has an image: there is nothing to look at", data = data.display())]
     NoImages {
-        /// The data.
+        /// The data set.
         data: PathBuf,
-        /// Samples looked at.
+        /// How many samples it has.
         samples: usize,
     },
-    /// Labels that cannot be read, or that lack an image.
+    /// The file of labels cannot be read, or it has no entry for an image.
     #[error("{labels}: {reason}", labels = labels.display())]
     Labels {
         /// The file of labels.
         labels: PathBuf,
-        /// What is wrong and what to do.
+        /// What is wrong, and what to do.
         reason: String,
     },
-    /// An image that cannot be written as PNG.
+    /// The processed image cannot be encoded as PNG.
     #[error("{image}: what the model sees of it cannot be written as PNG: {source}", image = image.display())]
     Png {
         /// The image.
         image: PathBuf,
-        /// What the encoder said.
+        /// The PNG encoder's error.
         source: image::ImageError,
     },
-    /// The page's template failed, which is a defect of this crate.
+    /// The page's template failed, which is a bug in this crate.
     #[error("the embedded template lens.html: {0}")]
     Template(#[from] minijinja::Error),
-    /// Numbers without a JSON form, which is a defect of this crate.
+    /// The page's data could not be serialized as JSON, which is a bug in this crate.
     #[error("the lens's numbers have no JSON form: {0}")]
     Json(#[from] serde_json::Error),
 }

@@ -1,4 +1,4 @@
-//! `lens.html`: the image with its patches, and a slider over the layers.
+//! Renders the lens page: the image with its patches, and a slider over the layers.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -11,31 +11,31 @@ use serde::Serialize;
 
 use super::{Grid, ImageReading, LayerReading, LensError, Near, Place, Reading, page_data};
 
-/// What the lens adds to the look that all pages share.
+/// The style sheet that all pages share, and the lens's own.
 const STYLE: &str = concat!(include_str!("../page.css"), "\n", include_str!("lens.css"));
 const SCRIPT: &str = concat!(include_str!("data.js"), "\n", include_str!("lens.js"));
 const TEMPLATE: &str = include_str!("lens.html");
 
-/// A checkpoint's reading, for the page.
+/// One checkpoint's part of the page.
 #[derive(Debug, Clone)]
 pub struct Pictured<'a> {
-    /// What the page calls the checkpoint.
+    /// The checkpoint's name on the page.
     pub name: String,
-    /// What the lens shows.
+    /// The lens's reading of the prompt.
     pub reading: &'a Reading,
-    /// Where the visual embeddings lie.
+    /// The places of the visual embeddings.
     pub grid: &'a Grid,
-    /// The supervising layers (k).
+    /// The number of supervising layers (k).
     pub k: usize,
-    /// What it answered, by what it was given: shown beside its image.
+    /// The checkpoint's answers to show beside the image, each with a label that says what its input was.
     pub answers: Vec<(&'static str, String)>,
-    /// Per image its name and what the model sees of it, by [`seen_image`].
+    /// For each image its name and its pixels as the model sees them, from [`seen_image`].
     pub images: Vec<(String, String)>,
 }
 
 #[derive(Serialize)]
 struct Data {
-    /// What similarities and probabilities are multiplied by.
+    /// The factor by which similarities and probabilities are multiplied.
     scale: f32,
     pictures: Vec<String>,
     models: Vec<ModelData>,
@@ -51,12 +51,12 @@ struct ModelData {
     side: usize,
     places: Vec<Place>,
     tokens: Vec<String>,
-    /// Bytes of a token's index.
+    /// The bytes of a token's index: 2 or 4.
     width: usize,
     images: Vec<ImageData>,
 }
 
-/// The lists hold all layers one behind the other.
+/// One image's numbers, base64-encoded. Each list has the values of all layers, one layer after the other.
 #[derive(Serialize)]
 struct ImageData {
     name: String,
@@ -66,20 +66,21 @@ struct ImageData {
     norm: String,
     angle: String,
     attention: String,
-    /// 0 no, 1 yes, 2 not counted.
+    /// One byte per visual embedding and layer: 0 for no, 1 for yes, 2 if it doesn't count.
     meaningful: String,
-    /// Per kind: the tokens' indices, and similarities or probabilities.
+    /// For each kind of nearness: the tokens' indices, and their similarities or probabilities.
     nearest: [String; 2],
     scores: Option<[String; 2]>,
     logits: Option<[String; 2]>,
     end_share: Vec<Option<f64>>,
 }
 
-/// What a model sees of an image, as a `data:` address of a PNG: the processed pixels, on which the patches lie.
+/// The image as the model sees it, as a `data:` URL of a PNG: the pixels after resizing and cropping, which the patches
+/// divide.
 ///
 /// # Errors
 ///
-/// Names the image.
+/// [`LensError`] that names the image.
 pub fn seen_image(checkpoint: &Checkpoint, image: &ImageSource) -> Result<String, LensError> {
     let pixels = image.pixels(checkpoint)?;
     let config = checkpoint.images.config();
@@ -97,12 +98,12 @@ pub fn seen_image(checkpoint: &Checkpoint, image: &ImageSource) -> Result<String
     Ok(page_data::picture(png.get_ref()))
 }
 
-/// The page of one checkpoint, or of two side by side, which needs neither a network nor other files. `facts` are shown
-/// above: a name and a value each.
+/// Renders the page of one checkpoint, or of two side by side. It needs neither a network nor other files. `facts` are
+/// pairs of name and value that are shown at the top.
 ///
 /// # Errors
 ///
-/// [`LensError::Template`] and [`LensError::Json`], which are defects.
+/// [`LensError::Template`] and [`LensError::Json`], which are bugs in this crate.
 pub fn lens_html(models: &[Pictured<'_>], facts: &[(&str, String)]) -> Result<String, LensError> {
     let mut pictures: Vec<String> = Vec::new();
     let models: Vec<ModelData> = models.iter().map(|model| model_data(model, &mut pictures)).collect();
@@ -112,19 +113,19 @@ pub fn lens_html(models: &[Pictured<'_>], facts: &[(&str, String)]) -> Result<St
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    // The engine escapes whatever it inserts in a file whose name ends in `.html`.
+    // minijinja escapes inserted values in templates whose name ends in `.html`.
     environment.add_template("lens.html", TEMPLATE)?;
     let page = context! { style => STYLE, script => SCRIPT, names, facts, data };
     Ok(environment.get_template("lens.html")?.render(page)?)
 }
 
 fn model_data(model: &Pictured<'_>, pictures: &mut Vec<String>) -> ModelData {
-    // Tokens by their place in a table: it is shorter than their ids, and every text is there once.
+    // Tokens are indices into a table: these are shorter than token ids, and each text is stored once.
     let place: BTreeMap<u32, u32> = model.reading.tokens.keys().zip(0u32..).map(|(id, at)| (*id, at)).collect();
     let wide = place.len() > usize::from(u16::MAX);
     let layers = model.reading.images.first().map(|image| image.layers.as_slice()).unwrap_or_default();
     let images = model.reading.images.iter().zip(&model.images).map(|(image, (name, picture))| {
-        // Both checkpoints mostly see the same.
+        // Two checkpoints mostly see the same pixels, which are then stored once.
         let at = pictures.iter().position(|other| other == picture).unwrap_or_else(|| {
             pictures.push(picture.clone());
             pictures.len() - 1

@@ -1,56 +1,56 @@
-//! Numbers and texts as the page's script takes them: small, and safe inside a `<script>` element.
+//! Encodes numbers and texts for the page's script: compactly, and safely inside a `<script>` element.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-/// What similarities and probabilities are multiplied by, to be whole numbers of 16 bits.
+/// The factor by which similarities and probabilities are multiplied to become 16-bit integers.
 pub(super) const SCALE: f32 = 10_000.0;
 
-/// Little-endian f32.
+/// Base64 of little-endian f32 values.
 pub(super) fn floats(values: impl Iterator<Item = f32>) -> String {
     STANDARD.encode(values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// Little-endian i16 of `SCALE` times the value.
+/// Base64 of little-endian i16 values: `SCALE` times the value.
 pub(super) fn shares(values: impl Iterator<Item = f32>) -> String {
     let scaled = |value: f32| (value * SCALE).round().clamp(-SCALE, SCALE) as i16;
     STANDARD.encode(values.flat_map(|value| scaled(value).to_le_bytes()).collect::<Vec<u8>>())
 }
 
-/// Little-endian u16 of a hundredth of a degree.
+/// Base64 of little-endian u16 values: angles in hundredths of a degree.
 pub(super) fn degrees(values: impl Iterator<Item = f32>) -> String {
     let scaled = |value: f32| (value * 100.0).round().clamp(0.0, 18_000.0) as u16;
     STANDARD.encode(values.flat_map(|value| scaled(value).to_le_bytes()).collect::<Vec<u8>>())
 }
 
-/// Little-endian u32.
+/// Base64 of little-endian u32 values.
 pub(super) fn indices(values: impl Iterator<Item = u32>) -> String {
     STANDARD.encode(values.flat_map(u32::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// Little-endian u16; the values must fit.
+/// Base64 of little-endian u16 values; the values must fit into 16 bits.
 pub(super) fn short_indices(values: impl Iterator<Item = u32>) -> String {
     STANDARD.encode(values.flat_map(|value| (value as u16).to_le_bytes()).collect::<Vec<u8>>())
 }
 
-/// Bytes.
+/// Base64 of bytes.
 pub(super) fn bytes(values: impl Iterator<Item = u8>) -> String {
     STANDARD.encode(values.collect::<Vec<u8>>())
 }
 
-/// A PNG as an address that a page can show.
+/// A PNG as a `data:` URL.
 pub(super) fn picture(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
 
-/// JSON that may stand in a `<script>` element: nothing in it ends the element, begins a comment or breaks a line.
+/// JSON that is safe in a `<script>` element: nothing in it can end the element, begin a comment or break a line.
 pub(super) fn script_json(value: &impl Serialize) -> Result<String, serde_json::Error> {
     let json = serde_json::to_string(value)?;
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
-            // Outside texts JSON has none of these, so an escape is always allowed.
+            // In JSON these characters occur only within strings, where an escape is always allowed.
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => safe.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => safe.push(c),
         }

@@ -1,4 +1,4 @@
-//! What a reader of the page relies on, whatever the tokens and names hold.
+//! Tests that the page is safe, self-contained and small, whatever characters tokens and names have.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ fn text_from_outside_is_escaped_wherever_it_stands() {
         assert_eq!(html.matches("<script").count(), 2, "the page's own: the data and the program");
         assert_eq!(html.matches("</script>").count(), 2);
         assert!(!html.contains("<img src=x") && !html.contains("<!--"), "{hostile:?}");
-        // Only in a script would a line separator break anything.
+        // Line separators are only harmful in a script, so only the data must escape them.
         let data = html.split_once("id=\"lens-data\">").and_then(|(_, rest)| rest.split_once("</script>")).unwrap().0;
         assert!(data.contains("\\u2028") && !data.contains(['\u{2028}', '<', '>']), "{hostile:?}");
     }
@@ -72,7 +72,7 @@ fn the_page_refers_to_nothing_outside_itself() {
     for reference in ["https:", "url(", "@import", "src=\"", "fetch(", "XMLHttpRequest"] {
         assert!(!html.contains(reference), "{reference}");
     }
-    // The namespace of drawings is a name, not an address that is asked for.
+    // The SVG namespace is only an identifier, not a URL that is requested.
     assert_eq!(html.matches("http:").count(), html.matches("http://www.w3.org/2000/svg").count());
 }
 
@@ -83,7 +83,7 @@ fn an_image_that_both_checkpoints_see_alike_is_there_once() {
 
 #[test]
 fn a_page_of_the_papers_size_stays_small() {
-    // 576 patches, 33 layers, 5 tokens by three measures, of a vocabulary of 32,000.
+    // 576 patches, 33 layers, 5 tokens for each of three kinds of nearness, and a vocabulary of 32,000.
     let list = |salt: u32| -> Vec<Vec<Near>> {
         (0..576u32).map(|p| (0..5).map(|n| ((p * 977 + n * 131 + salt * 7919) % 32_000, 0.3)).collect()).collect()
     };

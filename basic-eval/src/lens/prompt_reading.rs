@@ -1,4 +1,4 @@
-//! One prompt under the lens.
+//! Applies the lens to one prompt: the nearest tokens, norms, angles and attention of its visual embeddings.
 
 use std::collections::BTreeMap;
 
@@ -12,25 +12,25 @@ use serde::Serialize;
 use super::trace::{LayerRows, trace};
 use super::{Asked, Grid, LensError, Meaning, TokenText, TokenTexts, Truth, Vocabulary};
 
-/// A token's id and its similarity or probability.
+/// A token's id, and its similarity (cosine) or probability.
 pub type Near = (u32, f32);
 
-/// What is looked at.
+/// What the lens computes.
 #[derive(Debug, Clone)]
 pub struct LensOptions {
-    /// k and the layer weights of V^ and a; the losses' weights don't matter.
+    /// Gives k and the layer weights for V^ and a; the weights of the losses are not used.
     pub basic: Basic,
-    /// Tokens per visual embedding.
+    /// How many tokens are listed per visual embedding.
     pub top: usize,
-    /// Whether tokens by inner product and by logits too, not by cosine alone.
+    /// Whether tokens are also ranked by inner product and by logits, not only by cosine.
     pub all: bool,
-    /// The layers, 0 for the projector's output; none means all.
+    /// The layers to read, where 0 is the projector's output; `None` for all.
     pub layers: Option<Vec<usize>>,
-    /// When a visual embedding is meaningful.
+    /// The rule for meaningful visual embeddings.
     pub meaning: Meaning,
 }
 
-/// A model under the lens.
+/// The token lens of a loaded model.
 #[derive(Debug)]
 pub struct Lens<'a> {
     model: &'a Llava,
@@ -42,61 +42,61 @@ pub struct Lens<'a> {
     k: usize,
 }
 
-/// What the lens shows of a prompt.
+/// The lens's result for a prompt.
 #[derive(Debug, Clone, Serialize)]
 pub struct Reading {
     /// The prompt's images, in order.
     pub images: Vec<ImageReading>,
-    /// Every token that occurs below, by its id.
+    /// Every token that occurs in the images' layers, and the end token, by id.
     pub tokens: BTreeMap<u32, TokenText>,
 }
 
-/// What the lens shows of an image; the lists have an entry for each visual embedding.
+/// The lens's result for one image. Lists have one entry per visual embedding.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageReading {
-    /// Text positions after the image (n).
+    /// The number of text positions after the image (n).
     pub text_rows: usize,
-    /// The patch weights a_i: attention over the first k layers; 0 where no text follows.
+    /// The patch weights a_i, from the attention of the first k layers; 0 if no text follows the image.
     pub attention: Vec<f32>,
     /// The layers, in order.
     pub layers: Vec<LayerReading>,
 }
 
-/// What the lens shows of an image at a layer.
+/// The lens's result for one image at one layer. Lists have one entry per visual embedding.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerReading {
     /// 0 for the projector's output, h for decoder layer h.
     pub layer: usize,
-    /// The length of v_i or V~_h.
+    /// The length (L2 norm) of v_i or V~_h.
     pub norm: Vec<f32>,
     /// The angle to V^ in degrees, 0 to 180.
     pub angle: Vec<f32>,
-    /// This layer's attention from the text after the image; none at layer 0.
+    /// This layer's attention from the text after the image; `None` at layer 0.
     pub attention: Option<Vec<f32>>,
-    /// Tokens by cosine with E, and the cosine.
+    /// The tokens with the highest cosine with rows of E, and the cosine.
     pub nearest: Vec<Vec<Near>>,
-    /// Tokens by probability in `softmax(x E^T)`, and it; none where not asked for.
+    /// The tokens with the highest probability in `softmax(x E^T)`, and the probability; empty unless requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<Vec<Near>>,
-    /// Tokens by probability in the softmax of the logits, and it; none where not asked for.
+    /// The tokens with the highest probability by the logits, and the probability; empty unless requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub logits: Vec<Vec<Near>>,
-    /// Whether the nearest token is meaningful; none where the embedding doesn't count.
+    /// Whether the nearest token is meaningful; `None` if the embedding doesn't count.
     pub meaningful: Vec<Option<bool>>,
-    /// The share of meaningful ones among those that count; none where none does.
+    /// The share of meaningful embeddings among those that count; `None` if none counts.
     pub meaningful_share: Option<f64>,
-    /// The share whose nearest token is the end token; none without an end token.
+    /// The share of embeddings whose nearest token is the end token; `None` without an end token.
     pub end_share: Option<f64>,
-    /// The mean cosine with the end token.
+    /// The mean cosine with the end token; `None` without an end token.
     pub end_cosine: Option<f64>,
 }
 
 impl<'a> Lens<'a> {
-    /// A lens over a loaded checkpoint.
+    /// A lens for a loaded checkpoint.
     ///
     /// # Errors
     ///
-    /// [`LensError::Layer`] and [`LensError::Objective`] for what the decoder does not have.
+    /// [`LensError::Layer`] and [`LensError::Objective`] if a layer or k is beyond the decoder's layers.
     pub fn new(model: &'a Llava, checkpoint: &'a Checkpoint, options: LensOptions) -> Result<Self, LensError> {
         let last = check(checkpoint, &options)?;
         let k = options.basic.resolve_k(last)?;
@@ -110,7 +110,7 @@ impl<'a> Lens<'a> {
         &self.grid
     }
 
-    /// The supervising layers (k).
+    /// The number of supervising layers (k).
     pub fn k(&self) -> usize {
         self.k
     }
@@ -120,37 +120,39 @@ impl<'a> Lens<'a> {
         self.options.meaning
     }
 
-    /// The embedding table.
+    /// The decoder's embedding table.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    /// The model under the lens.
+    /// The model that the lens reads.
     pub fn model(&self) -> &'a Llava {
         self.model
     }
 
-    /// The checkpoint under the lens.
+    /// The checkpoint that the lens reads.
     pub fn checkpoint(&self) -> &'a Checkpoint {
         self.checkpoint
     }
 
-    /// The token at which answers end: the tokenizer's, else the configuration's first.
+    /// The token that ends an answer: the tokenizer's end token, or else the first in the configuration.
     pub fn end_token(&self) -> Option<u32> {
         let config = || self.checkpoint.config.text_config.eos_ids().into_iter().next();
         self.checkpoint.tokenizer.ids().eos.or_else(config)
     }
 
-    /// How a token reads.
+    /// The text of a token.
     pub fn text(&mut self, id: u32) -> &TokenText {
         self.texts.get(id)
     }
 
-    /// Looks at a prompt with its images; `truths` has what is true of each image.
+    /// Reads a prompt with its images; `truths` has the true words of each image for the rule.
     ///
     /// # Errors
     ///
-    /// [`LensError::NoImage`] for a prompt without image, images of the wrong size, hidden states that are no numbers.
+    /// [`LensError::NoImage`] for a prompt without an image, [`LensError::Size`] for an image of the wrong size,
+    /// [`LensError::NotFinite`] for hidden states that are NaN or infinite, and the errors of reading images and
+    /// tensors.
     pub fn read(
         &mut self,
         prompt: ImageTokens,
@@ -196,7 +198,7 @@ impl<'a> Lens<'a> {
         Ok(Reading { images: read, tokens })
     }
 
-    /// A layer's numbers, image by image, before anything is judged.
+    /// One layer's numbers for each image, before the rule for meaningful embeddings is applied.
     fn look(
         &self,
         layer: &LayerRows,
@@ -236,7 +238,7 @@ impl<'a> Lens<'a> {
     }
 }
 
-/// Checks what was asked for against the configuration, before weights are read; gives the number of decoder layers.
+/// Checks the options against the configuration, before weights are read; returns the number of decoder layers.
 pub(super) fn check(checkpoint: &Checkpoint, options: &LensOptions) -> Result<usize, LensError> {
     let last = checkpoint.config.text_config.num_hidden_layers;
     options.basic.resolve_k(last)?;
@@ -257,7 +259,7 @@ impl LensOptions {
     }
 }
 
-/// The images' pixel values, each of the size that the vision encoder takes.
+/// The pixel values of the images, which must have the size that the vision encoder takes.
 fn pixels(checkpoint: &Checkpoint, images: &[ImageSource]) -> Result<Vec<Vec<f32>>, LensError> {
     let [_, side, _] = checkpoint.image_shape();
     let one = |image: &ImageSource| {
@@ -272,7 +274,7 @@ fn pixels(checkpoint: &Checkpoint, images: &[ImageSource]) -> Result<Vec<Vec<f32
     images.iter().map(one).collect()
 }
 
-/// The images without layers.
+/// A result for each image that has the patch weights and no layers yet.
 fn empty(batch: &Batch, targets: &Targets) -> Result<Vec<ImageReading>, TensorReadError> {
     let weights = targets.weights.clone().cast(DType::F32).try_into_vec_as::<f32>()?;
     let mut weights = weights.into_iter();
@@ -284,7 +286,8 @@ fn empty(batch: &Batch, targets: &Targets) -> Result<Vec<ImageReading>, TensorRe
     Ok(images.collect())
 }
 
-/// The angles between rows in degrees. By both `|u - t|` and `|u + t|`: the arc cosine loses small angles.
+/// The angles between rows, in degrees. They come from `|u - t|` and `|u + t|`, because the arc cosine is inaccurate
+/// for small angles.
 fn angles(rows: &Tensor<2>, targets: &Tensor<2>) -> Result<Vec<f32>, TensorReadError> {
     let unit = |x: &Tensor<2>| x.clone() / x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
     let (u, t) = (unit(rows), unit(targets));
@@ -294,7 +297,7 @@ fn angles(rows: &Tensor<2>, targets: &Tensor<2>) -> Result<Vec<f32>, TensorReadE
     Ok(apart.into_iter().zip(along).map(angle).collect())
 }
 
-/// The mean; none of nothing.
+/// The mean; `None` of no values.
 pub(super) fn mean(values: impl Iterator<Item = f32>) -> Option<f64> {
     let (sum, n) = values.fold((0.0, 0usize), |(sum, n), value| (sum + f64::from(value), n + 1));
     (n > 0).then(|| sum / n as f64)

@@ -1,4 +1,4 @@
-//! The replacement experiment: a prompt whose visual embeddings are replaced by the nearest token embeddings.
+//! The replacement experiment: answers questions with each visual embedding replaced by its nearest token embedding.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +13,25 @@ use super::{Asked, Case, Cases, Lens, LensError};
 use crate::benchmarks::Metric;
 use crate::questions::normalize;
 
-/// Prompts answered together.
+/// How many prompts are answered in one batch.
 const BATCH: usize = 32;
-/// MiB of patch features that are kept: a file of questions has several about one image.
+/// MiB of patch features to cache, because a file of questions has several about one image.
 const CACHE: usize = 256;
 
 /// Exact match with and without the replacement.
 #[derive(Debug, Clone, Serialize)]
 pub struct Replacement {
-    /// Questions with an image.
+    /// How many questions with an image were asked.
     pub questions: usize,
     /// Exact match of the model as it is, with its 95% bootstrap interval.
     pub accuracy: Metric,
-    /// Exact match where every visual embedding is its nearest token's embedding.
+    /// Exact match with every visual embedding replaced by its nearest token's embedding.
     pub replaced: Metric,
-    /// Both, by the questions' type.
+    /// Exact match without and with the replacement, by question type.
     pub per_type: BTreeMap<String, [f64; 2]>,
-    /// The share of questions with the same answer in both, case and spaces aside.
+    /// The share of questions with the same answer in both, up to case, spaces and a final period.
     pub same: f64,
-    /// Every answer.
+    /// The answers to every question.
     #[serde(skip)]
     pub answers: Vec<ReplacedAnswer>,
 }
@@ -39,26 +39,26 @@ pub struct Replacement {
 /// A question's two answers.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReplacedAnswer {
-    /// The sample: its index and id.
+    /// The sample, by its index and id.
     pub sample: String,
     /// The image.
     pub image: String,
-    /// The last turn before the answer.
+    /// The question: the last turn before the answer.
     pub question: String,
     /// The true answer.
     pub expected: String,
-    /// The model's.
+    /// The model's answer.
     pub answer: String,
-    /// The model's after the replacement.
+    /// The model's answer after the replacement.
     pub replaced: String,
-    /// The tokens that stood for the image.
+    /// The texts of the tokens that replaced the visual embeddings.
     pub tokens: String,
     #[serde(skip)]
     category: String,
 }
 
-/// The prompt with these tokens in place of the visual embeddings, image by image: the decoder gets their embeddings as it
-/// gets those of a text, with their own length (and in Gemma its scale).
+/// The prompt with these tokens in place of the visual embeddings, image by image. The decoder embeds them like any
+/// text token: with the embedding's own length, and for Gemma with its scale.
 pub fn replaced_prompt(prompt: &ImageTokens, nearest: &[u32]) -> ImageTokens {
     let mut ids = prompt.ids.clone();
     for (position, id) in prompt.images.iter().flatten().zip(nearest) {
@@ -68,11 +68,12 @@ pub fn replaced_prompt(prompt: &ImageTokens, nearest: &[u32]) -> ImageTokens {
 }
 
 impl Lens<'_> {
-    /// The nearest token of every visual embedding that the projector makes of patch features.
+    /// The nearest token, by cosine, of every visual embedding that the projector computes from patch features.
     ///
     /// # Errors
     ///
-    /// The device's.
+    /// [`LensError::NotFinite`] for visual embeddings that are NaN or infinite; [`LensError::Read`] if the device
+    /// fails.
     pub fn nearest_tokens(&self, features: Tensor<2>) -> Result<Vec<u32>, LensError> {
         let v = self.model().multi_modal_projector.forward(features).without_autodiff().cast(DType::F32);
         let asked = Asked { top: 1, all: false, end: None };
@@ -81,12 +82,12 @@ impl Lens<'_> {
     }
 }
 
-/// Answers the first question of every sample, with the image and with its nearest tokens, greedily; a sample's first
-/// answer is the true one. `progress` sees how many are done.
+/// Answers the first question of every sample by greedy decoding, once with the image and once with its nearest tokens.
+/// A sample's first answer is taken as the true one. `progress` is called with the number of questions answered so far.
 ///
 /// # Errors
 ///
-/// Names the file and the sample, or the image.
+/// [`LensError`] that names the file and the sample, or the image.
 pub fn replacement(
     lens: &mut Lens<'_>,
     cases: &Cases,
@@ -144,7 +145,7 @@ pub fn replacement(
     Ok(scored(answers))
 }
 
-/// A question ready to be asked.
+/// A question with its prompt.
 struct Asking {
     sample: String,
     images: Vec<ImageSource>,
@@ -155,7 +156,7 @@ struct Asking {
 }
 
 impl Asking {
-    /// The first question of a case; none where it shows no image.
+    /// The first question of a case; `None` if its prompt has no image.
     fn of(case: Result<Case, LensError>, lens: &Lens<'_>, style: &Style) -> Result<Option<Self>, LensError> {
         let Case { sample, category, .. } = case?;
         let Some(turn) = sample.messages.iter().position(|message| message.role == Role::Assistant) else {

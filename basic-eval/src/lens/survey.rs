@@ -1,4 +1,5 @@
-//! The lens over a data set: how many visual embeddings are meaningful at every layer, and where they drift to.
+//! Applies the lens to a data set: the share of meaningful visual embeddings at every layer, and how the embeddings
+//! change with depth.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,67 +15,67 @@ use super::prompt_reading::mean;
 use super::{Cases, Lens, LensError, Meaning, Near, Rule, TokenText, Truth, content_words};
 use crate::benchmarks::Metric;
 
-/// Shuffles that chance is a mean of.
+/// How many shuffles the chance level is averaged over.
 const SHUFFLES: usize = 20;
 
-/// What a data set shows.
+/// The lens's result for a data set.
 #[derive(Debug, Clone, Serialize)]
 pub struct Survey {
-    /// Samples with an image that were looked at.
+    /// How many samples with an image were read.
     pub samples: usize,
-    /// Their images.
+    /// How many images they have.
     pub images: usize,
-    /// Visual embeddings of an image (m).
+    /// The number of visual embeddings of an image (m).
     pub visual_tokens: usize,
-    /// The supervising layers (k).
+    /// The number of supervising layers (k).
     pub k: usize,
-    /// The mean length of the token embeddings.
+    /// The mean length (L2 norm) of the token embeddings.
     pub token_norm: f64,
-    /// The end token's id; none where the checkpoint names none.
+    /// The end token's id; `None` if the checkpoint names none.
     pub end_token: Option<u32>,
-    /// The rule.
+    /// The rule for meaningful embeddings.
     pub meaningful: Meaning,
-    /// The layers, 0 for the projector's output.
+    /// The results by layer, where layer 0 is the projector's output.
     pub layers: Vec<LayerShare>,
 }
 
-/// Means over the visual embeddings of a data set at a layer.
+/// Means over the visual embeddings of a data set, at one layer.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerShare {
     /// 0 for the projector's output, h for decoder layer h.
     pub layer: usize,
-    /// Visual embeddings that count by the rule.
+    /// How many visual embeddings count by the rule.
     pub counted: usize,
-    /// The share of them that is meaningful.
+    /// The share of these that is meaningful.
     pub meaningful: f64,
-    /// The lower end of its 95% interval, by the bootstrap over images.
+    /// The lower end of the share's 95% bootstrap interval over images.
     pub low: f64,
-    /// The upper end.
+    /// The upper end of that interval.
     pub high: f64,
-    /// The share that is meaningful by chance: with the captions of other images, or the embeddings shuffled among the
-    /// labelled patches; none for a rule that needs neither, or for a single caption.
+    /// The share that would be meaningful by chance: with the captions of other images, or with the embeddings shuffled
+    /// among the labelled patches. `None` for the rule `word`, or if there is nothing to shuffle.
     pub chance: Option<f64>,
-    /// Meaningful visual embeddings of an image, on average: the paper's count at layer 0.
+    /// The mean number of meaningful visual embeddings per image; at layer 0 this corresponds to the paper's count.
     pub per_image: f64,
     /// The mean cosine with the nearest token.
     pub similarity: f64,
-    /// The share whose nearest token is the end token.
+    /// The share whose nearest token is the end token; `None` without an end token.
     pub end_share: Option<f64>,
-    /// The mean cosine with the end token.
+    /// The mean cosine with the end token; `None` without an end token.
     pub end_cosine: Option<f64>,
-    /// The mean length.
+    /// The mean length (L2 norm) of the embeddings.
     pub norm: f64,
     /// The mean angle to V^ in degrees.
     pub angle: f64,
 }
 
-/// What is kept of an image.
+/// The data of an image that the statistics need.
 struct Seen {
     truth: Truth,
     layers: Vec<Kept>,
 }
 
-/// What is kept of an image's layer.
+/// The data of an image at one layer that the statistics need.
 struct Kept {
     layer: usize,
     nearest: Vec<Near>,
@@ -84,12 +85,12 @@ struct Kept {
     angle: f64,
 }
 
-/// Looks at the samples with these indices, rendered in `style` as training renders them; `scenes` are for
-/// [`Rule::Labels`]. `progress` sees how many are done.
+/// Applies the lens to the samples with these indices, with prompts rendered in `style` as in training.
+/// [`Rule::Labels`] needs `scenes`. `progress` is called with the number of samples read so far.
 ///
 /// # Errors
 ///
-/// Names the file and the sample, or the image.
+/// [`LensError`] that names the file and the sample, or the image.
 pub fn survey(
     lens: &mut Lens<'_>,
     cases: &Cases,
@@ -153,7 +154,7 @@ impl Judge<'_> {
     }
 
     fn layer(&self, images: &[Seen], at: usize) -> LayerShare {
-        // Per image: how many are meaningful, how many count.
+        // For each image: how many embeddings are meaningful, and how many count.
         let counts: Vec<(f64, f64)> = images
             .iter()
             .map(|image| {
@@ -194,12 +195,12 @@ impl Judge<'_> {
         }
     }
 
-    /// The share with every image's caption swapped for another's, mean over shuffles.
+    /// The share with every image judged by the caption of another image, averaged over shuffles.
     fn other_captions(&self, images: &[Seen], at: usize) -> Option<f64> {
         if images.len() < 2 {
             return None;
         }
-        // Few tokens differ: how often each is near enough, per image.
+        // An image has few distinct nearest tokens, so it is enough to count how often each is near enough.
         let near_enough = |near: &&Near| self.meaning.min_similarity.is_none_or(|least| near.1 >= least);
         let mut all = 0;
         let counts: Vec<HashMap<u32, usize>> = images
@@ -229,7 +230,7 @@ impl Judge<'_> {
         Some(hits as f64 / (all * SHUFFLES).max(1) as f64)
     }
 
-    /// The share with the embeddings shuffled among the labelled patches of all images, mean over shuffles.
+    /// The share with the embeddings shuffled among the labelled patches of all images, averaged over shuffles.
     fn shuffled(&self, images: &[Seen], at: usize) -> Option<f64> {
         let mut nearest = Vec::new();
         let mut truths = Vec::new();
@@ -254,7 +255,7 @@ impl Judge<'_> {
     }
 }
 
-/// A random cycle through `n` items (Sattolo's algorithm): none stays where it is.
+/// A random permutation of `n` items that leaves none in its place: a cycle, by Sattolo's algorithm.
 fn derangement(n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {
@@ -285,7 +286,8 @@ mod tests {
     fn shares_counts_and_chance_are_those_counted_by_hand() {
         let tokens = tokens();
         let judge = Judge { meaning: Meaning { rule: Rule::Caption, min_similarity: None }, tokens: &tokens };
-        // Two images: the only derangement swaps their captions. By hand: 2 of 4 and 1 of 4; swapped, 1 of 4 and 0 of 4.
+        // Two images have a single derangement, which swaps their captions. Counted by hand: 2 of 4 and 1 of 4
+        // embeddings are meaningful; with swapped captions 1 of 4 and 0 of 4.
         let images = [
             seen("a dog", &[(1, 0.5), (1, 0.3), (2, 0.2), (3, 0.2)]),
             seen("cat", &[(2, 0.5), (3, 0.3), (3, 0.2), (3, 0.2)]),
@@ -308,7 +310,7 @@ mod tests {
         image.truth = Truth::Patches(vec![Some(["dog", "-", "-"]), None, Some(["sky", "-", "-"])]);
         let layer = judge.layer(&[image], 0);
         assert_eq!((layer.counted, layer.meaningful, layer.per_image), (2, 1.0, 2.0));
-        // A shuffle keeps both or swaps both.
+        // With two labelled patches a shuffle keeps both or swaps both, so each adds 1 or 0.
         let chance = layer.chance.unwrap();
         assert!(chance > 0.0 && chance < 1.0, "{chance}");
         assert!(((chance * 20.0).round() - chance * 20.0).abs() < 1e-9, "{chance}");

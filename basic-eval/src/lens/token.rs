@@ -1,25 +1,25 @@
-//! Tokens as people read them.
+//! The readable texts of vocabulary tokens.
 
 use std::collections::HashMap;
 
 use basic_models::processor::Tokenizer;
 use serde::Serialize;
 
-/// What marks a token that begins a word: SentencePiece's and the byte-level tokenizers' space.
+/// The characters for a space that mark the beginning of a word, in SentencePiece and in byte-level tokenizers.
 const WORD_STARTS: [char; 2] = ['\u{2581}', '\u{0120}'];
 
 /// A token of the vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TokenText {
-    /// As the vocabulary writes it; none for a row of the embedding table that has no token.
+    /// The token as the vocabulary writes it; `None` for a row of the embedding table that has no token.
     pub token: Option<String>,
-    /// As it reads in a text, a space before it included; as the vocabulary writes it where it is no whole character.
+    /// The token's text, including a space before it; as the vocabulary writes it if it is only part of a character.
     pub text: String,
     /// The text without outer spaces, in lower case.
     #[serde(skip)]
     pub folded: String,
-    /// Whether it is a whole word: at least three letters and nothing else, and where the vocabulary marks the beginnings
-    /// of words, such a beginning.
+    /// Whether the token is a whole word: it consists of at least three letters and, in a vocabulary that marks the
+    /// beginnings of words, it has that mark.
     #[serde(skip)]
     pub word: bool,
 }
@@ -56,7 +56,7 @@ impl<'a> TokenTexts<'a> {
     }
 }
 
-/// A token's text: SentencePiece's decoders drop the first space of a text, so its mark is read here.
+/// A token's text. SentencePiece's decoders drop the first space of a text, so the mark for a space is replaced here.
 fn readable(tokenizer: &Tokenizer, id: u32, token: &str) -> String {
     if token.starts_with(WORD_STARTS[0]) {
         return token.replace(WORD_STARTS[0], " ");

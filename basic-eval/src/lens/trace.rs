@@ -1,4 +1,4 @@
-//! One prompt through the decoder, layer by layer.
+//! Runs one prompt through the decoder and reports every layer.
 
 use basic_core::ops::attention_mass;
 use basic_core::{Basic, Seen, Supervision, SupervisionLayout, Targets};
@@ -8,24 +8,25 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData, TensorReadError};
 
 use super::LensError;
 
-/// What a layer made of the visual embeddings of all images of a prompt.
+/// One layer's outputs at the positions of all images of a prompt.
 #[derive(Debug, Clone)]
 pub struct LayerRows {
     /// 0 for the projector's output, h for decoder layer h.
     pub layer: usize,
     /// v or V~_h, `[M, d]` in f32.
     pub rows: Tensor<2>,
-    /// The attention that the text after each image pays its rows in this layer, `M` numbers: the mean over the text
-    /// rows and the heads. None at layer 0, which has no attention.
+    /// The attention from the text after each image to its rows in this layer, averaged over text rows and heads: `M`
+    /// numbers. `None` at layer 0, which has no attention.
     pub attention: Option<Vec<f32>>,
 }
 
-/// Runs a batch of one row and shows `visit` every layer in order, with the targets V^ and a that `basic` asks for:
-/// the layers up to the k-th are kept until these are known, later ones are not.
+/// Runs a batch of one row and calls `visit` for every layer in order, with the targets V^ and a by the settings
+/// `basic`. The targets are known after layer k, so the layers up to k are held in memory until then.
 ///
 /// # Errors
 ///
-/// [`LensError::NoImage`] for a batch without image, what is wrong with the objective, and what `visit` says.
+/// [`LensError::NoImage`] for a batch without an image, [`LensError::Objective`] for settings out of range, and the
+/// errors of `visit`.
 pub fn trace(
     model: &Llava,
     batch: &Batch,
@@ -65,11 +66,11 @@ pub fn trace(
     Ok(())
 }
 
-/// Which text rows look at which image positions, in a batch of one row.
+/// The text rows and image positions whose attention is read, in a batch of one row.
 struct Readout {
     text: Tensor<2, Int>,             // [1, n], the text rows of all images
-    share: Tensor<3>,                 // [1, S, n], 1 / n_s at the rows of image s
-    images: Vec<(usize, Vec<usize>)>, // n_s and the positions
+    share: Tensor<3>,                 // [1, S, n], 1 / n_s at the n_s text rows of image s, else 0
+    images: Vec<(usize, Vec<usize>)>, // n_s and the image's positions
 }
 
 impl Readout {
@@ -91,7 +92,7 @@ impl Readout {
         }
     }
 
-    /// A layer's attention mass at the positions of every image, in order.
+    /// A layer's attention at the positions of every image, in order.
     fn attention(&self, seen: Seen) -> Result<Vec<f32>, TensorReadError> {
         let Seen { q, k, lse, first } = seen;
         let mass = attention_mass(q, k, lse, first, self.text.clone(), self.share.clone()); // [1, S, T]

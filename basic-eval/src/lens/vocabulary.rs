@@ -1,4 +1,4 @@
-//! Rows compared with the embedding table, and read through the output head, chunk by chunk.
+//! Compares hidden states with the embedding table, and applies the output head to them, chunk by chunk.
 
 use basic_models::nn::Llava;
 use burn::tensor::{DType, Tensor};
@@ -6,12 +6,12 @@ use rayon::prelude::*;
 
 use super::LensError;
 
-/// Bytes that a chunk of `[rows, V]` may take.
+/// The most bytes of a chunk of `[rows, V]`.
 const BUDGET: usize = 64 << 20;
-/// Shorter rows have no direction, as in the losses.
+/// Lengths are clamped to at least this before division, as in the losses.
 const SHORTEST: f32 = 1e-12;
 
-/// The embedding table E, raw, and the lengths of its rows.
+/// The embedding table E, without Gemma's scale, and the lengths of its rows.
 #[derive(Debug)]
 pub struct Vocabulary {
     columns: Tensor<2>, // [d, V], a view of the table in f32
@@ -19,29 +19,29 @@ pub struct Vocabulary {
     mean_norm: f64,
 }
 
-/// What is asked of rows.
+/// What [`Vocabulary::read`] computes for each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {
-    /// Tokens per row and kind.
+    /// How many tokens are listed per row and kind of nearness.
     pub top: usize,
-    /// Whether by inner product and by logits too, not by cosine alone.
+    /// Whether tokens are also ranked by inner product and by logits, not only by cosine.
     pub all: bool,
-    /// The token whose cosine is wanted of every row.
+    /// The end token, whose cosine with every row is computed.
     pub end: Option<u32>,
 }
 
-/// The vocabulary's answer for one row; the lists are in falling order, of equal values the lower id first.
+/// The nearest tokens of one row. The lists are in descending order; of equal values the lower id comes first.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RowTokens {
-    /// The length of the row.
+    /// The length (L2 norm) of the row.
     pub norm: f32,
-    /// Tokens by cosine with E, and the cosine.
+    /// The tokens with the highest cosine with rows of E, and the cosine.
     pub nearest: Vec<(u32, f32)>,
-    /// Tokens by their probability in `softmax(row E^T)`, and it.
+    /// The tokens with the highest probability in `softmax(row E^T)`, and the probability.
     pub scores: Vec<(u32, f32)>,
-    /// Tokens by their probability in the softmax of the logits (final norm, then the output head), and it.
+    /// The tokens with the highest probability by the logits (final norm, then the output head), and the probability.
     pub logits: Vec<(u32, f32)>,
-    /// The cosine with the end token.
+    /// The cosine with the end token; `None` without an end token.
     pub end: Option<f32>,
 }
 
@@ -50,7 +50,7 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// The device's.
+    /// [`LensError::Read`] if the device fails.
     pub fn of(model: &Llava) -> Result<Self, LensError> {
         let table = model.language_model.table().without_autodiff().cast(DType::F32);
         let norms = table.clone().square().sum_dim(1).sqrt().try_into_vec_as::<f32>()?;
@@ -59,19 +59,19 @@ impl Vocabulary {
         Ok(Self { columns: table.transpose(), inverse, mean_norm })
     }
 
-    /// The mean length of the token embeddings.
+    /// The mean length (L2 norm) of the token embeddings.
     pub fn mean_norm(&self) -> f64 {
         self.mean_norm
     }
 
-    /// The nearest tokens of each row, by cosine and by probability. No more than a chunk of `[rows, V]` exists at a time.
+    /// The nearest tokens of each row. At most one chunk of `[rows, V]` is in memory at a time.
     ///
     /// # Shapes
     /// - rows: `[n, d]` in f32
     ///
     /// # Errors
     ///
-    /// [`LensError::NotFinite`] with this layer, or the device's.
+    /// [`LensError::NotFinite`] with this layer if a row is NaN or infinite; [`LensError::Read`] if the device fails.
     pub fn read(
         &self,
         model: &Llava,
@@ -123,7 +123,7 @@ impl Vocabulary {
     }
 }
 
-/// The `n` largest values with their places, largest first; of equal ones the first.
+/// The `n` largest values with their indices, largest first; of equal values the lower index comes first.
 fn largest(values: impl Iterator<Item = f32>, n: usize) -> Vec<(u32, f32)> {
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
     for (id, value) in values.enumerate() {
@@ -137,7 +137,7 @@ fn largest(values: impl Iterator<Item = f32>, n: usize) -> Vec<(u32, f32)> {
     best
 }
 
-/// The `n` largest of a softmax's probabilities.
+/// The `n` largest probabilities of the softmax of `scores`, with their indices.
 fn probable(scores: &[f32], n: usize) -> Vec<(u32, f32)> {
     let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = scores.iter().map(|score| f64::from(score - most).exp()).sum();
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn probabilities_are_those_of_a_softmax() {
-        // exp(0), exp(ln 2), exp(ln 5) are 1, 2 and 5 eighths.
+        // exp(0), exp(ln 2) and exp(ln 5) are 1, 2 and 5, so the probabilities are 1/8, 2/8 and 5/8.
         let found = probable(&[0.0, 2f32.ln(), 5f32.ln()], 2);
         assert_eq!((found[0].0, found[1].0), (2, 1));
         assert!((found[0].1 - 0.625).abs() < 1e-6 && (found[1].1 - 0.25).abs() < 1e-6, "{found:?}");

@@ -1,4 +1,4 @@
-//! Questions as prompts, and the answers to them.
+//! Turns questions into prompts and generates the answers.
 
 use basic_data::{ImageSource, VisionCache};
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, check_context, generate};
@@ -8,7 +8,8 @@ use basic_models::{Checkpoint, ImageTokens};
 
 use super::{EvalError, EvalOptions};
 
-/// How questions become prompts, which the tokenizer alone can tell: before any weights are read.
+/// Turns questions into prompts. This needs the tokenizer but no weights, so a bad question is found before the weights
+/// are read.
 #[derive(Debug)]
 pub struct Prompts<'a> {
     checkpoint: &'a Checkpoint,
@@ -18,11 +19,11 @@ pub struct Prompts<'a> {
 }
 
 impl<'a> Prompts<'a> {
-    /// Prompts by `checkpoint`'s template and end tokens.
+    /// Prompts that follow `checkpoint`'s chat template and end tokens.
     ///
     /// # Errors
     ///
-    /// [`EvalError`] where the template or the generation settings cannot be followed.
+    /// [`EvalError`] if the chat template or the generation settings cannot be used.
     pub fn new(checkpoint: &'a Checkpoint, options: &EvalOptions) -> Result<Self, EvalError> {
         let style = options.conversation.resolve(checkpoint, false);
         let style = style.map_err(|source| EvalError::Prompt { question: "0".into(), source })?;
@@ -31,17 +32,18 @@ impl<'a> Prompts<'a> {
         Ok(Self { checkpoint, style, eos, settings })
     }
 
-    /// Makes the prompts of questions of (name, text, whether it has an image), for one that cannot be answered to be told
-    /// before the first answer.
+    /// Builds the prompt of every question, given as (name, text, whether it has an image), so that a question that
+    /// cannot be asked is reported before the first answer.
     ///
     /// # Errors
     ///
-    /// [`EvalError`] that names the question: its template or tokens, or too long for the model's context.
+    /// [`EvalError`] that names the question whose prompt cannot be rendered or tokenized, or is too long for the
+    /// model's context.
     pub fn check<'q>(&self, mut questions: impl Iterator<Item = (String, &'q str, bool)>) -> Result<(), EvalError> {
         questions.try_for_each(|(name, text, image)| self.prompt(&name, text, image).map(|_| ()))
     }
 
-    /// The prompt of a question.
+    /// The prompt of one question.
     pub(super) fn prompt(&self, name: &str, text: &str, image: bool) -> Result<ImageTokens, EvalError> {
         let text = match image && !text.contains("<image>") {
             true => format!("<image>\n{text}"),
@@ -61,7 +63,7 @@ impl<'a> Prompts<'a> {
     }
 }
 
-/// Answers prompts greedily, several together.
+/// Answers questions in batches, by greedy decoding.
 pub struct Answerer<'a> {
     model: &'a Llava,
     prompts: Prompts<'a>,
@@ -69,11 +71,11 @@ pub struct Answerer<'a> {
 }
 
 impl<'a> Answerer<'a> {
-    /// An answerer by `checkpoint`'s template and end tokens.
+    /// An answerer that follows `checkpoint`'s chat template and end tokens.
     ///
     /// # Errors
     ///
-    /// [`EvalError`] where the template or the generation settings cannot be followed.
+    /// [`EvalError`] if the chat template or the generation settings cannot be used.
     pub fn new(
         model: &'a Llava,
         checkpoint: &'a Checkpoint,
@@ -83,13 +85,13 @@ impl<'a> Answerer<'a> {
         Ok(Self { model, prompts: Prompts::new(checkpoint, options)?, cache })
     }
 
-    /// How it makes prompts.
+    /// The prompt builder.
     pub fn prompts(&self) -> &Prompts<'a> {
         &self.prompts
     }
 
-    /// The answers to questions of (name, text, image), without the spaces around them. An image's place is before the
-    /// text, unless the text has an `<image>`.
+    /// The answers to questions, given as (name, text, image), trimmed of surrounding spaces. An image goes before the
+    /// text, unless the text contains `<image>`.
     ///
     /// # Errors
     ///

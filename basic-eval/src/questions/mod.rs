@@ -1,4 +1,4 @@
-//! Exact match on questions: `basic eval`.
+//! Asks a model the questions of a file and scores the answers by exact match (`basic eval`).
 
 mod answerer;
 mod error;
@@ -23,20 +23,20 @@ pub struct Question {
     /// The question's id.
     #[serde(default)]
     pub question_id: Value,
-    /// The image, relative to the file or to `--images`; absent for a text-only question.
+    /// The image's path, relative to the file or to `--images`; `None` for a question without an image.
     #[serde(default)]
     pub image: Option<String>,
     /// The question.
     pub text: String,
     /// The true answer.
     pub answer: String,
-    /// The question's type.
+    /// The question's type; `all` if the file names none.
     #[serde(default = "unnamed")]
     pub category: String,
 }
 
 impl Question {
-    /// Which one it is, for messages: its index in the file, and its id where it has one.
+    /// Identifies the question in messages: its index in the file, from 0, and its id if it has one.
     pub(crate) fn place(&self, index: usize) -> String {
         match &self.question_id {
             Value::Null => index.to_string(),
@@ -49,56 +49,56 @@ fn unnamed() -> String {
     "all".into()
 }
 
-/// A question with what the model said.
+/// A question and the model's answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Prediction {
     /// The question's id.
     pub question_id: Value,
-    /// The image.
+    /// The image's path, as in the question.
     pub image: Option<String>,
     /// The question.
     pub text: String,
     /// The true answer.
     pub expected: String,
-    /// What the model said.
+    /// The model's answer.
     pub answer: String,
     /// The question's type.
     pub category: String,
-    /// Whether the two are the same, case, outer spaces and a final period aside.
+    /// Whether the two are equal up to case, spaces and a final period.
     pub correct: bool,
 }
 
-/// Scores of a file.
+/// The scores of a file of questions.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
     /// Exact match over all questions, 0 to 1.
     pub accuracy: f64,
-    /// Questions.
+    /// The number of questions.
     pub questions: usize,
-    /// Exact match and count per type.
+    /// Exact match and the number of questions, per question type.
     pub per_type: BTreeMap<String, TypeScore>,
-    /// Where the predictions are kept.
+    /// The file with the predictions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predictions: Option<PathBuf>,
 }
 
-/// A type's score.
+/// The score of one question type.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct TypeScore {
     /// Exact match, 0 to 1.
     pub accuracy: f64,
-    /// Questions.
+    /// The number of questions.
     pub questions: usize,
 }
 
 /// How questions are answered.
 #[derive(Debug, Clone)]
 pub struct EvalOptions {
-    /// Questions answered together.
+    /// How many questions are answered in one batch.
     pub batch_size: usize,
-    /// At most this many tokens an answer.
+    /// The most tokens of an answer.
     pub max_new_tokens: usize,
-    /// How a question becomes a prompt.
+    /// The chat template or conversation style of the prompts.
     pub conversation: StyleChoice,
 }
 
@@ -134,7 +134,7 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>, EvalError> {
     }
 }
 
-/// The questions' images, each of which must be there and below the folders of `base`.
+/// The image of each question. Every image must exist and lie below the folders of `base`.
 ///
 /// # Errors
 ///
@@ -147,7 +147,7 @@ pub fn images(questions: &[Question], base: &ImageBase) -> Result<Vec<Option<Ima
     questions.iter().enumerate().map(image).collect()
 }
 
-/// Makes every prompt, for one that cannot be answered to be told before the weights are read.
+/// Builds every prompt, so that a question that cannot be asked is reported before the weights are read.
 ///
 /// # Errors
 ///
@@ -159,7 +159,7 @@ pub fn check_prompts(checkpoint: &Checkpoint, questions: &[Question], options: &
     Prompts::new(checkpoint, options)?.check(prompts)
 }
 
-/// Answers `questions` greedily, in order; `progress` sees how many are done.
+/// Answers `questions` by greedy decoding; `progress` is called with the number of questions answered so far.
 ///
 /// # Errors
 ///
@@ -175,8 +175,8 @@ pub fn answer(
 ) -> Result<Vec<Prediction>, EvalError> {
     let mut answerer = Answerer::new(model, checkpoint, options, cache)?;
     let images = images(questions, base)?;
-    // Every prompt is made before the first answer, for a wrong one to be told at once; those of like length share a
-    // batch: less padding.
+    // Every prompt is built before the first answer, so that an invalid one is reported at once. Prompts of similar
+    // length share a batch, which needs less padding.
     let mut order = Vec::with_capacity(questions.len());
     for (index, question) in questions.iter().enumerate() {
         let prompt = answerer.prompts().prompt(&question.place(index), &question.text, question.image.is_some())?;
@@ -222,7 +222,7 @@ pub fn score(predictions: &[Prediction]) -> Evaluation {
     Evaluation { accuracy: right / questions.max(1) as f64, questions, per_type, predictions: None }
 }
 
-/// Writes predictions, one a line.
+/// Writes predictions as JSON, one per line.
 ///
 /// # Errors
 ///
@@ -237,7 +237,7 @@ pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<(), 
     write_atomically(path, text.as_bytes()).map_err(io)
 }
 
-/// Lower case, single spaces, no final period.
+/// An answer in lower case, with single spaces and without final periods: exact match compares this form.
 pub(crate) fn normalize(text: &str) -> String {
     let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
     words.join(" ").trim_end_matches('.').trim_end().to_string()

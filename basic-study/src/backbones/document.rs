@@ -1,4 +1,4 @@
-//! What the decoder reads: documents about scenes, with rasters of concept words in place of images.
+//! The decoder's pretraining documents: texts about scenes, with a raster of concept words in place of each image.
 
 use std::ops::Range;
 
@@ -14,36 +14,36 @@ use rand_chacha::ChaCha8Rng;
 use super::tokenizer::{EOS, PAD};
 use super::{BackboneError, PATCHES_PER_SIDE};
 
-/// A document ends before the turn that would make it longer: batches stay free of padding.
+/// A document ends before a turn that would make it longer than this, which keeps padding in batches small.
 const MAX_TOKENS: usize = 96;
-/// Weight of tokens that are no answer: questions and descriptions are mostly not predictable.
+/// The loss weight of tokens outside answers, which is low because questions and descriptions are mostly unpredictable.
 const OTHER_WEIGHT: f32 = 0.5;
 
-/// A document: token ids, the mixtures of words that stand for a raster's patches, and which tokens are answers.
+/// A document: its token ids, the word mixtures that represent a raster's patches, and the positions of answers.
 pub struct Document {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// Per position the patch that stands there, if any.
+    /// For each position its patch, if it belongs to a raster.
     pub raster: Vec<Option<Patch>>,
-    /// The positions of answers, captions and scans.
+    /// The positions of answers, captions and scans of the cells.
     pub answers: Vec<Range<usize>>,
 }
 
-/// What stands at a raster's position: words with their weights, all times a length.
+/// A raster's patch: token ids with their weights, which sum to the length of the patch's embedding.
 pub type Patch = Vec<(u32, f32)>;
 
-/// Which kind of document.
+/// The kinds of documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A raster, then questions and answers.
     RasterQuestions,
-    /// A raster, then what stands in each cell.
+    /// A raster, then the content of each cell.
     RasterScan,
     /// A raster, then a caption.
     RasterCaption,
     /// A description, then questions and answers.
     TextQuestions,
-    /// A description, then what stands in each cell.
+    /// A description, then the content of each cell.
     TextScan,
 }
 
@@ -60,7 +60,7 @@ impl Kind {
     }
 }
 
-/// What stands in each cell, in reading order: every word of it can be read off.
+/// The content of each cell in reading order, which a raster or a description determines completely.
 fn scan(scene: &Scene) -> String {
     let cell = |place: &Place| match scene.objects().iter().find(|object| object.place == *place) {
         Some(o) => format!("{} : {} {} {} .", place.word(), o.size.word(), o.colour.word(), o.shape.word()),
@@ -69,7 +69,7 @@ fn scan(scene: &Scene) -> String {
     Place::ALL.iter().map(cell).collect::<Vec<_>>().join(" ")
 }
 
-/// One document about a scene.
+/// Makes a document of one kind about a scene.
 pub fn document(
     scene: &Scene,
     kind: Kind,
@@ -114,8 +114,9 @@ pub fn document(
     Ok(Document { ids, raster, answers })
 }
 
-/// A patch under an object mixes the object's colour, shape and size in random shares; the others say `empty`. Some are
-/// replaced by a random word. The whole raster has a random length, as visual embeddings are longer than words'.
+/// The raster of a scene. A patch that an object covers mixes the words for its colour, shape and size in random
+/// shares; the other patches are the word `empty`. Some patches are replaced by a random word. The whole raster is
+/// scaled by a random factor, because visual embeddings are longer than word embeddings.
 fn raster(scene: &Scene, tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Vec<Patch> {
     let id = |word: &str| tokenizer.id_of(word).unwrap_or(PAD);
     let concepts = concept_words();
@@ -138,7 +139,7 @@ fn raster(scene: &Scene, tokenizer: &Tokenizer, rng: &mut ChaCha8Rng) -> Vec<Pat
 }
 
 impl Document {
-    /// The positions that are predicted, with the weight of each. A raster's own words are noise: nothing to learn.
+    /// The positions that are predicted, with their loss weights. The positions of a raster are not predicted.
     pub fn weights(&self) -> Vec<(usize, f32)> {
         let answer = |p: &usize| self.answers.iter().any(|a| a.contains(p));
         let predicted = (1..self.ids.len()).filter(|p| self.raster[*p].is_none());
@@ -146,7 +147,7 @@ impl Document {
     }
 }
 
-/// A standard normal draw (Box-Muller).
+/// Draws from the standard normal distribution (Box-Muller).
 pub fn gaussian(rng: &mut impl Rng) -> f32 {
     let u = 1.0 - rng.random::<f32>();
     (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * rng.random::<f32>()).cos()

@@ -1,4 +1,4 @@
-//! The backbones that come with the binary.
+//! The pretrained backbones that are embedded in the binary.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ const FILES: [(&str, &[u8]); 9] = [
     asset!("llm/chat_template.jinja"),
 ];
 
-/// The embedded files by name.
+/// The embedded files with their names.
 pub(crate) fn embedded() -> impl Iterator<Item = (&'static str, &'static [u8])> {
     FILES.into_iter()
 }
@@ -32,7 +32,7 @@ pub(crate) fn embedded() -> impl Iterator<Item = (&'static str, &'static [u8])> 
 ///
 /// # Errors
 ///
-/// The operating system's.
+/// The operating system's error if a file cannot be written.
 pub fn write_backbones(dir: &Path) -> std::io::Result<()> {
     FILES.iter().try_for_each(|(name, bytes)| write_atomically(&dir.join(name), bytes))
 }

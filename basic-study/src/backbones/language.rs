@@ -1,5 +1,5 @@
-//! The decoder's pretraining on the embedded world's text: descriptions, and noisy rasters of concept words, each
-//! followed by a caption or by questions and answers. No image and no vision encoder is involved.
+//! Pretrains the decoder on texts about Shapes scenes: descriptions and noisy rasters of concept words, each followed
+//! by a caption or by questions and answers. Neither images nor a vision encoder are involved.
 
 use std::path::Path;
 
@@ -24,37 +24,37 @@ use super::tokenizer::{CHAT_TEMPLATE, PAD, tokenizer_config, tokenizer_json, tok
 use super::{BackboneConfig, BackboneError, Progress};
 
 const BATCH: usize = 24;
-/// Scenes of the train split that documents are drawn from.
+/// How many scenes of the train split documents are drawn from.
 const SCENES: usize = 20_000;
 const PEAK_RATE: f64 = 2e-3;
-/// Gaussian noise on a raster's embeddings, in units of the table's root mean square.
+/// The standard deviation of the Gaussian noise on a raster's embeddings, in units of the embedding table's RMS.
 const EMBEDDING_NOISE: f32 = 0.4;
 
-/// What the decoder reached on documents about validation scenes.
+/// The decoder's scores on documents about validation scenes.
 #[derive(Debug, Clone, Serialize)]
 pub struct LanguageScores {
-    /// Mean cross entropy in the last 50 training steps.
+    /// The mean cross entropy of the last 50 training steps.
     pub loss: f32,
-    /// Answers right, every token of them, after a description.
+    /// The share of answers to questions about a description whose every token is right.
     pub from_description: f32,
-    /// Answers right after a noisy raster.
+    /// The same share for questions about a noisy raster.
     pub from_raster: f32,
 }
 
-/// A Llama whose output head is its embedding table, as in most small ones.
+/// A Llama whose output head is tied to its embedding table, as in most small models.
 #[derive(Module, Debug)]
 struct LanguageModel {
     language_model: Decoder,
 }
 
 impl LanguageModel {
-    /// Scores over the vocabulary, `[N, V]`, of hidden states `[N, d]`.
+    /// Logits `[N, V]` of hidden states `[N, d]`.
     fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         hidden.matmul(self.language_model.table().transpose())
     }
 }
 
-/// The decoder's size.
+/// The decoder's configuration.
 fn config(vocabulary: usize) -> DecoderConfig {
     DecoderConfig {
         vocab_size: vocabulary,
@@ -75,7 +75,7 @@ fn config(vocabulary: usize) -> DecoderConfig {
 ///
 /// # Errors
 ///
-/// [`BackboneError`]; nothing half-written stays under the final name.
+/// [`BackboneError`]. A failed run leaves no partial checkpoint at `out`.
 pub fn pretrain_language(
     out: &Path,
     backbone: &BackboneConfig,
@@ -103,7 +103,7 @@ pub fn pretrain_language(
     let steps = backbone.language_steps;
     let mut recent = Vec::new();
     for step in 0..steps {
-        // Looking a word up is learned sooner where there is less to look through.
+        // The first sixth of the steps uses scenes with few objects, on which looking up a word is learned faster.
         let pool = if step * 6 < steps { &simple } else { &scenes };
         let documents = draw(pool, BATCH, &tokenizer, &mut rng)?;
         let noise = rng.random::<u64>();
@@ -157,7 +157,7 @@ fn hidden(
 ) -> (Tensor<2>, usize) {
     let (b, d, vocabulary) = (documents.len(), config.hidden_size, config.vocab_size);
     let t = documents.iter().map(|x| x.ids.len()).max().unwrap_or(0);
-    // A row of shares per position: one word for text, a mixture for a patch.
+    // Each position is a row of weights over the vocabulary: a single word for text, a mixture for a patch.
     let mut shares = vec![0f32; b * t * vocabulary];
     let mut noise = vec![0f32; b * t * d];
     for (row, document) in documents.iter().enumerate() {
@@ -185,7 +185,8 @@ fn hidden(
     (out.reshape([b * t, d]), t)
 }
 
-/// Gradients and loss of a batch, its halves on two threads: at this size a product is too small for two cores.
+/// The gradients and the loss of a batch. Its halves run on two threads, because the matrix products are too small to
+/// use two cores.
 fn gradients(
     model: &LanguageModel,
     config: &DecoderConfig,
@@ -194,7 +195,7 @@ fn gradients(
     device: &Device,
 ) -> Result<(GradientsParams, f32), BackboneError> {
     let total: f32 = documents.iter().flat_map(Document::weights).map(|(_, weight)| weight).sum();
-    // Each thread has leaves of its own: Burn joins graphs that share a leaf, and one backward would consume the other.
+    // Each thread gets its own leaves: Burn merges graphs that share a leaf, and one backward pass would consume both.
     let half = |documents: &[Document], stream: u64, model: LanguageModel| {
         let mut rng = ChaCha8Rng::seed_from_u64(noise);
         rng.set_stream(stream);
@@ -214,7 +215,7 @@ fn gradients(
     Ok((add_gradients(model, grads, more), loss + rest))
 }
 
-/// The weighted cross entropy of documents, divided by `total`, `[1]`.
+/// The weighted cross entropy of documents, divided by `total`; shape `[1]`.
 fn loss(
     model: &LanguageModel,
     config: &DecoderConfig,
@@ -241,7 +242,7 @@ fn loss(
     (scores * weights).sum().div_scalar(total).neg()
 }
 
-/// Share of answers whose every token is the most likely one.
+/// The share of answers whose every token is the most likely one.
 fn answered(
     model: &LanguageModel,
     config: &DecoderConfig,
@@ -262,7 +263,7 @@ fn answered(
         let best = model.logits(hidden).argmax(1).try_into_vec_as::<i64>()?;
         for (row, document) in documents.iter().enumerate() {
             for answer in &document.answers {
-                // Captions may be phrased in many ways: only short answers are counted.
+                // Long answers can be phrased in many ways, so only short ones are counted.
                 if answer.len() > 4 {
                     continue;
                 }

@@ -1,5 +1,5 @@
-//! The small backbones that the demo starts from: a vision encoder and a Llama, pretrained apart from each other on the
-//! embedded world's train split, by `basic backbones --out DIR --seed S`.
+//! Makes the small backbones that the demo starts from: a vision encoder and a Llama, pretrained separately on the
+//! train split of Shapes by `basic backbones --out DIR --seed S`.
 
 mod document;
 mod embedded;
@@ -20,24 +20,24 @@ pub use embedded::write_backbones;
 pub use language::{LanguageScores, pretrain_language};
 pub use vision_encoder::{VisionEncoderScores, pretrain_vision_encoder};
 
-/// Side lengths of the patch grid: 6 x 6 patches of 10 pixels in a 60 x 60 image.
+/// The side of the patch grid: 6 x 6 patches of 10 x 10 pixels in an image of 60 x 60.
 pub const PATCHES_PER_SIDE: usize = 6;
 
-/// How long the backbones train.
+/// The seed and the number of training steps of the backbones.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackboneConfig {
-    /// Seed of weights and data.
+    /// The seed of the weights and the data.
     pub seed: u64,
-    /// Steps of the decoder.
+    /// The number of training steps of the decoder.
     pub language_steps: usize,
-    /// Steps of the vision encoder.
+    /// The number of training steps of the vision encoder.
     pub tower_steps: usize,
 }
 
-/// What the backbones reached on validation scenes, which neither has seen.
+/// The backbones' scores on validation scenes, which were not in their training data.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackboneScores {
-    /// How they were made.
+    /// The configuration that they were trained with.
     pub config: BackboneConfig,
     /// The decoder's scores.
     pub language: LanguageScores,
@@ -45,16 +45,16 @@ pub struct BackboneScores {
     pub tower: VisionEncoderScores,
 }
 
-/// Why backbones could not be made.
+/// Why backbones could not be trained or written.
 #[derive(Debug, Error)]
 pub enum BackboneError {
-    /// Files.
+    /// A checkpoint file could not be written, or a path exists already.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The device.
+    /// The device failed while a tensor was read.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
-    /// Tokenizer or image processor.
+    /// The tokenizer or the image processor failed.
     #[error(transparent)]
     Processor(#[from] basic_models::processor::ProcessorError),
     /// The tokenizer could not be built.
@@ -62,14 +62,14 @@ pub enum BackboneError {
     Tokenizer(String),
 }
 
-/// Reports a step: stage, step from 1, steps, loss.
+/// A callback for each training step: the stage's name, the step from 1, the number of steps, and the loss.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize, f32);
 
 /// Pretrains both backbones into `out/vision` and `out/llm` and writes `out/scores.json`.
 ///
 /// # Errors
 ///
-/// [`BackboneError`]; nothing half-written stays under the final names.
+/// [`BackboneError`]. A failed run leaves no partial checkpoint in `out/vision` or `out/llm`.
 pub fn make_backbones(
     out: &Path,
     config: &BackboneConfig,
@@ -78,7 +78,7 @@ pub fn make_backbones(
     progress: Progress,
 ) -> Result<BackboneScores, BackboneError> {
     let path = out.join("scores.json");
-    // Before an hour of training: the second directory, and the scores, which are no part of either.
+    // Checked before an hour of training: both directories, and the file of scores, which lies outside of them.
     for part in ["llm", "vision"] {
         Replaces::new(overwrite, Contents::Checkpoint, Vec::new()).check(&out.join(part))?;
     }

@@ -1,17 +1,17 @@
-//! The word-level tokenizer of the embedded world, as a Hugging Face tokenizer.json.
+//! The word-level tokenizer of Shapes, as a Hugging Face tokenizer.json.
 
 use basic_data::shapes::vocabulary;
 use serde_json::{Value, json};
 
-/// Special tokens and the chat template's words stand before the world's words.
+/// The special tokens. They have the lowest ids; the chat template's role words and the words of Shapes follow.
 const SPECIAL: [&str; 5] = ["<pad>", "<s>", "</s>", "<unk>", "<image>"];
 const ROLES: [&str; 2] = ["USER", "ASSISTANT"];
 
-/// Ids of the special tokens.
+/// The id of the padding token.
 pub const PAD: u32 = 0;
-/// Begin of sequence.
+/// The id of the token that begins a sequence.
 pub const BOS: u32 = 1;
-/// End of sequence.
+/// The id of the token that ends a sequence.
 pub const EOS: u32 = 2;
 
 /// The chat template: `USER: question ASSISTANT: answer</s>`.
@@ -26,7 +26,7 @@ pub fn tokens() -> Vec<String> {
     SPECIAL.into_iter().chain(ROLES).chain(words).map(String::from).collect()
 }
 
-/// tokenizer.json.
+/// The content of tokenizer.json.
 pub fn tokenizer_json() -> Value {
     let tokens = tokens();
     let vocab: serde_json::Map<String, Value> =
@@ -54,7 +54,7 @@ pub fn tokenizer_json() -> Value {
     })
 }
 
-/// tokenizer_config.json.
+/// The content of tokenizer_config.json.
 pub fn tokenizer_config() -> Value {
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512,

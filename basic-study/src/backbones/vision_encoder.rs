@@ -1,5 +1,5 @@
-//! The vision encoder's pretraining: dense attribute prediction. Every patch says whether an object covers it, and which
-//! colour, shape and size that object has. No language is involved.
+//! Pretrains the vision encoder by dense attribute prediction: for every patch it predicts whether an object covers it,
+//! and the colour, shape and size of that object. No language is involved.
 
 use std::path::Path;
 
@@ -26,20 +26,20 @@ const BATCH: usize = 32;
 const SCENES: usize = 20_000;
 const PATCHES: usize = PATCHES_PER_SIDE * PATCHES_PER_SIDE;
 
-/// What the vision encoder reached on validation scenes.
+/// The vision encoder's scores on validation scenes.
 #[derive(Debug, Clone, Serialize)]
 pub struct VisionEncoderScores {
-    /// Mean loss in the last 50 training steps.
+    /// The mean loss of the last 50 training steps.
     pub loss: f32,
-    /// Object patches whose colour is named.
+    /// The share of object patches whose colour is predicted right.
     pub colour: f32,
-    /// Object patches whose shape is named.
+    /// The share of object patches whose shape is predicted right.
     pub shape: f32,
-    /// Object patches whose size is named.
+    /// The share of object patches whose size is predicted right.
     pub size: f32,
 }
 
-/// The vision encoder with a head per attribute; only the encoder is kept.
+/// The vision encoder with one head per attribute. Only the encoder is saved.
 #[derive(Module, Debug)]
 struct Attributes {
     vision_tower: VisionEncoder,
@@ -62,7 +62,7 @@ fn config() -> VisionConfig {
     }
 }
 
-/// A batch: pixels, and per attribute the labelled rows of `[B * patches]` with their labels.
+/// A batch: the pixels and, for each attribute, the labelled rows of `[B * patches]` with their labels.
 struct Labelled {
     pixels: Tensor<4>,
     targets: [(Vec<i64>, Vec<i64>); 4],
@@ -72,7 +72,7 @@ struct Labelled {
 ///
 /// # Errors
 ///
-/// [`BackboneError`]; nothing half-written stays under the final name.
+/// [`BackboneError`]. A failed run leaves no partial checkpoint at `out`.
 pub fn pretrain_vision_encoder(
     out: &Path,
     backbone: &BackboneConfig,
@@ -168,7 +168,7 @@ fn label(
     Ok(Labelled { pixels: Tensor::from_data(TensorData::new(pixels, shape), &plain), targets })
 }
 
-/// Scores per patch and attribute, `[B * patches, classes]` each.
+/// The logits of each attribute, `[B * patches, classes]`.
 fn logits(model: &Attributes, pixels: Tensor<4>, layers: usize) -> [Tensor<2>; 4] {
     let features = Tensor::cat(model.vision_tower.hidden_states(pixels, &[layers]), 2);
     let [b, positions, d] = features.dims();

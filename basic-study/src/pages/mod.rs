@@ -1,8 +1,8 @@
-//! What all pages are made of: the layout with its style, numbers as people read them, plots, and pictures. It knows no page.
+//! The parts that all HTML pages share: layout and style, number formatting, plots, and embedded images.
 //!
-//! - `base.html` is the layout that pages extend, [`STYLE`] its style; `axes.html` draws the axes of every plot.
-//! - `plot` has frames, axes, ticks and paths; `series` makes long curves short enough to draw.
-//! - `numbers` writes numbers; `picture` embeds images.
+//! - `base.html` is the layout that pages extend, and [`STYLE`] its style sheet; `axes.html` draws the axes of every plot.
+//! - `plot` has frames, axes, ticks and paths; `series` thins long curves to a size that can be drawn.
+//! - `numbers` formats numbers; `picture` embeds images.
 
 pub(crate) mod numbers;
 pub(crate) mod picture;
@@ -15,26 +15,26 @@ use thiserror::Error;
 
 pub use picture::PictureError;
 
-/// The style of every page.
+/// The style sheet of every page.
 pub(crate) use basic_eval::page::STYLE;
 
-/// A template: its file's name and its text. The engine escapes whatever it inserts in a file whose name ends in `.html`.
+/// A template: its file name and its text. minijinja escapes inserted values in templates whose name ends in `.html`.
 pub(crate) type Template = (&'static str, &'static str);
 
 /// The templates that every page may extend or import from.
 const SHARED: [Template; 2] = [("base.html", include_str!("base.html")), ("axes.html", include_str!("axes.html"))];
 
-/// An embedded template failed, which is a defect of this crate.
+/// An embedded template failed, which is a bug in this crate.
 #[derive(Debug, Error)]
 #[error("the embedded template {file}: {source}")]
 pub struct PageError {
     /// The template's file.
     pub file: &'static str,
-    /// What the template engine said.
+    /// The template engine's error.
     pub source: minijinja::Error,
 }
 
-/// Fills the first of `templates`, which may include the others.
+/// Renders the first of `templates`, which may include the others.
 pub(crate) fn render(templates: &[Template], page: impl Serialize) -> Result<String, PageError> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);

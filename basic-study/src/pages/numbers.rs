@@ -1,14 +1,14 @@
-//! Numbers as people read them: a true minus, grouped thousands, no more digits than are known.
+//! Formats numbers for readers: with a typographic minus, grouped thousands, and only as many digits as are meaningful.
 
 use basic_eval::statistics::Spread;
 
-/// What stands where a quantity was not measured.
+/// The text for a quantity that was not measured.
 pub(crate) const MISSING: &str = "–";
 
-/// ± between no-break spaces, so that no line ends beside it.
+/// A plus-minus sign between no-break spaces, so that no line breaks beside it.
 pub(crate) const PLUS_MINUS: &str = "\u{a0}±\u{a0}";
 
-/// `value` with `decimals` digits after the point, and `NaN` or `inf` where it is not finite.
+/// `value` with `decimals` digits after the point; `NaN` or `inf` if it is not finite.
 pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
         return value.to_string();
@@ -17,18 +17,18 @@ pub(crate) fn fixed(value: f64, decimals: usize) -> String {
     if value < 0.0 && !is_zero(&digits) { format!("−{digits}") } else { digits }
 }
 
-/// Like [`fixed`], with a plus in front of what is above zero.
+/// Like [`fixed`], with a plus sign before positive values.
 pub(crate) fn signed(value: f64, decimals: usize) -> String {
     let text = fixed(value, decimals);
     if value > 0.0 && value.is_finite() && !is_zero(&text) { format!("+{text}") } else { text }
 }
 
-/// `mean ± deviation` with `decimals` digits; the mean alone where there is no deviation.
+/// `mean ± deviation` with `decimals` digits; only the mean if there is no deviation.
 pub(crate) fn spread(spread: &Spread, decimals: usize) -> String {
     with_deviation(fixed(spread.mean, decimals), spread, |deviation| fixed(deviation, decimals))
 }
 
-/// Like [`spread`], with a plus in front of what is above zero.
+/// Like [`spread`], with a plus sign before positive means.
 pub(crate) fn signed_spread(spread: &Spread, decimals: usize) -> String {
     with_deviation(signed(spread.mean, decimals), spread, |deviation| fixed(deviation, decimals))
 }
@@ -38,7 +38,7 @@ pub(crate) fn signed_spread(spread: &Spread, decimals: usize) -> String {
 pub(crate) fn significant_spread(value: &Spread) -> String {
     let size = value.mean.abs();
     if size > 0.0 && size < 0.01 {
-        // Rounding noise of equal values would read as a deviation of 1e-20.
+        // The deviation of equal values may be rounding noise such as 1e-20, which is written as 0.
         let written =
             |deviation: f64| if deviation < size * 1e-6 { "0".to_owned() } else { format!("{deviation:.0e}") };
         return with_deviation(format!("{:.1e}", value.mean), value, written);
@@ -79,7 +79,7 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A knob's value without trailing zeros: `0.05`, `1`.
+/// A setting's value without trailing zeros: `0.05`, `1`.
 pub(crate) fn knob(value: f64) -> String {
     format!("{value}")
 }

@@ -1,4 +1,4 @@
-//! Images in a page, as `data:` addresses.
+//! Embeds images in a page as `data:` URLs.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 use thiserror::Error;
 
-/// An image's longer side at most, in pixels.
+/// The longest side of an embedded image, in pixels.
 const SIDE: u32 = 192;
-/// An image as small as this is drawn larger, in whole pixels.
+/// An image whose longer side has at most this many pixels is enlarged with sharp pixels.
 const TINY: u32 = 96;
-/// An image file as small as this is embedded as it is.
+/// An image file of at most this many bytes is embedded unchanged.
 const SMALL_FILE: usize = 16 << 10;
 
 /// An image in a page.
@@ -29,44 +29,44 @@ pub(crate) struct Picture {
     pixelated: bool,
 }
 
-/// Why an image cannot be shown.
+/// Why an image cannot be embedded.
 #[derive(Debug, Error)]
 pub enum PictureError {
-    /// It could not be read.
+    /// The file could not be read.
     #[error("{path}: cannot read the image: {source}", path = path.display())]
     Read {
         /// The image's file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// It is not an image, or is cut short.
+    /// The file is not an image, or it is truncated.
     #[error("{path}: cannot decode the image: {source}", path = path.display())]
     Decode {
         /// The image's file.
         path: PathBuf,
-        /// What the decoder said.
+        /// The decoder's error.
         source: image::ImageError,
     },
-    /// It is larger than images may be, or a decoder gave up on it.
+    /// The image is larger than the limit, or the decoder panicked on it.
     #[error("{path}: cannot decode the image: {reason}", path = path.display())]
     Broken {
         /// The image's file.
         path: PathBuf,
-        /// What the decoder said.
+        /// The decoder's message.
         reason: String,
     },
 }
 
 impl Picture {
-    /// Reads and decodes an image, so that a broken one is an error here and not a blank on the page. A large one is made
-    /// small.
+    /// Reads and decodes an image, so that a broken one is an error here and not a blank on the page. A large one is
+    /// scaled down.
     pub(crate) fn read(path: &Path) -> Result<Self, PictureError> {
         let bytes = read(path).map_err(|source| PictureError::Read { path: path.into(), source })?;
         let undecodable = |source| PictureError::Decode { path: path.into(), source };
         let broken = |reason| PictureError::Broken { path: path.into(), reason };
         let format = image::guess_format(&bytes).map_err(undecodable)?;
-        // Libraries that decode may panic on damaged bytes.
+        // Decoding libraries may panic on damaged bytes.
         let decoded = guarded(|| decode_image_within(path, &bytes, DEFAULT_MAX_PIXELS)).map_err(broken)?;
         let decoded = decoded.map_err(|error| match error {
             ProcessorError::Decode { source, .. } => undecodable(source),
@@ -88,7 +88,7 @@ impl Picture {
     }
 }
 
-/// The image with its longer side at [`SIDE`].
+/// The image scaled so that its longer side has [`SIDE`] pixels.
 fn made_small(image: &RgbImage) -> RgbImage {
     let longer = u64::from(image.width().max(image.height()));
     let side = |pixels: u32| u32::try_from(u64::from(pixels) * u64::from(SIDE) / longer).unwrap_or(SIDE).max(1);

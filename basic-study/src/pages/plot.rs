@@ -1,4 +1,4 @@
-//! Plots as SVG: frames, axes, ticks and paths. Templates draw what is a position here.
+//! Computes plots for SVG: frames, axes, ticks and paths. The templates draw them at these positions.
 
 use serde::Serialize;
 
@@ -16,21 +16,21 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Curves over the steps of a run.
+    /// The frame for curves over the steps of a run.
     pub(crate) const CURVES: Self =
         Self { width: 340.0, height: 216.0, left: 44.0, right: 332.0, top: 10.0, bottom: 182.0 };
-    /// Points with their intervals.
+    /// The frame for points with intervals.
     pub(crate) const POINTS: Self =
         Self { width: 360.0, height: 230.0, left: 44.0, right: 352.0, top: 12.0, bottom: 192.0 };
-    /// A row of dots in a table.
+    /// The frame for a row of dots in a table.
     pub(crate) const STRIP: Self = Self { width: 180.0, height: 22.0, left: 8.0, right: 172.0, top: 4.0, bottom: 18.0 };
 }
 
-/// Half of a long label's width.
+/// Half the width of a long label, in SVG units.
 const EDGE: f64 = 18.0;
-/// How far the outermost places of [`Axis::through`] keep from the frame.
+/// The distance of the outermost ticks of [`Axis::through`] from the frame, in SVG units.
 const INSET: f64 = 12.0;
-/// Where the largest value is this many times the smallest, an axis that may be either is logarithmic.
+/// [`Axis::of`] and [`Axis::through`] are logarithmic if the largest value is more than this many times the smallest.
 const LOGARITHMIC_FROM: f64 = 20.0;
 
 /// An axis: the values at its ends, and its ticks with their labels.
@@ -39,7 +39,7 @@ pub(crate) struct Axis {
     low: f64,
     high: f64,
     pub(crate) logarithmic: bool,
-    /// What it keeps free of the frame at both ends.
+    /// The distance of both ends from the frame, in SVG units.
     #[serde(skip)]
     inset: f64,
     #[serde(skip)]
@@ -47,7 +47,7 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// The one with 0 or the logarithmic one, as it suits the values.
+    /// A linear axis that includes 0, or a logarithmic axis if the values span a wide range above 0.
     pub(crate) fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
         let (smallest, largest) = extent(values.clone());
         match smallest > 0.0 && largest.max(0.0) / smallest > LOGARITHMIC_FROM {
@@ -56,32 +56,32 @@ impl Axis {
         }
     }
 
-    /// A linear one that has 0.
+    /// A linear axis that includes 0.
     pub(crate) fn with_zero(values: impl Iterator<Item = f64>) -> Self {
         let (smallest, largest) = extent(values);
         Self::even(smallest.min(0.0), largest.max(0.0), 4.0)
     }
 
-    /// A linear one as far as the values reach.
+    /// A linear axis over the range of the values.
     pub(crate) fn tight(values: impl Iterator<Item = f64>) -> Self {
         let (smallest, largest) = extent(values);
         Self::even(smallest, largest, 5.0)
     }
 
-    /// A linear one with 0 in its middle.
+    /// A linear axis with 0 in the middle.
     pub(crate) fn around_zero(values: impl Iterator<Item = f64>) -> Self {
         let reach = values.filter(|value| value.is_finite()).fold(0.0, |reach: f64, value| reach.max(value.abs()));
         let reach = reach.ceil().max(1.0);
         Self::ticked([-reach, 0.0, reach].map(|value| (value, tick_label(value))).into(), false, 0.0)
     }
 
-    /// A logarithmic one of those values that are above 0; `None` where they are not two.
+    /// A logarithmic axis over the values above 0; `None` if these are fewer than two different ones.
     pub(crate) fn logarithmic(values: impl Iterator<Item = f64>) -> Option<Self> {
         let (smallest, largest) = extent(values.filter(|value| *value > 0.0));
         (smallest < largest).then(|| Self::rungs(smallest, largest))
     }
 
-    /// The steps of a run, from 0.
+    /// An axis for the steps of a run, from 0.
     pub(crate) fn steps(last: f64) -> Self {
         let step = nice_step(last / 4.0).max(1.0);
         let ticks = (0..=(last / step).floor() as usize).map(|index| index as f64 * step);
@@ -89,7 +89,7 @@ impl Axis {
         Self { low: 0.0, high: last, logarithmic: false, inset: 0.0, ticks }
     }
 
-    /// One with a tick at each place, logarithmic where they lie far apart; `None` where there are fewer than two.
+    /// An axis with a tick at each value, logarithmic if they are far apart; `None` for fewer than two values.
     pub(crate) fn through(places: impl Iterator<Item = f64>) -> Option<Self> {
         let mut places: Vec<f64> = places.collect();
         places.sort_by(f64::total_cmp);
@@ -102,7 +102,7 @@ impl Axis {
     fn even(smallest: f64, largest: f64, parts: f64) -> Self {
         let reach = match (largest > smallest, smallest == 0.0) {
             (true, _) => largest - smallest,
-            // Values that are all the same are drawn in a range of their own size.
+            // If all values are equal, the range is as large as the value.
             (false, false) if smallest.is_finite() => smallest.abs(),
             _ => 1.0,
         };
@@ -127,13 +127,13 @@ impl Axis {
         Self { low, high, logarithmic: true, inset: 0.0, ticks }
     }
 
-    /// One that ends at its outermost ticks.
+    /// An axis that ends at its outermost ticks.
     fn ticked(ticks: Vec<(f64, String)>, logarithmic: bool, inset: f64) -> Self {
         let end = |tick: Option<&(f64, String)>| tick.map_or(0.0, |(value, _)| *value);
         Self { low: end(ticks.first()), high: end(ticks.last()), logarithmic, inset, ticks }
     }
 
-    /// 0 at the axis's low end, 1 at its high end.
+    /// The position of a value along the axis: 0 at its low end, 1 at its high end.
     fn place(&self, value: f64) -> f64 {
         match self.logarithmic {
             true => (value / self.low).ln() / (self.high / self.low).ln(),
@@ -141,13 +141,13 @@ impl Axis {
         }
     }
 
-    /// The last tick's label.
+    /// The label of the last tick.
     pub(crate) fn last_label(&self) -> &str {
         self.ticks.last().map_or("", |(_, label)| label)
     }
 }
 
-/// A plot: values `y` over values `x`.
+/// A plot of values `y` over values `x`.
 #[derive(Debug)]
 pub(crate) struct Plot {
     pub(crate) frame: Frame,
@@ -155,7 +155,7 @@ pub(crate) struct Plot {
     pub(crate) y: Axis,
 }
 
-/// What `axes.html` draws of a plot.
+/// The axes of a plot in the form that `axes.html` draws.
 #[derive(Debug, Serialize)]
 pub(crate) struct Axes {
     frame: Frame,
@@ -169,28 +169,28 @@ pub(crate) struct Axes {
 struct Tick {
     at: String,
     label: String,
-    /// Whether it stands so near the right edge that a centred label would leave the drawing.
+    /// Whether the tick is so near the right edge that a centred label would leave the drawing.
     edge: bool,
 }
 
 impl Plot {
-    /// Where a value of the x axis stands.
+    /// The horizontal position of a value of the x axis, in SVG units.
     pub(crate) fn x(&self, value: f64) -> f64 {
         let (left, right) = (self.frame.left + self.x.inset, self.frame.right - self.x.inset);
         left + (right - left) * self.x.place(value)
     }
 
-    /// Where a value of the y axis stands.
+    /// The vertical position of a value of the y axis, in SVG units.
     pub(crate) fn y(&self, value: f64) -> f64 {
         self.frame.bottom - (self.frame.bottom - self.frame.top) * self.y.place(value)
     }
 
-    /// An SVG path through points, in their axes' units.
+    /// An SVG path through points given in units of the axes.
     pub(crate) fn path(&self, points: &[(f64, f64)]) -> String {
         self.path_aside(points, 0.0)
     }
 
-    /// The same so far to the right, where several lines have points at the same places.
+    /// Like [`Plot::path`], shifted right by `aside`, so that lines with the same x values do not overlap.
     pub(crate) fn path_aside(&self, points: &[(f64, f64)], aside: f64) -> String {
         let corners = points.iter().enumerate().map(|(index, &(x, y))| {
             let command = if index == 0 { 'M' } else { 'L' };
@@ -199,7 +199,7 @@ impl Plot {
         corners.collect()
     }
 
-    /// An SVG path with a dot at each point, if its line has round ends.
+    /// An SVG path with a dot at each point; its style must have round line caps.
     pub(crate) fn dots(&self, points: &[(f64, f64)]) -> String {
         points.iter().map(|&(x, y)| format!("M{:.1} {:.1}h0", self.x(x), self.y(y))).collect()
     }
@@ -222,7 +222,7 @@ impl Plot {
     }
 }
 
-/// A position as it stands in SVG.
+/// A position as SVG text.
 pub(crate) fn position(at: f64) -> String {
     format!("{at:.1}")
 }
@@ -243,7 +243,7 @@ fn nice_step(rough: f64) -> f64 {
 pub(crate) fn tick_label(value: f64) -> String {
     let size = value.abs();
     if value != 0.0 && !(1e-4..1e6).contains(&size) {
-        // 2.5e-5, and 1e-5 without its zero.
+        // For example 2.5e-5, and 1e-5 instead of 1.0e-5.
         return format!("{value:.1e}").replace(".0e", "e").replace('-', "−");
     }
     let text = format!("{value:.5}");
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(labels(&Axis::around_zero([1.2, -3.4, f64::NAN].into_iter())), ["−4", "0", "4"]);
         assert_eq!(labels(&Axis::steps(160.0)), ["0", "50", "100", "150"]);
         assert!(Axis::of([0.1, 5.0].into_iter()).logarithmic && !Axis::of([0.1, 1.0].into_iter()).logarithmic);
-        // Values that are all the same have an axis too, and none have one that ends where it begins.
+        // Equal values have an axis too, whose ends differ.
         for values in [vec![2.0, 2.0], vec![0.0]] {
             let axis = Axis::tight(values.iter().copied());
             assert!(axis.low <= values[0] && axis.high > axis.low, "{axis:?}");

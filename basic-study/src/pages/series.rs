@@ -1,18 +1,18 @@
-//! Long series of steps made short enough to draw.
+//! Smooths and thins long series of steps for plots.
 
-/// A curve is thinned to about this many points, which is more than its width in pixels can show.
+/// A curve is thinned to about this many points. A plot is not wide enough to show more.
 pub(crate) const MOST_POINTS: usize = 300;
 
-/// A running mean spans one part in this many of a curve.
+/// The window of a running mean is the length of the curve divided by this number.
 pub(crate) const SMOOTHING: usize = 32;
 
-/// How many points a running mean of so many takes to each side.
+/// How many points to each side the running mean of a curve with `points` points covers.
 pub(crate) fn half(points: usize) -> usize {
     points / SMOOTHING / 2
 }
 
-/// Centred running means over `2 * half + 1` points, of those that there are near the ends, thinned to every so many; the
-/// first and the last point stay.
+/// Centred running means over `2 * half + 1` points, or fewer near the ends, thinned to about [`MOST_POINTS`]. The
+/// first and the last point are kept.
 pub(crate) fn running_mean(points: &[(f64, f64)], half: usize) -> Vec<(f64, f64)> {
     let last = points.len().saturating_sub(1);
     let stride = points.len().div_ceil(MOST_POINTS).max(1);
@@ -25,8 +25,8 @@ pub(crate) fn running_mean(points: &[(f64, f64)], half: usize) -> Vec<(f64, f64)
         .collect()
 }
 
-/// The points as they are; of more than [`MOST_POINTS`], the lowest and the highest of each bucket of neighbours, so that no
-/// spike is lost.
+/// The points unchanged or, if there are more than [`MOST_POINTS`], the lowest and the highest of each group of
+/// neighbours, so that no spike is lost.
 pub(crate) fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     if points.len() <= MOST_POINTS {
         return points.to_vec();

@@ -1,4 +1,4 @@
-//! Scores of evaluations side by side, with their intervals.
+//! The tables of evaluation scores, with intervals, for all runs side by side.
 
 use basic_eval::benchmarks::{Metric, metrics};
 use basic_eval::compare::Set;
@@ -7,22 +7,22 @@ use serde::Serialize;
 use super::runs::Run;
 use crate::pages::numbers;
 
-/// One benchmark or file of questions, as the runs that have it answered it.
+/// The scores of all runs that have answered one benchmark or file of questions.
 #[derive(Debug, Serialize)]
 pub(super) struct Table {
     pub name: String,
-    /// Places of the runs that are its columns.
+    /// The indices of the runs that are its columns.
     pub runs: Vec<usize>,
-    /// How many questions were answered, and how prompts were written where that is recorded.
+    /// The number of questions and, if it is recorded, the template or style of the prompts.
     pub caption: String,
     pub rows: Vec<ScoreRow>,
 }
 
-/// A measure: over all questions, or over those of a type.
+/// A measure over all questions, or over those of one type.
 #[derive(Debug, Serialize)]
 pub(super) struct ScoreRow {
     pub label: String,
-    /// "part" of the questions, "whole" of those whose parts follow, or "" where there are no parts.
+    /// "part" for a measure over one type, "whole" for a measure whose parts follow, "" for one without parts.
     pub kind: &'static str,
     pub cells: Vec<Option<Cell>>,
 }
@@ -33,13 +33,13 @@ pub(super) struct Cell {
     pub value: String,
     pub interval: String,
     pub questions: String,
-    /// The same in SVG units of 0 to 100.
+    /// The value and the ends of the interval in SVG units, 0 to 100.
     pub at: f64,
     pub low: f64,
     pub high: f64,
 }
 
-/// The names of the sets that runs have, each once, in order of appearance.
+/// The names of all sets that runs have, without duplicates, in order of appearance.
 pub(super) fn names(runs: &[Run]) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     for set in runs.iter().flat_map(|run| &run.sets) {
@@ -50,13 +50,13 @@ pub(super) fn names(runs: &[Run]) -> Vec<&str> {
     names
 }
 
-/// The runs that have the set called `name`, with it.
+/// The runs that have a set called `name`, by index, and that set.
 pub(super) fn having<'a>(runs: &'a [Run], name: &str) -> Vec<(usize, &'a Set)> {
     let set = |(place, run): (usize, &'a Run)| Some((place, run.sets.iter().find(|set| set.name == name)?));
     runs.iter().enumerate().filter_map(set).collect()
 }
 
-/// A table for every set that has scores, or that hides them.
+/// A table for every set that comes from an evaluation, also if its true answers are hidden.
 pub(super) fn tables(runs: &[Run]) -> Vec<Table> {
     let table = |name: &str| {
         let columns = having(runs, name);
@@ -67,7 +67,7 @@ pub(super) fn tables(runs: &[Run]) -> Vec<Table> {
                 labels.push(&metric.name);
             }
         }
-        // "accuracy, number" is told below "accuracy" as "number".
+        // "accuracy, number" becomes a row "number" below the row "accuracy".
         let part = |label: &str| {
             label.split_once(", ").filter(|(whole, _)| labels.contains(whole)).map(|(_, part)| part.to_string())
         };
@@ -97,7 +97,7 @@ pub(super) fn tables(runs: &[Run]) -> Vec<Table> {
     names(runs).into_iter().filter(evaluated).map(table).collect()
 }
 
-/// `356 questions, prompts by template`; where the runs differ, of each.
+/// A text such as `356 questions, prompts by template`; if the runs differ, one for each run.
 fn caption(runs: &[Run], columns: &[(usize, &Set)]) -> String {
     let of = |(_, set): &(usize, &Set)| {
         let prompts = set.record.as_ref().map(|record| format!(", prompts by {}", record.conversation));
@@ -113,7 +113,7 @@ fn caption(runs: &[Run], columns: &[(usize, &Set)]) -> String {
     }
 }
 
-/// The record's scores, or those of a file that has none.
+/// The scores in the record, or if there is no record scores computed from the answers.
 fn scores(set: &Set) -> Vec<Metric> {
     match (&set.record, &set.measure) {
         (Some(record), _) => record.metrics.clone(),

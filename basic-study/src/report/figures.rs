@@ -1,4 +1,4 @@
-//! Curves of several runs over their steps, each panel on a linear and on a logarithmic axis.
+//! The curves of several runs over their steps. Each panel is drawn with a linear and with a logarithmic axis.
 
 use basic_core::methods::TERMS;
 use basic_core::{LM, TOTAL};
@@ -9,10 +9,10 @@ use crate::pages::numbers;
 use crate::pages::plot::{Axes, Axis, Frame, Plot};
 use crate::pages::series::{MOST_POINTS, SMOOTHING, extremes, half, running_mean};
 
-/// So few points are marked one by one.
+/// Curves with at most this many points get a dot at each point.
 const FEW: usize = 40;
 
-/// Panels that belong together.
+/// A figure: a group of panels.
 #[derive(Debug, Serialize)]
 pub(super) struct Figure {
     pub id: &'static str,
@@ -21,17 +21,17 @@ pub(super) struct Figure {
     pub panels: Vec<Panel>,
 }
 
-/// One quantity over the steps.
+/// The curves of one quantity over the steps.
 #[derive(Debug, Serialize)]
 pub(super) struct Panel {
-    /// What names it in the page.
+    /// The panel's id in the HTML page.
     pub id: String,
     pub title: &'static str,
     frame: Frame,
     last_step: f64,
-    /// Linear, then logarithmic where there is anything above 0.
+    /// The linear scale, then the logarithmic one if there are values above 0.
     scales: Vec<Scale>,
-    /// The curves' points, for the readout.
+    /// The points of the curves, for reading off values.
     pub series: Vec<Series>,
 }
 
@@ -48,13 +48,13 @@ struct Line {
     run: usize,
     /// The running mean.
     path: String,
-    /// Every step, or its extremes; empty where that is the same.
+    /// Every step, or the extremes of neighbouring steps; empty if the curve is not smoothed.
     raw: String,
-    /// A dot at each point, where they are few.
+    /// A dot at each point, if they are few.
     dots: String,
 }
 
-/// A run's points as they are drawn.
+/// The points of a run's curve as they are drawn.
 #[derive(Debug, Serialize)]
 pub(super) struct Series {
     pub run: usize,
@@ -65,10 +65,10 @@ pub(super) struct Series {
     pub end: String,
 }
 
-/// A key of a step that is drawn, its heading, and whether it is smoothed.
+/// A key of the metrics that is drawn, its heading, and whether it is smoothed.
 type Quantity = (&'static str, &'static str, bool);
 
-/// The losses: the language model's, every method's terms, the objective.
+/// The losses: the language-model loss, the terms of every supervision method, and the objective.
 fn losses(smoothed: bool) -> Vec<Quantity> {
     let terms = TERMS.iter().map(|term| (term.name, term.title));
     let all = [(LM, "Language-model loss (lm)")].into_iter().chain(terms).chain([(TOTAL, "Objective (total)")]);
@@ -81,7 +81,7 @@ const OPTIMIZER: [Quantity; 4] = [
     ("attention_mass", "Attention mass on the image", true),
     ("cosine", "Cosine between v and V^", true),
 ];
-/// The figures that have anything to show.
+/// The figures that have at least one curve.
 pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
     let smoothed = note(&runs.iter().map(|run| run.steps.len()).filter(|steps| *steps > 0).collect::<Vec<_>>());
     let held_out: Vec<Quantity> = [("accuracy", "Accuracy", false)].into_iter().chain(losses(false)).collect();
@@ -100,7 +100,7 @@ pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
         ),
         (
             "held-out",
-            "On held-out samples, along the way",
+            "Evaluation on held-out samples during training",
             "Every evaluation of [eval], not smoothed.".into(),
             panels("held-out", runs, |run| &run.held_out, &held_out),
         ),
@@ -111,13 +111,13 @@ pub(super) fn figures(runs: &[Run]) -> Vec<Figure> {
     all.into_iter().filter_map(figure).collect()
 }
 
-/// How the curves of runs of so many steps are smoothed and thinned.
+/// A sentence that says how the curves of runs with these numbers of steps are smoothed and thinned.
 fn note(lengths: &[usize]) -> String {
     let mut windows: Vec<usize> = lengths.iter().map(|steps| 2 * half(*steps) + 1).collect();
     windows.sort_unstable();
     let over = match windows[..] {
         [] | [.., 1] => return "Every recorded step.".into(),
-        [first, .., last] if first < last => format!("{first} to {last} steps, a {SMOOTHING}nd of each run’s"),
+        [first, .., last] if first < last => format!("{first} to {last} steps, 1/{SMOOTHING} of each run"),
         [width, ..] => format!("{width} steps"),
     };
     let thinned = match lengths.iter().any(|steps| *steps > MOST_POINTS) {
@@ -125,7 +125,7 @@ fn note(lengths: &[usize]) -> String {
         false => "",
     };
     format!(
-        "Lines are centred running means over {over}, of one side at the ends; behind them, pale, the steps themselves{thinned}."
+        "Lines are centred running means over {over}, with fewer steps at the ends; the pale lines behind them are the individual steps{thinned}."
     )
 }
 
@@ -134,7 +134,7 @@ fn panels(group: &str, runs: &[Run], steps: fn(&Run) -> &Vec<Step>, keys: &[Quan
         let curve = |(index, run): (usize, &Run)| {
             let points = steps(run).iter().filter_map(|step| Some((step.step as f64, step.value(key)?)));
             let points: Points = points.collect();
-            // A loss that is switched off is 0 in every step.
+            // A term that is switched off is 0 in every step and is not drawn.
             points.iter().any(|(_, value)| *value != 0.0).then_some((index, points))
         };
         let curves = runs.iter().enumerate().filter_map(curve);
@@ -154,7 +154,7 @@ struct Curve<'a> {
     name: &'a str,
     /// The running mean, thinned.
     mean: Points,
-    /// The steps themselves, or their extremes; none where nothing is smoothed.
+    /// Every step, or the extremes of neighbouring steps; empty if the curve is not smoothed.
     raw: Points,
 }
 
@@ -166,7 +166,7 @@ impl<'a> Curve<'a> {
     }
 
     fn line(&self, plot: &Plot) -> Line {
-        // A logarithmic axis has no place for what is not above 0.
+        // A logarithmic axis can only show values above 0.
         let shown = |points: &[(f64, f64)]| -> Points {
             points.iter().copied().filter(|(_, value)| !plot.y.logarithmic || *value > 0.0).collect()
         };
@@ -198,12 +198,12 @@ fn draw(id: String, title: &'static str, curves: &[Curve<'_>]) -> Panel {
     Panel { id, title, frame: Frame::CURVES, last_step, scales, series: curves.iter().map(Curve::series).collect() }
 }
 
-/// Five significant digits: more than the page shows, and fewer bytes.
+/// Rounds to five significant digits, more than the page shows, which makes the page smaller.
 fn rounded(value: f64) -> f64 {
     format!("{value:.4e}").parse().unwrap_or(value)
 }
 
-/// Four significant digits.
+/// Writes a value with four significant digits.
 pub(super) fn written(value: f64) -> String {
     let size = value.abs();
     if value != 0.0 && size < 1e-3 {

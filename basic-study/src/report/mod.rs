@@ -1,12 +1,12 @@
-//! A page about runs: `basic report` puts training runs, evaluations and studies side by side in one HTML file that needs neither a
-//! network nor other files.
+//! Writes a page about runs (`basic report`): training runs, evaluations and studies side by side in one HTML file that
+//! needs neither a network nor other files.
 //!
-//! - `runs` reads the directories; `recipe` says in which keys their recipes differ.
+//! - `runs` reads the directories; `recipe` finds the keys in which their recipes differ.
 //! - `figures` has the curves.
 //! - `evaluations` has the scores with their intervals, `samples` the answered questions with their images, which
-//!   `pictures` finds and makes small.
-//! - `studies` reads what `basic ablate` left, whose page's template shows it here too.
-//! - `page` fills the templates; [`crate::pages`] has what all pages share.
+//!   `pictures` finds and scales down.
+//! - `studies` reads the results of `basic ablate`, which are shown with the template of the study's own page.
+//! - `page` fills the templates; [`crate::pages`] has the parts that all pages share.
 
 mod evaluations;
 mod figures;
@@ -35,48 +35,48 @@ use basic_eval::benchmarks::BenchmarkError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// A file could not be read or written, or a line of it is no record.
+    /// A file could not be read or written, or one of its lines is invalid.
     #[error(transparent)]
     File(#[from] BenchmarkError),
-    /// Neither a training run nor an evaluation.
+    /// A path is neither a training run nor an evaluation nor a study.
     #[error(
         "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl), nor the --out of `basic ablate` (results.json)",
         path = .0.display()
     )]
     NoRun(PathBuf),
-    /// A run is given twice.
+    /// A path is given twice.
     #[error("{path}: given twice", path = .0.display())]
     Twice(PathBuf),
-    /// The answers of an evaluation.
+    /// The answers of an evaluation could not be read.
     #[error(transparent)]
     Answers(#[from] CompareError),
-    /// The folder of images.
+    /// The folder of images could not be opened.
     #[error(transparent)]
     Folder(#[from] DataError),
-    /// A template failed, which is a defect of this crate.
+    /// A template failed, which is a bug in this crate.
     #[error(transparent)]
     Page(#[from] PageError),
 }
 
-/// What the page shows.
+/// Options of the page.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// At most so many answered questions of each benchmark.
+    /// At most this many answered questions are shown of each benchmark.
     pub samples: usize,
-    /// Show images that lie below this folder too.
+    /// A further folder below which images may lie to be shown.
     pub image_root: Option<PathBuf>,
 }
 
-/// A page that was written.
+/// The page that was written.
 #[derive(Debug, Clone, Serialize)]
 pub struct Written {
-    /// The page.
+    /// The path of the page.
     pub page: PathBuf,
-    /// The runs, as the page names them.
+    /// The names of the runs on the page.
     pub runs: Vec<String>,
-    /// The studies' names.
+    /// The names of the studies.
     pub studies: Vec<String>,
-    /// The page's bytes.
+    /// The size of the page in bytes.
     pub bytes: usize,
 }
 

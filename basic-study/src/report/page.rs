@@ -1,4 +1,4 @@
-//! What the templates show.
+//! Fills the templates of the report.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -21,7 +21,7 @@ const TEMPLATES: [Template; 6] = [
     ("samples.html", include_str!("samples.html")),
     (STUDY.0, STUDY.1),
 ];
-/// Runs have as many colours; further ones begin anew, dashed.
+/// The number of colours for runs. Further runs repeat the colours with dashed lines.
 const COLOURS: usize = 8;
 
 #[derive(Serialize)]
@@ -31,12 +31,12 @@ struct Page<'a> {
     title: String,
     runs: Vec<RunView>,
     notes: Vec<String>,
-    /// Places of the training runs.
+    /// The indices of the training runs.
     training: Vec<usize>,
     differences: Vec<RecipeRow>,
     recipe: Vec<RecipeRow>,
     figures: &'a [Figure],
-    /// The points of every panel, for the readout.
+    /// The points of every panel, for reading off values.
     points: Vec<Points<'a>>,
     tables: Vec<Table>,
     samples: Vec<Samples>,
@@ -54,7 +54,7 @@ struct Points<'a> {
 struct RunView {
     place: usize,
     name: String,
-    /// The classes that colour it.
+    /// The CSS classes for its colour.
     class: String,
     curves: bool,
     status: String,
@@ -79,7 +79,7 @@ pub(super) fn render(runs: &[Run], studies: &[Summary], options: &Options) -> Re
     });
     let unfinished = runs.iter().flat_map(|run| {
         let told = |path: &std::path::PathBuf| {
-            format!("{}: the evaluation in {} is not finished and not shown.", run.name, path.display())
+            format!("{}: the evaluation in {} is not finished, so it is not shown.", run.name, path.display())
         };
         run.unfinished.iter().map(told)
     });
@@ -126,7 +126,7 @@ fn view(place: usize, run: &Run) -> RunView {
         _ if done == 0 => numbers::MISSING.to_string(),
         _ => numbers::thousands(done),
     };
-    // Of the last start alone in run.json; the steps have it whole.
+    // The time in run.json is only that since the last start of the run; the sum over the steps is complete.
     let seconds: f64 = run.steps.iter().filter_map(|step| step.value("seconds")).sum();
     let skipped = run.steps.last().and_then(|step| step.value("skipped_steps")).unwrap_or(0.0);
     let revision =

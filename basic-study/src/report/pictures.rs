@@ -1,7 +1,8 @@
-//! The images of answered questions: where they may lie, and what of them goes into the page.
+//! Finds the images of answered questions and embeds them in the page.
 //!
-//! A file of answers names the images, and may be anybody's, as may the record beside it. A page is shown to others. So
-//! an image is embedded only where it lies below a folder that has to do with the evaluation; others are named.
+//! Neither the file of answers, which names the images, nor the record beside it is trusted, and pages are passed on to
+//! other people. So an image is embedded only if it lies below a folder that belongs to the evaluation; of any other
+//! image the page shows only the name.
 
 use std::path::{Path, PathBuf};
 
@@ -15,15 +16,15 @@ use basic_eval::compare::Set;
 
 /// Finds the images of one set's answers.
 pub(super) struct Pictures {
-    /// Where names are looked up, each with the folders that they may not leave, which are the same for all.
+    /// The places where names are looked up. All have the same permitted folders.
     bases: Vec<ImageBase>,
-    /// As the names are shown.
+    /// The folder that is put before a name when it is shown.
     shown: Option<PathBuf>,
 }
 
 impl Pictures {
-    /// Those of `set`, which is one of `run`'s. Images may lie below the folder of the answers, below the folders that the
-    /// evaluation recorded, and below `image_root`.
+    /// The images of `set`, which belongs to `run`. Images may lie below the folder of the answers, below the folders
+    /// that the evaluation recorded, and below `image_root`.
     pub fn of(run: &Run, set: &Set, image_root: Option<&Path>) -> Self {
         let own = set.file.parent().map(Path::to_path_buf).unwrap_or_default();
         let images = set.record.as_ref().and_then(|record| record.images.clone());
@@ -35,14 +36,14 @@ impl Pictures {
             .chain(recorded.into_iter().filter(|root| is_a_folder_of_data(root)))
             .chain(image_root.map(Path::to_path_buf))
             .collect();
-        // Without a record names may be relative to the answers' folder, the one that the user named or, as a training
-        // run writes them, to where it ran.
+        // Without a record, names may be relative to the answers' folder, to the user's `--image-root`, or to the
+        // working directory, which is how a training run writes them.
         let places = images.clone().into_iter().chain([own]).chain(image_root.map(Path::to_path_buf));
         let bases = places.chain([PathBuf::new()]).map(|place| ImageBase::within(&place, &allowed)).collect();
         Self { bases, shown: images }
     }
 
-    /// The question's image, or why it is not there.
+    /// The question's image, or the reason why there is none.
     pub fn of_question(&self, judged: &Judged) -> (Option<Picture>, Option<String>) {
         let Some(name) = &judged.image else { return (None, None) };
         let shown = self.shown.as_ref().map_or_else(|| name.clone(), |folder| folder.join(name));
@@ -64,7 +65,7 @@ impl Pictures {
         }
     }
 
-    /// The first file of that name; where there is none, an error that says most.
+    /// The first file of that name. If there is none, the most informative of the errors.
     fn file(&self, name: &str) -> Option<Result<PathBuf, ImageNameError>> {
         let mut error = None;
         for base in &self.bases {
@@ -78,8 +79,8 @@ impl Pictures {
     }
 }
 
-/// Whether a folder that a record names is one that somebody keeps data in: a record could name the whole file system, or
-/// all that a user has.
+/// Whether a folder that a record names may be trusted as a folder of data: a record could name the root of the file
+/// system or the user's home directory.
 fn is_a_folder_of_data(root: &Path) -> bool {
     let Ok(real) = root.canonicalize() else { return false };
     let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
@@ -141,7 +142,7 @@ mod tests {
             (None, absolute("other/a.png").as_str()),
             (recorded(), "../other/a.png"),
             (recorded(), absolute("other/a.png").as_str()),
-            // What names are relative to is not by itself a folder that they may lead to.
+            // The folder that names are relative to is not thereby a permitted folder.
             (Some(json!({"images": at("data")})), "../data/a.png"),
             (Some(json!({"images": "/", "image_roots": ["/"]})), absolute("other/a.png").trim_start_matches('/')),
         ] {

@@ -1,18 +1,18 @@
-//! In which keys recipes differ.
+//! Finds the keys in which recipes differ.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// A key of the recipes with its value in each run; `None` where a run has no such key.
+/// A key of the recipes with its value in each run; `None` if the run's recipe does not have the key.
 #[derive(Debug, Serialize, PartialEq)]
 pub(super) struct RecipeRow {
     pub key: String,
     pub values: Vec<Option<String>>,
 }
 
-/// Every key of the recipes, in order.
+/// Every key of the recipes, sorted.
 pub(super) fn rows(recipes: &[&Value]) -> Vec<RecipeRow> {
     let flat: Vec<Vec<(String, String)>> = recipes.iter().map(|recipe| flatten(recipe)).collect();
     let keys: BTreeSet<&String> = flat.iter().flatten().map(|(key, _)| key).collect();
@@ -26,13 +26,13 @@ pub(super) fn rows(recipes: &[&Value]) -> Vec<RecipeRow> {
 }
 
 impl RecipeRow {
-    /// Whether the runs differ in it. Where a run is written says nothing about it.
+    /// Whether the runs differ in this key. The output directory is ignored, because it differs in all runs.
     pub fn differs(&self) -> bool {
         self.key != "output" && self.values.iter().any(|value| *value != self.values[0])
     }
 }
 
-/// Keys with dots; what is not there (null) has none.
+/// Flattens nested tables to dotted keys; null values are left out.
 fn flatten(value: &Value) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     let mut open: Vec<(String, &Value)> = vec![(String::new(), value)];

@@ -1,5 +1,5 @@
 "use strict";
-// The page stands without this: it adds the readout, hiding of runs and the logarithmic axis.
+// The page is complete without this script, which adds reading off values, hiding runs and the logarithmic axis.
 (() => {
   const points = new Map(JSON.parse(document.getElementById("points").textContent).map((p) => [p.id, p.series]));
   const hidden = new Set();
@@ -11,7 +11,7 @@
     return value.toFixed(digits).replace("-", "−");
   };
 
-  /** The place in `steps` nearest to `step`. */
+  /** The index of the value in `steps` that is nearest to `step`. */
   function nearest(steps, step) {
     let low = 0;
     let high = steps.length - 1;
@@ -42,7 +42,7 @@
 
     const show = () => {
       panel.querySelectorAll(".dot").forEach((dot) => dot.remove());
-      // The cursor stands on a step that is drawn, of the curve that is nearest to it.
+      // The cursor snaps to the nearest step that is drawn, of any visible curve.
       let found = step;
       if (step !== null) {
         const steps = series.filter(([run]) => !hidden.has(run)).map(([, xs]) => xs[nearest(xs, step)]);
@@ -52,7 +52,7 @@
       for (const [run, xs, ys] of series) {
         const index = step === null ? xs.length - 1 : nearest(xs, found);
         const value = panel.querySelector(`.readout [data-run="${run}"] b`);
-        // A run that is shorter than others has no value where it has no step.
+        // A run that is shorter than others has no value beyond its last step.
         const apart = Math.max(1, (1.5 * (xs[xs.length - 1] - xs[0])) / Math.max(1, xs.length - 1));
         const there = step === null || Math.abs(xs[index] - found) <= apart;
         value.textContent = there ? number(ys[index]) : "–";
@@ -93,7 +93,7 @@
     plot.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && leave());
     plot.addEventListener("blur", leave);
     plot.addEventListener("keydown", (event) => {
-      // The drawn steps of the run that has most of them.
+      // The arrow keys move over the steps of the visible run that has the most points.
       const shown = series.filter(([run]) => !hidden.has(run));
       if (!shown.length) return;
       const steps = shown.reduce((most, one) => (one[1].length > most[1].length ? one : most))[1];
@@ -123,7 +123,7 @@
       panels.forEach((panel) => panel.show());
     };
     box.addEventListener("change", set);
-    // A browser that goes back keeps what was ticked.
+    // On going back, browsers restore the checkboxes of the earlier visit.
     if (!box.checked) set();
   }
   const logarithmic = document.getElementById("logarithmic");

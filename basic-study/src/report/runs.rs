@@ -1,4 +1,4 @@
-//! What a path holds: a training run's steps and recipe, evaluations, or both.
+//! Reads the runs of a report: the steps and the recipe of a training run, evaluations, or both.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::ReportError;
 
-/// What of a line of `metrics.jsonl` or `eval.jsonl` the page needs: a long run has too many to keep the rest.
+/// The values of a line of `metrics.jsonl` or `eval.jsonl` that the page needs. The rest of a long run would take too
+/// much memory.
 const KEYS: [&str; OTHERS.len() + TERMS.len()] = {
     let mut keys = [""; OTHERS.len() + TERMS.len()];
     let mut at = 0;
@@ -24,7 +25,7 @@ const KEYS: [&str; OTHERS.len() + TERMS.len()] = {
     }
     keys
 };
-/// Beside the methods' terms.
+/// The keys besides the terms of the supervision methods.
 const OTHERS: [&str; 9] =
     [LM, TOTAL, "lr", "grad_norm", "attention_mass", "cosine", "seconds", "skipped_steps", "accuracy"];
 
@@ -52,26 +53,26 @@ impl From<Line> for Step {
 }
 
 impl Step {
-    /// One of [`KEYS`]; `None` where the step lacks it or it is not finite (JSON's null).
+    /// The value of one of [`KEYS`]; `None` if the step lacks it or it is not finite (null in JSON).
     pub fn value(&self, key: &str) -> Option<f64> {
         KEYS.iter().zip(self.values).find(|(name, _)| **name == key)?.1
     }
 }
 
-/// One of the paths that the page is about.
+/// The content of one of the given paths.
 #[derive(Debug)]
 pub(super) struct Run {
-    /// The end of its path that tells it from the others.
+    /// The end of its path, as long as needed to tell it from the others.
     pub name: String,
-    /// `run.json`, as it is.
+    /// The content of `run.json`.
     pub info: Option<Value>,
-    /// Every step; none for an evaluation alone.
+    /// Every training step; empty for an evaluation.
     pub steps: Vec<Step>,
     /// Every evaluation on held-out samples.
     pub held_out: Vec<Step>,
-    /// What `basic eval` left.
+    /// The answers that `basic eval` wrote.
     pub sets: Vec<Set>,
-    /// Benchmarks that were not answered to their end.
+    /// The folders of benchmarks whose evaluation is unfinished.
     pub unfinished: Vec<PathBuf>,
 }
 
@@ -80,7 +81,7 @@ impl Run {
         self.info.is_some() || !self.steps.is_empty()
     }
 
-    /// The recipe with every default.
+    /// The recipe with all defaults filled in.
     pub fn recipe(&self) -> Option<&Value> {
         self.info.as_ref()?.get("recipe")
     }
@@ -105,7 +106,7 @@ impl Run {
         Ok(Self { sets, ..run })
     }
 
-    /// What the model said of the first held-out samples at the last evaluation.
+    /// The model's answers to the first held-out samples at the last evaluation.
     fn predictions(&self, path: &Path) -> Option<Set> {
         #[derive(Deserialize)]
         struct Sampled {
@@ -140,7 +141,7 @@ pub(super) fn open(paths: &[PathBuf]) -> Result<Vec<Run>, ReportError> {
     Ok(runs)
 }
 
-/// The ends of paths, as long as it takes to tell them apart.
+/// The ends of the paths, as long as needed to tell them apart.
 fn names(paths: &[PathBuf]) -> Vec<String> {
     let parts: Vec<Vec<String>> = paths
         .iter()
@@ -162,7 +163,7 @@ pub(super) fn text(path: &Path) -> Result<Option<String>, ReportError> {
     }
 }
 
-/// The text of a file of JSON, whose values fit its budget.
+/// The text of a JSON file, after a check that its values fit the memory budget.
 pub(super) fn json(path: &Path) -> Result<Option<String>, ReportError> {
     let Some(text) = text(path)? else { return Ok(None) };
     let costly = |over: outside::OverBudget| BenchmarkError::Io { path: path.into(), source: over.into() };
@@ -170,7 +171,7 @@ pub(super) fn json(path: &Path) -> Result<Option<String>, ReportError> {
     Ok(Some(text))
 }
 
-/// The lines of a file that may still grow: a last one that is not whole is left out.
+/// The parsed lines of a file that may still be growing: an incomplete last line is left out.
 fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ReportError> {
     let Some(text) = text(path)? else { return Ok(Vec::new()) };
     let whole = text.rfind('\n').map_or(0, |end| end + 1);

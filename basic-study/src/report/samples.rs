@@ -1,4 +1,4 @@
-//! Answered questions with their images, made small and put into the page.
+//! Selects the answered questions that the page shows, with their images.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use super::pictures::Pictures;
 use super::runs::Run;
 use crate::pages::picture::Picture;
 
-/// The longest text shown, in characters: a model that never stops fills no page.
+/// The longest text shown, in characters, so that the answer of a model that never stops does not fill the page.
 const LONGEST: usize = 400;
 
 /// Answered questions of one set.
 #[derive(Debug, Serialize)]
 pub(super) struct Samples {
     pub name: String,
-    /// Of how many they were taken.
+    /// How many questions they were selected from.
     pub of: usize,
     pub questions: Vec<Sample>,
 }
@@ -32,24 +32,24 @@ pub(super) struct Sample {
     pub expected: Option<String>,
     pub category: Option<String>,
     pub image: Option<Picture>,
-    /// Why there is no image, where there should be one.
+    /// The reason why an image is missing.
     pub missing: Option<String>,
     pub answers: Vec<Answer>,
 }
 
-/// What a run said.
+/// A run's answer.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
     pub run: usize,
     pub name: String,
     pub text: String,
-    /// "right", "wrong", or a share between; empty where the true answer is hidden.
+    /// "right", "wrong" or "partly"; empty if the true answer is hidden.
     pub verdict: &'static str,
     pub score: String,
 }
 
-/// At most so many questions as `options` say of each set, evenly spread over those that all its runs answered: none is picked for what was
-/// said.
+/// Selects at most `options.samples` questions of each set, spread evenly over those that all its runs answered. The
+/// selection does not depend on the answers.
 pub(super) fn samples(runs: &[Run], options: &Options) -> Vec<Samples> {
     let count = options.samples;
     let of = |name: &str| {

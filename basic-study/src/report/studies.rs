@@ -1,4 +1,4 @@
-//! Ablations: what `basic ablate` left.
+//! Reads the results of studies that `basic ablate` wrote.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::runs::json;
 use crate::studies::Summary;
 use basic_eval::benchmarks::BenchmarkError;
 
-/// The results of the study at `path`; `None` where there is none, or a training run.
+/// The results of the study at `path`; `None` if there are none, or if `path` is a training run.
 pub(super) fn read(path: &Path) -> Result<Option<Summary>, ReportError> {
     let file = path.join("results.json");
     if path.join("run.json").exists() {

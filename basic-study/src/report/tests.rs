@@ -1,4 +1,4 @@
-//! What a reader of the page relies on; tests/tests/report.rs opens it in a browser.
+//! Tests of the page's content and safety; tests/tests/report.rs opens it in a browser.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::*;
 
 const HOSTILE: &str = "<script>alert(\"1\")<\u{2f}script> & 'more'";
 
-/// A training run of so many steps with its recipe.
+/// Writes a training run with this many steps and its recipe.
 fn training(dir: &Path, steps: usize, das: bool) -> PathBuf {
     fs::create_dir_all(dir).unwrap();
     let recipe = json!({"stage": "pretrain", "seed": 0, "output": dir, "objective": {"das": das, "lambda_das": 1.0}});
@@ -27,7 +27,7 @@ fn training(dir: &Path, steps: usize, das: bool) -> PathBuf {
     dir.to_path_buf()
 }
 
-/// Predictions on two questions, one of them with an image that is not there.
+/// Writes predictions on two questions, one of them with a missing image.
 fn evaluated(dir: &Path, answer: &str) {
     fs::create_dir_all(dir.join("eval")).unwrap();
     let line = |id: u64, image: Option<&str>, answer: &str| {

@@ -1,4 +1,4 @@
-//! Changes inside archives, whose checksums stay right.
+//! Damages the contents of archives and keeps the archives' checksums right.
 
 use std::io::{Cursor, Read, Write};
 
@@ -11,10 +11,10 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::{bytes, pick};
 
-/// Opcodes of pickles that build, call, or refer to something.
+/// Opcodes of pickles that build, call or reference objects.
 const OPCODES: &[u8] = b"().012]}NRbcdehilpqrstu\x80\x81\x85\x86\x87\x88\x89\x8c\x8d\x8e\x93\x94\x95";
 
-/// A PyTorch file with its pickle or its members damaged, stored or deflated.
+/// A PyTorch zip file with its pickle or its members damaged, stored or deflated.
 pub fn zip(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     rewritten(whole, random).unwrap_or_else(|| bytes::damaged(whole, random))
 }
@@ -62,7 +62,7 @@ fn rewritten(whole: &[u8], random: &mut impl Rng) -> Option<Vec<u8>> {
     Some(out.finish().ok()?.into_inner())
 }
 
-/// A file of pickles with opcodes and numbers changed, at its head for the most part: tensors lie behind them.
+/// A file of pickles with opcodes and numbers changed, half of the time only near its start, because tensors follow.
 pub fn pickles(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let head = if random.random() { whole.len().min(600) } else { whole.len() };
     let (head, data) = whole.split_at(head);
@@ -86,7 +86,7 @@ fn opcode(pickle: &mut Vec<u8>, random: &mut impl Rng) {
             pickle.splice(at..at, run);
         }
         2 => {
-            // The next short number becomes a long one.
+            // Replaces the next 1-byte or 2-byte integer by a 4-byte one.
             let number = pickle[at..].iter().position(|byte| matches!(byte, b'K' | b'M')).map(|offset| at + offset);
             let Some(number) = number else { return };
             let end = (number + if pickle[number] == b'K' { 2 } else { 3 }).min(pickle.len());
@@ -103,7 +103,7 @@ fn opcode(pickle: &mut Vec<u8>, random: &mut impl Rng) {
     }
 }
 
-/// A tar archive with a header's field or a member's content damaged; the headers' checksums are right again.
+/// A tar archive with a damaged header field or member, and with right checksums in the headers.
 pub fn tar(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     let headers: Vec<usize> = (0..bytes.len() / 512)
@@ -133,7 +133,7 @@ pub fn tar(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
         4 => bytes.truncate(at + pick(&[0, 100, 512, 700], random)),
         5 => field(&mut bytes[at + 157..at + 257], pick(&["../../../etc/passwd", "000000.png", "/"], random)),
         _ => {
-            // Of a member's content, where it still has its length.
+            // Changes a byte of a member's content.
             let end = (at + 1024).min(bytes.len());
             if at + 512 < end {
                 let place = random.random_range(at + 512..end);
@@ -155,7 +155,7 @@ fn field(field: &mut [u8], text: &str) {
     field[..length].copy_from_slice(&text.as_bytes()[..length]);
 }
 
-/// A compressed tar archive, damaged inside.
+/// A gzipped tar archive, damaged before compression.
 pub fn tar_gz(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let mut inside = Vec::new();
     if GzDecoder::new(whole).read_to_end(&mut inside).is_err() {

@@ -1,10 +1,10 @@
-//! Changes that know nothing of the format, and those of templates.
+//! Damages bytes without regard to their format, and chat templates.
 
 use rand::{Rng, RngExt};
 
 use super::pick;
 
-/// Words that readers of JSON, TOML and templates may stumble over.
+/// Texts that readers of JSON, TOML and templates may mishandle.
 const WORDS: [&str; 18] = [
     "null",
     "-1",
@@ -26,7 +26,7 @@ const WORDS: [&str; 18] = [
     "1e-320",
 ];
 
-/// What may stand in a template, and go wrong there.
+/// Snippets that are expensive, wrong or unusual in a template.
 const SNIPPETS: [&str; 30] = [
     "{% for a in range(99999) %}",
     "{% endfor %}",
@@ -106,7 +106,7 @@ fn change(bytes: &mut Vec<u8>, random: &mut impl Rng) {
     }
 }
 
-/// Replaces the next number, text or name of a text by a word.
+/// Replaces the next number, string or name by one of [`WORDS`].
 fn word(bytes: &mut Vec<u8>, at: usize, random: &mut impl Rng) {
     let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'_' | b'"');
     let Some(start) = bytes[at..].iter().position(part).map(|offset| at + offset) else { return };
@@ -114,7 +114,7 @@ fn word(bytes: &mut Vec<u8>, at: usize, random: &mut impl Rng) {
     bytes.splice(start..end, pick(&WORDS, random).bytes());
 }
 
-/// A damaged chat template: snippets between its blocks, blocks gone or twice, and brackets without end.
+/// A damaged chat template: with snippets between its blocks, blocks removed or doubled, or deeply nested brackets.
 pub fn template(bytes: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..random.random_range(1..=3) {

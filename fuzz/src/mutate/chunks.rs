@@ -1,4 +1,4 @@
-//! Changes to formats of chunks with lengths: safetensors, PNG, protocol buffers.
+//! Damages formats that consist of chunks with lengths: safetensors, PNG and protocol buffers.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use rand::{Rng, RngExt};
 
 use super::{bytes, pick, values};
 
-/// A safetensors file with its header's values damaged, and its length right again.
+/// A safetensors file with damaged header values and, mostly, the right header length.
 pub fn safetensors(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let length = whole.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length)) as usize;
     let Some((header, data)) = whole.get(8..).and_then(|rest| rest.split_at_checked(length)) else {
@@ -23,14 +23,14 @@ pub fn safetensors(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     [&claimed.to_le_bytes()[..], &header, &data[..kept]].concat()
 }
 
-/// A PNG with a chunk damaged, moved, missing or new, and its CRC right.
+/// A PNG with a chunk damaged, moved, removed or added, and with right CRCs.
 pub fn png(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let Some(mut chunks) = chunks(whole) else { return bytes::damaged(whole, random) };
     for _ in 0..random.random_range(1..=2) {
         let at = random.random_range(0..chunks.len());
         match random.random_range(0..9) {
             0 | 1 => {
-                // Of the header: width, height, depth, colour type, compression, filter, interlacing.
+                // A field of the header: width, height, depth, colour type, compression, filter or interlacing.
                 let head = &mut chunks[0].1;
                 if head.len() >= 13 {
                     let field = random.random_range(0..7);
@@ -61,7 +61,7 @@ pub fn png(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
                 chunks.insert(at, (*name, vec![value; length]));
             }
             _ => {
-                // Data that is compressed rightly, of another length than the picture's.
+                // Validly compressed data whose length does not fit the image.
                 let plain = vec![random.random(); pick(&[0, 1, 1000, 1 << 24], random)];
                 let mut out = ZlibEncoder::new(Vec::new(), Compression::default());
                 if let (Ok(data), Some(chunk)) = (
@@ -104,13 +104,13 @@ fn joined(chunks: &[Chunk]) -> Vec<u8> {
     out
 }
 
-/// Whether all chunks have their length and CRC.
+/// Whether all chunks have the right length and CRC.
 #[cfg(test)]
 pub(super) fn png_is_whole(bytes: &[u8]) -> bool {
     chunks(bytes).is_some_and(|chunks| joined(&chunks) == bytes)
 }
 
-/// The CRC of PNG's chunks.
+/// The CRC of a PNG chunk.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
@@ -131,7 +131,7 @@ pub fn palette() -> Vec<u8> {
     ])
 }
 
-/// A protocol buffer whose fields are missing, moved, there many times, or hold something else.
+/// A protocol buffer with fields removed, moved, repeated or changed.
 pub fn fields(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let Some(mut fields) = split(whole) else { return bytes::damaged(whole, random) };
     for _ in 0..random.random_range(1..=3) {
@@ -151,7 +151,7 @@ pub fn fields(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
             }
             3 => fields[at].0 = pick(&[0, 1, 2, 3, 5, 1000], random),
             4 => {
-                // A piece: its text (field 1), then its kind (field 3).
+                // A SentencePiece piece: its text (field 1) and its type (field 3).
                 let text = pick(&["", "a", "<s>", "▁", "<0x41>", "<0xZZ>", "\u{0}", "図図図"], random);
                 let text = text.repeat(pick(&[1, 1, 300, 5000], random));
                 let mut piece = vec![0x0A];
@@ -172,7 +172,7 @@ pub fn fields(whole: &[u8], random: &mut impl Rng) -> Vec<u8> {
     out
 }
 
-/// The fields at the top of a protocol buffer, where all of them have lengths.
+/// The top-level fields of a protocol buffer; `None` unless all are length-delimited.
 pub fn split(mut rest: &[u8]) -> Option<Vec<(u64, Vec<u8>)>> {
     let mut fields = Vec::new();
     while !rest.is_empty() {
@@ -198,7 +198,7 @@ fn read_varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Writes a number as protocol buffers do.
+/// Appends a number in the varint encoding of protocol buffers.
 pub fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

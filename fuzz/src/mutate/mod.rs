@@ -1,6 +1,6 @@
-//! Changes to a file, by what it is: bytes, values of JSON and TOML, members of archives, chunks of images.
+//! Damages a file according to its format: bytes, values of JSON and TOML, members of archives, chunks of images.
 //!
-//! A change that knows the format keeps checksums and lengths right, so that it gets past a reader's first look.
+//! Changes that know the format keep checksums and lengths right, so that the damage gets past a reader's first checks.
 
 mod archives;
 mod bytes;
@@ -10,10 +10,10 @@ mod values;
 pub(crate) use chunks::{palette, split, varint};
 use rand::{Rng, RngExt};
 
-/// What is known of a file's format.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing: bits, bytes, runs, lengths and words.
+    /// Unknown: bits, bytes, runs, lengths and words are changed.
     Bytes,
     /// A JSON value.
     Json,
@@ -25,15 +25,15 @@ pub enum Kind {
     Template,
     /// Eight bytes of length, a JSON header, and data.
     Safetensors,
-    /// Chunks with their CRC.
+    /// A PNG image: chunks with CRCs.
     Png,
-    /// Pickles and data, as PyTorch wrote them before its archives.
+    /// Pickles and data, as PyTorch wrote them before it used zip archives.
     Pickles,
-    /// An archive as PyTorch writes it.
+    /// A zip archive as PyTorch writes it.
     Zip,
-    /// Blocks of 512 bytes, a header with its checksum before each member.
+    /// A tar archive: blocks of 512 bytes, with a header and its checksum before each member.
     Tar,
-    /// The same, compressed.
+    /// A gzipped tar archive.
     TarGz,
     /// Fields of a protocol buffer, as SentencePiece writes them.
     Fields,
@@ -41,7 +41,7 @@ pub enum Kind {
 
 /// A damaged copy of `bytes`.
 pub fn damaged(kind: Kind, bytes: &[u8], random: &mut impl Rng) -> Vec<u8> {
-    // Also what knows its format is damaged blindly now and then.
+    // Files of a known format are sometimes damaged without regard to it, too.
     if random.random_ratio(1, 5) {
         return bytes::damaged(bytes, random);
     }
@@ -61,7 +61,7 @@ pub fn damaged(kind: Kind, bytes: &[u8], random: &mut impl Rng) -> Vec<u8> {
     }
 }
 
-/// One of a list.
+/// A random element of a list.
 fn pick<T: Copy>(list: &[T], random: &mut impl Rng) -> T {
     list[random.random_range(0..list.len())]
 }

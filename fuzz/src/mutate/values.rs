@@ -1,11 +1,11 @@
-//! Changes to the values of JSON and TOML.
+//! Damages the values of JSON and TOML.
 
 use rand::{Rng, RngExt};
 use serde_json::{Map, Value, json};
 
 use super::{bytes, pick};
 
-/// A text that stands for one that no value can be, and is replaced once all is written.
+/// A placeholder for text that no value can represent; it is replaced after serialization.
 const RAW: &str = "\u{E000}raw";
 
 /// A damaged JSON value.
@@ -15,7 +15,7 @@ pub fn json(bytes: &[u8], random: &mut impl Rng) -> Vec<u8> {
     let text = if random.random() { serde_json::to_string(&value) } else { serde_json::to_string_pretty(&value) };
     let Ok(text) = text else { return bytes::damaged(bytes, random) };
     let text = raws.into_iter().fold(text, |text, raw| text.replacen(&format!("\"{RAW}\""), &raw, 1));
-    // The name that stands for one that is there already.
+    // Removes the mark from keys, which makes them duplicates of existing keys.
     text.replace("\u{E001}", "").into_bytes()
 }
 
@@ -54,7 +54,7 @@ pub fn toml(bytes: &[u8], random: &mut impl Rng) -> Vec<u8> {
     text.replace("\u{E001}", "").into_bytes()
 }
 
-/// One to three changes; the texts that take the place of `RAW`, in no order.
+/// Makes one to three changes. Returns the texts that replace `RAW`, in no particular order.
 fn changes(value: &mut Value, random: &mut impl Rng) -> Vec<String> {
     let mut raws = Vec::new();
     for _ in 0..random.random_range(1..=3) {
@@ -66,8 +66,8 @@ fn changes(value: &mut Value, random: &mut impl Rng) -> Vec<String> {
     raws
 }
 
-/// The number of a value inside: of any with the same chance, or of one that is found by going down from above, so that the
-/// entries of a large table do not stand for all.
+/// The number of a random value inside `value`: uniformly over all values, or by descending from the top at random, so
+/// that the entries of a large table do not dominate.
 fn place(value: &Value, random: &mut impl Rng) -> usize {
     if random.random() {
         return random.random_range(0..count(value));
@@ -94,7 +94,7 @@ fn count(value: &Value) -> usize {
     }
 }
 
-/// The value with this number, counted from above.
+/// The value with this number in depth-first order.
 fn node<'a>(value: &'a mut Value, left: &mut usize) -> Option<&'a mut Value> {
     if *left == 0 {
         return Some(value);
@@ -162,7 +162,7 @@ fn members(map: &mut Map<String, Value>, donor: Value, random: &mut impl Rng) {
     let name = names[random.random_range(0..names.len())].clone();
     match random.random_range(0..5) {
         0 => drop(map.remove(&name)),
-        // The mark goes when all is written, and the name is there twice.
+        // The mark is removed after serialization, which leaves the key twice.
         1 => drop(map.insert(format!("{name}\u{E001}"), donor)),
         2 => {
             let value = map.remove(&name).unwrap_or_default();
@@ -176,7 +176,7 @@ fn members(map: &mut Map<String, Value>, donor: Value, random: &mut impl Rng) {
     }
 }
 
-/// A value that few expect.
+/// An unusual value.
 fn odd(random: &mut impl Rng) -> Value {
     let nested = |depth: usize| (0..depth).fold(json!([]), |inner, _| json!([inner]));
     match random.random_range(0..26) {
@@ -209,7 +209,7 @@ fn odd(random: &mut impl Rng) -> Value {
     }
 }
 
-/// A text that is no value, or one that can't be held.
+/// A text that is not a valid value, or one beyond the range of values.
 fn raw(random: &mut impl Rng) -> String {
     match random.random_range(0..12) {
         0 => "1e309".into(),

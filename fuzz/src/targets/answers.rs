@@ -1,4 +1,4 @@
-//! Questions, benchmarks, and the answers to them.
+//! Targets for questions, benchmarks and answers.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const QUESTIONS: &str =
     "{\"question_id\":0,\"image\":\"a.png\",\"text\":\"what?\",\"answer\":\"a\",\"category\":\"c\"}\n";
 const PREDICTION: &str = "{\"question_id\":0,\"image\":\"a.png\",\"text\":\"what?\",\"expected\":\"a\",\"answer\":\"b\",\"category\":\"c\",\"correct\":false}\n";
 
-/// The pictures that the questions in `seeds/benchmarks` name.
+/// The images that the questions in `seeds/benchmarks` name.
 const PICTURES: [&str; 14] = [
     "bench/vqav2/test2015/1.png",
     "bench/vqav2/test2015/2.png",
@@ -28,7 +28,7 @@ const PICTURES: [&str; 14] = [
     "bench/gqa/data/images/n2.jpg",
 ];
 
-/// The line that answers a benchmark.
+/// The command line that runs a benchmark.
 macro_rules! eval {
     ($name:literal) => {
         &[
@@ -48,7 +48,7 @@ macro_rules! eval {
     };
 }
 
-/// The formats of evaluation.
+/// The targets of evaluation.
 pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     let new = |format, name, kind, damaged, line| {
         let target = Target::new(format, name, kind, damaged, line);

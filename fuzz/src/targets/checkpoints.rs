@@ -1,4 +1,4 @@
-//! Images, and all that lies in a checkpoint's folder.
+//! Targets for images and for the files of checkpoints.
 
 use std::fs;
 use std::io;
@@ -24,7 +24,7 @@ const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}{{ message['
 const ADDED: &str = r#"{"<image>": 358}"#;
 const SPECIAL: &str = r#"{"bos_token": {"content": "<s>", "lstrip": false, "normalized": false, "rstrip": false, "single_word": false}, "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "additional_special_tokens": ["<image>"]}"#;
 
-/// The formats of a checkpoint's files.
+/// The targets of images and checkpoints.
 pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     let new = |format, name, kind, damaged, line| {
         let target = Target::new(format, name, kind, damaged, line);
@@ -133,16 +133,16 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     ]
 }
 
-/// A picture in another format than PNG.
+/// An image in another format than PNG.
 fn picture(format: ImageFormat) -> Vec<u8> {
     let picture = RgbImage::from_fn(20, 14, |x, y| image::Rgb([x as u8 * 12, y as u8 * 18, (x * y) as u8]));
     let mut bytes = io::Cursor::new(Vec::new());
-    // Of a picture in memory, into memory: it can't fail, and an empty input would be refused as a whole one.
+    // Encoding in memory does not fail; if it did, the empty undamaged input would be refused.
     let _ = DynamicImage::from(picture).write_to(&mut bytes, format);
     bytes.into_inner()
 }
 
-/// Takes tokenizer.json away, and all pieces of tokenizer.model for which the table has no row.
+/// Removes tokenizer.json, and all pieces of tokenizer.model for which the embedding table has no row.
 fn pieces_alone(folder: &Path) -> io::Result<()> {
     const PIECES: usize = 358;
     let model = folder.join("model");

@@ -1,4 +1,4 @@
-//! What is damaged, and the command that reads it.
+//! The targets: the files that are damaged and the commands that read them.
 
 mod answers;
 mod checkpoints;
@@ -12,28 +12,28 @@ use std::path::{Path, PathBuf};
 use crate::mutate::Kind;
 use crate::outputs::Leaves;
 
-/// A folder with whole files, which of them is damaged, and the command that reads it there.
+/// A folder of valid files, the one that is damaged, and the command that reads it.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The format that it belongs to.
+    /// The group of formats that the target belongs to.
     pub format: &'static str,
-    /// The file, within its format.
+    /// The name of the target within its group.
     pub name: &'static str,
-    /// What is known of the file.
+    /// The format of the damaged file.
     pub kind: Kind,
-    /// Files of the project, by their place there and in the working folder; a folder is copied whole.
+    /// Files of the repository with their places in the working folder. Folders are copied with their contents.
     files: Vec<(PathBuf, &'static str)>,
-    /// Files that are written.
+    /// Further files with their contents.
     texts: Vec<(&'static str, Vec<u8>)>,
-    /// Commands that make more files of these, once, among them the damaged one where it is not there yet.
+    /// Commands that make further files from these, once; they may make the file that is damaged.
     pub made_by: Vec<&'static [&'static str]>,
-    /// What is changed then.
+    /// A change to the files after these commands.
     adjusted: Option<fn(&Path) -> io::Result<()>>,
     /// The file that is damaged; `*` for the first of a folder's entries.
     pub damaged: &'static str,
     /// The command's arguments, relative to the working folder.
     pub line: &'static [&'static str],
-    /// What it leaves behind.
+    /// The output of the command that is checked.
     pub leaves: Leaves,
 }
 
@@ -74,16 +74,16 @@ impl Target {
         self
     }
 
-    /// Its name as a file's.
+    /// The target's name as a file name.
     pub fn folder(&self) -> String {
         self.name.replace([' ', '/'], "-")
     }
 
-    /// Lays the whole files out in an empty folder.
+    /// Writes the undamaged files to an empty folder.
     ///
     /// # Errors
     ///
-    /// The operating system's.
+    /// The operating system's error.
     pub fn lay(&self, folder: &Path) -> io::Result<()> {
         for (from, to) in &self.files {
             copy(from, &folder.join(to))?;
@@ -96,11 +96,11 @@ impl Target {
         Ok(())
     }
 
-    /// Where the damaged file lies in a folder that is laid out, relative to it.
+    /// The path of the damaged file, relative to the folder with the files.
     ///
     /// # Errors
     ///
-    /// The operating system's.
+    /// The operating system's error.
     pub fn place(&self, folder: &Path) -> io::Result<PathBuf> {
         let mut place = PathBuf::new();
         for part in Path::new(self.damaged) {
@@ -115,22 +115,22 @@ impl Target {
         Ok(place)
     }
 
-    /// Makes of the whole files what no command leaves.
+    /// Changes the undamaged files to a state that no command leaves.
     ///
     /// # Errors
     ///
-    /// The operating system's.
+    /// The operating system's error.
     pub fn adjust(&self, folder: &Path) -> io::Result<()> {
         self.adjusted.map_or(Ok(()), |adjust| adjust(folder))
     }
 }
 
-/// Copies a file, or a folder with all that is in it.
+/// Copies a file, or a folder with its contents.
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     if !from.is_dir() {
         fs::create_dir_all(to.parent().unwrap_or(Path::new(".")))?;
         fs::copy(from, to)?;
-        // Answers remember when the weights were written.
+        // The record of answers has the modification time of the weights, so it must be kept.
         return fs::File::options().write(true).open(to)?.set_modified(fs::metadata(from)?.modified()?);
     }
     fs::create_dir_all(to)?;
@@ -141,13 +141,13 @@ pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Every format, over the project's `tests/fixtures`.
+/// All targets, made from the repository's `tests/fixtures`.
 pub fn targets(fixtures: &Path) -> Vec<Target> {
     let of = [checkpoints::targets, sets::targets, training::targets, answers::targets];
     of.into_iter().flat_map(|targets| targets(fixtures)).collect()
 }
 
-/// The inputs of a target that failed once and were mended, kept beside this crate.
+/// The inputs of a target that failed in the past, before a fix; they are kept in this crate's folder.
 pub fn regressions(target: &Target) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target.folder());
     let mut files: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
@@ -155,7 +155,7 @@ pub fn regressions(target: &Target) -> Vec<PathBuf> {
     files
 }
 
-/// A folder of this crate's own seeds.
+/// A folder of this crate's seed files.
 fn seeds(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name)
 }

@@ -1,4 +1,4 @@
-//! Data sets.
+//! Targets for data sets.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const JSON: &[&str] = &["data", "check", "data.json", "--checkpoint", "model", "
 const PARQUET: &[&str] = &["data", "check", "data.parquet"];
 const EXPORT: &[&str] = &["data", "export", "data.parquet", "--format", "json", "--out", "out"];
 
-/// The formats of data sets.
+/// The targets of data sets.
 pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     let new = |format, name, kind, damaged, line| {
         Target::new(format, name, kind, damaged, line).with(fixtures.join("images/a.png"), "a.png")

@@ -1,4 +1,4 @@
-//! Recipes, studies, and what a run leaves that is not done.
+//! Targets for recipes, studies and unfinished runs.
 
 use std::fs;
 use std::io;
@@ -125,7 +125,7 @@ const QUESTION: &str =
 const RESUME: &[&str] = &["train", "--resume", "run"];
 const STUDIED: &[&str] = &["ablate", "study.toml", "--out", "st", "--device", "cpu", "--set", "train.steps=1"];
 
-/// The formats of training.
+/// The targets of training.
 pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     let new = |format, name, kind, damaged, line| {
         let target = Target::new(format, name, kind, damaged, line);
@@ -135,7 +135,7 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     let state = |name, kind, damaged, line| {
         new("run states", name, kind, damaged, line).made(&["train", "recipe.toml"]).adjusted(unfinished)
     };
-    // What is damaged without being seen would make another model.
+    // Damage that goes unnoticed would lead to other weights.
     let same = Leaves::Same("run/model.safetensors");
     let mixture = |target: Target| {
         let target = target.text("mixture.toml", MIXTURE).with(fixtures.join("images/a.png"), "captions/a.png");
@@ -187,7 +187,7 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     ]
 }
 
-/// A run that was killed in its second step.
+/// Turns a finished run into one that was killed in its second step.
 fn unfinished(folder: &Path) -> io::Result<()> {
     let run = folder.join("run");
     fs::remove_dir_all(run.join("checkpoints/step-00000002"))?;

@@ -1,4 +1,4 @@
-//! Things to break, and runs over them.
+//! Checkpoints, recipes and samples for tests to break, and the commands that read them.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,7 +15,7 @@ pub fn basic(args: Vec<OsString>) -> Ran {
     run(BASIC, args)
 }
 
-/// A folder with a copy of a fixture checkpoint, to break.
+/// A folder with a copy of a fixture checkpoint that a test breaks.
 pub struct Broken {
     pub dir: TempDir,
 }
@@ -45,7 +45,7 @@ impl Broken {
         tensors::write(&path, &all);
     }
 
-    /// What each command that opens a checkpoint says: the same. Nothing is written.
+    /// Asserts that every command that opens a checkpoint fails with the same message and writes nothing.
     pub fn refused(&self, mentions: &[&str]) {
         let grads = self.dir.path().join("grads.safetensors");
         let line = args!["losses", self.model(), fixture("samples.jsonl"), "--json", "--grads", grads];
@@ -61,7 +61,7 @@ impl Broken {
     }
 }
 
-/// A recipe, its data, and where its output goes.
+/// A folder with a recipe, its data and its output.
 pub struct Run {
     pub dir: TempDir,
 }
@@ -106,7 +106,7 @@ impl Run {
         let path = self.dir.path().join("recipe.toml");
         let text = fs::read_to_string(&path).unwrap();
         self.recipe(&text);
-        // Without lines of progress on standard output.
+        // `--ui bar` keeps progress off standard output.
         let mut line = args!["train", path, "--out", self.out(), "--ui", "bar"];
         line.extend(more.iter().map(OsString::from));
         line
@@ -116,7 +116,7 @@ impl Run {
         basic(self.line(more))
     }
 
-    /// Refused before anything was written.
+    /// Asserts that training is refused before anything is written.
     #[track_caller]
     pub fn refused(&self, mentions: &[&str]) -> String {
         let said = self.train(&[]).refused(1, mentions);
@@ -125,7 +125,7 @@ impl Run {
     }
 }
 
-/// A samples file for `basic losses` beside a copy of the fixture images.
+/// Writes a file of samples for `basic losses` beside a copy of the fixture images.
 pub fn samples(lines: &str) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     copy_of("images", &dir.path().join("images"));
@@ -134,7 +134,7 @@ pub fn samples(lines: &str) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// A run that failed leaves its record and its metrics at most.
+/// Asserts that a failed run has left at most its record and its metrics.
 #[track_caller]
 pub fn assert_no_checkpoint(out: &Path) {
     if out.exists() {

@@ -1,4 +1,4 @@
-//! Checkpoints: files, tensors, configs.
+//! Invalid checkpoints: files, tensors and configurations.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ fn a_directory_that_is_no_checkpoint_is_named() {
 
 #[test]
 fn a_token_whose_id_has_no_row_in_the_embedding_table_is_named() {
-    // No more tokens than rows, but a gap before one id.
+    // There are no more tokens than rows, but one id is larger than the number of rows.
     let broken = Broken::copy_of("plain");
     let path = broken.model().join("tokenizer.json");
     let mut tokenizer = read_json(&path);
@@ -43,7 +43,7 @@ fn tensors_of_the_wrong_shape_are_listed_with_both_shapes() {
             }
         }
     });
-    // Sizes of the fixture: projector 32 to 48, MLP 48 to 96.
+    // The fixture's projector maps 32 to 48, and its MLP 48 to 96.
     broken.refused(&["linear_1.bias is [1, 48], not [48]", "gate_proj.weight is [1, 96, 48], not [96, 48]"]);
 }
 
@@ -52,7 +52,7 @@ fn missing_tensors_are_listed_all_at_once() {
     let broken = Broken::copy_of("plain");
     let absent = ["multi_modal_projector.linear_2.weight", "layers.1.self_attn.q_proj.weight", "lm_head.weight"];
     broken.tensors(|all| all.retain(|name, _| !absent.iter().any(|end| name.ends_with(end))));
-    // 3 layers in the vision encoder have a layers.1 too, with q_proj of its own: 4 in all.
+    // The vision encoder has a layers.1 with a q_proj too, so 4 tensors are missing in all.
     broken.refused(&[&["4 tensors are missing"], &absent[..]].concat());
 }
 
@@ -92,7 +92,7 @@ fn a_header_that_lies_is_refused_by_what_is_wrong_with_it() {
         let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]].concat();
         fs::write(&path, file).unwrap();
     };
-    // A header of two terabytes.
+    // A header that claims two terabytes.
     fs::write(&path, [&(2u64 << 40).to_le_bytes()[..], &bytes[8..]].concat()).unwrap();
     broken.refused(&["model.safetensors", "its header claims 2199023255552 bytes"]);
     let name = "language_model.model.norm.weight";
@@ -109,7 +109,7 @@ fn a_header_that_lies_is_refused_by_what_is_wrong_with_it() {
     broken.refused(&["model.safetensors", name, "I32"]);
     with(&|h| h[name]["dtype"] = json!("X32"));
     broken.refused(&["model.safetensors", "X32"]);
-    // The same parameter by its names in both generations.
+    // The same parameter under its names in transformers 4 and 5.
     with(&|h| {
         let norm = h.as_object_mut().unwrap().remove("language_model.model.layers.0.input_layernorm.weight").unwrap();
         h["model.language_model.norm.weight"] = norm;

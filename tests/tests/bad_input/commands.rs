@@ -1,4 +1,4 @@
-//! The command line and devices.
+//! Invalid command lines and devices.
 
 use std::ffi::OsString;
 use std::process::{Command, Stdio};

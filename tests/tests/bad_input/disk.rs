@@ -1,4 +1,4 @@
-//! Disks that are full or refuse.
+//! Disks that are full and writes that fail.
 
 use std::fs;
 use std::io::Write;
@@ -10,13 +10,13 @@ use tests::{args, run_in_shell};
 
 use crate::broken::{BASIC, Run, assert_no_checkpoint, basic, good_sample};
 
-/// A file system of `kib` KiB at `path`, until dropped.
+/// A file system of `kib` KiB at `path`, which is unmounted when this is dropped.
 struct SmallDisk {
     path: PathBuf,
 }
 
 impl SmallDisk {
-    /// `None`, said on standard error past the test harness, where mounting is not allowed.
+    /// Mounts the file system. If that is not allowed, prints a note past the test harness and returns `None`.
     fn mount(path: &Path, kib: usize) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let size = format!("size={kib}k");
@@ -37,7 +37,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_leaves_no_half_written_checkpoint() {
-    // The checkpoint takes 620 KB: the record and the metrics fit, the weights do not.
+    // The checkpoint takes 620 KB, so the record and the metrics fit but the weights do not.
     let run = Run::new(&[good_sample()]);
     let Some(_disk) = SmallDisk::mount(&run.dir.path().join("small"), 300) else { return };
     let out = run.dir.path().join("small/out");
@@ -57,7 +57,7 @@ fn a_full_disk_leaves_no_half_written_checkpoint() {
 #[test]
 fn a_full_disk_does_not_cost_the_checkpoint_that_is_there() {
     let run = Run::new(&[good_sample()]);
-    // Room for one checkpoint of 640 KB with its files, not for two.
+    // There is room for one checkpoint of 640 KB with its files but not for two.
     let Some(_disk) = SmallDisk::mount(&run.dir.path().join("small"), 900) else { return };
     let grads = run.dir.path().join("small/grads.safetensors");
     let line = args!["losses", fixture("plain"), fixture("samples.jsonl"), "--grads", grads];
@@ -70,7 +70,7 @@ fn a_full_disk_does_not_cost_the_checkpoint_that_is_there() {
 
 #[test]
 fn a_write_that_fails_is_an_error_that_names_the_file() {
-    // As a full disk, for users who may not mount one: no file may grow beyond 100 blocks of 512 bytes.
+    // Like a full disk, for users who may not mount one: files are limited to 100 blocks of 512 bytes.
     let setup = "trap '' XFSZ; ulimit -f 100";
     let run = Run::new(&[good_sample()]);
     run_in_shell(setup, BASIC, run.line(&[])).refused(1, &["model.safetensors", "File too large"]);

@@ -1,4 +1,4 @@
-//! Recipes and the directories of runs.
+//! Invalid recipes and directories of runs.
 
 use std::fs;
 
@@ -12,7 +12,8 @@ fn a_recipe_with_an_unknown_key_names_the_line_and_the_key() {
     let run = Run::new(&[good_sample()]);
     let text = recipe(&fixture("plain"), "data.json");
     run.recipe(&text.replace("batch_size = 1", "batch_size = 1\nbatchsize = 2"));
-    // Counted in `recipe`: stage, device, [model], checkpoint, [data], path, images, conversation, [train], batch_size.
+    // The lines before it are stage, device, [model], checkpoint, [data], path, images, conversation, [train],
+    // batch_size.
     run.refused(&["recipe.toml", "line 11", "batchsize"]);
     run.recipe(&format!("{text}[optimiser]\nlr = 0.1\n"));
     run.refused(&["recipe.toml", "line 12", "optimiser"]);
@@ -63,12 +64,12 @@ fn a_recipe_that_extends_another_names_the_file_at_fault() {
     run.refused(&["recipe.toml", "line 3", "rate"]);
     run.recipe("extends = true\n");
     run.refused(&["recipe.toml: extends = true", "relative to this file"]);
-    // What the run keeps is the whole recipe.
+    // The run records the merged recipe.
     run.recipe("extends = \"base.toml\"\nseed = 7\nschedule.warmup_ratio = 0.0\n");
     run.train(&[]).succeeded();
     let kept = fs::read_to_string(run.out().join("run.json")).unwrap();
     assert!(kept.contains("\"seed\": 7") && kept.contains("data.json") && !kept.contains("extends"), "{kept}");
-    // It goes on without the files.
+    // The run resumes without the files.
     fs::remove_file(run.dir.path().join("base.toml")).unwrap();
     fs::remove_file(run.dir.path().join("recipe.toml")).unwrap();
     basic(args!["train", "--resume", run.out()]).succeeded();
@@ -100,7 +101,7 @@ fn a_directory_that_holds_a_run_is_refused_untouched_and_replaced_with_overwrite
     run.train(&["--set", "train.steps=3", "--overwrite"]).succeeded();
     let lines = fs::read_to_string(run.out().join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 3);
-    // An event file's name tells its time.
+    // An event file's name contains the time, which is ignored.
     let plain = |name: String| name.split_once("events.out").map_or(name.clone(), |(folder, _)| folder.into());
     let left: Vec<String> = names(&run.out()).into_iter().map(plain).collect();
     assert_eq!(left, before.iter().map(|(name, _)| plain(name.display().to_string())).collect::<Vec<_>>());

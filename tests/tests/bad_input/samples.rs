@@ -1,4 +1,4 @@
-//! Images, samples and questions.
+//! Invalid images, samples and questions.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn a_missing_image_is_named() {
 fn an_image_beyond_the_limit_on_pixels_is_named_and_the_limit_can_be_set() {
     let question = json!({ "image": "images/a.png", "text": "what is it?", "answer": "red", "category": "color" });
     let (_dir, questions) = samples(&question.to_string());
-    // 28 x 28 pixels.
+    // The image has 28 x 28 = 784 pixels.
     for (limit, fits) in [("783", false), ("784", true)] {
         let out = questions.with_extension("out");
         let eval = args!["eval", fixture("plain"), questions, "--out", out, "--json", "--max-pixels", limit];
@@ -115,7 +115,7 @@ fn an_image_without_its_place_is_refused_and_a_place_without_any_image_is_text()
     let mut sample = good_sample();
     sample["image"] = json!(["a.png", "a.png"]);
     Run::new(&[sample]).refused(&["data.json", "sample 0 (id good)", "<image>"]);
-    // A text about HTML may speak of an <image> that nobody shows.
+    // A text about HTML may contain <image> without having an image.
     let mut sample = good_sample();
     sample["image"] = Value::Null;
     Run::new(&[good_sample(), sample]).train(&[]).succeeded();
@@ -138,7 +138,7 @@ fn a_sample_without_an_answer_is_refused() {
 fn a_sample_longer_than_the_context_is_refused() {
     let mut sample = good_sample();
     sample["conversations"][1]["value"] = json!("x ".repeat(2048));
-    // max_position_embeddings of the fixture is 2048.
+    // The fixture's max_position_embeddings is 2048.
     Run::new(&[sample]).refused(&["data.json", "sample 0 (id good)", "2048"]);
 }
 

@@ -1,4 +1,4 @@
-//! What the token lens says on a terminal.
+//! Formats the results of the token lens for the terminal.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use basic_eval::lens::{ImageReading, LayerReading, Meaning, Rule};
 
 use super::{Surveyed, Told, said};
 
-/// Text that grows by lines.
+/// A text to which lines are added.
 #[derive(Default)]
 struct Lines(String);
 
@@ -18,7 +18,7 @@ impl Lines {
     }
 }
 
-/// A prompt's layers, a line each, with the tokens that most patches are nearest to.
+/// The result for a prompt: one line per layer, with the tokens that are nearest to most patches.
 pub(super) fn tell_reading(told: &Told, meaning: Meaning, caption: Option<&str>) -> String {
     let mut lines = Lines::default();
     lines.push(format_args!("{}", told.checkpoint.display()));
@@ -87,7 +87,7 @@ fn line(told: &Told, layer: &LayerReading) -> String {
     )
 }
 
-/// The patches that the text attends to most, with their tokens at the first layer that was looked at.
+/// The patches that the text attends to most, with their nearest tokens at the first layer that was read.
 fn most_attended(told: &Told, image: &ImageReading) -> String {
     let mut order: Vec<usize> = (0..image.attention.len()).collect();
     order.sort_by(|a, b| image.attention[*b].total_cmp(&image.attention[*a]));
@@ -101,7 +101,7 @@ fn most_attended(told: &Told, image: &ImageReading) -> String {
     format!("  most attended, [row, column], at layer {}:\n{}", first.layer, patches.collect::<Vec<_>>().join("\n"))
 }
 
-/// A data set's layers, a line each.
+/// The result for a data set: one line per layer.
 pub(super) fn tell_survey(told: &Surveyed) -> String {
     let mut lines = Lines::default();
     let survey = &told.survey;
