@@ -83,7 +83,7 @@ pub const PRESETS: [Preset; 5] = [
 
 const MIB: f64 = (1 << 20) as f64;
 
-/// Options of [`bench`].
+/// Options of [`bench()`].
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
     /// The model size.
@@ -112,7 +112,7 @@ pub struct BenchConfig {
     pub micro_batch: usize,
 }
 
-/// The result of [`bench`], with the reference script's keys.
+/// The result of [`bench()`], with the reference script's keys.
 #[derive(Debug, Clone, Serialize)]
 pub struct BenchReport {
     /// `basic` and its version.
