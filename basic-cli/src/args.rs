@@ -20,7 +20,7 @@ pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, OnErrorArg, Shapes, Show};
 pub use devices::Devices;
-pub use eval::{Compare, Eval, Report};
+pub use eval::{Choices, Compare, Eval, Report};
 pub use generate::{Chat, Generate, MAX_NEW_TOKENS, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).

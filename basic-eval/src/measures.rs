@@ -100,6 +100,22 @@ pub fn grounding(
     Ok(Grounding { patches: truths.len(), share: found, chance, v_norm: norms / rows.max(1) as f64, token_norm })
 }
 
+/// The mean lengths (L2 norms) of the visual embeddings of several batches, and of the token embeddings.
+///
+/// # Errors
+///
+/// [`AnalysisError::Read`] if the device fails.
+pub fn mean_lengths(model: &Llava, batches: &[Batch]) -> Result<[f64; 2], AnalysisError> {
+    let length = |rows: Tensor<2>| rows.without_autodiff().cast(DType::F32).square().sum_dim(1).sqrt();
+    let tokens = f64::from(length(model.language_model.table()).mean().try_into_scalar::<f32>()?);
+    let (mut sum, mut rows) = (0.0, 0usize);
+    for v in batches.iter().filter_map(|batch| model.visual_embeddings(batch)) {
+        rows += v.dims()[0];
+        sum += f64::from(length(v).sum().try_into_scalar::<f32>()?);
+    }
+    Ok([sum / rows.max(1) as f64, tokens])
+}
+
 /// The mean cross entropy over the target tokens of several batches.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use basic_core::DeviceSpec;
 use basic_data::StyleChoice;
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 
 use super::DeviceArg;
 use super::data::conversation;
@@ -13,9 +13,14 @@ use super::data::conversation;
 pub struct Eval {
     /// A directory with a LLaVA checkpoint.
     pub checkpoint: PathBuf,
-    /// A file of questions, one JSON object per line: image, text, answer, category.
+    /// A file of questions, one JSON object per line: image, text, answer, category; choices with --choices.
     #[arg(required_unless_present = "bench")]
     pub data: Option<PathBuf>,
+    /// Rank each question's choices by their likelihood instead of generating an answer. The questions of the file must
+    /// have "choices". Scores the most likely choice, also with the likelihood divided by the choice's length, and the rank
+    /// of the true answer.
+    #[arg(long, value_name = "HOW", value_enum, conflicts_with = "bench")]
+    pub choices: Option<Choices>,
     /// Run benchmarks instead of a file of questions: vqav2, vqav2-val, gqa, vizwiz, vizwiz-val, textvqa, scienceqa,
     /// mmbench, mmbench_cn, mm-vet, pope.
     #[arg(long, value_name = "NAME", num_args = 1.., requires = "root", conflicts_with_all = ["data", "images"])]
@@ -58,6 +63,13 @@ pub struct Eval {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a question's choices are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Choices {
+    /// By the likelihood that the model gives to each of them as the answer.
+    Likelihood,
 }
 
 #[derive(Debug, ClapArgs)]

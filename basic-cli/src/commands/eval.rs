@@ -8,13 +8,16 @@ use basic_data::{ImageBase, StyleChoice, VisionCache};
 use basic_eval::benchmarks::{
     self, Answers, Benchmark, BenchmarkError, Judged, Metric, ScoreRecord, Task, find, metrics, respond,
 };
-use basic_eval::questions::{EvalOptions, answer, check_prompts, images, read_questions, score, write_predictions};
+use basic_eval::questions::{
+    ChoiceScore, EvalOptions, Prediction, Question, answer, check_choices, check_prompts, images, rank_choices,
+    read_questions, score, score_choices, write_predictions,
+};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use burn::tensor::DType;
 use serde::Serialize;
 
-use crate::args::Eval;
+use crate::args::{Choices, Eval};
 use crate::output::{bar, print_json, say};
 
 const CACHE_MIB: usize = 256;
@@ -57,42 +60,113 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
     let mut options =
         EvalOptions { batch_size: args.batch_size, conversation: args.conversation, ..EvalOptions::default() };
     options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);
-    check_prompts(&checkpoint, &questions, &options).map_err(|error| error.of(data))?;
+    let by_choices = args.choices == Some(Choices::Likelihood);
+    let checked = match by_choices {
+        true => check_choices(&checkpoint, &questions, &options),
+        false => check_prompts(&checkpoint, &questions, &options),
+    };
+    checked.map_err(|error| error.of(data))?;
     let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
-    let progress = bar("eval", questions.len());
-    let mut cache = VisionCache::new(CACHE_MIB);
-    let predictions = answer(&model, &checkpoint, &questions, &base, &options, &mut cache, &mut |done| {
-        progress.set_position(done as u64);
-    });
-    let predictions = predictions.map_err(|error| error.of(data))?;
-    progress.finish_and_clear();
-    let stem = data.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let out =
-        args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval").join(format!("{stem}.predictions.jsonl")));
-    write_predictions(&out, &predictions)?;
-    let judged: Vec<_> = predictions.iter().enumerate().map(|(place, line)| Judged::of(line, place)).collect();
-    let measure = "exact match";
-    ScoreRecord {
-        name: stem,
-        checkpoint: args.checkpoint.clone(),
-        conversation,
-        images: Some(std::path::absolute(Path::new(".").join(base.path()))?),
-        image_roots: base.roots().map(Path::to_path_buf).collect(),
-        measure: Some(measure.into()),
-        questions: predictions.len(),
-        metrics: metrics(measure, &judged),
+    let asked = Asked { args, data, questions, base, checkpoint, conversation, options, model };
+    if by_choices { asked.by_choices() } else { asked.by_answers() }
+}
+
+/// A file of questions with the model that answers them.
+struct Asked<'a> {
+    args: &'a Eval,
+    data: &'a Path,
+    questions: Vec<Question>,
+    base: ImageBase,
+    checkpoint: Checkpoint,
+    conversation: String,
+    options: EvalOptions,
+    model: Llava,
+}
+
+impl Asked<'_> {
+    /// Generates the answers and scores exact match.
+    fn by_answers(&self) -> Result<()> {
+        let Self { data, questions, base, checkpoint, options, model, .. } = self;
+        let progress = bar("eval", questions.len());
+        let mut cache = VisionCache::new(CACHE_MIB);
+        let predictions = answer(model, checkpoint, questions, base, options, &mut cache, &mut |done| {
+            progress.set_position(done as u64);
+        });
+        let predictions = predictions.map_err(|error| error.of(data))?;
+        progress.finish_and_clear();
+        let out = self.out(".predictions.jsonl");
+        write_predictions(&out, &predictions)?;
+        self.record("exact match", predictions.iter(), &out)?;
+        let mut scores = score(&predictions);
+        scores.predictions = Some(out);
+        if self.args.json {
+            return print_json(&scores);
+        }
+        for (kind, score) in &scores.per_type {
+            say!("{kind:<12} {:6.2}%  of {}", 100.0 * score.accuracy, score.questions);
+        }
+        say!("{:<12} {:6.2}%  of {}", "overall", 100.0 * scores.accuracy, scores.questions);
+        Ok(())
     }
-    .write(&out)?;
-    let mut scores = score(&predictions);
-    scores.predictions = Some(out);
-    if args.json {
-        return print_json(&scores);
+
+    /// Ranks each question's choices by their likelihood.
+    fn by_choices(&self) -> Result<()> {
+        let Self { data, questions, base, checkpoint, options, model, .. } = self;
+        let progress = bar("eval", questions.len());
+        let mut cache = VisionCache::new(CACHE_MIB);
+        let rankings = rank_choices(model, checkpoint, questions, base, options, &mut cache, &mut |done| {
+            progress.set_position(done as u64);
+        });
+        let rankings = rankings.map_err(|error| error.of(data))?;
+        progress.finish_and_clear();
+        let out = self.out(".choices.jsonl");
+        write_predictions(&out, &rankings)?;
+        self.record("most likely choice", rankings.iter().map(|ranking| &ranking.prediction), &out)?;
+        let mut scores = score_choices(&rankings);
+        scores.predictions = Some(out);
+        if self.args.json {
+            return print_json(&scores);
+        }
+        let line = |kind: &str, score: &ChoiceScore| {
+            say!(
+                "{kind:<12} {:6.2}%  by length {:6.2}%  chance {:.2}%  rank {:.2}, by length {:.2}  of {}",
+                100.0 * score.accuracy,
+                100.0 * score.accuracy_normalized,
+                100.0 * score.chance,
+                score.rank,
+                score.rank_normalized,
+                score.questions
+            );
+        };
+        scores.per_type.iter().for_each(|(kind, score)| line(kind, score));
+        line("overall", &scores.all);
+        Ok(())
     }
-    for (kind, score) in &scores.per_type {
-        say!("{kind:<12} {:6.2}%  of {}", 100.0 * score.accuracy, score.questions);
+
+    fn stem(&self) -> String {
+        self.data.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
-    say!("{:<12} {:6.2}%  of {}", "overall", 100.0 * scores.accuracy, scores.questions);
-    Ok(())
+
+    fn out(&self, ending: &str) -> PathBuf {
+        let out = || self.args.checkpoint.join("eval").join(format!("{}{ending}", self.stem()));
+        self.args.out.clone().unwrap_or_else(out)
+    }
+
+    /// Writes the score beside the predictions, for `basic compare` and `basic report`.
+    fn record<'p>(&self, measure: &str, predictions: impl Iterator<Item = &'p Prediction>, out: &Path) -> Result<()> {
+        let judged: Vec<_> = predictions.enumerate().map(|(place, line)| Judged::of(line, place)).collect();
+        let record = ScoreRecord {
+            name: self.stem(),
+            checkpoint: self.args.checkpoint.clone(),
+            conversation: self.conversation.clone(),
+            images: Some(std::path::absolute(Path::new(".").join(self.base.path()))?),
+            image_roots: self.base.roots().map(Path::to_path_buf).collect(),
+            measure: Some(measure.into()),
+            questions: judged.len(),
+            metrics: metrics(measure, &judged),
+        };
+        Ok(record.write(out)?)
+    }
 }
 
 /// The result of a benchmark in the form of the JSON output.

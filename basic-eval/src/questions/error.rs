@@ -65,6 +65,14 @@ pub enum EvalError {
         /// Why.
         source: ProcessorError,
     },
+    /// A question whose choices cannot be ranked.
+    #[error("question {question}: {reason}")]
+    Choices {
+        /// Which one: its place in the file, from 0, and its id.
+        question: String,
+        /// What is wrong with its choices.
+        reason: String,
+    },
     /// A question that leaves no room for its answer in the model's context.
     #[error("question {question}: {source}: shorten it or leave it out, or ask for fewer new tokens")]
     TooLong {
@@ -93,7 +101,7 @@ impl EvalError {
     #[must_use]
     pub fn of(self, path: &Path) -> Self {
         match self {
-            Self::Image { .. } | Self::Prompt { .. } | Self::TooLong { .. } => {
+            Self::Image { .. } | Self::Prompt { .. } | Self::Choices { .. } | Self::TooLong { .. } => {
                 Self::Of { path: path.into(), source: Box::new(self) }
             }
             named => named,

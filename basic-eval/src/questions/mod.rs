@@ -1,6 +1,7 @@
 //! Asks a model the questions of a file and scores the answers by exact match (`basic eval`).
 
 mod answerer;
+mod choices;
 mod error;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::answerer::{Answerer, Prompts};
+pub use self::choices::{ChoiceEvaluation, ChoiceScore, Ranking, check_choices, rank_choices, score_choices};
 pub use self::error::EvalError;
 
 /// A question of LLaVA's evaluation files, with its answer.
@@ -33,6 +35,9 @@ pub struct Question {
     /// The question's type; `all` if the file names none.
     #[serde(default = "unnamed")]
     pub category: String,
+    /// The answers to choose from, the true one among them; empty for a question with a free answer.
+    #[serde(default)]
+    pub choices: Vec<String>,
 }
 
 impl Question {
@@ -227,7 +232,7 @@ pub fn score(predictions: &[Prediction]) -> Evaluation {
 /// # Errors
 ///
 /// [`EvalError::Io`] that names the file.
-pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<(), EvalError> {
+pub fn write_predictions<P: Serialize>(path: &Path, predictions: &[P]) -> Result<(), EvalError> {
     let io = |source| EvalError::Io { path: path.into(), source };
     let mut text = String::new();
     for prediction in predictions {

@@ -5,11 +5,13 @@
 //!                         -> generate_text       -> Answer { text, generated }, pieces of text on the way
 //! one growing prompt      -> Session::answer     -> the same; what the cache holds already is not computed again
 //! question by question    -> Conversation::ask   -> the same; turns are rendered in the checkpoint's style
+//! one prompt, given tokens -> log_likelihoods    -> how likely each continuation is
 //! ```
 
 mod config;
 mod conversation;
 mod error;
+mod likelihood;
 mod sampling;
 mod session;
 mod stream;
@@ -23,6 +25,7 @@ use serde::Serialize;
 pub use config::{GenerationConfig, GenerationDefaults, Sampling};
 pub use conversation::Conversation;
 pub use error::GenerateError;
+pub use likelihood::{Continuation, log_likelihoods};
 pub use session::Session;
 pub use stream::TextStream;
 pub use text::{Answer, Piece, TextOptions, generate_text};
@@ -131,18 +134,30 @@ fn check(
     config: &GenerationConfig,
 ) -> Result<usize, GenerateError> {
     config.validate()?;
+    check_length(model, prompts, config.max_new_tokens)?;
+    check_features(model, prompts, features)?;
+    let width = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
+    Ok(width + config.max_new_tokens)
+}
+
+/// Checks that no prompt is empty, and that the longest fits the context with `new` tokens after it.
+fn check_length(model: &Llava, prompts: &[ImageTokens], new: usize) -> Result<(), GenerateError> {
     if let Some(empty) = prompts.iter().position(|prompt| prompt.ids.is_empty()) {
         return Err(GenerateError::EmptyPrompt(empty));
     }
     let width = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
-    check_context(model.config(), width, config.max_new_tokens)?;
+    check_context(model.config(), width, new)
+}
+
+/// Checks that there are as many visual embeddings as the prompts have image positions.
+fn check_features(model: &Llava, prompts: &[ImageTokens], features: Option<&Tensor<2>>) -> Result<(), GenerateError> {
     let positions = prompts.iter().flat_map(|prompt| &prompt.images).map(Vec::len).sum();
     let joined = model.config().projector.shuffle().pow(2);
     let rows = features.map_or(0, |features| features.dims()[0]) / joined;
     if positions != rows {
         return Err(GenerateError::Features { positions, rows });
     }
-    Ok(width + config.max_new_tokens)
+    Ok(())
 }
 
 /// Generates after the positions in the cache. The cache may contain some only for a single prompt; for

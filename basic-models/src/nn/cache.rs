@@ -60,6 +60,25 @@ impl KvCache {
         self.capacity = capacity;
     }
 
+    /// A cache of the same positions for `batch` sequences that continue this one's single sequence by at most `more`
+    /// positions each.
+    pub(crate) fn repeated(&self, batch: usize, more: usize) -> Self {
+        let (held, capacity) = (self.length, self.length + more);
+        let repeated = |old: &Tensor<4>| {
+            let [_, _, h, d] = old.dims();
+            let new = Tensor::zeros([batch, capacity, h, d], (&old.device(), old.dtype()));
+            match held {
+                0 => new,
+                _ => new.slice_assign(
+                    [0..batch, 0..held, 0..h, 0..d],
+                    old.clone().narrow(1, 0, held).expand([batch, held, h, d]),
+                ),
+            }
+        };
+        let layers = self.layers.iter().map(|layer| layer.as_ref().map(|(k, v)| (repeated(k), repeated(v)))).collect();
+        Self { layers, length: held, capacity }
+    }
+
     /// Appends a layer's new keys and values and returns all of that layer's.
     ///
     /// # Shapes

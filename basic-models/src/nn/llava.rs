@@ -245,6 +245,13 @@ impl Llava {
     /// - output: `[B, d]`, the hidden state of the last position
     pub fn decode(&self, embeddings: Tensor<3>, padding: &[usize], cache: &mut KvCache) -> Tensor<2> {
         let [b, t, d] = embeddings.dims();
+        self.decode_positions(embeddings, padding, cache).narrow(1, t - 1, 1).reshape([b, d])
+    }
+
+    /// [`Llava::decode`] with the hidden states of all new positions, `[B, T, d]`. A `padding` of one number holds for all
+    /// samples.
+    pub fn decode_positions(&self, embeddings: Tensor<3>, padding: &[usize], cache: &mut KvCache) -> Tensor<3> {
+        let t = embeddings.dims()[1];
         let past = cache.len();
         let positions: Vec<Vec<usize>> = if padding.iter().all(|p| *p == 0) {
             vec![(past..past + t).collect()]
@@ -253,8 +260,7 @@ impl Llava {
             padding.iter().map(row).collect()
         };
         let masks = Masks::new(&self.config.text_config, past, t, padding, &self.device());
-        let hidden = self.language_model.forward(embeddings, &self.rope(&positions), &masks, None, Some(cache));
-        hidden.narrow(1, t - 1, 1).reshape([b, d])
+        self.language_model.forward(embeddings, &self.rope(&positions), &masks, None, Some(cache))
     }
 
     fn rope(&self, positions: &[Vec<usize>]) -> RotaryTables {

@@ -6,7 +6,7 @@ use basic_core::{DeviceSpec, Objective};
 use basic_data::{ImageBase, VisionCache};
 use basic_eval::benchmarks::{Answers, find, metrics, respond};
 use basic_eval::losses::inspect;
-use basic_eval::measures::{grounding, mean_loss};
+use basic_eval::measures::{grounding, mean_lengths, mean_loss};
 use basic_eval::questions::{EvalOptions, Question, answer, read_questions, score};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
@@ -18,6 +18,7 @@ use super::AblateError;
 use super::embedded_world::place;
 use super::event::{Event, Observer};
 use super::expand::Expanded;
+use super::held_out::{CaptionSet, ChoiceSet, HeldOutConfig};
 use super::lens::LensSet;
 use super::result::{SampleAnswer, Values};
 use super::shapes::ShapesSet;
@@ -50,6 +51,8 @@ pub(super) struct Evaluator {
     root: Option<PathBuf>,
     questions: Option<Questions>,
     shapes: Option<ShapesSet>,
+    captions: Option<CaptionSet>,
+    choices: Option<ChoiceSet>,
     lens: Option<LensSet>,
     device: Device,
     /// So many answers are kept to be shown.
@@ -89,6 +92,10 @@ impl Evaluator {
             None => None,
         };
         let shapes = config.shapes.as_ref().map(|dir| ShapesSet::open(&at(dir)?, &device)).transpose()?;
+        let held_out = |config: &Option<HeldOutConfig>| config.as_ref().map(|c| c.placed(&at)).transpose();
+        let batch = config.batch_size;
+        let captions = held_out(&config.captions)?.map(|c| CaptionSet::open(&c, batch, &device)).transpose()?;
+        let choices = held_out(&config.choices)?.map(|c| ChoiceSet::open(&c)).transpose()?;
         let lens = config.lens.as_ref().map(|lens| LensSet::open(lens, &at)).transpose()?;
         for name in &config.benchmarks {
             // Their files are read here for a wrong one to be told before anything is trained.
@@ -97,7 +104,8 @@ impl Evaluator {
         let root = config.root.as_ref().map(at).transpose()?;
         let cache = VisionCache::new(CACHE_MIB);
         let samples = study.samples;
-        Ok(Self { config, root, questions, shapes, lens, device, samples, cache, tower: String::new() })
+        let tower = String::new();
+        Ok(Self { config, root, questions, shapes, captions, choices, lens, device, samples, cache, tower })
     }
 
     /// How many questions the study asks.
@@ -188,18 +196,18 @@ impl Evaluator {
         Ok((values, samples))
     }
 
-    /// What is measured on a Shapes data set.
-    pub fn shapes(
+    /// What is measured on scenes, captions and choices.
+    pub fn held_out(
         &mut self,
         loaded: &Loaded,
         measures: &[Measure],
         objective: &Objective,
+        observer: Observer,
     ) -> Result<Values, AblateError> {
         let mut values = Values::new();
-        let Some(shapes) = &self.shapes else { return Ok(values) };
         let (checkpoint, model) = (&loaded.checkpoint, loaded.model.valid());
         let has = |measure: Measure| measures.contains(&measure);
-        if has(Measure::Grounding) || has(Measure::VNorm) {
+        if let Some(shapes) = self.shapes.as_ref().filter(|_| has(Measure::Grounding) || has(Measure::VNorm)) {
             let found = grounding(&model, checkpoint, &shapes.scenes, &shapes.images, &mut self.cache)?;
             if has(Measure::Grounding) {
                 values.insert("grounding".into(), found.share);
@@ -210,10 +218,17 @@ impl Evaluator {
                 values.insert("token_norm".into(), found.token_norm);
             }
         }
-        if has(Measure::CaptionLoss) || has(Measure::Gradients) {
-            let batches = shapes.caption_batches(&model, checkpoint, &mut self.cache)?;
+        let captions = self.captions.as_ref().or(self.shapes.as_ref().map(|shapes| &shapes.captions));
+        let on_captions = [Measure::CaptionLoss, Measure::Gradients, Measure::VNorm].into_iter().any(has);
+        if let Some(captions) = captions.filter(|_| on_captions) {
+            let batches = captions.batches(&model, checkpoint, &mut self.cache)?;
             if has(Measure::CaptionLoss) {
                 values.insert("caption_loss".into(), mean_loss(&model, &batches)?);
+            }
+            if has(Measure::VNorm) && self.captions.is_some() {
+                let [v_norm, token_norm] = mean_lengths(&model, &batches)?;
+                values.insert("v_norm".into(), v_norm);
+                values.insert("token_norm".into(), token_norm);
             }
             if let (true, Some(batch)) = (has(Measure::Gradients), batches.first()) {
                 let (report, _) = inspect(loaded.model.clone(), batch, objective)?;
@@ -223,10 +238,14 @@ impl Evaluator {
                 }
             }
         }
+        if let Some(choices) = self.choices.as_ref().filter(|_| has(Measure::Choices)) {
+            let batch_size = self.config.batch_size;
+            values.extend(choices.values(&model, checkpoint, batch_size, &mut self.cache, observer)?);
+        }
         Ok(values)
     }
 
-    /// What the token lens says.
+    /// What the token lens measures.
     pub fn lens(&self, loaded: &Loaded, measures: &[Measure]) -> Result<Values, AblateError> {
         match &self.lens {
             Some(set) if measures.contains(&Measure::Lens) => {

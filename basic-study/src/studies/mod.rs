@@ -1,11 +1,11 @@
-//! Ablations: a study's cells trained and measured with several seeds each, and tables of what came out.
+//! Ablations: trains and measures the cells of a study with several seeds each, and writes tables of the results.
 //!
-//! - `study` and `factor` read the TOML file; `resolve` makes recipes of it and `expand` cells; `result_key` names a result by all
-//!   that it depends on, `layout` its place.
-//! - `stage` trains and measures one cell with one seed, `measure`, `shapes` and `lens` have what is measured, `schedule`
-//!   does it for all; `event` is what they tell meanwhile.
-//! - `summary` puts the results together in `column`s; `table`, `figure` and `page` show them.
-//! - `embedded_study` runs studies that come with the binary: the demo is one.
+//! - `study` and `factor` read the TOML file; `resolve` makes its recipes and `expand` its cells; `result_key` names a result
+//!   by everything that it depends on, `layout` knows where it is stored.
+//! - `stage` trains and measures one cell with one seed; `measure`, `shapes`, `held_out` and `lens` have the measurements;
+//!   `schedule` runs all cells; `event` is what the observer of a study receives on the way.
+//! - `summary` collects the results in `column`s; `table`, `figure` and `page` show them.
+//! - `embedded_study` runs studies that are part of the binary, such as the demo.
 
 mod column;
 pub(crate) mod embedded_study;
@@ -14,6 +14,7 @@ mod event;
 mod expand;
 mod factor;
 mod figure;
+mod held_out;
 mod layout;
 mod lens;
 mod measure;
@@ -53,6 +54,7 @@ use thiserror::Error;
 pub use column::{Better, Column, LayerOf, Unit};
 pub use event::{Event, Observer};
 pub use factor::{Factor, Variant};
+pub use held_out::HeldOutConfig;
 pub use lens::LensConfig;
 pub use result::{SampleAnswer, StageResult, Values};
 pub use study::{Measure, Study};

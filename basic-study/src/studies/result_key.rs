@@ -10,6 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::AblateError;
 use super::embedded_world::{World, place, within};
+use super::held_out::HeldOutConfig;
 use super::lens::LensConfig;
 use super::resolve::Resolved;
 use super::study::{StopBy, Study};
@@ -101,8 +102,10 @@ impl<'a> Keys<'a> {
     fn evaluation(&mut self) -> Value {
         let config = &self.study.evaluation;
         let mut files = Vec::new();
-        for path in config.questions.iter().chain(&config.shapes).chain(config.lens.iter().flat_map(LensConfig::files))
-        {
+        let held_out = [&config.captions, &config.choices].into_iter().flatten().map(HeldOutConfig::file);
+        let lens = config.lens.iter().flat_map(LensConfig::files);
+        let own = config.questions.iter().chain(&config.shapes).chain(lens).map(PathBuf::as_path);
+        for path in own.chain(held_out) {
             if let Ok(placed) = place(self.world, path) {
                 files.push(self.directory(path, &placed));
             }

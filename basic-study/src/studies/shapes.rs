@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use basic_models::nn::Llava;
-use basic_models::processor::{Message, Role, Style};
-use basic_models::{Batch, Checkpoint};
+use basic_models::processor::{Message, Role};
 use burn::tensor::Device;
 
 use super::AblateError;
+use super::held_out::CaptionSet;
 use basic_data::shapes::{SceneRecord, Split};
-use basic_data::{ImageBase, Sample, VisionCache, prepare};
+use basic_data::{ImageBase, Sample};
 use basic_eval::questions::EvalError;
 
 /// Images that grounding and caption loss are measured on.
@@ -22,8 +21,8 @@ pub(super) struct ShapesSet {
     pub images: ImageBase,
     /// Scenes that grounding is measured on.
     pub scenes: Vec<SceneRecord>,
-    captions: Vec<Sample>,
-    device: Device,
+    /// The captions of the first images.
+    pub captions: CaptionSet,
 }
 
 impl ShapesSet {
@@ -62,29 +61,6 @@ impl ShapesSet {
             });
         }
         captions.truncate(IMAGES);
-        let device = device.clone().without_autodiff();
-        Ok(Self { images, scenes, captions, device })
-    }
-
-    /// The images with their captions.
-    pub fn caption_batches(
-        &self,
-        model: &Llava,
-        checkpoint: &Checkpoint,
-        cache: &mut VisionCache,
-    ) -> Result<Vec<Batch>, AblateError> {
-        let mut batches = Vec::new();
-        for chunk in self.captions.chunks(BATCH) {
-            let (mut tokens, mut images) = (Vec::new(), Vec::new());
-            for sample in chunk {
-                let prepared = prepare(sample, checkpoint, &Style::plain())?;
-                tokens.push(prepared.tokens);
-                images.extend(prepared.images);
-            }
-            let mut batch = Batch::collate(&tokens, checkpoint.pad_id(), checkpoint.image_shape(), &self.device);
-            batch.features = cache.features(model, checkpoint, &images)?;
-            batches.push(batch);
-        }
-        Ok(batches)
+        Ok(Self { images, scenes, captions: CaptionSet::new(captions, BATCH, device) })
     }
 }

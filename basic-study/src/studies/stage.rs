@@ -170,7 +170,7 @@ impl Worker<'_> {
         let (measures, answers) = (study.measures(config), planned.folder.join("answers"));
         (self.observer)(Event::Part(&format!("asking {label}"), self.evaluator.questions()));
         let (mut values, samples) = self.evaluator.scores(&loaded, &measures, &answers, self.observer)?;
-        values.extend(self.evaluator.shapes(&loaded, &measures, &recipe.objective)?);
+        values.extend(self.evaluator.held_out(&loaded, &measures, &recipe.objective, self.observer)?);
         values.extend(self.evaluator.lens(&loaded, &measures)?);
         let Some(stop) = &config.early_stopping else { return Ok((values, samples)) };
         let (step, validation, best) = self.best(dir, stop, recipe, label)?;

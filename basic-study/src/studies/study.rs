@@ -9,6 +9,7 @@ use toml::Table;
 
 use super::AblateError;
 use super::factor::{Factor, Grid, Variant};
+use super::held_out::HeldOutConfig;
 use super::lens::LensConfig;
 use basic_train::recipe::recipe_keys;
 
@@ -90,7 +91,7 @@ pub struct StageConfig {
     /// Recipe keys to change.
     #[serde(default)]
     pub set: Table,
-    /// What is measured behind it; by default accuracy and benchmarks, as far as `[evaluation]` has them.
+    /// What is measured after it; by default accuracy, benchmarks and choices, as far as `[evaluation]` has them.
     #[serde(default)]
     pub measure: Option<Vec<Measure>>,
     /// Look for its best step by a validation set.
@@ -124,8 +125,10 @@ pub enum Measure {
     VNorm,
     /// The norms of the projector's gradients by loss.
     Gradients,
-    /// What the token lens says of `evaluation.lens`, layer by layer.
+    /// The measurements of the token lens on `evaluation.lens`, layer by layer.
     Lens,
+    /// The choices of `evaluation.choices` ranked by likelihood.
+    Choices,
 }
 
 /// `early_stopping`
@@ -168,6 +171,12 @@ pub struct EvaluationConfig {
     pub limit: Option<usize>,
     /// A folder that `basic data shapes` wrote: for caption loss, grounding, lengths and gradients.
     pub shapes: Option<PathBuf>,
+    /// Captions that were not trained on: for caption loss, lengths and gradients, instead of those of `shapes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub captions: Option<HeldOutConfig>,
+    /// Questions with choices, which are ranked by likelihood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choices: Option<HeldOutConfig>,
     /// A data set for the token lens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lens: Option<LensConfig>,
@@ -188,6 +197,8 @@ impl Default for EvaluationConfig {
             images: None,
             limit: None,
             shapes: None,
+            captions: None,
+            choices: None,
             lens: None,
             benchmarks: Vec::new(),
             root: None,
@@ -289,12 +300,18 @@ impl Study {
         if !evaluation.benchmarks.is_empty() && evaluation.root.is_none() {
             return Some("evaluation.benchmarks needs evaluation.root, the folder with the benchmarks' folders".into());
         }
-        let shapes = [Measure::CaptionLoss, Measure::Grounding, Measure::VNorm, Measure::Gradients];
-        if evaluation.shapes.is_none() && shapes.into_iter().any(has) {
+        if evaluation.shapes.is_none() && has(Measure::Grounding) {
+            return Some(format!("stage {name}: grounding needs evaluation.shapes, a folder of `basic data shapes`"));
+        }
+        let captions = [Measure::CaptionLoss, Measure::VNorm, Measure::Gradients];
+        if evaluation.shapes.is_none() && evaluation.captions.is_none() && captions.into_iter().any(has) {
             return Some(format!(
-                "stage {name}: caption_loss, grounding, v_norm and gradients need evaluation.shapes, a folder of \
-                 `basic data shapes`"
+                "stage {name}: caption_loss, v_norm and gradients need evaluation.captions, a data set, or \
+                 evaluation.shapes, a folder of `basic data shapes`"
             ));
+        }
+        if has(Measure::Choices) && evaluation.choices.is_none() {
+            return Some(format!("stage {name}: measure = [\"choices\"] needs evaluation.choices"));
         }
         if has(Measure::Lens) && evaluation.lens.is_none() {
             return Some(format!("stage {name}: measure = [\"lens\"] needs evaluation.lens"));
@@ -314,7 +331,8 @@ impl Study {
         stage.measure.clone().unwrap_or_else(|| {
             let accuracy = self.evaluation.questions.as_ref().map(|_| Measure::Accuracy);
             let benchmarks = (!self.evaluation.benchmarks.is_empty()).then_some(Measure::Benchmarks);
-            accuracy.into_iter().chain(benchmarks).collect()
+            let choices = self.evaluation.choices.as_ref().map(|_| Measure::Choices);
+            accuracy.into_iter().chain(benchmarks).chain(choices).collect()
         })
     }
 }

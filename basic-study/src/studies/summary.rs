@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::column::{Better, Column, Unit};
 use super::expand::{Cell, Expanded};
+use super::held_out;
 use super::lens::{ANSWERED, QUANTITIES, REPLACED};
 use super::result::Values;
 use super::schedule::Results;
@@ -279,6 +280,13 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
         }
         if measures.contains(&Measure::CaptionLoss) {
             add("caption_loss", "caption loss", Loss, Lower, true);
+        }
+        if measures.contains(&Measure::Choices) {
+            add(held_out::RANK, "rank of the true choice", Plain, Lower, true);
+            add(held_out::ACCURACY, "most likely choice, %", Percent, Higher, true);
+            add(held_out::RANK_NORMALIZED, "rank of the true choice, length-normalized", Plain, Lower, false);
+            add(held_out::ACCURACY_NORMALIZED, "most likely choice, length-normalized, %", Percent, Higher, false);
+            add(held_out::RECIPROCAL_RANK, "1 / rank of the true choice", Loss, Higher, false);
         }
         if measures.contains(&Measure::Grounding) {
             add("grounding", "grounded, %", Percent, Higher, true);
