@@ -169,6 +169,22 @@ EMOJI_NAMES = {
     "leftwards hand": "hand facing left", "building construction": "building under construction",
     "speaker low volume": "speaker", "speaker medium volume": "speaker", "speaker high volume": "speaker",
 }
+# Other words for the same thing: one concept.
+SYNONYMS = {
+    "checkered flag": "chequered flag", "ladybug": "lady beetle", "fire truck": "fire engine", "lightbulb": "light bulb",
+    "postbox": "post box", "fireman": "firefighter", "race car": "racing car", "garbage can": "wastebasket",
+    "silver garbage can": "wastebasket", "male black rhino": "rhinoceros", "bee": "honeybee", "pigeon": "dove",
+    "sweet yellow corn": "ear of corn", "chile pepper": "hot pepper", "green pepper": "bell pepper",
+    "yellow pepper": "bell pepper", "kiwifruit": "kiwi fruit", "ginger": "ginger root", "garden spade": "shovel",
+    "old key": "key", "football": "american football", "tennis ball": "tennis racket and ball",
+    "tennis racket": "tennis racket and ball", "lightning bolt": "high voltage sign", "seagull": "silver gull",
+    "sedan car": "automobile", "sport car": "automobile", "trophy cup": "trophy", "double decker bus": "bus",
+    "mandarin orange": "tangerine", "sheep": "ewe", "lamb": "ewe", "dromedary": "camel", "drake": "duck",
+    "brown hen": "chicken", "albino peahen": "peacock", "bunny": "rabbit", "floppy eared bunny": "rabbit",
+    "baby chick": "chick", "hatching chick": "chick", "front facing baby chick": "chick", "mailbox": "post box",
+    "musical note": "note", "red tomato": "tomato",
+    "plant of common lavender": "lavender",
+}
 KIND_OF = {"skull": "body part", "skull and crossbones": "body part"}
 # Too general to be a false answer.
 GENERAL = {"person", "man", "woman", "child", "boy", "girl", "baby", "people", "family", "fish", "bird", "bug", "flower",
@@ -183,8 +199,8 @@ food lava candy corn lettuce lavender construction luggage chess fire hair mail 
 jewelry lightning art arts ping pong cricket liquid blood beverage polish tea sunrise sunset wireless anthurium hibiscus
 balsam ginger root horseback massage x-ray hugging shrimp sheep beans paper metro biohazard""".split())
 COUNTED = {"beverage", "root", "sheep", "shrimp", "x-ray", "tape", "hibiscus", "metro", "sunrise", "sunset", "candy"}
-SINGULAR_S = {"bus", "minibus", "trolleybus", "lens", "cactus", "octopus", "compass", "iris", "walrus", "lotus", "cypress",
-              "abacus", "hippopotamus", "crocus", "tennis"}
+SINGULAR_S = {"clothes", "bus", "minibus", "trolleybus", "lens", "cactus", "octopus", "compass", "iris", "walrus", "lotus", "cypress",
+              "abacus", "rhinoceros", "hippopotamus", "crocus", "tennis"}
 PLURAL = {"people", "men", "women", "cattle", "teeth", "feet", "skis", "jeans", "maracas"}
 PREPOSITIONS = {"with", "of", "on", "in", "without", "showing", "behind", "from", "for", "at", "over", "and", "blowing",
                 "holding", "as", "pointing", "under", "playing", "dancing", "covered", "hatched", "inside", "taking", "making"}
@@ -271,7 +287,8 @@ def a(name):
     people = ("person", "man", "woman", "face", "cat", "monkey")
     if not (first in people and name != first) and tail in STUFF and head(name) == tail and tail not in COUNTED:
         return name
-    if last.endswith("s") and not last.endswith(("ss", "us", "is", "'s")) and last not in SINGULAR_S:
+    if last.endswith("s") and not last.endswith(("ss", "us", "is", "'s")) and (
+            last not in SINGULAR_S or last == "clothes"):
         return name
     vowel = (first[0].lower() in "aeiou" or first in ("x-ray", "hourglass"))
     vowel = vowel and not first.lower().startswith(("uni", "eur", "one-", "ukr", "ewe"))
@@ -421,6 +438,7 @@ def read(source):
         last = p.base.split()[-1]
         if singles.get(last) == p.group:
             p.keys.append("name " + last)
+    single_names = {p.base for p in pictures if " " not in p.base} - {"person", "man", "woman", "star", "fire", "wood"}
     for row in read_set(source, "stamps"):
         path, kind = row["category"], None
         while path and path not in STAMP_KINDS:
@@ -440,7 +458,7 @@ def read(source):
         if base:
             keys.append("name " + base)
         for text in filter(None, (normal(label), base)):
-            if text.split()[-1] in singles:
+            if text.split()[-1] in single_names:
                 keys.append("name " + text.split()[-1])
         pictures.append(Picture(set="stamps", id=row["id"], image=f"stamps/{row['image']}", name=label, kind=kind,
                                 group=groups.get(kind, "food & drink"), tags=tags, keys=keys, base=normal(label)))
@@ -449,7 +467,7 @@ def read(source):
 
 def join_concepts(pictures):
     """Pictures that share a key are of one concept; its key is the smallest of them."""
-    parent = {}
+    parent = {"name " + x: "name " + y for x, y in SYNONYMS.items()}
 
     def root(key):
         while parent.setdefault(key, key) != key:
@@ -701,7 +719,9 @@ def make(source, seed):
         lists = []
         for p in chosen:
             names = [p.name] + asker.pool.distractors(p, CHOICES - 1, CHOICES // 2, "list")
-            lists.append({"id": f"{p.set}-{p.id}", "image": p.image, "question": LIST_QUESTION, "type": "name",
+            id_ = f"{p.set}-{p.id}"
+            lists.append({"id": id_, "question_id": id_, "image": p.image, "question": LIST_QUESTION,
+                          "text": LIST_QUESTION, "type": "name", "category": "name",
                           "choices": chance.order(names, "list order", p.set, p.id), "answer": p.name})
         files[f"choices_{split}.jsonl"] = lists
         files[f"captions_{split}.json"] = [record(f"{p.set}-{p.id}", p, [caption(chance, p, 0)]) for p in chosen]
