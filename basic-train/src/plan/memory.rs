@@ -43,7 +43,7 @@ pub struct Load {
 pub struct Memory {
     /// The parameters, adapters included; quantized ones at their stored size.
     pub weights: u64,
-    /// One gradient for each trained parameter, or two if gradients are summed over several passes.
+    /// One gradient for each trained parameter, and a sum in f32 if gradients are summed over several passes.
     pub gradients: u64,
     /// AdamW's two moments, in f32.
     pub moments: u64,
@@ -96,7 +96,8 @@ impl Memory {
         let kept = 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer };
         let mut this = Self {
             weights: (weights + wide(load.encoder) * element).narrow(),
-            gradients: (trained * element * if load.accumulates { 2u64 } else { 1 }).narrow(),
+            // `optim::add_gradients` sums in f32, whatever the parameters' type.
+            gradients: (trained * (element + if load.accumulates { 4u64 } else { 0 })).narrow(),
             moments: (8 * trained).narrow(),
             master_weights: if element < 4 { (4 * trained).narrow() } else { 0 },
             decoder_activations: kept.narrow(),

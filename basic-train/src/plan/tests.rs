@@ -52,6 +52,16 @@ fn parameters_are_those_of_llava_15() {
 }
 
 #[test]
+fn gradients_in_bf16_are_summed_in_f32() {
+    let config = vicuna(32, 4096, 11008, 32);
+    for (micro, bytes) in [("", 2), (", micro_batch = 32", 2 + 4)] {
+        let train = format!("train = {{ batch_size = 256, steps = 1, dtype = \"bfloat16\"{micro} }}");
+        let plan = plan(&recipe(&format!("stage = \"pretrain\"\n{train}")), &config, lengths(704, None));
+        assert_eq!(plan.memory.gradients, bytes * plan.trained, "{micro}");
+    }
+}
+
+#[test]
 fn adapters_are_counted_and_quantized_matrices_are_small() {
     let config = vicuna(32, 4096, 11008, 32);
     let on = |device: &str, mode: &str, more: &str| {
