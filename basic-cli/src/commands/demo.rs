@@ -1,6 +1,7 @@
 //! Runs `basic demo`.
 
 use std::io::IsTerminal;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail};
@@ -61,6 +62,9 @@ pub fn demo(args: Demo) -> Result<()> {
     if !args.sweep.is_empty() {
         for row in sweep(&config, &args.sweep, &observer)? {
             print_json(&row)?;
+        }
+        if config.stop.load(Ordering::SeqCst) {
+            tell!("stopped: the rows hold the runs that were done");
         }
         return Ok(());
     }

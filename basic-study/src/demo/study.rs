@@ -12,7 +12,7 @@ pub const SETTINGS: [(&str, &str); 2] = [
 ];
 
 /// How many seeds are run unless another number is asked for. The number follows from measured time alone: with it the demo
-/// takes between six and seven minutes on two cores (`docs/demo.md`). It was fixed before these seeds were run.
+/// takes a little over six minutes on two cores (`docs/demo.md`). It was fixed before these seeds were run.
 pub const SEEDS: u16 = 32;
 
 /// The same for `--full`, of which a seed takes several times as long.
