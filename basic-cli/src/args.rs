@@ -138,7 +138,7 @@ pub struct Demo {
     /// The directory that everything is written to.
     #[arg(long, default_value = "runs/demo")]
     pub out: PathBuf,
-    /// Compare with this many seeds; by default 32, with --full 3.
+    /// Compare with this many seeds; by default 32, with --full 3, with --sweep 1.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub seeds: Option<u16>,
     /// Run both settings and both stages, and show all measures in tables.

@@ -52,9 +52,7 @@ fn the_demo_tells_each_seed_and_says_what_the_seeds_show_and_what_not() {
         assert!(!checkpoint.with_file_name("finetune").exists());
     }
     // A second demo in the same place is refused.
-    let again = run(BASIC, command(&out));
-    assert_eq!(again.code, Some(1));
-    assert!(again.stderr.contains("--overwrite"), "{}", again.stderr);
+    run(BASIC, command(&out)).refused(1, &["--overwrite"]);
     // On a single core there is one worker, and the numbers are the same; where there is no taskset, there are two again.
     let alone = dir.path().join("alone");
     run_in_shell("taskset -cp 0 $$ >/dev/null 2>&1 || true", BASIC, command(&alone)).succeeded();
@@ -127,8 +125,7 @@ fn options_that_have_no_effect_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("demo");
         let ran = run(BASIC, [args!["demo", "--out", out], options.iter().map(Into::into).collect()].concat());
-        assert_eq!(ran.code, Some(code), "{ran:#?}");
-        assert!(ran.stderr.contains(mentions), "{mentions}: {}", ran.stderr);
+        ran.refused(code, &[mentions]);
         assert!(!out.exists(), "{options:?}");
     }
 }

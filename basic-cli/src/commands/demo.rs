@@ -46,11 +46,23 @@ pub fn demo(args: Demo) -> Result<()> {
         revision: crate::revision(),
         stop: stop_at_ctrl_c("finishing the running steps")?,
     };
+    let line = |text: &str| match args.json {
+        false => say!("{text}"),
+        // Standard output is for the JSON, and a program that reads it needs no lines beside it.
+        true if std::io::stderr().is_terminal() => tell!("{text}"),
+        true => {}
+    };
     // One bar over the training steps of all runs, of which several go on at a time.
     let current = Mutex::new(bar("start", 1));
     let progress = || -> MutexGuard<'_, _> { current.lock().unwrap_or_else(PoisonError::into_inner) };
     let observer = |event: Event<'_>| match event {
-        Event::Part("demo", steps) => *progress() = bar("demo", steps),
+        // Nothing is read or made yet, and what is wrong with the options has been told.
+        Event::Part("demo", steps) => {
+            if args.sweep.is_empty() {
+                line(&start(&config));
+            }
+            *progress() = bar("demo", steps);
+        }
         Event::Step(step) => {
             let bar = progress();
             bar.inc(1);
@@ -68,13 +80,6 @@ pub fn demo(args: Demo) -> Result<()> {
         }
         return Ok(());
     }
-    let line = |text: &str| match args.json {
-        false => say!("{text}"),
-        // Standard output is for the JSON, and a program that reads it needs no lines beside it.
-        true if std::io::stderr().is_terminal() => tell!("{text}"),
-        true => {}
-    };
-    line(&start(&config));
     let told = |seed: &SeedDone<'_>| progress().suspend(|| line(&seed.line()));
     let Ended { summary, stopped } = run(&config, &observer, &told)?;
     progress().finish_and_clear();
@@ -95,7 +100,7 @@ pub fn demo(args: Demo) -> Result<()> {
     Ok(())
 }
 
-/// What is about to be done: the first line, before anything is read or made.
+/// What is about to be done: the first line.
 fn start(config: &DemoConfig) -> String {
     let what = match (config.full, config.only.as_deref()) {
         (true, None) => "few captions and many, both stages",
