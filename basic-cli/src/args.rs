@@ -138,9 +138,12 @@ pub struct Demo {
     /// The directory that everything is written to.
     #[arg(long, default_value = "runs/demo")]
     pub out: PathBuf,
-    /// Repeat the comparison with this many seeds.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub seeds: u16,
+    /// Compare with this many seeds; by default 32, with --full 3, with --sweep 1.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub seeds: Option<u16>,
+    /// Run both settings and both stages, and show all measures in tables.
+    #[arg(long, conflicts_with = "sweep")]
+    pub full: bool,
     #[command(flatten)]
     pub device: DeviceArg,
     /// Replace an earlier demo in the output directory.
@@ -155,14 +158,15 @@ pub struct Demo {
     /// BASIC's weight of the semantic distribution loss (sds), instead of each setting's own.
     #[arg(long)]
     pub lambda_sds: Option<f64>,
-    /// Evaluate on the validation split after every so many steps of the pretrain stage.
-    #[arg(long, default_value_t = 40)]
-    pub validate_every: usize,
+    /// With --full or --sweep: evaluate on the validation split after every so many steps of the pretrain stage; by
+    /// default 40.
+    #[arg(long)]
+    pub validate_every: Option<usize>,
     /// The number of steps of the pretrain stage, instead of each setting's own.
     #[arg(long)]
     pub pretrain_steps: Option<usize>,
-    /// The number of steps of the finetune stage, instead of each setting's own.
-    #[arg(long)]
+    /// With --full: the number of steps of the finetune stage, instead of each setting's own.
+    #[arg(long, requires = "full")]
     pub finetune_steps: Option<usize>,
     /// The learning rate of the pretrain stage.
     #[arg(long)]
@@ -171,7 +175,7 @@ pub struct Demo {
     /// pretrain stage of the setting that --only names: --sweep 0:0 --sweep 0.05:0.3 …
     #[arg(long, value_name = "DAS:SDS", value_parser = lambda_pair, requires = "only")]
     pub sweep: Vec<(f64, f64)>,
-    /// Print the content of summary.json instead of the table.
+    /// Print the content of summary.json instead of the results.
     #[arg(long)]
     pub json: bool,
 }

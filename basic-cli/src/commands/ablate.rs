@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use basic_study::studies::{AblateOptions, Ablated, Event, ablate as run, list};
@@ -10,30 +10,24 @@ use serde_json::json;
 
 use crate::args::Ablate;
 use crate::output::{print_json, say, tell};
+use crate::signals::stop_at_ctrl_c;
 
 /// Runs a study, or lists its cells.
 pub fn ablate(args: Ablate) -> Result<()> {
     let stem = args.study.file_stem().unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(stem));
-    let stop = Arc::new(AtomicBool::new(false));
     let options = AblateOptions {
         out: out.clone(),
         sets: args.sets,
         only: args.only,
         devices: if args.devices.is_empty() { vec![args.device] } else { args.devices },
-        stop: stop.clone(),
+        stop: Arc::new(AtomicBool::new(false)),
         revision: crate::revision(),
     };
     if args.list {
         return show(&args.study, &options, args.json);
     }
-    ctrlc::set_handler(move || {
-        // A second Ctrl-C does not wait for the running steps to end.
-        if stop.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        tell!("finishing the running steps and saving; once more ends at once");
-    })?;
+    let options = AblateOptions { stop: stop_at_ctrl_c("finishing the running steps and saving")?, ..options };
     let observer = |event: Event<'_>| {
         if let Event::Line(text) | Event::Warning(text) = event {
             tell!("{text}");

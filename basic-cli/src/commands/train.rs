@@ -1,9 +1,6 @@
 //! Runs `basic train`.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,6 +16,7 @@ use indicatif::ProgressBar;
 use super::checkpoint::host;
 use crate::args::{Train, Ui};
 use crate::output::{bar, print_json, print_text, say, tell};
+use crate::signals::stop_at_ctrl_c;
 
 /// Runs `basic train`.
 pub fn train(mut args: Train) -> Result<()> {
@@ -51,15 +49,7 @@ pub fn train(mut args: Train) -> Result<()> {
     if args.plan {
         return plan(recipe, &args).map_err(|error| named(error, &origin));
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    ctrlc::set_handler(move || {
-        // A second Ctrl-C does not wait for the step to end.
-        if asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        tell!("finishing the step and saving; once more ends at once");
-    })?;
+    let stop = stop_at_ctrl_c("finishing the step and saving")?;
     let options = RunOptions {
         devices: args.device.map_or(args.devices, |device| vec![device]),
         out: args.resume.clone().or(args.out),

@@ -1,10 +1,13 @@
 //! The demo: LLaVA's baseline and BASIC side by side on the embedded world, from embedded backbones to a report. It is a
 //! study like those of `basic ablate`, which its engine runs.
 //!
-//! - `study` is the study with what the command line changes, `outcome` what its runs say.
-//! - `summary` holds that; `report` shows it as a page and as a table.
+//! - `study` is the study with what the command line changes, `outcome` what its runs say, `record` what is written and told
+//!   after each seed.
+//! - `summary` holds that, and `conclusion` its two sentences; `report` shows it as a page and as a table.
 
+mod conclusion;
 mod outcome;
+mod record;
 pub mod report;
 mod study;
 pub mod summary;
@@ -12,22 +15,22 @@ pub mod summary;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
-use basic_core::DeviceSpec;
+use basic_core::{DeviceSpec, available_devices};
 use basic_models::CheckpointError;
 use basic_models::checkpoint::Contents;
 use serde::Serialize;
 use thiserror::Error;
 
-pub use study::{Changes, SETTINGS};
+pub use record::SeedDone;
+pub use study::{Changes, FULL_SEEDS, SEEDS, SETTINGS};
 
 use crate::pages::{PageError, PictureError};
 use crate::studies::embedded_study::{CellRun, Embedded};
-use crate::studies::{AblateError, AblateOptions, Observer, Study};
+use crate::studies::{AblateError, AblateOptions, Event, Observer, Study};
 use basic_data::ImageNameError;
-use basic_eval::questions::read_questions;
 use basic_models::atomic_file::write_atomically;
+use record::Record;
 use summary::Summary;
 
 /// The arms, baseline first.
@@ -45,6 +48,8 @@ pub struct DemoConfig {
     pub seeds: usize,
     /// Where to compute.
     pub device: DeviceSpec,
+    /// Both settings, both stages and all measures, in place of the setting `few` after the pretrain stage.
+    pub full: bool,
     /// This one of the [`SETTINGS`] alone.
     pub only: Option<String>,
     /// What is changed of the recipes.
@@ -55,6 +60,8 @@ pub struct DemoConfig {
     pub validate_every: usize,
     /// The source's git revision, where known.
     pub revision: Option<String>,
+    /// Once it is set, the running steps come to their end and the demo shows the seeds that are done.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// Why the demo stopped.
@@ -77,33 +84,32 @@ pub enum DemoError {
     Page(#[from] PageError),
 }
 
-/// Runs the demo and writes `summary.json` and `report.html`.
+/// How a demo ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What its seeds show; none where not one was done in both arms.
+    pub summary: Option<Summary>,
+    /// Whether it was asked to stop.
+    pub stopped: bool,
+}
+
+/// Runs the demo, and writes `summary.json` and `report.html` after every seed, which `told` hears of.
 ///
 /// # Errors
 ///
 /// [`DemoError`] that names the file and the way out.
-pub fn run(config: &DemoConfig, observer: Observer) -> Result<Summary, DemoError> {
-    let start = Instant::now();
-    let study = study::study(config.seeds, config.only.as_deref(), config.validate_every)?;
-    let runs = conduct(study, config, SHOWN, observer)?;
-    for stage in runs.iter().flat_map(|run| &run.stages) {
-        let text = toml::to_string(&stage.recipe).map_err(|error| std::io::Error::other(error.to_string()));
-        write(&stage.run.join("recipe.toml"), text)?;
+pub fn run(config: &DemoConfig, observer: Observer, told: &(dyn Fn(&SeedDone) + Sync)) -> Result<Ended, DemoError> {
+    let mut study = study::study(config.seeds, config.only.as_deref(), config.validate_every)?;
+    if !config.full {
+        study = study::short(study);
     }
-    let data = config.out.join("data");
-    let questions = read_questions(&data.join("eval.jsonl")).map_err(AblateError::from)?;
-    let summary = Summary {
-        version: env!("CARGO_PKG_VERSION").into(),
-        revision: config.revision.clone(),
-        device: config.device.to_string(),
-        seconds: start.elapsed().as_secs_f64(),
-        settings: outcome::settings(&runs, questions.len())?,
-        majority: outcome::majority(&questions),
-    };
-    let json = serde_json::to_string_pretty(&summary).map_err(|error| std::io::Error::other(error.to_string()));
-    write(&config.out.join("summary.json"), json.map(|json| json + "\n"))?;
-    write(&config.out.join("report.html"), Ok(report::render_html(&summary, &data)?))?;
-    Ok(summary)
+    let devices = devices(config.device);
+    let record = Record::new(config, &study, devices.len(), told);
+    let ran = conduct(study, config, devices, SHOWN, observer, &|runs| record.hear(runs));
+    // What could not be written ends the runs, and is the reason to tell.
+    let summary = record.end()?;
+    let (_, stopped) = ran?;
+    Ok(Ended { summary, stopped })
 }
 
 /// One pair of lambdas; both 0 is the baseline.
@@ -126,7 +132,8 @@ pub struct SweepRow {
 /// [`DemoError`] that names the file.
 pub fn sweep(config: &DemoConfig, pairs: &[(f64, f64)], observer: Observer) -> Result<Vec<SweepRow>, DemoError> {
     let study = study::study(config.seeds, config.only.as_deref(), config.validate_every)?;
-    let runs = conduct(study::of_lambdas(study, pairs), config, 0, observer)?;
+    let study = study::of_lambdas(study, pairs);
+    let (runs, _) = conduct(study, config, devices(config.device), 0, observer, &|_| {})?;
     let row = |pair: &(f64, f64)| {
         let name = study::cell(*pair);
         let values = |metric: &str| {
@@ -139,18 +146,36 @@ pub fn sweep(config: &DemoConfig, pairs: &[(f64, f64)], observer: Observer) -> R
 }
 
 /// Runs a study in the demo's directory.
-fn conduct(study: Study, config: &DemoConfig, samples: usize, observer: Observer) -> Result<Vec<CellRun>, DemoError> {
+fn conduct(
+    study: Study,
+    config: &DemoConfig,
+    devices: Vec<DeviceSpec>,
+    samples: usize,
+    observer: Observer,
+    told: &(dyn Fn(&[CellRun]) + Sync),
+) -> Result<(Vec<CellRun>, bool), DemoError> {
     let study = Embedded::new(study, &config.out, &config.changes.sets(), samples)?;
     clear(config)?;
+    observer(Event::Part("demo", study.steps()));
     let options = AblateOptions {
         out: config.out.clone(),
         sets: Vec::new(),
         only: Vec::new(),
-        devices: vec![config.device],
-        stop: Arc::new(AtomicBool::new(false)),
+        devices,
+        stop: config.stop.clone(),
         revision: config.revision.clone(),
     };
-    Ok(study.run(&options, observer)?)
+    Ok(study.run(&options, observer, told)?)
+}
+
+/// The device of each worker. The models are so small that two at a time, each on half of a CPU's cores, take less time than
+/// one after the other on all of them; a GPU takes one at a time.
+fn devices(device: DeviceSpec) -> Vec<DeviceSpec> {
+    let found = || available_devices().into_iter().find(|info| info.usable && !info.software).map(|info| info.spec);
+    let device = if device == DeviceSpec::Auto { found().unwrap_or(device) } else { device };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let two = matches!(device, DeviceSpec::Cpu | DeviceSpec::NdArray) && cores > 1;
+    vec![device; if two { 2 } else { 1 }]
 }
 
 /// Clears what an earlier demo left, where that is allowed.
@@ -168,12 +193,16 @@ fn clear(config: &DemoConfig) -> Result<(), DemoError> {
         let read = basic_models::outside::read(&summary).ok();
         let ours = read.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
         let ours = ours.is_some_and(|summary| summary.get("settings").is_some());
-        if let Some(path) = [summary, config.out.join("report.html")].iter().find(|path| there(path)).filter(|_| !ours)
-        {
+        let results = [summary, config.out.join("report.html")];
+        if let Some(path) = results.iter().find(|path| there(path)).filter(|_| !ours) {
             let reason = "is of no demo, and --overwrite takes nothing else away: move it elsewhere, or choose another";
             return Err(CheckpointError::Mismatch(format!("{}: {reason} directory", path.display())).into());
         }
         parts.iter().filter(|(path, _)| there(path)).try_for_each(|(path, contents)| contents.remove(path))?;
+        // A demo that is stopped before its first seed is done leaves no results, and none of another demo either.
+        for path in results.iter().filter(|path| there(path)) {
+            std::fs::remove_file(path).map_err(AblateError::io(path))?;
+        }
     }
     Ok(())
 }

@@ -7,17 +7,20 @@ use serde_json::Value;
 
 use super::ARMS;
 use super::study::SETTINGS;
-use super::summary::{Arm, Best, CurvePoint, Run, Setting, Stage};
+use super::summary::{Arm, Best, CurvePoint, Details, Run, Setting, Stage};
 use crate::studies::AblateError;
 use crate::studies::embedded_study::{CellRun, StageRun};
 use basic_eval::questions::Question;
 
-/// The settings that were run, with both arms' runs.
+/// The settings that were run, with the runs of the seeds that both arms have done.
 pub(super) fn settings(runs: &[CellRun], eval_questions: usize) -> Result<Vec<Setting>, AblateError> {
     let mut settings = Vec::new();
     for (name, description) in SETTINGS {
-        let here: Vec<&CellRun> = runs.iter().filter(|run| run.setting.as_deref() == Some(name)).collect();
-        let Some([pretrain, finetune]) = here.last().and_then(|run| run.stages.first_chunk()) else { continue };
+        let of_setting = |run: &&CellRun| run.setting.as_deref() == Some(name) && run.whole;
+        let here: Vec<&CellRun> = runs.iter().filter(of_setting).collect();
+        let both = |seed: u64| ARMS.iter().all(|arm| here.iter().any(|run| run.seed == seed && run.cell == *arm));
+        let here: Vec<&CellRun> = here.iter().filter(|run| both(run.seed)).copied().collect();
+        let Some([pretrain, later @ ..]) = here.last().map(|run| run.stages.as_slice()) else { continue };
         let objective = &pretrain.recipe.objective;
         let arms = ARMS.iter().map(|arm| {
             let runs = here.iter().filter(|run| run.cell == *arm).filter_map(|run| of_run(run).transpose());
@@ -27,7 +30,7 @@ pub(super) fn settings(runs: &[CellRun], eval_questions: usize) -> Result<Vec<Se
             name: name.into(),
             description: description.into(),
             captions: pretrain.recipe.data.limit.unwrap_or_default(),
-            conversations: finetune.recipe.data.limit.unwrap_or_default(),
+            conversations: later.first().map(|stage| stage.recipe.data.limit.unwrap_or_default()),
             eval_questions,
             lambda_das: objective.basic.lambda_das,
             lambda_sds: objective.basic.lambda_sds,
@@ -38,13 +41,14 @@ pub(super) fn settings(runs: &[CellRun], eval_questions: usize) -> Result<Vec<Se
 }
 
 fn of_run(run: &CellRun) -> Result<Option<Run>, AblateError> {
-    let Some([pretrain, finetune]) = run.stages.first_chunk() else { return Ok(None) };
-    let best = Best {
+    let Some((pretrain, later)) = run.stages.split_first() else { return Ok(None) };
+    let best = pretrain.result.values.contains_key("best.step").then(|| Best {
         step: value(pretrain, "best.step") as usize,
         validation_accuracy: value(pretrain, "best.validation"),
         accuracy: value(pretrain, "best.accuracy"),
-    };
-    Ok(Some(Run { seed: run.seed, pretrain: stage(pretrain)?, best, finetune: stage(finetune)? }))
+    });
+    let finetune = later.first().map(stage).transpose()?;
+    Ok(Some(Run { seed: run.seed, pretrain: stage(pretrain)?, best, finetune }))
 }
 
 /// A number of a stage; JSON has none for what is not finite.
@@ -58,19 +62,24 @@ fn stage(run: &StageRun) -> Result<Stage, AblateError> {
         let values = run.result.values.iter();
         values.filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_string(), *value))).collect()
     };
-    let curve = curve(&run.run)?;
+    let values = &run.result.values;
+    let details = values.contains_key("caption_loss").then(|| -> Result<Details, AblateError> {
+        Ok(Details {
+            caption_loss: value("caption_loss"),
+            grounded: value("grounding"),
+            grounded_chance: value("grounding_chance"),
+            v_norm: value("v_norm"),
+            token_norm: value("token_norm"),
+            gradient_norms: below("gradient."),
+            step_seconds: run.result.step_seconds,
+            curve: curve(&run.run)?,
+        })
+    });
     Ok(Stage {
         steps: run.result.steps,
         accuracy: value("accuracy"),
         per_kind: below("accuracy."),
-        caption_loss: value("caption_loss"),
-        grounded: value("grounding"),
-        grounded_chance: value("grounding_chance"),
-        v_norm: value("v_norm"),
-        token_norm: value("token_norm"),
-        gradient_norms: below("gradient."),
-        step_seconds: run.result.step_seconds,
-        curve,
+        details: details.transpose()?,
         samples: run.result.samples.clone(),
     })
 }

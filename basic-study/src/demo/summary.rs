@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::conclusion::{Conclusion, PairedSeed};
 pub use crate::studies::SampleAnswer;
 
 /// The demo's whole outcome.
@@ -15,8 +16,15 @@ pub struct Summary {
     pub revision: Option<String>,
     /// The device as `--device` names it.
     pub device: String,
-    /// Seconds from start to end.
+    /// How many runs were trained at a time.
+    pub workers: usize,
+    /// Seconds from the start.
     pub seconds: f64,
+    /// How many seeds were asked for. A demo that was stopped, or is not yet done, has fewer.
+    pub seeds: usize,
+    /// What the demo shows; none before the first seed is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conclusion: Option<Conclusion>,
     /// The settings, such as few and many captions.
     pub settings: Vec<Setting>,
     /// Chance level of exact match per question kind: the score of always giving the kind's most frequent answer.
@@ -32,8 +40,9 @@ pub struct Setting {
     pub description: String,
     /// Captioned images in the pretrain stage.
     pub captions: usize,
-    /// Conversations in the finetune stage.
-    pub conversations: usize,
+    /// Conversations in the finetune stage, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversations: Option<usize>,
     /// Questions of the eval split.
     pub eval_questions: usize,
     /// BASIC's weight of the directional loss.
@@ -60,10 +69,12 @@ pub struct Run {
     pub seed: u64,
     /// After the pretrain stage: the decoder is frozen.
     pub pretrain: Stage,
-    /// The pretrain stage at its best step on the validation split.
-    pub best: Best,
-    /// After the finetune stage.
-    pub finetune: Stage,
+    /// The pretrain stage at its best step on the validation split, where that was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// After the finetune stage, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finetune: Option<Stage>,
 }
 
 /// A stage's outcome on the eval split.
@@ -75,6 +86,16 @@ pub struct Stage {
     pub accuracy: f64,
     /// Exact match per question kind, 0 to 1.
     pub per_kind: BTreeMap<String, f64>,
+    /// What only `--full` measures and shows.
+    #[serde(flatten)]
+    pub details: Option<Details>,
+    /// A few answered questions.
+    pub samples: Vec<SampleAnswer>,
+}
+
+/// What is measured of a stage besides its answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Details {
     /// Mean cross entropy of the eval images' captions.
     pub caption_loss: f64,
     /// Share of object patches whose visual embedding's nearest token names something true of the object.
@@ -91,8 +112,6 @@ pub struct Stage {
     pub step_seconds: f64,
     /// The losses along the way.
     pub curve: Vec<CurvePoint>,
-    /// A few answered questions.
-    pub samples: Vec<SampleAnswer>,
 }
 
 /// The pretrain stage stopped where the validation split was answered best.

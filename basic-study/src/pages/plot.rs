@@ -166,7 +166,7 @@ pub(crate) struct Axes {
 
 /// A labelled position on an axis.
 #[derive(Debug, Serialize)]
-struct Tick {
+pub(crate) struct Tick {
     at: String,
     label: String,
     /// Whether the tick is so near the right edge that a centred label would leave the drawing.
@@ -206,20 +206,26 @@ impl Plot {
 
     /// The axes with their ticks.
     pub(crate) fn axes(&self, x_label: impl Into<String>) -> Axes {
-        let ticks = |axis: &Axis, at: &dyn Fn(f64) -> f64, edge: &dyn Fn(f64) -> bool| -> Vec<Tick> {
-            let tick = |(value, label): &(f64, String)| {
-                let at = at(*value);
-                Tick { at: position(at), label: label.clone(), edge: edge(at) }
-            };
-            axis.ticks.iter().map(tick).collect()
-        };
         Axes {
             frame: self.frame,
-            x_ticks: ticks(&self.x, &|x| self.x(x), &|at| at + EDGE > self.frame.width),
+            x_ticks: self.x_ticks(),
             y_ticks: ticks(&self.y, &|y| self.y(y), &|_| false),
             x_label: x_label.into(),
         }
     }
+
+    /// The ticks of the x axis alone.
+    pub(crate) fn x_ticks(&self) -> Vec<Tick> {
+        ticks(&self.x, &|x| self.x(x), &|at| at + EDGE > self.frame.width)
+    }
+}
+
+fn ticks(axis: &Axis, at: &dyn Fn(f64) -> f64, edge: &dyn Fn(f64) -> bool) -> Vec<Tick> {
+    let tick = |(value, label): &(f64, String)| {
+        let at = at(*value);
+        Tick { at: position(at), label: label.clone(), edge: edge(at) }
+    };
+    axis.ticks.iter().map(tick).collect()
 }
 
 /// A position as SVG text.

@@ -18,7 +18,10 @@ pub(crate) struct CellRun {
     pub setting: Option<String>,
     pub cell: String,
     pub seed: u64,
+    /// Those that are done.
     pub stages: Vec<StageRun>,
+    /// Whether these are all.
+    pub whole: bool,
 }
 
 /// A stage of it.
@@ -42,10 +45,26 @@ impl Embedded {
         Ok(Self(Expanded { samples, ..expanded }))
     }
 
-    /// Runs it; the runs come in the order of settings, cells and seeds.
-    pub fn run(&self, options: &AblateOptions, observer: Observer) -> Result<Vec<CellRun>, AblateError> {
-        let (results, _) = conduct(&self.0, options, observer, &|_| Ok(()))?;
-        Ok(self.runs(&results, options))
+    /// The training steps of all its runs.
+    pub fn steps(&self) -> usize {
+        let chains = self.0.cells.iter().flat_map(|cell| &cell.chains);
+        chains.flat_map(|chain| &chain.stages).filter_map(|stage| stage.recipe.placed.train.steps).sum()
+    }
+
+    /// Runs it. `told` is given all runs as far as they are, in the order of settings, cells and seeds, after every stage.
+    /// Returns them, and whether it was asked to stop.
+    pub fn run(
+        &self,
+        options: &AblateOptions,
+        observer: Observer,
+        told: &(dyn Fn(&[CellRun]) + Sync),
+    ) -> Result<(Vec<CellRun>, bool), AblateError> {
+        let write = |results: &Results| {
+            told(&self.runs(results, options));
+            Ok(())
+        };
+        let (results, stopped) = conduct(&self.0, options, observer, &write)?;
+        Ok((self.runs(&results, options), stopped))
     }
 
     fn runs(&self, results: &Results, options: &AblateOptions) -> Vec<CellRun> {
@@ -62,9 +81,10 @@ impl Embedded {
                         recipe.output = Some(stage.run.clone());
                         Some(StageRun { recipe, run: stage.run.clone(), result: results.get(&stage.hash)?.clone() })
                     });
-                    let stages = stages.collect();
+                    let stages: Vec<StageRun> = stages.collect();
+                    let whole = stages.len() == chain.stages.len();
                     let (setting, cell) = (group.setting.clone(), cell.name.clone());
-                    runs.push(CellRun { setting, cell, seed: chain.seed, stages });
+                    runs.push(CellRun { setting, cell, seed: chain.seed, stages, whole });
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::measures::StageOf;
 use super::paired_arms::{BASIC, LLAVA, runs};
 use crate::demo::summary::{CurvePoint, Setting, Stage};
 use crate::pages::plot::{Axes, Axis, Frame, Plot};
@@ -49,31 +50,29 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
-/// The figures of a setting: pretrain, then finetune.
+/// The figures of a setting: pretrain, then finetune; those stages whose losses a summary holds.
 pub(super) fn figures(setting: &Setting) -> Vec<Figure> {
-    vec![
-        figure(setting, "Pretrain", |setting, arm| {
-            runs(setting, arm).iter().map(|run| (run.seed, &run.pretrain)).collect()
-        }),
-        figure(setting, "Finetune", |setting, arm| {
-            runs(setting, arm).iter().map(|run| (run.seed, &run.finetune)).collect()
-        }),
-    ]
+    let stages: [(_, StageOf); 2] =
+        [("Pretrain", |run| Some(&run.pretrain)), ("Finetune", |run| run.finetune.as_ref())];
+    let known = |stage: StageOf| {
+        let all = setting.arms.iter().flat_map(|arm| &arm.runs);
+        all.filter_map(stage).any(|stage| stage.details.is_some())
+    };
+    stages.into_iter().filter(|(_, stage)| known(*stage)).map(|(title, stage)| figure(setting, title, stage)).collect()
 }
 
-fn figure(
-    setting: &Setting,
-    title: &'static str,
-    stages: for<'a> fn(&'a Setting, &str) -> Vec<(u64, &'a Stage)>,
-) -> Figure {
-    let longest = [LLAVA, BASIC].iter().flat_map(|arm| stages(setting, arm)).map(|(_, stage)| stage.curve.len()).max();
+fn figure(setting: &Setting, title: &'static str, stage: StageOf) -> Figure {
+    let curves_of = |arm: &str| -> Vec<(u64, &[CurvePoint])> {
+        runs(setting, arm).iter().filter_map(|run| Some((run.seed, curve(stage(run)?)?))).collect()
+    };
+    let longest = [LLAVA, BASIC].into_iter().flat_map(curves_of).map(|(_, curve)| curve.len()).max();
     let half = half(longest.unwrap_or(0));
     let curves = |arms: &[&'static str], loss: fn(&CurvePoint) -> f64| -> Vec<Curve> {
         let of = |arm: &'static str| {
-            stages(setting, arm).into_iter().map(move |(seed, stage)| Curve {
+            curves_of(arm).into_iter().map(move |(seed, curve)| Curve {
                 arm,
                 seed,
-                points: running_mean(&finite(&stage.curve, loss), half),
+                points: running_mean(&finite(curve, loss), half),
             })
         };
         let all = arms.iter().flat_map(|arm| of(arm));
@@ -90,6 +89,10 @@ fn figure(
         panel("Semantic distribution (sds), BASIC", curves(&[BASIC], |point| point.sds)),
     ];
     Figure { title, note, panels }
+}
+
+fn curve(stage: &Stage) -> Option<&[CurvePoint]> {
+    stage.details.as_ref().map(|details| details.curve.as_slice())
 }
 
 /// The losses that are finite, by step.

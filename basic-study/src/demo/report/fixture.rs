@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::demo::summary::{Arm, Best, CurvePoint, Run, SampleAnswer, Setting, Stage, Summary};
+use crate::demo::summary::{Arm, Best, Conclusion, CurvePoint, Details, Run, SampleAnswer, Setting, Stage, Summary};
 
 /// Question kinds with a made-up majority score.
 const KINDS: [(&str, f64); 6] =
@@ -15,7 +15,7 @@ pub(super) fn summary(seeds: u64, gains: [f64; 2]) -> Summary {
         name: name.to_owned(),
         description: description.to_owned(),
         captions,
-        conversations: 512,
+        conversations: Some(512),
         eval_questions: 1152,
         lambda_das: 0.05,
         lambda_sds: 0.3,
@@ -27,17 +27,32 @@ pub(super) fn summary(seeds: u64, gains: [f64; 2]) -> Summary {
             })
             .collect(),
     };
+    let settings = vec![
+        setting(0, "few", "24 captioned images: the projector can learn them by heart.", 24),
+        setting(1, "many", "4,096 captioned images: more than the projector can learn by heart.", 4096),
+    ];
     Summary {
         version: "0.1.0".to_owned(),
         revision: Some("3f2a91c".to_owned()),
         device: "cpu".to_owned(),
+        workers: 2,
         seconds: 492.0,
-        settings: vec![
-            setting(0, "few", "24 captioned images: the projector can learn them by heart.", 24),
-            setting(1, "many", "4,096 captioned images: more than the projector can learn by heart.", 4096),
-        ],
+        seeds: seeds as usize,
+        conclusion: Conclusion::of(&settings, seeds as usize),
+        settings,
         majority: KINDS.into_iter().map(|(kind, score)| (kind.to_owned(), score)).collect(),
     }
+}
+
+/// The same as without `--full`: the first setting after pretrain, and nothing but answers.
+pub(super) fn short(seeds: u64, gain: f64) -> Summary {
+    let mut summary = summary(seeds, [gain, 0.0]);
+    summary.settings.truncate(1);
+    summary.settings[0].conversations = None;
+    for run in summary.settings[0].arms.iter_mut().flat_map(|arm| &mut arm.runs) {
+        (run.best, run.finetune, run.pretrain.details) = (None, None, None);
+    }
+    summary
 }
 
 /// Writes the images that [`summary`]'s samples name.
@@ -74,8 +89,12 @@ fn run(seed: u64, arm: &str, gain: f64) -> Run {
     Run {
         seed,
         pretrain: stage(seed, arm, accuracy, 160),
-        best: Best { step: 80 + 20 * seed as usize, validation_accuracy: accuracy + 0.03, accuracy: accuracy + 0.02 },
-        finetune: stage(seed, arm, accuracy + 0.15 - gain * 0.9 + wobble(2), 240),
+        best: Some(Best {
+            step: 80 + 20 * seed as usize,
+            validation_accuracy: accuracy + 0.03,
+            accuracy: accuracy + 0.02,
+        }),
+        finetune: Some(stage(seed, arm, accuracy + 0.15 - gain * 0.9 + wobble(2), 240)),
     }
 }
 
@@ -93,14 +112,16 @@ fn stage(seed: u64, arm: &str, accuracy: f64, steps: usize) -> Stage {
                 ((*kind).to_owned(), accuracy + (score - 0.3) / 2.0 + 0.03 * noise(seed + index as u64))
             })
             .collect(),
-        caption_loss: 0.83 - if basic { 0.05 } else { 0.0 } + 0.02 * noise(seed),
-        grounded: if basic { 0.48 } else { 0.23 },
-        grounded_chance: 0.14,
-        v_norm: if basic { 1.62 } else { 2.31 } + 0.1 * noise(seed),
-        token_norm: 1.05,
-        gradient_norms: norms.iter().map(|(name, norm)| ((*name).to_owned(), *norm)).collect::<BTreeMap<_, _>>(),
-        step_seconds: if basic { 0.142 } else { 0.117 } + 0.002 * noise(seed),
-        curve: (1..=steps).map(|step| point(step, seed, basic)).collect(),
+        details: Some(Details {
+            caption_loss: 0.83 - if basic { 0.05 } else { 0.0 } + 0.02 * noise(seed),
+            grounded: if basic { 0.48 } else { 0.23 },
+            grounded_chance: 0.14,
+            v_norm: if basic { 1.62 } else { 2.31 } + 0.1 * noise(seed),
+            token_norm: 1.05,
+            gradient_norms: norms.iter().map(|(name, norm)| ((*name).to_owned(), *norm)).collect::<BTreeMap<_, _>>(),
+            step_seconds: if basic { 0.142 } else { 0.117 } + 0.002 * noise(seed),
+            curve: (1..=steps).map(|step| point(step, seed, basic)).collect(),
+        }),
         samples: samples(basic),
     }
 }

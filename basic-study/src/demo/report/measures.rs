@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::paired_arms::{BASIC, Comparison, LLAVA};
-use crate::demo::summary::{Run, Setting, Stage, Summary};
+use crate::demo::summary::{Details, Run, Setting, Stage, Summary};
 use crate::pages::numbers;
-use crate::studies::Better;
+use crate::studies::{Better, Unit};
 use basic_eval::statistics::Spread;
 
 /// A point of a run at which the eval split was answered.
@@ -32,29 +32,35 @@ impl Checkpoint {
         }
     }
 
+    /// Those of them at which a setting's runs answered the eval split.
+    pub fn of(setting: &Setting) -> Vec<Self> {
+        let asked = |checkpoint: &Self| runs_of(setting).any(|run| checkpoint.share(run).is_some());
+        Self::ALL.into_iter().filter(asked).collect()
+    }
+
     /// Overall accuracy there, in percent.
     pub fn accuracy(self, setting: &Setting) -> Comparison {
-        percent(setting, |run| {
-            Some(match self {
-                Self::Pretrain => run.pretrain.accuracy,
-                Self::BestValidation => run.best.accuracy,
-                Self::Finetune => run.finetune.accuracy,
-            })
-        })
+        percent(setting, |run| self.share(run))
+    }
+
+    fn share(self, run: &Run) -> Option<f64> {
+        match self {
+            Self::Pretrain => Some(run.pretrain.accuracy),
+            Self::BestValidation => run.best.as_ref().map(|best| best.accuracy),
+            Self::Finetune => run.finetune.as_ref().map(|stage| stage.accuracy),
+        }
     }
 }
 
-/// How a row's numbers are written.
+/// What stands beside the two arms' numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unit {
-    /// Percent with one decimal; the difference in points.
-    Percent,
-    /// Three decimals; the difference with as many.
-    Loss,
-    /// Three significant digits; no difference.
-    Plain,
-    /// Seconds; BASIC over LLaVA in place of the difference.
-    Seconds,
+pub(super) enum Change {
+    /// BASIC minus LLaVA.
+    Difference,
+    /// BASIC over LLaVA: `×1.32`.
+    Ratio,
+    /// Nothing.
+    Nothing,
 }
 
 /// One quantity after both stages, in both arms.
@@ -70,6 +76,8 @@ pub(super) struct MeasureRow {
     pub chance: Option<f64>,
     /// How the numbers are written.
     pub unit: Unit,
+    /// How the arms are compared.
+    pub change: Change,
     /// Which way they should go.
     pub better: Better,
     /// After the pretrain stage.
@@ -78,33 +86,30 @@ pub(super) struct MeasureRow {
     pub finetune: Option<Comparison>,
 }
 
-impl Unit {
-    /// A value in this unit.
-    pub fn write(self, value: &Spread) -> String {
-        match self {
-            Self::Percent => numbers::spread(value, 1),
-            Self::Loss => numbers::spread(value, 3),
-            Self::Plain | Self::Seconds => numbers::significant_spread(value),
-        }
+/// A number of both arms; those in percent are percentages already.
+pub(super) fn write(unit: Unit, value: &Spread) -> String {
+    match unit {
+        Unit::Percent => numbers::spread(value, 1),
+        Unit::Loss => numbers::spread(value, 3),
+        Unit::Plain => numbers::significant_spread(value),
     }
 }
 
 impl MeasureRow {
-    /// BASIC against LLaVA in the row's terms: a signed difference, or `×1.32` for seconds.
+    /// BASIC against LLaVA in the row's terms.
     pub fn change(&self, comparison: &Comparison) -> Option<String> {
-        let difference = comparison.difference.as_ref();
-        match self.unit {
-            Unit::Percent => difference.map(|spread| numbers::signed_spread(spread, 1)),
-            Unit::Loss => difference.map(|spread| numbers::signed_spread(spread, 3)),
-            Unit::Plain => None,
-            Unit::Seconds => comparison.ratio.as_ref().map(|ratio| format!("×{}", numbers::spread(ratio, 2))),
+        let decimals = if self.unit == Unit::Percent { 1 } else { 3 };
+        match self.change {
+            Change::Difference => comparison.difference.map(|spread| numbers::signed_spread(&spread, decimals)),
+            Change::Ratio => comparison.ratio.map(|ratio| format!("×{}", numbers::spread(&ratio, 2))),
+            Change::Nothing => None,
         }
     }
 
-    /// The arm that the difference favours beyond the spread of the seeds; a single seed has no spread to go beyond.
+    /// The arm that the difference favours beyond chance; a single seed shows none.
     pub fn favours(&self, comparison: &Comparison) -> Option<&'static str> {
         let difference =
-            comparison.difference.as_ref().filter(|spread| spread.deviation.is_some() && beyond_spread(spread))?;
+            comparison.difference.as_ref().filter(|spread| spread.deviation.is_some() && beyond_chance(spread))?;
         match (self.better, difference.mean > 0.0) {
             (Better::Neither, _) => None,
             (Better::Higher, true) | (Better::Lower, false) => Some(BASIC),
@@ -121,45 +126,56 @@ pub(super) fn accuracy_rows(summary: &Summary, setting: &Setting) -> Vec<Measure
     kinds(summary, setting)
         .into_iter()
         .map(|kind| {
-            let of = |stage: fn(&Run) -> &Stage| percent(setting, |run| stage(run).per_kind.get(&kind).copied());
-            let (pretrain, finetune) = (of(|run| &run.pretrain), of(|run| &run.finetune));
+            let of = |stage: StageOf| percent(setting, |run| stage(run)?.per_kind.get(&kind).copied());
+            let finetune = finetuned(setting).then(|| of(|run| run.finetune.as_ref()));
             let chance = summary.majority.get(&kind).map(|share| share * 100.0);
-            accuracy_row(&kind, &kind, chance, pretrain, Some(finetune))
+            accuracy_row(&kind, &kind, chance, of(|run| Some(&run.pretrain)), finetune)
         })
         .collect()
 }
 
-/// Accuracy over all questions: at the end of the stages, and at the best validation step.
-pub(super) fn overall_rows(summary: &Summary, setting: &Setting) -> [MeasureRow; 2] {
+/// Accuracy over all questions: at the end of the stages, and at the best validation step where it was looked for.
+pub(super) fn overall_rows(summary: &Summary, setting: &Setting) -> Vec<MeasureRow> {
     let chance = summary.majority.get(OVERALL).map(|share| share * 100.0);
     let at = |checkpoint: Checkpoint| checkpoint.accuracy(setting);
-    let best = accuracy_row("Overall", "at best val. step", chance, at(Checkpoint::BestValidation), None);
-    [
-        accuracy_row("Overall", "overall", chance, at(Checkpoint::Pretrain), Some(at(Checkpoint::Finetune))),
-        MeasureRow { note: "at the best validation step", ..best },
-    ]
+    let finetune = finetuned(setting).then(|| at(Checkpoint::Finetune));
+    let mut rows = vec![accuracy_row("Overall", "overall", chance, at(Checkpoint::Pretrain), finetune)];
+    if Checkpoint::of(setting).contains(&Checkpoint::BestValidation) {
+        let best = accuracy_row("Overall", "at best val. step", chance, at(Checkpoint::BestValidation), None);
+        rows.push(MeasureRow { note: "at the best validation step", ..best });
+    }
+    rows
 }
 
-/// What is measured besides accuracy.
+/// What is measured besides accuracy; nothing where that was left out.
 pub(super) fn other_rows(setting: &Setting) -> Vec<MeasureRow> {
+    if runs_of(setting).all(|run| run.pretrain.details.is_none()) {
+        return Vec::new();
+    }
     let grounded = "of object patches, whose nearest token is true of the object";
     let shuffled = "the same, patches shuffled among the images";
     let gradient = "at the projector, unweighted";
-    let row = |label: &str, short: &str, note, unit, better, quantity: fn(&Stage) -> Option<f64>| {
+    let row = |label: &str, short: &str, note, unit, better, quantity: fn(&Details) -> Option<f64>| {
         let factor = if unit == Unit::Percent { 100.0 } else { 1.0 };
-        let of = |stage: fn(&Run) -> &Stage| Comparison::new(setting, |run| Some(quantity(stage(run))? * factor));
+        let of =
+            |stage: StageOf| Comparison::new(setting, |run| Some(quantity(stage(run)?.details.as_ref()?)? * factor));
         MeasureRow {
             label: label.to_owned(),
             short: short.to_owned(),
             note,
             chance: None,
             unit,
+            change: if unit == Unit::Plain { Change::Nothing } else { Change::Difference },
             better,
-            pretrain: of(|run| &run.pretrain),
-            finetune: Some(of(|run| &run.finetune)),
+            pretrain: of(|run| Some(&run.pretrain)),
+            finetune: finetuned(setting).then(|| of(|run| run.finetune.as_ref())),
         }
     };
     use {Better::*, Unit::*};
+    let seconds =
+        row("Seconds per step", "seconds per step", "median; change is BASIC over LLaVA", Plain, Neither, |s| {
+            Some(s.step_seconds)
+        });
     vec![
         row("Caption loss", "caption loss", "cross entropy, eval captions; lower is better", Loss, Lower, |s| {
             Some(s.caption_loss)
@@ -177,16 +193,25 @@ pub(super) fn other_rows(setting: &Setting) -> Vec<MeasureRow> {
         row("Gradient norm of sds", "gradient of sds", gradient, Plain, Neither, |s| {
             s.gradient_norms.get("sds").copied()
         }),
-        row("Seconds per step", "seconds per step", "median; change is BASIC over LLaVA", Seconds, Neither, |s| {
-            Some(s.step_seconds)
-        }),
+        MeasureRow { change: Change::Ratio, ..seconds },
     ]
 }
 
-/// Whether `difference` lies beyond the spread of the seeds: its mean is larger than its standard deviation.
-/// A single seed has no spread, so any difference passes.
-pub(super) fn beyond_spread(difference: &Spread) -> bool {
-    difference.mean.abs() > difference.deviation.unwrap_or(0.0)
+/// A stage of a run; none where it was left out.
+pub(super) type StageOf = fn(&Run) -> Option<&Stage>;
+
+/// Whether any of the runs has a finetune stage.
+pub(super) fn finetuned(setting: &Setting) -> bool {
+    runs_of(setting).any(|run| run.finetune.is_some())
+}
+
+fn runs_of(setting: &Setting) -> impl Iterator<Item = &Run> {
+    setting.arms.iter().flat_map(|arm| &arm.runs)
+}
+
+/// Whether the 95% interval of `difference` excludes 0. A single seed has no interval, so any difference passes.
+pub(super) fn beyond_chance(difference: &Spread) -> bool {
+    difference.mean.abs() > difference.margin().unwrap_or(0.0)
 }
 
 fn accuracy_row(
@@ -202,6 +227,7 @@ fn accuracy_row(
         note: "",
         chance,
         unit: Unit::Percent,
+        change: Change::Difference,
         better: Better::Higher,
         pretrain,
         finetune,
@@ -214,7 +240,7 @@ fn percent(setting: &Setting, share: impl Fn(&Run) -> Option<f64>) -> Comparison
 
 /// The question kinds that have a score or a chance level, by name.
 fn kinds(summary: &Summary, setting: &Setting) -> BTreeSet<String> {
-    let runs = setting.arms.iter().flat_map(|arm| &arm.runs);
-    let scored = runs.flat_map(|run| run.pretrain.per_kind.keys().chain(run.finetune.per_kind.keys()));
+    let stages = runs_of(setting).flat_map(|run| [Some(&run.pretrain), run.finetune.as_ref()]).flatten();
+    let scored = stages.flat_map(|stage| stage.per_kind.keys());
     scored.chain(summary.majority.keys()).filter(|kind| *kind != OVERALL).cloned().collect()
 }

@@ -1,22 +1,25 @@
-//! The HTML page: what the templates `page.html` and `setting.html` show.
+//! The HTML page: what the templates `page.html`, `conclusion.html` and `setting.html` show.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::chart::{Figure, figures};
-use super::measures::{Checkpoint, MeasureRow, Unit, accuracy_rows, other_rows, overall_rows};
+use super::measures::{Checkpoint, MeasureRow, accuracy_rows, finetuned, other_rows, overall_rows, write};
 use super::paired_arms::{BASIC, Comparison, LLAVA, runs, seeds};
+use super::pairs::Pairs;
 use super::samples::{Samples, samples};
 use super::sentences::{self, Verdict};
 use super::strip::{Scale, Strip};
 use crate::demo::DemoError;
 use crate::demo::summary::{Run, Setting, Stage, Summary};
 use crate::pages::{self, Template, numbers};
+use crate::studies::Unit;
 use basic_eval::statistics::Spread;
 
-const TEMPLATES: [Template; 4] = [
+const TEMPLATES: [Template; 5] = [
     ("page.html", include_str!("page.html")),
+    ("conclusion.html", include_str!("conclusion.html")),
     ("setting.html", include_str!("setting.html")),
     ("strip.html", include_str!("strip.html")),
     ("panel.html", include_str!("panel.html")),
@@ -26,6 +29,10 @@ const TEMPLATES: [Template; 4] = [
 struct Page {
     title: &'static str,
     style: [&'static str; 2],
+    /// The sentences, and their picture.
+    conclusion: Option<ConclusionView>,
+    /// Whether there is more than the conclusion to give an overview of.
+    overview: bool,
     headline: String,
     compared: [String; 2],
     how_to_read: String,
@@ -37,6 +44,13 @@ struct Page {
 }
 
 #[derive(Serialize)]
+struct ConclusionView {
+    shown: String,
+    not_shown: String,
+    picture: Pairs,
+}
+
+#[derive(Serialize)]
 struct SettingView {
     /// Names the section in links.
     id: String,
@@ -45,7 +59,10 @@ struct SettingView {
     facts: Vec<(&'static str, String)>,
     verdicts: Vec<String>,
     outcomes: Vec<Outcome>,
-    best_steps: String,
+    best_steps: Option<String>,
+    finetuned: bool,
+    /// The arms above the answers.
+    columns: Vec<&'static str>,
     accuracy: Vec<RowView>,
     overall: Vec<RowView>,
     others: Vec<RowView>,
@@ -89,7 +106,7 @@ pub(super) fn render(summary: &Summary, images_root: &Path) -> Result<String, De
 
 fn page(summary: &Summary, images_root: &Path) -> Result<Page, DemoError> {
     let differences = summary.settings.iter().flat_map(|setting| {
-        Checkpoint::ALL
+        Checkpoint::of(setting)
             .into_iter()
             .flat_map(|checkpoint| checkpoint.accuracy(setting).by_seed)
             .map(|(_, points)| points)
@@ -104,6 +121,12 @@ fn page(summary: &Summary, images_root: &Path) -> Result<Page, DemoError> {
     Ok(Page {
         title: "BASIC beside LLaVA",
         style: [pages::STYLE, include_str!("demo.css")],
+        conclusion: summary.conclusion.as_ref().map(|conclusion| ConclusionView {
+            shown: conclusion.shown.clone(),
+            not_shown: conclusion.not_shown.clone(),
+            picture: Pairs::of(conclusion),
+        }),
+        overview: sentences::overview(summary),
         headline: sentences::headline(summary),
         compared: sentences::what_was_compared(summary),
         how_to_read: sentences::how_to_read(summary),
@@ -113,7 +136,7 @@ fn page(summary: &Summary, images_root: &Path) -> Result<Page, DemoError> {
         origin: vec![
             ("Version", format!("basic {}", summary.version)),
             ("Revision", summary.revision.clone().unwrap_or_else(|| "unknown".to_owned())),
-            ("Device", summary.device.clone()),
+            ("Device", sentences::device(summary)),
             ("Time taken", numbers::duration(summary.seconds)),
         ],
     })
@@ -132,9 +155,11 @@ fn setting_view(
         name: setting.name.clone(),
         description: setting.description.clone(),
         facts: facts(setting),
-        verdicts: Checkpoint::ALL.map(|checkpoint| sentences::sentence(checkpoint, setting)).into(),
-        outcomes: Checkpoint::ALL.map(|checkpoint| outcome(setting, checkpoint, scale)).into(),
+        verdicts: Checkpoint::of(setting).into_iter().map(|at| sentences::sentence(at, setting)).collect(),
+        outcomes: Checkpoint::of(setting).into_iter().map(|at| outcome(setting, at, scale)).collect(),
         best_steps: sentences::best_steps(setting),
+        finetuned: finetuned(setting),
+        columns: ["LLaVA", "BASIC"].repeat(if finetuned(setting) { 2 } else { 1 }),
         accuracy: rows(&accuracy_rows(summary, setting)),
         overall: rows(&overall_rows(summary, setting)),
         others: rows(&other_rows(setting)),
@@ -144,21 +169,24 @@ fn setting_view(
 }
 
 fn facts(setting: &Setting) -> Vec<(&'static str, String)> {
-    let seeds: Vec<String> = seeds(setting).iter().map(u64::to_string).collect();
-    vec![
+    let mut facts = vec![
         ("Captioned images (pretrain)", numbers::thousands(setting.captions)),
-        ("Conversations (finetune)", numbers::thousands(setting.conversations)),
-        ("Steps (pretrain)", steps(setting, |run| &run.pretrain)),
-        ("Steps (finetune)", steps(setting, |run| &run.finetune)),
+        ("Steps (pretrain)", steps(setting, |run| Some(&run.pretrain))),
         ("Eval questions", numbers::thousands(setting.eval_questions)),
         ("λ of das, of sds", format!("{}, {}", numbers::knob(setting.lambda_das), numbers::knob(setting.lambda_sds))),
-        (if seeds.len() == 1 { "Seed" } else { "Seeds" }, seeds.join(", ")),
-    ]
+        (if seeds(setting).len() == 1 { "Seed" } else { "Seeds" }, sentences::seed_list(setting)),
+    ];
+    if let Some(conversations) = setting.conversations {
+        facts.insert(1, ("Conversations (finetune)", numbers::thousands(conversations)));
+        facts.insert(3, ("Steps (finetune)", steps(setting, |run| run.finetune.as_ref())));
+    }
+    facts
 }
 
 /// The steps of a stage: one number where all runs took as many, the range where they did not.
-fn steps(setting: &Setting, stage: fn(&Run) -> &Stage) -> String {
-    let all = || [LLAVA, BASIC].into_iter().flat_map(|arm| runs(setting, arm)).map(|run| stage(run).steps);
+fn steps(setting: &Setting, stage: fn(&Run) -> Option<&Stage>) -> String {
+    let all =
+        || [LLAVA, BASIC].into_iter().flat_map(|arm| runs(setting, arm)).filter_map(|run| Some(stage(run)?.steps));
     match (all().min(), all().max()) {
         (Some(fewest), Some(most)) if fewest == most => numbers::thousands(most),
         (Some(fewest), Some(most)) => format!("{} to {}", numbers::thousands(fewest), numbers::thousands(most)),
@@ -204,7 +232,7 @@ fn row_view(row: &MeasureRow) -> RowView {
 }
 
 fn written(spread: Option<&Spread>, unit: Unit) -> String {
-    spread.map_or_else(missing, |spread| unit.write(spread))
+    spread.map_or_else(missing, |spread| write(unit, spread))
 }
 
 fn missing() -> String {

@@ -40,7 +40,7 @@ struct Question {
     text: String,
     kind: String,
     expected: String,
-    /// LLaVA and BASIC after pretrain, LLaVA and BASIC after finetune; `None` where that run kept no answer.
+    /// LLaVA and BASIC after pretrain, and after finetune where there is such a stage; `None` where that run kept no answer.
     answers: Vec<Option<Answer>>,
 }
 
@@ -58,7 +58,8 @@ pub(super) fn samples(setting: &Setting, images_root: &Path) -> Result<Option<Sa
     let Some((left, right)) = pair else { return Ok(None) };
     let base = ImageBase::new(images_root, None).map_err(AblateError::from)?;
     let base = base.advising("the demo's images lie in its own folder");
-    let stages = [&left.pretrain, &right.pretrain, &left.finetune, &right.finetune];
+    let stages = [Some(&left.pretrain), Some(&right.pretrain), left.finetune.as_ref(), right.finetune.as_ref()];
+    let stages: Vec<&Stage> = stages.into_iter().flatten().collect();
     let mut images: Vec<SampleImage> = Vec::new();
     let mut index_of: BTreeMap<&str, usize> = BTreeMap::new();
     for sample in first_of_each(&stages) {

@@ -1,6 +1,6 @@
 //! Sentences that follow from the figures alone: whichever arm they favour, they are as plain.
 
-use super::measures::{Checkpoint, beyond_spread};
+use super::measures::{Checkpoint, beyond_chance};
 use super::paired_arms::{BASIC, LLAVA, runs, seeds};
 use crate::demo::summary::{Setting, Summary};
 use crate::pages::numbers;
@@ -12,12 +12,12 @@ const SMALLEST_POINTS: f64 = 0.05;
 /// How BASIC compares with the baseline in one figure for which higher is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// BASIC is higher, by more than the spread of the seeds.
+    /// BASIC is higher: the 95% interval of the difference is above 0.
     Higher,
-    /// BASIC is lower, by more than the spread of the seeds.
+    /// BASIC is lower: the interval is below 0.
     Lower,
-    /// The difference is not beyond the spread of the seeds.
-    WithinSpread,
+    /// The interval contains 0.
+    Chance,
     /// Equal to the digits shown.
     Equal,
     /// An arm is missing, or a number is not finite.
@@ -30,7 +30,7 @@ impl Verdict {
         match difference {
             Some(spread) if !spread.mean.is_finite() => Self::Unknown,
             None => Self::Unknown,
-            Some(spread) if !beyond_spread(spread) && spread.mean != 0.0 => Self::WithinSpread,
+            Some(spread) if !beyond_chance(spread) && spread.mean != 0.0 => Self::Chance,
             Some(spread) if spread.mean.abs() < SMALLEST_POINTS => Self::Equal,
             Some(spread) if spread.mean > 0.0 => Self::Higher,
             Some(_) => Self::Lower,
@@ -42,7 +42,7 @@ impl Verdict {
         match self {
             Self::Higher => "higher",
             Self::Lower => "lower",
-            Self::WithinSpread => "no difference beyond the spread of the seeds",
+            Self::Chance => "no difference beyond chance",
             Self::Equal => "no difference",
             Self::Unknown => "not measured in both arms",
         }
@@ -59,7 +59,7 @@ pub(super) fn sentence(checkpoint: Checkpoint, setting: &Setting) -> String {
             let size = numbers::spread(&Spread { mean: points.mean.abs(), ..*points }, 1);
             format!("{when}, BASIC is {} by {size} points.", verdict.word())
         }
-        (Verdict::WithinSpread, Some(points)) => {
+        (Verdict::Chance, Some(points)) => {
             format!("{when}, there is {} ({} points).", verdict.word(), numbers::signed_spread(points, 1))
         }
         (Verdict::Equal, _) => format!("{when}, there is no difference."),
@@ -73,7 +73,8 @@ pub(super) fn headline(summary: &Summary) -> String {
         .settings
         .iter()
         .flat_map(|setting| {
-            Checkpoint::ALL.map(|checkpoint| Verdict::of(checkpoint.accuracy(setting).difference.as_ref()))
+            let verdict = |at: Checkpoint| Verdict::of(at.accuracy(setting).difference.as_ref());
+            Checkpoint::of(setting).into_iter().map(verdict)
         })
         .filter(|verdict| *verdict != Verdict::Unknown)
         .collect();
@@ -84,7 +85,7 @@ pub(super) fn headline(summary: &Summary) -> String {
     }
     let others = [
         (count(Verdict::Lower), "is lower"),
-        (count(Verdict::WithinSpread), "shows no difference beyond the spread of the seeds"),
+        (count(Verdict::Chance), "shows no difference beyond chance"),
         (count(Verdict::Equal), "shows no difference"),
     ]
     .into_iter()
@@ -97,7 +98,7 @@ pub(super) fn headline(summary: &Summary) -> String {
         higher => format!("BASIC’s accuracy is higher than LLaVA’s in {higher} of {total} comparisons; it {others}."),
     };
     if !any_spread(summary) {
-        text.push_str(" With one seed the spread is unknown: any of these differences may be chance.");
+        text.push_str(" With one seed there is no interval: any of these differences may be chance.");
     }
     text
 }
@@ -126,23 +127,38 @@ pub(super) fn how_to_read(summary: &Summary) -> String {
     if any_spread(summary) {
         format!(
             "{paired} ± is the sample standard deviation over seeds. A difference counts as higher or lower only \
-             where its mean is larger than its own standard deviation."
+             where its 95% interval (Student’s t) excludes 0; of twenty differences without any effect, one would."
         )
     } else {
-        format!("{paired} One seed ran, so no spread can be given.")
+        format!("{paired} One seed ran, so no interval can be given.")
     }
 }
 
 /// `LLaVA at step 80, 120; BASIC at step 100, 140`: the best steps on the validation split, in the order of the seeds.
-pub(super) fn best_steps(setting: &Setting) -> String {
+pub(super) fn best_steps(setting: &Setting) -> Option<String> {
     let parts: Vec<String> = [("LLaVA", LLAVA), ("BASIC", BASIC)]
         .into_iter()
         .filter_map(|(label, name)| {
-            let steps: Vec<String> = runs(setting, name).iter().map(|run| run.best.step.to_string()).collect();
+            let steps = runs(setting, name).iter().filter_map(|run| Some(run.best.as_ref()?.step.to_string()));
+            let steps: Vec<String> = steps.collect();
             (!steps.is_empty()).then(|| format!("{label} at step {}", steps.join(", ")))
         })
         .collect();
-    format!("Best on the validation split: {}.", parts.join("; "))
+    (!parts.is_empty()).then(|| format!("Best on the validation split: {}.", parts.join("; ")))
+}
+
+/// Whether there is more to compare than what the conclusion says.
+pub(super) fn overview(summary: &Summary) -> bool {
+    let compared: usize = summary.settings.iter().map(|setting| Checkpoint::of(setting).len()).sum();
+    compared > 1 || summary.conclusion.is_none()
+}
+
+/// The device, and how many runs it trained at a time.
+pub(super) fn device(summary: &Summary) -> String {
+    match summary.workers {
+        0 | 1 => summary.device.clone(),
+        workers => format!("{}, {workers} runs at a time", summary.device),
+    }
 }
 
 /// `a`, `a and b`, `a, b and c`.
@@ -157,6 +173,15 @@ fn enumerated(parts: &[String]) -> String {
 /// Whether any setting ran with several seeds.
 pub(super) fn any_spread(summary: &Summary) -> bool {
     summary.settings.iter().any(|setting| seeds(setting).len() > 1)
+}
+
+/// `0, 1, 2`, and `0 to 31` for many without a gap.
+pub(super) fn seed_list(setting: &Setting) -> String {
+    let seeds = seeds(setting);
+    match seeds.as_slice() {
+        [first, _, _, _, .., last] if last - first + 1 == seeds.len() as u64 => format!("{first} to {last}"),
+        all => all.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// `count noun`, with an s where `count` is not one.

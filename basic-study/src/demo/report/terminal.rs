@@ -1,10 +1,11 @@
 //! The table for the terminal: fixed width, no colour codes.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
-use super::measures::{Checkpoint, MeasureRow, accuracy_rows, other_rows, overall_rows};
+use super::measures::{Checkpoint, MeasureRow, accuracy_rows, finetuned, other_rows, overall_rows, write};
 use super::paired_arms::{Comparison, seeds};
 use super::sentences;
+use super::terminal_strip;
 use crate::demo::summary::{Setting, Summary};
 use crate::pages::numbers;
 use basic_eval::statistics::Spread;
@@ -26,16 +27,27 @@ pub(super) fn render(summary: &Summary) -> String {
     let origin = format!(
         "BASIC beside LLaVA: basic {}{revision} on {}, {}",
         summary.version,
-        summary.device,
+        sentences::device(summary),
         numbers::duration(summary.seconds)
     );
     push_wrapped(&mut text, &origin, "");
-    for setting in &summary.settings {
-        push_setting(&mut text, summary, setting);
+    if sentences::overview(summary) {
+        for setting in &summary.settings {
+            push_setting(&mut text, summary, setting);
+        }
+        text.push('\n');
+        push_wrapped(&mut text, &sentences::headline(summary), "");
+        push_wrapped(&mut text, &sentences::how_to_read(summary), "");
     }
-    text.push('\n');
-    push_wrapped(&mut text, &sentences::headline(summary), "");
-    push_wrapped(&mut text, &sentences::how_to_read(summary), "");
+    if let Some(conclusion) = &summary.conclusion {
+        text.push('\n');
+        for line in terminal_strip::lines(conclusion) {
+            push_line(&mut text, &line);
+        }
+        text.push('\n');
+        push_wrapped(&mut text, &conclusion.shown, "");
+        push_wrapped(&mut text, &conclusion.not_shown, "");
+    }
     text
 }
 
@@ -44,7 +56,7 @@ fn push_setting(text: &mut String, summary: &Summary, setting: &Setting) {
     push_wrapped(text, &format!("{}: {}", setting.name, setting.description), "");
     push_wrapped(text, &format!("  {}", facts(setting)), "  ");
     text.push('\n');
-    push_columns(text);
+    push_columns(text, finetuned(setting));
     for row in accuracy_rows(summary, setting).iter().chain(&overall_rows(summary, setting)) {
         push_row(text, row);
     }
@@ -53,32 +65,38 @@ fn push_setting(text: &mut String, summary: &Summary, setting: &Setting) {
         push_row(text, row);
     }
     text.push('\n');
-    for checkpoint in Checkpoint::ALL {
+    for checkpoint in Checkpoint::of(setting) {
         push_wrapped(text, &sentences::sentence(checkpoint, setting), "");
     }
-    push_wrapped(text, &sentences::best_steps(setting), "");
+    if let Some(best_steps) = sentences::best_steps(setting) {
+        push_wrapped(text, &best_steps, "");
+    }
 }
 
 fn facts(setting: &Setting) -> String {
-    let seeds: Vec<String> = seeds(setting).iter().map(u64::to_string).collect();
+    let conversations = setting.conversations.map(|count| sentences::counted(count, "conversation") + ", ");
     format!(
-        "{}, {}, {}; BASIC: lambda_das {}, lambda_sds {}; {} {}",
+        "{}, {}{}; BASIC: lambda_das {}, lambda_sds {}; {} {}",
         sentences::counted(setting.captions, "captioned image"),
-        sentences::counted(setting.conversations, "conversation"),
+        conversations.unwrap_or_default(),
         sentences::counted(setting.eval_questions, "eval question"),
         numbers::knob(setting.lambda_das),
         numbers::knob(setting.lambda_sds),
-        if seeds.len() == 1 { "seed" } else { "seeds" },
-        seeds.join(", ")
+        if seeds(setting).len() == 1 { "seed" } else { "seeds" },
+        sentences::seed_list(setting)
     )
 }
 
-fn push_columns(text: &mut String) {
+fn push_columns(text: &mut String, finetuned: bool) {
     let group = |name: &str| format!("  {name:-^width$}", width = STAGE - 2);
     let blank = " ".repeat(LABEL + CHANCE);
-    push_line(text, &format!("{blank}{}{}", group(" after pretrain "), group(" after finetune ")));
+    let second = |part: String| if finetuned { part } else { String::new() };
+    push_line(text, &format!("{blank}{}{}", group(" after pretrain "), second(group(" after finetune "))));
     let stage = format!("{:>VALUE$}{:>VALUE$}{:>CHANGE$}", "LLaVA", "BASIC", "difference");
-    push_line(text, &format!("{:<LABEL$}{:>CHANCE$}{stage}{stage}", "accuracy, %", "chance"));
+    push_line(
+        text,
+        &format!("{:<LABEL$}{:>CHANCE$}{stage}{second}", "accuracy, %", "chance", second = second(stage.clone())),
+    );
     push_line(text, &"-".repeat(WIDTH));
 }
 
@@ -99,7 +117,7 @@ fn push_row(text: &mut String, row: &MeasureRow) {
 
 fn push_cells(line: &mut String, row: &MeasureRow, comparison: &Comparison) {
     let value = |spread: &Option<Spread>| {
-        spread.as_ref().map_or_else(|| numbers::MISSING.to_owned(), |spread| compact(row.unit.write(spread)))
+        spread.as_ref().map_or_else(|| numbers::MISSING.to_owned(), |spread| compact(write(row.unit, spread)))
     };
     let change = row.change(comparison).map_or_else(String::new, compact);
     let (llava, basic) = (value(&comparison.llava), value(&comparison.basic));
