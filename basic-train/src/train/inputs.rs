@@ -11,8 +11,8 @@ use basic_models::{Checkpoint, Llava};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::TrainError;
 use super::state::Position;
+use super::{Stores, TrainError};
 use crate::recipe::{EvalConfig, Recipe, Stage};
 use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, evaluate};
 
@@ -82,7 +82,7 @@ impl HeldOut {
             batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
             predictions,
             max_new_tokens,
-            encoder: None,
+            ..EvaluationOptions::default()
         };
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
         let data = DataSet::open(&data, recipe.seed)?;
@@ -118,7 +118,7 @@ impl HeldOut {
     }
 
     /// The losses and predictions on these samples after `step` steps; `encoder` is the other encoder that the objective
-    /// compares with.
+    /// compares with, `stores` are where the features of frozen encoders are kept.
     pub(super) fn evaluate(
         &self,
         step: usize,
@@ -126,8 +126,9 @@ impl HeldOut {
         checkpoint: &Checkpoint,
         recipe: &Recipe,
         encoder: Option<Arc<FrozenEncoder>>,
+        stores: &Stores,
     ) -> Result<Evaluation, TrainError> {
-        let options = EvaluationOptions { encoder, ..self.options.clone() };
+        let options = EvaluationOptions { encoder, stores: stores.clone(), ..self.options.clone() };
         Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &options)?)
     }
 }
