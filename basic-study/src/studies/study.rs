@@ -224,7 +224,7 @@ impl Study {
     }
 
     /// What is wrong with it by itself; the first thing.
-    pub(super) fn check(&self) -> Option<String> {
+    pub(crate) fn check(&self) -> Option<String> {
         if let Some(seed) = repeated(self.seeds.iter()) {
             return Some(format!("seeds: {seed} is there twice"));
         }
