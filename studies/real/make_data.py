@@ -3,7 +3,7 @@
 
     python3 studies/real/make_data.py SOURCE OUT [--seed 0]
 
-SOURCE is the folder that shared/real/make.sh made. Pictures are not copied: image paths are relative to SOURCE/data.
+SOURCE is the folder that studies/real/packages/make.sh made. Pictures are not copied: image paths are relative to SOURCE/data.
 README.md beside this script says what the files hold. Needs only Python's standard library.
 """
 import argparse
@@ -309,7 +309,7 @@ class Picture:
 def read_set(source, name):
     folder = os.path.join(source, "data", name)
     path = os.path.join(folder, "captions.jsonl")
-    again = f"run `bash ../shared/real/make.sh {source}` again, or give the folder that it made"
+    again = f"run `bash studies/real/packages/make.sh {source}` again, or give the folder that it made"
     if not os.path.isfile(path):
         fail(f"{path} is missing: {again}")
     rows = []
@@ -401,7 +401,7 @@ def tag_words(tags):
 
 def read(source):
     if not os.path.isdir(source):
-        fail(f"{source} is not a folder: make it with `bash ../shared/real/make.sh {source}`")
+        fail(f"{source} is not a folder: make it with `bash studies/real/packages/make.sh {source}`")
     kinds = {}
     for kind, names in KINDS.items():
         for name in re.split(r", (?!film)", names):
@@ -528,7 +528,7 @@ class Pool:
                     chosen.append(o)
         if len(chosen) < number:
             fail(f"{p.image}: {len(chosen) + 1} of {number + 1} candidates for an answer (at least 2 are always needed): "
-                 f"SOURCE has too few pictures, make it again with shared/real/make.sh")
+                 f"SOURCE has too few pictures, make it again with studies/real/packages/make.sh")
         return [o.name for o in chosen]
 
 
@@ -618,7 +618,7 @@ class Asker:
                     break
             if len(options) < 4:
                 fail(f"{p.image}: only {len(options)} of 4 tags to choose from, at least 2 and all of them are needed: "
-                     f"SOURCE has too few pictures or tags, make it again with shared/real/make.sh")
+                     f"SOURCE has too few pictures or tags, make it again with studies/real/packages/make.sh")
         answer = options[0]
         return text.format(list=or_list(c.order(options, "options", type_, p.set, p.id))), answer, options
 
@@ -660,7 +660,7 @@ def balanced(chance, pictures, number, salt, fits=lambda p: True):
                 names[p.concept] += 1
                 out.append(p)
     if len(out) < number:
-        fail(f"only {len(out)} of {number} pictures for {salt}: SOURCE has too few, make it again with shared/real/make.sh")
+        fail(f"only {len(out)} of {number} pictures for {salt}: SOURCE has too few, make it again with studies/real/packages/make.sh")
     return out
 
 
@@ -677,7 +677,7 @@ def make(source, seed):
     for name, found in by_split.items():
         if len({p.concept for p in found}) < 2:
             fail(f"fewer than 2 candidates in the split {name}: {source} has too few pictures, make it again with "
-                 f"shared/real/make.sh")
+                 f"studies/real/packages/make.sh")
     # Tags that at least three concepts of the train split have
     concepts_of = collections.defaultdict(set)
     for p in by_split["train"]:
@@ -798,7 +798,7 @@ def dump(entries, lines):
 
 def main():
     parser = argparse.ArgumentParser(description="Makes the data of the study on real backbones.")
-    parser.add_argument("source", help="the folder that shared/real/make.sh made")
+    parser.add_argument("source", help="the folder that studies/real/packages/make.sh made")
     parser.add_argument("out", help="the folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
