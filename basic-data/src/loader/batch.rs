@@ -1,14 +1,13 @@
 //! From samples that are ready to the tensors of a forward pass.
 
-use std::path::Path;
-
 use basic_models::checkpoint::FrozenEncoder;
 use basic_models::nn::Llava;
+use basic_models::processor::ImageProcessor;
 use basic_models::{Batch, ImageTokens};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{Loaded, LoadedImage, LoaderError, MicroBatch, Preparer};
-use crate::VisionCache;
+use crate::{ImageSource, VisionCache, Wanted};
 
 impl MicroBatch {
     /// The batch on the device, with its images' pixel values: for a vision encoder that is trained.
@@ -24,7 +23,7 @@ impl MicroBatch {
             for (sample, image) in &images {
                 match &image.pixels {
                     Some(pixels) => values.extend_from_slice(pixels),
-                    None => values.extend(pixels(preparer, sample, image)?),
+                    None => values.extend(ready(sample, None, &image.source, None, preparer.images())?),
                 }
             }
             let [c, h, w] = preparer.image_shape();
@@ -42,10 +41,12 @@ impl MicroBatch {
     pub fn encoded(&self, preparer: &Preparer, model: &Llava, cache: &mut VisionCache) -> Result<Batch, LoaderError> {
         let mut batch = self.text(preparer, &model.device());
         let images = self.images();
-        let names: Vec<&Path> = images.iter().map(|(_, image)| image.source.name()).collect();
-        batch.features = cache.features_of(model, preparer.image_shape(), &names, |index| {
+        let wanted: Vec<Wanted> =
+            images.iter().map(|(_, image)| Wanted { source: &image.source, known: image.known.as_ref() }).collect();
+        let (processor, shape) = (preparer.images(), preparer.image_shape());
+        batch.features = cache.features_of(model, processor, shape, &wanted, |index, read| {
             let (sample, image) = images[index];
-            image.pixels.clone().map_or_else(|| pixels(preparer, sample, image), Ok)
+            ready(sample, read, &image.source, image.pixels.as_ref(), processor)
         })?;
         Ok(batch)
     }
@@ -62,14 +63,13 @@ impl MicroBatch {
         cache: &mut VisionCache,
     ) -> Result<Option<Tensor<2>>, LoaderError> {
         let images = self.images();
-        let names: Vec<&Path> = images.iter().map(|(_, image)| image.source.name()).collect();
-        cache.features_of(encoder, encoder.image_shape(), &names, |index| {
+        let wanted: Vec<Wanted> = images
+            .iter()
+            .map(|(_, image)| Wanted { source: &image.source, known: image.other_known.as_ref() })
+            .collect();
+        cache.features_of(encoder, encoder.images(), encoder.image_shape(), &wanted, |index, read| {
             let (sample, image) = images[index];
-            let process = || {
-                let pixels = image.source.process(encoder.images()).map(|pixels| pixels.data);
-                pixels.map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
-            };
-            image.other_pixels.clone().map_or_else(process, Ok)
+            ready(sample, read, &image.source, image.other_pixels.as_ref(), encoder.images())
         })
     }
 
@@ -87,7 +87,19 @@ impl MicroBatch {
     }
 }
 
-fn pixels(preparer: &Preparer, sample: &Loaded, image: &LoadedImage) -> Result<Vec<f32>, LoaderError> {
-    let decoded = preparer.pixels(&image.source);
-    decoded.map(|pixels| pixels.data).map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
+/// The pixel values that a worker made, unless the image was read again since or the worker made none.
+fn ready(
+    sample: &Loaded,
+    read: Option<&ImageSource>,
+    source: &ImageSource,
+    made: Option<&Vec<f32>>,
+    images: &ImageProcessor,
+) -> Result<Vec<f32>, LoaderError> {
+    match (read, made) {
+        (None, Some(pixels)) => Ok(pixels.clone()),
+        (read, _) => {
+            let decoded = read.unwrap_or(source).process(images).map(|pixels| pixels.data);
+            decoded.map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
+        }
+    }
 }

@@ -3,7 +3,7 @@
 mod batch;
 mod error;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod order;
 mod packing;
 mod plan;

@@ -70,6 +70,11 @@ impl Preparer {
         image.process(&self.images)
     }
 
+    /// The image processor.
+    pub fn images(&self) -> &ImageProcessor {
+        &self.images
+    }
+
     /// The image processor of the other encoder, where there is one.
     pub fn other_images(&self) -> Option<&ImageProcessor> {
         self.other_images.as_ref()

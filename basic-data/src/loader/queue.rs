@@ -8,10 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use basic_models::ImageTokens;
-use basic_models::processor::{PixelValues, ProcessorError};
+use basic_models::processor::{ImageProcessor, ProcessorError};
 
 use super::{LoaderError, Preparer};
-use crate::{DataError, FeatureKeys, HeldFeatures, ImageSource, Sample, Samples};
+use crate::{DataError, FeatureKeys, HeldFeatures, ImageSource, KnownFeatures, Sample, Samples};
 
 /// A sample to make ready, and which replica it is for.
 #[derive(Debug, Clone, Copy)]
@@ -40,11 +40,44 @@ pub struct Loaded {
 pub struct LoadedImage {
     /// Where it is from.
     pub source: ImageSource,
-    /// Its pixel values, CHW; `None` where the replica's cache holds its features.
+    /// Its pixel values, CHW; `None` where the replica's cache holds its features or the store on disk has them.
     pub pixels: Option<Vec<f32>>,
+    /// What the store on disk knows of its features, where it was asked.
+    pub known: Option<KnownFeatures>,
     /// Its pixel values for the other encoder that a supervision method compares with, CHW; `None` where there is no
-    /// such encoder, or where the replica's cache holds its features.
+    /// such encoder, or where the replica's cache holds its features or the store on disk has them.
     pub other_pixels: Option<Vec<f32>>,
+    /// What the store on disk knows of its features by the other encoder, where it was asked.
+    pub other_known: Option<KnownFeatures>,
+}
+
+impl LoadedImage {
+    /// Whether its file was read for it.
+    fn is_read(&self) -> bool {
+        self.pixels.is_some() || self.known.is_some()
+    }
+}
+
+/// What is ready for one encoder.
+#[derive(Debug, Default)]
+struct Ready {
+    pixels: Option<Vec<f32>>,
+    known: Option<KnownFeatures>,
+}
+
+impl Ready {
+    /// Nothing for an image whose features are held, its features where the store has them, else its pixel values.
+    fn make(held: Option<&FeatureKeys>, source: &ImageSource, images: &ImageProcessor) -> Result<Self, ProcessorError> {
+        if held.is_some_and(|held| held.contains(source.name())) {
+            return Ok(Self::default());
+        }
+        let Some((known, read)) = held.and_then(FeatureKeys::store).and_then(|store| store.look(source)) else {
+            return Ok(Self { pixels: Some(source.process(images)?.data), known: None });
+        };
+        let missing = known.features.is_none();
+        let pixels = missing.then(|| read.process(images)).transpose()?.map(|pixels| pixels.data);
+        Ok(Self { pixels, known: Some(known) })
+    }
 }
 
 /// Why a sample is not ready.
@@ -72,16 +105,14 @@ impl Task {
         let sample = self.samples.sample(job.index)?;
         let prepared = self.preparer.prepare(&sample)?;
         let held = self.held.get(job.replica);
-        let needed =
-            |held: Option<&FeatureKeys>, source: &ImageSource| !held.is_some_and(|held| held.contains(source.name()));
         let image = |source: ImageSource| {
-            let values = |pixels: Result<PixelValues, ProcessorError>| {
-                pixels.map(|pixels| pixels.data).map_err(|error| sample.image_error(error.into()))
+            let ready = |held: Option<&FeatureKeys>, images: &ImageProcessor| {
+                Ready::make(held, &source, images).map_err(|error| sample.image_error(error.into()))
             };
-            let own = needed(held.map(|held| &held.own), &source).then(|| values(self.preparer.pixels(&source)));
-            let others = self.preparer.other_images().filter(|_| needed(held.map(|held| &held.other), &source));
-            let other = others.map(|images| values(source.process(images)));
-            Ok(LoadedImage { pixels: own.transpose()?, other_pixels: other.transpose()?, source })
+            let Ready { pixels, known } = ready(held.map(|held| &held.own), self.preparer.images())?;
+            let other = self.preparer.other_images().map(|images| ready(held.map(|held| &held.other), images));
+            let Ready { pixels: other_pixels, known: other_known } = other.transpose()?.unwrap_or_default();
+            Ok(LoadedImage { source, pixels, known, other_pixels, other_known })
         };
         let images: Result<Vec<LoadedImage>, DataError> = prepared.images.into_iter().map(image).collect();
         let images = images?;
@@ -105,7 +136,7 @@ impl Task {
             ImageSource::Bytes { .. } => None,
         };
         let files: Vec<PathBuf> = images.iter().filter_map(file).collect();
-        let whole = images.iter().all(|image| image.pixels.is_some());
+        let whole = images.iter().all(LoadedImage::is_read);
         // Where features are held, nothing is read.
         match whole && !files.is_empty() {
             true => seen.check(index, &sample.messages, &files.iter().map(PathBuf::as_path).collect::<Vec<_>>()),

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Tensor};
 use super::blueprint::fit_images;
 use super::config_file::part;
 use super::hub::resolve;
+use super::identity::{self, EncoderIdentity};
 use super::names::Layout;
 use super::read::TensorFiles;
 use super::{CheckpointError, slots};
@@ -23,6 +24,10 @@ pub trait PatchEncoder {
     /// - pixels: `[N, channels, H, W]`
     /// - output: `[N * positions, feature width]`
     fn patches(&self, pixels: Tensor<4>) -> Tensor<2>;
+
+    /// What the features depend on, with a hash of the weights, which takes as long as reading them all. `None` if the
+    /// device cannot be read from.
+    fn identity(&self) -> Option<EncoderIdentity>;
 }
 
 impl PatchEncoder for Llava {
@@ -32,6 +37,19 @@ impl PatchEncoder for Llava {
 
     fn patches(&self, pixels: Tensor<4>) -> Tensor<2> {
         self.encode(pixels)
+    }
+
+    fn identity(&self) -> Option<EncoderIdentity> {
+        let (config, dtype) = (self.config(), self.dtype());
+        let layers = config.feature_layers().ok()?;
+        let weights = identity::weights(&self.vision_tower)?;
+        let text = format!(
+            "{:?} layers {layers:?} without the first {} {dtype:?} {} {weights:032x}",
+            config.vision_config,
+            config.drops_first(),
+            identity::kind(&PatchEncoder::device(self)),
+        );
+        Some(EncoderIdentity { text, rows: config.features(), width: config.feature_width(), dtype })
     }
 }
 
@@ -150,5 +168,13 @@ impl PatchEncoder for FrozenEncoder {
         let [n, positions, width] = features.dims();
         let special = self.config.special_positions();
         features.narrow(1, special, positions - special).reshape([n * (positions - special), width])
+    }
+
+    fn identity(&self) -> Option<EncoderIdentity> {
+        let (config, dtype) = (&self.config, self.dtype);
+        let weights = identity::weights(&self.network)?;
+        let text =
+            format!("{config:?} patches of the last layer {dtype:?} {} {weights:032x}", identity::kind(&self.device));
+        Some(EncoderIdentity { text, rows: config.num_patches(), width: config.hidden_size, dtype })
     }
 }

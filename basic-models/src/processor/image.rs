@@ -71,6 +71,11 @@ impl ImageProcessor {
         &self.config
     }
 
+    /// All that the pixel values depend on beside the image, as a text.
+    pub fn identity(&self) -> String {
+        format!("{:?} {}", self.config, self.max_pixels)
+    }
+
     /// `(height, width)` of every processed image, if the settings determine it.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.config.crop, self.config.size) {
