@@ -11,6 +11,7 @@ use basic_eval::questions::{EvalOptions, Question, answer, read_questions, score
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use basic_train::recipe::{Mode, Part, Recipe};
+use basic_train::train::Stores;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 
@@ -111,21 +112,28 @@ impl Evaluator {
     }
 
     /// Features of images are kept as long as the same frozen tower sees them in the same way.
-    pub fn tower(&mut self, first: &Recipe, chain: &[Recipe], run: &Path) {
+    pub fn tower(&mut self, first: &Recipe, chain: &[Recipe], run: &Path) -> Result<(), AblateError> {
         let frozen = chain.iter().all(|recipe| recipe.mode(Part::Vision) == Mode::Frozen);
         let model = &first.model;
         let last = chain.last().unwrap_or(first);
         let tower = match frozen {
             true => format!(
-                "{:?} {:?} {:?} {:?} {:?}",
-                model.vision, model.checkpoint, last.model.image_aspect_ratio, last.model.max_pixels, last.train.dtype
+                "{:?} {:?} {:?} {:?} {:?} {:?}",
+                model.vision,
+                model.checkpoint,
+                last.model.image_aspect_ratio,
+                last.model.max_pixels,
+                last.train.dtype,
+                last.train.vision_store
             ),
             false => run.display().to_string(),
         };
         if tower != self.tower {
-            self.cache = VisionCache::new(CACHE_MIB);
+            let store = if frozen { Stores::open(last)?.own } else { None };
+            self.cache = VisionCache::new(CACHE_MIB).with_store(store);
             self.tower = tower;
         }
+        Ok(())
     }
 
     /// Exact match on other questions than the study's: those of a validation set.

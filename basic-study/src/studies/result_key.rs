@@ -145,6 +145,9 @@ fn canonical(recipe: &Recipe, layers: Option<usize>) -> Result<Value, AblateErro
     let mut value = json!(recipe);
     if let Value::Object(keys) = &mut value {
         ["device", "output", "checkpoint", "watch", "eval"].iter().for_each(|key| drop(keys.shift_remove(*key)));
+        if let Some(Value::Object(train)) = keys.get_mut("train") {
+            ["vision_store", "vision_store_mib"].iter().for_each(|key| drop(train.shift_remove(*key)));
+        }
     }
     Ok(value)
 }

@@ -14,7 +14,7 @@ pub const MOST_STEPS: usize = 1_000_000_000;
 const MOST_SAMPLES: usize = 1_000_000;
 /// The largest number of passes over the data.
 const MOST_EPOCHS: f64 = 1e6;
-/// The largest cache of features in MiB: 16 TiB.
+/// The largest cache of features in MiB, in memory and on disk: 16 TiB.
 const MOST_CACHE: usize = 1 << 24;
 /// The largest rank of adapters.
 const MOST_RANK: usize = 1 << 16;
@@ -35,6 +35,7 @@ impl Recipe {
             ("train.micro_batch", train.micro_batch, 1..=train.batch_size),
             ("train.steps", train.steps, 1..=MOST_STEPS),
             ("train.vision_cache_mib", Some(train.vision_cache_mib), 0..=MOST_CACHE),
+            ("train.vision_store_mib", train.vision_store_mib, 0..=MOST_CACHE),
             ("train.max_nonfinite", Some(train.max_nonfinite), 0..=MOST_STEPS),
             ("checkpoint.every", self.checkpoint.every, 1..=MOST_STEPS),
             ("checkpoint.keep_last", Some(self.checkpoint.keep_last), 1..=usize::MAX),
@@ -145,6 +146,8 @@ mod tests {
             "train.micro_batch = 3",
             "train.micro_batch = 0",
             "train.vision_cache_mib = 9223372036854775807",
+            "train.vision_store_mib = 9223372036854775807",
+            "train.vision_store = \"\"",
             "train.max_nonfinite = 9223372036854775807",
             "checkpoint.every = 0",
             "checkpoint.every = 9223372036854775807",

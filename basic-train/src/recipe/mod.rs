@@ -131,6 +131,12 @@ pub struct TrainConfig {
     /// MiB of memory for the features of a frozen vision encoder, so that each image is encoded only once.
     #[serde(default = "default_cache")]
     pub vision_cache_mib: usize,
+    /// A folder that keeps the features of frozen vision encoders for other runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision_store: Option<PathBuf>,
+    /// The largest size of that folder in MiB; by default 4096. What is there already stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision_store_mib: Option<usize>,
     /// The type that the run computes in.
     #[serde(default)]
     pub dtype: Precision,
@@ -151,12 +157,24 @@ impl Default for TrainConfig {
             epochs: None,
             trainable: None,
             vision_cache_mib: default_cache(),
+            vision_store: None,
+            vision_store_mib: None,
             dtype: Precision::default(),
             recompute: false,
             max_nonfinite: default_nonfinite(),
         }
     }
 }
+
+impl TrainConfig {
+    /// The largest size of `vision_store` in MiB.
+    pub fn vision_store_mib(&self) -> usize {
+        self.vision_store_mib.unwrap_or(DEFAULT_STORE)
+    }
+}
+
+/// MiB of features on disk: those of 7,000 images by CLIP ViT-B/16.
+const DEFAULT_STORE: usize = 4096;
 
 fn default_cache() -> usize {
     256
@@ -312,6 +330,9 @@ impl Recipe {
         }
         if let Some(reason) = self.loader.contradiction(self.train.batch_size) {
             return invalid(&reason);
+        }
+        if self.train.vision_store.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+            return invalid("train.vision_store is empty: name a folder, or leave it out");
         }
         match (self.train.steps, self.train.epochs) {
             (Some(steps), None) if steps > 0 => {}

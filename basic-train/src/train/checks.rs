@@ -82,5 +82,6 @@ pub(super) fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let sets = recipe.data.all_sets().into_iter().flat_map(|set| [Some(set.path), set.images]).flatten();
     let held_out = recipe.eval.iter().flat_map(|eval| [Some(eval.path.clone()), eval.images.clone()]).flatten();
     let encoder = recipe.objective.encoder().map(PathBuf::from);
-    models.chain(encoder).chain(adapters).chain(sets).chain(held_out).collect()
+    let store = recipe.train.vision_store.clone();
+    models.chain(encoder).chain(adapters).chain(sets).chain(held_out).chain(store).collect()
 }

@@ -11,8 +11,8 @@ use basic_models::{Checkpoint, Llava};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::TrainError;
 use super::state::Position;
+use super::{Stores, TrainError};
 use crate::recipe::{EvalConfig, Recipe, Stage};
 use crate::watch::{Evaluation, EvaluationError, EvaluationOptions, evaluate};
 
@@ -82,6 +82,8 @@ impl HeldOut {
             batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
             predictions,
             max_new_tokens,
+            // Not the trainer's: a model that is not trained computes with other kernels.
+            stores: Stores::open(recipe)?,
             encoder: None,
         };
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;

@@ -10,13 +10,14 @@ use basic_data::{DataSet, Samples, Watched};
 use basic_models::{Checkpoint, Llava};
 use burn::module::Module;
 
+use super::caches::identify;
 use super::inputs::{HeldOut, Inputs, unchanged};
 use super::model::open_model;
 use super::output::{self, Replaced};
 use super::run_files::RunFiles;
 use super::{
-    Caches, Outcome, Progress, RunInfo, RunOptions, Status, StepSource, TrainError, Trainer, checks, prepare_model,
-    state,
+    Caches, Outcome, Progress, RunInfo, RunOptions, Status, StepSource, Stores, TrainError, Trainer, checks,
+    prepare_model, state,
 };
 use crate::directory_lock::Held;
 use crate::parallel::{Replicas, Solo};
@@ -43,6 +44,9 @@ pub fn run(
     let opened = open(recipe, options, warn)?;
     let Prepared { first, record, replaced } = prepare(&opened, warn)?;
     let trained = train(&opened, &record, first, progress);
+    if let Some(problem) = opened.stores.problem() {
+        warn(&problem);
+    }
     conclude(&record, replaced, trained)
 }
 
@@ -63,6 +67,7 @@ struct Opened<'a> {
     beside: Watched,
     source: Arc<StepSource>,
     held_out: Option<HeldOut>,
+    stores: Stores,
 }
 
 /// What stands before the first step of this start.
@@ -107,6 +112,7 @@ fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str))
     let source = Arc::new(StepSource::new(&recipe, &checkpoint, data.clone())?);
     checks::samples(&recipe, &source)?;
     let held_out = HeldOut::open(&recipe, &checkpoint)?;
+    let stores = Stores::open(&recipe)?;
     checks::output(&recipe, &out, options.overwrite)?;
     checkpoint.check_beside()?;
     if (0..source.steps()).all(|step| recipe.rate_is_zero(step, source.steps())) {
@@ -114,14 +120,29 @@ fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str))
             "the learning rate is 0 in every step, nothing will be learned: see optimizer.lr, the lr of [parts], and schedule.warmup_ratio, by which the first step has none",
         );
     }
-    Ok(Opened { start, options, recipe, out, recorded, replicas, checkpoint, data, inputs, beside, source, held_out })
+    Ok(Opened {
+        start,
+        options,
+        recipe,
+        out,
+        recorded,
+        replicas,
+        checkpoint,
+        data,
+        inputs,
+        beside,
+        source,
+        held_out,
+        stores,
+    })
 }
 
 /// Loads the model, with the state of a run that goes on; starts the loader; takes the output directory and writes the
 /// first record there.
 fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Prepared<'a>, TrainError> {
-    let Opened { start, options, recipe, out, recorded, replicas, checkpoint, data, inputs, beside, source, held_out } =
+    let Opened { start, options, recipe, out, recorded, replicas, checkpoint, data, inputs, beside, source, .. } =
         opened;
+    let Opened { held_out, stores, .. } = opened;
     let mut own = None;
     let from = match options.resume {
         true => {
@@ -135,10 +156,10 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
         warn(&format!("{}: no state was saved; the run begins at its first step", out.display()));
     }
     let mut model = prepare_model(recipe, checkpoint.load(recipe.train.dtype.dtype(), &replicas.devices()[0])?)?;
-    let caches: Vec<Caches> = replicas.devices().iter().map(|_| Caches::new(recipe)).collect();
+    let caches: Vec<Caches> = replicas.devices().iter().map(|_| Caches::new(recipe, stores)).collect();
     let held = caches.iter().map(Caches::held).collect();
     // The state of all replicas is that of the first.
-    let mut trainer = Trainer::replica(recipe, source.clone(), Arc::new(Solo), Caches::new(recipe));
+    let mut trainer = Trainer::replica(recipe, source.clone(), Arc::new(Solo), Caches::new(recipe, stores));
     if let Some((path, position)) = from {
         if let Some(what) = inputs.changed(&position) {
             let reason =
@@ -160,6 +181,7 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
             warn(&missing);
         }
     }
+    identify(stores, &model, &checkpoint.images);
     source.start(recipe, trainer.done(), held, trainer.position().skipped_samples.clone())?;
     let (replaced, held) = match own {
         Some(own) => (output::reopen(out), own),

@@ -29,7 +29,7 @@ mod tensor_file;
 mod trainer;
 
 pub use backward::{Backward, backward};
-pub use caches::Caches;
+pub use caches::{Caches, Stores};
 pub use heads::head_file;
 pub use r#loop::run;
 pub use model::{adapters, prepare_model};

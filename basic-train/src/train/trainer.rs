@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::Losses;
-use basic_data::{LoadedImage, MicroBatch, Samples};
+use basic_data::{MicroBatch, Samples};
 use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
@@ -15,7 +15,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::TrainError;
 use super::backward::{Backward, backward};
-use super::caches::Caches;
+use super::caches::{Caches, Stores};
 use super::state::{self, Position};
 use super::step_source::StepSource;
 use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
@@ -77,10 +77,11 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     ///
-    /// [`TrainError`] if the checkpoint does not support the style or the length.
+    /// [`TrainError`] if the checkpoint does not support the style or the length, or `train.vision_store` is no folder.
     pub fn new(recipe: &'a Recipe, checkpoint: &Checkpoint, data: Arc<dyn Samples>) -> Result<Self, TrainError> {
         let source = Arc::new(StepSource::new(recipe, checkpoint, data)?);
-        Ok(Self::replica(recipe, source, Arc::new(Solo), Caches::new(recipe)))
+        let caches = Caches::new(recipe, &Stores::open(recipe)?);
+        Ok(Self::replica(recipe, source, Arc::new(Solo), caches))
     }
 
     /// One replica of a stage. Whoever makes several starts their source, with what all their caches hold.
@@ -175,8 +176,10 @@ impl<'a> Trainer<'a> {
         let counts = samples.counts();
         let (mut sums, mut gradients) = (Sums::default(), None);
         for part in samples.of(self.collective.rank()) {
-            let work = self.work(&model, part);
+            let before = self.caches.encoded();
             let batch = self.batch(&model, part)?;
+            let encoded = self.caches.encoded().zip(before).map(|(after, before)| (after - before) as usize);
+            let work = self.work(&model, part, encoded);
             let Backward { losses, gradients: found, v, targets } =
                 backward(&model, &batch, &recipe.objective, counts, recipe.train.recompute)?;
             let aligned = v.zip(targets).map(|(v, targets)| alignment(&v, &targets));
@@ -278,22 +281,25 @@ impl<'a> Trainer<'a> {
         Ok(self.other.clone())
     }
 
-    /// The arithmetic of a micro-batch.
-    fn work(&mut self, model: &Llava, part: &MicroBatch) -> Work {
+    /// The number of images that a frozen vision encoder has encoded so far; `None` where it is trained.
+    pub fn encoded_images(&self) -> Option<u64> {
+        self.caches.encoded()
+    }
+
+    /// The arithmetic of a micro-batch; a frozen encoder has encoded so many images for it.
+    fn work(&mut self, model: &Llava, part: &MicroBatch, encoded: Option<usize>) -> Work {
         let (recipe, world) = (self.recipe, self.collective.world());
         let whole = || Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect::<Vec<_>>();
         let dtype = recipe.train.dtype.dtype();
         let new = || Meter::new(model.config(), &whole(), &model.device(), dtype, world);
         let meter = self.meter.get_or_insert_with(new);
         let samples = || part.rows.iter().flatten();
-        let images = || samples().flat_map(|sample| &sample.images);
-        let held = self.caches.held().own;
-        let fresh = |image: &&LoadedImage| !held.contains(image.source.name());
+        let images = samples().map(|sample| sample.images.len()).sum();
         let counts = flops::BatchCounts {
             lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
             labels: part.counts.tokens,
-            images: images().count(),
-            encoded: images().filter(fresh).count(),
+            images,
+            encoded: encoded.unwrap_or(images),
         };
         meter.work(part.samples(), &counts)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::{LM, Losses, Objective};
-use basic_data::{Sample, Samples, VisionCache, prepare};
+use basic_data::{EncoderStore, Sample, Samples, VisionCache, prepare};
 use basic_models::checkpoint::FrozenEncoder;
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
@@ -19,6 +19,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::batch_error::BatchError;
+use crate::train::Stores;
 
 /// How the model is looked at.
 #[derive(Debug, Clone)]
@@ -33,11 +34,20 @@ pub struct EvaluationOptions {
     pub max_new_tokens: usize,
     /// The second vision encoder that a supervision method compares with, if one does.
     pub encoder: Option<Arc<FrozenEncoder>>,
+    /// Where the features of frozen encoders are kept; nowhere by default.
+    pub stores: Stores,
 }
 
 impl Default for EvaluationOptions {
     fn default() -> Self {
-        Self { samples: 256, batch_size: 8, predictions: 4, max_new_tokens: 64, encoder: None }
+        Self {
+            samples: 256,
+            batch_size: 8,
+            predictions: 4,
+            max_new_tokens: 64,
+            encoder: None,
+            stores: Stores::default(),
+        }
     }
 }
 
@@ -124,8 +134,9 @@ pub fn evaluate(
 ) -> Result<Evaluation, EvaluationError> {
     let start = Instant::now();
     let model = model.clone().valid();
-    // Features are not kept, because a trained encoder gives different ones at every evaluation.
-    let (mut cache, mut cache_of_other) = (VisionCache::new(0), VisionCache::new(0));
+    // Features are not kept in memory, because a trained encoder gives different ones at every evaluation.
+    let kept = |store: &Option<EncoderStore>| VisionCache::new(0).with_store(store.clone());
+    let (mut cache, mut cache_of_other) = (kept(&options.stores.own), kept(&options.stores.other));
     let count = options.samples.min(data.len());
     let samples: Vec<Sample> = (0..count).map(|index| data.sample(index)).collect::<Result<_, _>>()?;
     // Sums over the target tokens for the cross entropy, and over the samples with images for the terms.
