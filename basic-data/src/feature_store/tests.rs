@@ -154,7 +154,8 @@ fn damaged_cut_and_foreign_files_are_ignored_and_written_anew() {
     let (computed, _) = features(Some(store(dir.path())), &model, &images());
     let kept = files(dir.path());
     let whole: Vec<Vec<u8>> = kept.iter().map(|path| std::fs::read(path).unwrap()).collect();
-    let damages: [(&str, &dyn Fn(Vec<u8>) -> Vec<u8>); 7] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(Vec<u8>) -> Vec<u8>);
+    let damages: [Damage; 7] = [
         ("a bit of the features", &|mut bytes| {
             *bytes.last_mut().unwrap() ^= 1;
             bytes
