@@ -173,7 +173,8 @@ fn a_study_with_a_store_has_the_same_hashes_and_results_and_fills_it_once() {
     let results = |out: &str, more: &[&str]| -> BTreeMap<String, Value> {
         let out = dir.path().join(out);
         let line = args!["ablate", study, "--out", out, "--device", "cpu"];
-        run(BINARY, line.into_iter().chain(more.iter().map(OsString::from)).chain(args!["--json"])).json();
+        let ran = run(BINARY, line.into_iter().chain(more.iter().map(OsString::from)));
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
         let cells = fs::read_dir(out.join("cells")).unwrap().map(|cell| cell.unwrap());
         let values = |cell: &fs::DirEntry| read_json(&cell.path().join("result.json"))["values"].clone();
         cells.map(|cell| (cell.file_name().to_string_lossy().into_owned(), values(&cell))).collect()

@@ -42,7 +42,6 @@ pub struct Caches {
     pub(super) own: Option<VisionCache>,
     /// Features of the other encoder that a supervision method compares with.
     pub(super) other: VisionCache,
-    stores: Stores,
 }
 
 impl Caches {
@@ -51,12 +50,7 @@ impl Caches {
         let cache =
             |store: &Option<EncoderStore>| VisionCache::new(recipe.train.vision_cache_mib).with_store(store.clone());
         let frozen = recipe.mode(Part::Vision) == Mode::Frozen;
-        Self { own: frozen.then(|| cache(&stores.own)), other: cache(&stores.other), stores: stores.clone() }
-    }
-
-    /// The stores behind them.
-    pub(super) fn stores(&self) -> &Stores {
-        &self.stores
+        Self { own: frozen.then(|| cache(&stores.own)), other: cache(&stores.other) }
     }
 
     /// The images whose features they hold, as they grow.

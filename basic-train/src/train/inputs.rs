@@ -82,7 +82,9 @@ impl HeldOut {
             batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),
             predictions,
             max_new_tokens,
-            ..EvaluationOptions::default()
+            // Not the trainer's: a model that is not trained computes with other kernels.
+            stores: Stores::open(recipe)?,
+            encoder: None,
         };
         let style = recipe.data.conversation.resolve(checkpoint, recipe.stage == Stage::Pretrain)?;
         let data = DataSet::open(&data, recipe.seed)?;
@@ -118,7 +120,7 @@ impl HeldOut {
     }
 
     /// The losses and predictions on these samples after `step` steps; `encoder` is the other encoder that the objective
-    /// compares with, `stores` are where the features of frozen encoders are kept.
+    /// compares with.
     pub(super) fn evaluate(
         &self,
         step: usize,
@@ -126,9 +128,8 @@ impl HeldOut {
         checkpoint: &Checkpoint,
         recipe: &Recipe,
         encoder: Option<Arc<FrozenEncoder>>,
-        stores: &Stores,
     ) -> Result<Evaluation, TrainError> {
-        let options = EvaluationOptions { encoder, stores: stores.clone(), ..self.options.clone() };
+        let options = EvaluationOptions { encoder, ..self.options.clone() };
         Ok(evaluate(step, model, checkpoint, &self.data, &self.style, &recipe.objective, &options)?)
     }
 }

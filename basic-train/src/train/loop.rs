@@ -278,8 +278,7 @@ fn steps(
                 record.save(checkpoint, trainer, &model, evaluated)?;
                 return Err(error.into());
             }
-            let encoder = trainer.encoder(&model)?;
-            let evaluation = held_out.evaluate(done, &model, checkpoint, record.recipe, encoder, trainer.stores())?;
+            let evaluation = held_out.evaluate(done, &model, checkpoint, record.recipe, trainer.encoder(&model)?)?;
             watchers.evaluation(&evaluation)?;
             evaluated = Some((done, evaluation.total));
         }

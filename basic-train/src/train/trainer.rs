@@ -281,11 +281,6 @@ impl<'a> Trainer<'a> {
         Ok(self.other.clone())
     }
 
-    /// Where the features of frozen encoders are kept.
-    pub fn stores(&self) -> &Stores {
-        self.caches.stores()
-    }
-
     /// The number of images that a frozen vision encoder has encoded so far; `None` where it is trained.
     pub fn encoded_images(&self) -> Option<u64> {
         self.caches.encoded()
