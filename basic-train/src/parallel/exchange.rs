@@ -12,6 +12,8 @@ use super::CollectiveError;
 pub(super) enum Brought {
     /// Host values.
     Values(Vec<f64>),
+    /// Bytes, whose number may differ between the replicas.
+    Bytes(Vec<u8>),
     /// Tensors without autodiff, as many on every replica.
     Tensors(Vec<Tensor<1>>),
     /// Tensors whose number may differ between the replicas.
@@ -23,6 +25,7 @@ impl Brought {
     fn describe(&self) -> String {
         match self {
             Self::Values(values) => format!("{} values", values.len()),
+            Self::Bytes(_) => "bytes".into(),
             Self::Tensors(tensors) => {
                 let of = |t: &Tensor<1>| format!("{:?}[{}]", t.dtype(), t.dims()[0]);
                 format!("{} tensors ({})", tensors.len(), tensors.iter().map(of).collect::<Vec<_>>().join(", "))
@@ -34,13 +37,20 @@ impl Brought {
     pub(super) fn values(&self) -> &[f64] {
         match self {
             Self::Values(values) => values,
-            Self::Tensors(_) | Self::Shares(_) => &[],
+            Self::Bytes(_) | Self::Tensors(_) | Self::Shares(_) => &[],
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Values(_) | Self::Tensors(_) | Self::Shares(_) => &[],
         }
     }
 
     pub(super) fn tensors(&self) -> &[Tensor<1>] {
         match self {
-            Self::Values(_) => &[],
+            Self::Values(_) | Self::Bytes(_) => &[],
             Self::Tensors(tensors) | Self::Shares(tensors) => tensors,
         }
     }
@@ -120,6 +130,12 @@ impl Exchange {
             *value = all.iter().map(|brought| brought.values()[i]).sum();
         }
         Ok(())
+    }
+
+    /// The bytes of all replicas, by rank.
+    pub(super) fn gather_bytes(&self, rank: usize, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        let all = self.meet(rank, Brought::Bytes(mine.to_vec()))?;
+        Ok(all.iter().map(|brought| brought.bytes().to_vec()).collect())
     }
 
     /// Records that replica `rank` has failed; all replicas that wait or arrive later get this error. Only the first

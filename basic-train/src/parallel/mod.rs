@@ -87,6 +87,36 @@ pub trait Collective: Send + Sync {
     /// [`CollectiveError`]
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, CollectiveError>;
 
+    /// Sums a tensor over the replicas and gives each replica its part of the sum: replica r has the r-th of
+    /// [`world`](Self::world) equal parts. The length is the same on every replica, and a multiple of their number.
+    /// The sums are taken in rank order where the replicas are threads or MPI's processes.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`]
+    fn reduce_scatter(&self, whole: Tensor<1>) -> Result<Tensor<1>, CollectiveError>;
+
+    /// Gives every replica the parts of all, joined in rank order. The parts have the same length and type.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`]
+    fn all_gather(&self, part: Tensor<1>) -> Result<Tensor<1>, CollectiveError>;
+
+    /// Gives every replica the tensor of replica `root`, on its own device. All bring one of the same length and type.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`]
+    fn broadcast(&self, tensor: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError>;
+
+    /// Gives every replica the bytes of all, by rank. They may differ in length.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`]
+    fn gather_bytes(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError>;
+
     /// Sums host values over the replicas, in place, in rank order.
     ///
     /// # Errors
@@ -134,6 +164,22 @@ impl Collective for Solo {
 
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, CollectiveError> {
         Ok(tensors)
+    }
+
+    fn reduce_scatter(&self, whole: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        Ok(whole)
+    }
+
+    fn all_gather(&self, part: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        Ok(part)
+    }
+
+    fn broadcast(&self, tensor: Tensor<1>, _: usize) -> Result<Tensor<1>, CollectiveError> {
+        Ok(tensor)
+    }
+
+    fn gather_bytes(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        Ok(vec![mine.to_vec()])
     }
 
     fn sum_f64(&self, _: &mut [f64]) -> Result<(), CollectiveError> {

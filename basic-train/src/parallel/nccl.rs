@@ -49,6 +49,29 @@ impl Collective for Nccl {
         Ok(started.into_iter().map(CollectiveTensor::resolve).collect())
     }
 
+    // Burn has no other collective operation than the sum: these move more bytes than they need to.
+    fn reduce_scatter(&self, whole: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        let length = whole.dims()[0] / self.world();
+        let mut sums = self.sum(vec![whole])?;
+        Ok(sums.remove(0).slice([self.rank * length..(self.rank + 1) * length]))
+    }
+
+    fn all_gather(&self, part: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        let (length, device) = (part.dims()[0], part.device());
+        let whole = Tensor::zeros([length * self.world()], (&device, part.dtype()));
+        let whole = whole.slice_assign([self.rank * length..(self.rank + 1) * length], part);
+        Ok(self.sum(vec![whole])?.remove(0))
+    }
+
+    fn broadcast(&self, tensor: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError> {
+        let own = if self.rank == root { tensor } else { tensor.zeros_like() };
+        Ok(self.sum(vec![own])?.remove(0))
+    }
+
+    fn gather_bytes(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        self.exchange.gather_bytes(self.rank, mine)
+    }
+
     fn sum_f64(&self, values: &mut [f64]) -> Result<(), CollectiveError> {
         self.exchange.sum_f64(self.rank, values)
     }

@@ -264,6 +264,33 @@ fn tensors_are_summed_one_by_one_however_many_there_are() {
 }
 
 #[test]
+fn parts_of_sums_are_scattered_parts_are_gathered_and_one_replicas_values_go_to_all() {
+    for world in [1, 2, 3] {
+        for length in [0, 1, 5] {
+            let body = |collective: Arc<dyn Collective>, device: &Device| {
+                let (device, rank) = (device.clone().without_autodiff(), collective.rank());
+                let values = (0..world * length).map(|i| (100 * rank + i) as f32).collect::<Vec<_>>();
+                let whole = Tensor::<1>::from_data(TensorData::new(values, [world * length]), &device);
+                let part = collective.reduce_scatter(whole.clone())?;
+                let gathered = collective.all_gather(part.clone())?;
+                let sum = collective.sum(vec![whole.clone()])?.remove(0);
+                let last = collective.broadcast(whole, world - 1)?;
+                let texts = collective.gather_bytes(&vec![b'x'; rank])?;
+                let read = |tensor: Tensor<1>| tensor.try_into_vec_as::<f32>().unwrap();
+                Ok((read(part), read(gathered), read(sum), read(last), texts))
+            };
+            let all = replicas(world).run::<_, CollectiveError>(body).unwrap();
+            for (rank, (part, gathered, sum, last, texts)) in all.into_iter().enumerate() {
+                assert_eq!(part, sum[rank * length..(rank + 1) * length]);
+                assert_eq!(gathered, sum);
+                assert_eq!(last, (0..world * length).map(|i| (100 * (world - 1) + i) as f32).collect::<Vec<_>>());
+                assert_eq!(texts.iter().map(Vec::len).collect::<Vec<_>>(), (0..world).collect::<Vec<_>>());
+            }
+        }
+    }
+}
+
+#[test]
 fn devices_that_cannot_train_together_are_named() {
     let open = |specs: &[DeviceSpec]| Replicas::open(specs).map(|r| r.world());
     assert_eq!(open(&[]), Err(ReplicasError::None));

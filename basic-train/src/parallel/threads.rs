@@ -54,6 +54,32 @@ impl Collective for Threads {
         Ok((0..count).map(|i| shares[i % world].tensors()[i / world].clone().to_device(&device)).collect())
     }
 
+    fn reduce_scatter(&self, whole: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        let (device, length) = (whole.device(), whole.dims()[0] / self.world());
+        let mine = self.rank * length..(self.rank + 1) * length;
+        let all = self.exchange.meet(self.rank, Brought::Tensors(vec![whole]))?;
+        let part = |brought: &Brought| brought.tensors()[0].clone().slice([mine.clone()]).to_device(&device);
+        let sum = all.iter().map(part).reduce(|sum, part| sum + part);
+        // Every replica brings a tensor, so there is a sum.
+        Ok(sum.unwrap_or_else(|| Tensor::zeros([length], &device)))
+    }
+
+    fn all_gather(&self, part: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        let device = part.device();
+        let all = self.exchange.meet(self.rank, Brought::Tensors(vec![part]))?;
+        Ok(Tensor::cat(all.iter().map(|brought| brought.tensors()[0].clone().to_device(&device)).collect(), 0))
+    }
+
+    fn broadcast(&self, tensor: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError> {
+        let device = tensor.device();
+        let all = self.exchange.meet(self.rank, Brought::Tensors(vec![tensor]))?;
+        Ok(all[root].tensors()[0].clone().to_device(&device))
+    }
+
+    fn gather_bytes(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        self.exchange.gather_bytes(self.rank, mine)
+    }
+
     fn sum_f64(&self, values: &mut [f64]) -> Result<(), CollectiveError> {
         self.exchange.sum_f64(self.rank, values)
     }
