@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use basic_models::outside::excerpt;
+use basic_train::parallel::Reported;
 use clap::Parser;
 
 /// The git revision that the binary was built from, if it is known.
@@ -41,7 +42,9 @@ pub fn main() -> ExitCode {
     match done.and(lost) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::tell!("error: {}", message(&error));
+            if !error.is::<Reported>() {
+                output::tell!("error: {}", message(&error));
+            }
             ExitCode::from(1)
         }
     }

@@ -4,9 +4,11 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Result;
+use basic_core::DeviceSpec;
 use basic_data::LoaderError;
 use basic_models::outside::excerpt;
 use basic_train::BatchError;
+use basic_train::parallel::Group;
 use basic_train::plan::{Plan, PlanError, PlanOptions};
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, TrainError, can_go_on, lacks, run};
@@ -18,8 +20,17 @@ use crate::args::{Train, Ui};
 use crate::output::{bar, print_json, print_text, say, tell};
 use crate::signals::stop_at_ctrl_c;
 
-/// Runs `basic train`.
-pub fn train(mut args: Train) -> Result<()> {
+/// Runs `basic train`, also as one of the processes that `mpirun` or `srun` has launched.
+pub fn train(args: Train) -> Result<()> {
+    // A plan is for any number of them.
+    let launched = if args.plan { None } else { Group::join()? };
+    match &launched {
+        None => run_recipe(args, None),
+        Some(group) => group.run(|| run_recipe(args, Some(group))),
+    }
+}
+
+fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
     let recipe = match (&args.recipe, &args.resume) {
         (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
         (None, Some(run)) => {
@@ -49,6 +60,17 @@ pub fn train(mut args: Train) -> Result<()> {
     if args.plan {
         return plan(recipe, &args).map_err(|error| named(error, &origin));
     }
+    let mut recipe = recipe;
+    if let Some(group) = launched {
+        anyhow::ensure!(
+            args.devices.is_empty(),
+            "--devices {} is for one process with several devices; of {} processes each has one: name it with --device",
+            join(&args.devices),
+            group.collective.world()
+        );
+        recipe.device = group.device(args.device.take().unwrap_or(recipe.device))?;
+    }
+    let leads = launched.is_none_or(|group| group.collective.rank() == 0);
     let stop = stop_at_ctrl_c("finishing the step and saving")?;
     let options = RunOptions {
         devices: args.device.map_or(args.devices, |device| vec![device]),
@@ -58,13 +80,20 @@ pub fn train(mut args: Train) -> Result<()> {
         memory: args.memory,
         force: args.force,
         stop: Some(stop),
+        group: launched.map(|group| group.collective.clone()),
         revision: crate::revision(),
     };
     let terminal = std::io::stderr().is_terminal();
-    let plain = args.ui.map_or(!terminal, |ui| ui == Ui::Plain);
-    let progress = if plain { ProgressBar::hidden() } else { bar("train", 0) };
+    let plain = args.ui.map_or(!terminal || launched.is_some(), |ui| ui == Ui::Plain);
+    let progress = if plain || !leads { ProgressBar::hidden() } else { bar("train", 0) };
     let (mut broken, mut left_out) = (0, 0);
-    let outcome = run(&recipe, &options, &mut |text| tell!("warning: {text}"), &mut |step, steps| {
+    // Each process would warn of the same.
+    let mut warn = |text: &str| {
+        if leads {
+            tell!("warning: {text}");
+        }
+    };
+    let outcome = run(&recipe, &options, &mut warn, &mut |step, steps| {
         broken = step.skipped_samples;
         left_out += step.left_out.len();
         progress.set_length(steps as u64);
@@ -77,6 +106,9 @@ pub fn train(mut args: Train) -> Result<()> {
         }
     });
     let outcome = outcome.map_err(|error| named(error.into(), &origin))?;
+    if !leads {
+        return Ok(());
+    }
     if broken > 0 || left_out > 0 {
         say!(
             "left out: {broken} broken samples in all, {left_out} draws since the run began or went on: left_out in metrics.jsonl"
@@ -94,6 +126,10 @@ pub fn train(mut args: Train) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn join(devices: &[DeviceSpec]) -> String {
+    devices.iter().map(DeviceSpec::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// The sources of the recipe's values: its file and `--set`.

@@ -67,7 +67,8 @@ struct Drawn {
 pub struct StepSamples {
     /// The step, from 0.
     pub step: usize,
-    /// The forward passes of all replicas. Empty where every sample was left out: such a step trains nothing.
+    /// The forward passes of all replicas that are here. Empty where every sample was left out: such a step trains
+    /// nothing.
     pub micro: Vec<MicroBatch>,
     /// What was left out, in the order in which it was drawn.
     pub skipped: Vec<Skipped>,
@@ -106,17 +107,17 @@ impl StepSamples {
         self.micro.iter().filter(move |micro| micro.replica == replica)
     }
 
-    /// Samples over all replicas.
+    /// Samples over all replicas that are here.
     pub fn samples(&self) -> usize {
         self.micro.iter().map(MicroBatch::samples).sum()
     }
 
-    /// What the losses divide by: over all replicas.
+    /// What the losses divide by: over all replicas that are here.
     pub fn counts(&self) -> LossCounts {
         self.micro.iter().map(|micro| micro.counts).fold(LossCounts::default(), LossCounts::add)
     }
 
-    /// Tokens without padding, over all replicas.
+    /// Tokens without padding, over all replicas that are here.
     pub fn tokens(&self) -> usize {
         self.micro.iter().map(|micro| micro.tokens).sum()
     }
@@ -208,9 +209,11 @@ impl Loader {
             let indices = self.sampler.batch(self.drawn);
             let parts = self.parts(indices.len());
             let parts = parts.into_iter().enumerate().flat_map(|(part, size)| std::iter::repeat_n(part, size));
-            let slots: Vec<(usize, usize)> = indices.into_iter().zip(parts).collect();
-            let replicas = self.replicas();
-            self.pool.submit(slots.iter().map(|(index, part)| Job { index: *index, replica: part % replicas }));
+            let (replicas, only) = (self.replicas(), self.plan.only);
+            let here = |part: usize| only.is_none_or(|only| part % replicas == only);
+            let slots: Vec<(usize, usize)> = indices.into_iter().zip(parts).filter(|(_, part)| here(*part)).collect();
+            let held = |part: usize| if only.is_some() { 0 } else { part % replicas };
+            self.pool.submit(slots.iter().map(|(index, part)| Job { index: *index, replica: held(*part) }));
             self.ahead.push_back(Drawn { step: self.drawn, slots });
             self.drawn += 1;
         }

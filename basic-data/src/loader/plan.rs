@@ -13,13 +13,15 @@ pub struct LoaderPlan {
     pub micro_batch: usize,
     /// Replicas that share each step's samples.
     pub replicas: usize,
+    /// The one replica whose samples are made ready here, where the others are other processes.
+    pub only: Option<usize>,
     /// Leave broken samples out, instead of ending the run.
     pub skip_broken: bool,
     /// How many different samples may be left out as broken before the run ends.
     pub max_skipped: usize,
     /// The indices of those left out before, where a run resumes ([`Loader::skipped`](super::Loader::skipped)).
     pub skipped: BTreeSet<usize>,
-    /// For each replica the images whose features its [`VisionCache`](crate::VisionCache)s hold: they are not decoded
+    /// For each replica that is here the images whose features its [`VisionCache`](crate::VisionCache)s hold: they are not decoded
     /// again.
     pub held: Vec<HeldFeatures>,
 }
@@ -31,6 +33,7 @@ impl LoaderPlan {
             steps,
             micro_batch,
             replicas: 1,
+            only: None,
             skip_broken: false,
             max_skipped: usize::MAX,
             skipped: BTreeSet::new(),

@@ -13,7 +13,7 @@ use basic_models::processor::{ImageProcessor, ProcessorError};
 use super::{LoaderError, Preparer};
 use crate::{DataError, FeatureKeys, HeldFeatures, ImageSource, KnownFeatures, Sample, Samples};
 
-/// A sample to make ready, and which replica it is for.
+/// A sample to make ready, and which of the replicas that are here it is for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job {
     pub index: usize,

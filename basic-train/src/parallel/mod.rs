@@ -1,5 +1,5 @@
-//! Data-parallel training on the devices of one machine: each device has a replica of the model and a thread, and a
-//! small trait sums over the replicas.
+//! Data-parallel training on several devices: each has a replica of the model, and a thread or a process that works on
+//! it, and a small trait is what they do together.
 //!
 //! In a step, each replica takes its share of the global batch and backpropagates losses that are divided by the
 //! *global* counts of target tokens and image samples ([`Collective::sum_f64`]). Then [`sum_gradients`] adds up the
@@ -12,21 +12,33 @@
 //! | [`Solo`] | a single one | none needed |
 //! | [`Threads`] | threads on any devices | in rank order, by copies between devices; every run gives the same bits |
 //! | [`Nccl`] | threads on CUDA devices | Burn's `all_reduce` (NCCL) |
+//! | `Mpi` (feature `mpi`) | processes on any devices and machines | in rank order, through host memory; the bits of [`Threads`] |
 //!
-//! [`Replicas::run`] starts the threads and chooses the collective.
+//! [`Replicas::run`] starts the threads and chooses the collective; [`Group::join`] connects processes that were
+//! launched together.
 
 mod exchange;
 mod gradients;
+mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod nccl;
 mod replicas;
 #[cfg(test)]
 mod tests;
 mod threads;
 
+use std::time::Duration;
+
 use burn::tensor::Tensor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use gradients::sum_gradients;
+pub use launch::{Group, Launch, LaunchError, Launcher, Reported, TIME_LIMIT};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use nccl::Nccl;
 pub use replicas::text as panic_text;
 pub use replicas::{Replicas, ReplicasError};
@@ -60,6 +72,20 @@ pub enum CollectiveError {
         /// What replica 0 contributed.
         expected: String,
     },
+    /// Processes that did not come to the same operation in time.
+    #[error(
+        "{} did not answer within {seconds} s: it hangs or has ended, or it needs longer than [parallel] timeout_s allows; `basic train --resume` goes on from the last state",
+        ranks_named(ranks)
+    )]
+    Silent {
+        /// Those that did not; empty where all have given up waiting for each other.
+        ranks: Vec<usize>,
+        /// How long the others waited, in seconds.
+        seconds: u64,
+    },
+    /// Values could not be brought from one replica to another.
+    #[error("values could not be brought from one replica to another: {0}")]
+    Transfer(String),
     /// The system could not start a thread.
     #[error("no thread could be started for replica {rank}: {message}")]
     Thread {
@@ -70,6 +96,14 @@ pub enum CollectiveError {
     },
 }
 
+fn ranks_named(ranks: &[usize]) -> String {
+    match ranks {
+        [] => "no rank".into(),
+        [rank] => format!("rank {rank}"),
+        _ => format!("ranks {}", ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 /// The operations that the replicas of a run perform together. Every replica calls the same methods in the same order.
 /// A call returns when all replicas have made it, or with an error on all of them when one has failed.
 pub trait Collective: Send + Sync {
@@ -78,6 +112,21 @@ pub trait Collective: Send + Sync {
 
     /// The number of replicas.
     fn world(&self) -> usize;
+
+    /// Whether the replicas are processes, each with its own data loader. Threads share one.
+    fn separate(&self) -> bool {
+        false
+    }
+
+    /// Sets how long a process waits for the others before it gives up. Threads wait until one ends.
+    fn set_time_limit(&self, _: Duration) {}
+
+    /// Tells the other processes that this one has failed, so that they stop with its message, and waits a moment for
+    /// them to end. Whether this process is the one that should report the failure: another has told of it, or fails with
+    /// the same message. Threads are told by [`Replicas::run`].
+    fn fail(&self, _message: &str) -> bool {
+        true
+    }
 
     /// Sums tensors over the replicas, one by one. Every replica contributes the same number of tensors, of the same
     /// lengths and type, and receives the sums on its own device.
@@ -135,6 +184,17 @@ pub trait Collective: Send + Sync {
 }
 
 impl dyn Collective + '_ {
+    /// Gives every replica the values of all, by rank.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectiveError`], also if a value has no JSON form.
+    pub fn share<T: Serialize + DeserializeOwned>(&self, mine: &T) -> Result<Vec<T>, CollectiveError> {
+        let wrong = |error: serde_json::Error| CollectiveError::Transfer(error.to_string());
+        let all = self.gather_bytes(&serde_json::to_vec(mine).map_err(wrong)?)?;
+        all.iter().map(|bytes| serde_json::from_slice(bytes).map_err(wrong)).collect()
+    }
+
     /// [`sum_gradients`] over this collective.
     ///
     /// # Errors

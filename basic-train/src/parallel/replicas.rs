@@ -8,6 +8,8 @@ use std::thread::Builder;
 
 use basic_core::{DeviceError, DeviceSpec, check_nccl};
 use burn::tensor::Device;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::exchange::Exchange;
@@ -34,10 +36,12 @@ pub enum ReplicasError {
 }
 
 /// The devices of a run, one replica on each.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Replicas {
     devices: Vec<Device>,
     nccl: bool,
+    /// The processes of which this one has one device.
+    group: Option<Arc<dyn Collective>>,
 }
 
 impl Replicas {
@@ -65,17 +69,52 @@ impl Replicas {
         if nccl && devices.len() > 1 {
             check_nccl()?;
         }
-        Ok(Self { devices, nccl })
+        Ok(Self { devices, nccl, group: None })
     }
 
-    /// The devices, by rank.
+    /// Opens the one device of a process that was launched with others.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicasError`]
+    pub fn launched(spec: DeviceSpec, group: Arc<dyn Collective>) -> Result<Self, ReplicasError> {
+        Ok(Self { group: Some(group), ..Self::open(&[spec])? })
+    }
+
+    /// The devices of this process, by rank.
     pub fn devices(&self) -> &[Device] {
         &self.devices
     }
 
-    /// The number of devices.
+    /// The number of replicas, over all processes.
     pub fn world(&self) -> usize {
-        self.devices.len()
+        self.group.as_ref().map_or(self.devices.len(), |group| group.world())
+    }
+
+    /// This process's number and the number of processes, if it was launched with others.
+    pub fn process(&self) -> Option<(usize, usize)> {
+        self.group.as_ref().map(|group| (group.rank(), group.world()))
+    }
+
+    /// Whether this process has the first replica.
+    pub fn leads(&self) -> bool {
+        self.process().is_none_or(|(rank, _)| rank == 0)
+    }
+
+    /// Gives every process the value of the first; `mine` is not asked for on the others.
+    ///
+    /// # Errors
+    ///
+    /// The error of `mine`, or [`CollectiveError`] if another process has failed.
+    pub fn from_first<T, E>(&self, mine: impl FnOnce() -> Result<T, E>) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<CollectiveError>,
+    {
+        let Some(group) = &self.group else { return mine() };
+        let own = if group.rank() == 0 { Some(mine()?) } else { None };
+        let first = group.share(&own)?.into_iter().next().flatten();
+        first.ok_or_else(|| CollectiveError::Transfer("the first process brought nothing".into()).into())
     }
 
     /// Runs `body` once per device, concurrently, and returns the results by rank. With a single device it runs on the
@@ -95,7 +134,8 @@ impl Replicas {
         E: From<CollectiveError> + Display + Send,
     {
         if let [device] = &self.devices[..] {
-            return Ok(vec![body(Arc::new(Solo), device)?]);
+            let collective = self.group.clone().unwrap_or_else(|| Arc::new(Solo));
+            return Ok(vec![body(collective, device)?]);
         }
         let exchange = Arc::new(Exchange::new(self.world()));
         let replica = |rank: usize, collective: Arc<dyn Collective>| {
@@ -144,6 +184,13 @@ impl Replicas {
             true => Nccl::over(exchange, &self.devices).into_iter().map(|c| Arc::new(c) as _).collect(),
             false => Threads::over(exchange).into_iter().map(|c| Arc::new(c) as _).collect(),
         }
+    }
+}
+
+impl std::fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { devices, nccl, .. } = self;
+        f.debug_struct("Replicas").field("devices", devices).field("nccl", nccl).finish_non_exhaustive()
     }
 }
 

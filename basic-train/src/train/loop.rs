@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use basic_core::DeviceSpec;
 use basic_data::{DataSet, Samples, Watched};
 use basic_models::{Checkpoint, Llava};
 use burn::module::Module;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::caches::identify;
 use super::inputs::{HeldOut, Inputs, unchanged};
@@ -42,12 +44,39 @@ pub fn run(
     progress: Progress,
 ) -> Result<Outcome, TrainError> {
     let opened = open(recipe, options, warn)?;
+    alike(&opened)?;
     let Prepared { first, record, replaced } = prepare(&opened, warn)?;
     let trained = train(&opened, &record, first, progress);
     if let Some(problem) = opened.stores.problem() {
         warn(&problem);
     }
     conclude(&record, replaced, trained)
+}
+
+/// Returns an error if processes that were launched together do not read the same. All have opened what they read when it
+/// returns, and none has written anything.
+fn alike(opened: &Opened) -> Result<(), TrainError> {
+    let Some(group) = &opened.options.group else { return Ok(()) };
+    // Each process has a device of its own.
+    let recipe = Recipe { device: DeviceSpec::Auto, ..opened.recipe.clone() };
+    let hash = |bytes: &[u8]| format!("{:016x}", xxh3_64(bytes));
+    let Inputs { data, model, beside } = opened.inputs.clone();
+    let version = (env!("CARGO_PKG_VERSION"), &opened.options.revision, opened.options.resume);
+    let [version, recipe] =
+        [serde_json::to_vec(&version), serde_json::to_vec(&recipe)].map(|text| hash(&text.unwrap_or_default()));
+    let own = [
+        ("the version and the command line", version),
+        ("the recipe's values", recipe),
+        ("the data files", data),
+        ("the model's files", model),
+        ("the model's configuration and vocabulary", beside),
+    ];
+    let all = group.share(&own.clone().map(|(_, hash)| hash))?;
+    let differs = |(i, (what, _)): (usize, &(&'static str, String))| {
+        let rank = all.iter().position(|hashes| hashes[i] != all[0][i])?;
+        Some(TrainError::Differs { rank, what })
+    };
+    own.iter().enumerate().find_map(differs).map_or(Ok(()), Err)
 }
 
 /// What a run reads, opened and looked through. Nothing is written yet.
@@ -98,8 +127,11 @@ fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str))
     let recorded = options.resume.then(|| RunInfo::open(&out).ok()).flatten().filter(|info| info.recipe == *given);
     recipe.optimizer.lr = Some(recipe.lr());
     recipe.resolve_parts();
-    let specs = if options.devices.is_empty() { vec![recipe.device] } else { options.devices.clone() };
-    let replicas = Replicas::open(&specs)?;
+    let replicas = match &options.group {
+        Some(group) => Replicas::launched(recipe.device, group.clone())?,
+        None if options.devices.is_empty() => Replicas::open(&[recipe.device])?,
+        None => Replicas::open(&options.devices)?,
+    };
     checks::fits(&recipe, options, replicas.world(), &replicas.devices()[0])?;
 
     let checkpoint = open_model(&recipe)?;
@@ -145,11 +177,11 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
     let Opened { held_out, stores, .. } = opened;
     let mut own = None;
     let from = match options.resume {
-        true => {
+        true => replicas.from_first(|| {
             own = Some(Held::take(out)?);
             state::sweep(out);
-            state::latest(out, warn)?
-        }
+            state::latest(out, warn)
+        })?,
         false => None,
     };
     if options.resume && from.is_none() {
@@ -182,10 +214,14 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
         }
     }
     identify(stores, &model, &checkpoint.images);
-    source.start(recipe, trainer.done(), held, trainer.position().skipped_samples.clone())?;
+    source.start(recipe, trainer.done(), held, trainer.position().skipped_samples.clone(), replicas.process())?;
     let (replaced, held) = match own {
-        Some(own) => (output::reopen(out), own),
-        None => output::prepare(out, options.overwrite, checks::read_paths(recipe))?,
+        Some(own) => (output::reopen(out), Some(own)),
+        None if replicas.leads() => {
+            let (replaced, held) = output::prepare(out, options.overwrite, checks::read_paths(recipe))?;
+            (replaced, Some(held))
+        }
+        None => (Replaced::nothing(out), None),
     };
     let held_out = held_out.as_ref();
     let record = RunFiles { out, recipe, options, source, inputs, held_out, start: *start, data, beside, held };
@@ -200,12 +236,13 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
 fn train(opened: &Opened, record: &RunFiles, first: First, progress: Progress) -> Result<Option<usize>, TrainError> {
     let Opened { recipe, replicas, checkpoint, source, .. } = opened;
     let First { model, trainer, caches } = first;
-    let world = replicas.world();
+    // A process that was launched with others has one of the replicas.
+    let (here, alone) = (replicas.devices().len(), replicas.process().is_some());
     let (caches, progress) = (Mutex::new(caches), Mutex::new(progress));
-    let begin = Mutex::new((Some(model), Some(trainer), world));
+    let begin = Mutex::new((Some(model), Some(trainer), here));
     let results = replicas.run(|collective, device| {
         let rank = collective.rank();
-        let caches = std::mem::take(&mut lock(&caches)[rank]);
+        let caches = std::mem::take(&mut lock(&caches)[if alone { 0 } else { rank }]);
         let mut trainer = Trainer::replica(recipe, source.clone(), collective, caches);
         let model = {
             let mut begin = lock(&begin);
@@ -222,7 +259,7 @@ fn train(opened: &Opened, record: &RunFiles, first: First, progress: Progress) -
             own.ok_or(TrainError::NoOutput)?
         };
         // Every replica has leaves of its own.
-        let model = if world == 1 { model } else { model.fork(device) };
+        let model = if here == 1 { model } else { model.fork(device) };
         steps(record, checkpoint, &mut trainer, model, &mut |step, steps| {
             if rank == 0 {
                 (lock(&progress))(step, steps);
@@ -253,6 +290,7 @@ fn steps(
             if writes {
                 record.save(checkpoint, trainer, &model, evaluated)?;
             }
+            trainer.settle()?;
             return Ok(Some(trainer.done()));
         }
         let step;
@@ -305,6 +343,7 @@ fn steps(
             return Err(error);
         }
     }
+    trainer.settle()?;
     Ok(None)
 }
 
@@ -327,12 +366,12 @@ fn conclude(
             Ok(Outcome::Done(out))
         }
         // What is there now is not this run's.
-        Err(error) if record.held.lost() => Err(error),
+        Err(error) if record.lost() => Err(error),
         Err(error) => {
             // The failure itself is what the caller must hear of, not a full disk on top of it.
             let _ = record.write(Status::Failed);
             // With states it can go on, and what it replaces stays aside; without, the earlier run comes back.
-            if state::saved(&out).is_empty() {
+            if record.held.is_some() && state::saved(&out).is_empty() {
                 let _ = Replaced::restore(replaced);
             }
             Err(error)

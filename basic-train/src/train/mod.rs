@@ -26,6 +26,7 @@ mod run_info;
 mod state;
 mod step_source;
 mod tensor_file;
+mod totals;
 mod trainer;
 
 pub use backward::{Backward, backward};
@@ -108,6 +109,16 @@ pub enum TrainError {
         path: PathBuf,
         /// What does not fit, as a sentence.
         reason: String,
+    },
+    /// Processes that were launched together and do not read the same.
+    #[error(
+        "{what} of rank {rank} differ from rank 0's: all processes must read the same files and be of the same build; copy them to every machine, or give all the same path on a shared file system"
+    )]
+    Differs {
+        /// The first rank that differs.
+        rank: usize,
+        /// What differs, as the beginning of a sentence.
+        what: &'static str,
     },
     /// A run cannot go on.
     #[error("{path}: {reason}", path = path.display())]

@@ -6,8 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use basic_core::DeviceSpec;
 
+use crate::parallel::Collective;
+
 /// What the command line adds to a recipe.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct RunOptions {
     /// Overrides the recipe's device: one device, or several that share each batch.
     pub devices: Vec<DeviceSpec>,
@@ -23,6 +25,9 @@ pub struct RunOptions {
     pub force: bool,
     /// When it is set, the run finishes its step, saves its state and ends.
     pub stop: Option<Arc<AtomicBool>>,
+    /// The processes that this one was launched with: they share each batch, and the first writes the files. Each has
+    /// one device.
+    pub group: Option<Arc<dyn Collective>>,
     /// The source's git revision, if known.
     pub revision: Option<String>,
 }

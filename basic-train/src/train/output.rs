@@ -75,6 +75,11 @@ pub(super) fn reopen(out: &Path) -> Replaced {
 }
 
 impl Replaced {
+    /// Of a process that writes nothing.
+    pub(super) fn nothing(out: &Path) -> Self {
+        Self { out: out.into(), aside: None }
+    }
+
     /// Called when the new run has succeeded: removes the earlier one.
     pub(super) fn discard(self) -> Result<(), TrainError> {
         let Some(aside) = self.aside else { return Ok(()) };

@@ -28,14 +28,19 @@ pub(super) struct RunFiles<'a> {
     pub data: &'a DataSet,
     /// The files beside the model's weights, which are read again when a checkpoint is written.
     pub beside: &'a Watched,
-    /// The lock on the output directory.
-    pub held: Held,
+    /// The lock on the output directory; only the process that writes has one.
+    pub held: Option<Held>,
 }
 
 impl RunFiles<'_> {
     /// Whether the output directory has been removed or replaced.
     pub(super) fn vanished(&self) -> bool {
-        self.held.lost() || !self.out.join("run.json").is_file()
+        self.lost() || (self.held.is_some() && !self.out.join("run.json").is_file())
+    }
+
+    /// Whether the directory that is locked is not the output directory any more.
+    pub(super) fn lost(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::lost)
     }
 
     /// Returns an error if data files have changed since the run began, because the model would then be trained on a
@@ -72,7 +77,7 @@ impl RunFiles<'_> {
         let vanished = self.vanished();
         let mut anew = None;
         if vanished {
-            if self.held.lost() {
+            if self.lost() {
                 anew = Some(Held::take(self.out)?);
                 if self.out.join("run.json").exists() {
                     let reason = "another run has taken the place of this one, which ends and is not saved".into();
@@ -107,7 +112,11 @@ impl RunFiles<'_> {
         state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done())
     }
 
+    /// Writes the run's record, if this process writes.
     pub(super) fn write(&self, status: Status) -> Result<(), TrainError> {
+        if self.held.is_none() {
+            return Ok(());
+        }
         let info = RunInfo {
             status,
             recipe: self.recipe.clone(),

@@ -69,8 +69,9 @@ impl StepSource {
         self.sampler.epochs(steps)
     }
 
-    /// Starts the workers at step `first` (0-based). `held` lists the images whose features each replica has cached;
-    /// `skipped` holds the samples that were left out before.
+    /// Starts the workers at step `first` (0-based). `held` lists the images whose features each replica of this process
+    /// has cached; `skipped` holds the samples that were left out before. `process` is this process's number and the
+    /// number of processes, where each has one replica: then the others' samples are left to them.
     ///
     /// # Errors
     ///
@@ -81,10 +82,12 @@ impl StepSource {
         first: usize,
         held: Vec<HeldFeatures>,
         skipped: BTreeSet<usize>,
+        process: Option<(usize, usize)>,
     ) -> Result<(), TrainError> {
         let limit = recipe.data.skip_limit(self.data.len());
         let plan = LoaderPlan {
-            replicas: held.len().max(1),
+            replicas: process.map_or(held.len(), |(_, world)| world).max(1),
+            only: process.map(|(rank, _)| rank),
             skip_broken: limit > 0,
             max_skipped: limit,
             skipped,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::Losses;
-use basic_data::{MicroBatch, Samples};
+use basic_data::{LoaderError, MicroBatch, Samples, Skipped};
 use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
@@ -18,6 +18,7 @@ use super::backward::{Backward, backward};
 use super::caches::{Caches, Stores};
 use super::state::{self, Position};
 use super::step_source::StepSource;
+use super::totals::Totals;
 use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
 use crate::parallel::{Collective, Solo};
 use crate::recipe::{Mode, Part, Recipe};
@@ -142,6 +143,15 @@ impl<'a> Trainer<'a> {
         Ok(votes[0] > 0.0)
     }
 
+    /// Waits until all replicas have come here.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Collective`] if another replica has failed.
+    pub fn settle(&self) -> Result<(), TrainError> {
+        Ok(self.collective.barrier()?)
+    }
+
     /// Number of steps done.
     pub fn done(&self) -> usize {
         self.position.step
@@ -173,7 +183,9 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::NothingTrained { step: step + 1 });
         };
         let waited = start.elapsed();
-        let counts = samples.counts();
+        let all = Totals::of(&samples, &*self.collective)?;
+        self.check_skipped(&all)?;
+        let counts = all.counts;
         let (mut sums, mut gradients) = (Sums::default(), None);
         for part in samples.of(self.collective.rank()) {
             let before = self.caches.encoded();
@@ -190,7 +202,7 @@ impl<'a> Trainer<'a> {
             };
         }
         let gradients = self.collective.sum_gradients(&model, gradients.unwrap_or_default())?;
-        if gradients.is_empty() && samples.samples() > 0 {
+        if gradients.is_empty() && all.samples > 0 {
             return Err(TrainError::NothingTrained { step: step + 1 });
         }
         let (readout, losses, aligned, work) = self.read(&model, sums, &gradients)?;
@@ -198,7 +210,7 @@ impl<'a> Trainer<'a> {
         let factor = recipe.schedule.factor(step, steps);
         let skipped = !readout.is_finite();
         // A step whose samples were all left out has no gradients; it does not end the run.
-        let model = match samples.samples() {
+        let model = match all.samples {
             0 => model,
             _ => self.optimizer.apply(model, gradients, &readout, factor),
         };
@@ -213,10 +225,9 @@ impl<'a> Trainer<'a> {
         self.position.nonfinite_in_a_row = in_a_row;
         self.position.skipped_steps += usize::from(skipped);
         // Taken from this step and not from the source, because a faster replica may have drawn the next step already.
-        let broken = samples.skipped.iter().filter(|skipped| !skipped.too_long);
-        self.position.skipped_samples.extend(broken.map(|skipped| skipped.index));
-        self.position.too_long += samples.skipped.iter().filter(|skipped| skipped.too_long).count() as u64;
-        self.position.trained = self.position.trained.map(|trained| trained + samples.samples() as u64);
+        self.position.skipped_samples.extend(all.broken());
+        self.position.too_long += all.skipped.iter().filter(|skipped| skipped.too_long).count() as u64;
+        self.position.trained = self.position.trained.map(|trained| trained + all.samples as u64);
         let seconds = start.elapsed().as_secs_f64();
         let metrics = StepMetrics {
             step: self.position.step,
@@ -232,8 +243,8 @@ impl<'a> Trainer<'a> {
             skipped_steps: self.position.skipped_steps,
             attention_mass: aligned.attention_mass(),
             cosine: aligned.cosine(),
-            samples: samples.samples(),
-            left_out: samples.skipped.iter().map(|skipped| skipped.reason.clone()).collect(),
+            samples: all.samples,
+            left_out: all.skipped.iter().map(|skipped| skipped.reason.clone()).collect(),
             skipped_samples: self.position.skipped_samples.len(),
             data_wait: waited.as_secs_f64() / seconds.max(1e-9),
             speed: self.meter.as_ref().map(|meter| meter.speed(work, seconds)).unwrap_or_default(),
@@ -243,12 +254,31 @@ impl<'a> Trainer<'a> {
         Ok((model, metrics))
     }
 
+    /// Returns an error if the processes together have left out more broken samples than they may; the loader of each
+    /// counts its own.
+    fn check_skipped(&self, all: &Totals) -> Result<(), TrainError> {
+        if !self.collective.separate() {
+            return Ok(());
+        }
+        let mut skipped = self.position.skipped_samples.clone();
+        skipped.extend(all.broken());
+        let limit = self.recipe.data.skip_limit(self.source.data().len());
+        let last = all.skipped.iter().rfind(|skipped| !skipped.too_long);
+        match last.filter(|_| skipped.len() > limit) {
+            Some(Skipped { reason, .. }) => {
+                let last = reason.clone();
+                Err(LoaderError::TooManySkipped { skipped: skipped.len(), limit, last }.into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Starts the source of a single-device stage at the current step.
     fn start(&mut self) -> Result<(), TrainError> {
         if !self.started {
             let held = vec![self.caches.held()];
             let Position { step, skipped_samples, .. } = self.position.clone();
-            self.source.start(self.recipe, step, held, skipped_samples)?;
+            self.source.start(self.recipe, step, held, skipped_samples, None)?;
             self.started = true;
         }
         Ok(())

@@ -1,0 +1,476 @@
+//! Replicas as processes that MPI connects, on one machine or many.
+//!
+//! Every operation is a non-blocking one of MPI, and this process looks at its completion and at what the others say in
+//! turns. So a process that fails can tell the others why, in a message beside the operation, and they stop waiting for
+//! it; and one that waits for longer than the time limit finds out which processes do not answer.
+//!
+//! Sums are an all-to-all of the parts, which each rank then adds up in rank order: as many bytes as a ring's
+//! reduce-scatter moves, and the bits of [`Threads`](super::Threads). Values pass through host memory on every device.
+
+#![allow(unsafe_code)]
+
+use std::mem::ManuallyDrop;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::tensor::{DType, Tensor, TensorData};
+use mpi::environment::Universe;
+use mpi::point_to_point::MatchedReceiveVec;
+use mpi::request::{Request, StaticScope};
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::*;
+use mpi::{Tag, Threading};
+
+use super::launch::LaunchError;
+use super::{Collective, CollectiveError};
+
+/// Messages beside the operations: a failure's text, and the number of the operation that a process gives up on.
+const FAILED: Tag = 1;
+const GIVES_UP: Tag = 2;
+/// The longest text of a failure in bytes: MPI hands over messages of this size without the receiver's help.
+const TEXT: usize = 3 << 10;
+/// The most bytes that an operation moves from or to a process at once; MPI counts them in 32 bits.
+const BLOCK: usize = 1 << 30;
+/// How long a process waits for the others' answers when it gives up, and for them to end when it ends.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long a process that fails listens for others that fail with the same message.
+const LISTEN: Duration = Duration::from_millis(300);
+
+/// MPI, from the first [`Mpi::open`] to [`close`]. It cannot be started again.
+static UNIVERSE: Mutex<Option<Universe>> = Mutex::new(None);
+
+/// A process that MPI connects to the others of its launch.
+#[derive(Debug)]
+pub struct Mpi {
+    rank: usize,
+    world: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    // Not freed: that is an operation of all ranks, which a failure would cut short.
+    all: ManuallyDrop<SimpleCommunicator>,
+    /// For the end alone, so that it cannot be taken for an operation that a failure cut short.
+    end: ManuallyDrop<SimpleCommunicator>,
+    limit: Duration,
+    /// Counts the operations.
+    number: u64,
+    /// Why there are no further operations.
+    failure: Option<CollectiveError>,
+}
+
+// SAFETY: a communicator is a handle, which may move between threads; MPI is initialized for calls from any thread, one
+// at a time, and the mutex around the state sees to that.
+unsafe impl Send for State {}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("number", &self.number).field("failure", &self.failure).finish_non_exhaustive()
+    }
+}
+
+/// What an operation is, which must be the same on all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+enum Operation {
+    Sum = 1,
+    ReduceScatter,
+    AllGather,
+    Broadcast,
+    Bytes,
+}
+
+impl Operation {
+    fn describe(code: u64, length: u64) -> String {
+        let all = [Self::Sum, Self::ReduceScatter, Self::AllGather, Self::Broadcast, Self::Bytes];
+        match all.into_iter().find(|operation| *operation as u64 == code) {
+            Some(operation) => format!("{operation:?} of {length} bytes"),
+            None => format!("operation {code} of {length} bytes"),
+        }
+    }
+}
+
+impl Mpi {
+    /// Starts MPI, or takes part in it again, and waits for an answer of the others for at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`LaunchError::Mpi`]
+    pub fn open(limit: Duration) -> Result<Self, LaunchError> {
+        let mut universe = UNIVERSE.lock().unwrap_or_else(PoisonError::into_inner);
+        if universe.is_none() {
+            let started = mpi::initialize_with_threading(Threading::Serialized);
+            let (started, threading) =
+                started.ok_or_else(|| LaunchError::Mpi("it has been started and ended before".into()))?;
+            if threading < Threading::Serialized {
+                return Err(LaunchError::Mpi(format!("the library allows {threading:?} threads, not Serialized")));
+            }
+            *universe = Some(started);
+        }
+        let all = SimpleCommunicator::world();
+        let (rank, world) = (all.rank() as usize, all.size() as usize);
+        let own = || ManuallyDrop::new(all.duplicate());
+        let state = State { all: own(), end: own(), limit, number: 0, failure: None };
+        Ok(Self { rank, world, state: Mutex::new(state) })
+    }
+
+    /// The name and version of the MPI library.
+    pub fn library() -> String {
+        let name = mpi::environment::library_version().unwrap_or_default();
+        name.split([',', '\n', '\0']).next().unwrap_or_default().trim().to_string()
+    }
+
+    /// This process's number among those on the same machine.
+    pub fn local_rank(&self) -> usize {
+        self.lock().all.split_shared(self.rank as i32).rank() as usize
+    }
+
+    // No code that can panic leaves the state inconsistent.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs one operation, after it was seen that all ranks are about to run the same.
+    fn together<T>(
+        &self,
+        operation: Operation,
+        length: usize,
+        run: impl FnOnce(&mut State) -> Result<T, CollectiveError>,
+    ) -> Result<T, CollectiveError> {
+        let mut state = self.lock();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.number += 1;
+        let header = [operation as u64, length as u64, state.number];
+        let result = state.agree(header).and_then(|()| run(&mut state));
+        if let Err(failure) = &result {
+            state.failure = Some(failure.clone());
+        }
+        result
+    }
+}
+
+impl State {
+    fn world(&self) -> usize {
+        self.all.size() as usize
+    }
+
+    fn rank(&self) -> usize {
+        self.all.rank() as usize
+    }
+
+    /// An error if the ranks bring different headers. Bytes may differ in length.
+    fn agree(&mut self, header: [u64; 3]) -> Result<(), CollectiveError> {
+        let all = self.all_gather(header.iter().flat_map(|number| number.to_le_bytes()).collect())?;
+        let (numbers, _) = all.as_chunks::<8>();
+        let numbers: Vec<u64> = numbers.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        let (headers, _) = numbers.as_chunks::<3>();
+        let differs = |found: &[u64; 3]| found[0] != headers[0][0] || found[1..] != headers[0][1..];
+        let Some(rank) = headers.iter().position(differs) else { return Ok(()) };
+        let describe = |[code, length, _]: [u64; 3]| Operation::describe(code, length);
+        Err(CollectiveError::Mismatch { rank, found: describe(headers[rank]), expected: describe(headers[0]) })
+    }
+
+    /// The bytes of all ranks, joined in rank order; all bring as many.
+    fn all_gather(&mut self, mine: Vec<u8>) -> Result<Vec<u8>, CollectiveError> {
+        let (world, length, most) = (self.world(), mine.len(), BLOCK / self.world());
+        if length <= most {
+            let gathered = vec![0; length * world];
+            return self
+                .run(mine, gathered, |all, mine, gathered| all.immediate_all_gather_into(StaticScope, mine, gathered));
+        }
+        let mut gathered = vec![0; length * world];
+        for start in (0..length).step_by(most) {
+            let end = length.min(start + most);
+            let part = self.all_gather(mine[start..end].to_vec())?;
+            for (rank, part) in part.chunks_exact(end - start).enumerate() {
+                gathered[rank * length + start..rank * length + end].copy_from_slice(part);
+            }
+        }
+        Ok(gathered)
+    }
+
+    /// Sends the r-th of equal parts to rank r; gives the parts that are for this rank, in rank order.
+    fn all_to_all(&mut self, parts: Vec<u8>) -> Result<Vec<u8>, CollectiveError> {
+        let world = self.world();
+        let (each, most) = (parts.len() / world, BLOCK / world);
+        if each <= most {
+            let received = vec![0; parts.len()];
+            return self.run(parts, received, |all, sent, received| {
+                all.immediate_all_to_all_into(StaticScope, sent, received)
+            });
+        }
+        let mut received = vec![0; parts.len()];
+        for start in (0..each).step_by(most) {
+            let end = each.min(start + most);
+            let block = parts.chunks_exact(each).flat_map(|part| &part[start..end]).copied().collect();
+            let block = self.all_to_all(block)?;
+            for (rank, block) in block.chunks_exact(end - start).enumerate() {
+                received[rank * each + start..rank * each + end].copy_from_slice(block);
+            }
+        }
+        Ok(received)
+    }
+
+    /// Gives all the bytes of `root`; all bring as many.
+    fn broadcast(&mut self, bytes: Vec<u8>, root: usize) -> Result<Vec<u8>, CollectiveError> {
+        let mut whole = Vec::with_capacity(bytes.len());
+        for block in bytes.chunks(BLOCK) {
+            let sent = self.run(Vec::new(), block.to_vec(), |all, _, block| {
+                all.process_at_rank(root as i32).immediate_broadcast_into(StaticScope, block)
+            })?;
+            whole.extend(sent);
+        }
+        Ok(whole)
+    }
+
+    /// Starts an operation on two buffers and waits for its end; gives the second buffer back.
+    fn run(
+        &mut self,
+        sent: Vec<u8>,
+        received: Vec<u8>,
+        start: impl FnOnce(&SimpleCommunicator, &'static [u8], &'static mut [u8]) -> Request<'static, [u8], StaticScope>,
+    ) -> Result<Vec<u8>, CollectiveError> {
+        if received.is_empty() {
+            return Ok(received);
+        }
+        // The buffers belong to MPI until the operation is done. If it never is, they stay where they are.
+        let (sent, received) = (Box::into_raw(sent.into_boxed_slice()), Box::into_raw(received.into_boxed_slice()));
+        // SAFETY: both point to memory that nothing else refers to, and that is freed below alone, after the request
+        // is done and with it every use of these references.
+        let request = unsafe { start(&self.all, &*sent, &mut *received) };
+        self.finish(request)?;
+        // SAFETY: the pointers come from `Box::into_raw`, and MPI has done with them.
+        unsafe {
+            drop(Box::from_raw(sent));
+            Ok(Box::from_raw(received).into_vec())
+        }
+    }
+
+    /// Waits for an operation, for a failure of another rank, or for the end of the time limit.
+    fn finish(&mut self, mut request: Request<'static, [u8], StaticScope>) -> Result<(), CollectiveError> {
+        let start = Instant::now();
+        loop {
+            request = match request.test() {
+                Ok(_) => return Ok(()),
+                Err(request) => request,
+            };
+            let waited = start.elapsed();
+            let failure = self.heard().or_else(|| {
+                let gives_up =
+                    waited >= self.limit || self.all.any_process().immediate_probe_with_tag(GIVES_UP).is_some();
+                gives_up.then(|| self.give_up(waited))
+            });
+            if let Some(failure) = failure {
+                // It must not be dropped before it is done, and it never will be.
+                std::mem::forget(request);
+                return Err(failure);
+            }
+            pause(waited);
+        }
+    }
+
+    /// The failure that another rank has told of.
+    fn heard(&self) -> Option<CollectiveError> {
+        let (text, status): (Vec<u8>, _) =
+            self.all.any_process().immediate_matched_probe_with_tag(FAILED)?.matched_receive_vec();
+        let message = String::from_utf8_lossy(&text).into_owned();
+        Some(CollectiveError::Replica { rank: status.source_rank() as usize, message })
+    }
+
+    /// Tells the others that this rank does not wait any longer, and finds out who waits as it does: the others are
+    /// those that did not come.
+    fn give_up(&self, waited: Duration) -> CollectiveError {
+        self.tell(GIVES_UP, &self.number.to_le_bytes());
+        let (start, mut here) = (Instant::now(), vec![false; self.world()]);
+        here[self.rank()] = true;
+        while start.elapsed() < ANSWER && here.contains(&false) {
+            if let Some(failure) = self.heard() {
+                return failure;
+            }
+            if let Some(message) = self.all.any_process().immediate_matched_probe_with_tag(GIVES_UP) {
+                let (_, status): (Vec<u8>, _) = message.matched_receive_vec();
+                here[status.source_rank() as usize] = true;
+            }
+            pause(start.elapsed());
+        }
+        let ranks: Vec<usize> = (0..here.len()).filter(|rank| !here[*rank]).collect();
+        CollectiveError::Silent { ranks, seconds: waited.as_secs() }
+    }
+
+    /// Sends a message to every other rank, and goes on before they have it.
+    fn tell(&self, tag: Tag, text: &[u8]) {
+        let text: &'static [u8] = Box::leak(text.to_vec().into_boxed_slice());
+        for rank in (0..self.world()).filter(|rank| *rank != self.rank()) {
+            let sent = self.all.process_at_rank(rank as i32).immediate_send_with_tag(StaticScope, text, tag);
+            if let Err(sent) = sent.test() {
+                // The text is never freed, so the request may be forgotten.
+                std::mem::forget(sent);
+            }
+        }
+    }
+}
+
+/// Waits a moment: not at all at first, so that a short operation is not made longer, and up to a millisecond where the
+/// wait is long, so that this process leaves its core to others.
+fn pause(waited: Duration) {
+    match waited.as_micros() {
+        0..=200 => std::hint::spin_loop(),
+        201..=10_000 => std::thread::yield_now(),
+        10_001..=1_000_000 => std::thread::sleep(Duration::from_micros(50)),
+        _ => std::thread::sleep(Duration::from_millis(1)),
+    }
+}
+
+/// The values of a tensor in host memory.
+fn bytes(tensor: &Tensor<1>) -> Result<Vec<u8>, CollectiveError> {
+    let data = tensor.clone().try_into_data().map_err(|error| CollectiveError::Transfer(error.to_string()))?;
+    Ok(data.as_bytes().to_vec())
+}
+
+fn tensor(bytes: Vec<u8>, dtype: DType, device: &burn::tensor::Device) -> Tensor<1> {
+    let length = bytes.len() / dtype.size();
+    Tensor::from_data(TensorData::from_bytes_vec(bytes, [length], dtype), (device, dtype))
+}
+
+impl Collective for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.world
+    }
+
+    fn separate(&self) -> bool {
+        true
+    }
+
+    fn set_time_limit(&self, limit: Duration) {
+        self.lock().limit = limit;
+    }
+
+    fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, CollectiveError> {
+        let Some(device) = tensors.first().map(Tensor::device) else { return Ok(tensors) };
+        let kinds: Vec<(usize, DType)> = tensors.iter().map(|tensor| (tensor.dims()[0], tensor.dtype())).collect();
+        let length: usize = kinds.iter().map(|(length, _)| length).sum();
+        let padding = length.next_multiple_of(self.world) - length;
+        let mut flat: Vec<Tensor<1>> = tensors.into_iter().map(|tensor| tensor.cast(DType::F32)).collect();
+        flat.push(Tensor::zeros([padding], (&device, DType::F32)));
+        let part = self.reduced(Operation::Sum, Tensor::cat(flat, 0))?;
+        let whole = self.gathered(Operation::Sum, part)?;
+        let mut start = 0;
+        let sums = kinds.into_iter().map(|(length, dtype)| {
+            start += length;
+            whole.clone().slice([start - length..start]).cast(dtype)
+        });
+        Ok(sums.collect())
+    }
+
+    fn reduce_scatter(&self, whole: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        self.reduced(Operation::ReduceScatter, whole)
+    }
+
+    fn all_gather(&self, part: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        self.gathered(Operation::AllGather, part)
+    }
+
+    fn broadcast(&self, given: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError> {
+        let (device, dtype, own) = (given.device(), given.dtype(), bytes(&given)?);
+        let sent = self.together(Operation::Broadcast, own.len(), |state| state.broadcast(own, root))?;
+        Ok(tensor(sent, dtype, &device))
+    }
+
+    fn gather_bytes(&self, mine: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        self.together(Operation::Bytes, 0, |state| {
+            let lengths = state.all_gather((mine.len() as u64).to_le_bytes().to_vec())?;
+            let (lengths, _) = lengths.as_chunks::<8>();
+            let lengths: Vec<usize> = lengths.iter().map(|bytes| u64::from_le_bytes(*bytes) as usize).collect();
+            let longest = lengths.iter().copied().max().unwrap_or(0);
+            let mut padded = mine.to_vec();
+            padded.resize(longest, 0);
+            let all = state.all_gather(padded)?;
+            Ok(lengths.iter().enumerate().map(|(rank, length)| all[rank * longest..][..*length].to_vec()).collect())
+        })
+    }
+
+    fn sum_f64(&self, values: &mut [f64]) -> Result<(), CollectiveError> {
+        let mine: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let all = self.together(Operation::Bytes, mine.len(), |state| state.all_gather(mine))?;
+        let (all, _) = all.as_chunks::<8>();
+        let count = values.len();
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = all.iter().skip(i).step_by(count).map(|bytes| f64::from_le_bytes(*bytes)).sum();
+        }
+        Ok(())
+    }
+
+    fn fail(&self, message: &str) -> bool {
+        let mut state = self.lock();
+        let silent = matches!(&state.failure, Some(CollectiveError::Silent { .. }));
+        let first = match &state.failure {
+            // Another rank has said it.
+            Some(CollectiveError::Replica { rank, .. }) if *rank != self.rank => false,
+            _ => {
+                let mut end = message.len().min(TEXT);
+                while !message.is_char_boundary(end) {
+                    end -= 1;
+                }
+                state.tell(FAILED, &message.as_bytes()[..end]);
+                let (start, mut first) = (Instant::now(), true);
+                while start.elapsed() < LISTEN {
+                    if let Some(CollectiveError::Replica { rank, message: said }) = state.heard() {
+                        // What fails everywhere is said once: by the lowest rank.
+                        first &= rank > self.rank || !(silent || message.starts_with(&said));
+                    }
+                    pause(start.elapsed());
+                }
+                first
+            }
+        };
+        let message = message.to_string();
+        state.failure.get_or_insert(CollectiveError::Replica { rank: self.rank, message });
+        // All that still can end together: a launcher kills the others when it sees the first end.
+        let (mut request, start) = (Some(state.end.immediate_barrier()), Instant::now());
+        while let Some(waiting) = request.take() {
+            match waiting.test() {
+                Err(waiting) if start.elapsed() < ANSWER => request = Some(waiting),
+                Err(waiting) => std::mem::forget(waiting),
+                Ok(_) => {}
+            }
+            pause(start.elapsed());
+        }
+        first
+    }
+}
+
+impl Mpi {
+    /// Sums a tensor over the ranks in rank order, in f32, and gives this rank's part.
+    fn reduced(&self, operation: Operation, whole: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        let (device, dtype) = (whole.device(), whole.dtype());
+        let parts = bytes(&whole.cast(DType::F32))?;
+        let length = parts.len() / DType::F32.size() / self.world;
+        let received = self.together(operation, parts.len(), |state| state.all_to_all(parts))?;
+        let received = tensor(received, DType::F32, &device);
+        let part = |rank: usize| received.clone().slice([rank * length..(rank + 1) * length]);
+        let sum = (1..self.world).fold(part(0), |sum, rank| sum + part(rank));
+        Ok(sum.cast(dtype))
+    }
+
+    fn gathered(&self, operation: Operation, part: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        let (device, dtype, own) = (part.device(), part.dtype(), bytes(&part)?);
+        let all = self.together(operation, own.len(), |state| state.all_gather(own))?;
+        Ok(tensor(all, dtype, &device))
+    }
+}
+
+/// Ends MPI, if it was started and no rank has failed: `failed` says so. To be called once, at the end of the process.
+pub(super) fn close(failed: bool) {
+    let universe = UNIVERSE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match universe {
+        // Its end would wait for operations that are never done.
+        Some(universe) if failed => std::mem::forget(universe),
+        universe => drop(universe),
+    }
+}
