@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use basic_models::outside::excerpt;
-use basic_train::parallel::Reported;
+use basic_train::parallel::GroupError;
 use clap::Parser;
 
 /// The git revision that the binary was built from, if it is known.
@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
     match done.and(lost) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !error.is::<Reported>() {
+            if !matches!(error.downcast_ref(), Some(GroupError::Reported)) {
                 output::tell!("error: {}", message(&error));
             }
             ExitCode::from(1)

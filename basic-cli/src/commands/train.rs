@@ -26,7 +26,7 @@ pub fn train(args: Train) -> Result<()> {
     let launched = if args.plan { None } else { Group::join()? };
     match &launched {
         None => run_recipe(args, None),
-        Some(group) => group.run(|| run_recipe(args, Some(group))),
+        Some(group) => group.run(|| run_recipe(args, Some(group)), crate::message),
     }
 }
 

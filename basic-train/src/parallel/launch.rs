@@ -1,13 +1,12 @@
 //! How this process was launched: alone, or by `mpirun`, `srun` or `torchrun` as one of several.
 
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use basic_core::{DeviceError, DeviceSpec, available_devices};
 use thiserror::Error;
 
-use super::Collective;
+use super::{Collective, Failure};
 
 /// The largest number of processes that is believed.
 const MOST: usize = 1 << 20;
@@ -103,10 +102,21 @@ pub enum LaunchError {
     Mpi(String),
 }
 
-/// The error of a process that another one reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("another process reports why")]
-pub struct Reported;
+/// How one of several processes failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum GroupError {
+    /// Another process reports why.
+    #[error("another process reports why")]
+    Reported,
+    /// Only this one failed by itself.
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// This process.
+        rank: usize,
+        /// Its error.
+        message: String,
+    },
+}
 
 /// A process that was launched as one of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,18 +202,25 @@ impl Group {
         best.map(|info| own(info.spec)).ok_or_else(|| DeviceError::NotFound("auto".into()))
     }
 
-    /// Runs `body` in this process. If it fails, the others hear of it and stop. An error that another process reports
-    /// becomes [`Reported`].
+    /// Runs `body` in this process. If it fails, the others hear of it, by the text that `message` makes of the error,
+    /// and stop.
     ///
     /// # Errors
     ///
-    /// Those of `body`, and [`Reported`].
-    pub fn run<E: Display + From<Reported>>(&self, body: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        let done = body();
-        let done = match done {
-            Err(error) if !self.collective.fail(&format!("{error:#}")) => Err(Reported.into()),
-            done => done,
-        };
+    /// That of `body` if all processes fail alike, and [`GroupError`] for one that not all have.
+    pub fn run<E: From<GroupError>>(
+        &self,
+        body: impl FnOnce() -> Result<(), E>,
+        message: impl Fn(&E) -> String,
+    ) -> Result<(), E> {
+        let done = body().or_else(|error| {
+            let text = message(&error);
+            Err(match self.collective.fail(&text) {
+                Failure::Heard => GroupError::Reported.into(),
+                Failure::Alike => error,
+                Failure::Alone => GroupError::Rank { rank: self.collective.rank(), message: text }.into(),
+            })
+        });
         #[cfg(feature = "mpi")]
         super::mpi::close(done.is_err());
         done

@@ -36,7 +36,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use gradients::sum_gradients;
-pub use launch::{Group, Launch, LaunchError, Launcher, Reported, TIME_LIMIT};
+pub use launch::{Group, GroupError, Launch, LaunchError, Launcher, TIME_LIMIT};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use nccl::Nccl;
@@ -96,6 +96,17 @@ pub enum CollectiveError {
     },
 }
 
+/// Whose a failure is, among processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Another process has told of it, or fails with the same message and reports it.
+    Heard,
+    /// All processes fail with the same message, and this one reports it.
+    Alike,
+    /// This process alone has failed.
+    Alone,
+}
+
 fn ranks_named(ranks: &[usize]) -> String {
     match ranks {
         [] => "no rank".into(),
@@ -122,10 +133,9 @@ pub trait Collective: Send + Sync {
     fn set_time_limit(&self, _: Duration) {}
 
     /// Tells the other processes that this one has failed, so that they stop with its message, and waits a moment for
-    /// them to end. Whether this process is the one that should report the failure: another has told of it, or fails with
-    /// the same message. Threads are told by [`Replicas::run`].
-    fn fail(&self, _message: &str) -> bool {
-        true
+    /// them to end. Threads are told by [`Replicas::run`].
+    fn fail(&self, _message: &str) -> Failure {
+        Failure::Alike
     }
 
     /// Sums tensors over the replicas, one by one. Every replica contributes the same number of tensors, of the same

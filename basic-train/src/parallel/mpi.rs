@@ -22,7 +22,7 @@ use mpi::traits::*;
 use mpi::{Tag, Threading};
 
 use super::launch::LaunchError;
-use super::{Collective, CollectiveError};
+use super::{Collective, CollectiveError, Failure};
 
 /// Messages beside the operations: a failure's text, and the number of the operation that a process gives up on.
 const FAILED: Tag = 1;
@@ -406,27 +406,33 @@ impl Collective for Mpi {
         Ok(())
     }
 
-    fn fail(&self, message: &str) -> bool {
+    fn fail(&self, message: &str) -> Failure {
         let mut state = self.lock();
         let silent = matches!(&state.failure, Some(CollectiveError::Silent { .. }));
-        let first = match &state.failure {
+        let failure = match &state.failure {
             // Another rank has said it.
-            Some(CollectiveError::Replica { rank, .. }) if *rank != self.rank => false,
+            Some(CollectiveError::Replica { rank, .. }) if *rank != self.rank => Failure::Heard,
             _ => {
                 let mut end = message.len().min(TEXT);
                 while !message.is_char_boundary(end) {
                     end -= 1;
                 }
                 state.tell(FAILED, &message.as_bytes()[..end]);
-                let (start, mut first) = (Instant::now(), true);
-                while start.elapsed() < LISTEN {
-                    if let Some(CollectiveError::Replica { rank, message: said }) = state.heard() {
-                        // What fails everywhere is said once: by the lowest rank.
-                        first &= rank > self.rank || !(silent || message.starts_with(&said));
+                let (start, mut alike, mut lowest) = (Instant::now(), 1, self.rank);
+                while start.elapsed() < LISTEN && alike < self.world {
+                    if let Some(CollectiveError::Replica { rank, message: said }) = state.heard()
+                        && (silent || message.starts_with(&said))
+                    {
+                        (alike, lowest) = (alike + 1, lowest.min(rank));
                     }
                     pause(start.elapsed());
                 }
-                first
+                // What fails everywhere is said once, by the lowest rank; so is what some find out about others.
+                match (lowest == self.rank, silent || alike == self.world) {
+                    (true, true) => Failure::Alike,
+                    (true, false) => Failure::Alone,
+                    (false, _) => Failure::Heard,
+                }
             }
         };
         let message = message.to_string();
@@ -441,7 +447,7 @@ impl Collective for Mpi {
             }
             pause(start.elapsed());
         }
-        first
+        failure
     }
 }
 
