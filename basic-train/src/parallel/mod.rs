@@ -19,6 +19,7 @@ mod exchange;
 mod gradients;
 mod nccl;
 mod replicas;
+pub mod shard;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -59,6 +60,12 @@ pub enum CollectiveError {
         found: String,
         /// What replica 0 contributed.
         expected: String,
+    },
+    /// A gradient came after its bucket was reduced, which is an error of this program.
+    #[error("a gradient of {bucket} came after the gradients of {bucket} were summed: please report this")]
+    Late {
+        /// The bucket.
+        bucket: String,
     },
     /// The system could not start a thread.
     #[error("no thread could be started for replica {rank}: {message}")]

@@ -28,7 +28,7 @@ mod step_source;
 mod tensor_file;
 mod trainer;
 
-pub use backward::{Backward, backward};
+pub use backward::{Backward, backward, backward_into};
 pub use caches::{Caches, Stores};
 pub use heads::head_file;
 pub use r#loop::run;
