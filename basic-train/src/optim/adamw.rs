@@ -41,24 +41,83 @@ pub struct Group {
 /// The state of all parameters that have been updated, by path.
 pub type States = BTreeMap<String, ParameterState>;
 
+/// What an update has in common for all parameters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates<'a> {
+    pub config: &'a OptimizerConfig,
+    pub groups: &'a [Group],
+    pub lr: f64,
+}
+
+impl Rates<'_> {
+    /// Updates a parameter, or a piece of it, of n elements: from its value `[n]` in its own type, its gradient `[n]` and
+    /// its state to its new value and state. Only a `matrix`, of two or more dimensions, has weight decay.
+    pub(super) fn advance(
+        &self,
+        name: &str,
+        matrix: bool,
+        value: Tensor<1>,
+        grad: Tensor<1>,
+        held: Option<ParameterState>,
+    ) -> (Tensor<1>, ParameterState) {
+        let (n, dtype) = (value.dims()[0], value.dtype());
+        let group = self.groups.iter().find(|group| name.starts_with(&group.prefix));
+        let decay = group.map_or(self.config.weight_decay, |group| group.weight_decay);
+        let (time, moments, master) = match held.filter(|state| state.first.dims() == [n]) {
+            Some(ParameterState { time, first, second, master }) => {
+                (time + 1, Some(AdamWMoments { first, second }), master)
+            }
+            None => (1, None, None),
+        };
+        let step = AdamWStep {
+            lr: self.lr * group.map_or(1.0, |group| group.rate),
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            epsilon: self.config.epsilon,
+            weight_decay: if matrix { decay } else { 0.0 },
+            time,
+        };
+        let half = matches!(dtype, DType::BF16 | DType::F16);
+        let value = match master {
+            Some(master) => master,
+            None if half => value.cast(DType::F32),
+            None => value,
+        };
+        let (value, AdamWMoments { first, second }) = adamw(value, grad, moments, step);
+        let (value, master) = if half { (value.clone().cast(dtype), Some(value)) } else { (value, None) };
+        (value, ParameterState { time, first, second, master })
+    }
+}
+
+/// Gives a parameter another value, which `change` makes of the old one, without autodiff; the id and what concerns
+/// autodiff stay.
+pub(super) fn replaced<const D: usize>(
+    param: Param<Tensor<D>>,
+    change: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Param<Tensor<D>> {
+    let (id, tensor, mapper) = param.consume();
+    let (tracked, strategy) = (tensor.is_require_grad(), tensor.gradient_checkpointing_strategy());
+    let autodiff = tensor.is_autodiff();
+    let mut tensor = change(tensor.without_autodiff());
+    if autodiff {
+        tensor = tensor.autodiff();
+        if let Some(strategy) = strategy {
+            tensor = tensor.with_gradient_checkpointing_strategy(strategy);
+        }
+        tensor = tensor.set_require_grad(tracked);
+    }
+    Param::from_mapped_value(id, tensor, mapper)
+}
+
 /// Updates every parameter that has a gradient.
-pub(super) fn update<M: Module>(
-    module: M,
-    grads: GradientsParams,
-    config: &OptimizerConfig,
-    groups: &[Group],
-    lr: f64,
-    states: &mut States,
-) -> M {
-    module.map(&mut Update { path: ParamPath::new(""), grads, config, groups, lr, states })
+pub(super) fn update<M: Module>(module: M, grads: GradientsParams, rates: Rates, states: &mut States) -> M {
+    module.map(&mut Update { path: ParamPath::new(""), grads, rates, states })
 }
 
 struct Update<'a> {
     path: ParamPath,
     grads: GradientsParams,
-    config: &'a OptimizerConfig,
-    groups: &'a [Group],
-    lr: f64,
+    rates: Rates<'a>,
     states: &'a mut States,
 }
 
@@ -73,46 +132,13 @@ impl ModuleMapper for Update<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(grad) = self.grads.remove::<D>(param.id) else { return param };
-        let (id, tensor, mapper) = param.consume();
-        let (dims, dtype, tracked) = (tensor.dims(), tensor.dtype(), tensor.is_require_grad());
-        let (strategy, autodiff) = (tensor.gradient_checkpointing_strategy(), tensor.is_autodiff());
-        let n = tensor.shape().num_elements();
-        let name = self.path.slot(&dims).name;
-        let group = self.groups.iter().find(|group| name.starts_with(&group.prefix));
-        let decay = group.map_or(self.config.weight_decay, |group| group.weight_decay);
-        let held = self.states.remove(&name).filter(|state| state.first.dims() == [n]);
-        let (time, moments, master) = match held {
-            Some(ParameterState { time, first, second, master }) => {
-                (time + 1, Some(AdamWMoments { first, second }), master)
-            }
-            None => (1, None, None),
-        };
-        let step = AdamWStep {
-            lr: self.lr * group.map_or(1.0, |group| group.rate),
-            beta1: self.config.beta1,
-            beta2: self.config.beta2,
-            epsilon: self.config.epsilon,
-            weight_decay: if D >= 2 { decay } else { 0.0 },
-            time,
-        };
-        let half = matches!(dtype, DType::BF16 | DType::F16);
-        let tensor = tensor.without_autodiff().reshape([n]);
-        let value = match master {
-            Some(master) => master,
-            None if half => tensor.cast(DType::F32),
-            None => tensor,
-        };
-        let (value, AdamWMoments { first, second }) = adamw(value, grad.reshape([n]), moments, step);
-        let (tensor, master) = if half { (value.clone().cast(dtype), Some(value)) } else { (value, None) };
-        self.states.insert(name, ParameterState { time, first, second, master });
-        let mut tensor = tensor.reshape(dims);
-        if autodiff {
-            tensor = tensor.autodiff();
-            if let Some(strategy) = strategy {
-                tensor = tensor.with_gradient_checkpointing_strategy(strategy);
-            }
-            tensor = tensor.set_require_grad(tracked);
-        }
-        Param::from_mapped_value(id, tensor, mapper)
+        replaced(param, |tensor| {
+            let (dims, n) = (tensor.dims(), tensor.shape().num_elements());
+            let name = self.path.slot(&dims).name;
+            let held = self.states.remove(&name);
+            let (value, state) = self.rates.advance(&name, D >= 2, tensor.reshape([n]), grad.reshape([n]), held);
+            self.states.insert(name, state);
+            value.reshape(dims)
+        })
     }
 }

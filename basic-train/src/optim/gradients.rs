@@ -6,6 +6,27 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 
+/// Takes the gradients of a backward pass in the order in which they are found.
+pub trait GradientSink {
+    /// Takes gradients of some of the module's parameters. A parameter may come several times in a pass; its gradients
+    /// are added up.
+    fn take<M: Module>(&mut self, module: &M, found: GradientsParams);
+
+    /// Hears that in this pass no further gradient comes for the decoder's layers from `layer` (0-based) on.
+    fn layer_done(&mut self, layer: usize);
+}
+
+impl GradientSink for GradientsParams {
+    fn take<M: Module>(&mut self, module: &M, found: GradientsParams) {
+        *self = match self.is_empty() {
+            true => found,
+            false => add_gradients(module, std::mem::take(self), found),
+        };
+    }
+
+    fn layer_done(&mut self, _: usize) {}
+}
+
 /// The sum of squares of a parameter's gradient.
 #[derive(Debug, Clone)]
 pub struct GradientSquares {

@@ -3,14 +3,18 @@
 mod adamw;
 mod gradients;
 mod schedule;
+mod sharded;
+
+use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor, TensorReadError};
 use serde::{Deserialize, Serialize};
 
+use adamw::Rates;
 pub use adamw::{Group, ParameterState, States};
-pub use gradients::{GradientSquares, add_gradients, gradient_squares, scale_gradients};
+pub use gradients::{GradientSink, GradientSquares, add_gradients, gradient_squares, scale_gradients};
 pub use schedule::{Schedule, ScheduleKind};
 
 /// AdamW's settings. The defaults are LLaVA's: no weight decay, PyTorch's betas and epsilon, clipping at 1.
@@ -44,6 +48,8 @@ pub struct Optimizer {
     config: OptimizerConfig,
     groups: Vec<Group>,
     states: States,
+    /// The numbers of updates of the parameters of which other ranks hold all state.
+    elsewhere: BTreeMap<String, usize>,
 }
 
 /// The values that a step read back from the device, in one transfer.
@@ -74,7 +80,7 @@ impl StepReadout {
 impl Optimizer {
     /// An optimizer with empty moments and one learning rate and weight decay for all parameters.
     pub fn new(config: &OptimizerConfig) -> Self {
-        Self { config: config.clone(), groups: Vec::new(), states: States::new() }
+        Self { config: config.clone(), groups: Vec::new(), states: States::new(), elsewhere: BTreeMap::new() }
     }
 
     /// Sets learning rates and weight decays by path; the first matching group applies to a parameter.
@@ -82,7 +88,7 @@ impl Optimizer {
         Self { groups, ..self }
     }
 
-    /// The state, by the parameters' paths.
+    /// The state, by the parameters' paths; of a parameter that is divided among ranks, that of this rank's piece.
     pub fn states(&self) -> &States {
         &self.states
     }
@@ -90,6 +96,18 @@ impl Optimizer {
     /// Restores a saved state.
     pub fn set_states(&mut self, states: States) {
         self.states = states;
+        self.elsewhere.clear();
+    }
+
+    /// Restores the number of updates of a parameter of which other ranks hold all state.
+    pub fn set_elsewhere(&mut self, name: String, updates: usize) {
+        self.elsewhere.insert(name, updates);
+    }
+
+    /// The number of updates of each parameter, by path; the same on all ranks.
+    pub fn updates(&self) -> BTreeMap<String, usize> {
+        let own = self.states.iter().map(|(name, state)| (name.clone(), state.time));
+        own.chain(self.elsewhere.clone()).collect()
     }
 
     /// The same optimizer with its state on another device.
@@ -128,12 +146,18 @@ impl Optimizer {
         if !readout.is_finite() {
             return module;
         }
-        let (norm, most) = (f64::from(readout.grad_norm), self.config.max_grad_norm);
-        let grads = match most > 0.0 && norm > most {
-            true => scale_gradients(&module, grads, most / (norm + 1e-6)),
-            false => grads,
+        let grads = match self.clipping(readout) {
+            Some(factor) => scale_gradients(&module, grads, factor),
+            None => grads,
         };
-        adamw::update(module, grads, &self.config, &self.groups, lr, &mut self.states)
+        let Self { config, groups, states, .. } = self;
+        adamw::update(module, grads, Rates { config, groups, lr }, states)
+    }
+
+    /// The factor by which the gradients are clipped, if their norm is too large.
+    fn clipping(&self, readout: &StepReadout) -> Option<f64> {
+        let (norm, most) = (f64::from(readout.grad_norm), self.config.max_grad_norm);
+        (most > 0.0 && norm > most).then(|| most / (norm + 1e-6))
     }
 }
 

@@ -24,6 +24,7 @@ mod launch;
 mod mpi;
 mod nccl;
 mod replicas;
+pub mod shard;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -86,6 +87,12 @@ pub enum CollectiveError {
     /// Values could not be brought from one replica to another.
     #[error("values could not be brought from one replica to another: {0}")]
     Transfer(String),
+    /// A gradient came after its bucket was reduced, which is an error of this program.
+    #[error("a gradient of {bucket} came after the gradients of {bucket} were summed: please report this")]
+    Late {
+        /// The bucket.
+        bucket: String,
+    },
     /// The system could not start a thread.
     #[error("no thread could be started for replica {rank}: {message}")]
     Thread {

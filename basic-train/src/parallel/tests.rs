@@ -20,12 +20,12 @@ use crate::trainable::set_trainable;
 /// The largest difference caused by summing f32 values in another order, relative to the largest gradient.
 const ROUNDING: f32 = 1e-5;
 
-fn replicas(world: usize) -> Replicas {
+pub(super) fn replicas(world: usize) -> Replicas {
     Replicas::open(&vec![DeviceSpec::Cpu; world]).unwrap()
 }
 
 /// A module's gradients in its order; `None` for parameters without one.
-fn values<M: Module>(module: &M, grads: &GradientsParams) -> Vec<Option<Vec<f32>>> {
+pub(super) fn values<M: Module>(module: &M, grads: &GradientsParams) -> Vec<Option<Vec<f32>>> {
     struct Read<'a>(&'a GradientsParams, Vec<Option<Vec<f32>>>);
     impl ModuleVisitor for Read<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -109,7 +109,7 @@ fn half_type_gradients_are_summed_in_f32_and_keep_their_type() {
 }
 
 /// Fixture samples: three with images and five with text only, so that the last of four replicas has no image.
-fn samples(checkpoint: &Checkpoint) -> Vec<ImageTokens> {
+pub(super) fn samples(checkpoint: &Checkpoint) -> Vec<ImageTokens> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images");
     let all: [(&[&str], &str, &str); 8] = [
         (&["a.png"], "<image>\nwhat is in the picture?", "a small red circle"),
@@ -136,7 +136,7 @@ fn samples(checkpoint: &Checkpoint) -> Vec<ImageTokens> {
 }
 
 /// The gradients of a share of the global batch; the losses are divided by the global counts.
-fn llava_gradients(
+pub(super) fn llava_gradients(
     model: &Llava,
     checkpoint: &Checkpoint,
     share: &[ImageTokens],

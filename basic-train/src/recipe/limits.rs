@@ -18,6 +18,8 @@ const MOST_EPOCHS: f64 = 1e6;
 const MOST_CACHE: usize = 1 << 24;
 /// The largest rank of adapters.
 const MOST_RANK: usize = 1 << 16;
+/// The longest time in seconds that ranks wait for each other: a day.
+const MOST_SECONDS: usize = 86_400;
 /// The largest number of tokens in an answer.
 const MOST_TOKENS: usize = 1 << 20;
 /// The range of learning rates, weight decays and norms.
@@ -37,6 +39,11 @@ impl Recipe {
             ("train.vision_cache_mib", Some(train.vision_cache_mib), 0..=MOST_CACHE),
             ("train.vision_store_mib", train.vision_store_mib, 0..=MOST_CACHE),
             ("train.max_nonfinite", Some(train.max_nonfinite), 0..=MOST_STEPS),
+            (
+                "parallel.timeout_s",
+                usize::try_from(self.parallel.timeout_s).ok().or(Some(usize::MAX)),
+                1..=MOST_SECONDS,
+            ),
             ("checkpoint.every", self.checkpoint.every, 1..=MOST_STEPS),
             ("checkpoint.keep_last", Some(self.checkpoint.keep_last), 1..=usize::MAX),
             ("eval.every", eval.map(|eval| eval.every), 1..=MOST_STEPS),
@@ -135,6 +142,8 @@ mod tests {
             "checkpoint.keep_last = 9223372036854775807",
             "checkpoint.every = 1000000000",
             "optimizer.beta2 = 0.9999",
+            "parallel = { shard = \"optimizer\", timeout_s = 86400 }",
+            "parallel.timeout_s = 1",
         ] {
             assert_eq!(recipe(more), Ok(()), "{more}");
         }
@@ -150,6 +159,8 @@ mod tests {
             "train.vision_store = \"\"",
             "train.max_nonfinite = 9223372036854775807",
             "checkpoint.every = 0",
+            "parallel.timeout_s = 0",
+            "parallel.timeout_s = 86401",
             "checkpoint.every = 9223372036854775807",
             "checkpoint.keep_last = 0",
             "loader.prefetch = 1000000000",

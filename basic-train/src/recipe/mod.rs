@@ -3,6 +3,7 @@
 mod extends;
 mod keys;
 mod limits;
+mod parallel;
 mod parts;
 mod sets;
 mod watch;
@@ -22,6 +23,7 @@ pub use basic_data::{DataConfig, SetConfig};
 pub use extends::{Layers, merge};
 pub use keys::recipe_keys;
 pub(crate) use limits::bounded;
+pub use parallel::{ParallelConfig, Shard};
 pub use parts::{Mode, Part, PartConfig, Parts};
 pub use sets::apply_set;
 use sets::{blame, culprit};
@@ -73,6 +75,9 @@ pub struct Recipe {
     pub parts: Parts,
     /// The batch size, the number of steps and what is trained.
     pub train: TrainConfig,
+    /// How the work is divided among several devices.
+    #[serde(default)]
+    pub parallel: ParallelConfig,
     /// How often states are saved and how many are kept.
     #[serde(default)]
     pub checkpoint: SaveConfig,

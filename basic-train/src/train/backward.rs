@@ -15,14 +15,14 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 
-use crate::optim::add_gradients;
+use crate::optim::GradientSink;
 
 /// The result of a batch.
 #[derive(Debug)]
 pub struct Backward {
     /// The batch's share of the losses, without a graph.
     pub losses: Losses,
-    /// The batch's share of the gradients; `None` if no trainable parameter is reached.
+    /// The batch's share of the gradients; `None` if no trainable parameter is reached, or if they went elsewhere.
     pub gradients: Option<GradientsParams>,
     /// The visual embeddings, without a graph.
     pub v: Option<Tensor<2>>,
@@ -42,16 +42,37 @@ pub fn backward(
     counts: LossCounts,
     recompute: bool,
 ) -> Result<Backward, ObjectiveError> {
+    let mut gradients = GradientsParams::new();
+    let found = backward_into(model, batch, objective, counts, recompute, &mut gradients)?;
+    Ok(Backward { gradients: Some(gradients).filter(|gradients| !gradients.is_empty()), ..found })
+}
+
+/// [`backward`], whose gradients go to `sink` as they are found: with `recompute` layer by layer, otherwise all at the
+/// end. The result has none.
+///
+/// # Errors
+///
+/// [`ObjectiveError`] if a setting of the objective does not fit the decoder.
+pub fn backward_into(
+    model: &Llava,
+    batch: &Batch,
+    objective: &Objective,
+    counts: LossCounts,
+    recompute: bool,
+    sink: &mut impl GradientSink,
+) -> Result<Backward, ObjectiveError> {
     if recompute {
-        return layer_by_layer(model, batch, objective, counts);
+        return layer_by_layer(model, batch, objective, counts, sink);
     }
     let forward = model.forward(batch, objective)?;
     let (v, targets) = (forward.visual.v.clone().map(Tensor::without_autodiff), forward.targets().cloned());
     let losses = model.losses_over(batch, forward, objective, counts);
     let total = losses.total();
-    let gradients = total.is_tracked().then(|| GradientsParams::from_grads(total.backward(), model));
+    if total.is_tracked() {
+        sink.take(model, GradientsParams::from_grads(total.backward(), model));
+    }
     let losses = losses.without_autodiff();
-    Ok(Backward { losses, gradients: gradients.filter(|g| !g.is_empty()), v, targets })
+    Ok(Backward { losses, gradients: None, v, targets })
 }
 
 fn layer_by_layer(
@@ -59,6 +80,7 @@ fn layer_by_layer(
     batch: &Batch,
     objective: &Objective,
     counts: LossCounts,
+    sink: &mut impl GradientSink,
 ) -> Result<Backward, ObjectiveError> {
     let device = model.device();
     let decoder = &model.language_model;
@@ -92,12 +114,11 @@ fn layer_by_layer(
     let top = leaf(x, &device);
     let hidden = decoder.finish(top.clone()).reshape([b, t, d]);
     let lm = counts.share(model.lm_loss(batch, hidden), batch);
-    let mut gradients = GradientsParams::new();
     let mut upstream = None;
     if lm.is_tracked() {
         let mut found = lm.backward();
         upstream = top.grad_remove(&mut found);
-        gradients = GradientsParams::from_module(&mut found, model);
+        sink.take(model, GradientsParams::from_module(&mut found, model));
     }
     let lm = lm.without_autodiff();
 
@@ -119,7 +140,7 @@ fn layer_by_layer(
         into_layers =
             taps.into_iter().filter_map(|(index, leaf)| Some((index, leaf.grad_remove(&mut found)?))).collect();
         let into_v = visual.v.as_ref().and_then(|leaf| leaf.grad_remove(&mut found));
-        gradients = add_gradients(model, gradients, GradientsParams::from_module(&mut found, model));
+        sink.take(model, GradientsParams::from_module(&mut found, model));
         bottom = match v.as_ref().zip(into_v) {
             Some((v, g)) => (v.clone() * g.autodiff()).sum().cast(DType::F32),
             None => bottom.without_autodiff(),
@@ -150,7 +171,9 @@ fn layer_by_layer(
         let Some(through) = through else { continue };
         let mut found = through.backward();
         upstream = x.grad_remove(&mut found);
-        gradients = add_gradients(model, gradients, GradientsParams::from_module(&mut found, layer));
+        sink.take(model, GradientsParams::from_module(&mut found, layer));
+        drop(found);
+        sink.layer_done(index);
     }
 
     // The embeddings and the projector, together with the terms that bypass the decoder.
@@ -161,13 +184,11 @@ fn layer_by_layer(
         bottom = bottom.clone() + below.cast(bottom.dtype());
     }
     if bottom.is_tracked() {
-        let found = GradientsParams::from_grads(bottom.backward(), model);
-        gradients = add_gradients(model, gradients, found);
+        sink.take(model, GradientsParams::from_grads(bottom.backward(), model));
     }
-    let gradients = Some(gradients).filter(|gradients| !gradients.is_empty());
     let targets = visual.targets().cloned();
     let losses = losses.without_autodiff();
-    Ok(Backward { losses, gradients, v: v.map(Tensor::without_autodiff), targets })
+    Ok(Backward { losses, gradients: None, v: v.map(Tensor::without_autodiff), targets })
 }
 
 /// A tensor at which a new graph begins.

@@ -125,6 +125,9 @@ fn open<'a>(given: &Recipe, options: &'a RunOptions, warn: &mut dyn FnMut(&str))
     recipe.output = Some(out.clone());
     // A study goes on by its own recipes, all others by the run's record.
     let recorded = options.resume.then(|| RunInfo::open(&out).ok()).flatten().filter(|info| info.recipe == *given);
+    if let Some(group) = &options.group {
+        group.set_time_limit(Duration::from_secs(recipe.parallel.timeout_s));
+    }
     recipe.optimizer.lr = Some(recipe.lr());
     recipe.resolve_parts();
     let replicas = match &options.group {

@@ -29,7 +29,7 @@ mod tensor_file;
 mod totals;
 mod trainer;
 
-pub use backward::{Backward, backward};
+pub use backward::{Backward, backward, backward_into};
 pub use caches::{Caches, Stores};
 pub use heads::head_file;
 pub use r#loop::run;

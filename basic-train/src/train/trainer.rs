@@ -10,16 +10,16 @@ use basic_data::{LoaderError, MicroBatch, Samples, Skipped};
 use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
-use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
 
 use super::TrainError;
-use super::backward::{Backward, backward};
+use super::backward::{Backward, backward_into};
 use super::caches::{Caches, Stores};
 use super::state::{self, Position};
 use super::step_source::StepSource;
 use super::totals::Totals;
-use crate::optim::{Optimizer, StepReadout, add_gradients, read_out};
+use crate::optim::{Optimizer, StepReadout};
+use crate::parallel::shard::{Reduced, StepGradients};
 use crate::parallel::{Collective, Solo};
 use crate::recipe::{Mode, Part, Recipe};
 use crate::watch::memory::Memory;
@@ -186,22 +186,21 @@ impl<'a> Trainer<'a> {
         let all = Totals::of(&samples, &*self.collective)?;
         self.check_skipped(&all)?;
         let counts = all.counts;
-        let (mut sums, mut gradients) = (Sums::default(), None);
-        for part in samples.of(self.collective.rank()) {
+        let (collective, mut sums) = (self.collective.clone(), Sums::default());
+        let (own, shard) = (samples.of(self.rank()).count(), recipe.parallel.shard(collective.world()));
+        let mut gradients = StepGradients::begin(&*collective, shard, &model, own)?;
+        for part in samples.of(self.rank()) {
             let before = self.caches.encoded();
             let batch = self.batch(&model, part)?;
             let encoded = self.caches.encoded().zip(before).map(|(after, before)| (after - before) as usize);
             let work = self.work(&model, part, encoded);
-            let Backward { losses, gradients: found, v, targets } =
-                backward(&model, &batch, &recipe.objective, counts, recipe.train.recompute)?;
+            let Backward { losses, v, targets, .. } =
+                backward_into(&model, &batch, &recipe.objective, counts, recipe.train.recompute, &mut gradients)?;
+            gradients.end_pass(&model)?;
             let aligned = v.zip(targets).map(|(v, targets)| alignment(&v, &targets));
             sums.add(&batch, losses, aligned, work);
-            gradients = match (gradients, found) {
-                (Some(a), Some(b)) => Some(add_gradients(&model, a, b)),
-                (a, b) => a.or(b),
-            };
         }
-        let gradients = self.collective.sum_gradients(&model, gradients.unwrap_or_default())?;
+        let gradients = gradients.reduce(&model)?;
         if gradients.is_empty() && all.samples > 0 {
             return Err(TrainError::NothingTrained { step: step + 1 });
         }
@@ -212,7 +211,7 @@ impl<'a> Trainer<'a> {
         // A step whose samples were all left out has no gradients; it does not end the run.
         let model = match all.samples {
             0 => model,
-            _ => self.optimizer.apply(model, gradients, &readout, factor),
+            _ => self.optimizer.apply_reduced(model, gradients, &readout, factor, &*collective)?,
         };
         let in_a_row = if skipped { self.position.nonfinite_in_a_row + 1 } else { 0 };
         // A single skipped step is acceptable even at the end, but a run must not end in several of them.
@@ -340,14 +339,14 @@ impl<'a> Trainer<'a> {
         &self,
         model: &Llava,
         sums: Sums,
-        gradients: &GradientsParams,
+        gradients: &Reduced,
     ) -> Result<(StepReadout, Losses<f64>, Alignment, Work), TrainError> {
         let device = model.device().without_autodiff();
         let losses = sums.losses.unwrap_or_else(|| self.recipe.objective.zeros(&device));
         let mut report: Vec<Tensor<1>> = losses.named().map(|(_, value)| value.clone()).collect();
         let own = report.len();
         report.push(sums.alignment.unwrap_or_else(|| Tensor::zeros([2], (&device, DType::F32))));
-        let mut readout = read_out(model, gradients, report)?;
+        let mut readout: StepReadout = gradients.read_out::<_, TrainError>(model, &*self.collective, report)?;
         let mut values: Vec<f64> = readout.values.iter().map(|value| f64::from(*value)).collect();
         values.extend(sums.images);
         values.extend(sums.work.sums());
