@@ -76,12 +76,23 @@ impl SeenImages {
 
     /// Restores the bytes saved in a training state; must be called before anything is read.
     pub fn restore(&self, bytes: &[u8]) -> Result<(), String> {
+        self.take(bytes, |held, hash| held.store(hash, Ordering::Release))
+    }
+
+    /// Adds what another process of the run has read, from its [`to_bytes`](Self::to_bytes). What this one has read
+    /// itself stays.
+    pub fn merge(&self, bytes: &[u8]) -> Result<(), String> {
+        self.take(bytes, |held, hash| {
+            let _ = held.compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire);
+        })
+    }
+
+    fn take(&self, bytes: &[u8], take: impl Fn(&AtomicU64, u64)) -> Result<(), String> {
         let (hashes, rest) = bytes.as_chunks::<8>();
         if hashes.len() != self.samples || !rest.is_empty() {
             return Err(format!("has {} bytes, where {} samples take 8 each", bytes.len(), self.samples));
         }
-        let held = self.hashes();
-        held.iter().zip(hashes).for_each(|(held, hash)| held.store(u64::from_le_bytes(*hash), Ordering::Release));
+        self.hashes().iter().zip(hashes).for_each(|(held, hash)| take(held, u64::from_le_bytes(*hash)));
         Ok(())
     }
 }

@@ -3,17 +3,39 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::Result;
 use basic_study::studies::{AblateOptions, Ablated, Event, ablate as run, list};
+use basic_train::parallel::Group;
 use serde_json::json;
 
 use crate::args::Ablate;
 use crate::output::{print_json, say, tell};
 use crate::signals::stop_at_ctrl_c;
 
-/// Runs a study, or lists its cells.
+/// A study's processes wait for each other at its end alone, for as long as the longest share takes.
+const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Runs a study, or lists its cells; also as one of the processes that `mpirun` or `srun` has launched.
 pub fn ablate(args: Ablate) -> Result<()> {
+    let launched = if args.list { None } else { Group::join()? };
+    match &launched {
+        None => run_study(args, None),
+        Some(group) => group.run(|| run_study(args, Some(group)), crate::message),
+    }
+}
+
+fn run_study(mut args: Ablate, launched: Option<&Group>) -> Result<()> {
+    if let Some(group) = launched {
+        anyhow::ensure!(
+            args.devices.is_empty(),
+            "--devices is for one process; each of several has one: name it with --device"
+        );
+        args.device = group.device(args.device)?;
+        group.collective.set_time_limit(PATIENCE);
+    }
+    let leads = launched.is_none_or(|group| group.collective.rank() == 0);
     let stem = args.study.file_stem().unwrap_or_default();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(stem));
     let options = AblateOptions {
@@ -21,6 +43,7 @@ pub fn ablate(args: Ablate) -> Result<()> {
         sets: args.sets,
         only: args.only,
         devices: if args.devices.is_empty() { vec![args.device] } else { args.devices },
+        group: launched.map(|group| group.collective.clone()),
         stop: Arc::new(AtomicBool::new(false)),
         revision: crate::revision(),
     };
@@ -34,6 +57,9 @@ pub fn ablate(args: Ablate) -> Result<()> {
         }
     };
     let Ablated { summary, stopped } = run(&args.study, &options, &observer)?;
+    if !leads {
+        return Ok(());
+    }
     if args.json {
         return print_json(&summary);
     }

@@ -1,6 +1,7 @@
 //! Runs `basic eval`: answers a file of questions, or runs benchmarks.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use basic_core::DeviceSpec;
@@ -14,18 +15,42 @@ use basic_eval::questions::{
 };
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
+use basic_train::parallel::Group;
 use burn::tensor::DType;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::args::{Choices, Eval};
 use crate::output::{bar, print_json, say};
 
 const CACHE_MIB: usize = 256;
 
-/// Runs `basic eval`.
+/// How long the processes of an evaluation wait for each other at its end.
+const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Runs `basic eval`, also as one of the processes that `mpirun` or `srun` has launched: they share the questions of a
+/// file.
 pub fn eval(args: Eval) -> Result<()> {
+    match &Group::join()? {
+        None => evaluate(args, None),
+        Some(group) => group.run(|| evaluate(args, Some(group)), crate::message),
+    }
+}
+
+fn evaluate(mut args: Eval, launched: Option<&Group>) -> Result<()> {
+    if let Some(group) = launched {
+        anyhow::ensure!(
+            args.devices.is_empty(),
+            "--devices is for one process; each of several has one: name it with --device"
+        );
+        args.device.device = group.device(args.device.device)?;
+        group.collective.set_time_limit(PATIENCE);
+    }
     match (args.data.clone(), args.root.clone()) {
-        (Some(data), _) => file(&args, &data),
+        (Some(data), _) => file(&args, &data, launched),
+        (None, Some(_)) if launched.is_some() => anyhow::bail!(
+            "benchmarks are answered by one process: run it alone, with --devices for several GPUs of a machine"
+        ),
         (None, Some(root)) => of_benchmarks(&args, &root),
         // clap already requires one of the two.
         (None, None) => anyhow::bail!("give a file of questions, or --bench and --root"),
@@ -50,7 +75,7 @@ fn conversation(args: &Eval, checkpoint: &Checkpoint) -> Result<String> {
     .into())
 }
 
-fn file(args: &Eval, data: &Path) -> Result<()> {
+fn file(args: &Eval, data: &Path, launched: Option<&Group>) -> Result<()> {
     let questions = read_questions(data)?;
     let base = ImageBase::of(args.images.as_deref(), data, args.image_root.as_deref())?;
     // The images are checked before the weights are read, which may be large.
@@ -67,12 +92,13 @@ fn file(args: &Eval, data: &Path) -> Result<()> {
     };
     checked.map_err(|error| error.of(data))?;
     let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
-    let asked = Asked { args, data, questions, base, checkpoint, conversation, options, model };
+    let asked = Asked { launched, args, data, questions, base, checkpoint, conversation, options, model };
     if by_choices { asked.by_choices() } else { asked.by_answers() }
 }
 
 /// A file of questions with the model that answers them.
 struct Asked<'a> {
+    launched: Option<&'a Group>,
     args: &'a Eval,
     data: &'a Path,
     questions: Vec<Question>,
@@ -86,14 +112,18 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// Generates the answers and scores exact match.
     fn by_answers(&self) -> Result<()> {
-        let Self { data, questions, base, checkpoint, options, model, .. } = self;
+        let Self { data, base, checkpoint, options, model, .. } = self;
+        let questions = self.own();
         let progress = bar("eval", questions.len());
         let mut cache = VisionCache::new(CACHE_MIB);
         let predictions = answer(model, checkpoint, questions, base, options, &mut cache, &mut |done| {
             progress.set_position(done as u64);
         });
-        let predictions = predictions.map_err(|error| error.of(data))?;
+        let predictions = self.all(predictions.map_err(|error| error.of(data))?)?;
         progress.finish_and_clear();
+        if !self.leads() {
+            return Ok(());
+        }
         let out = self.out(".predictions.jsonl");
         write_predictions(&out, &predictions)?;
         self.record("exact match", predictions.iter(), &out)?;
@@ -111,14 +141,18 @@ impl Asked<'_> {
 
     /// Ranks each question's choices by their likelihood.
     fn by_choices(&self) -> Result<()> {
-        let Self { data, questions, base, checkpoint, options, model, .. } = self;
+        let Self { data, base, checkpoint, options, model, .. } = self;
+        let questions = self.own();
         let progress = bar("eval", questions.len());
         let mut cache = VisionCache::new(CACHE_MIB);
         let rankings = rank_choices(model, checkpoint, questions, base, options, &mut cache, &mut |done| {
             progress.set_position(done as u64);
         });
-        let rankings = rankings.map_err(|error| error.of(data))?;
+        let rankings = self.all(rankings.map_err(|error| error.of(data))?)?;
         progress.finish_and_clear();
+        if !self.leads() {
+            return Ok(());
+        }
         let out = self.out(".choices.jsonl");
         write_predictions(&out, &rankings)?;
         self.record("most likely choice", rankings.iter().map(|ranking| &ranking.prediction), &out)?;
@@ -141,6 +175,27 @@ impl Asked<'_> {
         scores.per_type.iter().for_each(|(kind, score)| line(kind, score));
         line("overall", &scores.all);
         Ok(())
+    }
+
+    fn leads(&self) -> bool {
+        self.launched.is_none_or(|group| group.collective.rank() == 0)
+    }
+
+    /// The questions of this process: whole batches, so that their composition does not depend on the processes.
+    fn own(&self) -> &[Question] {
+        let Some(Group { collective, .. }) = self.launched else { return &self.questions };
+        let size = self.options.batch_size.max(1);
+        let batches = self.questions.len().div_ceil(size);
+        let start = |rank: usize| (batches * rank / collective.world() * size).min(self.questions.len());
+        &self.questions[start(collective.rank())..start(collective.rank() + 1)]
+    }
+
+    /// What all processes have found, in the order of the questions.
+    fn all<T: Serialize + DeserializeOwned>(&self, own: Vec<T>) -> Result<Vec<T>> {
+        Ok(match self.launched {
+            Some(group) => group.collective.share(&own)?.into_iter().flatten().collect(),
+            None => own,
+        })
     }
 
     fn stem(&self) -> String {

@@ -162,6 +162,7 @@ fn conduct(
         sets: Vec::new(),
         only: Vec::new(),
         devices,
+        group: None,
         stop: config.stop.clone(),
         revision: config.revision.clone(),
     };

@@ -46,6 +46,7 @@ use basic_eval::questions::EvalError;
 use basic_models::CheckpointError;
 use basic_models::atomic_file::write_atomically;
 use basic_train::directory_lock::{Held, HoldError};
+use basic_train::parallel::{Collective, CollectiveError};
 use basic_train::recipe::{RecipeError, toml_reason};
 use basic_train::train::TrainError;
 use serde::Serialize;
@@ -87,6 +88,10 @@ pub enum AblateError {
     Failed { failed: usize, of: usize, cell: String, source: Box<AblateError> },
     #[error("a worker ended: {0}")]
     Worker(String),
+    #[error("rank {rank}: {message}")]
+    Rank { rank: usize, message: String },
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     #[error(transparent)]
     Page(#[from] PageError),
     #[error(transparent)]
@@ -121,7 +126,7 @@ impl AblateError {
 }
 
 /// What the command line adds to a study.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AblateOptions {
     /// Where everything is written.
     pub out: PathBuf,
@@ -131,6 +136,8 @@ pub struct AblateOptions {
     pub only: Vec<String>,
     /// One worker each.
     pub devices: Vec<DeviceSpec>,
+    /// The processes that this one was launched with: each runs some of the cells, and the first writes the tables.
+    pub group: Option<Arc<dyn Collective>>,
     /// Once it is set, the running stages save their states and the study ends.
     pub stop: Arc<AtomicBool>,
     /// The source's git revision, where known.
@@ -215,24 +222,43 @@ fn conduct(
             return Err(AblateError::Twice(*device));
         }
     }
-    let _held = Held::take(&options.out)?;
-    if let Some(world) = &study.world {
+    let group = options.group.as_deref();
+    let leads = group.is_none_or(|group| group.rank() == 0);
+    let held = if leads { Some(Held::take(&options.out)?) } else { None };
+    if let Some(world) = study.world.as_ref().filter(|_| leads) {
         observer(Event::Part("data set", 1));
         world.make()?;
     }
+    group.map_or(Ok(()), |group| group.barrier())?;
     let jobs = schedule::jobs(study, &options.only);
-    let results = results(study, observer)?;
-    write(&results)?;
+    let of = jobs.len();
+    let jobs = match group {
+        Some(group) => schedule::share(jobs, group.rank(), group.world()),
+        None => jobs,
+    };
+    let found = results(study, observer)?;
+    let nothing = |_: &Results| Ok(());
+    let write: &(dyn Fn(&Results) -> Result<(), AblateError> + Sync) = if held.is_some() { write } else { &nothing };
+    write(&found)?;
     let (stop, revision) = (options.stop.clone(), options.revision.clone());
     let schedule = Schedule { study, jobs, stop, revision, observer, write };
-    let Finished { results, failed, stopped } = schedule.run(&options.devices, results)?;
-    write(&results)?;
+    let Finished { results: mut found, mut failed, mut stopped } = schedule.run(&options.devices, found)?;
+    if let Some(group) = group {
+        let own: Vec<(String, String)> = failed.iter().map(|(cell, error)| (cell.clone(), error.to_string())).collect();
+        let all = group.share(&(own, stopped))?;
+        stopped = all.iter().any(|(_, stopped)| *stopped);
+        failed = Vec::new();
+        for (rank, (cells, _)) in all.into_iter().enumerate() {
+            failed.extend(cells.into_iter().map(|(cell, message)| (cell, AblateError::Rank { rank, message })));
+        }
+        found = results(study, &|_| {})?;
+    }
+    write(&found)?;
     let count = failed.len();
     if let Some((cell, source)) = failed.into_iter().next() {
-        let of = schedule.jobs.len();
         return Err(AblateError::Failed { failed: count, of, cell, source: Box::new(source) });
     }
-    Ok((results, stopped))
+    Ok((found, stopped))
 }
 
 /// The results that are there.

@@ -66,6 +66,21 @@ pub(super) fn jobs(study: &Expanded, only: &[String]) -> Vec<Job> {
     jobs
 }
 
+/// The jobs of one of `world` processes. Jobs that have a stage in common are one process's, which runs that stage once.
+pub(super) fn share(jobs: Vec<Job>, rank: usize, world: usize) -> Vec<Job> {
+    let mut owners: BTreeMap<String, usize> = BTreeMap::new();
+    let mut next = 0;
+    let mut of = |job: &Job| {
+        // A stage's hash covers the stages before it, so jobs that share any share their first.
+        let first = job.chain.stages.first().map(|stage| stage.hash.clone()).unwrap_or_default();
+        *owners.entry(first).or_insert_with(|| {
+            next += 1;
+            (next - 1) % world.max(1)
+        })
+    };
+    jobs.into_iter().filter(|job| of(job) == rank).collect()
+}
+
 impl Schedule<'_> {
     /// Runs what has no result yet, one worker a device.
     pub fn run(&self, devices: &[DeviceSpec], results: Results) -> Result<Finished, AblateError> {

@@ -50,7 +50,7 @@ pub use threads::Threads;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CollectiveError {
     /// Another replica failed; this one stops with its message.
-    #[error("replica {rank} failed: {message}")]
+    #[error("{}{message}", failed(*rank))]
     Replica {
         /// The replica that failed first.
         rank: usize,
@@ -112,6 +112,11 @@ pub enum Failure {
     Alike,
     /// This process alone has failed.
     Alone,
+}
+
+/// The beginning of the error of a replica that stops because another has failed.
+fn failed(rank: usize) -> String {
+    format!("replica {rank} failed: ")
 }
 
 fn ranks_named(ranks: &[usize]) -> String {

@@ -22,7 +22,7 @@ use mpi::traits::*;
 use mpi::{Tag, Threading};
 
 use super::launch::LaunchError;
-use super::{Collective, CollectiveError, Failure};
+use super::{Collective, CollectiveError, Failure, failed};
 
 /// Messages beside the operations: a failure's text, and the number of the operation that a process gives up on.
 const FAILED: Tag = 1;
@@ -409,9 +409,11 @@ impl Collective for Mpi {
     fn fail(&self, message: &str) -> Failure {
         let mut state = self.lock();
         let silent = matches!(&state.failure, Some(CollectiveError::Silent { .. }));
+        // Another rank may also have said it in what the ranks tell each other between operations.
+        let of_other = |rank: usize| rank != self.rank && message.contains(&failed(rank));
         let failure = match &state.failure {
-            // Another rank has said it.
             Some(CollectiveError::Replica { rank, .. }) if *rank != self.rank => Failure::Heard,
+            _ if (0..self.world).any(of_other) => Failure::Heard,
             _ => {
                 let mut end = message.len().min(TEXT);
                 while !message.is_char_boundary(end) {
