@@ -223,6 +223,11 @@ impl<'m> ContinuousBatch<'m> {
         }
         let positions = sequence.prompt.image_positions.iter().map(ExactSizeIterator::len).sum();
         let rows = sequence.pixels.len().saturating_mul(self.model.config().visual_tokens());
+        let vision = &self.model.config().vision_config;
+        let values = vision.num_channels * vision.side() * vision.side();
+        if let Some(wrong) = sequence.pixels.iter().find(|pixels| pixels.len() != values) {
+            return Err(GenerateError::Features { positions, rows: wrong.len() / values.max(1) });
+        }
         if positions != rows || sequence.prompt.image_positions.len() != sequence.pixels.len() {
             return Err(GenerateError::Features { positions, rows });
         }
