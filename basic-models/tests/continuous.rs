@@ -141,7 +141,8 @@ fn what_a_cache_holds_is_not_computed_again() {
     let m = model.config().visual_tokens();
     let first = sequence(&model, 3, &[1], 5, 9);
     let length = first.prompt.ids.len();
-    let reused = |batch: &mut ContinuousBatch<'_>, sequence: &Sequence| batch.join(sequence.clone()).unwrap().unwrap().reused;
+    let reused =
+        |batch: &mut ContinuousBatch<'_>, sequence: &Sequence| batch.join(sequence.clone()).unwrap().unwrap().reused;
     assert_eq!(reused(&mut batch, &first), 0);
     assert_eq!(reused(&mut batch, &first), length - 1, "from a row that is still answering");
     let other = sequence(&model, 3, &[2], 5, 9);
@@ -228,7 +229,8 @@ fn what_does_not_fit_is_an_error_and_leaves_the_batch_as_it_was() {
     let cold = Sequence { config: GenerationConfig { sampling: Some(cold), ..good.config.clone() }, ..good.clone() };
     assert!(matches!(batch.join(cold), Err(GenerateError::Setting { .. })));
     assert_eq!(together(&mut batch, &[good]), [expected]);
-    let broken = Sequence { pixels: vec![vec![f32::NAN; image(&model, 0).len()].into()], ..sequence(&model, 3, &[1], 5, 6) };
+    let broken =
+        Sequence { pixels: vec![vec![f32::NAN; image(&model, 0).len()].into()], ..sequence(&model, 3, &[1], 5, 6) };
     assert!(matches!(batch.join(broken), Err(GenerateError::NotFinite { .. })));
     assert_eq!(batch.active(), 0);
 }

@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut server = Server::new(ServeOptions { max_batch: 2, ..ServeOptions::default() })?;
     server.add("shapes", checkpoint, model)?;
 
-    let app = Router::new().route("/own", get(|| async { "a route of the program itself" })).nest("/llava", server.router()?);
+    let app =
+        Router::new().route("/own", get(|| async { "a route of the program itself" })).nest("/llava", server.router()?);
     let listener = std::net::TcpListener::bind(("127.0.0.1", port.unwrap_or(0)))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -31,7 +32,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = std::thread::spawn(move || {
         let answer = if port.is_none() { ask(address) } else { Ok(()) };
         // With a port, the sender is kept: the server goes on.
-        if port.is_none() { drop(asked) } else { std::mem::forget(asked) }
+        if port.is_none() {
+            drop(asked)
+        } else {
+            std::mem::forget(asked)
+        }
         answer
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -21,9 +21,10 @@ pub fn model_names(checkpoints: &[impl AsRef<Path>]) -> Result<Vec<String>, Serv
         let mut pairs = names.iter().enumerate();
         pairs.find_map(|(index, name)| names[..index].contains(name).then(|| name.clone()))
     };
-    (1..=DEEPEST).map(named).find(|names| clash(names).is_none()).ok_or_else(|| {
-        ServeError::SameName(clash(&named(DEEPEST)).unwrap_or_default())
-    })
+    (1..=DEEPEST)
+        .map(named)
+        .find(|names| clash(names).is_none())
+        .ok_or_else(|| ServeError::SameName(clash(&named(DEEPEST)).unwrap_or_default()))
 }
 
 /// The names of the folders on the way to a directory, of the real one if it exists.

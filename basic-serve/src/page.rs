@@ -4,13 +4,8 @@ use basic_eval::page::STYLE;
 
 const HTML: &str = include_str!("page/page.html");
 const OWN_STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = concat!(
-    include_str!("page/api.js"),
-    "\n",
-    include_str!("page/lens.js"),
-    "\n",
-    include_str!("page/chat.js")
-);
+const SCRIPT: &str =
+    concat!(include_str!("page/api.js"), "\n", include_str!("page/lens.js"), "\n", include_str!("page/chat.js"));
 
 /// The whole page: it needs no other file.
 pub(crate) fn html() -> String {

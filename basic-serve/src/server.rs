@@ -44,10 +44,11 @@ pub async fn listen(router: Router, listener: TcpListener, options: &ListenOptio
                 }
             },
         };
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(options.header_time)
-            .serve_connection(TokioIo::new(timed(stream, options.write_time)), TowerToHyperService::new(router.clone()));
+        let connection =
+            http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(options.header_time).serve_connection(
+                TokioIo::new(timed(stream, options.write_time)),
+                TowerToHyperService::new(router.clone()),
+            );
         let connection = graceful.watch(connection);
         running.spawn(async move {
             // An error here is the client's: it went away, was too slow, or sent what is no HTTP.

@@ -90,7 +90,9 @@ fn completions_take_texts_ids_and_images() {
     assert_eq!(logprobs["tokens"].as_array().unwrap().len(), 20);
     assert_eq!(logprobs["text_offset"][0], 0);
     // Greedily, the chosen token is the likeliest.
-    for (own, top) in logprobs["token_logprobs"].as_array().unwrap().iter().zip(logprobs["top_logprobs"].as_array().unwrap()) {
+    for (own, top) in
+        logprobs["token_logprobs"].as_array().unwrap().iter().zip(logprobs["top_logprobs"].as_array().unwrap())
+    {
         let best = top.as_object().unwrap().values().map(number).fold(f64::NEG_INFINITY, f64::max);
         assert!(number(own) <= 0.0 && number(own) == best, "{own} {top}");
     }
@@ -143,7 +145,8 @@ fn a_stream_is_the_answer_in_pieces_with_its_usage() {
     body["stream_options"] = json!({"include_usage": true});
     let events = server.stream("/v1/chat/completions", &body);
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
-    let chunks: Vec<Value> = events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+    let chunks: Vec<Value> =
+        events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
     let pieces = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());
     assert_eq!(pieces.collect::<String>(), content(&whole));
@@ -204,7 +207,11 @@ fn stop_strings_penalties_and_biases_are_followed() {
         let entries = reply["choices"][0]["logprobs"]["content"].as_array().unwrap().clone();
         entries.iter().map(|entry| text(&entry["token"]).to_string()).collect::<Vec<_>>()
     };
-    let repeats = |tokens: &[String]| tokens.iter().enumerate().filter(|(at, token)| tokens[..*at].contains(token)).count();
+    // Different bytes of characters have one text.
+    let whole = |token: &String| !token.contains(char::REPLACEMENT_CHARACTER);
+    let repeats = |tokens: &[String]| {
+        tokens.iter().enumerate().filter(|(at, token)| whole(token) && tokens[..*at].contains(token)).count()
+    };
     let before = tokens(&body(json!({"logprobs": true})));
     assert!(repeats(&before) > 0, "{before:?}");
     for penalty in ["frequency_penalty", "presence_penalty"] {
@@ -238,8 +245,13 @@ fn log_probabilities_are_those_of_the_models_distribution() {
     body["temperature"] = 2.into();
     body["seed"] = 3.into();
     let warm = server.post("/v1/chat/completions", &body).ok();
-    let first = |reply: &Value| reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"].clone();
-    assert_eq!(first(&warm), first(&reply));
+    let first =
+        |reply: &Value| reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"].as_array().unwrap().clone();
+    for (warm, cold) in first(&warm).iter().zip(first(&reply)) {
+        assert_eq!(warm["token"], cold["token"]);
+        // The prompt was held by a cache this time, which rounds the sums of its last token differently.
+        assert!((number(&warm["logprob"]) - number(&cold["logprob"])).abs() < 1e-4, "{warm} {cold}");
+    }
 }
 
 #[test]
@@ -323,19 +335,31 @@ fn the_lens_tells_what_analyze_tells() {
     let seen = server.post("/v1/lens", &body).ok();
     let expected = &told["checkpoints"][0];
     assert_eq!(seen["layers"].as_array().unwrap().len(), 5);
-    for (ours, theirs) in seen["layers"].as_array().unwrap().iter().zip(expected["images"][0]["layers"].as_array().unwrap()) {
+    for (ours, theirs) in
+        seen["layers"].as_array().unwrap().iter().zip(expected["images"][0]["layers"].as_array().unwrap())
+    {
         for key in ["layer", "nearest", "norm", "angle", "attention", "end_share"] {
             assert_eq!(ours[key], theirs[key], "{key}");
         }
     }
-    assert_eq!((&seen["k"], &seen["grid"], seen["attention"].clone()), (&expected["k"], &expected["grid"], expected["images"][0]["attention"].clone()));
+    assert_eq!(
+        (&seen["k"], &seen["grid"], seen["attention"].clone()),
+        (&expected["k"], &expected["grid"], expected["images"][0]["attention"].clone())
+    );
     assert!(text(&seen["seen"]).starts_with("data:image/png;base64,"));
     let (id, _) = seen["tokens"].as_object().unwrap().iter().next().unwrap();
     assert_eq!(seen["tokens"][id], expected["tokens"][id]);
     let two = json!({"model": "plain", "image": data_url("b.png"), "layers": [0, 4], "top": 1});
     assert_eq!(server.post("/v1/lens", &two).ok()["layers"].as_array().unwrap().len(), 2);
-    for (field, value) in [("layers", json!([5])), ("layers", json!([])), ("top", json!(0)), ("image", json!("x")),
-        ("prompt", json!("<image>")), ("model", json!("x")), ("temperature", json!(0))] {
+    for (field, value) in [
+        ("layers", json!([5])),
+        ("layers", json!([])),
+        ("top", json!(0)),
+        ("image", json!("x")),
+        ("prompt", json!("<image>")),
+        ("model", json!("x")),
+        ("temperature", json!(0)),
+    ] {
         let mut body = body.clone();
         body[field] = value;
         let reply = server.post("/v1/lens", &body);

@@ -18,7 +18,8 @@ fn serving(more: &[&str]) -> Serving {
 
 /// A request that is answered, with fields replaced.
 fn chat(more: Value) -> Value {
-    let mut body = json!({"model": "plain", "messages": [user(&["b.png"], "what?")], "max_tokens": 3, "temperature": 0});
+    let mut body =
+        json!({"model": "plain", "messages": [user(&["b.png"], "what?")], "max_tokens": 3, "temperature": 0});
     more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
     body
 }
@@ -75,8 +76,17 @@ fn fields_that_are_wrong_or_cannot_be_honoured_are_named() {
         let param = if said == "contradicts" { "max_tokens" } else { field };
         reply.refused(400, Some(param), said);
     }
-    for (field, value) in [("echo", json!(true)), ("best_of", json!(3)), ("suffix", json!("x")), ("logprobs", json!(6)),
-        ("prompt", json!(none)), ("prompt", json!([1, 400])), ("prompt", json!([358])), ("prompt", json!({})), ("images", json!(["x", "x", "x"]))] {
+    for (field, value) in [
+        ("echo", json!(true)),
+        ("best_of", json!(3)),
+        ("suffix", json!("x")),
+        ("logprobs", json!(6)),
+        ("prompt", json!(none)),
+        ("prompt", json!([1, 400])),
+        ("prompt", json!([358])),
+        ("prompt", json!({})),
+        ("images", json!(["x", "x", "x"])),
+    ] {
         let mut body = json!({"model": "plain", "prompt": "x"});
         body[field] = value;
         let reply = server.post("/v1/completions", &body);
@@ -242,7 +252,8 @@ fn slow_half_closed_and_broken_connections_disturb_nobody() {
         .collect();
     assert_well(&server);
     // A client that closes its half after the request has left: its place is free again.
-    let long = json!({"model": "plain", "messages": [user(&[], "go on")], "max_tokens": 1800, "logit_bias": {"2": -100}});
+    let long =
+        json!({"model": "plain", "messages": [user(&[], "go on")], "max_tokens": 1800, "logit_bias": {"2": -100}});
     let halves: Vec<_> = (0..2)
         .map(|_| {
             let stream = server.begin("/v1/chat/completions", &long);

@@ -40,7 +40,8 @@ fn ask(page: &Page, question: &str, most: u32) {
 }
 
 fn answers(page: &Page) -> Vec<String> {
-    let found = page.evaluate("[...document.querySelectorAll('.turn.assistant > span:first-of-type')].map(e => e.textContent)");
+    let found =
+        page.evaluate("[...document.querySelectorAll('.turn.assistant > span:first-of-type')].map(e => e.textContent)");
     found.as_array().unwrap().iter().map(|answer| text(answer).to_string()).collect()
 }
 
@@ -103,9 +104,8 @@ fn the_lens_shows_what_the_api_tells_for_two_models_side_by_side() {
     let Some(page) = opened(&server) else { return };
     give(&page, "a.png");
     assert_eq!(page.evaluate("document.querySelectorAll('.view').length"), 2);
-    let told = |model: &str| {
-        server.post("/v1/lens", &json!({"model": model, "image": data_url("a.png"), "top": 5})).ok()
-    };
+    let told =
+        |model: &str| server.post("/v1/lens", &json!({"model": model, "image": data_url("a.png"), "top": 5})).ok();
     let seen = [told("plain"), told("sharded")];
     let assert_shown = |layer: usize, patch: usize| {
         for (view, seen) in seen.iter().enumerate() {
@@ -162,7 +162,8 @@ fn the_page_is_legible_on_a_phone_and_in_the_dark() {
         );
         assert_eq!(small, 0, "buttons are large enough for a finger");
     }
-    let colours = || page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]");
+    let colours =
+        || page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]");
     page.prefer("light");
     let light = colours();
     page.prefer("dark");
@@ -190,8 +191,10 @@ fn errors_are_told_and_a_key_is_asked_for() {
     page.evaluate("document.querySelector('#key').value = 'secret'");
     page.evaluate("document.querySelector('#key').dispatchEvent(new Event('change'))");
     page.wait("document.querySelectorAll('.column').length === 1");
-    page.evaluate(&format!("take(new File([Uint8Array.from(atob({}), c => c.charCodeAt(0))], 'b.png', {{type: 'image/png'}}))",
-        Value::from(data_url("b.png").split_once(',').unwrap().1)));
+    page.evaluate(&format!(
+        "take(new File([Uint8Array.from(atob({}), c => c.charCodeAt(0))], 'b.png', {{type: 'image/png'}}))",
+        Value::from(data_url("b.png").split_once(',').unwrap().1)
+    ));
     page.wait("document.querySelector('#look-status').textContent.includes('image: ')");
     page.evaluate("take(new File(['x'], 'notes.txt', {type: 'text/plain'}))");
     page.wait("document.querySelector('#look-status').textContent === 'notes.txt is no picture.'");

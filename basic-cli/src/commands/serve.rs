@@ -92,7 +92,10 @@ fn api_key(path: &Path) -> Result<String> {
     let text = read_text(path).with_context(|| format!("--api-key-file: {}", path.display()))?;
     let key = text.lines().next().unwrap_or("").trim();
     if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        bail!("--api-key-file: {}: the first line must be a key of visible ASCII characters, without spaces", path.display());
+        bail!(
+            "--api-key-file: {}: the first line must be a key of visible ASCII characters, without spaces",
+            path.display()
+        );
     }
     Ok(key.into())
 }

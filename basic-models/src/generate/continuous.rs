@@ -262,7 +262,8 @@ impl Row {
         let same = self.ids.iter().zip(&prompt.ids).take_while(|(held, new)| held == new).count();
         let mut shared = same.min(self.cache.len()).min(prompt.ids.len().saturating_sub(1));
         for (places, pixels) in prompt.image_positions.iter().zip(&sequence.pixels) {
-            let held = || self.images.iter().any(|(own, held)| own == places && (Arc::ptr_eq(held, pixels) || held == pixels));
+            let held =
+                || self.images.iter().any(|(own, held)| own == places && (Arc::ptr_eq(held, pixels) || held == pixels));
             if places.start < shared && (places.end > shared || !held()) {
                 shared = places.start;
             }

@@ -106,10 +106,13 @@ impl Engine {
     pub fn submit(&self, sequences: Vec<(Sequence, Vec<String>)>) -> Result<UnboundedReceiver<Said>, ApiError> {
         let (sink, heard) = unbounded_channel();
         let submitted = Instant::now();
-        let jobs = sequences
-            .into_iter()
-            .enumerate()
-            .map(|(index, (sequence, stop))| Job { sequence, stop, index, submitted, sink: sink.clone() });
+        let jobs = sequences.into_iter().enumerate().map(|(index, (sequence, stop))| Job {
+            sequence,
+            stop,
+            index,
+            submitted,
+            sink: sink.clone(),
+        });
         match self.queue.push(jobs.collect()) {
             Ok(()) => Ok(heard),
             Err(Refused::Closed) => Err(ApiError::stopped(&self.name)),

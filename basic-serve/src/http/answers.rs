@@ -28,7 +28,8 @@ async fn answered(app: Arc<App>, request: Request, shape: Shape) -> Result<Respo
         Shape::Chat => reader.served.chat(body),
         Shape::Completion => reader.served.completion(body),
     };
-    let Prepared { engine, sequences, prompt_tokens, stream, include_usage } = app.bodies.prepare(request, read).await?;
+    let Prepared { engine, sequences, prompt_tokens, stream, include_usage } =
+        app.bodies.prepare(request, read).await?;
     let head = Head::new(shape, &engine.name);
     let answers = sequences.len();
     let heard = engine.submit(sequences)?;

@@ -1,13 +1,16 @@
 //! `POST /v1/lens`: the words that each patch of an image is nearest to, at the projector and behind every layer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use basic_eval::lens::{Grid, ImageReading, TokenText};
+use serde::Serialize;
+use serde_json::Value;
 
-use super::{App, json_response};
+use super::{App, typed};
 use crate::engine::{Engine, LensAnswer, LensJob};
 use crate::error::ApiError;
 use crate::request::Served;
@@ -32,7 +35,7 @@ async fn looked(app: Arc<App>, request: Request) -> Result<Response, ApiError> {
     // A large grid with many layers takes milliseconds to write.
     let written = tokio::task::spawn_blocking(move || written(&engine, answer)).await;
     let json = written.map_err(|_| ApiError::server("the lens's numbers could not be written"))??;
-    Ok(json_response(StatusCode::OK, &json))
+    Ok(typed(StatusCode::OK, "application/json", json))
 }
 
 fn read(served: &Served, body: Value) -> Result<(Arc<Engine>, LensJob), ApiError> {
@@ -52,7 +55,8 @@ fn read(served: &Served, body: Value) -> Result<(Arc<Engine>, LensJob), ApiError
     let turns = Turns::question("image", image.clone(), &prompt);
     let prompt = turns.prompt(&engine.checkpoint).map_err(|error| ApiError::field("prompt", error.message))?;
     if prompt.ids.len() > engine.context {
-        let message = format!("takes {} tokens with its image, more than the context of {}", prompt.ids.len(), engine.context);
+        let message =
+            format!("takes {} tokens with its image, more than the context of {}", prompt.ids.len(), engine.context);
         return Err(ApiError::field("prompt", message).coded("context_length_exceeded"));
     }
     // What is no image is refused here, and not by the thread that looks at images.
@@ -68,26 +72,32 @@ fn layers(fields: &mut Fields, last: usize) -> Result<Option<Vec<usize>>, ApiErr
         Some(Value::Array(list)) if !list.is_empty() && list.len() <= last + 1 => list,
         Some(other) => return Err(fields.error("layers", expected(&wanted, &other))),
     };
-    let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok()).filter(|layer| *layer <= last);
+    let layer =
+        |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok()).filter(|layer| *layer <= last);
     let layers: Option<Vec<usize>> = list.iter().map(layer).collect();
     layers.map(Some).ok_or_else(|| fields.error("layers", format!("expected {wanted}")))
 }
 
-/// The reading as `lens.json` writes it (docs/lens.md), for one image.
-fn written(engine: &Engine, answer: LensAnswer) -> Result<Value, ApiError> {
-    let fail = |error: serde_json::Error| ApiError::server(format!("the lens's numbers have no JSON form: {error}"));
+/// The answer, with the numbers of one image as `lens.json` has them (docs/lens.md).
+#[derive(Serialize)]
+struct Written<'a> {
+    object: &'static str,
+    model: &'a str,
+    decoder_layers: usize,
+    k: usize,
+    grid: Grid,
+    seen: String,
+    #[serde(flatten)]
+    image: ImageReading,
+    tokens: BTreeMap<u32, TokenText>,
+}
+
+/// Writes the JSON as a text at once: as values, numbers of 32 bits would be written with digits that they do not have.
+fn written(engine: &Engine, answer: LensAnswer) -> Result<String, ApiError> {
     let LensAnswer { reading, grid, k, seen } = answer;
     let image = reading.images.into_iter().next().ok_or_else(|| ApiError::server("the lens read no image"))?;
-    let image = serde_json::to_value(image).map_err(fail)?;
-    Ok(json!({
-        "object": "lens",
-        "model": engine.name,
-        "decoder_layers": engine.checkpoint.config.text_config.num_hidden_layers,
-        "k": k,
-        "grid": serde_json::to_value(grid).map_err(fail)?,
-        "seen": seen,
-        "attention": image["attention"],
-        "layers": image["layers"],
-        "tokens": serde_json::to_value(reading.tokens).map_err(fail)?,
-    }))
+    let decoder_layers = engine.checkpoint.config.text_config.num_hidden_layers;
+    let (object, model, tokens) = ("lens", engine.name.as_str(), reading.tokens);
+    serde_json::to_string(&Written { object, model, decoder_layers, k, grid, seen, image, tokens })
+        .map_err(|error| ApiError::server(format!("the lens's numbers have no JSON form: {error}")))
 }

@@ -78,10 +78,15 @@ impl Turns {
             Value::String(text) => vec![Part::Text(text)],
             Value::Array(list) if list.len() <= MOST_PARTS => {
                 let parts = list.into_iter().enumerate();
-                parts.map(|(index, part)| Part::read(part, &format!("{content}[{index}]"), files)).collect::<Result<_, _>>()?
+                parts
+                    .map(|(index, part)| Part::read(part, &format!("{content}[{index}]"), files))
+                    .collect::<Result<_, _>>()?
             }
             other => {
-                return Err(ApiError::field(content, expected(&format!("a text or at most {MOST_PARTS} parts"), &other)));
+                return Err(ApiError::field(
+                    content,
+                    expected(&format!("a text or at most {MOST_PARTS} parts"), &other),
+                ));
             }
         };
         fields.only("tool_calls", |calls| calls.as_array().is_some_and(Vec::is_empty))?;
@@ -170,7 +175,8 @@ impl Part {
                 Self::Image(field, Box::new(source))
             }
             Some(other) => {
-                let message = format!("expected \"text\" or \"image_url\", found {:?}", basic_models::outside::excerpt(other));
+                let message =
+                    format!("expected \"text\" or \"image_url\", found {:?}", basic_models::outside::excerpt(other));
                 return Err(fields.error("type", message).coded("unsupported_parameter"));
             }
             None => return Err(fields.error("type", "is missing").coded("missing_required_parameter")),
@@ -216,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_placeholder_in_a_text_is_text_or_refused() {
-        let turns = Turns::read(json!([{"role": "user", "content": "what does <image> do in HTML?"}]), 4, None).unwrap();
+        let turns =
+            Turns::read(json!([{"role": "user", "content": "what does <image> do in HTML?"}]), 4, None).unwrap();
         assert_eq!(turns.messages[0].images(), 0);
         let mixed = json!([{"role": "user", "content": [image(), text("an <image> in HTML")]}]);
         assert!(Turns::read(mixed, 4, None).unwrap_err().message.contains("must not contain <image>"));

@@ -105,11 +105,9 @@ impl Fields {
     /// Takes a field that is accepted only with a value that asks for nothing.
     pub fn only(&mut self, name: &str, harmless: impl Fn(&Value) -> bool) -> Result<(), ApiError> {
         match self.take(name) {
-            Some(value) if !harmless(&value) => Err(self.error(
-                name,
-                format!("{} is not supported by this server: leave it out", excerpt(&value.to_string())),
-            )
-            .coded("unsupported_parameter")),
+            Some(value) if !harmless(&value) => Err(self
+                .error(name, format!("{} is not supported by this server: leave it out", excerpt(&value.to_string())))
+                .coded("unsupported_parameter")),
             _ => Ok(()),
         }
     }

@@ -37,7 +37,9 @@ pub(crate) fn source(url: &str, field: &str, files: Option<&ImageBase>) -> Resul
         return refused("this server fetches nothing from a network: send the image as a data URL".into());
     }
     let Some(base) = files else {
-        return refused("only data URLs are read (basic serve --image-root DIR allows the files below a folder)".into());
+        return refused(
+            "only data URLs are read (basic serve --image-root DIR allows the files below a folder)".into(),
+        );
     };
     let path = strip_scheme(url, "file://").unwrap_or(url);
     match base.file(path) {

@@ -175,7 +175,9 @@ fn refuse_what_chat_cannot(fields: &mut Fields) -> Result<(), ApiError> {
     fields.only("tool_choice", |choice| matches!(choice.as_str(), Some("none" | "auto")))?;
     fields.only("function_call", |choice| matches!(choice.as_str(), Some("none" | "auto")))?;
     fields.only("parallel_tool_calls", Value::is_boolean)?;
-    fields.only("response_format", |format| format["type"] == "text" && format.as_object().is_some_and(|f| f.len() == 1))?;
+    fields.only("response_format", |format| {
+        format["type"] == "text" && format.as_object().is_some_and(|f| f.len() == 1)
+    })?;
     fields.only("modalities", |kinds| kinds.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text")))?;
     fields.only("store", |store| store == false)
 }

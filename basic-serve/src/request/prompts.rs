@@ -24,17 +24,14 @@ pub(super) fn read(given: Value, engine: &Engine, images: usize) -> Result<Vec<P
     let prompts = several.into_iter().enumerate().map(|(index, prompt)| {
         let field = if single { "prompt".into() } else { format!("prompt[{index}]") };
         match prompt {
-            Value::String(text) => tokenize_prompt(
-                &engine.checkpoint.tokenizer,
-                text.as_str(),
-                engine.checkpoint.visual_tokens(),
-                images,
-            )
-            .map_err(|error| ApiError::field(&*field, error.to_string()))
-            .and_then(|prompt| match prompt.ids.is_empty() {
-                true => Err(ApiError::field(&*field, "has no tokens")),
-                false => Ok(prompt),
-            }),
+            Value::String(text) => {
+                tokenize_prompt(&engine.checkpoint.tokenizer, text.as_str(), engine.checkpoint.visual_tokens(), images)
+                    .map_err(|error| ApiError::field(&*field, error.to_string()))
+                    .and_then(|prompt| match prompt.ids.is_empty() {
+                        true => Err(ApiError::field(&*field, "has no tokens")),
+                        false => Ok(prompt),
+                    })
+            }
             Value::Array(ids) => ids_prompt(&ids, &field, engine, images),
             other => Err(ApiError::field(&*field, expected("a text or a list of token ids", &other))),
         }

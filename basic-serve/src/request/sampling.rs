@@ -112,7 +112,8 @@ fn logit_bias(fields: &mut Fields, engine: &Engine) -> Result<Vec<(u32, f32)>, A
     };
     let all: Option<Vec<(u32, f32)>> = biases.iter().map(bias).collect();
     all.ok_or_else(|| {
-        fields.error("logit_bias", format!("expected token ids below {vocabulary}, each with a number from -100 to 100"))
+        fields
+            .error("logit_bias", format!("expected token ids below {vocabulary}, each with a number from -100 to 100"))
     })
 }
 
@@ -148,5 +149,9 @@ pub(crate) fn length(
 
 fn served_shorter(engine: &Engine) -> String {
     let own = engine.checkpoint.config.text_config.context();
-    if own > engine.context { format!(" (the model's own is {own}: basic serve --max-context raises it)") } else { String::new() }
+    if own > engine.context {
+        format!(" (the model's own is {own}: basic serve --max-context raises it)")
+    } else {
+        String::new()
+    }
 }
