@@ -7,6 +7,8 @@ mod data;
 mod devices;
 mod eval;
 mod generate;
+#[cfg(feature = "serve")]
+mod serve;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +24,8 @@ pub use data::{Check, Conversations, Data, Export, ImagesArg, OnErrorArg, Shapes
 pub use devices::Devices;
 pub use eval::{Choices, Compare, Eval, Report};
 pub use generate::{Chat, Generate, MAX_NEW_TOKENS, Tokens};
+#[cfg(feature = "serve")]
+pub use serve::Serve;
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
 #[derive(Debug, Parser)]
@@ -80,6 +84,9 @@ pub enum Command {
     Generate(Generate),
     /// Hold a conversation about an image.
     Chat(Chat),
+    /// Serve checkpoints over HTTP as OpenAI's API does, with a page to chat on.
+    #[cfg(feature = "serve")]
+    Serve(Serve),
     /// Compute the losses of given samples, and the projector's gradients of each loss.
     Losses(Losses),
     /// Put a vision encoder and a language model together as a new LLaVA checkpoint.

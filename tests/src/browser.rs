@@ -65,8 +65,18 @@ impl Page {
     /// If the browser does not start or the page does not load.
     #[track_caller]
     pub fn open(path: &Path) -> Option<Self> {
-        let binary = chromium()?;
         let path = path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self::visit(&address(&path))
+    }
+
+    /// Opens the page at a URL and waits until it is loaded.
+    ///
+    /// # Panics
+    ///
+    /// If the browser does not start or the page does not load.
+    #[track_caller]
+    pub fn visit(url: &str) -> Option<Self> {
+        let binary = chromium()?;
         let options = LaunchOptions::default_builder()
             .path(Some(binary))
             .sandbox(!is_root())
@@ -80,12 +90,11 @@ impl Page {
         browser.set_default_timeout(PATIENCE);
         let tab = browser.new_tab().expect("the browser opens a tab");
         tab.set_default_timeout(PATIENCE);
-        let url = address(&path);
         let heard = Arc::new(Mutex::new(Heard::default()));
-        listen(&tab, &heard, url.clone());
+        listen(&tab, &heard, url.into());
         let page = Self { tab, heard, _browser: browser };
         page.resize(1280, 900);
-        page.tab.navigate_to(&url).unwrap_or_else(|e| panic!("{url}: {e}"));
+        page.tab.navigate_to(url).unwrap_or_else(|e| panic!("{url}: {e}"));
         page.wait(&format!("location.href === {} && document.readyState === 'complete'", Value::from(url)));
         Some(page)
     }

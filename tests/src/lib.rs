@@ -8,6 +8,7 @@ pub mod browser;
 pub mod fixtures;
 pub mod project;
 pub mod runs;
+pub mod serving;
 pub mod tensors;
 
 pub use binary::{Ran, run, run_in_shell};

@@ -13,6 +13,8 @@ mod eval;
 mod generate;
 mod model;
 mod report;
+#[cfg(feature = "serve")]
+mod serve;
 mod shapes_world;
 mod train;
 
@@ -32,6 +34,8 @@ pub fn run(command: Command) -> Result<()> {
         Command::Analyze(args) => analyze::analyze(*args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::serve(args),
         Command::Losses(args) => model::losses(args),
         Command::Assemble(args) => checkpoint::assemble(args),
         Command::Convert(args) => checkpoint::convert(args),

@@ -105,6 +105,18 @@ impl<'a> Lens<'a> {
         Ok(Self { model, checkpoint, options, vocabulary, texts, grid, k })
     }
 
+    /// Changes how many tokens are listed, and which layers are read (`None` for all).
+    ///
+    /// # Errors
+    ///
+    /// [`LensError::Layer`] if a layer is beyond the decoder's layers; then nothing is changed.
+    pub fn focus(&mut self, top: usize, layers: Option<Vec<usize>>) -> Result<(), LensError> {
+        let options = LensOptions { top, layers, ..self.options.clone() };
+        check(self.checkpoint, &options)?;
+        self.options = options;
+        Ok(())
+    }
+
     /// The places of the visual embeddings.
     pub fn grid(&self) -> &Grid {
         &self.grid

@@ -5,10 +5,12 @@
 //!                         -> generate_text       -> Answer { text, generated }, pieces of text on the way
 //! one growing prompt      -> Session::answer     -> the same; what the cache holds already is not computed again
 //! question by question    -> Conversation::ask   -> the same; turns are rendered in the checkpoint's style
+//! prompts that come and go -> ContinuousBatch     -> a token of each at a time, for serving
 //! one prompt, given tokens -> log_likelihoods    -> how likely each continuation is
 //! ```
 
 mod config;
+mod continuous;
 mod conversation;
 mod error;
 mod likelihood;
@@ -23,6 +25,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde::Serialize;
 
 pub use config::{GenerationConfig, GenerationDefaults, Sampling};
+pub use continuous::{ContinuousBatch, Joined, LogProbs, NextToken, Sequence, cache_bytes};
 pub use conversation::Conversation;
 pub use error::GenerateError;
 pub use likelihood::{Continuation, log_likelihoods};

@@ -1,6 +1,8 @@
 //! Turns new ids into text as they are generated: in whole characters, with the tokenizer's spaces, and
 //! without stop strings.
 
+use std::borrow::Cow;
+
 use crate::processor::{Result, Tokenizer};
 
 /// The number of tokens that are decoded together, and how many of them remain when the others are settled. Decoding
@@ -17,7 +19,7 @@ const UNSETTLED: [&str; 6] = [" n'", " 'v", " 'r", " n", " '", " "];
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    stop: &'a [String],
+    stop: Cow<'a, [String]>,
     window: Vec<u32>,
     text: String,
     base: usize,        // bytes of `text` from ids before the window
@@ -28,8 +30,8 @@ pub struct TextStream<'a> {
 
 impl<'a> TextStream<'a> {
     /// A stream that ends at any of `stop`; empty stop strings are ignored.
-    pub fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
-        let (text, window) = (String::new(), Vec::new());
+    pub fn new(tokenizer: &'a Tokenizer, stop: impl Into<Cow<'a, [String]>>) -> Self {
+        let (text, window, stop) = (String::new(), Vec::new(), stop.into());
         Self { tokenizer, stop, window, text, base: 0, sent: 0, run: None, stopped: false }
     }
 

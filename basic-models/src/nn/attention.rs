@@ -138,15 +138,7 @@ impl DecoderAttention {
         cache: Option<(&mut KvCache, usize)>,
     ) -> (Tensor<2>, Seen) {
         let [rows, _] = x.dims();
-        let t = rows / batch.max(1);
-        let split = |y: Tensor<2>, heads| y.reshape([batch, t, heads, self.head_dim]);
-        let normed = |y: Tensor<4>, norm: &Option<RmsNorm>| match norm {
-            Some(norm) => normalized(norm, y, false),
-            None => y,
-        };
-        let q = rope.rotate(normed(split(linear(&self.q_proj, x.clone()), self.heads), &self.q_norm));
-        let k = rope.rotate(normed(split(linear(&self.k_proj, x.clone()), self.kv_heads), &self.k_norm));
-        let v = split(linear(&self.v_proj, x), self.kv_heads);
+        let (q, k, v) = self.project(x, batch, rope);
         let (k, v) = match cache {
             Some((cache, layer)) => cache.extend(layer, k, v),
             None => (k, v),
@@ -154,5 +146,42 @@ impl DecoderAttention {
         let Attention { output, lse } = attention(q.clone(), k.clone(), v, mask.first.clone());
         let output = linear(&self.o_proj, output.reshape([rows, self.heads * self.head_dim]));
         (output, Seen { q, k, lse, first: mask.first.clone() })
+    }
+
+    /// One new position of each of several sequences that have caches of their own. Query, key, value and output are
+    /// computed for all of them together, the attention for each by itself, because their lengths differ.
+    ///
+    /// # Shapes
+    /// - x and output: `[B, d]`
+    pub(crate) fn forward_each(
+        &self,
+        x: Tensor<2>,
+        rope: &RotaryTables,
+        masks: &[&Mask],
+        caches: &mut [&mut KvCache],
+        layer: usize,
+    ) -> Tensor<2> {
+        let [rows, _] = x.dims();
+        let (q, k, v) = self.project(x, rows, rope);
+        let one = |x: &Tensor<4>, row| x.clone().narrow(0, row, 1);
+        let outputs = caches.iter_mut().zip(masks).enumerate().map(|(row, (cache, mask))| {
+            let (keys, values) = cache.extend(layer, one(&k, row), one(&v, row));
+            attention(one(&q, row), keys, values, mask.first.clone()).output
+        });
+        let output = Tensor::cat(outputs.collect(), 0);
+        linear(&self.o_proj, output.reshape([rows, self.heads * self.head_dim]))
+    }
+
+    /// The queries, keys and values, `[B, T, heads or kv heads, head_dim]`, with their positions rotated in.
+    fn project(&self, x: Tensor<2>, batch: usize, rope: &RotaryTables) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
+        let t = x.dims()[0] / batch.max(1);
+        let split = |y: Tensor<2>, heads| y.reshape([batch, t, heads, self.head_dim]);
+        let normed = |y: Tensor<4>, norm: &Option<RmsNorm>| match norm {
+            Some(norm) => normalized(norm, y, false),
+            None => y,
+        };
+        let q = rope.rotate(normed(split(linear(&self.q_proj, x.clone()), self.heads), &self.q_norm));
+        let k = rope.rotate(normed(split(linear(&self.k_proj, x.clone()), self.kv_heads), &self.k_norm));
+        (q, k, split(linear(&self.v_proj, x), self.kv_heads))
     }
 }

@@ -79,6 +79,23 @@ impl KvCache {
         Self { layers, length: held, capacity }
     }
 
+    /// Takes over the first `length` positions of another cache of the same shapes, in place of what this one holds.
+    pub(crate) fn copy_from(&mut self, other: &Self, length: usize) {
+        let length = length.min(other.length).min(self.capacity);
+        if length > 0 {
+            let taken = |new: Tensor<4>, old: &Tensor<4>| {
+                let [b, _, h, d] = old.dims();
+                new.slice_assign([0..b, 0..length, 0..h, 0..d], old.clone().narrow(1, 0, length))
+            };
+            for (own, others) in self.layers.iter_mut().zip(&other.layers) {
+                if let (Some((keys, values)), Some((k, v))) = (own.take(), others) {
+                    *own = Some((taken(keys, k), taken(values, v)));
+                }
+            }
+        }
+        self.length = length;
+    }
+
     /// Appends a layer's new keys and values and returns all of that layer's.
     ///
     /// # Shapes

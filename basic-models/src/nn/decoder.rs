@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::linear::linear;
 use super::norm::normalized;
-use super::{DecoderAttention, KvCache, Masks, RotaryTables, activate};
+use super::{DecoderAttention, KvCache, Mask, Masks, RotaryTables, activate};
 use crate::config::{Activation, DecoderConfig};
 
 /// Embeddings, decoder layers and the final norm. The output head belongs to the model that contains the decoder.
@@ -165,6 +165,24 @@ impl Decoder {
         Ok(x)
     }
 
+    /// Runs the layers and the final norm on one new position of each of several sequences that have caches of their own.
+    ///
+    /// # Shapes
+    /// - x and output: `[B, d]`, one row for each of the caches and masks
+    pub fn forward_each(
+        &self,
+        mut x: Tensor<2>,
+        rope: &RotaryTables,
+        masks: &[Masks],
+        caches: &mut [&mut KvCache],
+    ) -> Tensor<2> {
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward_each(x, rope, masks, caches, index);
+        }
+        caches.iter_mut().for_each(|cache| cache.advance(1));
+        self.finish(x)
+    }
+
     /// The layers, first to last, for callers that run one of them again.
     pub fn layers(&self) -> &[DecoderLayer] {
         &self.layers
@@ -192,8 +210,29 @@ impl DecoderLayer {
         masks: &Masks,
         cache: Option<(&mut KvCache, usize)>,
     ) -> (Tensor<2>, Seen) {
-        let normed = normalized(&self.input_layernorm, x.clone(), self.one_plus);
-        let (attended, seen) = self.self_attn.forward(normed, batch, rope, masks.of(self.windowed), cache);
+        self.around(x, |normed| self.self_attn.forward(normed, batch, rope, masks.of(self.windowed), cache))
+    }
+
+    /// The layer for one new position of each of several sequences that have caches of their own.
+    ///
+    /// # Shapes
+    /// - x and output: `[B, d]`
+    fn forward_each(
+        &self,
+        x: Tensor<2>,
+        rope: &RotaryTables,
+        masks: &[Masks],
+        caches: &mut [&mut KvCache],
+        index: usize,
+    ) -> Tensor<2> {
+        let masks: Vec<&Mask> = masks.iter().map(|masks| masks.of(self.windowed)).collect();
+        let attend = |normed| (self.self_attn.forward_each(normed, rope, &masks, caches, index), ());
+        self.around(x, attend).0
+    }
+
+    /// The residual stream after the layer, and what `attend` returns beside the attention's output.
+    fn around<T>(&self, x: Tensor<2>, attend: impl FnOnce(Tensor<2>) -> (Tensor<2>, T)) -> (Tensor<2>, T) {
+        let (attended, seen) = attend(normalized(&self.input_layernorm, x.clone(), self.one_plus));
         let x = x + attended;
         let y = self.mlp.forward(normalized(&self.post_attention_layernorm, x.clone(), self.one_plus));
         (x + y, seen)

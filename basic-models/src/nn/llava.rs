@@ -263,6 +263,20 @@ impl Llava {
         self.language_model.forward(embeddings, &self.rope(&positions), &masks, None, Some(cache))
     }
 
+    /// Runs one new position of each of several sequences after those in its own cache; the lengths may differ.
+    ///
+    /// # Shapes
+    /// - embeddings: `[B, d]`, one row for each cache; a cache holds a single sequence
+    /// - output: `[B, d]`, the hidden states
+    pub fn decode_each(&self, embeddings: Tensor<2>, caches: &mut [&mut KvCache]) -> Tensor<2> {
+        let (text, device) = (&self.config.text_config, self.device());
+        let places: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
+        let masks: Vec<Masks> = places.iter().map(|past| Masks::new(text, *past, 1, &[0], &device)).collect();
+        let (dtype, device) = (self.dtype(), device.without_autodiff());
+        let rope = RotaryTables::each(&places, text.head_dim(), &text.rope, dtype, &device);
+        self.language_model.forward_each(embeddings, &rope, &masks, caches)
+    }
+
     fn rope(&self, positions: &[Vec<usize>]) -> RotaryTables {
         let text = &self.config.text_config;
         RotaryTables::new(positions, text.head_dim(), &text.rope, self.dtype(), &self.device().without_autodiff())

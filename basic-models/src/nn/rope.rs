@@ -35,6 +35,14 @@ impl RotaryTables {
         Self { cos: table(cos), sin: table(sin) }
     }
 
+    /// Tables for one position of each of several sequences. Where the frequencies depend on a sequence's length, each
+    /// has those of its own.
+    pub fn each(positions: &[usize], head_dim: usize, rope: &Rope, dtype: DType, device: &Device) -> Self {
+        let tables = positions.iter().map(|position| Self::new(&[vec![*position]], head_dim, rope, dtype, device));
+        let (cos, sin) = tables.map(|table| (table.cos, table.sin)).unzip();
+        Self { cos: Tensor::cat(cos, 0), sin: Tensor::cat(sin, 0) }
+    }
+
     /// Rotates the heads. If only a part of each head is rotated, the rest stays as it is.
     ///
     /// # Shapes

@@ -1,0 +1,53 @@
+//! Log-probabilities in OpenAI's two shapes.
+
+use basic_models::generate::LogProbs;
+use basic_models::processor::Tokenizer;
+use serde_json::{Map, Value, json};
+
+/// A token's text, and its bytes if it is whole characters or a byte.
+pub(super) fn token_text(tokenizer: &Tokenizer, id: u32) -> (String, Option<Vec<u8>>) {
+    let token = tokenizer.token_of(id).unwrap_or_else(|| format!("(token {id})"));
+    let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    if let Some(byte) = byte.filter(|hex| hex.len() == 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+        return (token, Some(vec![byte]));
+    }
+    // SentencePiece's decoders drop the first space of a text.
+    let text = match token.contains('\u{2581}') {
+        true => token.replace('\u{2581}', " "),
+        false => tokenizer.decode(&[id], false).ok().filter(|text| !text.is_empty()).unwrap_or(token),
+    };
+    let bytes = (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.clone().into_bytes());
+    (text, bytes)
+}
+
+/// An entry of `logprobs.content` of a chat completion.
+pub(super) fn chat_entry(tokenizer: &Tokenizer, id: u32, logprobs: &LogProbs) -> Value {
+    let entry = |id: u32, logprob: f32| {
+        let (token, bytes) = token_text(tokenizer, id);
+        json!({ "token": token, "logprob": logprob, "bytes": bytes })
+    };
+    let top: Vec<Value> = logprobs.top.iter().map(|(id, logprob)| entry(*id, *logprob)).collect();
+    let mut own = entry(id, logprobs.chosen);
+    own["top_logprobs"] = top.into();
+    own
+}
+
+/// `logprobs` of a completion: lists with an entry for each token. `offset` is the length of the text before them, in
+/// characters.
+pub(super) fn completion_entries(tokenizer: &Tokenizer, tokens: &[(u32, LogProbs)], mut offset: usize) -> Value {
+    let (mut texts, mut own, mut top, mut offsets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (id, logprobs) in tokens {
+        let (text, _) = token_text(tokenizer, *id);
+        let mut best: Map<String, Value> = Map::new();
+        for (id, logprob) in &logprobs.top {
+            // Two tokens may have one text; the likelier of them is told.
+            best.entry(token_text(tokenizer, *id).0).or_insert((*logprob).into());
+        }
+        offsets.push(offset);
+        offset = offset.saturating_add(text.chars().count());
+        own.push(logprobs.chosen);
+        top.push(Value::Object(best));
+        texts.push(text);
+    }
+    json!({ "tokens": texts, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets })
+}
