@@ -13,6 +13,7 @@
 //! | [`Threads`] | threads on any devices | in rank order, by copies between devices; every run gives the same bits |
 //! | [`Nccl`] | threads on CUDA devices | Burn's `all_reduce` (NCCL) |
 //!
+//! [`shard`] divides the gradients and the optimizer's state among the replicas, each of which then updates its own part.
 //! [`Replicas::run`] starts the threads and chooses the collective.
 
 mod exchange;
@@ -23,6 +24,7 @@ pub mod shard;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod together;
 
 use burn::tensor::Tensor;
 use thiserror::Error;
@@ -32,6 +34,7 @@ pub use nccl::Nccl;
 pub use replicas::text as panic_text;
 pub use replicas::{Replicas, ReplicasError};
 pub use threads::Threads;
+pub use together::{share, together};
 
 /// Why replicas could not work together. Each of these ends the run, because the replicas are no longer at the same
 /// step.

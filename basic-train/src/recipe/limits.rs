@@ -39,7 +39,11 @@ impl Recipe {
             ("train.vision_cache_mib", Some(train.vision_cache_mib), 0..=MOST_CACHE),
             ("train.vision_store_mib", train.vision_store_mib, 0..=MOST_CACHE),
             ("train.max_nonfinite", Some(train.max_nonfinite), 0..=MOST_STEPS),
-            ("parallel.timeout_s", usize::try_from(self.parallel.timeout_s).ok().or(Some(usize::MAX)), 1..=MOST_SECONDS),
+            (
+                "parallel.timeout_s",
+                usize::try_from(self.parallel.timeout_s).ok().or(Some(usize::MAX)),
+                1..=MOST_SECONDS,
+            ),
             ("checkpoint.every", self.checkpoint.every, 1..=MOST_STEPS),
             ("checkpoint.keep_last", Some(self.checkpoint.keep_last), 1..=usize::MAX),
             ("eval.every", eval.map(|eval| eval.every), 1..=MOST_STEPS),
