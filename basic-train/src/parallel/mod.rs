@@ -2,10 +2,11 @@
 //! small trait sums over the replicas.
 //!
 //! In a step, each replica takes its share of the global batch and backpropagates losses that are divided by the
-//! *global* counts of target tokens and image samples ([`Collective::sum_f64`]). Then [`sum_gradients`] adds up the
-//! gradients, and every replica takes the same optimizer step with the same sums. Burn's own hook in the backward pass
-//! is not used: it sums a parameter over the devices that used it in this pass, so a replica whose share is text only
-//! would be left out of the projector's sum, or the others would wait for it.
+//! *global* counts of target tokens and image samples ([`Collective::sum_f64`]). Then the gradients are added up
+//! ([`sum_gradients`]), and every replica takes the same optimizer step; or [`shard`] gives each replica a part of the
+//! sums, it updates the same part of the parameters, and all gather the result. Burn's own hook in the backward pass is
+//! not used: it sums a parameter over the devices that used it in this pass, so a replica whose share is text only would
+//! be left out of the projector's sum, or the others would wait for it.
 //!
 //! | collective | replicas | sums |
 //! |---|---|---|
@@ -13,7 +14,6 @@
 //! | [`Threads`] | threads on any devices | in rank order, by copies between devices; every run gives the same bits |
 //! | [`Nccl`] | threads on CUDA devices | Burn's `all_reduce` (NCCL) |
 //!
-//! [`shard`] divides the gradients and the optimizer's state among the replicas, each of which then updates its own part.
 //! [`Replicas::run`] starts the threads and chooses the collective.
 
 mod exchange;

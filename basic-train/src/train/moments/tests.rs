@@ -113,8 +113,8 @@ fn missing_doubled_and_unfitting_pieces_are_named_with_their_file() {
         &|dir, _| copy(dir, 1, 0),
         &["optimizer-00002-of-00002", "elements", "also in optimizer-00001-of-00002"],
     );
-    let rename = |_: &Path, position: &mut Position| drop(position.updates.insert("gone".into(), 1));
-    refused(2, &rename, &["holds gone", "does not train"]);
+    let gone = |_: &Path, position: &mut Position| position.updates.extend([("gone".to_string(), 1)]);
+    refused(2, &gone, &["holds gone", "does not train"]);
     let other = |dir: &Path, text: &str| {
         let tensor = Outgoing::new("bias.first".into(), Tensor::<1>::zeros([2], &Device::flex()), false);
         write_with(&dir.join(file_of(0, 2)), vec![tensor], HashMap::from([(PIECES.into(), text.into())])).unwrap();
