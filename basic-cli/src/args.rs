@@ -237,6 +237,9 @@ pub struct Train {
     /// The number of samples in the data set, if the data is not on this machine.
     #[arg(long, value_name = "N", requires = "plan")]
     pub samples: Option<u64>,
+    /// The number of ranks, one on each device, that would share every batch; by default as many as --devices names.
+    #[arg(long, value_name = "N", requires = "plan", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub ranks: Option<u32>,
 }
 
 #[derive(Debug, ClapArgs)]

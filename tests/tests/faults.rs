@@ -113,6 +113,27 @@ fn a_full_disk_while_saving_leaves_the_states_before() {
     assert!(fs::read(out.join("model.safetensors")).unwrap() == expected, "and nothing is lost");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_rank_whose_disk_is_full_fails_all_with_its_message_and_leaves_the_states_before() {
+    let project = Project::new(BINARY, "finetune", 6);
+    let keep = ["--devices", "cpu,cpu", "--set", "checkpoint.every=2", "--set", "checkpoint.keep_last=9"];
+    let out = project.train("out", &keep);
+    let expected = fs::read(out.join("model.safetensors")).unwrap();
+    unfinished(&out, 2);
+    // The pieces of all ranks are of about one size, and this is the second rank's, so that either may fail first.
+    let piece = fs::metadata(out.join("checkpoints/step-00000002/optimizer-00002-of-00002.safetensors")).unwrap().len();
+    let limit = format!("trap '' XFSZ; ulimit -f {}", piece / 512 / 2);
+    let resume = args!["train", "--resume", out, "--devices", "cpu,cpu"];
+    let ran = run_in_shell(&limit, BINARY, resume.clone());
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("step-00000004/optimizer-0000"), "{}", ran.stderr);
+    let left: Vec<_> = fs::read_dir(out.join("checkpoints")).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["step-00000002"], "nothing half-written");
+    run(BINARY, resume).succeeded();
+    assert!(fs::read(out.join("model.safetensors")).unwrap() == expected, "and nothing is lost");
+}
+
 #[test]
 fn steps_that_are_not_finite_are_skipped_and_counted_up_to_a_limit() {
     let project = Project::new(BINARY, "pretrain", 9);

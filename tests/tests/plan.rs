@@ -108,3 +108,17 @@ fn a_plan_of_the_largest_model_there_may_be_is_counted_and_of_a_larger_one_refus
     let cache = ["--set", "train.vision_cache_mib=9223372036854775807"];
     basic(plan.line(&cache)).refused(1, &["vision_cache_mib"]);
 }
+
+#[test]
+fn ranks_are_planned_for_without_their_devices() {
+    let plan = Plan::new();
+    let of = |ranks: &str| basic(plan.line(&["--json", "--ranks", ranks])).json();
+    let (one, two) = (of("1"), of("2"));
+    assert_eq!((number(&two["devices"]), &two["load"]["shard"]), (2.0, &json!("gradients")));
+    assert_eq!(number(&one["memory"]["moments"]), 2.0 * number(&two["memory"]["moments"]) - 8.0);
+    for ranks in ["0", "1000001", "two"] {
+        basic(plan.line(&["--ranks", ranks])).refused(2, &["--ranks"]);
+    }
+    let recipe: PathBuf = plan.dir.path().join("recipe.toml");
+    basic(args!["train", recipe, "--ranks", "2"]).refused(2, &["--plan"]);
+}

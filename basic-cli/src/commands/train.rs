@@ -166,7 +166,8 @@ fn named(error: anyhow::Error, origin: &str) -> anyhow::Error {
 /// Runs `basic train --plan`.
 fn plan(mut recipe: Recipe, args: &Train) -> Result<()> {
     recipe.device = args.device.or(args.devices.first().copied()).unwrap_or(recipe.device);
-    let options = PlanOptions { memory: args.memory, samples: args.samples, devices: args.devices.len() };
+    let devices = args.ranks.map_or(args.devices.len(), |ranks| ranks as usize);
+    let options = PlanOptions { memory: args.memory, samples: args.samples, devices };
     let plan = Plan::new(&recipe, &options, &host()?)?;
     if args.json {
         return print_json(&plan);

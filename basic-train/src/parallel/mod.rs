@@ -2,10 +2,11 @@
 //! it, and a small trait is what they do together.
 //!
 //! In a step, each replica takes its share of the global batch and backpropagates losses that are divided by the
-//! *global* counts of target tokens and image samples ([`Collective::sum_f64`]). Then [`sum_gradients`] adds up the
-//! gradients, and every replica takes the same optimizer step with the same sums. Burn's own hook in the backward pass
-//! is not used: it sums a parameter over the devices that used it in this pass, so a replica whose share is text only
-//! would be left out of the projector's sum, or the others would wait for it.
+//! *global* counts of target tokens and image samples ([`Collective::sum_f64`]). Then the gradients are added up
+//! ([`sum_gradients`]), and every replica takes the same optimizer step; or [`shard`] gives each replica a part of the
+//! sums, it updates the same part of the parameters, and all gather the result. Burn's own hook in the backward pass is
+//! not used: it sums a parameter over the devices that used it in this pass, so a replica whose share is text only would
+//! be left out of the projector's sum, or the others would wait for it.
 //!
 //! | collective | replicas | sums |
 //! |---|---|---|
@@ -28,6 +29,7 @@ pub mod shard;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod together;
 
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ pub use nccl::Nccl;
 pub use replicas::text as panic_text;
 pub use replicas::{Replicas, ReplicasError};
 pub use threads::Threads;
+pub use together::{share, together};
 
 /// Why replicas could not work together. Each of these ends the run, because the replicas are no longer at the same
 /// step.

@@ -291,6 +291,25 @@ fn parts_of_sums_are_scattered_parts_are_gathered_and_one_replicas_values_go_to_
 }
 
 #[test]
+fn all_replicas_hear_of_the_first_that_could_not_do_its_part() {
+    let body = |collective: Arc<dyn Collective>, _: &Device| {
+        let rank = collective.rank();
+        assert_eq!(share(&*collective, Ok::<_, CollectiveError>(vec![7; rank]))?, [vec![], vec![7], vec![7, 7]]);
+        assert_eq!(together(&*collective, Ok::<_, CollectiveError>(rank)), Ok(rank));
+        let full = || CollectiveError::Thread { rank, message: "the disk is full".into() };
+        let said = together(&*collective, if rank == 1 { Err(full()) } else { Ok(()) }).unwrap_err();
+        let heard = share(&*collective, if rank == 1 { Err(full()) } else { Ok(vec![1]) }).unwrap_err();
+        assert_eq!(said, heard);
+        Ok(said)
+    };
+    let said = replicas(3).run::<_, CollectiveError>(body).unwrap();
+    assert!(matches!(&said[1], CollectiveError::Thread { rank: 1, .. }), "its own error: {}", said[1]);
+    for said in [&said[0], &said[2]] {
+        assert!(matches!(said, CollectiveError::Replica { rank: 1, message } if message.contains("the disk is full")));
+    }
+}
+
+#[test]
 fn devices_that_cannot_train_together_are_named() {
     let open = |specs: &[DeviceSpec]| Replicas::open(specs).map(|r| r.world());
     assert_eq!(open(&[]), Err(ReplicasError::None));

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::parts::{PartCounts, is_zero};
 use super::wide::{Wide, wide};
-use crate::recipe::Mode;
+use crate::parallel::shard::LAYERS;
+use crate::recipe::{Mode, Shard};
 
 /// What determines a step's memory on one device, besides the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,6 +24,10 @@ pub struct Load {
     pub images: u64,
     /// Whether gradients are summed over several micro-batches before an update.
     pub accumulates: bool,
+    /// Number of ranks that share a batch.
+    pub ranks: u64,
+    /// What each of them holds a share of.
+    pub shard: Shard,
     /// Whether the decoder keeps only its layers' inputs and runs each layer again in the backward pass.
     pub recompute: bool,
     /// Whether a supervision method is active.
@@ -43,12 +48,16 @@ pub struct Load {
 pub struct Memory {
     /// The parameters, adapters included; quantized ones at their stored size.
     pub weights: u64,
-    /// One gradient for each trained parameter, and a sum in f32 if gradients are summed over several passes.
+    /// One gradient for each trained parameter, and a sum in f32 if gradients are summed over several passes; if
+    /// gradients are divided among ranks, this rank's share of the sums in f32, and without recompute a pass's gradients.
     pub gradients: u64,
-    /// AdamW's two moments, in f32.
+    /// AdamW's two moments, in f32: those of all trained parameters, or of this rank's share.
     pub moments: u64,
-    /// The f32 copy of trained 16-bit parameters.
+    /// The f32 copy of trained 16-bit parameters, or of this rank's share.
     pub master_weights: u64,
+    /// If gradients are divided among ranks: those of a bucket and their f32 copy while they are summed, and those that
+    /// wait for the end of the pass.
+    pub buckets: u64,
     /// What the decoder's layers keep for the backward pass.
     pub decoder_activations: u64,
     /// The dense matrices that are composed of weights and adapters.
@@ -94,12 +103,21 @@ impl Memory {
         let losses = losses(config, load).narrow();
         // The input and the output of the last norm come on top of the layers.
         let kept = 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer };
+        // A share is rounded up, as the padding of the buckets does.
+        let ranks = if load.shard == Shard::None { 1 } else { load.ranks };
+        let share = |all: Wide| if ranks > 1 { all / ranks + element } else { all };
+        let gradients = match load.shard {
+            Shard::Gradients if load.recompute => share(4 * trained),
+            Shard::Gradients => share(4 * trained) + trained * element,
+            // `optim::add_gradients` sums in f32, whatever the parameters' type.
+            Shard::None | Shard::Optimizer => trained * (element + if load.accumulates { 4u64 } else { 0 }),
+        };
         let mut this = Self {
             weights: (weights + wide(load.encoder) * element).narrow(),
-            // `optim::add_gradients` sums in f32, whatever the parameters' type.
-            gradients: (trained * (element + if load.accumulates { 4u64 } else { 0 })).narrow(),
-            moments: (8 * trained).narrow(),
-            master_weights: if element < 4 { (4 * trained).narrow() } else { 0 },
+            gradients: gradients.narrow(),
+            moments: share(8 * trained).narrow(),
+            master_weights: if element < 4 { share(4 * trained).narrow() } else { 0 },
+            buckets: buckets(parts, load).narrow(),
             decoder_activations: kept.narrow(),
             composed_weights: if load.recompute { (composed / layers).narrow() } else { composed.narrow() },
             vision: encoder(config, vision, load).narrow(),
@@ -116,12 +134,13 @@ impl Memory {
     }
 
     /// The name of each number with its value, in order.
-    pub fn items(&self) -> [(&'static str, u64); 11] {
+    pub fn items(&self) -> [(&'static str, u64); 12] {
         [
             ("weights", self.weights),
             ("gradients", self.gradients),
             ("optimizer moments", self.moments),
             ("master weights", self.master_weights),
+            ("gradient buckets", self.buckets),
             ("decoder activations", self.decoder_activations),
             ("composed weights", self.composed_weights),
             ("vision encoder", self.vision),
@@ -131,6 +150,22 @@ impl Memory {
             ("runtime", self.runtime),
         ]
     }
+}
+
+/// What is held of gradients that are divided among ranks, besides a rank's share of their sums: the largest bucket's in
+/// f32 with this rank's part of their sum, their own and joined ones where they are in another type, and the gradients of
+/// what is no layer of the decoder, which are reduced when the pass ends.
+fn buckets(parts: &[PartCounts], load: &Load) -> Wide {
+    if load.shard == Shard::None {
+        return wide(0u64);
+    }
+    let all = || parts.iter().flat_map(|part| &part.buckets);
+    let largest = wide(all().map(|(_, count)| *count).max().unwrap_or(0));
+    let waits = |name: &str| load.shard == Shard::Gradients && load.recompute && !name.starts_with(LAYERS);
+    let waiting = all().filter(|(name, _)| waits(name)).fold(wide(0u64), |sum, (_, count)| sum + *count);
+    let joined = if load.element < 4 { load.element } else { 0 };
+    let own = if load.shard == Shard::Gradients && load.recompute { load.element } else { 0 };
+    largest * (4 + joined + own) + 4 * largest / load.ranks + waiting * load.element
 }
 
 /// The blocks of scores of a GPU's attention, which is composed of operations.

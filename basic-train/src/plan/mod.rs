@@ -154,6 +154,8 @@ impl Plan {
             positions,
             images: micro.saturating_mul(images),
             accumulates: micro < share as u64,
+            ranks: devices as u64,
+            shard: recipe.parallel.shard(devices),
             recompute: recipe.train.recompute,
             supervised: recipe.objective.supervises(),
             vision_cache: cache.ok_or(PlanError::TooLarge {

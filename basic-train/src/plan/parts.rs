@@ -1,5 +1,7 @@
 //! Counts the parameters of each part and those that are trained, from the network's shapes; no weights are allocated.
 
+use std::collections::BTreeMap;
+
 use basic_models::LlavaConfig;
 use basic_models::adapters::{LoraConfig, Quantization};
 use basic_models::checkpoint::{Slot, slots};
@@ -7,6 +9,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::wide::{Wide, wide};
+use crate::parallel::shard::bucket_of;
 use crate::recipe::{Mode, Part, PartConfig, Recipe};
 
 /// The parameter counts of one part.
@@ -42,6 +45,9 @@ pub struct PartCounts {
     /// pass.
     #[serde(skip)]
     pub(super) inputs: [bool; 3],
+    /// Number of trained parameters in each bucket in which gradients are reduced.
+    #[serde(skip)]
+    pub(super) buckets: BTreeMap<String, u64>,
 }
 
 pub(super) fn is_zero(count: &u64) -> bool {
@@ -84,10 +90,15 @@ impl PartCounts {
             bits: (mode == Mode::Qlora).then(|| config.bits.unwrap_or(Quantization::default().bits)),
             block: config.block.unwrap_or(Quantization::default().block),
             inputs: [mode == Mode::Full; 3],
+            buckets: BTreeMap::new(),
         };
+        for slot in slots.iter().filter(|_| mode == Mode::Full) {
+            this.count_in_bucket(slot, size(slot));
+        }
         for slot in slots.iter().filter(|slot| adapts && adapted(slot, config.targets.as_deref())) {
             let factors = (rank as u64).saturating_mul((slot.shape[0] + slot.shape[1]) as u64);
             this.trained = this.trained.saturating_add(factors);
+            this.count_in_bucket(slot, factors);
             this.adapted += size(slot);
             this.widest = this.widest.max(size(slot));
             for (input, names) in this.inputs.iter_mut().zip(INPUTS) {
@@ -95,6 +106,11 @@ impl PartCounts {
             }
         }
         this
+    }
+
+    fn count_in_bucket(&mut self, slot: &Slot, trained: u64) {
+        let count = self.buckets.entry(bucket_of(&slot.name).into()).or_default();
+        *count = count.saturating_add(trained);
     }
 
     /// Bytes of the part in memory, adapters included; `element` is the size of an unquantized element. A GPU packs

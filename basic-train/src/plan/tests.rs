@@ -253,12 +253,49 @@ fn a_plan_says_whether_it_fits_and_what_would_be_smaller() {
     }
 }
 
-/// The rows of docs/distributed.md: the memory of one of 8 devices that share a batch.
-fn distributed_rows() -> Vec<String> {
+/// A plan of LLaVA's second stage, or of its first, on so many ranks that share its batch.
+fn on_ranks(config: &LlavaConfig, stage: &str, dtype: &str, mode: &str, ranks: usize, micro: usize) -> Plan {
+    let (batch, positions) = if stage == "pretrain" { (256, 704) } else { (128, 2048) };
+    let text = format!(
+        "stage = \"{stage}\"\ndevice = \"cuda:0\"\n[parts.decoder]\nmode = \"{mode}\"\n[train]\nsteps = 1\n\
+         recompute = true\nbatch_size = {batch}\nmicro_batch = {micro}\ndtype = \"{dtype}\""
+    );
+    let options = PlanOptions { devices: ranks, ..PlanOptions::default() };
+    Plan::of(&recipe(&text), config, lengths(positions, None), &options, &host(), Vec::new()).unwrap()
+}
+
+fn sizes() -> [(&'static str, LlavaConfig); 2] {
+    [("7B", vicuna(32, 4096, 11008, 32)), ("13B", vicuna(40, 5120, 13824, 40))]
+}
+
+/// The columns of docs/distributed.md's tables: the memory of one of the ranks, whether that fits, and the same for
+/// one sample at once.
+fn columns(all: &Plan, one: &Plan) -> String {
     let gib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 30));
     let fits = |plan: &Plan, bytes: u64| if plan.fits(bytes) { "yes" } else { "no" };
+    let memory = &all.memory;
+    let state = memory.gradients + memory.moments + memory.master_weights;
+    let rest = memory.total - memory.weights - state - memory.buckets;
+    let (small, large) = (80_000_000_000, 141_000_000_000);
+    format!(
+        "{} | {} | {} | {} | **{}** | {} | {} | {} | {} | {} |",
+        gib(memory.weights),
+        gib(state),
+        gib(memory.buckets),
+        gib(rest),
+        gib(memory.total),
+        fits(all, small),
+        fits(all, large),
+        gib(one.memory.total),
+        fits(one, small),
+        fits(one, large),
+    )
+}
+
+/// The rows of docs/distributed.md: one of 8 ranks for every way to train, then a full finetune on 1 to 16 ranks.
+fn distributed_rows() -> Vec<String> {
     let mut rows = Vec::new();
-    for (size, config) in [("7B", vicuna(32, 4096, 11008, 32)), ("13B", vicuna(40, 5120, 13824, 40))] {
+    for (size, config) in sizes() {
         for (name, stage, dtype, mode, micro) in [
             ("pretrain, f32", "pretrain", "float32", "frozen", 32),
             ("pretrain, bf16", "pretrain", "bfloat16", "frozen", 32),
@@ -267,33 +304,14 @@ fn distributed_rows() -> Vec<String> {
             ("LoRA, bf16", "finetune", "bfloat16", "lora", 16),
             ("QLoRA, bf16 over 4 bits", "finetune", "bfloat16", "qlora", 16),
         ] {
-            let batch = 8 * micro;
-            let text = format!(
-                "stage = \"{stage}\"\ndevice = \"cuda:0\"\n[parts.decoder]\nmode = \"{mode}\"\n[train]\nsteps = 1\n\
-                 recompute = true\nbatch_size = {batch}\nmicro_batch = {micro}\ndtype = \"{dtype}\""
-            );
-            let positions = if stage == "pretrain" { 704 } else { 2048 };
-            let mut recipe = recipe(&text);
-            let options = PlanOptions { devices: 8, ..PlanOptions::default() };
-            let mut of = |micro: usize| {
-                recipe.train.micro_batch = Some(micro);
-                Plan::of(&recipe, &config, lengths(positions, None), &options, &host(), Vec::new()).unwrap()
-            };
-            let (all, one) = (of(micro), of(1));
-            let memory = &all.memory;
-            let state = memory.gradients + memory.moments + memory.master_weights;
-            let rest = memory.total - memory.weights - state;
-            rows.push(format!(
-                "| {size}, {name} | {} | {} | {} | **{}** | {} | {} | {} | {} |",
-                gib(memory.weights),
-                gib(state),
-                gib(rest),
-                gib(memory.total),
-                gib(one.memory.total),
-                fits(&all, 80_000_000_000),
-                fits(&one, 80_000_000_000),
-                fits(&all, 141_000_000_000),
-            ));
+            let of = |micro| on_ranks(&config, stage, dtype, mode, 8, micro);
+            rows.push(format!("| {size}, {name} | {}", columns(&of(micro), &of(1))));
+        }
+    }
+    for (size, config) in sizes() {
+        for ranks in [1, 2, 4, 8, 16] {
+            let of = |micro| on_ranks(&config, "finetune", "bfloat16", "full", ranks, micro);
+            rows.push(format!("| {size}, {ranks} | {}", columns(&of(16), &of(1))));
         }
     }
     rows
@@ -308,6 +326,47 @@ fn the_table_of_distributed_md_is_the_plans() {
     for row in rows {
         assert!(page.contains(&row), "docs/distributed.md lacks\n{row}");
     }
+}
+
+#[test]
+fn ranks_hold_a_share_of_what_the_recipe_divides() {
+    let [(_, config), _] = sizes();
+    let of = |shard: &str, ranks: usize, recompute: bool| {
+        let text = format!(
+            "stage = \"finetune\"\nparallel.shard = \"{shard}\"\ntrain = {{ batch_size = 128, micro_batch = 4, steps = 1, \
+             dtype = \"bfloat16\", recompute = {recompute} }}"
+        );
+        let options = PlanOptions { devices: ranks, ..PlanOptions::default() };
+        Plan::of(&recipe(&text), &config, lengths(2048, None), &options, &host(), Vec::new()).unwrap()
+    };
+    let trained = 6_738_415_616 + 2 * 4096 + 20_979_712;
+    assert_eq!(of("none", 8, true).trained, trained);
+    let near = |found: u64, expected: u64| assert!(found.abs_diff(expected) < 64, "{found} and {expected}");
+    for (shard, ranks, recompute, gradients, state) in [
+        ("none", 8, true, 6 * trained, 12 * trained),
+        ("optimizer", 8, true, 6 * trained, 12 * trained / 8),
+        ("gradients", 8, true, 4 * trained / 8, 12 * trained / 8),
+        ("gradients", 4, false, 4 * trained / 4 + 2 * trained, 12 * trained / 4),
+        ("gradients", 1, true, 6 * trained, 12 * trained),
+    ] {
+        let memory = of(shard, ranks, recompute).memory;
+        near(memory.gradients, gradients);
+        near(memory.moments + memory.master_weights, state);
+        assert_eq!(memory.buckets > 0, shard != "none" && ranks > 1, "{shard} {ranks}");
+    }
+    // A layer of Llama 7B: four matrices of attention, three of the MLP, two norms. Its gradients in bf16, joined, in f32,
+    // and an eighth of their sum; the embedding table, the head, the last norm and the projector wait in bf16.
+    let layer: u64 = 4 * 4096 * 4096 + 3 * 4096 * 11008 + 2 * 4096;
+    let waiting = 2 * 32001 * 4096 + 4096 + 20_979_712;
+    assert_eq!(of("gradients", 8, true).memory.buckets, layer * (2 + 2 + 4) + layer / 2 + 2 * waiting);
+}
+
+#[test]
+fn a_full_finetune_of_7b_fits_eight_gpus_of_80_gb() {
+    let [(_, config), _] = sizes();
+    let plan = on_ranks(&config, "finetune", "bfloat16", "full", 8, 16);
+    assert!(plan.memory.total <= 55 << 30, "{} bytes on each", plan.memory.total);
+    assert!(plan.to_string().contains("which divide gradients and the optimizer's state"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Plan, memory::Memory};
-use crate::recipe::Mode;
+use crate::recipe::{Mode, Shard};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,9 +25,14 @@ impl fmt::Display for Plan {
         let load = &self.load;
         writeln!(f, "samples    {}", number(self.data.samples))?;
         let each = if self.devices > 1 { format!(" on each of {} devices", self.devices) } else { String::new() };
+        let divided = match load.shard {
+            Shard::None => "",
+            Shard::Optimizer => ", which divide the optimizer's state",
+            Shard::Gradients => ", which divide gradients and the optimizer's state",
+        };
         writeln!(
             f,
-            "steps      {} of {} samples, {} at once{each}",
+            "steps      {} of {} samples, {} at once{each}{divided}",
             number(self.steps),
             self.batch_size,
             load.samples

@@ -205,7 +205,7 @@ fn prepare<'a>(opened: &'a Opened<'a>, warn: &mut dyn FnMut(&str)) -> Result<Pre
             let wrong = |reason| TrainError::Resume { path: path.join("images.bin"), reason };
             seen.restore(&bytes).map_err(wrong)?;
         }
-        model = trainer.restore(model, &path, position)?;
+        model = trainer.restore_model(model, &path, position)?;
     }
     if options.resume {
         // Behind the state, whose tensors tell more exactly what a changed recipe does not fit.
@@ -250,8 +250,8 @@ fn train(opened: &Opened, record: &RunFiles, first: First, progress: Progress) -
         let model = {
             let mut begin = lock(&begin);
             let (model, first, left) = &mut *begin;
-            if let Some(first) = first {
-                trainer.follow(first, &device.clone().without_autodiff());
+            if let (Some(first), Some(model)) = (first.as_ref(), model.as_ref()) {
+                trainer.follow(first, model)?;
             }
             let own = model.clone();
             *left -= 1;
@@ -290,10 +290,7 @@ fn steps(
     let mut left_out = None;
     while trainer.done() < steps {
         if trainer.agree(record.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
-            if writes {
-                record.save(checkpoint, trainer, &model, evaluated)?;
-            }
-            trainer.settle()?;
+            record.save(checkpoint, trainer, &model, evaluated)?;
             return Ok(Some(trainer.done()));
         }
         let step;
@@ -301,7 +298,8 @@ fn steps(
         watchers.step(&step)?;
         left_out = step.left_out.last().cloned().or(left_out);
         progress(&step, steps);
-        if writes && record.vanished() {
+        // What only the first rank sees, all ranks must know of, because they save together.
+        if trainer.agree(writes && record.vanished())? {
             record.save(checkpoint, trainer, &model, evaluated)?;
         }
         if writes && looked.elapsed() >= pause {
@@ -311,42 +309,43 @@ fn steps(
         }
         let done = trainer.done();
         let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
-        if let (true, Some(held_out)) = (writes, record.held_out)
-            && (due(Some(held_out.every)) || done == steps)
-        {
+        if let Some(held_out) = record.held_out.filter(|held_out| due(Some(held_out.every)) || done == steps) {
             // What was trained is none the worse for it.
-            if let Err(error) = held_out.images_unchanged() {
+            let images = if writes { held_out.images_unchanged() } else { Ok(()) };
+            if let Err(error) = trainer.together(images.map_err(TrainError::from)) {
                 record.save(checkpoint, trainer, &model, evaluated)?;
-                return Err(error.into());
+                return Err(error);
             }
-            let evaluation = held_out.evaluate(done, &model, checkpoint, record.recipe, trainer.encoder(&model)?)?;
-            watchers.evaluation(&evaluation)?;
-            evaluated = Some((done, evaluation.total));
+            if writes {
+                let encoder = trainer.encoder(&model)?;
+                let evaluation = held_out.evaluate(done, &model, checkpoint, record.recipe, encoder)?;
+                watchers.evaluation(&evaluation)?;
+                evaluated = Some((done, evaluation.total));
+            }
         }
-        if writes && due(record.recipe.checkpoint.every) && done < steps {
+        if due(record.recipe.checkpoint.every) && done < steps {
             record.save(checkpoint, trainer, &model, evaluated)?;
         }
     }
     if trainer.position().trained == Some(0) {
         return Err(TrainError::NothingLearned { out: record.out.into(), steps, last: left_out });
     }
-    if writes {
-        record.unchanged()?;
-        // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
-        if record.recipe.checkpoint.every.is_some() || record.vanished() {
-            record.save(checkpoint, trainer, &model, evaluated)?;
-        }
-        let same = unchanged(record.beside, "the checkpoint would not be what was trained with");
-        let saved = same.map_err(TrainError::from);
-        if let Err(error) = saved.and_then(|()| output::save(checkpoint, &model, record.out, record.recipe)) {
-            // What was trained is often far smaller than the checkpoint: there may be room for that.
-            if record.recipe.checkpoint.every.is_none() {
-                let _ = record.save(checkpoint, trainer, &model, evaluated);
-            }
-            return Err(error);
-        }
+    trainer.together(if writes { record.unchanged() } else { Ok(()) })?;
+    // The last state stays until the checkpoint is whole: where the disk is full now, nothing is lost.
+    if trainer.agree(record.recipe.checkpoint.every.is_some() || (writes && record.vanished()))? {
+        record.save(checkpoint, trainer, &model, evaluated)?;
     }
-    trainer.settle()?;
+    let write = || {
+        unchanged(record.beside, "the checkpoint would not be what was trained with")?;
+        output::save(checkpoint, &model, record.out, record.recipe)
+    };
+    if let Err(error) = trainer.together(if writes { write() } else { Ok(()) }) {
+        // What was trained is often far smaller than the checkpoint: there may be room for that.
+        if record.recipe.checkpoint.every.is_none() {
+            let _ = record.save(checkpoint, trainer, &model, evaluated);
+        }
+        return Err(error);
+    }
     Ok(None)
 }
 

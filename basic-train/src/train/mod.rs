@@ -7,7 +7,8 @@
 //!   as the run would;
 //! - `model` says which parameters are trained, `heads` makes and saves the trainable heads of supervision methods;
 //! - `step_source` draws the samples of each step, `caches` keeps the features of frozen vision encoders;
-//! - `state` saves what a run needs to resume, in files that `tensor_file` reads and writes;
+//! - `state` saves what a run needs to resume, `moments` the optimizer's part of it, in files that `tensor_file` reads and
+//!   writes;
 //! - `options` has the caller's options, `run_info` the record `run.json`, `run_files` writes it and the metrics, `output`
 //!   takes the output directory.
 
@@ -18,6 +19,7 @@ mod heads;
 mod inputs;
 mod r#loop;
 mod model;
+mod moments;
 mod options;
 mod output;
 mod preparer;

@@ -12,6 +12,7 @@ use super::inputs::{HeldOut, Inputs, unchanged};
 use super::state::{self, Position};
 use super::{RunInfo, RunOptions, Status, StepSource, TrainError, Trainer};
 use crate::directory_lock::Held;
+use crate::parallel::{Collective, CollectiveError, together};
 use crate::recipe::Recipe;
 use crate::watch::{Jsonl, TensorBoard, Watcher, Watchers};
 
@@ -65,7 +66,8 @@ impl RunFiles<'_> {
         Ok(watchers)
     }
 
-    /// Saves the run's state. `evaluated` is the step that was evaluated last, with its objective.
+    /// Saves the run's state; all ranks call it together. `evaluated` is the step that was evaluated last, with its
+    /// objective.
     pub(super) fn save(
         &self,
         checkpoint: &Checkpoint,
@@ -73,19 +75,10 @@ impl RunFiles<'_> {
         model: &Llava,
         evaluated: Option<(usize, f64)>,
     ) -> Result<(), TrainError> {
-        self.unchanged()?;
-        let vanished = self.vanished();
-        let mut anew = None;
-        if vanished {
-            if self.lost() {
-                anew = Some(Held::take(self.out)?);
-                if self.out.join("run.json").exists() {
-                    let reason = "another run has taken the place of this one, which ends and is not saved".into();
-                    return Err(TrainError::Resume { path: self.out.into(), reason });
-                }
-            }
-            self.write(Status::Failed)?;
-        }
+        let ranks = trainer.ranks();
+        let first = trainer.rank() == 0;
+        let Anew { vanished, held } =
+            together(ranks.collective, if first { self.before_save() } else { Ok(Anew::default()) })?;
         let full = |dir: &Path| {
             if !self.recipe.checkpoint.full {
                 return Ok(());
@@ -98,18 +91,54 @@ impl RunFiles<'_> {
         let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
         let Inputs { data, model: start, beside } = self.inputs.clone();
         let position = Position { data, model: start, beside, evaluation, ..trainer.position().clone() };
-        let images = self.data.seen().and_then(SeenImages::to_bytes);
-        let saved = state::save(self.out, model, trainer.optimizer(), position, images, full)?;
-        drop(anew);
-        if vanished {
-            let reason = format!(
-                "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
-                saved.display(),
-                self.out.display()
-            );
-            return Err(TrainError::Resume { path: self.out.into(), reason });
+        let images = match self.data.seen() {
+            Some(seen) => self.seen(seen, ranks.collective)?,
+            None => None,
+        };
+        let saved = state::save(self.out, model, trainer.optimizer(), ranks, position, images, full)?;
+        drop(held);
+        let after = match (first, vanished) {
+            (false, _) => Ok(()),
+            (true, false) => state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done()),
+            (true, true) => {
+                let reason = format!(
+                    "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
+                    saved.display(),
+                    self.out.display()
+                );
+                Err(TrainError::Resume { path: self.out.into(), reason })
+            }
+        };
+        together(ranks.collective, after)
+    }
+
+    /// The record of the image files that all processes have read.
+    fn seen(&self, seen: &SeenImages, collective: &dyn Collective) -> Result<Option<Vec<u8>>, TrainError> {
+        let own = seen.to_bytes();
+        if !collective.separate() {
+            return Ok(own);
         }
-        state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done())
+        for bytes in collective.gather_bytes(&own.unwrap_or_default())?.iter().filter(|bytes| !bytes.is_empty()) {
+            seen.merge(bytes).map_err(|reason| CollectiveError::Transfer(format!("the record of images {reason}")))?;
+        }
+        Ok(seen.to_bytes())
+    }
+
+    /// Looks whether the data is what it was and the output directory is there, which is made anew if it has vanished.
+    fn before_save(&self) -> Result<Anew, TrainError> {
+        self.unchanged()?;
+        let mut anew = Anew { vanished: self.vanished(), held: None };
+        if anew.vanished {
+            if self.lost() {
+                anew.held = Some(Held::take(self.out)?);
+                if self.out.join("run.json").exists() {
+                    let reason = "another run has taken the place of this one, which ends and is not saved".into();
+                    return Err(TrainError::Resume { path: self.out.into(), reason });
+                }
+            }
+            self.write(Status::Failed)?;
+        }
+        Ok(anew)
     }
 
     /// Writes the run's record, if this process writes.
@@ -135,4 +164,13 @@ impl RunFiles<'_> {
         text.and_then(|text| write_atomically(&path, (text + "\n").as_bytes()))
             .map_err(|source| TrainError::Io { path, source })
     }
+}
+
+/// The output directory before a state is saved.
+#[derive(Default)]
+struct Anew {
+    /// Whether it had vanished.
+    vanished: bool,
+    /// The lock on the new one.
+    held: Option<Held>,
 }

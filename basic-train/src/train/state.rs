@@ -1,5 +1,5 @@
-//! Saves and restores the state of a run in `checkpoints/step-N/`: the trained parameters, the optimizer's state, and a
-//! record with the checksums of both. A resumed run continues as if it had never stopped.
+//! Saves and restores the state of a run in `checkpoints/step-N/`: the trained parameters, the optimizer's state
+//! (`moments`), and a record with the checksums of both. A resumed run continues as if it had never stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 use basic_models::Llava;
 use basic_models::checkpoint::{Contents, ParamPath, StagedDir, crash_cleanup};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::TrainError;
+use super::moments;
 use super::tensor_file::{Outgoing, Tensors, write};
-use crate::optim::{Optimizer, ParameterState, States};
+use crate::optim::Optimizer;
+use crate::parallel::shard::Layout;
+use crate::parallel::{Collective, share, together};
+use crate::recipe::Shard;
 
 const PARAMETERS: &str = "trained.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
 const RECORD: &str = "state.json";
 const IMAGES: &str = "images.bin";
 const PREFIX: &str = "step-";
@@ -113,44 +116,104 @@ pub fn saved(run: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-/// Saves a state. `images` is the record of the image files that have been read, and `more` writes further files into
-/// the same directory. The directory gets its name only when everything is on disk.
+/// The ranks that save a state together, and what is divided among them.
+#[derive(Clone, Copy)]
+pub struct Ranks<'a> {
+    /// The ranks.
+    pub collective: &'a dyn Collective,
+    /// What each of them holds a share of.
+    pub shard: Shard,
+}
+
+impl Ranks<'_> {
+    /// The layout that says which elements of the optimizer's state this rank holds.
+    pub fn layout(&self, model: &Llava) -> Layout {
+        match self.shard {
+            Shard::None => Layout::of(model, 0, 1),
+            Shard::Optimizer | Shard::Gradients => Layout::of(model, self.collective.rank(), self.collective.world()),
+        }
+    }
+}
+
+/// Saves a state. All ranks call it together: each writes its share of the optimizer's state, and rank 0 everything else.
+/// `images` is the record of the image files that have been read, and `more` writes further files into the same
+/// directory. The directory gets its name only when all ranks have their files on disk.
 ///
 /// # Errors
 ///
-/// [`TrainError::Io`] that names the file; earlier states are not affected.
+/// [`TrainError::Io`] that names the file, on the rank that could not write it, and on all others
+/// [`CollectiveError::Replica`](crate::parallel::CollectiveError::Replica) with its message; earlier states are not
+/// affected.
 pub fn save(
     run: &Path,
     model: &Llava,
     optimizer: &Optimizer,
+    ranks: Ranks,
     mut position: Position,
     images: Option<Vec<u8>>,
     more: impl FnOnce(&Path) -> Result<(), TrainError>,
 ) -> Result<PathBuf, TrainError> {
+    let Ranks { collective, shard } = ranks;
     let target = folder(run).join(format!("{PREFIX}{:08}", position.step));
-    let staged = StagedDir::new(&target, true)?;
     let io = |name: &str| {
         let path = target.join(name);
         move |source| TrainError::Io { path, source }
     };
-    let states = optimizer.states();
-    position.updates = states.iter().map(|(name, state)| (name.clone(), state.time)).collect();
-    for (name, tensors) in [(PARAMETERS, trained(model)), (OPTIMIZER, moments(states))] {
-        let path = staged.path().join(name);
-        write(&path, tensors).map_err(io(name))?;
-        position.files.insert(name.into(), checksum(&path).map_err(io(name))?);
-    }
-    if let Some(images) = images {
-        staged.write(IMAGES, &images)?;
-        position.files.insert(IMAGES.into(), checksum(&staged.path().join(IMAGES)).map_err(io(IMAGES))?);
-    }
-    more(staged.path())?;
-    // JSON has no NaN or infinity.
-    position.evaluation = position.evaluation.filter(|value| value.is_finite());
-    position.checksum = position.digest().map_err(|e| io(RECORD)(e.into()))?;
-    let text = serde_json::to_string_pretty(&position).map_err(|e| io(RECORD)(e.into()))?;
-    staged.write(RECORD, (text + "\n").as_bytes())?;
-    staged.commit()?;
+    // The first rank makes the directory and tells the others its name.
+    let first = collective.rank() == 0;
+    let mut staged = None;
+    let mut begin = || -> Result<Vec<u8>, TrainError> {
+        let name = |dir: &StagedDir| dir.path().file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+        Ok(name(staged.insert(StagedDir::new(&target, true)?)))
+    };
+    let names = share(collective, if first { begin() } else { Ok(Vec::new()) })?;
+    let named = names.into_iter().next().unwrap_or_default();
+    let dir = match &staged {
+        Some(staged) => staged.path().to_path_buf(),
+        None => folder(run).join(String::from_utf8_lossy(&named).into_owned()),
+    };
+
+    let write_own = || -> Result<BTreeMap<String, Checksum>, TrainError> {
+        let mut written = Vec::new();
+        if shard != Shard::None {
+            let layout = ranks.layout(model);
+            let pieces = Some((&layout, collective.rank(), collective.world()));
+            written.push(moments::save(&dir, optimizer, pieces).map_err(|(name, error)| io(&name)(error))?);
+        }
+        if let Some(staged) = &staged {
+            write(&dir.join(PARAMETERS), trained(model)).map_err(io(PARAMETERS))?;
+            written.push(PARAMETERS.into());
+            if shard == Shard::None {
+                written.push(moments::save(&dir, optimizer, None).map_err(|(name, error)| io(&name)(error))?);
+            }
+            if let Some(images) = &images {
+                staged.write(IMAGES, images)?;
+                written.push(IMAGES.into());
+            }
+            more(&dir)?;
+        }
+        let sum = |name: String| Ok((name.clone(), checksum(&dir.join(&name)).map_err(io(&name))?));
+        written.into_iter().map(sum).collect()
+    };
+    let written = write_own().and_then(|files| serde_json::to_vec(&files).map_err(|error| io(RECORD)(error.into())));
+    let written = share(collective, written)?;
+
+    // Nobody goes on before the state has its name.
+    let name_it = |staged: StagedDir| -> Result<(), TrainError> {
+        position.updates = optimizer.updates();
+        for files in &written {
+            let files: BTreeMap<String, Checksum> =
+                serde_json::from_slice(files).map_err(|error| io(RECORD)(error.into()))?;
+            position.files.extend(files);
+        }
+        // JSON has no NaN or infinity.
+        position.evaluation = position.evaluation.filter(|value| value.is_finite());
+        position.checksum = position.digest().map_err(|e| io(RECORD)(e.into()))?;
+        let text = serde_json::to_string_pretty(&position).map_err(|e| io(RECORD)(e.into()))?;
+        staged.write(RECORD, (text + "\n").as_bytes())?;
+        Ok(staged.commit()?)
+    };
+    together(collective, staged.map_or(Ok(()), name_it))?;
     Ok(target)
 }
 
@@ -209,11 +272,12 @@ fn step_of(name: &str) -> Option<usize> {
 fn verify(state: &Path) -> Result<Position, String> {
     let position = record(state)?;
     // A state has no record of image files if the run read none, or if an earlier version wrote it.
-    let images = position.files.contains_key(IMAGES).then_some(IMAGES);
-    for name in [PARAMETERS, OPTIMIZER].into_iter().chain(images) {
-        let path = state.join(name);
+    let images = position.files.contains_key(IMAGES).then(|| IMAGES.to_string());
+    let optimizer = moments::files(&position).map_err(|reason| format!("{RECORD} {reason}"))?;
+    for name in [PARAMETERS.to_string()].into_iter().chain(optimizer).chain(images) {
+        let path = state.join(&name);
         let found = checksum(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let expected = position.files.get(name).ok_or_else(|| format!("{RECORD} does not list {name}"))?;
+        let expected = position.files.get(&name).ok_or_else(|| format!("{RECORD} does not list {name}"))?;
         if found != *expected {
             return Err(format!(
                 "{} is damaged: {} bytes with checksum {}, written were {} with {}",
@@ -264,19 +328,13 @@ pub fn images(state: &Path, position: &Position) -> Result<Option<Vec<u8>>, Trai
     read.map_err(|source| TrainError::Io { path, source })
 }
 
-/// Restores a state into a model and an optimizer that were made from the same recipe.
+/// Restores the trained parameters of a state into a model that was made from the same recipe.
 ///
 /// # Errors
 ///
 /// [`TrainError::Resume`] if a tensor is missing, unexpected or of another shape; [`TrainError::Io`] if a file cannot
 /// be read.
-pub fn restore(
-    state: &Path,
-    position: &Position,
-    model: Llava,
-    optimizer: &mut Optimizer,
-) -> Result<Llava, TrainError> {
-    let device = model.device();
+pub fn restore(state: &Path, model: Llava) -> Result<Llava, TrainError> {
     let path = state.join(PARAMETERS);
     let io = |source| TrainError::Io { path: path.clone(), source };
     let file = Tensors::open(&path).map_err(io)?;
@@ -291,8 +349,6 @@ pub fn restore(
     if let Some(name) = left.first() {
         return Err(wrong(format!("holds {name}, which this run does not train: was the recipe changed?")));
     }
-    let path = state.join(OPTIMIZER);
-    optimizer.set_states(states(&path, position, &device.without_autodiff())?);
     Ok(model)
 }
 
@@ -383,36 +439,4 @@ impl ModuleMapper for Fill<'_> {
             .require_grad()
         })
     }
-}
-
-fn moments(states: &States) -> Vec<Outgoing> {
-    let tensors = states.iter().flat_map(|(name, state)| {
-        let ParameterState { first, second, master, .. } = state.clone();
-        let named = [("first", Some(first)), ("second", Some(second)), ("master", master)];
-        named
-            .into_iter()
-            .filter_map(move |(kind, tensor)| Some(Outgoing::new(format!("{name}.{kind}"), tensor?, false)))
-    });
-    tensors.collect()
-}
-
-fn states(path: &Path, position: &Position, device: &Device) -> Result<States, TrainError> {
-    let io = |source| TrainError::Io { path: path.into(), source };
-    let mut file = Tensors::open(path).map_err(io)?;
-    let mut take = |name: &str, kind: &str| -> Result<Option<Tensor<1>>, TrainError> {
-        let data = file.read(&format!("{name}.{kind}"), false).map_err(io)?;
-        Ok(data.map(|data| {
-            let dtype = data.dtype();
-            Tensor::from_data(data, (device, dtype))
-        }))
-    };
-    let mut states = States::new();
-    for (name, time) in &position.updates {
-        let lacks = || TrainError::Resume { path: path.into(), reason: format!("lacks the moments of {name}") };
-        let first = take(name, "first")?.ok_or_else(lacks)?;
-        let second = take(name, "second")?.ok_or_else(lacks)?;
-        let master = take(name, "master")?;
-        states.insert(name.clone(), ParameterState { time: *time, first, second, master });
-    }
-    Ok(states)
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor, TensorData};
@@ -69,6 +70,15 @@ fn dtype_on_disk(dtype: DType) -> std::io::Result<Dtype> {
 ///
 /// An I/O error, also if a tensor could not be read from the device.
 pub fn write(path: &Path, tensors: Vec<Outgoing>) -> std::io::Result<()> {
+    write_with(path, tensors, HashMap::from([("format".into(), "pt".into())]))
+}
+
+/// [`write`] with other metadata than `format`. Several entries would be in no fixed order.
+///
+/// # Errors
+///
+/// Those of [`write`].
+pub fn write_with(path: &Path, tensors: Vec<Outgoing>, more: HashMap<String, String>) -> std::io::Result<()> {
     let mut infos = Vec::with_capacity(tensors.len());
     let mut end = 0;
     for Outgoing { name, shape, dtype, .. } in &tensors {
@@ -79,7 +89,7 @@ pub fn write(path: &Path, tensors: Vec<Outgoing>) -> std::io::Result<()> {
             TensorInfo { dtype: dtype_on_disk(*dtype)?, shape: shape.clone(), data_offsets: (start, end) },
         ));
     }
-    let metadata = Metadata::new(Some(HashMap::from([("format".into(), "pt".into())])), infos);
+    let metadata = Metadata::new(Some(more), infos);
     let metadata = metadata.map_err(|e| std::io::Error::other(e.to_string()))?;
     let mut header = serde_json::to_vec(&metadata)?;
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -130,6 +140,39 @@ impl Tensors {
     /// The tensors' names.
     pub fn names(&self) -> impl Iterator<Item = String> {
         self.metadata.tensors().into_keys()
+    }
+
+    /// An entry of the metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// A tensor's type and number of elements.
+    pub fn size(&self, name: &str) -> Option<(Dtype, usize)> {
+        // The header was checked: the elements fit into the file.
+        self.metadata.info(name).map(|info| (info.dtype, info.shape.iter().product()))
+    }
+
+    /// Reads the bytes of some elements of a tensor of f32 values.
+    ///
+    /// # Errors
+    ///
+    /// An I/O error, also for elements that the tensor does not have.
+    pub fn read_f32(&mut self, name: &str, elements: Range<usize>) -> std::io::Result<Vec<u8>> {
+        let there = self.metadata.info(name).filter(|info| info.dtype == Dtype::F32);
+        let place = there.and_then(|info| {
+            let (from, to) = info.data_offsets;
+            let at = |element: usize| element.checked_mul(size_of::<f32>())?.checked_add(from);
+            let (start, end) = (at(elements.start)?, at(elements.end)?);
+            (start <= end && end <= to).then_some((start, end - start))
+        });
+        let Some((start, length)) = place else {
+            return Err(std::io::Error::other(format!("{name} has no elements {elements:?} in f32")));
+        };
+        let mut bytes = vec![0u8; length];
+        self.file.seek(SeekFrom::Start(self.start + start as u64))?;
+        self.file.read_exact(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Reads one tensor; `None` if there is no tensor of this name. `transpose` works as in [`Outgoing::new`].

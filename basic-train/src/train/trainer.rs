@@ -1,7 +1,7 @@
 //! Runs the steps of a stage. The file follows the order of a step: draw, collate, forward, losses, backward, update.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,17 +10,18 @@ use basic_data::{LoaderError, MicroBatch, Samples, Skipped};
 use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 
 use super::TrainError;
 use super::backward::{Backward, backward_into};
 use super::caches::{Caches, Stores};
-use super::state::{self, Position};
+use super::moments::Moments;
+use super::state::{self, Position, Ranks};
 use super::step_source::StepSource;
 use super::totals::Totals;
 use crate::optim::{Optimizer, StepReadout};
 use crate::parallel::shard::{Reduced, StepGradients};
-use crate::parallel::{Collective, Solo};
+use crate::parallel::{Collective, Solo, together};
 use crate::recipe::{Mode, Part, Recipe};
 use crate::watch::memory::Memory;
 use crate::watch::{Alignment, Meter, StepMetrics, Work, alignment, flops};
@@ -39,6 +40,8 @@ pub struct Trainer<'a> {
     other: Option<Arc<FrozenEncoder>>,
     meter: Option<Meter>,
     position: Position,
+    /// The state that this stage goes on from.
+    from: Option<PathBuf>,
     started: bool,
 }
 
@@ -102,24 +105,58 @@ impl<'a> Trainer<'a> {
             other: None,
             meter: None,
             position: Position::start(),
+            from: None,
         }
     }
 
-    /// Goes on from a saved state, whose parameters it puts into `model`.
+    /// Goes on from a saved state, whose parameters it puts into `model`, with this rank's share of the optimizer's state.
     ///
     /// # Errors
     ///
     /// [`TrainError::Resume`] if the state does not fit the model.
     pub fn restore(&mut self, model: Llava, state: &Path, position: Position) -> Result<Llava, TrainError> {
-        let model = state::restore(state, &position, model, &mut self.optimizer)?;
-        self.position = position;
+        let model = self.restore_model(model, state, position)?;
+        self.restore_moments(&model)?;
         Ok(model)
     }
 
-    /// Copies the optimizer's state and the position of another replica.
-    pub fn follow(&mut self, other: &Trainer, device: &Device) {
-        self.optimizer = other.optimizer.clone().to_device(device);
+    /// [`Trainer::restore`] without the optimizer's state, which is only looked through. Replicas that
+    /// [`follow`](Trainer::follow) this one restore it, each its own share.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Resume`] if the state does not fit the model.
+    pub fn restore_model(&mut self, model: Llava, state: &Path, position: Position) -> Result<Llava, TrainError> {
+        let model = state::restore(state, model)?;
+        Moments::open(state, &position, &self.ranks().layout(&model))?;
+        self.position = position;
+        self.from = Some(state.into());
+        Ok(model)
+    }
+
+    fn restore_moments(&mut self, model: &Llava) -> Result<(), TrainError> {
+        let Some(state) = &self.from else { return Ok(()) };
+        let layout = self.ranks().layout(model);
+        let moments = Moments::open(state, &self.position, &layout)?;
+        moments.restore(&self.position, &layout, &mut self.optimizer)
+    }
+
+    /// Begins where another replica began, whose parameters are in `model`: at the same position, with this rank's share
+    /// of the optimizer's state.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError`] if the state cannot be read any more.
+    pub fn follow(&mut self, other: &Trainer, model: &Llava) -> Result<(), TrainError> {
         self.position = other.position.clone();
+        self.from = other.from.clone();
+        self.restore_moments(model)
+    }
+
+    /// The ranks of this run, and what is divided among them.
+    pub(super) fn ranks(&self) -> Ranks<'_> {
+        let collective = &*self.collective;
+        Ranks { collective, shard: self.recipe.parallel.shard(collective.world()) }
     }
 
     /// Number of steps of the whole stage.
@@ -143,13 +180,13 @@ impl<'a> Trainer<'a> {
         Ok(votes[0] > 0.0)
     }
 
-    /// Waits until all replicas have come here.
+    /// What this replica has done, if all others have done their part too; otherwise the first error, on all of them.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Collective`] if another replica has failed.
-    pub fn settle(&self) -> Result<(), TrainError> {
-        Ok(self.collective.barrier()?)
+    /// This replica's own error, or [`TrainError::Collective`] with another's message.
+    pub fn together<T>(&self, own: Result<T, TrainError>) -> Result<T, TrainError> {
+        together(&*self.collective, own)
     }
 
     /// Number of steps done.
@@ -187,8 +224,8 @@ impl<'a> Trainer<'a> {
         self.check_skipped(&all)?;
         let counts = all.counts;
         let (collective, mut sums) = (self.collective.clone(), Sums::default());
-        let (own, shard) = (samples.of(self.rank()).count(), recipe.parallel.shard(collective.world()));
-        let mut gradients = StepGradients::begin(&*collective, shard, &model, own)?;
+        let own = samples.of(self.rank()).count();
+        let mut gradients = StepGradients::begin(&*collective, self.ranks().shard, &model, own)?;
         for part in samples.of(self.rank()) {
             let before = self.caches.encoded();
             let batch = self.batch(&model, part)?;

@@ -179,6 +179,16 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
             RESUME,
         )
         .leaves(same),
+        new(
+            "run states",
+            "a rank's piece of the optimizer's state",
+            Kind::Safetensors,
+            "run/checkpoints/step-00000001/optimizer-00002-of-00002.safetensors",
+            &["train", "--resume", "run", "--devices", "cpu,cpu"],
+        )
+        .made(&["train", "recipe.toml", "--devices", "cpu,cpu"])
+        .adjusted(unfinished)
+        .leaves(same),
         state("metrics.jsonl", Kind::Lines, "run/metrics.jsonl", RESUME).leaves(same),
         state("metrics.jsonl, reported", Kind::Lines, "run/metrics.jsonl", &["report", "run", "--out", "page.html"])
             .leaves(Leaves::File("page.html")),

@@ -43,6 +43,10 @@ fn a_recipe_that_contradicts_itself_says_what_to_change() {
     run.refused(&["recipe.toml", "checkpoint", "vision"]);
     run.recipe(&format!("{text}[parts.decoder]\nmode = \"lora\"\nadapters = \"x\"\nalpha = 8.0\n"));
     run.refused(&["recipe.toml", "parts.decoder.alpha", "leave it out"]);
+    run.recipe(&format!("{text}[parallel]\nshard = \"parameters\"\n"));
+    run.refused(&["recipe.toml", "line 13", "parameters", "`gradients`"]);
+    run.recipe(&format!("{text}[parallel]\ntimeout_s = 0\n"));
+    run.refused(&["recipe.toml", "parallel.timeout_s is 0", "at most 86400"]);
     basic(args!["train", "gone.toml"]).refused(1, &["gone.toml", "No such file"]);
 }
 

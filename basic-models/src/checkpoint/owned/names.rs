@@ -58,18 +58,21 @@ pub(super) fn run_place(name: &str) -> Option<Place<'_>> {
 }
 
 pub(super) fn is_checkpoint(name: &str) -> bool {
-    let shard = || {
-        let (index, count) = name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
-        Some(is_number(index, 5) && is_number(count, 5))
-    };
     CHECKPOINT.contains(&name)
         || TOKENIZER_FILES.contains(&name)
         || name == "model.safetensors"
-        || shard() == Some(true)
+        || is_shard(name, "model-")
+}
+
+/// Whether a name has the form `model-00001-of-00003.safetensors`, with any `start`.
+fn is_shard(name: &str, start: &str) -> bool {
+    let numbers = || name.strip_prefix(start)?.strip_suffix(".safetensors")?.split_once("-of-");
+    numbers().is_some_and(|(index, count)| is_number(index, 5) && is_number(count, 5))
 }
 
 pub(super) fn is_part(name: &str) -> bool {
-    is_checkpoint(name) || PART.contains(&name)
+    // Where several devices train, each writes its part of the optimizer's state.
+    is_checkpoint(name) || PART.contains(&name) || is_shard(name, "optimizer-")
 }
 
 pub(super) fn is_export(name: &str) -> bool {

@@ -104,6 +104,21 @@ fn of_a_folder_in_a_run_only_the_runs_own_goes() {
 }
 
 #[test]
+fn the_pieces_of_an_optimizers_state_belong_to_a_part_and_similar_names_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["state.json", "trained.safetensors", "optimizer-00001-of-00002.safetensors"] {
+        write(dir.path(), name, "{}");
+    }
+    Contents::Part.check(dir.path()).unwrap();
+    for name in ["optimizer-1-of-2.safetensors", "optimizer-00001.safetensors", "optimizer-00001-of-00002.bin"] {
+        write(dir.path(), name, "{}");
+        assert!(Contents::Part.check(dir.path()).unwrap_err().to_string().contains(name));
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    assert!(Contents::Checkpoint.check(dir.path()).is_err(), "they belong to no checkpoint");
+}
+
+#[test]
 fn a_demos_runs_go_with_their_records_states_and_results_and_nothing_else_does() {
     let dir = tempfile::tempdir().unwrap();
     let runs = dir.path().join("runs");

@@ -8,7 +8,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Device, Tensor};
 
 /// Where the decoder's layers are in the model.
-const LAYERS: &str = "language_model.layers.";
+pub const LAYERS: &str = "language_model.layers.";
 
 /// A trained parameter in its bucket.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ impl Bucket {
 
 /// The bucket of the parameter with this path: each layer of the decoder or of the vision encoder, the embedding table,
 /// the output head with the norm before it, and otherwise the part of the model.
-fn bucket_of(name: &str) -> &str {
+pub fn bucket_of(name: &str) -> &str {
     let layer = name.find(".layers.").map(|at| at + ".layers.".len());
     let end = layer.and_then(|start| name[start..].find('.').map(|length| start + length));
     if let Some(end) = end {

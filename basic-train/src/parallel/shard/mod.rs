@@ -25,6 +25,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorReadError};
 
 pub use layout::{Bucket, Layout, Member, Piece};
+pub(crate) use layout::{LAYERS, bucket_of};
 pub use parts::Parts;
 pub use reducer::Reducer;
 
