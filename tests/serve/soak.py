@@ -1,6 +1,7 @@
 """Mixed good, bad and cut-off requests against `basic serve` for some time: every good one must be answered rightly, and
 the memory must not grow. .ci/serve runs this; it needs nothing beside Python."""
 
+import atexit
 import base64
 import json
 import pathlib
@@ -30,6 +31,7 @@ class Soak:
     def __init__(self, binary):
         line = [binary, "serve", FIXTURES / "plain", "--port", "0", "--device", "cpu", "--max-batch", "4"]
         self.process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)
         self.url = next(line.split()[2] for line in self.process.stdout if line.startswith("listening on "))
         self.address = (self.url.split("//")[1].split(":")[0], int(self.url.rsplit(":", 1)[1]))
         self.over = time.time()

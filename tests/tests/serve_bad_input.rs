@@ -297,7 +297,8 @@ fn options_that_cannot_be_followed_are_named_before_the_weights_are_read() {
     run(BASIC, args!["serve", &plain, &plain, "--port", "0"]).refused(1, &["two checkpoints", "plain"]);
     run(BASIC, args!["serve"]).refused(2, &["CKPT"]);
     let taken = serving(&[]);
-    serve(&["--port", &taken.address.port().to_string()]).refused(1, &["--host and --port", "in use"]);
+    let port = taken.address.port().to_string();
+    run(BASIC, args!["serve", &plain, "--port", port, "--device", "cpu"]).refused(1, &["--host and --port", "in use"]);
     let dir = tempfile::tempdir().unwrap();
     let model = copy_of("plain", &dir.path().join("model"));
     fs::write(model.join("generation_config.json"), "{").unwrap();

@@ -65,7 +65,7 @@ fn a_picture_is_talked_about_and_its_answers_are_those_of_the_api() {
     };
     let mut messages = vec![user(&["b.png"], "what is in the picture?")];
     let first = of(&messages);
-    assert_eq!(answers(&page), [first.clone()]);
+    assert_eq!(answers(&page), std::slice::from_ref(&first));
     assert!(page.text(".turn.assistant small").contains("20 tokens"));
     // The next question goes on with the conversation, without showing the picture again.
     ask(&page, "and where?", 20);

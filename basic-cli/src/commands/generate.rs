@@ -83,17 +83,23 @@ pub(super) fn settings(
     args: &Tokens,
     max_new_tokens: usize,
 ) -> Result<(GenerationConfig, Vec<String>)> {
-    let defaults = GenerationDefaults::load(&checkpoint.dir)?;
-    if !defaults.not_followed.is_empty() {
-        let (dir, keys) = (checkpoint.dir.display(), defaults.not_followed.join(", "));
-        tell!("warning: {dir}: generation_config.json sets what is not followed: {keys}");
-    }
+    let defaults = defaults(checkpoint)?;
     let config = GenerationConfig {
         repetition_penalty: args.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0),
         sampling: args.sampling(&defaults),
         ..GenerationConfig::greedy(max_new_tokens, defaults.end_ids(checkpoint), checkpoint.pad_id())
     };
     Ok((config, args.stops(&defaults)))
+}
+
+/// The settings in a checkpoint's generation_config.json, with a warning about those that are not followed.
+pub(super) fn defaults(checkpoint: &Checkpoint) -> Result<GenerationDefaults> {
+    let defaults = GenerationDefaults::load(&checkpoint.dir)?;
+    if !defaults.not_followed.is_empty() {
+        let (dir, keys) = (checkpoint.dir.display(), defaults.not_followed.join(", "));
+        tell!("warning: {dir}: generation_config.json sets what is not followed: {keys}");
+    }
+    Ok(defaults)
 }
 
 /// The pixel values of images, `[images, channels, height, width]`.

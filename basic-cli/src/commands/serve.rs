@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use basic_models::outside::read_text;
 use basic_serve::{ListenOptions, ServeOptions, Server, listen, model_names};
 
+use super::generate::defaults;
 use super::model::{open, open_device};
 use crate::args::Serve;
 use crate::output::{say, tell};
@@ -49,6 +50,7 @@ pub fn serve(args: Serve) -> Result<()> {
     let mut server = Server::new(options)?;
     for (path, name) in args.checkpoints.iter().zip(&names) {
         let checkpoint = open(path, &device)?;
+        defaults(&checkpoint)?;
         let bytes = server.cache_bytes(&checkpoint, args.dtype.into())?;
         let model = checkpoint.load(args.dtype.into(), &device)?;
         server.add(name, checkpoint, model)?;

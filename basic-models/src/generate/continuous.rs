@@ -55,6 +55,9 @@ pub struct NextToken {
     pub logprobs: Option<LogProbs>,
 }
 
+/// A row's number, and its new token or why it has none.
+pub type RowToken = (usize, Result<NextToken, GenerateError>);
+
 /// The result of [`ContinuousBatch::join`].
 #[derive(Debug)]
 pub struct Joined {
@@ -175,8 +178,7 @@ impl<'m> ContinuousBatch<'m> {
     /// # Errors
     ///
     /// Returns [`GenerateError::Read`] if the device fails; then no row has a new token.
-    #[allow(clippy::type_complexity)]
-    pub fn step(&mut self) -> Result<Vec<(usize, Result<NextToken, GenerateError>)>, GenerateError> {
+    pub fn step(&mut self) -> Result<Vec<RowToken>, GenerateError> {
         let mut busy: Vec<(usize, &mut Row)> =
             self.rows.iter_mut().enumerate().filter(|(_, row)| row.answer.is_some()).collect();
         if busy.is_empty() {

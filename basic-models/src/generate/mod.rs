@@ -25,7 +25,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde::Serialize;
 
 pub use config::{GenerationConfig, GenerationDefaults, Sampling};
-pub use continuous::{ContinuousBatch, Joined, LogProbs, NextToken, Sequence, cache_bytes};
+pub use continuous::{ContinuousBatch, Joined, LogProbs, NextToken, RowToken, Sequence, cache_bytes};
 pub use conversation::Conversation;
 pub use error::GenerateError;
 pub use likelihood::{Continuation, log_likelihoods};
