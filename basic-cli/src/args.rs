@@ -16,7 +16,7 @@ pub use analyze::Analyze;
 use basic_core::{Basic, DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use basic_models::outside::{FileLimits, set_file_limits};
-pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output};
+pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output, QuantArg};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, OnErrorArg, Shapes, Show};
 pub use devices::Devices;
@@ -84,7 +84,7 @@ pub enum Command {
     Losses(Losses),
     /// Put a vision encoder and a language model together as a new LLaVA checkpoint.
     Assemble(Assemble),
-    /// Write a checkpoint in another data type or in files of another size.
+    /// Write a checkpoint in another data type, in files of another size, or for llama.cpp (GGUF).
     Convert(Convert),
     /// Fold adapters into the checkpoint that they were trained on.
     Merge(Merge),

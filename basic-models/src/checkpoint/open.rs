@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::config_file::{read_config, read_json_text};
 use super::hub::resolve;
@@ -39,6 +40,8 @@ pub(super) struct Opened {
     pub composed: bool,
     /// See [`Checkpoint::image_aspect_ratio`].
     pub image_aspect_ratio: Option<String>,
+    /// The directory of its decoder, if that was unpacked from a GGUF file.
+    pub unpacked: Option<TempDir>,
 }
 
 impl Checkpoint {
@@ -71,6 +74,7 @@ impl Checkpoint {
             tokenizer_files: TokenizerFiles::of(&dir),
             composed: false,
             image_aspect_ratio: None,
+            unpacked: None,
             dir,
         })
     }
@@ -121,6 +125,7 @@ impl Checkpoint {
             tokenizer_files,
             composed: true,
             image_aspect_ratio,
+            unpacked: None,
             dir,
         })
     }
@@ -213,6 +218,7 @@ impl Checkpoint {
             tokenizer_files,
             template_source,
             warnings,
+            _unpacked: opened.unpacked,
             dir,
         })
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
+use tempfile::TempDir;
 
 use super::CheckpointError;
 use super::peft::AdapterFiles;
@@ -36,6 +37,8 @@ pub struct Checkpoint {
     /// A chat template to write beside the tokenizer, if that has none.
     pub(super) template_source: Option<&'static str>,
     pub(super) warnings: Vec<String>,
+    /// Keeps the files that were unpacked from a GGUF file as long as they are needed.
+    pub(super) _unpacked: Option<TempDir>,
 }
 
 /// The configuration files beside a checkpoint's weights.

@@ -84,7 +84,7 @@ impl Checkpoint {
     }
 
     /// Everything that is read: the files of tensors, including the adapters', and their folders.
-    fn sources(&self) -> Vec<PathBuf> {
+    pub(super) fn sources(&self) -> Vec<PathBuf> {
         let files = self.files.all_paths();
         let folders = files.iter().filter_map(|path| path.parent().map(Path::to_path_buf));
         let dirs = [self.dir.clone(), self.tokenizer_files.dir().into()];
