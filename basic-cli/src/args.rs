@@ -6,6 +6,7 @@ mod checkpoint;
 mod data;
 mod devices;
 mod eval;
+mod export_metrics;
 mod generate;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, OnErrorArg, Shapes, Show};
 pub use devices::Devices;
 pub use eval::{Choices, Compare, Eval, Report};
+pub use export_metrics::{ExportMetrics, MetricsFormat};
 pub use generate::{Chat, Generate, MAX_NEW_TOKENS, Tokens};
 
 /// Trains multimodal LLMs with direct visual supervision (BASIC, ICCV 2025).
@@ -74,6 +76,8 @@ pub enum Command {
     Compare(Compare),
     /// Write a page about training runs and evaluations, side by side.
     Report(Report),
+    /// Write a run's metrics as files for Weights & Biases, MLflow, or anything that reads CSV.
+    ExportMetrics(ExportMetrics),
     /// Show the nearest vocabulary tokens of each visual embedding, layer by layer, for an image or over a data set.
     Analyze(Box<Analyze>),
     /// Answer one prompt about one or more images.
