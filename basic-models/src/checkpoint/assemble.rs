@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::CheckpointError;
 use super::blueprint::composed;
 use super::gguf::{GgufDecoder, is_gguf};
@@ -55,28 +57,29 @@ impl Checkpoint {
         let kind = ProjectorKind::parse("projector", &options.projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
         let vision = resolve(vision)?;
-        let (mut files, decoder, unpacked) = match is_gguf(decoder) {
+        let (mut files, dir, unpacked) = match is_gguf(decoder) {
             true => {
                 let GgufDecoder { beside, files } = GgufDecoder::open(decoder)?;
-                (files, beside.path().to_path_buf(), Some(beside))
+                (files, decoder.to_path_buf(), Some(beside))
             }
             false => {
                 let decoder = resolve(decoder)?;
                 (TensorFiles::open(&decoder, Layout::Decoder)?, decoder, None)
             }
         };
-        let mut config = composed(&vision, &decoder, kind)?;
-        let tokenizer_files = TokenizerFiles::with_image_token(&decoder)?;
+        let decoder = unpacked.as_ref().map_or(&*dir, TempDir::path);
+        let mut config = composed(&vision, decoder, kind)?;
+        let tokenizer_files = TokenizerFiles::with_image_token(decoder)?;
         let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;
         let mut config = LlavaConfig::from_json(&config.to_string())
-            .map_err(|source| CheckpointError::Config { path: decoder.clone(), source })?;
+            .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         config.tie_word_embeddings = config.text_config.tie_word_embeddings;
         files = files.over(TensorFiles::open(&vision, Layout::Vision)?).growing(growth);
         if let Some(path) = &options.projector_weights {
             files = projector(path)?.over(files);
         }
         Self::with(Opened {
-            dir: decoder,
+            dir,
             vision: Some(vision),
             config,
             files,

@@ -40,7 +40,7 @@ pub(super) struct Opened {
     pub composed: bool,
     /// See [`Checkpoint::image_aspect_ratio`].
     pub image_aspect_ratio: Option<String>,
-    /// The directory of its decoder, if that was unpacked from a GGUF file.
+    /// The files beside its decoder's tensors, if they were unpacked from a GGUF file, which is then `dir`.
     pub unpacked: Option<TempDir>,
 }
 
@@ -201,7 +201,8 @@ impl Checkpoint {
         } else {
             processor = ProcessorConfig::load(&dir, processor)?;
         }
-        let mut template = ChatTemplate::load(&dir)?;
+        let beside = opened.unpacked.as_ref().map_or(&*dir, TempDir::path);
+        let mut template = ChatTemplate::load(beside)?;
         let template_source = (opened.composed && template.is_none()).then_some(VICUNA);
         if let Some(source) = template_source {
             template = Some(ChatTemplate::new(source, "vicuna_v1")?);
@@ -218,7 +219,7 @@ impl Checkpoint {
             tokenizer_files,
             template_source,
             warnings,
-            _unpacked: opened.unpacked,
+            unpacked: opened.unpacked,
             dir,
         })
     }

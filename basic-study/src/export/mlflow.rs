@@ -1,5 +1,6 @@
 //! MLflow's file store: `OUT/0/RUN_ID` with a file for each metric, whose lines are `timestamp value step`, and one for
-//! each parameter and tag. `mlflow ui --backend-store-uri OUT` shows it, and `mlflow` migrates it to a database.
+//! each parameter and tag. MLflow 3 no longer develops such stores, but shows them on request and migrates them to a
+//! database (`mlflow migrate-filestore`).
 
 use std::fmt::Write;
 use std::fs;
@@ -55,10 +56,11 @@ pub(super) fn write(records: &Records, out: &Path) -> Result<PathBuf, ExportErro
             file(&format!("tags/basic.{key}"), &plain(&json!(text)))?;
         }
     }
-    // MLflow's numbers of a run's state: 1 running, 3 finished, 4 failed.
+    // MLflow's numbers of a run's state: 1 running, 3 finished, 4 failed, 5 killed.
     let status = match records.info["status"].as_str() {
         Some("running") => 1,
         Some("failed") => 4,
+        Some("stopped") => 5,
         _ => 3,
     };
     let (text, ended) = (|text: &str| json!(text), if status == 1 { json!(null) } else { json!(last) });

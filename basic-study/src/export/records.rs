@@ -74,12 +74,7 @@ impl Records {
     }
 
     /// Adds the numbers of a file's lines; false if there is no such file.
-    fn add(
-        &mut self,
-        path: &Path,
-        prefix: &str,
-        known: &mut HashMap<String, usize>,
-    ) -> Result<bool, ExportError> {
+    fn add(&mut self, path: &Path, prefix: &str, known: &mut HashMap<String, usize>) -> Result<bool, ExportError> {
         let bytes = match outside::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),

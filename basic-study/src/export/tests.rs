@@ -18,7 +18,8 @@ fn run() -> (TempDir, PathBuf) {
     fs::write(run.join("metrics.jsonl"), STEPS).unwrap();
     let eval = "{\"step\":2,\"lm\":3.0,\"predictions\":[{\"prompt\":\"p\"}]}\n";
     fs::write(run.join("eval.jsonl"), eval).unwrap();
-    let info = r#"{"status":"finished","version":"0.1.0","recipe":{"stage":"pretrain","train":{"steps":2},"out":null}}"#;
+    let info =
+        r#"{"status":"finished","version":"0.1.0","recipe":{"stage":"pretrain","train":{"steps":2},"out":null}}"#;
     fs::write(run.join("run.json"), info).unwrap();
     (dir, run)
 }
@@ -33,10 +34,7 @@ fn a_table_has_a_row_for_each_step_and_a_column_for_each_number() {
     let done = export(&run, Format::Csv, None).unwrap();
     assert_eq!(done.path, dir.path().canonicalize().unwrap().join("align-metrics.csv"));
     assert_eq!((done.steps, done.metrics), (2, 5));
-    assert_eq!(
-        read(&done.path),
-        "step,lm,lrs/projector,seconds,skipped,eval/lm\n1,2.5,0.001,2,,\n2,2.25,,3,1,3\n"
-    );
+    assert_eq!(read(&done.path), "step,lm,lrs/projector,seconds,skipped,eval/lm\n1,2.5,0.001,2,,\n2,2.25,,3,1,3\n");
     let again = export(&run, Format::Csv, None).unwrap_err();
     assert!(matches!(again, ExportError::Exists(_)), "{again}");
 }

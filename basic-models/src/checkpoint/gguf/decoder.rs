@@ -108,7 +108,7 @@ fn check(config: &LlavaConfig, gguf: &GgufFamily) -> Result<(), Refusal> {
     }
     match decoder.rope.kind {
         RopeKind::Dynamic { .. } => {
-            let reason = "llama.cpp has no rotary base that grows with the length: write default, linear or llama3";
+            let reason = "llama.cpp has no rotary base that grows with the length";
             refuse("rope_parameters.rope_type = dynamic".into(), reason)
         }
         RopeKind::Llama3 { .. } if !gguf.frequency_divisors => refuse(
