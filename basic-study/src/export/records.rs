@@ -50,13 +50,13 @@ impl Records {
         let mut known = HashMap::new();
         let metrics = dir.join("metrics.jsonl");
         let found = this.add(&metrics, "", &mut known)?;
-        this.add(&dir.join("eval.jsonl"), "eval/", &mut known)?;
         if !found {
             return Err(ExportError::NoRun { path: dir, reason: "no training run: there is no metrics.jsonl" });
         }
         if this.rows.is_empty() {
             return Err(ExportError::NoRun { path: metrics, reason: "holds no complete step yet" });
         }
+        this.add(&dir.join("eval.jsonl"), "eval/", &mut known)?;
         this.time(&metrics)?;
         Ok(this)
     }
