@@ -6,6 +6,7 @@ mod checkpoint;
 mod data;
 mod devices;
 mod eval;
+mod export_metrics;
 mod generate;
 #[cfg(feature = "serve")]
 mod serve;
@@ -18,11 +19,12 @@ pub use analyze::Analyze;
 use basic_core::{Basic, DeviceSpec, LayerWeights, Objective, PatchWeights};
 use basic_models::checkpoint::parse_size;
 use basic_models::outside::{FileLimits, set_file_limits};
-pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output};
+pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output, QuantArg};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use data::{Check, Conversations, Data, Export, ImagesArg, OnErrorArg, Shapes, Show};
 pub use devices::Devices;
 pub use eval::{Choices, Compare, Eval, Report};
+pub use export_metrics::{ExportMetrics, MetricsFormat};
 pub use generate::{Chat, Generate, MAX_NEW_TOKENS, Tokens};
 #[cfg(feature = "serve")]
 pub use serve::Serve;
@@ -78,6 +80,8 @@ pub enum Command {
     Compare(Compare),
     /// Write a page about training runs and evaluations, side by side.
     Report(Report),
+    /// Write a run's metrics as files for Weights & Biases, MLflow, or anything that reads CSV.
+    ExportMetrics(ExportMetrics),
     /// Show the nearest vocabulary tokens of each visual embedding, layer by layer, for an image or over a data set.
     Analyze(Box<Analyze>),
     /// Answer one prompt about one or more images.
@@ -91,7 +95,7 @@ pub enum Command {
     Losses(Losses),
     /// Put a vision encoder and a language model together as a new LLaVA checkpoint.
     Assemble(Assemble),
-    /// Write a checkpoint in another data type or in files of another size.
+    /// Write a checkpoint in another data type, in files of another size, or for llama.cpp (GGUF).
     Convert(Convert),
     /// Fold adapters into the checkpoint that they were trained on.
     Merge(Merge),

@@ -2,7 +2,8 @@
 //!
 //! [`studies`] reads a study's TOML file, trains each of its cells with several seeds, measures them, and writes
 //! tables, figures and a page (`basic ablate`). [`demo`] trains the LLaVA baseline and BASIC side by side on the
-//! embedded Shapes data, from backbones that [`backbones`] pretrains. [`report`] writes one HTML file about runs,
+//! embedded Shapes data, from backbones that [`backbones`] pretrains. [`export`] writes metrics for other tools.
+//! [`report`] writes one HTML file about runs,
 //! evaluations and studies.
 //!
 //! ```
@@ -44,6 +45,7 @@
 
 pub mod backbones;
 pub mod demo;
+pub mod export;
 pub mod pages;
 pub mod report;
 pub mod studies;

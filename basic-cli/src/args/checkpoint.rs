@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use basic_models::checkpoint::parse_size;
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 
 use super::Dtype;
 
@@ -26,7 +26,7 @@ pub struct Assemble {
     /// The vision encoder: a directory or a name in the local Hugging Face cache.
     #[arg(long)]
     pub vision: PathBuf,
-    /// The language model: a directory or a name in the local Hugging Face cache.
+    /// The language model: a directory, a name in the local Hugging Face cache, or a GGUF file of llama.cpp (.gguf).
     #[arg(long)]
     pub llm: PathBuf,
     /// The projector between them: linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu or identity.
@@ -54,8 +54,29 @@ pub struct Convert {
     pub checkpoint: PathBuf,
     /// The directory that the new checkpoint is written to.
     pub out: PathBuf,
+    /// Write the model for llama.cpp and Ollama: model.gguf, and mmproj.gguf with the vision encoder and the projector.
+    #[arg(long, conflicts_with_all = ["dtype", "shard_size"])]
+    pub gguf: bool,
+    /// The type of the matrices in a GGUF file.
+    #[arg(long, value_enum, default_value = "f16", requires = "gguf")]
+    pub quant: QuantArg,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// The type of the matrices in a GGUF file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuantArg {
+    /// 8 bits.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits; the embedding table and the head have 8 bits.
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
-use basic_models::checkpoint::{AdapterFiles, AssembleOptions, Description, SaveOptions, describe};
+use basic_models::checkpoint::{AdapterFiles, AssembleOptions, Description, GGUF_FILES, Quant, SaveOptions, describe};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::args::{Assemble, Convert, Inspect, Merge, Output};
+use crate::args::{Assemble, Convert, Inspect, Merge, Output, QuantArg};
 use crate::output::{print_json, say, tell};
 
 /// A device for networks whose weights are not loaded: a CPU backend if this build has one.
@@ -34,7 +34,24 @@ pub fn assemble(args: Assemble) -> Result<()> {
 /// Runs `basic convert`.
 pub fn convert(args: Convert) -> Result<()> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    write(&checkpoint, &args.out, &args.output)
+    if !args.gguf {
+        return write(&checkpoint, &args.out, &args.output);
+    }
+    let device = host()?;
+    warn(&checkpoint, &device);
+    let quant = match args.quant {
+        QuantArg::Q8_0 => Quant::Q8_0,
+        QuantArg::Q4_0 => Quant::Q4_0,
+        QuantArg::F16 => Quant::F16,
+        QuantArg::F32 => Quant::F32,
+    };
+    for note in checkpoint.export_gguf(&args.out, quant, args.output.overwrite, &device)? {
+        tell!("note: {note}");
+    }
+    let [model, vision] = GGUF_FILES.map(|name| args.out.join(name));
+    say!("decoder: {}", model.display());
+    say!("vision encoder and projector: {}", vision.display());
+    Ok(())
 }
 
 /// Runs `basic merge`.
@@ -43,9 +60,9 @@ pub fn merge(args: Merge) -> Result<()> {
     write(&checkpoint, &args.out, &args.output)
 }
 
-fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Result<()> {
-    let device = host()?;
-    let unexpected = checkpoint.unexpected(&device);
+/// Prints what of the checkpoint is not written, and what differs from its configuration.
+fn warn(checkpoint: &Checkpoint, device: &Device) {
+    let unexpected = checkpoint.unexpected(device);
     if !unexpected.is_empty() {
         tell!(
             "warning: {}: tensors that the model has no place for are left out: {}",
@@ -54,6 +71,11 @@ fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Res
         );
     }
     super::model::warn(checkpoint);
+}
+
+fn write(checkpoint: &Checkpoint, out: &std::path::Path, output: &Output) -> Result<()> {
+    let device = host()?;
+    warn(checkpoint, &device);
     let dtype = output.dtype.map_or(checkpoint.stored_dtype(), Into::into);
     let options = SaveOptions { shard_size: Some(output.shard_size), ..SaveOptions::new(dtype) };
     checkpoint.convert(out, &options, output.overwrite, &device)?;

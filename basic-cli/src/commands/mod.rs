@@ -10,6 +10,7 @@ mod data;
 mod demo;
 mod devices;
 mod eval;
+mod export_metrics;
 mod generate;
 mod model;
 mod report;
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Ablate(args) => ablate::ablate(args),
         Command::Compare(args) => compare::compare(args),
         Command::Report(args) => report::report(args),
+        Command::ExportMetrics(args) => export_metrics::export_metrics(args),
         Command::Analyze(args) => analyze::analyze(*args),
         Command::Generate(args) => generate::generate(args),
         Command::Chat(args) => chat::chat(args),

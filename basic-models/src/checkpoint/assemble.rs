@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::CheckpointError;
 use super::blueprint::composed;
+use super::gguf::{GgufDecoder, is_gguf};
 use super::hub::resolve;
 use super::names::{Layout, PROJECTOR};
 use super::open::Opened;
@@ -43,8 +46,8 @@ impl Checkpoint {
         Self::assemble_with(vision, decoder, &AssembleOptions { seed, ..AssembleOptions::default() })
     }
 
-    /// Assembles a vision encoder and a decoder, both given as directories or hub names. If the decoder's
-    /// tokenizer has no `<image>` token, it gets one, and the embedding table and the head get a row for it
+    /// Assembles a vision encoder and a decoder, both given as directories or hub names; the decoder may also be a GGUF
+    /// file of llama.cpp (`.gguf`), which holds its tokenizer and chat template too. If the decoder's tokenizer has no `<image>` token, it gets one, and the embedding table and the head get a row for it
     /// unless they have a spare one.
     ///
     /// # Errors
@@ -53,20 +56,30 @@ impl Checkpoint {
     pub fn assemble_with(vision: &Path, decoder: &Path, options: &AssembleOptions) -> Result<Self, CheckpointError> {
         let kind = ProjectorKind::parse("projector", &options.projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
-        let (vision, decoder) = (resolve(vision)?, resolve(decoder)?);
-        let mut config = composed(&vision, &decoder, kind)?;
-        let mut files = TensorFiles::open(&decoder, Layout::Decoder)?;
-        let tokenizer_files = TokenizerFiles::with_image_token(&decoder)?;
+        let vision = resolve(vision)?;
+        let (mut files, dir, unpacked) = match is_gguf(decoder) {
+            true => {
+                let GgufDecoder { beside, files } = GgufDecoder::open(decoder)?;
+                (files, decoder.to_path_buf(), Some(beside))
+            }
+            false => {
+                let decoder = resolve(decoder)?;
+                (TensorFiles::open(&decoder, Layout::Decoder)?, decoder, None)
+            }
+        };
+        let decoder = unpacked.as_ref().map_or(&*dir, TempDir::path);
+        let mut config = composed(&vision, decoder, kind)?;
+        let tokenizer_files = TokenizerFiles::with_image_token(decoder)?;
         let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;
         let mut config = LlavaConfig::from_json(&config.to_string())
-            .map_err(|source| CheckpointError::Config { path: decoder.clone(), source })?;
+            .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         config.tie_word_embeddings = config.text_config.tie_word_embeddings;
         files = files.over(TensorFiles::open(&vision, Layout::Vision)?).growing(growth);
         if let Some(path) = &options.projector_weights {
             files = projector(path)?.over(files);
         }
         Self::with(Opened {
-            dir: decoder,
+            dir,
             vision: Some(vision),
             config,
             files,
@@ -74,6 +87,7 @@ impl Checkpoint {
             tokenizer_files,
             composed: true,
             image_aspect_ratio: None,
+            unpacked,
         })
     }
 }

@@ -58,7 +58,7 @@ pub fn is_leftover(entry: &Path) -> bool {
 /// The kind of an unfinished folder `.basic-...`, if it contains only what such a folder may contain.
 fn under_construction(dir: &Path) -> Option<Contents> {
     let own = |contents: &Contents| contents.holds_only_its_own(dir);
-    [Contents::Part, Contents::Export].into_iter().find(own).filter(|_| !may_be_kept(dir))
+    [Contents::Part, Contents::Export, Contents::Gguf].into_iter().find(own).filter(|_| !may_be_kept(dir))
 }
 
 /// Whether no process has locked the file. On a file system without locks every file counts as unlocked.

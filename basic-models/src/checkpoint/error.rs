@@ -148,6 +148,9 @@ pub enum CheckpointError {
         /// What it is, and what to do with it.
         what: String,
     },
+    /// A GGUF file that cannot be read or written.
+    #[error(transparent)]
+    Gguf(#[from] super::gguf::GgufError),
     /// Two parts that do not fit together.
     #[error("{0}")]
     Mismatch(String),

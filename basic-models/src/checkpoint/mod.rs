@@ -2,7 +2,7 @@
 //!
 //! [`Checkpoint::open`] reads (open.rs, of the parts in config_file.rs, read.rs and vocabulary.rs), [`Checkpoint::load`]
 //! makes the model (load.rs), [`Checkpoint::save`] and [`Checkpoint::convert`] write (save.rs, write.rs). Names on disk
-//! and ours are names.rs; adapters are peft/.
+//! and ours are names.rs; adapters are peft/; llama.cpp's files are gguf/.
 
 mod assemble;
 mod blueprint;
@@ -16,6 +16,7 @@ mod files;
 mod floats;
 mod fused;
 mod generation;
+mod gguf;
 mod hub;
 mod identity;
 mod kind;
@@ -51,6 +52,7 @@ pub use describe::{Description, FileReport, Parameters, TypeReport, describe};
 pub use encoder::{EncoderFiles, FrozenEncoder, PatchEncoder};
 pub use error::CheckpointError;
 pub use floats::FloatType;
+pub use gguf::{GGUF_FILES, GgufError, Quant};
 pub use hub::resolve;
 pub use identity::EncoderIdentity;
 pub use kind::Kind;

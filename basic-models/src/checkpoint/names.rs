@@ -1,6 +1,6 @@
 //! Maps the tensor names of Hugging Face's layouts and of LLaVA's own code to this project's, which are module paths.
 
-use super::vision_names;
+use super::{gguf, vision_names};
 use crate::config::VisionNames;
 use crate::parameters::Slot;
 
@@ -15,6 +15,8 @@ pub enum Layout {
     Decoder,
     /// What `peft` saves for a `LlavaForConditionalGeneration`.
     Adapters,
+    /// Only a decoder, in a GGUF file of llama.cpp.
+    Gguf,
 }
 
 /// The prefix of the projector's parameters.
@@ -69,6 +71,8 @@ impl Layout {
                 Some(rest) => format!("language_model.{rest}"),
                 None => disk.to_string(),
             },
+            // Their names depend on the architecture, which the reader of such files knows.
+            Self::Gguf => disk.to_string(),
             // PEFT also saves the matrix below the adapters of an embedding table or a head.
             Self::Adapters => Self::Llava.canonical(&strip(disk, ADAPTERS).replacen(".base_layer.", ".", 1))?,
         })
@@ -102,6 +106,7 @@ impl Layout {
             }
             Self::Vision => canonical.replacen("vision_tower.", "vision_model.", 1),
             Self::Decoder => canonical.replacen("language_model.", "model.", 1),
+            Self::Gguf => gguf::disk_name(canonical),
             Self::Adapters => canonical.to_string(),
         }
     }

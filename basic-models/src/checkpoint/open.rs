@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::config_file::{read_config, read_json_text};
 use super::hub::resolve;
@@ -39,6 +40,8 @@ pub(super) struct Opened {
     pub composed: bool,
     /// See [`Checkpoint::image_aspect_ratio`].
     pub image_aspect_ratio: Option<String>,
+    /// The files beside its decoder's tensors, if they were unpacked from a GGUF file, which is then `dir`.
+    pub unpacked: Option<TempDir>,
 }
 
 impl Checkpoint {
@@ -71,6 +74,7 @@ impl Checkpoint {
             tokenizer_files: TokenizerFiles::of(&dir),
             composed: false,
             image_aspect_ratio: None,
+            unpacked: None,
             dir,
         })
     }
@@ -121,6 +125,7 @@ impl Checkpoint {
             tokenizer_files,
             composed: true,
             image_aspect_ratio,
+            unpacked: None,
             dir,
         })
     }
@@ -196,7 +201,8 @@ impl Checkpoint {
         } else {
             processor = ProcessorConfig::load(&dir, processor)?;
         }
-        let mut template = ChatTemplate::load(&dir)?;
+        let beside = opened.unpacked.as_ref().map_or(&*dir, TempDir::path);
+        let mut template = ChatTemplate::load(beside)?;
         let template_source = (opened.composed && template.is_none()).then_some(VICUNA);
         if let Some(source) = template_source {
             template = Some(ChatTemplate::new(source, "vicuna_v1")?);
@@ -213,6 +219,7 @@ impl Checkpoint {
             tokenizer_files,
             template_source,
             warnings,
+            unpacked: opened.unpacked,
             dir,
         })
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
+use tempfile::TempDir;
 
 use super::CheckpointError;
 use super::peft::AdapterFiles;
@@ -15,7 +16,7 @@ use crate::processor::{ChatTemplate, ImageProcessor, PixelValues, ProcessorConfi
 /// An opened LLaVA checkpoint, with everything but the weights in memory.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Its directory; for an assembled model, the directory of its decoder.
+    /// Its directory; for an assembled model, the directory of its decoder, or the decoder's GGUF file.
     pub dir: PathBuf,
     /// The model's configuration.
     pub config: LlavaConfig,
@@ -36,6 +37,8 @@ pub struct Checkpoint {
     /// A chat template to write beside the tokenizer, if that has none.
     pub(super) template_source: Option<&'static str>,
     pub(super) warnings: Vec<String>,
+    /// Keeps the files that were unpacked from a GGUF file as long as they are needed.
+    pub(super) unpacked: Option<TempDir>,
 }
 
 /// The configuration files beside a checkpoint's weights.
@@ -77,6 +80,11 @@ impl Checkpoint {
     pub fn unexpected(&self, device: &Device) -> Vec<String> {
         // `init` does not allocate any weights.
         self.files.unexpected(&self.config.init(device), "")
+    }
+
+    /// The directory of the files beside the decoder's tensors: its own, or the one that a GGUF file was unpacked to.
+    pub(super) fn beside(&self) -> &Path {
+        self.unpacked.as_ref().map_or(&self.dir, TempDir::path)
     }
 
     /// The files that determine the model: those of its weights, including adapters, in a fixed order,

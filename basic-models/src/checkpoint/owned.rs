@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::CheckpointError;
+use super::gguf::GGUF_FILES;
 use super::temporary_names::{OF_RUNS, begins, is_temporary, may_be_kept};
 use crate::outside::read_json_text;
 pub use names::MANIFEST;
@@ -23,6 +24,8 @@ use names::{is_writing, run_place};
 pub enum Contents {
     /// A checkpoint, with its `config.json`.
     Checkpoint,
+    /// The files of a checkpoint for llama.cpp.
+    Gguf,
     /// A part of a run: a checkpoint, adapters, a training state.
     Part,
     /// A run, complete or not, or a checkpoint.
@@ -84,6 +87,7 @@ impl Contents {
     fn foreign(self) -> &'static str {
         match self {
             Self::Checkpoint => "belongs to no checkpoint",
+            Self::Gguf => "is no GGUF file that `basic convert --gguf` has written",
             Self::Part => "belongs to no part of a run",
             Self::Run => "belongs to neither a run nor a checkpoint",
             Self::Export => "no `basic data export` has written",
@@ -216,6 +220,7 @@ impl Contents {
                 let other = !has("config.json") || adapters || object("config.json").is_some_and(model);
                 other && MARKS.iter().any(|name| has(name))
             }
+            Self::Gguf => GGUF_FILES.iter().any(|name| begins(&dir.join(name), &["GGUF"])),
             Self::Export => object(MANIFEST).is_some_and(|manifest| manifest.get("basic").is_some()),
             Self::Part | Self::Shapes | Self::Backbones | Self::DemoRuns | Self::World => true,
         };
@@ -239,7 +244,7 @@ impl Contents {
             return true;
         }
         match self {
-            Self::Checkpoint | Self::Part | Self::Export | Self::Run => begins(path, &OF_RUNS),
+            Self::Checkpoint | Self::Gguf | Self::Part | Self::Export | Self::Run => begins(path, &OF_RUNS),
             // `begins` cannot check PNG's signature, which is not text.
             Self::Shapes => begins(path, &["{", "["]) || is_png(path),
             // JSON, a template, or the header of safetensors after its length.
@@ -256,6 +261,7 @@ impl Contents {
     fn file(self, name: &str) -> bool {
         match self {
             Self::Checkpoint => is_checkpoint(name),
+            Self::Gguf => GGUF_FILES.contains(&name),
             Self::Part => match name.split_once('/') {
                 Some((folder, file)) => (folder == "model" || is_working(folder)) && is_checkpoint(file),
                 None => is_part(name),
@@ -291,7 +297,7 @@ impl Contents {
 
     fn folder(self, name: &str) -> bool {
         match self {
-            Self::Checkpoint => false,
+            Self::Checkpoint | Self::Gguf => false,
             Self::Part => name == "model" || is_working(name),
             Self::Run => match run_place(name) {
                 Some(Place::Top(name)) => {

@@ -84,7 +84,7 @@ impl Checkpoint {
     }
 
     /// Everything that is read: the files of tensors, including the adapters', and their folders.
-    fn sources(&self) -> Vec<PathBuf> {
+    pub(super) fn sources(&self) -> Vec<PathBuf> {
         let files = self.files.all_paths();
         let folders = files.iter().filter_map(|path| path.parent().map(Path::to_path_buf));
         let dirs = [self.dir.clone(), self.tokenizer_files.dir().into()];
@@ -98,7 +98,7 @@ impl Checkpoint {
     ///
     /// Returns [`CheckpointError::Beside`], which names the file.
     pub fn check_beside(&self) -> Result<(), CheckpointError> {
-        generation::generation_config(&self.dir)?;
+        generation::generation_config(self.beside())?;
         tokenizer_check::check(self.tokenizer_files.dir())
     }
 
@@ -115,7 +115,7 @@ impl Checkpoint {
         let config = LlavaConfig { dtype: Some(dtype.torch_name().into()), ..self.config.clone() };
         let text = config.to_json().map_err(|source| CheckpointError::Config { path: self.dir.clone(), source })?;
         staged.write("config.json", text.as_bytes())?;
-        let generation = generation::generation_config(&self.dir)?;
+        let generation = generation::generation_config(self.beside())?;
         let generation = generation.unwrap_or_else(|| {
             let generation = serde_json::json!({
                 "bos_token_id": self.config.text_config.bos_token_id,

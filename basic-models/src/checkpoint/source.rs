@@ -1,4 +1,4 @@
-//! A file of tensors: safetensors, memory-mapped, or PyTorch's `.bin`. Opening reads only the headers.
+//! A file of tensors: safetensors or GGUF, memory-mapped, or PyTorch's `.bin`. Opening reads only the headers.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::CheckpointError;
 use super::diagnose::diagnose;
 use super::floats::FloatType;
+use super::gguf::Views;
 use super::torch;
 use crate::outside::{Budget, excerpt, guarded};
 
@@ -32,6 +33,7 @@ pub(super) struct SourceFile {
 enum Data {
     Mapped(Mmap),
     Torch(HashMap<String, pytorch_reader::Tensor>),
+    Gguf(Views),
 }
 
 /// A tensor of a file, or some of its rows.
@@ -45,7 +47,7 @@ pub(super) struct Entry {
     pub dtype: Stored,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// The position of its first byte: in the file, or for PyTorch in the tensor's storage.
+    /// The position of its first byte: in the file, for PyTorch in the tensor's storage, for GGUF in the tensor.
     pub start: usize,
     /// The number of bytes.
     pub bytes: usize,
@@ -103,6 +105,11 @@ impl SourceFile {
         } else {
             Self::open_torch(path, number)
         }
+    }
+
+    /// A GGUF file, whose tensors are listed by its own reader.
+    pub fn gguf(path: PathBuf, views: Views) -> Self {
+        Self { path, data: Data::Gguf(views) }
     }
 
     fn open_safetensors(path: PathBuf, number: usize) -> Result<(Self, Vec<Entry>), CheckpointError> {
@@ -180,6 +187,7 @@ impl SourceFile {
                 }
                 Ok(())
             }
+            Data::Gguf(views) => views.windows(&entry.disk, range, unit, take),
             Data::Torch(tensors) => {
                 let Some(tensor) = tensors.get(&entry.disk) else { return Ok(()) };
                 let read = guarded(|| tensor.read());
@@ -195,7 +203,8 @@ impl SourceFile {
     }
 }
 
-fn map(path: &Path) -> Result<Mmap, CheckpointError> {
+/// Maps a regular file.
+pub(super) fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     let file = File::open(path).map_err(CheckpointError::io(path))?;
     if !file.metadata().map_err(CheckpointError::io(path))?.is_file() {
         return Err(CheckpointError::Corrupt { path: path.into(), reason: "not a regular file".into() });
@@ -209,7 +218,7 @@ fn map(path: &Path) -> Result<Mmap, CheckpointError> {
 
 /// Lets the system release the pages of a window; they can be read again from the file.
 #[cfg(unix)]
-fn release(map: &Mmap, window: std::ops::Range<usize>) {
+pub(super) fn release(map: &Mmap, window: std::ops::Range<usize>) {
     // SAFETY: the map is a shared map of a file and is never written to: released pages are read from the file again.
     #[allow(unsafe_code)]
     let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, window.start, window.len()) };
@@ -218,4 +227,4 @@ fn release(map: &Mmap, window: std::ops::Range<usize>) {
 }
 
 #[cfg(not(unix))]
-fn release(_: &Mmap, _: std::ops::Range<usize>) {}
+pub(super) fn release(_: &Mmap, _: std::ops::Range<usize>) {}

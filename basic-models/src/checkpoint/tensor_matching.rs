@@ -123,7 +123,7 @@ impl TensorFiles {
         let fits = |layout: Layout| match layout {
             Layout::Llava | Layout::Adapters => true,
             Layout::Vision => vision,
-            Layout::Decoder => !vision,
+            Layout::Decoder | Layout::Gguf => !vision,
         };
         self.dirs.iter().rev().find(|(_, layout)| fits(*layout)).or(self.dirs.first())
     }

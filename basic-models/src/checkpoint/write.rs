@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
@@ -69,23 +69,23 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// A function that writes a tensor's values.
-type Values<'a> = Box<dyn Fn(&mut Sink) -> Result<(), CheckpointError> + 'a>;
+type Values<'a> = Box<dyn Fn(&mut Sink<'_>) -> Result<(), CheckpointError> + 'a>;
 
 /// A tensor to be written: its name and shape, and the function that writes its values.
 pub(super) struct Outgoing<'a> {
-    slot: Slot,
-    write: Values<'a>,
+    pub slot: Slot,
+    pub write: Values<'a>,
 }
 
 impl<'a> Outgoing<'a> {
-    pub fn new(slot: &Slot, write: impl Fn(&mut Sink) -> Result<(), CheckpointError> + 'a) -> Self {
+    pub fn new(slot: &Slot, write: impl Fn(&mut Sink<'_>) -> Result<(), CheckpointError> + 'a) -> Self {
         Self { slot: slot.clone(), write: Box::new(write) }
     }
 }
 
-/// A file to which tensors are written.
-pub(super) struct Sink {
-    out: BufWriter<File>,
+/// What tensors are written to, a file or an encoder in front of one.
+pub(super) struct Sink<'a> {
+    out: &'a mut dyn Write,
     named: PathBuf,
     written: u64,
     buffer: Vec<u8>,
@@ -93,7 +93,12 @@ pub(super) struct Sink {
     overflown: usize,
 }
 
-impl Sink {
+impl<'a> Sink<'a> {
+    /// A sink whose errors name the file `named`.
+    pub fn new(out: &'a mut dyn Write, named: &Path) -> Self {
+        Self { out, named: named.into(), written: 0, buffer: Vec::new(), overflown: 0 }
+    }
+
     pub fn put(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
         self.written += bytes.len() as u64;
         self.out.write_all(bytes).map_err(CheckpointError::io(&self.named))
@@ -294,8 +299,8 @@ fn write_file(
     let mut header = serde_json::to_vec(&header).map_err(|e| invalid(e.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
     let file = File::create(staged.path().join(name)).map_err(CheckpointError::io(&named))?;
-    let out = BufWriter::with_capacity(1 << 20, file);
-    let mut sink = Sink { out, named: named.clone(), written: 0, buffer: Vec::new(), overflown: 0 };
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut sink = Sink::new(&mut out, &named);
     sink.put(&(header.len() as u64).to_le_bytes())?;
     sink.put(&header)?;
     let data = sink.written;
@@ -306,7 +311,7 @@ fn write_file(
             return Err(invalid(format!("{} has another length than its shape says", tensor.name)));
         }
     }
-    let file = sink.out.into_inner().map_err(|e| CheckpointError::io(&named)(e.into_error()))?;
+    let file = out.into_inner().map_err(|e| CheckpointError::io(&named)(e.into_error()))?;
     file.sync_all().map_err(CheckpointError::io(&named))
 }
 
@@ -333,7 +338,7 @@ impl ModuleVisitor for Gather<'_> {
         let to = self.to;
         let write = {
             let slot = slot.clone();
-            move |sink: &mut Sink| match &adapter {
+            move |sink: &mut Sink<'_>| match &adapter {
                 Some(adapter) => write_tensor(merged(tensor.clone(), adapter), &slot, to, sink),
                 None => write_tensor(dense(tensor.clone()), &slot, to, sink),
             }

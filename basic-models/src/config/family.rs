@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use super::Activation;
+
 /// A decoder family: transformers' `model_type`, and how its network and its files differ from Llama's.
 pub struct Family {
     /// The `model_type` in config.json.
@@ -24,11 +26,60 @@ pub struct Family {
     pub gelu_is_tanh: bool,
     /// On disk, the query, key and value matrices are stored as one, and so are the gate and up matrices.
     pub fused_on_disk: bool,
+    /// How llama.cpp computes the family.
+    pub gguf: GgufFamily,
     /// The keys of the family's class in transformers 5.23 that change the computation, with those of their defaults
     /// that differ from Llama's. Transformers ignores keys that a class does not have, and so does this project:
     /// `attention_bias`, `mlp_bias`, `sliding_window` and `layer_types` are read only if they are listed here.
     pub own_defaults: fn() -> Value,
 }
+
+/// How llama.cpp (`src/models/`) computes a family. What it cannot compute is refused when a checkpoint is written as
+/// GGUF.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GgufFamily {
+    /// The value of `general.architecture`. The first family of an architecture is the one that a file is read as.
+    pub architecture: &'static str,
+    /// The two halves of each head's rows in the query and key matrices are interleaved.
+    pub interleaved: bool,
+    /// The rotary frequencies may be divided by a tensor (Llama 3's scaling).
+    pub frequency_divisors: bool,
+    /// A part of each head may be rotated.
+    pub partial_rotary: bool,
+    /// The attention's output may have a bias.
+    pub output_bias: bool,
+    /// The MLP may have biases.
+    pub mlp_bias: bool,
+    /// The output head may differ from the embedding table.
+    pub own_head: bool,
+    /// The heads must be together as wide as the decoder.
+    pub heads_fill_width: bool,
+    /// The MLP's activation.
+    pub activation: Activation,
+}
+
+/// What llama.cpp does for most families.
+const GGUF: GgufFamily = GgufFamily {
+    architecture: "",
+    interleaved: false,
+    frequency_divisors: false,
+    partial_rotary: false,
+    output_bias: false,
+    mlp_bias: false,
+    own_head: true,
+    heads_fill_width: false,
+    activation: Activation::Silu,
+};
+
+/// Llama's, which Mistral's models share.
+const GGUF_LLAMA: GgufFamily = GgufFamily {
+    architecture: "llama",
+    interleaved: true,
+    frequency_divisors: true,
+    output_bias: true,
+    mlp_bias: true,
+    ..GGUF
+};
 
 /// Llama without keys of its own. The entries below only give their differences from it.
 const PLAIN: Family = Family {
@@ -40,6 +91,7 @@ const PLAIN: Family = Family {
     scaled_embeddings: false,
     gelu_is_tanh: false,
     fused_on_disk: false,
+    gguf: GGUF,
     own_defaults: || json!({}),
 };
 
@@ -47,6 +99,7 @@ const PLAIN: Family = Family {
 static LLAMA: Family = Family {
     name: "llama",
     llava_names: &["llava", "llava_llama"],
+    gguf: GGUF_LLAMA,
     own_defaults: || json!({ "attention_bias": false, "mlp_bias": false }),
     ..PLAIN
 };
@@ -55,6 +108,7 @@ static LLAMA: Family = Family {
 static MISTRAL: Family = Family {
     name: "mistral",
     llava_names: &["llava_mistral"],
+    gguf: GGUF_LLAMA,
     own_defaults: || {
         json!({
             "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
@@ -65,13 +119,20 @@ static MISTRAL: Family = Family {
 };
 
 /// Qwen 2 and 2.5: biases on queries, keys and values, and a window in some layers.
-static QWEN2: Family =
-    Family { name: "qwen2", llava_names: &["llava_qwen"], qkv_bias: true, own_defaults: qwen, ..PLAIN };
+static QWEN2: Family = Family {
+    name: "qwen2",
+    llava_names: &["llava_qwen"],
+    qkv_bias: true,
+    gguf: GgufFamily { architecture: "qwen2", heads_fill_width: true, ..GGUF },
+    own_defaults: qwen,
+    ..PLAIN
+};
 
 /// Qwen 3: norms on the queries and keys of each head.
 static QWEN3: Family = Family {
     name: "qwen3",
     qk_norm: true,
+    gguf: GgufFamily { architecture: "qwen3", ..GGUF },
     own_defaults: || {
         let mut keys = qwen();
         keys["head_dim"] = json!(128);
@@ -85,6 +146,7 @@ static QWEN3: Family = Family {
 static PHI3: Family = Family {
     name: "phi3",
     fused_on_disk: true,
+    gguf: GgufFamily { architecture: "phi3", partial_rotary: true, heads_fill_width: true, ..GGUF },
     own_defaults: || {
         json!({
             "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
@@ -102,6 +164,7 @@ static GEMMA: Family = Family {
     scaled_embeddings: true,
     // Its first configurations had `gelu` where they meant the approximation.
     gelu_is_tanh: true,
+    gguf: GgufFamily { architecture: "gemma", own_head: false, activation: Activation::GeluTanh, ..GGUF },
     own_defaults: || {
         json!({
             "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
@@ -138,6 +201,21 @@ impl Family {
         let Some(name) = name else { return Some(Self::ALL[0]) };
         let mut known = Self::ALL.into_iter().filter(|family| !family.llava_names.is_empty());
         known.find(|family| family.name == name || family.llava_names.contains(&name))
+    }
+
+    /// The family as which a GGUF file of this architecture is read.
+    pub(crate) fn of_gguf(architecture: &str) -> Option<&'static Self> {
+        Self::ALL.into_iter().find(|family| family.gguf.architecture == architecture)
+    }
+
+    /// The architectures of GGUF files that are read, as listed in an error.
+    pub(crate) fn supported_in_gguf() -> &'static str {
+        static NAMES: LazyLock<String> = LazyLock::new(|| {
+            let mut names: Vec<&str> = Family::ALL.iter().map(|family| family.gguf.architecture).collect();
+            names.dedup();
+            listed(&names)
+        });
+        &NAMES
     }
 
     /// The `model_type`s that are supported, as listed in an error.
@@ -206,6 +284,8 @@ mod tests {
                 assert_eq!(Family::of_llava(Some(name)), Some(family));
             }
         }
+        assert_eq!(Family::supported_in_gguf(), "llama, qwen2, qwen3, phi3 or gemma");
+        assert_eq!(Family::of_gguf("llama"), Some(Family::ALL[0]));
         assert_eq!(Family::supported(), "llama, mistral, qwen2, qwen3, phi3 or gemma");
         assert_eq!(Family::supported_by_llava(), "llava, llava_llama, llava_mistral or llava_qwen");
         assert_eq!((Family::of(Some("mamba")), Family::of_llava(Some("gemma"))), (None, None));

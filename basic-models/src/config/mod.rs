@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use activation::Activation;
 pub use decoder::{DecoderConfig, EndIds};
-pub use family::Family;
+pub use family::{Family, GgufFamily};
 pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
 pub use projector::ProjectorKind;
 pub use rope::{Rope, RopeKind};

@@ -114,7 +114,7 @@ impl Rope {
     }
 
     /// Writes the keys of both transformers 4 and 5.
-    pub(super) fn write(&self, out: &mut Value) {
+    pub(crate) fn write(&self, out: &mut Value) {
         let mut rope = match self.kind {
             RopeKind::Default => json!({ "rope_type": "default" }),
             RopeKind::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),

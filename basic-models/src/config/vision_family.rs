@@ -30,6 +30,8 @@ pub struct VisionFamily {
     pub pre_norm: bool,
     /// Each block's output is scaled by a vector.
     pub layer_scale: bool,
+    /// llama.cpp's `clip.cpp` computes it in front of LLaVA's projector.
+    pub in_clip_cpp: bool,
     /// The names of the tensors on disk, if they differ from CLIP's, which the network's fields follow.
     pub names: Option<&'static VisionNames>,
     /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults; the
@@ -68,6 +70,7 @@ static CLIP: VisionFamily = VisionFamily {
     patch_bias: false,
     pre_norm: true,
     layer_scale: false,
+    in_clip_cpp: true,
     names: None,
     class_defaults: |_| {
         json!({
@@ -89,6 +92,7 @@ static SIGLIP: VisionFamily = VisionFamily {
     patch_bias: true,
     pre_norm: false,
     layer_scale: false,
+    in_clip_cpp: true,
     names: None,
     class_defaults: |_| {
         json!({
@@ -110,6 +114,7 @@ static DINOV2: VisionFamily = VisionFamily {
     patch_bias: true,
     pre_norm: false,
     layer_scale: true,
+    in_clip_cpp: false,
     names: Some(&DINOV2_NAMES),
     class_defaults: |registers| {
         json!({

@@ -29,7 +29,7 @@ impl Default for SpecialTokens {
 
 impl SpecialTokens {
     /// All special tokens; a token may occur twice.
-    pub(super) fn all(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
         let named = [&self.bos, &self.eos, &self.pad, &self.unk].into_iter().flatten().chain([&self.image]);
         named.chain(&self.others).map(String::as_str)
     }

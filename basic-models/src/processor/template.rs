@@ -60,9 +60,14 @@ impl ChatTemplate {
     /// # Errors
     /// Returns `Read`, `Json` or `Template`, which name the file.
     pub fn load(dir: &Path) -> Result<Option<Self>> {
+        Self::source(dir)?.map(|(source, origin)| Self::new(&source, origin)).transpose()
+    }
+
+    /// The text of the template that [`ChatTemplate::load`] compiles, and the file that it comes from.
+    pub(crate) fn source(dir: &Path) -> Result<Option<(String, String)>> {
         let path = dir.join("chat_template.jinja");
         match outside::read_text(&path) {
-            Ok(source) => return Self::new(&source, path.display().to_string()).map(Some),
+            Ok(source) => return Ok(Some((source, path.display().to_string()))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(ProcessorError::Read { path, source }),
         }
@@ -84,7 +89,7 @@ impl ChatTemplate {
                 }
             };
             if let Some(source) = source {
-                return Self::new(source, path.display().to_string()).map(Some);
+                return Ok(Some((source.to_owned(), path.display().to_string())));
             }
         }
         Ok(None)

@@ -5,6 +5,7 @@
 mod archives;
 mod bytes;
 mod chunks;
+mod gguf;
 mod values;
 
 pub(crate) use chunks::{palette, split, varint};
@@ -25,6 +26,8 @@ pub enum Kind {
     Template,
     /// Eight bytes of length, a JSON header, and data.
     Safetensors,
+    /// A GGUF file: counts, lengths and types before the tensors' data.
+    Gguf,
     /// A PNG image: chunks with CRCs.
     Png,
     /// Pickles and data, as PyTorch wrote them before it used zip archives.
@@ -52,6 +55,7 @@ pub fn damaged(kind: Kind, bytes: &[u8], random: &mut impl Rng) -> Vec<u8> {
         Kind::Toml => values::toml(bytes, random),
         Kind::Template => bytes::template(bytes, random),
         Kind::Safetensors => chunks::safetensors(bytes, random),
+        Kind::Gguf => gguf::gguf(bytes, random),
         Kind::Png => chunks::png(bytes, random),
         Kind::Pickles => archives::pickles(bytes, random),
         Kind::Zip => archives::zip(bytes, random),

@@ -12,6 +12,8 @@ use crate::outputs::Leaves;
 
 const CONVERT: &[&str] = &["convert", "model", "out"];
 const CHECK: &[&str] = &["data", "check", "data.json", "--checkpoint", "model", "--conversation", "vicuna_v1"];
+const ASSEMBLE: &[&str] = &["assemble", "--vision", "model/tower", "--llm", "llm.gguf", "--out", "out"];
+const ASSEMBLE_OWN: &[&str] = &["assemble", "--vision", "model/tower", "--llm", "gguf/model.gguf", "--out", "out"];
 const RENDER: &[&str] = &["data", "check", "data.json", "--checkpoint", "model", "--conversation", "template"];
 const MERGE: &[&str] = &["merge", "model", "adapter", "out"];
 const OUT: Leaves = Leaves::Checkpoint("out");
@@ -127,6 +129,11 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
             )
             .text("model/added_tokens.json", ADDED)
             .adjusted(pieces_alone),
+        of("original", new("GGUF", "decoder.gguf", Kind::Gguf, "llm.gguf", ASSEMBLE))
+            .with(fixtures.join("gguf/decoder.gguf"), "llm.gguf"),
+        of("original", new("GGUF", "GGUF of a checkpoint", Kind::Gguf, "gguf/model.gguf", ASSEMBLE_OWN))
+            .with(fixtures.join("plain"), "plain")
+            .made(&["convert", "plain", "gguf", "--gguf", "--quant", "q8_0"]),
         adapter("adapter_config.json", "adapters/peft", Kind::Json, "adapter/adapter_config.json"),
         adapter("adapter_config.json, patterns", "adapters/patterns", Kind::Json, "adapter/adapter_config.json"),
         adapter("adapter_model.safetensors", "adapters/peft", Kind::Safetensors, "adapter/adapter_model.safetensors"),
