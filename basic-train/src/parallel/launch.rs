@@ -213,13 +213,13 @@ impl Group {
         body: impl FnOnce() -> Result<(), E>,
         message: impl Fn(&E) -> String,
     ) -> Result<(), E> {
-        let done = body().or_else(|error| {
+        let done = body().map_err(|error| {
             let text = message(&error);
-            Err(match self.collective.fail(&text) {
+            match self.collective.fail(&text) {
                 Failure::Heard => GroupError::Reported.into(),
                 Failure::Alike => error,
                 Failure::Alone => GroupError::Rank { rank: self.collective.rank(), message: text }.into(),
-            })
+            }
         });
         #[cfg(feature = "mpi")]
         super::mpi::close(done.is_err());

@@ -363,7 +363,7 @@ impl Collective for Mpi {
         let mut start = 0;
         let sums = kinds.into_iter().map(|(length, dtype)| {
             start += length;
-            whole.clone().slice([start - length..start]).cast(dtype)
+            whole.clone().narrow(0, start - length, length).cast(dtype)
         });
         Ok(sums.collect())
     }
@@ -461,7 +461,7 @@ impl Mpi {
         let length = parts.len() / DType::F32.size() / self.world;
         let received = self.together(operation, parts.len(), |state| state.all_to_all(parts))?;
         let received = tensor(received, DType::F32, &device);
-        let part = |rank: usize| received.clone().slice([rank * length..(rank + 1) * length]);
+        let part = |rank: usize| received.clone().narrow(0, rank * length, length);
         let sum = (1..self.world).fold(part(0), |sum, rank| sum + part(rank));
         Ok(sum.cast(dtype))
     }
