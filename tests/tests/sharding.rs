@@ -208,7 +208,8 @@ fn a_damaged_piece_makes_a_state_unusable_and_the_state_before_it_is_used() {
     let resume = || run(BINARY, args!["train", "--resume", out, "--devices", "cpu,cpu"]);
     let bytes = fs::read(&piece).unwrap();
     fs::write(&piece, [&bytes[..bytes.len() - 1], &[!bytes[bytes.len() - 1]]].concat()).unwrap();
-    let ran = resume().succeeded();
+    let ran = resume();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("optimizer-00002-of-00002.safetensors is damaged"), "{}", ran.stderr);
     killed_behind(&out, 2);
     let record = out.join("checkpoints/step-00000002/state.json");
