@@ -134,7 +134,8 @@ impl ModuleMapper for Put {
         let Some(start) = self.starts.get(&param.id) else { return param };
         replaced(param, |old| {
             let (dims, n) = (old.dims(), old.shape().num_elements());
-            self.whole.clone().slice([*start..start + n]).reshape(dims)
+            let own = *start..start + n;
+            self.whole.clone().slice([own]).reshape(dims)
         })
     }
 }

@@ -53,13 +53,15 @@ impl Collective for Nccl {
     fn reduce_scatter(&self, whole: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
         let length = whole.dims()[0] / self.world();
         let mut sums = self.sum(vec![whole])?;
-        Ok(sums.remove(0).slice([self.rank * length..(self.rank + 1) * length]))
+        let own = self.rank * length..(self.rank + 1) * length;
+        Ok(sums.remove(0).slice([own]))
     }
 
     fn all_gather(&self, part: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
         let (length, device) = (part.dims()[0], part.device());
         let whole = Tensor::zeros([length * self.world()], (&device, part.dtype()));
-        let whole = whole.slice_assign([self.rank * length..(self.rank + 1) * length], part);
+        let own = self.rank * length..(self.rank + 1) * length;
+        let whole = whole.slice_assign([own], part);
         Ok(self.sum(vec![whole])?.remove(0))
     }
 
