@@ -22,7 +22,7 @@ const ROUNDING: f64 = 1e-5;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// `mpirun` of this binary. Root may run it in a container, and a machine may have fewer cores than ranks.
-fn mpirun(ranks: usize, line: &[OsString]) -> Command {
+fn mpirun(ranks: usize, line: impl IntoIterator<Item = OsString>) -> Command {
     let mut command = Command::new("mpirun");
     command.args(["--allow-run-as-root", "--oversubscribe", "-n", &ranks.to_string(), BINARY]).args(line);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -74,7 +74,7 @@ fn line(project: &Project, out: &Path, more: &[&str]) -> Vec<OsString> {
 
 fn train(project: &Project, ranks: usize, out: &str, more: &[&str]) -> PathBuf {
     let out = project.path().join(out);
-    let ended = Ended::of(mpirun(ranks, &line(project, &out, more)).spawn().unwrap()).succeeded();
+    let ended = Ended::of(mpirun(ranks, line(project, &out, more)).spawn().unwrap()).succeeded();
     let told = ended.stdout.lines().filter(|line| line.starts_with("checkpoint: ")).count();
     assert_eq!(told, 1, "one rank tells of it: {}", ended.stdout);
     out
@@ -167,7 +167,7 @@ fn every_rank_stops_with_the_message_of_the_one_that_failed() {
     let out = project.path().join("out");
     let more = ["--set", &images, "--set", "loader.order=sequential", "--set", "train.batch_size=8"];
     // Of eight samples in order, the seventh is the second rank's.
-    let ended = Ended::of(mpirun(2, &line(&project, &out, &more)).spawn().unwrap());
+    let ended = Ended::of(mpirun(2, line(&project, &out, &more)).spawn().unwrap());
     ended.refused(&["rank 1: ", "broken.png"]);
     let info: Value = serde_json::from_str(&fs::read_to_string(out.join("run.json")).unwrap()).unwrap();
     assert_eq!(info["status"], "failed", "the first rank has heard of it");
@@ -191,22 +191,22 @@ fn every_rank_stops_with_the_message_of_the_one_that_failed() {
 fn what_processes_cannot_do_together_is_refused_before_anything_is_written() {
     let project = Project::new(BINARY, "pretrain", 2);
     let out = project.path().join("out");
-    let alike = |line: &[OsString], mentions: &[&str]| {
+    let alike = |line: Vec<OsString>, mentions: &[&str]| {
         let ended = Ended::of(mpirun(2, line).spawn().unwrap()).refused(mentions);
         assert!(!ended.errors()[0].contains("rank 0"), "all fail alike: {}", ended.stderr);
         assert!(!out.exists());
     };
-    alike(&line(&project, &out, &["--devices", "cpu,cpu"]), &["--devices cpu,cpu", "--device"]);
-    alike(&line(&project, &out, &["--set", "train.batch_size=0"]), &["batch_size"]);
-    alike(&args!["train", project.path().join("none.toml"), "--out", out], &["none.toml"]);
+    alike(line(&project, &out, &["--devices", "cpu,cpu"]), &["--devices cpu,cpu", "--device"]);
+    alike(line(&project, &out, &["--set", "train.batch_size=0"]), &["batch_size"]);
+    alike(args!["train", project.path().join("none.toml"), "--out", out], &["none.toml"]);
     // Two recipes in one launch.
-    let mut both = mpirun(1, &line(&project, &out, &[]));
+    let mut both = mpirun(1, line(&project, &out, &[]));
     both.args([":", "-n", "1", BINARY]).args(line(&project, &out, &["--set", "seed=6"]));
     Ended::of(both.spawn().unwrap()).refused(&["the recipe's values of rank 1", "rank 0"]);
     assert!(!out.exists());
     // A launch into a directory of another run.
     train(&project, 2, "out", &[]);
-    Ended::of(mpirun(2, &line(&project, &out, &[])).spawn().unwrap()).refused(&["exists already"]);
+    Ended::of(mpirun(2, line(&project, &out, &[])).spawn().unwrap()).refused(&["exists already"]);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_signal_to_any_rank_saves_and_a_run_goes_on_with_the_bits_of_one_never_stopp
     let project = Project::new(BINARY, "finetune", 60);
     let whole = train(&project, 2, "whole", &[]);
     let out = project.path().join("out");
-    let child = mpirun(2, &line(&project, &out, &[])).spawn().unwrap();
+    let child = mpirun(2, line(&project, &out, &[])).spawn().unwrap();
     wait("three steps", || steps(&out) >= 3);
     let ranks = ranks_of(&out);
     assert_eq!(ranks.len(), 2, "{ranks:?}");
@@ -224,7 +224,7 @@ fn a_signal_to_any_rank_saves_and_a_run_goes_on_with_the_bits_of_one_never_stopp
     assert!(ended.stdout.contains("stopped after step"), "{}", ended.stdout);
     assert!(steps(&out) < 60);
     let resume = |ranks: usize| {
-        let ended = Ended::of(mpirun(ranks, &args!["train", "--resume", out]).spawn().unwrap());
+        let ended = Ended::of(mpirun(ranks, args!["train", "--resume", out]).spawn().unwrap());
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     };
     resume(2);
@@ -240,7 +240,7 @@ fn a_rank_that_is_killed_ends_the_others_and_the_run_goes_on_from_its_last_state
     // At different moments, also within saving: most of the time of such a run goes into that.
     for (victim, moment) in [(1, 2), (0, 5), (1, 9), (0, 14)] {
         let out = project.path().join(format!("killed-{moment}"));
-        let child = mpirun(2, &line(&project, &out, &every)).spawn().unwrap();
+        let child = mpirun(2, line(&project, &out, &every)).spawn().unwrap();
         wait("a state", || steps(&out) >= moment);
         std::thread::sleep(Duration::from_millis(7 * moment as u64));
         let ranks = ranks_of(&out);
@@ -250,7 +250,7 @@ fn a_rank_that_is_killed_ends_the_others_and_the_run_goes_on_from_its_last_state
         let ended = Ended::of(child);
         assert_ne!(ended.code, None, "the others end too");
         assert!(ranks_of(&out).is_empty());
-        let ended = Ended::of(mpirun(2, &args!["train", "--resume", out]).spawn().unwrap());
+        let ended = Ended::of(mpirun(2, args!["train", "--resume", out]).spawn().unwrap());
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert!(weights(&out) == weights(&whole), "killed after {moment} steps");
     }
@@ -277,7 +277,7 @@ fn a_rank_that_hangs_is_named_after_the_time_limit() {
     let project = Project::new(BINARY, "finetune", 2000);
     let out = project.path().join("out");
     let limit = ["--set", "parallel.timeout_s=2", "--set", "checkpoint.every=3"];
-    let child = mpirun(2, &line(&project, &out, &limit)).spawn().unwrap();
+    let child = mpirun(2, line(&project, &out, &limit)).spawn().unwrap();
     wait("a state", || steps(&out) >= 7);
     let ranks = ranks_of(&out);
     signal(ranks[1].1, "-STOP");
@@ -308,7 +308,7 @@ fn the_questions_of_a_file_go_to_the_ranks() {
     let (one, many) = (dir.path().join("one.jsonl"), dir.path().join("many.jsonl"));
     run(BINARY, line(&one)).succeeded();
     for ranks in [2, 4] {
-        let ended = Ended::of(mpirun(ranks, &line(&many)).spawn().unwrap());
+        let ended = Ended::of(mpirun(ranks, line(&many)).spawn().unwrap());
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("overall")).count(), 1, "{}", ended.stdout);
         assert_eq!(fs::read_to_string(&one).unwrap(), fs::read_to_string(&many).unwrap());
@@ -356,7 +356,7 @@ fn the_cells_of_a_study_go_to_the_ranks_and_its_tables_are_those_of_one_process(
     let line = |out: &Path| args!["ablate", study, "--out", out, "--device", "cpu"];
     let (one, many) = (dir.path().join("one"), dir.path().join("many"));
     assert_eq!(run(BINARY, line(&one)).code, Some(0));
-    let ended = Ended::of(mpirun(4, &line(&many)).spawn().unwrap());
+    let ended = Ended::of(mpirun(4, line(&many)).spawn().unwrap());
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("tables: ")).count(), 1, "{}", ended.stdout);
     let groups = |out: &Path| {
