@@ -19,7 +19,7 @@
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = "cpu".parse::<DeviceSpec>()?.open()?;
-//! let checkpoint = Checkpoint::open("runs/first".as_ref())?;
+//! let checkpoint = Checkpoint::open(std::path::Path::new("runs/first"))?;
 //! let model = checkpoint.load(DType::F32, &device)?;
 //! let mut server = Server::new(ServeOptions::default())?;
 //! server.add("first", checkpoint, model)?;
