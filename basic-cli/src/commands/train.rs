@@ -31,13 +31,16 @@ pub fn train(args: Train) -> Result<()> {
 }
 
 fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
+    let leads = launched.is_none_or(|group| group.collective.rank() == 0);
     let recipe = match (&args.recipe, &args.resume) {
         (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
         (None, Some(run)) => {
             let info = RunInfo::open(run)?;
             match lacks(run).filter(|_| info.status == Status::Done) {
                 None if info.status == Status::Done => {
-                    say!("checkpoint: {} (the run was done already)", run.display());
+                    if leads {
+                        say!("checkpoint: {} (the run was done already)", run.display());
+                    }
                     return Ok(());
                 }
                 Some(lacks) if !can_go_on(run) => anyhow::bail!(
@@ -45,10 +48,11 @@ fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
                      {lacks}: train it again with --overwrite",
                     run.display()
                 ),
-                Some(lacks) => tell!("warning: {lacks}; the run was done and goes on from its last state"),
-                None => {}
+                Some(lacks) if leads => tell!("warning: {lacks}; the run was done and goes on from its last state"),
+                Some(_) | None => {}
             }
-            if args.device.is_none() && args.devices.is_empty() {
+            // Processes that were launched together have one device each, whatever the run had before.
+            if launched.is_none() && args.device.is_none() && args.devices.is_empty() {
                 args.devices = info.devices;
             }
             info.recipe
@@ -70,7 +74,6 @@ fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
         );
         recipe.device = group.device(args.device.take().unwrap_or(recipe.device))?;
     }
-    let leads = launched.is_none_or(|group| group.collective.rank() == 0);
     let stop = stop_at_ctrl_c("finishing the step and saving")?;
     let options = RunOptions {
         devices: args.device.map_or(args.devices, |device| vec![device]),
