@@ -116,4 +116,5 @@ def main():
                 print(f"ids equal for {same} of {len(ids)} steps", file=sys.stderr)
 
 
-main()
+if __name__ == "__main__":
+    main()
