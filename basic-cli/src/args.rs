@@ -37,6 +37,17 @@ pub struct Args {
     pub command: Command,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// Models that are named as on the Hugging Face hub (docs/checkpoints.md).
+#[derive(Debug, Clone, ClapArgs)]
+pub struct HubArgs {
+    /// Fetch models that are named as on the Hugging Face hub (org/name or org/name@revision) into its local cache first;
+    /// without it only the cache is read.
+    #[arg(long, global = true, help_heading = "Hub")]
+    pub download: bool,
 }
 
 /// The memory and time that reading one file from outside may take (docs/limits.md).

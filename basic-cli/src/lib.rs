@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod downloads;
 mod memory;
 mod output;
 mod signals;
@@ -30,7 +31,8 @@ pub fn main() -> ExitCode {
     let done = match args::Args::try_parse() {
         Ok(args) => {
             args.limits.apply();
-            commands::run(args.command)
+            let ready = if args.hub.download { downloads::allow() } else { Ok(()) };
+            ready.and_then(|()| commands::run(args.command))
         }
         Err(help) if !help.use_stderr() => {
             output::print_help(&help);

@@ -6,6 +6,7 @@ pub mod benchmarks;
 pub mod binary;
 pub mod browser;
 pub mod fixtures;
+pub mod hub;
 pub mod project;
 pub mod runs;
 pub mod serving;

@@ -33,12 +33,20 @@ pub enum CheckpointError {
     NoWeights(PathBuf),
     /// A hub name that is not in the local cache.
     #[error(
-        "{name}: no such directory, and not in the Hugging Face cache: {reason}; download it there (hf download {name}), or say where the cache lies with HF_HOME or HF_HUB_CACHE"
+        "{name}: no such directory, and not in the Hugging Face cache: {reason}; add --download to fetch it from the hub, or say where the cache lies with HF_HOME or HF_HUB_CACHE"
     )]
     NotCached {
         /// The name.
         name: String,
         /// Where it was looked for, and what was missing there.
+        reason: String,
+    },
+    /// A model that could not be fetched from the hub.
+    #[error("{name}: {reason}")]
+    Hub {
+        /// The name.
+        name: String,
+        /// What happened, and what to do.
         reason: String,
     },
     /// A file that is not safetensors, or that is truncated.

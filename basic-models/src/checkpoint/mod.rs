@@ -53,7 +53,7 @@ pub use encoder::{EncoderFiles, FrozenEncoder, PatchEncoder};
 pub use error::CheckpointError;
 pub use floats::FloatType;
 pub use gguf::{GGUF_FILES, GgufError, Quant};
-pub use hub::resolve;
+pub use hub::{DownloadEvent, allow_downloads, download, resolve};
 pub use identity::EncoderIdentity;
 pub use kind::Kind;
 pub use names::Layout;
