@@ -13,8 +13,19 @@ use basic_models::Checkpoint;
 use basic_serve::{ListenOptions, ServeOptions, Server, listen};
 use burn::tensor::DType;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// What a step of this program may fail with.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Error> {
     let port: Option<u16> = std::env::args().nth(1).map(|port| port.parse()).transpose()?;
+    for answer in serve(port)? {
+        println!("{answer}");
+    }
+    Ok(())
+}
+
+/// Serves until it is killed on a port, or without one until it has answered itself; gives the answers.
+pub fn serve(port: Option<u16>) -> Result<Vec<String>, Error> {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
     let checkpoint = Checkpoint::assemble(&assets.join("vision"), &assets.join("llm"), 0)?;
     let device = "cpu".parse::<DeviceSpec>()?.open()?;
@@ -28,16 +39,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     println!("listening on http://{address}/own and http://{address}/llava/v1/models");
-    let (asked, answered) = tokio::sync::oneshot::channel::<()>();
-    let client = std::thread::spawn(move || {
-        let answer = if port.is_none() { ask(address) } else { Ok(()) };
-        // With a port, the sender is kept: the server goes on.
-        if port.is_none() {
-            drop(asked)
-        } else {
-            std::mem::forget(asked)
+    let (done, answered) = tokio::sync::oneshot::channel::<()>();
+    let client = std::thread::spawn(move || match port {
+        None => {
+            let answers = ask(address);
+            // Ends the server, also after a failure.
+            drop(done);
+            answers
         }
-        answer
+        Some(_) => {
+            // Never sent: the server goes on.
+            std::mem::forget(done);
+            Ok(Vec::new())
+        }
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
@@ -46,12 +60,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         listen(app, listener, &ListenOptions::default(), until).await;
         Ok::<_, std::io::Error>(())
     })?;
-    client.join().map_err(|_| "the client failed")??;
-    Ok(())
+    Ok(client.join().map_err(|_| "the client failed")??)
 }
 
 /// Asks the server a question, as any HTTP client does.
-fn ask(address: std::net::SocketAddr) -> std::io::Result<()> {
+fn ask(address: std::net::SocketAddr) -> std::io::Result<Vec<String>> {
+    let mut answers = Vec::new();
     let body = r#"{"model": "shapes", "temperature": 0, "max_tokens": 8, "messages": [{"role": "user", "content": "what is it?"}]}"#;
     for request in [
         "GET /own HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_string(),
@@ -65,7 +79,7 @@ fn ask(address: std::net::SocketAddr) -> std::io::Result<()> {
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        println!("{}", answer.split("\r\n\r\n").nth(1).unwrap_or(&answer));
+        answers.push(answer.split("\r\n\r\n").nth(1).unwrap_or(&answer).to_string());
     }
-    Ok(())
+    Ok(answers)
 }

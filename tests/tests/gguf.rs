@@ -254,6 +254,35 @@ fn a_file_of_the_gguf_package_becomes_a_model_that_answers() {
 }
 
 #[test]
+fn a_recipe_trains_on_a_decoder_in_a_gguf_file_as_on_the_assembled_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let gguf = converted("llama-siglip", "f32", dir.path()).join("model.gguf");
+    let model = dir.path().join("model");
+    assembled(&gguf, &model).succeeded();
+    let losses = |name: &str, lines: &str| {
+        let recipe = dir.path().join(format!("{name}.toml"));
+        let data = fixture("training/captions.json");
+        let text = format!(
+            "stage = \"pretrain\"\noutput = {:?}\n[model]\n{lines}\n[data]\npath = {data:?}\nimages = {:?}\n[train]\nbatch_size = 2\n\
+             steps = 2\n",
+            dir.path().join(name),
+            fixture("images")
+        );
+        fs::write(&recipe, text).unwrap();
+        basic(args!["train", &recipe, "--device", "cpu", "--ui", "plain"]).succeeded();
+        let metrics = fs::read_to_string(dir.path().join(name).join("metrics.jsonl")).unwrap();
+        let losses: Vec<_> = metrics
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["lm"].clone())
+            .collect();
+        assert_eq!(losses.len(), 2, "{metrics}");
+        losses
+    };
+    let parts = format!("vision = {:?}\nllm = {gguf:?}", fixture("original/tower"));
+    assert_eq!(losses("parts", &parts), losses("whole", &format!("checkpoint = {model:?}")));
+}
+
+#[test]
 fn damaged_and_foreign_files_are_refused_by_name_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(fixture("gguf/decoder.gguf")).unwrap();

@@ -47,8 +47,8 @@ impl Checkpoint {
     }
 
     /// Assembles a vision encoder and a decoder, both given as directories or hub names; the decoder may also be a GGUF
-    /// file of llama.cpp (`.gguf`), which holds its tokenizer and chat template too. If the decoder's tokenizer has no `<image>` token, it gets one, and the embedding table and the head get a row for it
-    /// unless they have a spare one.
+    /// file of llama.cpp (`.gguf`), which holds its tokenizer and chat template too. If the decoder's tokenizer has no
+    /// `<image>` token, it gets one, and the embedding table and the head get a row for it unless they have a spare one.
     ///
     /// # Errors
     ///

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::config_file::{part, read_config};
+use super::gguf::{GgufDecoder, is_gguf};
 use super::hub::resolve;
 use super::opened::Checkpoint;
 use super::peft::AdapterFiles;
@@ -40,8 +41,8 @@ impl LlavaConfig {
         Ok(config)
     }
 
-    /// The configuration of the model that a vision encoder and a decoder form, from their config.json files.
-    /// It always has a row for the `<image>` token; [`Checkpoint::assemble_with`] adds none if the tokenizer
+    /// The configuration of the model that a vision encoder and a decoder form, from their config.json files, or from the
+    /// decoder's GGUF file. It always has a row for the `<image>` token; [`Checkpoint::assemble_with`] adds none if the tokenizer
     /// already has that token.
     ///
     /// # Errors
@@ -50,9 +51,11 @@ impl LlavaConfig {
     pub fn of_parts(vision: &Path, decoder: &Path, projector: &str) -> Result<Self, CheckpointError> {
         let kind = ProjectorKind::parse("projector", projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
-        let (vision, decoder) = (resolve(vision)?, resolve(decoder)?);
-        let invalid = |source| CheckpointError::Config { path: decoder.clone(), source };
-        let mut composed = composed(&vision, &decoder, kind)?;
+        let vision = resolve(vision)?;
+        let unpacked = is_gguf(decoder).then(|| GgufDecoder::open(decoder)).transpose()?.map(|gguf| gguf.beside);
+        let beside = unpacked.as_ref().map_or_else(|| resolve(decoder), |beside| Ok(beside.path().into()))?;
+        let invalid = |source| CheckpointError::Config { path: decoder.into(), source };
+        let mut composed = composed(&vision, &beside, kind)?;
         let rows = DecoderConfig::from_value(&composed["text_config"]).map_err(invalid)?.vocab_size;
         composed["text_config"]["vocab_size"] = (rows + 1).into();
         composed["image_token_index"] = rows.into();
