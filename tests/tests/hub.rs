@@ -107,6 +107,25 @@ fn a_model_by_name_answers_as_the_directory_does() {
 }
 
 #[test]
+fn answers_of_a_model_by_name_go_where_the_user_says() {
+    let (home, hub) = (Home::new(), Hub::serving("plain", Faults::default()));
+    assert!(home.run(&hub, &INSPECT).status.success());
+    let line = r#"{"question_id": 1, "image": "a.png", "text": "what is it?", "answer": "a square"}"#;
+    let (questions, out) = (home.path().join("questions.jsonl"), home.path().join("answers.jsonl"));
+    fs::write(&questions, line).unwrap();
+    let images = fixture("images");
+    let asked =
+        ["eval", "org/model", questions.to_str().unwrap(), "--images", images.to_str().unwrap(), "--device", "cpu"];
+    let mut command = home.command(&hub, &asked);
+    let error = failure(&command.current_dir(home.path()).output().unwrap());
+    assert!(error.contains("--out"), "{error}");
+    assert!(!home.path().join("org").exists());
+    let output = home.run(&hub, &[&asked[..], &["--out", out.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 1);
+}
+
+#[test]
 fn nothing_is_asked_for_unless_the_user_allows_it() {
     let (home, hub) = (Home::new(), Hub::serving("plain", Faults::default()));
     let error = failure(&home.run(&hub, &INSPECT[..3]));

@@ -14,6 +14,7 @@ use basic_eval::questions::{
     read_questions, score, score_choices, write_predictions,
 };
 use basic_models::Checkpoint;
+use basic_models::checkpoint::resolve;
 use basic_models::nn::Llava;
 use basic_train::parallel::Group;
 use burn::tensor::DType;
@@ -46,6 +47,13 @@ fn evaluate(mut args: Eval, launched: Option<&Group>) -> Result<()> {
         args.device.device = group.device(args.device.device)?;
         group.collective.set_time_limit(PATIENCE);
     }
+    // The snapshot of a hub name belongs to the cache.
+    let folder = resolve(&args.checkpoint)?;
+    anyhow::ensure!(
+        args.out.is_some() || folder == args.checkpoint,
+        "--out: {} is a name on the hub, and nothing is written to its files in the cache: say where the answers go",
+        args.checkpoint.display()
+    );
     match (args.data.clone(), args.root.clone()) {
         (Some(data), _) => file(&args, &data, launched),
         (None, Some(_)) if launched.is_some() => anyhow::bail!(
@@ -307,7 +315,7 @@ fn one(
     let out = args.out.clone().unwrap_or_else(|| args.checkpoint.join("eval")).join(benchmark.name);
     let options = options(args, &benchmark);
     let max_new_tokens = options.max_new_tokens;
-    let weights = weights(&args.checkpoint)?;
+    let weights = weights(&resolve(&args.checkpoint)?)?;
     let made = format!("by {weights} with at most {max_new_tokens} tokens, prompts by {conversation}");
     let mut answers = Answers::open(&out, &task.questions, &made, args.fresh)?;
     let path = answers.path().to_path_buf();
