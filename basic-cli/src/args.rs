@@ -425,7 +425,7 @@ pub struct Backbones {
     pub language_steps: usize,
     /// The number of training steps of the vision encoder.
     #[arg(long, default_value_t = 300)]
-    pub tower_steps: usize,
+    pub vision_steps: usize,
     /// Replace earlier backbones in the output directory.
     #[arg(long)]
     pub overwrite: bool,

@@ -31,7 +31,7 @@ pub struct BackboneConfig {
     /// The number of training steps of the decoder.
     pub language_steps: usize,
     /// The number of training steps of the vision encoder.
-    pub tower_steps: usize,
+    pub vision_steps: usize,
 }
 
 /// The backbones' scores on validation scenes, which were not in their training data.
@@ -42,7 +42,7 @@ pub struct BackboneScores {
     /// The decoder's scores.
     pub language: LanguageScores,
     /// The vision encoder's scores.
-    pub tower: VisionEncoderScores,
+    pub vision: VisionEncoderScores,
 }
 
 /// Why backbones could not be trained or written.
@@ -85,7 +85,7 @@ pub fn make_backbones(
     let scores = basic_models::outside::read(&path)
         .ok()
         .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    let ours = scores.is_some_and(|scores| scores.get("language").is_some() && scores.get("tower").is_some());
+    let ours = scores.is_some_and(|scores| scores.get("language").is_some() && scores.get("vision").is_some());
     if path.symlink_metadata().is_ok() && !overwrite {
         return Err(CheckpointError::Exists(path).into());
     }
@@ -94,8 +94,8 @@ pub fn make_backbones(
         return Err(CheckpointError::Mismatch(format!("{}: {reason}", path.display())).into());
     }
     let language = pretrain_language(&out.join("llm"), config, device, overwrite, progress)?;
-    let tower = pretrain_vision_encoder(&out.join("vision"), config, device, overwrite, progress)?;
-    let scores = BackboneScores { config: config.clone(), language, tower };
+    let vision = pretrain_vision_encoder(&out.join("vision"), config, device, overwrite, progress)?;
+    let scores = BackboneScores { config: config.clone(), language, vision };
     let text = serde_json::to_string_pretty(&scores).map_err(|e| BackboneError::Tokenizer(e.to_string()))?;
     std::fs::write(&path, text + "\n").map_err(CheckpointError::io(path))?;
     Ok(scores)

@@ -97,7 +97,7 @@ pub fn pretrain_vision_encoder(
     let schedule = Schedule::default();
     let scenes = sample_scenes(Split::Train, SCENES, backbone.seed);
     let mut rng = ChaCha8Rng::seed_from_u64(backbone.seed ^ 0x3c4d);
-    let steps = backbone.tower_steps;
+    let steps = backbone.vision_steps;
     let mut recent = Vec::new();
     for step in 0..steps {
         let drawn: Vec<(Scene, u64)> = (0..BATCH)

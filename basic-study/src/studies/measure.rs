@@ -60,7 +60,7 @@ pub(super) struct Evaluator {
     samples: usize,
     cache: VisionCache,
     /// What the cached features were made by.
-    tower: String,
+    encoder: String,
 }
 
 /// A trained model, as it is looked at.
@@ -105,8 +105,8 @@ impl Evaluator {
         let root = config.root.as_ref().map(at).transpose()?;
         let cache = VisionCache::new(CACHE_MIB);
         let samples = study.samples;
-        let tower = String::new();
-        Ok(Self { config, root, questions, shapes, captions, choices, lens, device, samples, cache, tower })
+        let encoder = String::new();
+        Ok(Self { config, root, questions, shapes, captions, choices, lens, device, samples, cache, encoder })
     }
 
     /// How many questions the study asks.
@@ -119,12 +119,12 @@ impl Evaluator {
         &self.device
     }
 
-    /// Features of images are kept as long as the same frozen tower sees them in the same way.
-    pub fn tower(&mut self, first: &Recipe, chain: &[Recipe], run: &Path) -> Result<(), AblateError> {
+    /// Features of images are kept as long as the same frozen vision encoder sees them in the same way.
+    pub fn keep_features(&mut self, first: &Recipe, chain: &[Recipe], run: &Path) -> Result<(), AblateError> {
         let frozen = chain.iter().all(|recipe| recipe.mode(Part::Vision) == Mode::Frozen);
         let model = &first.model;
         let last = chain.last().unwrap_or(first);
-        let tower = match frozen {
+        let encoder = match frozen {
             true => format!(
                 "{:?} {:?} {:?} {:?} {:?} {:?}",
                 model.vision,
@@ -136,10 +136,10 @@ impl Evaluator {
             ),
             false => run.display().to_string(),
         };
-        if tower != self.tower {
+        if encoder != self.encoder {
             let store = if frozen { Stores::open(last)?.own } else { None };
             self.cache = VisionCache::new(CACHE_MIB).with_store(store);
-            self.tower = tower;
+            self.encoder = encoder;
         }
         Ok(())
     }

@@ -165,7 +165,7 @@ impl Worker<'_> {
         let recipe = &planned.recipe.placed;
         let (dir, dtype) = (&planned.run, recipe.train.dtype.dtype());
         let recipes: Vec<Recipe> = chain.stages[..=stage].iter().map(|s| s.recipe.placed.clone()).collect();
-        self.evaluator.tower(&recipes[0], &recipes, dir)?;
+        self.evaluator.keep_features(&recipes[0], &recipes, dir)?;
         let loaded = Loaded::open(dir, dtype, self.evaluator.device())?;
         let (measures, answers) = (study.measures(config), planned.folder.join("answers"));
         (self.observer)(Event::Part(&format!("asking {label}"), self.evaluator.questions()));
