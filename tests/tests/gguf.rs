@@ -283,6 +283,23 @@ fn a_recipe_trains_on_a_decoder_in_a_gguf_file_as_on_the_assembled_model() {
 }
 
 #[test]
+fn inspect_reads_a_gguf_file_and_says_whether_it_would_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = basic(args!["inspect", fixture("gguf/decoder.gguf"), "--json"]).json();
+    assert_eq!((&found["kind"], &found["loads"]), (&json!("decoder"), &json!(true)), "{found}");
+    assert_eq!(found["architecture"]["decoder"]["model_type"], "qwen2");
+    assert_eq!(found["files"][0]["name"], "decoder.gguf");
+    assert!(found["parameters"]["decoder"].as_u64().is_some_and(|count| count > 0), "{found}");
+    let cut = dir.path().join("cut.gguf");
+    let whole = fs::read(fixture("gguf/decoder.gguf")).unwrap();
+    fs::write(&cut, &whole[..whole.len() - 100]).unwrap();
+    let found = basic(args!["inspect", &cut, "--json"]).json();
+    assert_eq!(found["loads"], false, "{found}");
+    assert!(found["problems"][0].as_str().is_some_and(|problem| problem.contains("cut.gguf")), "{found}");
+    basic(args!["inspect", dir.path().join("gone.gguf")]).refused(1, &["gone.gguf"]);
+}
+
+#[test]
 fn damaged_and_foreign_files_are_refused_by_name_and_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(fixture("gguf/decoder.gguf")).unwrap();

@@ -93,7 +93,7 @@ pub struct Merge {
 
 #[derive(Debug, ClapArgs)]
 pub struct Inspect {
-    /// A LLaVA checkpoint, adapters, a vision encoder or a language model, whole or broken: a directory or a hub name.
+    /// A LLaVA checkpoint, adapters, a vision encoder or a language model, whole or broken: a directory, a hub name, or a decoder's GGUF file.
     pub checkpoint: PathBuf,
     /// Print one JSON object.
     #[arg(long)]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::CheckpointError;
 use super::config_file::{part, read_config};
+use super::gguf::{GgufDecoder, is_gguf};
 use super::hub::resolve;
 use super::kind::{Kind, kind};
 use super::names::{Layout, PROJECTOR, vision_names_of};
@@ -88,28 +89,19 @@ pub struct FileReport {
     pub tensors: Option<usize>,
 }
 
-/// Describes a directory, or a hub name in the local Hugging Face cache. No weight is read; `device` is the device of
-/// the networks, but nothing is allocated there.
+/// Describes a directory, a hub name in the local Hugging Face cache, or a decoder's GGUF file. No weight is read; `device`
+/// is the device of the networks, but nothing is allocated there.
 ///
 /// # Errors
 ///
 /// Returns a [`CheckpointError`] if there is no such directory. Everything else becomes a problem in the description.
 pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, CheckpointError> {
     let dir = resolve(dir)?;
+    if is_gguf(&dir) {
+        return describe_gguf(&dir, device);
+    }
     std::fs::read_dir(&dir).map_err(CheckpointError::io(&dir))?;
-    let mut this = Description {
-        path: dir.clone(),
-        kind: None,
-        architecture: Value::Null,
-        parameters: Parameters::default(),
-        types: BTreeMap::new(),
-        files: Vec::new(),
-        missing: Vec::new(),
-        unexpected: Vec::new(),
-        wrong_shapes: Vec::new(),
-        loads: false,
-        problems: Vec::new(),
-    };
+    let mut this = Description::of(&dir);
     let adapters = AdapterFiles::is_at(&dir);
     match read_config(&dir) {
         _ if adapters => this.kind = Some(Kind::Adapters),
@@ -141,7 +133,44 @@ pub fn describe(dir: impl AsRef<Path>, device: &Device) -> Result<Description, C
     Ok(this)
 }
 
+/// Describes a decoder in a GGUF file.
+fn describe_gguf(path: &Path, device: &Device) -> Result<Description, CheckpointError> {
+    std::fs::metadata(path).map_err(CheckpointError::io(path))?;
+    let mut this = Description::of(path);
+    match GgufDecoder::open(path) {
+        Ok(GgufDecoder { beside, files }) => {
+            this.kind = Some(Kind::Decoder);
+            this.count(files.list());
+            this.file(path, Some(files.len()));
+            this.check(&files, beside.path(), device);
+        }
+        Err(error) => {
+            this.file(path, None);
+            this.problem(&error);
+        }
+    }
+    this.loads = this.problems.is_empty();
+    Ok(this)
+}
+
 impl Description {
+    /// A description that does not say anything yet.
+    fn of(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            kind: None,
+            architecture: Value::Null,
+            parameters: Parameters::default(),
+            types: BTreeMap::new(),
+            files: Vec::new(),
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+            wrong_shapes: Vec::new(),
+            loads: false,
+            problems: Vec::new(),
+        }
+    }
+
     fn problem(&mut self, error: &CheckpointError) {
         let text = error.to_string();
         if !self.problems.contains(&text) {
