@@ -79,7 +79,7 @@ fn observed(method: &Basic, device: &Device) -> (Vec<f32>, Vec<f32>) {
             queries_and_keys(layer).map(|x| Tensor::<4>::from_data(TensorData::new(x, [B, T, HEADS, W]), device));
         let first = Tensor::<2, Int>::zeros([1, T], device);
         let lse = attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
-        let seen = Seen { q, k, lse, first };
+        let seen = Seen { q, k, lse, first, cap: None };
         supervision.observe(layer, &h, &seen);
         // Activation recompute runs a layer twice; the second run must not count.
         supervision.observe(layer, &h, &seen);

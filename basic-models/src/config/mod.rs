@@ -4,10 +4,13 @@ mod activation;
 #[cfg(test)]
 mod bounds;
 mod decoder;
+mod decoder_file;
 mod family;
+mod gguf_family;
 mod llava;
 mod projector;
 mod rope;
+mod rope_file;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -18,10 +21,11 @@ use thiserror::Error;
 
 pub use activation::Activation;
 pub use decoder::{DecoderConfig, EndIds};
-pub use family::{Family, GgufFamily};
+pub use family::{Family, LayerNorms, QkNorm, Windows};
+pub use gguf_family::GgufFamily;
 pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
 pub use projector::ProjectorKind;
-pub use rope::{Rope, RopeKind};
+pub use rope::{QueryGrowth, Rope, RopeKind};
 pub use vision::VisionConfig;
 pub use vision_family::{VisionFamily, VisionNames};
 
