@@ -100,6 +100,7 @@ impl LlavaConfig {
             width: self.text_config.hidden_size,
             visual_tokens: self.visual_tokens(),
             features: [self.features(), self.feature_width()],
+            patches: self.projector.queries().is_none() || self.projector.pooled_side().is_some(),
         }
     }
 

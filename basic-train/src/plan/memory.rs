@@ -232,6 +232,11 @@ fn encoder(config: &LlavaConfig, counts: &PartCounts, load: &Load) -> Wide {
 }
 
 fn projector(config: &LlavaConfig, load: &Load) -> Wide {
+    if let Some(cost) = config.resampler_cost() {
+        let width = wide(config.text_config.hidden_size);
+        let v = width * load.element + if load.supervised { 4 * width } else { wide(0u64) };
+        return load.images * (wide(cost.kept as u64) * load.element + wide(config.visual_tokens()) * v);
+    }
     let (width, shuffle) = (wide(config.text_config.hidden_size), wide(config.projector.shuffle()));
     let input = wide(config.feature_width()) * shuffle * shuffle;
     // The features, the hidden layer before and after its activation, and v; V^ is in f32.
