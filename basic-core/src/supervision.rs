@@ -70,6 +70,8 @@ pub struct Seen {
     pub lse: Tensor<3>,
     /// The first visible key of each query, `[B or 1, T]`.
     pub first: Tensor<2, Int>,
+    /// The soft cap of the scores, if the decoder has one.
+    pub cap: Option<f64>,
 }
 
 /// Collects, during one forward pass, what all methods of an objective need.

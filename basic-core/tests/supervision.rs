@@ -79,7 +79,7 @@ fn observed(method: &Basic, device: &Device) -> (Vec<f32>, Vec<f32>) {
             queries_and_keys(layer).map(|x| Tensor::<4>::from_data(TensorData::new(x, [B, T, HEADS, W]), device));
         let first = Tensor::<2, Int>::zeros([1, T], device);
         let lse = attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
-        let seen = Seen { q, k, lse, first };
+        let seen = Seen { q, k, lse, first, cap: None };
         supervision.observe(layer, &h, &seen);
         // Activation recompute runs a layer twice; the second run must not count.
         supervision.observe(layer, &h, &seen);
@@ -155,7 +155,7 @@ fn nothing_is_observed_without_images_or_without_supervision() {
     let none = SupervisionLayout { batch: 1, sequence: 4, images: Vec::new() };
     assert!(Supervision::new(&Objective::default(), 4, &none, &device).is_none());
     assert!(Supervision::new(&Objective::llava(), 4, &layout(), &device).is_none());
-    let model = ModelShape { layers: 4, width: D, visual_tokens: 4, features: [4, D] };
+    let model = ModelShape { layers: 4, width: D, visual_tokens: 4, features: [4, D], patches: true };
     let wrong = Objective::from(Basic { k: Some(5), ..Basic::default() });
     assert!(wrong.check(&model).is_err() && Objective::default().check(&model).is_ok());
 }

@@ -80,7 +80,7 @@ fn pass(objective: &Objective, grid: usize, device: &Device) -> Pass {
     for layer in 0..LAYERS {
         let zeros = || Tensor::<4>::zeros([IMAGES, T, 1, 2], &plain);
         let lse = Tensor::<3>::zeros([IMAGES, 1, T], &plain);
-        let seen = Seen { q: zeros(), k: zeros(), lse, first: Tensor::<2, Int>::zeros([1, T], &plain) };
+        let seen = Seen { q: zeros(), k: zeros(), lse, first: Tensor::<2, Int>::zeros([1, T], &plain), cap: None };
         // The outputs of the other layers must not matter.
         let output = if layer == 1 { hidden.clone() } else { hidden.clone() * 100.0 };
         if supervision.wants(layer) {
@@ -206,6 +206,7 @@ fn extremes_stay_finite_and_a_batch_without_images_has_a_term_of_zero() {
                     k: Tensor::zeros([1, 1, 1, 1], &plain),
                     lse: Tensor::zeros([1, 1, 1], &plain),
                     first: Tensor::zeros([1, 1], &plain),
+                    cap: None,
                 };
                 supervision.observe(1, &hidden, &seen);
                 let heads = Heads { viral: Some(head(&device)) };

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import (BitImageProcessor, CLIPImageProcessor, CLIPVisionConfig, Dinov2Config, Dinov2WithRegistersConfig,
-                          GemmaConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, MistralConfig,
-                          Phi3Config, Qwen2Config, Qwen3Config, SiglipImageProcessor, SiglipVisionConfig)
+                          Gemma2Config, Gemma3TextConfig, GemmaConfig, LlamaConfig, LlavaConfig,
+                          LlavaForConditionalGeneration, LlavaProcessor, Ministral3Config, MistralConfig, Olmo2Config,
+                          Phi3Config, Qwen2Config, Qwen3Config, SiglipImageProcessor, SiglipVisionConfig, SmolLM3Config)
 
 out = Path(sys.argv[1])
 here = Path(__file__).resolve().parent
@@ -31,11 +32,16 @@ spec.loader.exec_module(reference)
 torch.set_num_threads(1)
 
 TEXT = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "phi3": Phi3Config,
-        "gemma": GemmaConfig}
+        "gemma": GemmaConfig, "gemma2": Gemma2Config, "gemma3": Gemma3TextConfig, "olmo2": Olmo2Config,
+        "smollm3": SmolLM3Config, "ministral3": Ministral3Config}
 VISION = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config,
           "registers": Dinov2WithRegistersConfig}
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64, rope_theta=500.0)
+LONGROPE = dict(rope_type="longrope", rope_theta=500.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.1, 1.4],
+                long_factor=[1.5, 2.5, 4.0])
+YARN = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0,
+            beta_slow=1.0, llama_4_scaling_beta=0.3)
 # name: family, vision, settings of text / vision / LLaVA, the file's type, and how it is written.
 CASES = {
     "llama-siglip": ("llama", "siglip", dict(rope_parameters=LLAMA3), {}, {}, "bfloat16", {}),
@@ -60,6 +66,39 @@ CASES = {
     "phi3-siglip": ("phi3", "siglip", dict(sliding_window=19), {}, {}, "bfloat16", dict(minimal=True, shard="60KB")),
     "gemma-clip": ("gemma", "clip", dict(head_dim=12), {}, {}, "bfloat16", {}),
     "gemma-siglip": ("gemma", "siglip", dict(head_dim=8, num_key_value_heads=1), {}, {}, "float16", dict(minimal=True)),
+    # Llama 3.2: its scaling and a tied head.
+    "llama32-siglip": ("llama", "siglip", dict(rope_parameters=LLAMA3 | dict(factor=32.0), head_dim=16,
+        tie_word_embeddings=True), {}, {}, "bfloat16", {}),
+    # Phi-4-mini. Sequences beyond the original context take other divisors: with 24 positions all that are compared do,
+    # with 56 the answer crosses the limit.
+    "phi4-clip": ("phi3", "clip", dict(tie_word_embeddings=True, original_max_position_embeddings=24,
+        rope_parameters=LONGROPE), {}, {}, "bfloat16", dict(minimal=True)),
+    "phi4-siglip": ("phi3", "siglip", dict(tie_word_embeddings=True, original_max_position_embeddings=56, sliding_window=50,
+        rope_parameters=LONGROPE), {}, {}, "float16", {}),
+    "gemma2-clip": ("gemma2", "clip", dict(head_dim=12, query_pre_attn_scalar=20, attn_logit_softcapping=2.0,
+        sliding_window=18), {}, {}, "bfloat16", {}),
+    "gemma2-siglip": ("gemma2", "siglip", dict(head_dim=8, num_key_value_heads=1, query_pre_attn_scalar=8,
+        attn_logit_softcapping=5.0, sliding_window=11, attention_bias=True,
+        layer_types=["full_attention", "sliding_attention"] * 2), {}, {}, "float16", dict(minimal=True)),
+    "gemma3-clip": ("gemma3", "clip", dict(head_dim=8, sliding_window=13, query_pre_attn_scalar=16,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters=dict(full_attention=dict(rope_type="linear", factor=8.0, rope_theta=5000.0),
+                             sliding_attention=dict(rope_type="default", rope_theta=50.0))), {}, {}, "bfloat16", {}),
+    # The keys of transformers 4, as in Google's files, with the pattern of five windows to one layer without.
+    "gemma3-siglip": ("gemma3", "siglip", dict(head_dim=12, sliding_window=16, num_hidden_layers=6), {}, {}, "float16",
+        dict(minimal=True, keys=dict(rope_theta=4000.0, rope_local_base_freq=70.0, sliding_window_pattern=6,
+                                     rope_scaling=dict(rope_type="linear", factor=8.0)),
+             without=["rope_parameters", "layer_types"])),
+    "olmo2-clip": ("olmo2", "clip", {}, {}, {}, "bfloat16", {}),
+    "olmo2-siglip": ("olmo2", "siglip", dict(num_key_value_heads=4, attention_bias=True, tie_word_embeddings=True), {}, {},
+        "float16", dict(minimal=True)),
+    "smollm3-clip": ("smollm3", "clip", {}, {}, {}, "bfloat16", dict(minimal=True)),
+    "smollm3-siglip": ("smollm3", "siglip", dict(no_rope_layers=[1, 0, 1, 0], use_sliding_window=True, sliding_window=17,
+        tie_word_embeddings=False, attention_bias=True, mlp_bias=True), {}, {}, "float16", {}),
+    "ministral3-clip": ("ministral3", "clip", dict(head_dim=8, rope_parameters=YARN | dict(mscale=1.0, mscale_all_dim=0.5)),
+        {}, {}, "bfloat16", {}),
+    "ministral3-siglip": ("ministral3", "siglip", dict(head_dim=16, sliding_window=19, rope_parameters=YARN | dict(
+        original_max_position_embeddings=50)), {}, {}, "float16", dict(minimal=True)),
     # Images of 4 x 4 patches where the positions are for 5 x 5 and 6 x 6: interpolated.
     "llama-dinov2": ("llama", "dinov2", {}, dict(layerscale_value=0.7, image_size=35), {}, "float16", {}),
     "llama-registers": ("llama", "registers", {}, dict(num_register_tokens=3, use_swiglu_ffn=False, image_size=42), {}, "bfloat16", {}),
@@ -103,6 +142,9 @@ def checkpoint(name, seed, family, vision, text, tower, llava, dtype, how):
         for part, cls in (("text_config", TEXT[family]), ("vision_config", VISION[vision])):
             default = cls().to_dict()
             c[part] = {k: v for k, v in c[part].items() if k == "model_type" or default.get(k) != v}
+        for key in how.get("without", []):
+            c["text_config"].pop(key, None)
+        c["text_config"] |= how.get("keys", {})
         file.write_text(json.dumps(c, indent=2) + "\n")
 
 

@@ -346,6 +346,10 @@ fn every_projector_trains_under_both_losses_and_comes_back() {
         ("linear", false, 16),
         ("mlp3x_gelu", false, 16),
         ("pixel_shuffle2_mlp2x_gelu", false, 4),
+        ("perceiver_q7_l2", false, 7),
+        ("qformer_q20_l2_w64", false, 20),
+        ("c_abstractor_q9_l2_w24", false, 9),
+        ("ldpv2_q4", false, 4),
     ] {
         let start = parts.assembled(projector, &["--projector", projector]);
         let config = read_json(&start.join("config.json"));
@@ -381,6 +385,16 @@ fn every_projector_trains_under_both_losses_and_comes_back() {
         // Another seed and two steps change every tensor of the projector and nothing else.
         for (name, tensor) in &after {
             assert_eq!(*tensor != before[name], name.starts_with("multi_modal_projector."), "{projector}: {name}");
+        }
+        // VIRAL compares with patches, which queries are not.
+        let with_viral = ["--set", "objective.viral.weight=0.5", "--out"];
+        let mut line = args!["train", dir.join("recipe.toml")];
+        line.extend(with_viral.map(OsString::from));
+        line.extend(args![dir.join(format!("{projector}-viral"))]);
+        if projector.starts_with("perceiver") || projector.starts_with("qformer") {
+            basic(line).refused(1, &["viral", "queries"]);
+        } else {
+            basic(line).succeeded();
         }
         let line = args!["generate", out, "--image", fixture("images/a.png"), "--prompt", "<image> it is", "--json"];
         assert_eq!(basic(line).json()["top5"].as_array().map(Vec::len), Some(5));

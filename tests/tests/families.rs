@@ -37,7 +37,11 @@ fn families() -> Vec<(String, PathBuf)> {
         .map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path))
         .collect();
     found.sort();
-    assert_eq!(found.len(), 16, "two for each of five families, and six of Llama's");
+    assert_eq!(
+        found.len(),
+        29,
+        "two for each of nine families, two of Phi-4-mini's, two of Mistral's and seven of Llama's"
+    );
     found
 }
 

@@ -150,6 +150,12 @@ fn what_llama_cpp_cannot_express_is_refused_by_name_and_leaves_nothing() {
         ("llama-dynamic", &["rope_type = dynamic"]),
         ("llama-dinov2", &["model_type = dinov2", "CLIP and SigLIP"]),
         ("qwen3-siglip", &["attention_bias = true", "qwen3"]),
+        ("phi4-clip", &["rope_type = longrope"]),
+        ("gemma2-clip", &["model_type = gemma2"]),
+        ("gemma3-siglip", &["model_type = gemma3_text"]),
+        ("olmo2-clip", &["model_type = olmo2"]),
+        ("smollm3-clip", &["model_type = smollm3"]),
+        ("ministral3-clip", &["model_type = ministral3"]),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");

@@ -117,7 +117,7 @@ fn attention_and_its_read_out_are_those_of_the_cpu() {
         let first = first(&q, starts.clone());
         let Attention { lse, .. } = ops::attention(q.clone(), k.clone(), k.clone(), first.clone());
         let rows = Tensor::<2, Int>::from_data(TensorData::new(vec![3i64, 18, 12, 7, 0, 11], [b, 3]), device);
-        values(ops::attention_mass(q, k, lse, first, rows, numbers([b, 2, 3], 4, device)))
+        values(ops::attention_mass(q, k, lse, first, rows, numbers([b, 2, 3], 4, device), None))
     };
     near("attention mass", &mass(&wgpu()), &mass(&DeviceSpec::Cpu.open().unwrap()));
 }

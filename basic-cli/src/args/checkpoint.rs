@@ -29,7 +29,8 @@ pub struct Assemble {
     /// The language model: a directory, a name in the local Hugging Face cache, or a GGUF file of llama.cpp (.gguf).
     #[arg(long)]
     pub llm: PathBuf,
-    /// The projector between them: linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu or identity.
+    /// The projector between them: linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu, identity, or a resampler:
+    /// perceiver_q{Q}_l{L}, qformer_q{Q}_l{L}_w{W}, c_abstractor_q{Q}_l{L}_w{W} or ldpv2_q{Q}.
     #[arg(long, default_value = "mlp2x_gelu")]
     pub projector: String,
     /// Trained weights for the projector, such as LLaVA's mm_projector.bin, instead of random ones.

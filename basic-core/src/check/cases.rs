@@ -204,7 +204,7 @@ fn attention_mass(p: &Place, [b, t, heads, kv, width]: [usize; 5], first: &[i64]
     let lse = ops::attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
     let rows: Vec<i64> = (0..b * n).map(|i| ((7 * i + 2) % t) as i64).collect();
     let readout = p.tensor::<3>(17, [b, 2, n]).abs();
-    vec![read(ops::attention_mass(q, k, lse, first, p.ints(&rows, [b, n]), readout))]
+    vec![read(ops::attention_mass(q, k, lse, first, p.ints(&rows, [b, n]), readout, None))]
 }
 
 fn directional_alignment(p: &Place) -> Vec<Vec<f64>> {

@@ -286,8 +286,8 @@ impl Observer for ShallowLayers {
         });
 
         let [_, slots, _] = self.readout.dims();
-        let Seen { q, k, lse, first } = seen.clone();
-        let mass = attention_mass(q, k, lse, first, self.text_rows.clone(), self.readout.clone())
+        let Seen { q, k, lse, first, cap } = seen.clone();
+        let mass = attention_mass(q, k, lse, first, self.text_rows.clone(), self.readout.clone(), cap)
             .cast(DType::F32)
             .reshape([b * slots * t])
             .select(0, self.mass_rows.clone()); // [M]

@@ -74,6 +74,8 @@ pub struct ModelShape {
     pub visual_tokens: usize,
     /// The number of an image's patch features and their width, as the projector receives them from the vision encoder.
     pub features: [usize; 2],
+    /// Whether each position of an image is a patch, or a square of patches, and not a query that reads the whole image.
+    pub patches: bool,
 }
 
 /// Where a method's patch features come from.
@@ -219,6 +221,15 @@ pub enum ObjectiveError {
         positions: usize,
         /// What to change.
         way: &'static str,
+    },
+    /// A method that compares with patches, and positions that are none.
+    #[error(
+        "{name} compares the positions of an image with patches, and this projector's are queries that read the whole \
+         image: leave the table out, or take a projector whose embeddings are patches"
+    )]
+    Queries {
+        /// The table.
+        name: &'static str,
     },
 }
 

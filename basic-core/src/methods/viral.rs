@@ -136,6 +136,9 @@ impl Method for Viral {
 
     fn check(&self, model: &ModelShape) -> Result<(), ObjectiveError> {
         self.resolve_layer(model.layers)?;
+        if !model.patches {
+            return Err(ObjectiveError::Queries { name: NAME });
+        }
         match self.target == OWN {
             true => self.check_features(model.features[0], model),
             false => Ok(()),
@@ -297,12 +300,14 @@ mod tests {
 
     #[test]
     fn a_layer_outside_the_decoder_and_a_grid_that_is_none_are_errors_that_name_the_key() {
-        let model = ModelShape { layers: 4, width: 8, visual_tokens: 4, features: [16, 8] };
+        let model = ModelShape { layers: 4, width: 8, visual_tokens: 4, features: [16, 8], patches: true };
         let viral = Viral::default();
         assert_eq!((viral.check(&model), viral.resolve_layer(4), viral.resolve_layer(1)), (Ok(()), Ok(2), Ok(1)));
         let wrong = Viral { layer: Some(5), ..viral.clone() }.check(&model).unwrap_err();
         assert_eq!(wrong.to_string(), "viral.layer = 5 is outside 1 to 4, the decoder's layers");
         assert!(viral.check(&ModelShape { features: [17, 8], ..model }).is_err());
+        let queries = viral.check(&ModelShape { patches: false, ..model }).unwrap_err();
+        assert!(queries.to_string().contains("viral") && queries.to_string().contains("queries"));
         assert!(Viral { layer: Some(0), ..viral.clone() }.bounds().is_err());
         assert!(Viral { head_width: 0, ..viral.clone() }.bounds().is_err());
         assert!(Viral { weight: -1.0, ..viral }.bounds().is_err());

@@ -160,6 +160,10 @@ impl<B: Backend> Array<B> {
         Self(B::float_erf(self.0))
     }
 
+    pub fn tanh(self) -> Self {
+        Self(B::float_tanh(self.0))
+    }
+
     /// `1 / (1 + e^-x)`, computed in the accumulator's type. Burn's default computes f64 in f32.
     pub fn sigmoid(self) -> Self {
         let dtype = self.dtype();

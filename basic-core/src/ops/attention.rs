@@ -44,6 +44,20 @@ pub struct Attention {
 ///
 /// Panics if the shapes do not fit each other.
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>) -> Attention {
+    capped_attention(q, k, v, first, None)
+}
+
+/// [`attention`] whose scores s are `cap tanh(s / cap)` before the softmax, if a cap is given (soft-capping, as in
+/// Gemma 2). The shapes and the panics are those of [`attention`].
+///
+/// With a cap, the portable implementation computes it on every device: the fused kernels have none.
+pub fn capped_attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    first: Tensor<2, Int>,
+    cap: Option<f64>,
+) -> Attention {
     let ([b, t, heads, width], [kb, keys, kv_heads, kw]) = (q.dims(), k.dims());
     let fits = kb == b && keys >= t && kw == width && kv_heads > 0 && heads % kv_heads == 0 && v.dims() == k.dims();
     assert!(fits, "attention: q is {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims());
@@ -53,7 +67,7 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>
         let lse = Tensor::zeros([b, heads, t], (&q.device(), accumulator(q.dtype())));
         return Attention { output: q, lse };
     }
-    dispatched(q, k, v, first, true)
+    dispatched(q, k, v, first, true, cap)
 }
 
 /// Attention in which every query sees every key, as in a vision encoder; otherwise the same as [`attention`].
@@ -73,12 +87,19 @@ pub fn attention_to_all(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
         return q;
     }
     let first = Tensor::zeros([1, t], &q.device().without_autodiff());
-    dispatched(q, k, v, first, false).output
+    dispatched(q, k, v, first, false, None).output
 }
 
-fn dispatched(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>, causal: bool) -> Attention {
+fn dispatched(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    first: Tensor<2, Int>,
+    causal: bool,
+    cap: Option<f64>,
+) -> Attention {
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
-    let (output, lse) = Dispatch::attention(q, k, v, first.into_dispatch(), causal);
+    let (output, lse) = Dispatch::attention(q, k, v, first.into_dispatch(), causal, cap);
     Attention { output: Tensor::from_dispatch(output), lse: Tensor::from_dispatch(lse) }
 }
 
@@ -90,6 +111,7 @@ fn dispatched(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, first: Tensor<2, Int>, c
 /// - lse: `[B, heads, T]`, the log-sum-exp that [`attention`] returned
 /// - rows: `[B, n]`, indices into the T queries
 /// - readout: `[B, S, n]`, the weights of those rows for each of S read-outs
+/// - cap: the soft cap of the scores, as in [`capped_attention`]
 /// - output: `[B, S, keys]`, in the type of lse
 ///
 /// # Panics
@@ -102,6 +124,7 @@ pub fn attention_mass(
     first: Tensor<2, Int>,
     rows: Tensor<2, Int>,
     readout: Tensor<3>,
+    cap: Option<f64>,
 ) -> Tensor<3> {
     let ([b, t, heads, _], [_, keys, _, _]) = (q.dims(), k.dims());
     let ([_, n], [_, s, _]) = (rows.dims(), readout.dims());
@@ -118,6 +141,7 @@ pub fn attention_mass(
         first.into_dispatch(),
         rows.into_dispatch(),
         readout.into_dispatch(),
+        cap,
     );
     Tensor::from_dispatch(mass)
 }
@@ -138,6 +162,8 @@ pub struct Saved<B: Backend> {
     pub first: IntTensor<B>,
     /// Whether a query sees no key after its own position.
     pub causal: bool,
+    /// The soft cap of the scores.
+    pub cap: Option<f64>,
 }
 
 impl<B: Backend> Clone for Saved<B> {
@@ -150,6 +176,7 @@ impl<B: Backend> Clone for Saved<B> {
             lse: self.lse.clone(),
             first: self.first.clone(),
             causal: self.causal,
+            cap: self.cap,
         }
     }
 }
@@ -167,6 +194,7 @@ pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     v: FloatTensor<Autodiff<B, C>>,
     first: IntTensor<B>,
     causal: bool,
+    cap: Option<f64>,
 ) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<B>) {
     #[derive(Debug)]
     struct AttentionBackward;
@@ -186,10 +214,10 @@ pub fn tracked<B: Kernels, C: CheckpointStrategy>(
     }
 
     let ((q, a), (k, b), (v, c)) = (q.into_parts(), k.into_parts(), v.into_parts());
-    let (output, lse) = B::attention_kernel(q.clone(), k.clone(), v.clone(), first.clone(), causal);
+    let (output, lse) = B::attention_kernel(q.clone(), k.clone(), v.clone(), first.clone(), causal, cap);
     match AttentionBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let saved = Saved { q, k, v, output: output.clone(), lse: lse.clone(), first, causal };
+            let saved = Saved { q, k, v, output: output.clone(), lse: lse.clone(), first, causal, cap };
             (prep.finish(saved, output), lse)
         }
         OpsKind::UnTracked(prep) => (prep.finish(output), lse),

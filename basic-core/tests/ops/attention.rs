@@ -14,7 +14,7 @@ fn lengths() -> impl Strategy<Value = usize> {
 }
 
 /// Sizes with up to eight heads; fewer for long sequences, to keep the test fast.
-fn sizes() -> impl Strategy<Value = Sizes> {
+pub fn sizes() -> impl Strategy<Value = Sizes> {
     let heads = prop_oneof![Just((1, 1)), Just((1, 4)), Just((2, 1)), Just((2, 3)), Just((3, 2)), Just((8, 1))];
     (1..3usize, lengths(), prop_oneof![Just(0), 1..6usize, Just(130)], heads, 1..10usize).prop_map(
         |(batch, queries, past, (kv_heads, group), width)| {
@@ -26,7 +26,7 @@ fn sizes() -> impl Strategy<Value = Sizes> {
 
 /// How the first visible keys are chosen.
 #[derive(Debug, Clone, Copy)]
-enum Pattern {
+pub enum Pattern {
     /// Every earlier key is visible.
     All,
     /// The first real key, which differs from sample to sample; queries before it see themselves.
@@ -39,13 +39,13 @@ enum Pattern {
     Any,
 }
 
-fn pattern() -> impl Strategy<Value = Pattern> {
+pub fn pattern() -> impl Strategy<Value = Pattern> {
     use Pattern::*;
     let packed = (1..7usize).prop_map(Packed);
     prop_oneof![Just(All), Just(LeftPadding), packed, (1..7usize).prop_map(Window), Just(Beyond), Just(Any)]
 }
 
-fn first(sizes: &Sizes, pattern: Pattern, shared: bool, seed: u64) -> First {
+pub fn first(sizes: &Sizes, pattern: Pattern, shared: bool, seed: u64) -> First {
     let mut random = Random(seed);
     let padding: Vec<usize> = (0..sizes.batch).map(|_| random.below(sizes.keys())).collect();
     let any: Vec<usize> = (0..sizes.batch * sizes.queries).map(|_| random.below(sizes.keys() + 3)).collect();
@@ -59,7 +59,7 @@ fn first(sizes: &Sizes, pattern: Pattern, shared: bool, seed: u64) -> First {
     })
 }
 
-fn asked(sizes: &Sizes, n: usize, seed: u64) -> Vec<i64> {
+pub fn asked(sizes: &Sizes, n: usize, seed: u64) -> Vec<i64> {
     let mut random = Random(seed);
     (0..sizes.batch * n).map(|_| random.below(sizes.queries) as i64).collect()
 }
@@ -148,7 +148,7 @@ fn integers_of_any_layout_and_type_say_the_same() {
         for way in ways {
             let [first, rows] = tables.clone().map(way);
             let lse = ops::attention(x[0].view(), x[1].view(), x[2].view(), first.clone()).lse;
-            let mass = ops::attention_mass(x[0].view(), x[1].view(), lse, first, rows, x[3].view());
+            let mass = ops::attention_mass(x[0].view(), x[1].view(), lse, first, rows, x[3].view(), None);
             assert_eq!(read(mass), expected);
         }
     }
@@ -193,7 +193,7 @@ fn without_queries_or_read_outs_the_results_are_empty_or_zero() {
         let all = x[0].ints(&[0; 3], [1, 3]);
         let lse = ops::attention(x[0].view(), x[1].view(), x[2].view(), all.clone()).lse;
         let none = Tensor::<3>::zeros([2, 5, 0], &device);
-        let mass = ops::attention_mass(x[0].view(), x[1].view(), lse, all, x[0].ints(&[], [2, 0]), none);
+        let mass = ops::attention_mass(x[0].view(), x[1].view(), lse, all, x[0].ints(&[], [2, 0]), none, None);
         assert_eq!(mass.dims(), [2, 5, 6]);
         assert!(read(mass).iter().all(|x| *x == 0.0));
     }

@@ -2,6 +2,7 @@
 //! central differences and with known values, on every CPU backend of this build.
 
 mod attention;
+mod capped;
 mod compare;
 mod cross_entropy;
 mod elementwise;

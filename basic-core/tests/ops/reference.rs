@@ -17,7 +17,7 @@ fn budget(rows: usize, blocks: usize, vocabulary: usize, leaf: &Leaf) -> usize {
     rows * blocks * vocabulary * size
 }
 
-fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+pub fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     x.flatten(0, D - 1)
 }
 
@@ -168,7 +168,7 @@ impl First {
         Self { rows, values: at.map(|(row, t)| first(row, t, sizes.past + t) as i64).collect() }
     }
 
-    fn tensor(&self, leaf: &Leaf) -> Tensor<2, Int> {
+    pub fn tensor(&self, leaf: &Leaf) -> Tensor<2, Int> {
         leaf.ints(&self.values, [self.rows, self.values.len() / self.rows])
     }
 
@@ -180,7 +180,7 @@ impl First {
     }
 
     /// True for hidden keys, `[B, 1, T, keys]`.
-    fn hidden(&self, sizes: &Sizes, leaf: &Leaf) -> Tensor<4, Bool> {
+    pub fn hidden(&self, sizes: &Sizes, leaf: &Leaf) -> Tensor<4, Bool> {
         let (b, t, keys) = (sizes.batch, sizes.queries, sizes.keys());
         let hidden: Vec<bool> =
             (0..b * t * keys).map(|i| !self.sees(sizes, i / keys / t, i / keys % t, i % keys)).collect();
@@ -189,21 +189,21 @@ impl First {
 }
 
 /// `[B, keys, kv_heads, w]` to `[B, heads, keys, w]`.
-fn repeated(x: Tensor<4>, sizes: &Sizes) -> Tensor<4> {
+pub fn repeated(x: Tensor<4>, sizes: &Sizes) -> Tensor<4> {
     let Sizes { batch, kv_heads, group, width, .. } = *sizes;
     let x = x.swap_dims(1, 2).reshape([batch, kv_heads, 1, sizes.keys(), width]);
     x.repeat_dim(2, group).reshape([batch, sizes.heads(), sizes.keys(), width])
 }
 
 /// Scaled scores `[B, heads, T, keys]`; hidden ones are far below all others.
-fn scores(x: &[Leaf], sizes: &Sizes, first: &First) -> Tensor<4> {
+pub fn scores(x: &[Leaf], sizes: &Sizes, first: &First) -> Tensor<4> {
     let keys = repeated(x[1].view(), sizes).swap_dims(2, 3);
     let scores = x[0].view::<4>().swap_dims(1, 2).matmul(keys) * (sizes.width as f64).sqrt().recip();
     let hidden = first.hidden(sizes, &x[0]).expand(scores.dims());
     scores.mask_fill(hidden, -1e30)
 }
 
-fn qkv(sizes: &Sizes, seed: u64) -> Vec<Values> {
+pub fn qkv(sizes: &Sizes, seed: u64) -> Vec<Values> {
     let random = &mut Random(seed);
     [sizes.q(), sizes.k(), sizes.k()].iter().map(|dims| Values::uniform(dims, -1.5, 1.5, random)).collect()
 }
@@ -295,7 +295,7 @@ pub fn attention_mass(sizes: Sizes, first: First, rows: Vec<i64>, readouts: usiz
             let first = first.tensor(&x[0]);
             let lse = ops::attention(x[0].view(), x[1].view(), x[2].view(), first.clone()).lse;
             let rows = x[0].ints(&rows, [b, n]);
-            flat(ops::attention_mass(x[0].view(), x[1].view(), lse, first, rows, x[3].view()))
+            flat(ops::attention_mass(x[0].view(), x[1].view(), lse, first, rows, x[3].view(), None))
         }),
         reference: Box::new(move |x| {
             let p = softmax(scores(x, &sizes, &known), 3).mean_dim(1).squeeze_dim::<3>(1); // [B, T, keys]

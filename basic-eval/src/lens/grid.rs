@@ -17,15 +17,18 @@ pub enum Place {
     Cls,
     /// A register token of DINOv2, with its number from 0.
     Register(usize),
+    /// A learned query of a resampler, which reads the whole image, with its number from 0.
+    Query(usize),
 }
 
 impl Serialize for Place {
-    /// Writes `[row, column]`, `"CLS"` or `"register 0"`.
+    /// Writes `[row, column]`, `"CLS"`, `"register 0"` or `"query 0"`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Patch { row, column } => [row, column].serialize(serializer),
             Self::Cls => serializer.serialize_str("CLS"),
             Self::Register(number) => serializer.collect_str(&format_args!("register {number}")),
+            Self::Query(number) => serializer.collect_str(&format_args!("query {number}")),
         }
     }
 }
@@ -41,10 +44,20 @@ pub struct Grid {
 
 impl Grid {
     /// The grid of a model. It depends on the patch and image size, on the positions that are projected
-    /// (`vision_feature_select_strategy`), and on whether the projector merges squares of patches.
+    /// (`vision_feature_select_strategy`), and on whether the projector merges squares of patches or has queries of its own.
     pub fn of(config: &LlavaConfig) -> Self {
         let vision = &config.vision_config;
         let (patches, special) = (vision.grid(), vision.special_positions());
+        if let Some(queries) = config.projector.queries() {
+            // Squares of a pooled grid are places in it; what other queries read lies anywhere.
+            return match config.projector.pooled_side() {
+                Some(side) => {
+                    let place = |square| Place::Patch { row: square / side, column: square % side };
+                    Self { side, places: (0..queries).map(place).collect() }
+                }
+                None => Self { side: patches, places: (0..queries).map(Place::Query).collect() },
+            };
+        }
         let side = patches / config.projector.shuffle();
         let first = usize::from(config.drops_first());
         let place = |embedding: usize| {
@@ -99,6 +112,15 @@ mod tests {
         // `default` drops the first position, which for SigLIP is a patch, because SigLIP has no CLS token.
         let dropped = grid("siglip", 0, SelectStrategy::Default, ProjectorKind::LLAVA);
         assert_eq!((dropped.places.len(), dropped.places[0]), (15, patch(0, 1)));
+    }
+
+    #[test]
+    fn a_pooled_grid_has_places_and_queries_have_none() {
+        let pooled = grid("clip", 0, SelectStrategy::Default, ProjectorKind::Ldp { queries: 4 });
+        assert_eq!((pooled.side, pooled.places.len(), pooled.places[3]), (2, 4, patch(1, 1)));
+        let queries = ProjectorKind::Perceiver { queries: 3, layers: 1 };
+        let queries = grid("clip", 0, SelectStrategy::Full, queries);
+        assert_eq!(json!(queries.places), json!(["query 0", "query 1", "query 2"]));
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Scenes {
                 let object = objects.get(row * grid.side + column).copied().flatten()?;
                 scene.scene.objects().get(object).map(true_words)
             }
-            Place::Cls | Place::Register(_) => None,
+            Place::Cls | Place::Register(_) | Place::Query(_) => None,
         };
         Ok(Truth::Patches(grid.places.iter().map(words).collect()))
     }

@@ -94,8 +94,8 @@ impl Readout {
 
     /// A layer's attention at the positions of every image, in order.
     fn attention(&self, seen: Seen) -> Result<Vec<f32>, TensorReadError> {
-        let Seen { q, k, lse, first } = seen;
-        let mass = attention_mass(q, k, lse, first, self.text.clone(), self.share.clone()); // [1, S, T]
+        let Seen { q, k, lse, first, cap } = seen;
+        let mass = attention_mass(q, k, lse, first, self.text.clone(), self.share.clone(), cap); // [1, S, T]
         let [_, _, t] = mass.dims();
         let mass = mass.cast(DType::F32).try_into_vec_as::<f32>()?;
         let images = self.images.iter().enumerate();

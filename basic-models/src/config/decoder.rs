@@ -1,12 +1,8 @@
 //! The configuration of Llama-like decoders, including the differences between the families.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use super::{
-    Activation, ConfigError, Family, Rope, RopeKind, above_zero, at_most, divides, most, positive, section, unsupported,
-};
-use crate::outside::excerpt;
+use super::{Activation, ConfigError, Family, Rope, RopeKind, above_zero, at_most, divides, most, positive};
 
 /// A Llama-like decoder (transformers' `LlamaConfig` and its variants).
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +31,17 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     /// The rotary position embedding.
     pub rope: Rope,
+    /// That of the layers with a window, if it is another one.
+    pub local_rope: Option<Rope>,
+    /// For each layer, whether it has rotary positions; by default all have them.
+    pub rotated: Option<Vec<bool>>,
+    /// Scores are divided by the square root of this; of `head_dim` by default.
+    pub query_scalar: Option<f64>,
+    /// The soft cap of the attention's scores: s becomes `cap tanh(s / cap)`.
+    pub score_cap: Option<f64>,
+    /// `final_logit_softcapping`, which is only kept for the file: transformers' `LlavaForConditionalGeneration`, whose
+    /// results are the measure, takes its logits from a head of its own and does not cap them.
+    pub logit_cap: Option<f64>,
     /// The number of positions that a query sees in layers with a window, its own included.
     pub sliding_window: Option<usize>,
     /// For each layer, whether it has the window; by default all have it.
@@ -90,6 +97,11 @@ impl Default for DecoderConfig {
             max_position_embeddings: 2048,
             rms_norm_eps: 1e-6,
             rope: Rope::default(),
+            local_rope: None,
+            rotated: None,
+            query_scalar: None,
+            score_cap: None,
+            logit_cap: None,
             sliding_window: None,
             windowed: None,
             tie_word_embeddings: false,
@@ -102,159 +114,7 @@ impl Default for DecoderConfig {
     }
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    hidden_act: String,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    sliding_window: Option<usize>,
-    #[serde(default)]
-    use_sliding_window: bool,
-    #[serde(default)]
-    max_window_layers: usize,
-    layer_types: Option<Vec<String>>,
-    pad_token_id: Option<u32>,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<EndIds>,
-}
-
 impl DecoderConfig {
-    /// Reads the object of a config.json (LLaVA's `text_config`, or a language model's whole file). Absent keys take
-    /// the defaults of the family's class in transformers.
-    ///
-    /// # Errors
-    ///
-    /// Returns a [`ConfigError`] that names the key.
-    pub fn from_value(value: &Value) -> Result<Self, ConfigError> {
-        const SECTION: &str = "text_config";
-        let kind = value.get("model_type").unwrap_or(&Value::Null);
-        let family = Family::of(kind.as_str()).filter(|_| kind.is_string() || kind.is_null());
-        let Some(family) = family else {
-            return Err(unsupported("text_config.model_type", kind, Family::supported()));
-        };
-        let own_keys = family.defaults();
-        // For these keys null means "none"; elsewhere it means "the default".
-        let nullable = ["sliding_window", "pad_token_id", "bos_token_id", "eos_token_id"];
-        let mut merged = section::merged(SECTION, value, own_keys.clone(), &nullable)?;
-        for key in ["pad_token_id", "bos_token_id", "eos_token_id"] {
-            // Original Llama checkpoints write -1 for a token that does not exist.
-            if merged.get(key).and_then(Value::as_i64) == Some(-1) {
-                merged.insert(key.into(), Value::Null);
-            }
-        }
-        section::must_be(SECTION, &merged, "attention_dropout", &[json!(0.0), json!(0)])?;
-        section::must_be(SECTION, &merged, "resid_pdrop", &[json!(0.0), json!(0)])?;
-        section::must_be(SECTION, &merged, "embd_pdrop", &[json!(0.0), json!(0)])?;
-        section::must_be(SECTION, &merged, "use_bidirectional_attention", &[json!(false)])?;
-        let partial = match merged.get("partial_rotary_factor").filter(|value| !value.is_null()) {
-            None => None,
-            Some(value) => Some(value.as_f64().ok_or_else(|| ConfigError::Type {
-                key: "text_config.partial_rotary_factor".into(),
-                reason: format!("{} is no number", excerpt(&value.to_string())),
-            })?),
-        };
-        let raw: Raw = section::parse(SECTION, merged)?;
-        // Checked before a list with an entry per layer is made.
-        at_most(SECTION, &[("num_hidden_layers", raw.num_hidden_layers, most::LAYERS)])?;
-        let (mut sliding_window, mut windowed) = (raw.sliding_window, None);
-        if own_keys.contains_key("layer_types") {
-            sliding_window = sliding_window.filter(|_| raw.use_sliding_window);
-            let flags: Vec<bool> = match &raw.layer_types {
-                Some(types) => types.iter().map(|kind| layer_type(kind)).collect::<Result<_, _>>()?,
-                None => {
-                    (0..raw.num_hidden_layers).map(|i| sliding_window.is_some() && i >= raw.max_window_layers).collect()
-                }
-            };
-            windowed = Some(flags);
-        }
-        let hidden_act = match raw.hidden_act.as_str() {
-            "gelu" if family.gelu_is_tanh => Activation::GeluTanh,
-            name => Activation::parse("text_config.hidden_act", name)?,
-        };
-        let other = value.get("hidden_activation").filter(|v| family.gelu_is_tanh && !v.is_null());
-        if other.is_some_and(|v| v != "gelu_pytorch_tanh") {
-            let value = other.unwrap_or(&Value::Null);
-            return Err(unsupported("text_config.hidden_activation", value, "gelu_pytorch_tanh"));
-        }
-        let config = Self {
-            family,
-            vocab_size: raw.vocab_size,
-            hidden_size: raw.hidden_size,
-            intermediate_size: raw.intermediate_size,
-            num_hidden_layers: raw.num_hidden_layers,
-            num_attention_heads: raw.num_attention_heads,
-            num_key_value_heads: raw.num_key_value_heads,
-            head_dim: raw.head_dim,
-            hidden_act,
-            max_position_embeddings: raw.max_position_embeddings,
-            rms_norm_eps: raw.rms_norm_eps,
-            rope: Rope::from_value(value, partial, raw.max_position_embeddings)?,
-            sliding_window,
-            windowed,
-            tie_word_embeddings: raw.tie_word_embeddings,
-            attention_bias: raw.attention_bias,
-            mlp_bias: raw.mlp_bias,
-            pad_token_id: raw.pad_token_id,
-            bos_token_id: raw.bos_token_id,
-            eos_token_id: raw.eos_token_id,
-        };
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// The object of a config.json that transformers 4 and 5 can read.
-    pub fn to_value(&self) -> Value {
-        let mut out = json!({
-            "model_type": self.family.name,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.kv_heads(),
-            "head_dim": self.head_dim(),
-            "hidden_act": self.hidden_act.name(),
-            "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": self.rms_norm_eps,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "pad_token_id": self.pad_token_id,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_id,
-        });
-        self.rope.write(&mut out);
-        // Of the optional keys, only those that the family's class has.
-        let keys = self.family.defaults();
-        if keys.contains_key("layer_types") {
-            let flags: Vec<bool> = (0..self.num_hidden_layers).map(|i| self.window(i).is_some()).collect();
-            let name = |windowed: &bool| if *windowed { "sliding_attention" } else { "full_attention" };
-            out["use_sliding_window"] = json!(self.sliding_window.is_some());
-            out["sliding_window"] = json!(self.sliding_window);
-            // transformers before 4.53 reads this key instead of `layer_types`.
-            out["max_window_layers"] = json!(flags.iter().take_while(|windowed| !**windowed).count());
-            out["layer_types"] = flags.iter().map(name).collect();
-        } else if keys.contains_key("sliding_window") {
-            out["sliding_window"] = json!(self.sliding_window);
-        }
-        for (key, bias) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)] {
-            if keys.contains_key(key) {
-                out[key] = json!(bias);
-            }
-        }
-        out
-    }
-
     /// The number of key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
@@ -270,6 +130,18 @@ impl DecoderConfig {
     pub fn window(&self, index: usize) -> Option<usize> {
         let has = |flags: &Vec<bool>| flags.get(index).copied().unwrap_or(false);
         self.sliding_window.filter(|_| self.windowed.as_ref().is_none_or(has))
+    }
+
+    /// Whether layer `index` has rotary positions.
+    pub fn rotates(&self, index: usize) -> bool {
+        self.rotated.as_ref().is_none_or(|flags| flags.get(index).copied().unwrap_or(true))
+    }
+
+    /// What the queries are multiplied by, because the attention divides all scores by the square root of `head_dim`;
+    /// `None` if the family divides them by the same.
+    pub fn query_scale(&self) -> Option<f64> {
+        let scalar = self.query_scalar.filter(|scalar| *scalar != self.head_dim() as f64)?;
+        Some((self.head_dim() as f64 / scalar).sqrt())
     }
 
     /// The longest sequence in positions: the context length, times the factor by which dynamic scaling may stretch it.
@@ -336,11 +208,21 @@ impl DecoderConfig {
             "num_attention_heads",
             self.num_attention_heads,
         )?;
-        let rotary = self.rope.rotary_dims(self.head_dim());
-        if !rotary.is_multiple_of(2) || rotary == 0 {
+        for (key, value) in [
+            ("query_pre_attn_scalar", self.query_scalar),
+            ("attn_logit_softcapping", self.score_cap),
+            ("final_logit_softcapping", self.logit_cap),
+        ] {
+            above_zero(&format!("text_config.{key}"), value.unwrap_or(1.0))?;
+        }
+        for rope in [Some(&self.rope), self.local_rope.as_ref()].into_iter().flatten() {
+            self.validate_rope(rope)?;
+        }
+        if let Some(flags) = self.rotated.as_ref().filter(|flags| flags.len() < self.num_hidden_layers) {
             return Err(ConfigError::Inconsistent(format!(
-                "text_config.head_dim {}: {rotary} of it are rotated, and rotary embeddings need pairs",
-                self.head_dim()
+                "text_config.no_rope_layers names {} layers of {}",
+                flags.len(),
+                self.num_hidden_layers
             )));
         }
         if let Some(flags) = &self.windowed {
@@ -353,20 +235,41 @@ impl DecoderConfig {
             }
             if flags.contains(&true) && self.sliding_window.is_none() {
                 return Err(ConfigError::Inconsistent(
-                    "text_config.layer_types has sliding_attention without use_sliding_window and sliding_window"
+                    "text_config.layer_types has sliding_attention, and sliding_window (with use_sliding_window, where \
+                     the family has it) is not set"
                         .into(),
                 ));
             }
         }
         Ok(())
     }
-}
 
-/// Whether layers of this type have the window.
-fn layer_type(kind: &str) -> Result<bool, ConfigError> {
-    match kind {
-        "full_attention" => Ok(false),
-        "sliding_attention" => Ok(true),
-        other => Err(unsupported("text_config.layer_types", other, "full_attention or sliding_attention")),
+    fn validate_rope(&self, rope: &Rope) -> Result<(), ConfigError> {
+        let rotary = rope.rotary_dims(self.head_dim());
+        if !rotary.is_multiple_of(2) || rotary == 0 {
+            return Err(ConfigError::Inconsistent(format!(
+                "text_config.head_dim {}: {rotary} of it are rotated, and rotary embeddings need pairs",
+                self.head_dim()
+            )));
+        }
+        if let RopeKind::LongRope { short, long, .. } = &rope.kind
+            && let Some(list) = [short, long].into_iter().find(|list| list.len() != rotary / 2)
+        {
+            return Err(ConfigError::Inconsistent(format!(
+                "text_config.rope_parameters: short_factor or long_factor has {} numbers, and {rotary} of head_dim {} are \
+                 rotated, which are {} pairs",
+                list.len(),
+                self.head_dim(),
+                rotary / 2
+            )));
+        }
+        let factor = rope.attention_factor();
+        if !(factor.is_finite() && factor > 0.0) {
+            return Err(ConfigError::Inconsistent(format!(
+                "text_config.rope_parameters: the factor of the attention comes out as {factor}: \
+                 original_max_position_embeddings must be above 1"
+            )));
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 
 use super::Activation;
+use super::gguf_family::{GGUF, GGUF_LLAMA, GgufFamily};
 
 /// A decoder family: transformers' `model_type`, and how its network and its files differ from Llama's.
 pub struct Family {
@@ -16,8 +17,16 @@ pub struct Family {
     pub llava_names: &'static [&'static str],
     /// RMS norms scale by 1 + weight instead of by the weight; computed in f32.
     pub norm_plus_one: bool,
-    /// The queries and keys of each head are normalized before they are rotated.
-    pub qk_norm: bool,
+    /// Where the layers normalize.
+    pub layer_norms: LayerNorms,
+    /// What of the queries and keys is normalized before they are rotated.
+    pub qk_norm: QkNorm,
+    /// Which layers have the window.
+    pub windows: Windows,
+    /// Layers with the window have a rotary embedding of their own.
+    pub local_rope: bool,
+    /// Queries grow with their position (`llama_4_scaling_beta`).
+    pub query_growth: bool,
     /// Queries, keys and values have biases, whatever the value of `attention_bias`.
     pub qkv_bias: bool,
     /// Token embeddings are multiplied by the square root of the width; visual embeddings are not.
@@ -26,89 +35,83 @@ pub struct Family {
     pub gelu_is_tanh: bool,
     /// On disk, the query, key and value matrices are stored as one, and so are the gate and up matrices.
     pub fused_on_disk: bool,
-    /// How llama.cpp computes the family.
-    pub gguf: GgufFamily,
+    /// How llama.cpp computes the family; `None` if that is not expressed here, so that it is neither written as GGUF
+    /// nor read from it.
+    pub gguf: Option<GgufFamily>,
     /// The keys of the family's class in transformers 5.23 that change the computation, with those of their defaults
     /// that differ from Llama's. Transformers ignores keys that a class does not have, and so does this project:
     /// `attention_bias`, `mlp_bias`, `sliding_window` and `layer_types` are read only if they are listed here.
     pub own_defaults: fn() -> Value,
 }
 
-/// How llama.cpp (`src/models/`) computes a family. What it cannot compute is refused when a checkpoint is written as
-/// GGUF.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GgufFamily {
-    /// The value of `general.architecture`. The first family of an architecture is the one that a file is read as.
-    pub architecture: &'static str,
-    /// The two halves of each head's rows in the query and key matrices are interleaved.
-    pub interleaved: bool,
-    /// The rotary frequencies may be divided by a tensor (Llama 3's scaling).
-    pub frequency_divisors: bool,
-    /// A part of each head may be rotated.
-    pub partial_rotary: bool,
-    /// The attention's output may have a bias.
-    pub output_bias: bool,
-    /// The MLP may have biases.
-    pub mlp_bias: bool,
-    /// The output head may differ from the embedding table.
-    pub own_head: bool,
-    /// The heads must be together as wide as the decoder.
-    pub heads_fill_width: bool,
-    /// The MLP's activation.
-    pub activation: Activation,
+/// Where a layer normalizes, beside the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerNorms {
+    /// The inputs of the attention and of the MLP.
+    Before,
+    /// Their outputs.
+    After,
+    /// Both.
+    Around,
 }
 
-/// What llama.cpp does for most families.
-const GGUF: GgufFamily = GgufFamily {
-    architecture: "",
-    interleaved: false,
-    frequency_divisors: false,
-    partial_rotary: false,
-    output_bias: false,
-    mlp_bias: false,
-    own_head: true,
-    heads_fill_width: false,
-    activation: Activation::Silu,
-};
+/// What of the queries and keys is normalized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Nothing.
+    None,
+    /// Each head by itself.
+    Heads,
+    /// All heads together.
+    Whole,
+}
 
-/// Llama's, which Mistral's models share.
-const GGUF_LLAMA: GgufFamily = GgufFamily {
-    architecture: "llama",
-    interleaved: true,
-    frequency_divisors: true,
-    output_bias: true,
-    mlp_bias: true,
-    ..GGUF
-};
+/// Which layers have the window. All but the first read `layer_types`; the rest of their description says what holds
+/// without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Windows {
+    /// All layers, and `layer_types` is no key of the class.
+    All,
+    /// With `use_sliding_window`, the layers from `max_window_layers` on.
+    FromLayer,
+    /// With `use_sliding_window`, the layers without rotary positions.
+    Unrotated,
+    /// All but every n-th, where n is `sliding_window_pattern` or this number.
+    AllButEvery(usize),
+}
 
 /// Llama without keys of its own. The entries below only give their differences from it.
 const PLAIN: Family = Family {
     name: "",
     llava_names: &[],
     norm_plus_one: false,
-    qk_norm: false,
+    layer_norms: LayerNorms::Before,
+    qk_norm: QkNorm::None,
+    windows: Windows::All,
+    local_rope: false,
+    query_growth: false,
     qkv_bias: false,
     scaled_embeddings: false,
     gelu_is_tanh: false,
     fused_on_disk: false,
-    gguf: GGUF,
+    gguf: None,
     own_defaults: || json!({}),
 };
 
-/// Llama 1 to 3, Vicuna, SmolLM2.
+/// Llama 1 to 3.2, Vicuna, SmolLM2.
 static LLAMA: Family = Family {
     name: "llama",
     llava_names: &["llava", "llava_llama"],
-    gguf: GGUF_LLAMA,
+    gguf: Some(GGUF_LLAMA),
     own_defaults: || json!({ "attention_bias": false, "mlp_bias": false }),
     ..PLAIN
 };
 
-/// Mistral: a sliding window in all layers.
+/// Mistral, also as the text part of Mistral Small 3: a sliding window in all layers.
 static MISTRAL: Family = Family {
     name: "mistral",
     llava_names: &["llava_mistral"],
-    gguf: GGUF_LLAMA,
+    gguf: Some(GGUF_LLAMA),
     own_defaults: || {
         json!({
             "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
@@ -123,7 +126,8 @@ static QWEN2: Family = Family {
     name: "qwen2",
     llava_names: &["llava_qwen"],
     qkv_bias: true,
-    gguf: GgufFamily { architecture: "qwen2", heads_fill_width: true, ..GGUF },
+    windows: Windows::FromLayer,
+    gguf: Some(GgufFamily { architecture: "qwen2", heads_fill_width: true, ..GGUF }),
     own_defaults: qwen,
     ..PLAIN
 };
@@ -131,8 +135,9 @@ static QWEN2: Family = Family {
 /// Qwen 3: norms on the queries and keys of each head.
 static QWEN3: Family = Family {
     name: "qwen3",
-    qk_norm: true,
-    gguf: GgufFamily { architecture: "qwen3", ..GGUF },
+    qk_norm: QkNorm::Heads,
+    windows: Windows::FromLayer,
+    gguf: Some(GgufFamily { architecture: "qwen3", ..GGUF }),
     own_defaults: || {
         let mut keys = qwen();
         keys["head_dim"] = json!(128);
@@ -142,16 +147,17 @@ static QWEN3: Family = Family {
     ..PLAIN
 };
 
-/// Phi-3: fused projections on disk.
+/// Phi-3 and Phi-4-mini: fused projections on disk.
 static PHI3: Family = Family {
     name: "phi3",
     fused_on_disk: true,
-    gguf: GgufFamily { architecture: "phi3", partial_rotary: true, heads_fill_width: true, ..GGUF },
+    gguf: Some(GgufFamily { architecture: "phi3", partial_rotary: true, heads_fill_width: true, ..GGUF }),
     own_defaults: || {
         json!({
             "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5, "pad_token_id": 32000, "eos_token_id": 32000, "sliding_window": null,
             "resid_pdrop": 0.0, "embd_pdrop": 0.0, "partial_rotary_factor": null,
+            "original_max_position_embeddings": 4096,
         })
     },
     ..PLAIN
@@ -164,7 +170,7 @@ static GEMMA: Family = Family {
     scaled_embeddings: true,
     // Its first configurations had `gelu` where they meant the approximation.
     gelu_is_tanh: true,
-    gguf: GgufFamily { architecture: "gemma", own_head: false, activation: Activation::GeluTanh, ..GGUF },
+    gguf: Some(GgufFamily { architecture: "gemma", own_head: false, activation: Activation::GeluTanh, ..GGUF }),
     own_defaults: || {
         json!({
             "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
@@ -177,6 +183,106 @@ static GEMMA: Family = Family {
     ..PLAIN
 };
 
+/// Gemma 2: norms around attention and MLP, capped scores, and a window in every other layer.
+static GEMMA2: Family = Family {
+    name: "gemma2",
+    norm_plus_one: true,
+    scaled_embeddings: true,
+    layer_norms: LayerNorms::Around,
+    windows: Windows::AllButEvery(2),
+    own_defaults: || {
+        let mut keys = gemma();
+        keys["final_logit_softcapping"] = json!(30.0);
+        keys["attn_logit_softcapping"] = json!(50.0);
+        keys
+    },
+    ..PLAIN
+};
+
+/// Gemma 3's text part: norms of queries and keys, and a window with a rotary base of its own in five of six layers.
+static GEMMA3: Family = Family {
+    name: "gemma3_text",
+    norm_plus_one: true,
+    scaled_embeddings: true,
+    layer_norms: LayerNorms::Around,
+    qk_norm: QkNorm::Heads,
+    windows: Windows::AllButEvery(6),
+    local_rope: true,
+    own_defaults: || {
+        let mut keys = gemma();
+        keys["vocab_size"] = json!(262_208);
+        keys["max_position_embeddings"] = json!(131_072);
+        keys["sliding_window_pattern"] = json!(6);
+        keys["rope_theta"] = json!(1e6);
+        keys["rope_local_base_freq"] = json!(1e4);
+        keys["final_logit_softcapping"] = json!(null);
+        keys["attn_logit_softcapping"] = json!(null);
+        keys
+    },
+    ..PLAIN
+};
+
+/// OLMo 2: norms after attention and MLP, and over all queries and all keys.
+static OLMO2: Family = Family {
+    name: "olmo2",
+    layer_norms: LayerNorms::After,
+    qk_norm: QkNorm::Whole,
+    own_defaults: || {
+        json!({
+            "vocab_size": 50304, "rms_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": null,
+            "eos_token_id": 50279, "attention_bias": false,
+        })
+    },
+    ..PLAIN
+};
+
+/// SmolLM3: every fourth layer has no rotary positions.
+static SMOLLM3: Family = Family {
+    name: "smollm3",
+    windows: Windows::Unrotated,
+    own_defaults: || {
+        json!({
+            "vocab_size": 128_256, "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "max_position_embeddings": 32768, "pad_token_id": 128_004,
+            "bos_token_id": 128_000, "eos_token_id": 128_001, "rope_theta": 2e6, "use_sliding_window": false,
+            "sliding_window": null, "no_rope_layers": null, "no_rope_layer_interval": 4, "layer_types": null,
+            "attention_bias": false, "mlp_bias": false, "tie_word_embeddings": true,
+        })
+    },
+    ..PLAIN
+};
+
+/// Ministral 3, the text part of Mistral 3's later models: YaRN, and queries that grow with their position.
+static MINISTRAL3: Family = Family {
+    name: "ministral3",
+    query_growth: true,
+    own_defaults: || {
+        json!({
+            "vocab_size": 131_072, "intermediate_size": 14336, "num_hidden_layers": 34, "num_key_value_heads": 8,
+            "head_dim": 128, "max_position_embeddings": 262_144, "rms_norm_eps": 1e-5, "pad_token_id": 11,
+            "sliding_window": null,
+            "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+                "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        })
+    },
+    ..PLAIN
+};
+
+/// The keys that Gemma 2 and 3 share.
+fn gemma() -> Value {
+    json!({
+        "vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192, "tie_word_embeddings": true,
+        "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "attention_bias": false,
+        "query_pre_attn_scalar": 256, "sliding_window": 4096, "layer_types": null,
+        "use_bidirectional_attention": null,
+    })
+}
+
 /// The keys that Qwen 2 and 3 share.
 fn qwen() -> Value {
     json!({
@@ -188,7 +294,8 @@ fn qwen() -> Value {
 
 impl Family {
     /// Every family; a config.json without a `model_type` is of the first one.
-    pub const ALL: [&'static Self; 6] = [&LLAMA, &MISTRAL, &QWEN2, &QWEN3, &PHI3, &GEMMA];
+    pub const ALL: [&'static Self; 11] =
+        [&LLAMA, &MISTRAL, &QWEN2, &QWEN3, &PHI3, &GEMMA, &GEMMA2, &GEMMA3, &OLMO2, &SMOLLM3, &MINISTRAL3];
 
     /// The family of a `model_type` in config.json; the first one for `None`.
     pub(super) fn of(name: Option<&str>) -> Option<&'static Self> {
@@ -203,15 +310,17 @@ impl Family {
         known.find(|family| family.name == name || family.llava_names.contains(&name))
     }
 
-    /// The family as which a GGUF file of this architecture is read.
-    pub(crate) fn of_gguf(architecture: &str) -> Option<&'static Self> {
-        Self::ALL.into_iter().find(|family| family.gguf.architecture == architecture)
+    /// The family as which a GGUF file of this architecture is read, and how llama.cpp computes it.
+    pub(crate) fn of_gguf(architecture: &str) -> Option<(&'static Self, &'static GgufFamily)> {
+        let mut known = Self::ALL.into_iter().filter_map(|family| Some((family, family.gguf.as_ref()?)));
+        known.find(|(_, gguf)| gguf.architecture == architecture)
     }
 
     /// The architectures of GGUF files that are read, as listed in an error.
     pub(crate) fn supported_in_gguf() -> &'static str {
         static NAMES: LazyLock<String> = LazyLock::new(|| {
-            let mut names: Vec<&str> = Family::ALL.iter().map(|family| family.gguf.architecture).collect();
+            let mut names: Vec<&str> =
+                Family::ALL.iter().filter_map(|family| family.gguf.as_ref()).map(|gguf| gguf.architecture).collect();
             names.dedup();
             listed(&names)
         });
@@ -285,8 +394,13 @@ mod tests {
             }
         }
         assert_eq!(Family::supported_in_gguf(), "llama, qwen2, qwen3, phi3 or gemma");
-        assert_eq!(Family::of_gguf("llama"), Some(Family::ALL[0]));
-        assert_eq!(Family::supported(), "llama, mistral, qwen2, qwen3, phi3 or gemma");
+        assert_eq!(Family::of_gguf("llama").map(|(family, _)| family), Some(Family::ALL[0]));
+        assert_eq!(Family::of_gguf("gemma2"), None);
+        let supported = Family::supported();
+        assert_eq!(
+            supported,
+            "llama, mistral, qwen2, qwen3, phi3, gemma, gemma2, gemma3_text, olmo2, smollm3 or ministral3"
+        );
         assert_eq!(Family::supported_by_llava(), "llava, llava_llama, llava_mistral or llava_qwen");
         assert_eq!((Family::of(Some("mamba")), Family::of_llava(Some("gemma"))), (None, None));
         assert_eq!((Family::of(None), Family::of_llava(None)), (Some(Family::ALL[0]), Some(Family::ALL[0])));

@@ -222,7 +222,10 @@ impl LlavaConfig {
 
     /// The number of visual embeddings of an image (m).
     pub fn visual_tokens(&self) -> usize {
-        self.features() / (self.projector.shuffle() * self.projector.shuffle())
+        match self.projector.queries() {
+            Some(queries) => queries,
+            None => self.features() / (self.projector.shuffle() * self.projector.shuffle()),
+        }
     }
 
     /// Checks that the model can be built.
@@ -259,7 +262,16 @@ impl LlavaConfig {
                 self.features()
             )));
         }
-        if self.projector.layers() == 0 && self.feature_width() != self.text_config.hidden_size {
+        if let Some(new) = self.projector.pooled_side()
+            && (self.features() != side * side || new > side)
+        {
+            return Err(ConfigError::Inconsistent(format!(
+                "projector_type {name} pools a grid of patches to {new} x {new} squares, and the encoder gives {} \
+                 positions of {side} x {side} patches",
+                self.features()
+            )));
+        }
+        if self.projector == ProjectorKind::Identity && self.feature_width() != self.text_config.hidden_size {
             return Err(ConfigError::Inconsistent(format!(
                 "projector_type {name}: the features are {} wide, the decoder {}",
                 self.feature_width(),

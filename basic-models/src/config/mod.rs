@@ -4,10 +4,14 @@ mod activation;
 #[cfg(test)]
 mod bounds;
 mod decoder;
+mod decoder_file;
 mod family;
+mod gguf_family;
 mod llava;
 mod projector;
+mod resampler_cost;
 mod rope;
+mod rope_file;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -18,10 +22,13 @@ use thiserror::Error;
 
 pub use activation::Activation;
 pub use decoder::{DecoderConfig, EndIds};
-pub use family::{Family, GgufFamily};
+pub use family::{Family, LayerNorms, QkNorm, Windows};
+pub use gguf_family::GgufFamily;
 pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
 pub use projector::ProjectorKind;
-pub use rope::{Rope, RopeKind};
+pub(crate) use projector::QFORMER_HEAD;
+pub use resampler_cost::ResamplerCost;
+pub use rope::{QueryGrowth, Rope, RopeKind};
 pub use vision::VisionConfig;
 pub use vision_family::{VisionFamily, VisionNames};
 

@@ -1,4 +1,4 @@
-//! The kinds of projectors and LLaVA's names for them.
+//! The kinds of projectors and their names.
 
 use super::{ConfigError, unsupported};
 
@@ -22,15 +22,72 @@ pub enum ProjectorKind {
     },
     /// `identity`: the encoder's features unchanged.
     Identity,
+    /// `perceiver_q{Q}_l{L}`: Flamingo's Perceiver resampler as TinyLLaVA Factory has it (`resampler`): Q learned
+    /// queries, as wide as the decoder, attend to the features and to themselves in L layers.
+    Perceiver {
+        /// Q, the number of visual embeddings.
+        queries: usize,
+        /// L.
+        layers: usize,
+    },
+    /// `qformer_q{Q}_l{L}_w{W}`: BLIP-2's Q-Former as TinyLLaVA Factory has it: Q learned queries of width W go through
+    /// L layers of BERT, of which every other one attends to the features.
+    QFormer {
+        /// Q, the number of visual embeddings.
+        queries: usize,
+        /// L.
+        layers: usize,
+        /// W, a multiple of 64, the width of a head.
+        width: usize,
+    },
+    /// `c_abstractor_q{Q}_l{L}_w{W}`: Honeybee's C-Abstractor: L convolution blocks of width W, a pooling of the grid to
+    /// Q squares, and L blocks after it.
+    CAbstractor {
+        /// Q, a square number.
+        queries: usize,
+        /// L.
+        layers: usize,
+        /// W.
+        width: usize,
+    },
+    /// `ldpv2_q{Q}`: MobileVLM V2's lightweight downsample projector: an MLP, a pooling of the grid to Q squares, and a
+    /// convolution that adds their positions.
+    Ldp {
+        /// Q, a square number.
+        queries: usize,
+    },
 }
 
-const SUPPORTED: &str = "linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu or identity";
+const SUPPORTED: &str = "linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu, perceiver_q{Q}_l{L}, \
+                         qformer_q{Q}_l{L}_w{W}, c_abstractor_q{Q}_l{L}_w{W}, ldpv2_q{Q} or identity";
+
+/// The most queries, layers and width of a projector. Those of the original projects are far below.
+const MOST: [(char, usize); 3] = [('q', 4096), ('l', 64), ('w', 8192)];
+
+/// The width of a head of the Q-Former, BERT's.
+pub(crate) const QFORMER_HEAD: usize = 64;
+
+/// The settings in a name such as `_q64_l3`, in this order, of which each has a default; `None` if there are others.
+fn settings<const N: usize>(text: &str, known: [(char, usize); N]) -> Option<[usize; N]> {
+    let mut values = known.map(|(_, default)| default);
+    let mut next = 0;
+    for part in text.split('_').skip(1) {
+        let letter = part.chars().next()?;
+        let at = (next..N).find(|at| known[*at].0 == letter)?;
+        let (_, most) = MOST.into_iter().find(|(of, _)| *of == letter)?;
+        let digits = part.strip_prefix(letter).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+        values[at] = digits.parse().ok().filter(|value| (1..=most).contains(value))?;
+        next = at + 1;
+    }
+    Some(values)
+}
 
 impl ProjectorKind {
     /// LLaVA-1.5's projector, the only one that transformers' `LlavaConfig` can express.
     pub const LLAVA: Self = Self::Mlp { layers: 2 };
 
-    /// The projector with the name `name`.
+    /// The projector with the name `name`. Settings that a resampler's name leaves out are those of the original
+    /// project.
     ///
     /// # Errors
     ///
@@ -40,17 +97,34 @@ impl ProjectorKind {
         let mlp = |text: &str| -> Option<usize> {
             text.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok().filter(|n| (1..=16).contains(n))
         };
-        match name {
-            "linear" => Ok(Self::Linear),
-            "identity" => Ok(Self::Identity),
-            _ => match name.strip_prefix("pixel_shuffle").and_then(|rest| rest.split_once('_')) {
-                Some((factor, rest)) => {
-                    let factor = factor.parse().ok().filter(|r| (2..=8).contains(r)).ok_or_else(wrong)?;
-                    Ok(Self::PixelShuffle { factor, layers: mlp(rest).ok_or_else(wrong)? })
-                }
-                None => Ok(Self::Mlp { layers: mlp(name).ok_or_else(wrong)? }),
-            },
-        }
+        let after = |base: &str| name.strip_prefix(base).filter(|rest| rest.is_empty() || rest.starts_with('_'));
+        let found = if let Some(rest) = after("perceiver") {
+            settings(rest, [('q', 128), ('l', 3)]).map(|[queries, layers]| Self::Perceiver { queries, layers })
+        } else if let Some(rest) = after("qformer") {
+            let found = settings(rest, [('q', 128), ('l', 12), ('w', 768)]);
+            found
+                .filter(|[_, _, width]| width.is_multiple_of(QFORMER_HEAD))
+                .map(|[queries, layers, width]| Self::QFormer { queries, layers, width })
+        } else if let Some(rest) = after("c_abstractor") {
+            let found = settings(rest, [('q', 144), ('l', 3), ('w', 1024)]);
+            found.filter(|[queries, ..]| is_square(*queries)).map(|[queries, layers, width]| Self::CAbstractor {
+                queries,
+                layers,
+                width,
+            })
+        } else if let Some(rest) = after("ldpv2") {
+            settings(rest, [('q', 144)]).filter(|[queries]| is_square(*queries)).map(|[queries]| Self::Ldp { queries })
+        } else if let Some((factor, rest)) = name.strip_prefix("pixel_shuffle").and_then(|rest| rest.split_once('_')) {
+            let factor = factor.parse().ok().filter(|r| (2..=8).contains(r)).ok_or_else(wrong)?;
+            mlp(rest).map(|layers| Self::PixelShuffle { factor, layers })
+        } else {
+            match name {
+                "linear" => Some(Self::Linear),
+                "identity" => Some(Self::Identity),
+                _ => mlp(name).map(|layers| Self::Mlp { layers }),
+            }
+        };
+        found.ok_or_else(wrong)
     }
 
     /// The projector's name, which [`ProjectorKind::parse`] can read.
@@ -60,15 +134,23 @@ impl ProjectorKind {
             Self::Mlp { layers } => format!("mlp{layers}x_gelu"),
             Self::PixelShuffle { factor, layers } => format!("pixel_shuffle{factor}_mlp{layers}x_gelu"),
             Self::Identity => "identity".into(),
+            Self::Perceiver { queries, layers } => format!("perceiver_q{queries}_l{layers}"),
+            Self::QFormer { queries, layers, width } => format!("qformer_q{queries}_l{layers}_w{width}"),
+            Self::CAbstractor { queries, layers, width } => format!("c_abstractor_q{queries}_l{layers}_w{width}"),
+            Self::Ldp { queries } => format!("ldpv2_q{queries}"),
         }
     }
 
-    /// The number of linear layers.
+    /// The number of linear layers of a projector that computes each visual embedding by itself; 0 for a resampler.
     pub fn layers(self) -> usize {
         match self {
             Self::Linear => 1,
             Self::Mlp { layers } | Self::PixelShuffle { layers, .. } => layers,
-            Self::Identity => 0,
+            Self::Identity
+            | Self::Perceiver { .. }
+            | Self::QFormer { .. }
+            | Self::CAbstractor { .. }
+            | Self::Ldp { .. } => 0,
         }
     }
 
@@ -79,6 +161,29 @@ impl ProjectorKind {
             _ => 1,
         }
     }
+
+    /// The number of visual embeddings of an image, if it does not depend on the image's size.
+    pub fn queries(self) -> Option<usize> {
+        match self {
+            Self::Perceiver { queries, .. }
+            | Self::QFormer { queries, .. }
+            | Self::CAbstractor { queries, .. }
+            | Self::Ldp { queries } => Some(queries),
+            _ => None,
+        }
+    }
+
+    /// The number of squares along a side, if the grid of patches is pooled to a smaller grid.
+    pub fn pooled_side(self) -> Option<usize> {
+        match self {
+            Self::CAbstractor { queries, .. } | Self::Ldp { queries } => Some(queries.isqrt()),
+            _ => None,
+        }
+    }
+}
+
+fn is_square(number: usize) -> bool {
+    number.isqrt().pow(2) == number
 }
 
 #[cfg(test)]
@@ -87,12 +192,58 @@ mod tests {
 
     #[test]
     fn names_read_back_and_others_are_errors() {
-        for name in ["linear", "mlp1x_gelu", "mlp2x_gelu", "mlp3x_gelu", "pixel_shuffle2_mlp2x_gelu", "identity"] {
+        for name in [
+            "linear",
+            "mlp1x_gelu",
+            "mlp2x_gelu",
+            "mlp3x_gelu",
+            "pixel_shuffle2_mlp2x_gelu",
+            "identity",
+            "perceiver_q64_l2",
+            "qformer_q32_l6_w256",
+            "c_abstractor_q64_l2_w512",
+            "ldpv2_q16",
+        ] {
             assert_eq!(ProjectorKind::parse("k", name).unwrap().name(), name);
         }
-        for name in ["mlp0x_gelu", "mlpx_gelu", "resampler", "pixel_shuffle1_mlp2x_gelu", "pixel_shuffle2_linear", ""] {
+        for name in [
+            "mlp0x_gelu",
+            "mlpx_gelu",
+            "resampler",
+            "pixel_shuffle1_mlp2x_gelu",
+            "pixel_shuffle2_linear",
+            "",
+            "perceiver64",
+            "perceiver_64",
+            "perceiver_q0",
+            "perceiver_q5000",
+            "perceiver_l3_q64",
+            "perceiver_q64_q64",
+            "perceiver_q+64",
+            "perceiver_",
+            "qformer_w100",
+            "qformer_q99999999999999999999",
+            "c_abstractor_q12",
+            "ldpv2_q10",
+            "ldpv2_l2",
+        ] {
             let error = ProjectorKind::parse("mm_projector_type", name).unwrap_err().to_string();
             assert!(error.contains("mm_projector_type") && error.contains("pixel_shuffle{R}"), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_that_a_name_leaves_out_are_those_of_the_original_projects() {
+        // TinyLLaVA Factory's num_queries and num_resampler_layers and BERT base; Honeybee's configurations of 144
+        // visual tokens; MobileVLM V2's pooling to 12 x 12.
+        for (name, whole) in [
+            ("perceiver", "perceiver_q128_l3"),
+            ("qformer", "qformer_q128_l12_w768"),
+            ("qformer_l2", "qformer_q128_l2_w768"),
+            ("c_abstractor", "c_abstractor_q144_l3_w1024"),
+            ("ldpv2", "ldpv2_q144"),
+        ] {
+            assert_eq!(ProjectorKind::parse("k", name).unwrap().name(), whole);
         }
     }
 }

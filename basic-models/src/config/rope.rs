@@ -1,10 +1,5 @@
 //! The settings of the rotary position embedding.
 
-use serde_json::{Value, json};
-
-use super::{ConfigError, above_zero, unsupported};
-use crate::outside::excerpt;
-
 /// A rotary position embedding (transformers' `rope_parameters`; in version 4 `rope_theta` and `rope_scaling`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
@@ -14,6 +9,18 @@ pub struct Rope {
     pub kind: RopeKind,
     /// The fraction of a head that is rotated, from its start.
     pub partial: f64,
+    /// How queries grow with their position; only Ministral 3 has it.
+    pub growth: Option<QueryGrowth>,
+}
+
+/// How queries grow with their position: a query at position p is multiplied by
+/// `1 + beta ln(1 + floor(p / original))` after its rotation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// The strength (`llama_4_scaling_beta`).
+    pub beta: f64,
+    /// The number of positions before the queries grow for the first time.
+    pub original: f64,
 }
 
 /// How the frequencies are changed for longer contexts.
@@ -44,117 +51,81 @@ pub enum RopeKind {
         /// The context length before the scaling.
         original: f64,
     },
+    /// YaRN: pairs that turn rarely within the original context are divided by `factor`, those that turn often are
+    /// kept, and those between are interpolated by their index.
+    Yarn {
+        /// The factor by which the context grows.
+        factor: f64,
+        /// The context length before the scaling.
+        original: f64,
+        /// Pairs that turn more often than this within the original context are kept.
+        fast: f64,
+        /// Pairs that turn less often than this are divided by the whole factor.
+        slow: f64,
+        /// Whether the bounds between them are rounded to whole pairs.
+        truncate: bool,
+        /// The factor of the rotated queries and keys.
+        attention: f64,
+    },
+    /// LongRoPE: each frequency has a divisor of its own, for sequences up to `original` positions and for longer ones.
+    LongRope {
+        /// The divisors for sequences of at most `original` positions, one a pair.
+        short: Vec<f64>,
+        /// The divisors for longer sequences.
+        long: Vec<f64>,
+        /// The context length before the scaling.
+        original: f64,
+        /// `max_position_embeddings`.
+        context: f64,
+        /// The factor of the rotated queries and keys; by default it follows from the two context lengths.
+        attention: Option<f64>,
+    },
 }
 
 impl Default for Rope {
     fn default() -> Self {
-        Self { theta: 10000.0, kind: RopeKind::Default, partial: 1.0 }
+        Self { theta: 10000.0, kind: RopeKind::Default, partial: 1.0, growth: None }
     }
 }
 
+/// LongRoPE's factor of the rotated queries and keys for a context that is `factor` times as long as the original one.
+pub(super) fn stretched_attention(factor: f64, original: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }
+}
+
 impl Rope {
-    /// Reads the keys of transformers 4 or 5 from a decoder's config.json. `rope_scaling` takes precedence, as
-    /// in transformers 5.
-    pub(super) fn from_value(value: &Value, partial: Option<f64>, context: usize) -> Result<Self, ConfigError> {
-        let given = |key: &str| value.get(key).filter(|v| !v.is_null() && v.as_object().is_none_or(|o| !o.is_empty()));
-        let (key, rope) = match (given("rope_scaling"), given("rope_parameters")) {
-            (Some(rope), _) => ("rope_scaling", rope),
-            (None, Some(rope)) => ("rope_parameters", rope),
-            (None, None) => ("rope_parameters", &Value::Null),
-        };
-        if !rope.is_object() && !rope.is_null() {
-            return Err(ConfigError::Type { key: format!("text_config.{key}"), reason: "expected an object".into() });
-        }
-        let path = |name: &str| format!("text_config.{key}.{name}");
-        let number = |name: &str| -> Result<Option<f64>, ConfigError> {
-            let Some(found) = rope.get(name).filter(|v| !v.is_null()) else { return Ok(None) };
-            match found.as_f64().filter(|x| x.is_finite() && *x > 0.0) {
-                Some(x) => Ok(Some(x)),
-                None => Err(ConfigError::Type {
-                    key: path(name),
-                    reason: format!("{} is no number above 0", excerpt(&found.to_string())),
-                }),
-            }
-        };
-        let needed = |name: &str| -> Result<f64, ConfigError> {
-            number(name)?.ok_or_else(|| ConfigError::Type { key: path(name), reason: "is missing".into() })
-        };
-        // Checked even if the other key takes precedence: a text there is a mistake, not an absent key.
-        let top = match value.get("rope_theta").filter(|v| !v.is_null()) {
-            None => None,
-            Some(theta) => Some(theta.as_f64().ok_or_else(|| ConfigError::Type {
-                key: "text_config.rope_theta".into(),
-                reason: format!("{} is no number", excerpt(&theta.to_string())),
-            })?),
-        };
-        let theta = number("rope_theta")?.or(top).unwrap_or(Self::default().theta);
-        above_zero("text_config.rope_theta", theta)?;
-        let name = rope.get("rope_type").or_else(|| rope.get("type")).filter(|v| !v.is_null());
-        let kind = match name.map(|v| v.as_str().unwrap_or_default()) {
-            None | Some("default") => RopeKind::Default,
-            Some("linear") => RopeKind::Linear { factor: needed("factor")? },
-            Some("dynamic") => RopeKind::Dynamic { factor: needed("factor")?, original: context },
-            Some("llama3") => RopeKind::Llama3 {
-                factor: needed("factor")?,
-                low: needed("low_freq_factor")?,
-                high: needed("high_freq_factor")?,
-                original: number("original_max_position_embeddings")?.unwrap_or(context as f64),
-            },
-            Some(_) => {
-                let value = name.unwrap_or(&Value::Null);
-                return Err(unsupported(&path("rope_type"), value, "default, linear, dynamic or llama3"));
-            }
-        };
-        let partial = number("partial_rotary_factor")?.or(partial).unwrap_or(1.0);
-        if !(partial > 0.0 && partial <= 1.0) {
-            let key = "text_config.partial_rotary_factor".into();
-            return Err(ConfigError::Type { key, reason: format!("{partial} is not above 0 and at most 1") });
-        }
-        Ok(Self { theta, kind, partial })
-    }
-
-    /// Writes the keys of both transformers 4 and 5.
-    pub(crate) fn write(&self, out: &mut Value) {
-        let mut rope = match self.kind {
-            RopeKind::Default => json!({ "rope_type": "default" }),
-            RopeKind::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-            RopeKind::Dynamic { factor, .. } => json!({ "rope_type": "dynamic", "factor": factor }),
-            RopeKind::Llama3 { factor, low, high, original } => json!({
-                "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-                "original_max_position_embeddings": original as u64,
-            }),
-        };
-        if self.kind != RopeKind::Default {
-            out["rope_scaling"] = rope.clone();
-        }
-        rope["rope_theta"] = json!(self.theta);
-        if self.partial != 1.0 {
-            rope["partial_rotary_factor"] = json!(self.partial);
-            out["partial_rotary_factor"] = json!(self.partial);
-        }
-        out["rope_theta"] = json!(self.theta);
-        out["rope_parameters"] = rope;
-    }
-
     /// The number of a head's dimensions that are rotated.
     pub fn rotary_dims(&self, head_dim: usize) -> usize {
         (head_dim as f64 * self.partial) as usize
     }
 
+    /// The factor of the cosines and sines, and with them of the rotated queries and keys.
+    pub fn attention_factor(&self) -> f64 {
+        match &self.kind {
+            RopeKind::Yarn { attention, .. } => *attention,
+            RopeKind::LongRope { original, context, attention, .. } => {
+                attention.unwrap_or_else(|| stretched_attention(context / original, *original))
+            }
+            _ => 1.0,
+        }
+    }
+
     /// The frequencies of a head's pairs for sequences of `length` positions, in f32 as transformers computes them.
     pub fn frequencies(&self, head_dim: usize, length: usize) -> Vec<f32> {
         let dims = self.rotary_dims(head_dim);
-        let power = |base: f32| (0..dims / 2).map(move |i| 1.0 / base.powf(2.0 * i as f32 / dims as f32));
-        match self.kind {
-            RopeKind::Default => power(self.theta as f32).collect(),
-            RopeKind::Linear { factor } => power(self.theta as f32).map(|f| f / factor as f32).collect(),
+        let powers = |base: f32| (0..dims / 2).map(move |i| base.powf(2.0 * i as f32 / dims as f32));
+        let plain = || powers(self.theta as f32).map(|power| 1.0 / power);
+        match &self.kind {
+            RopeKind::Default => plain().collect(),
+            RopeKind::Linear { factor } => plain().map(|f| f / *factor as f32).collect(),
             RopeKind::Dynamic { factor, original } => {
+                let (factor, original) = (*factor, *original);
                 let stretch = factor * length.max(original) as f64 / original as f64 - (factor - 1.0);
                 let exponent = dims as f64 / (dims as f64 - 2.0);
-                power((self.theta * stretch.powf(exponent)) as f32).collect()
+                powers((self.theta * stretch.powf(exponent)) as f32).map(|power| 1.0 / power).collect()
             }
             RopeKind::Llama3 { factor, low, high, original } => {
-                let [factor, low, high, original] = [factor, low, high, original].map(|x| x as f32);
+                let [factor, low, high, original] = [factor, low, high, original].map(|x| *x as f32);
                 let stretched = |f: f32| {
                     let wavelength = std::f32::consts::TAU / f;
                     if wavelength < original / high {
@@ -166,8 +137,36 @@ impl Rope {
                         (1.0 - smooth) * f / factor + smooth * f
                     }
                 };
-                power(self.theta as f32).map(stretched).collect()
+                plain().map(stretched).collect()
+            }
+            RopeKind::Yarn { factor, original, fast, slow, truncate, .. } => {
+                // The index of the pair that turns so often within the original context.
+                let pair = |turns: f64| {
+                    let ratio = original / (turns * std::f64::consts::TAU);
+                    dims as f64 * ratio.ln() / (2.0 * self.theta.ln())
+                };
+                let (low, high) = (pair(*fast), pair(*slow));
+                let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = (low.max(0.0), high.min(dims as f64 - 1.0));
+                let high = if low == high { high + 0.001 } else { high };
+                let mixed = |(i, power): (usize, f32)| {
+                    let kept = 1.0 - ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                    (1.0 - kept) / (*factor as f32 * power) + kept / power
+                };
+                powers(self.theta as f32).enumerate().map(mixed).collect()
+            }
+            RopeKind::LongRope { short, long, original, .. } => {
+                let divisors = if length as f64 > *original { long } else { short };
+                let divided = |(divisor, power): (&f64, f32)| 1.0 / (*divisor as f32 * power);
+                divisors.iter().zip(powers(self.theta as f32)).map(divided).collect()
             }
         }
+    }
+}
+
+impl QueryGrowth {
+    /// The factor of a query at `position`, in f32 as transformers computes it.
+    pub fn at(self, position: usize) -> f32 {
+        1.0 + self.beta as f32 * (1.0 + (position as f32 / self.original as f32).floor()).ln()
     }
 }

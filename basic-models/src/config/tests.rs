@@ -36,6 +36,23 @@ fn each_family_takes_its_own_defaults() {
     let gemma = decoder(json!({ "model_type": "gemma", "hidden_size": 2048, "hidden_act": "gelu" }));
     assert_eq!((gemma.head_dim(), gemma.hidden_act), (256, Activation::GeluTanh));
     assert!(gemma.tie_word_embeddings && gemma.embedding_scale() == Some(2048f64.sqrt()));
+    let gemma2 = decoder(json!({ "model_type": "gemma2" }));
+    assert_eq!((gemma2.score_cap, gemma2.logit_cap, gemma2.query_scale()), (Some(50.0), Some(30.0), None));
+    assert_eq!((gemma2.window(0), gemma2.window(1), gemma2.hidden_act), (Some(4096), None, Activation::GeluTanh));
+    // Gemma 2 27B divides its scores by the root of 144, and its heads are 128 wide.
+    let wide = decoder(json!({ "model_type": "gemma2", "head_dim": 128, "query_pre_attn_scalar": 144 }));
+    assert_eq!(wide.query_scale(), Some((128f64 / 144.0).sqrt()));
+    let gemma3 = decoder(json!({ "model_type": "gemma3_text" }));
+    assert_eq!((gemma3.score_cap, gemma3.window(4), gemma3.window(5)), (None, Some(4096), None));
+    assert_eq!((gemma3.rope.theta, gemma3.local_rope.map(|rope| rope.theta)), (1e6, Some(1e4)));
+    let olmo2 = decoder(json!({ "model_type": "olmo2" }));
+    assert_eq!((olmo2.vocab_size, olmo2.rms_norm_eps, olmo2.pad_token_id), (50304, 1e-5, Some(1)));
+    let smollm3 = decoder(json!({ "model_type": "smollm3" }));
+    assert_eq!([2, 3, 35].map(|layer| smollm3.rotates(layer)), [true, false, false]);
+    assert_eq!((smollm3.rope.theta, smollm3.window(3), smollm3.tie_word_embeddings), (2e6, None, true));
+    let ministral3 = decoder(json!({ "model_type": "ministral3" }));
+    assert_eq!((ministral3.rope.theta, ministral3.rope.attention_factor()), (1e6, 1.0));
+    assert_eq!(ministral3.rope.growth.map(|growth| (growth.at(16383), growth.beta)), Some((1.0, 0.1)));
     let siglip = VisionConfig::from_value(&json!({ "model_type": "siglip_vision_model" })).unwrap();
     assert_eq!((siglip.num_patches(), siglip.special_positions(), siglip.pooling_head), (196, 0, true));
     let dino = VisionConfig::from_value(&json!({ "model_type": "dinov2_with_registers" })).unwrap();
@@ -70,6 +87,15 @@ fn what_is_written_reads_back_as_the_same() {
         json!({ "model_type": "qwen3", "num_hidden_layers": 2, "head_dim": 64 }),
         json!({ "model_type": "phi3", "partial_rotary_factor": 0.75, "sliding_window": 2047 }),
         json!({ "model_type": "gemma" }),
+        json!({ "vocab_size": 32064, "rope_scaling": { "rope_type": "yarn", "factor": 4.0, "truncate": false } }),
+        json!({ "model_type": "phi3", "hidden_size": 32, "num_attention_heads": 4, "partial_rotary_factor": 0.75,
+            "rope_scaling": { "type": "longrope", "short_factor": [1.0, 1.1, 1.2], "long_factor": [1.0, 2.0, 4.0] },
+            "max_position_embeddings": 131_072 }),
+        json!({ "model_type": "gemma2", "query_pre_attn_scalar": 144, "final_logit_softcapping": null }),
+        json!({ "model_type": "gemma3_text", "rope_scaling": { "rope_type": "linear", "factor": 8.0 } }),
+        json!({ "model_type": "olmo2", "attention_bias": true }),
+        json!({ "model_type": "smollm3", "use_sliding_window": true, "sliding_window": 8192 }),
+        json!({ "model_type": "ministral3" }),
     ] {
         let config = minimal(text.clone()).unwrap();
         let mut again = LlavaConfig::from_json(&config.to_json().unwrap()).unwrap();
@@ -82,6 +108,69 @@ fn what_is_written_reads_back_as_the_same() {
     for vision in ["clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers"] {
         let config = VisionConfig::from_value(&json!({ "model_type": vision })).unwrap();
         assert_eq!(VisionConfig::from_value(&config.to_value()).unwrap(), config);
+    }
+}
+
+#[test]
+fn decoders_have_as_many_parameters_as_the_published_models() {
+    // The numbers that the Hub states for the files of meta-llama/Llama-3.2-1B, google/gemma-2-2b, google/gemma-3-1b-pt,
+    // allenai/OLMo-2-1124-7B, HuggingFaceTB/SmolLM3-3B, microsoft/Phi-4-mini-instruct and
+    // mistralai/Mistral-Small-24B-Instruct-2501, with the sizes of their config.json.
+    let device = basic_core::DeviceSpec::Cpu.open().unwrap();
+    for (text, parameters) in [
+        (
+            json!({ "model_type": "llama", "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192,
+                "num_hidden_layers": 16, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": true }),
+            1_235_814_400,
+        ),
+        (json!({ "model_type": "gemma2" }), 2_614_341_888),
+        (
+            json!({ "model_type": "gemma3_text", "vocab_size": 262_144, "hidden_size": 1152, "intermediate_size": 6912,
+                "num_attention_heads": 4, "num_key_value_heads": 1 }),
+            999_885_952,
+        ),
+        (json!({ "model_type": "olmo2", "vocab_size": 100_352 }), 7_298_617_344),
+        (json!({ "model_type": "smollm3" }), 3_075_098_624),
+        (
+            json!({ "model_type": "phi3", "vocab_size": 200_064, "num_attention_heads": 24, "num_key_value_heads": 8,
+                "tie_word_embeddings": true }),
+            3_836_021_760,
+        ),
+        (
+            json!({ "model_type": "mistral", "vocab_size": 131_072, "hidden_size": 5120, "intermediate_size": 32768,
+                "num_hidden_layers": 40, "head_dim": 128, "sliding_window": null }),
+            23_572_403_200usize,
+        ),
+    ] {
+        let config = decoder(text.clone());
+        let slots = crate::parameters::slots(&config.init(&device), "");
+        let body: usize = slots.iter().map(|slot| slot.shape.iter().product::<usize>()).sum();
+        let head = if config.tie_word_embeddings { 0 } else { config.vocab_size * config.hidden_size };
+        assert_eq!(body + head, parameters, "{text}");
+    }
+}
+
+#[test]
+fn divisors_that_do_not_fit_the_head_are_refused() {
+    // A head of 8 of which three quarters are rotated has three pairs.
+    let phi = |short: Value, long: Value, original: Value| {
+        let rope = json!({ "type": "longrope", "short_factor": short, "long_factor": long });
+        let text = json!({ "model_type": "phi3", "hidden_size": 32, "num_attention_heads": 4, "rope_scaling": rope,
+            "partial_rotary_factor": 0.75, "original_max_position_embeddings": original });
+        DecoderConfig::from_value(&text).map_err(|error| error.to_string())
+    };
+    assert!(phi(json!([1, 1, 1]), json!([1, 2, 3]), json!(24)).is_ok());
+    for (short, long, original, said) in [
+        (json!([1, 1]), json!([1, 2, 3]), json!(24), "2 numbers"),
+        (json!([1, 1, 1]), json!([1, 2, 3, 4]), json!(24), "4 numbers"),
+        (json!([1, 1, 0]), json!([1, 2, 3]), json!(24), "short_factor"),
+        (json!([1, 1, "1"]), json!([1, 2, 3]), json!(24), "short_factor"),
+        (json!([1, 1, 1]), json!(vec![1; 70_000]), json!(24), "long_factor"),
+        (json!([1, 1, 1]), json!([1, 2, 3]), json!(1), "original_max_position_embeddings"),
+        (json!([1, 1, 1]), json!([1, 2, 3]), json!("24"), "original_max_position_embeddings"),
+    ] {
+        let error = phi(short, long, original).unwrap_err();
+        assert!(error.contains(said) && error.len() < 500, "{error}");
     }
 }
 
@@ -103,7 +192,21 @@ fn both_generations_of_the_rotary_base_are_read_and_written() {
 #[test]
 fn what_changes_the_computation_and_is_not_built_is_an_error_that_names_the_key() {
     for (text, key) in [
-        (json!({ "rope_scaling": { "type": "yarn", "factor": 2.0 } }), "rope_scaling.rope_type"),
+        (json!({ "rope_scaling": { "type": "ntk", "factor": 2.0 } }), "rope_scaling.rope_type"),
+        (json!({ "rope_scaling": { "type": "yarn" } }), "rope_scaling.factor"),
+        (json!({ "rope_scaling": { "type": "longrope" } }), "rope_scaling.short_factor"),
+        (json!({ "model_type": "ministral3", "rope_parameters": { "rope_theta": 1e6 } }), "llama_4_scaling_beta"),
+        (json!({ "model_type": "gemma2", "attn_logit_softcapping": -1.0 }), "attn_logit_softcapping"),
+        (json!({ "model_type": "gemma2", "query_pre_attn_scalar": 0 }), "query_pre_attn_scalar"),
+        (json!({ "model_type": "gemma2", "hidden_activation": "relu" }), "hidden_activation"),
+        (json!({ "model_type": "gemma2", "sliding_window": null }), "sliding_window"),
+        (
+            json!({ "model_type": "gemma3_text", "sliding_window_pattern": 0, "num_hidden_layers": 1 }),
+            "sliding_window_pattern",
+        ),
+        (json!({ "model_type": "gemma3_text", "rope_local_base_freq": "fast" }), "rope_local_base_freq"),
+        (json!({ "model_type": "smollm3", "no_rope_layers": [1, 0] }), "no_rope_layers"),
+        (json!({ "model_type": "smollm3", "no_rope_layers": [-1] }), "no_rope_layers"),
         (json!({ "rope_scaling": { "type": "linear" } }), "rope_scaling.factor"),
         (json!({ "hidden_act": "relu" }), "text_config.hidden_act"),
         (json!({ "model_type": "mamba" }), "text_config.model_type"),

@@ -1,15 +1,15 @@
 //! The decoder's attention: grouped-query heads, rotary positions, and masks for causality, windows and padding.
 
 use basic_core::Seen;
-use basic_core::ops::{Attention, attention};
+use basic_core::ops::{Attention, capped_attention};
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{Linear, LinearConfig, RmsNorm};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::linear::linear;
-use super::norm::normalized;
-use super::{KvCache, RotaryTables};
-use crate::config::DecoderConfig;
+use super::norm::{norm, normalized};
+use super::{KvCache, RotaryTable};
+use crate::config::{DecoderConfig, QkNorm};
 
 /// The keys that each query must not see.
 #[derive(Debug, Clone)]
@@ -97,31 +97,46 @@ pub struct DecoderAttention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    // Some families normalize the queries and keys of each head.
+    // Some families normalize the queries and keys: those of each head, or all of them together.
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    // Whether the queries and keys are rotated by their positions.
+    rotated: bool,
+    // The factor of the queries, if the scores are not divided by the square root of a head's width.
+    query_scale: Option<f64>,
+    score_cap: Option<f64>,
+    // The norms of some families scale by 1 + weight.
+    one_plus: bool,
 }
 
 impl DecoderAttention {
-    pub(crate) fn new(config: &DecoderConfig, device: &Device) -> Self {
+    /// The attention of layer `index`.
+    pub(crate) fn new(config: &DecoderConfig, index: usize, device: &Device) -> Self {
         let (d, width) = (config.hidden_size, config.head_dim());
         let (input, output) = config.attention_biases();
         let linear = |i, o, bias| LinearConfig::new(i, o).with_bias(bias).init(device);
-        let norm = || RmsNormConfig::new(width).with_epsilon(config.rms_norm_eps).init(device);
-        let norms = config.family.qk_norm;
+        let norm = |heads| match config.family.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some(norm(config, width, device)),
+            QkNorm::Whole => Some(norm(config, heads * width, device)),
+        };
         Self {
             q_proj: linear(d, config.num_attention_heads * width, input),
             k_proj: linear(d, config.kv_heads() * width, input),
             v_proj: linear(d, config.kv_heads() * width, input),
             o_proj: linear(config.num_attention_heads * width, d, output),
-            q_norm: norms.then(norm),
-            k_norm: norms.then(norm),
+            q_norm: norm(config.num_attention_heads),
+            k_norm: norm(config.kv_heads()),
             heads: config.num_attention_heads,
             kv_heads: config.kv_heads(),
             head_dim: width,
+            rotated: config.rotates(index),
+            query_scale: config.query_scale(),
+            score_cap: config.score_cap,
+            one_plus: config.family.norm_plus_one,
         }
     }
 
@@ -133,7 +148,7 @@ impl DecoderAttention {
         &self,
         x: Tensor<2>,
         batch: usize,
-        rope: &RotaryTables,
+        rope: &RotaryTable,
         mask: &Mask,
         cache: Option<(&mut KvCache, usize)>,
     ) -> (Tensor<2>, Seen) {
@@ -143,9 +158,9 @@ impl DecoderAttention {
             Some((cache, layer)) => cache.extend(layer, k, v),
             None => (k, v),
         };
-        let Attention { output, lse } = attention(q.clone(), k.clone(), v, mask.first.clone());
+        let Attention { output, lse } = capped_attention(q.clone(), k.clone(), v, mask.first.clone(), self.score_cap);
         let output = linear(&self.o_proj, output.reshape([rows, self.heads * self.head_dim]));
-        (output, Seen { q, k, lse, first: mask.first.clone() })
+        (output, Seen { q, k, lse, first: mask.first.clone(), cap: self.score_cap })
     }
 
     /// One new position of each of several sequences that have caches of their own. Query, key, value and output are
@@ -156,7 +171,7 @@ impl DecoderAttention {
     pub(crate) fn forward_each(
         &self,
         x: Tensor<2>,
-        rope: &RotaryTables,
+        rope: &RotaryTable,
         masks: &[&Mask],
         caches: &mut [&mut KvCache],
         layer: usize,
@@ -166,22 +181,31 @@ impl DecoderAttention {
         let one = |x: &Tensor<4>, row| x.clone().narrow(0, row, 1);
         let outputs = caches.iter_mut().zip(masks).enumerate().map(|(row, (cache, mask))| {
             let (keys, values) = cache.extend(layer, one(&k, row), one(&v, row));
-            attention(one(&q, row), keys, values, mask.first.clone()).output
+            capped_attention(one(&q, row), keys, values, mask.first.clone(), self.score_cap).output
         });
         let output = Tensor::cat(outputs.collect(), 0);
         linear(&self.o_proj, output.reshape([rows, self.heads * self.head_dim]))
     }
 
     /// The queries, keys and values, `[B, T, heads or kv heads, head_dim]`, with their positions rotated in.
-    fn project(&self, x: Tensor<2>, batch: usize, rope: &RotaryTables) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
+    fn project(&self, x: Tensor<2>, batch: usize, rope: &RotaryTable) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
         let t = x.dims()[0] / batch.max(1);
         let split = |y: Tensor<2>, heads| y.reshape([batch, t, heads, self.head_dim]);
-        let normed = |y: Tensor<4>, norm: &Option<RmsNorm>| match norm {
-            Some(norm) => normalized(norm, y, false),
-            None => y,
+        let normed = |y: Tensor<2>, norm: &Option<RmsNorm>, heads: usize| match norm {
+            Some(norm) if norm.gamma.dims() == [heads * self.head_dim] => {
+                split(normalized(norm, y, self.one_plus), heads)
+            }
+            Some(norm) => normalized(norm, split(y, heads), self.one_plus),
+            None => split(y, heads),
         };
-        let q = rope.rotate(normed(split(linear(&self.q_proj, x.clone()), self.heads), &self.q_norm));
-        let k = rope.rotate(normed(split(linear(&self.k_proj, x.clone()), self.kv_heads), &self.k_norm));
+        let mut q = normed(linear(&self.q_proj, x.clone()), &self.q_norm, self.heads);
+        let mut k = normed(linear(&self.k_proj, x.clone()), &self.k_norm, self.kv_heads);
+        if self.rotated {
+            (q, k) = (rope.rotate_queries(q), rope.rotate(k));
+        }
+        if let Some(scale) = self.query_scale {
+            q = q.mul_scalar(scale);
+        }
         (q, k, split(linear(&self.v_proj, x), self.kv_heads))
     }
 }

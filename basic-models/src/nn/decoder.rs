@@ -5,13 +5,13 @@ use std::convert::Infallible;
 use basic_core::ops::swiglu;
 use basic_core::{Seen, Supervision};
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::linear::linear;
-use super::norm::normalized;
+use super::norm::{norm, normalized};
 use super::{DecoderAttention, KvCache, Mask, Masks, RotaryTables, activate};
-use crate::config::{Activation, DecoderConfig};
+use crate::config::{Activation, DecoderConfig, LayerNorms};
 
 /// Embeddings, decoder layers and the final norm. The output head belongs to the model that contains the decoder.
 #[derive(Module, Debug)]
@@ -24,12 +24,16 @@ pub struct Decoder {
     one_plus: bool,
 }
 
-/// A pre-norm decoder layer.
+/// A decoder layer, which normalizes the inputs of its attention and its MLP, their outputs, or both. The norms have
+/// transformers' names: `post_attention_layernorm` is that of the MLP's input if no output is normalized, and that of the
+/// attention's output otherwise.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
-    input_layernorm: RmsNorm,
+    input_layernorm: Option<RmsNorm>,
     self_attn: DecoderAttention,
     post_attention_layernorm: RmsNorm,
+    pre_feedforward_layernorm: Option<RmsNorm>,
+    post_feedforward_layernorm: Option<RmsNorm>,
     mlp: GatedMlp,
     windowed: bool,
     one_plus: bool,
@@ -50,18 +54,15 @@ impl DecoderConfig {
     pub fn init(&self, device: &Device) -> Decoder {
         let d = self.hidden_size;
         let one_plus = self.family.norm_plus_one;
-        let norm = || {
-            let mut norm = RmsNormConfig::new(d).with_epsilon(self.rms_norm_eps).init(device);
-            if one_plus {
-                norm.gamma = Initializer::Zeros.init([d], device);
-            }
-            norm
-        };
+        let norm = || norm(self, d, device);
+        let norms = self.family.layer_norms;
         let linear = |i, o| LinearConfig::new(i, o).with_bias(self.mlp_bias).init(device);
         let layer = |index| DecoderLayer {
-            input_layernorm: norm(),
-            self_attn: DecoderAttention::new(self, device),
+            input_layernorm: (norms != LayerNorms::After).then(norm),
+            self_attn: DecoderAttention::new(self, index, device),
             post_attention_layernorm: norm(),
+            pre_feedforward_layernorm: (norms == LayerNorms::Around).then(norm),
+            post_feedforward_layernorm: (norms != LayerNorms::Before).then(norm),
             mlp: GatedMlp {
                 gate_proj: linear(d, self.intermediate_size),
                 up_proj: linear(d, self.intermediate_size),
@@ -210,7 +211,8 @@ impl DecoderLayer {
         masks: &Masks,
         cache: Option<(&mut KvCache, usize)>,
     ) -> (Tensor<2>, Seen) {
-        self.around(x, |normed| self.self_attn.forward(normed, batch, rope, masks.of(self.windowed), cache))
+        let (rope, mask) = (rope.of(self.windowed), masks.of(self.windowed));
+        self.around(x, |normed| self.self_attn.forward(normed, batch, rope, mask, cache))
     }
 
     /// The layer for one new position of each of several sequences that have caches of their own.
@@ -226,16 +228,28 @@ impl DecoderLayer {
         index: usize,
     ) -> Tensor<2> {
         let masks: Vec<&Mask> = masks.iter().map(|masks| masks.of(self.windowed)).collect();
+        let rope = rope.of(self.windowed);
         let attend = |normed| (self.self_attn.forward_each(normed, rope, &masks, caches, index), ());
         self.around(x, attend).0
     }
 
     /// The residual stream after the layer, and what `attend` returns beside the attention's output.
     fn around<T>(&self, x: Tensor<2>, attend: impl FnOnce(Tensor<2>) -> (Tensor<2>, T)) -> (Tensor<2>, T) {
-        let (attended, seen) = attend(normalized(&self.input_layernorm, x.clone(), self.one_plus));
-        let x = x + attended;
-        let y = self.mlp.forward(normalized(&self.post_attention_layernorm, x.clone(), self.one_plus));
-        (x + y, seen)
+        let normed = |norm: &RmsNorm, x| normalized(norm, x, self.one_plus);
+        let input = |norm: &Option<RmsNorm>, x: &Tensor<2>| match norm {
+            Some(norm) => normed(norm, x.clone()),
+            None => x.clone(),
+        };
+        let (attended, seen) = attend(input(&self.input_layernorm, &x));
+        let after_attention = &self.post_attention_layernorm;
+        let Some(after_mlp) = &self.post_feedforward_layernorm else {
+            let x = x + attended;
+            let y = self.mlp.forward(normed(after_attention, x.clone()));
+            return (x + y, seen);
+        };
+        let x = x + normed(after_attention, attended);
+        let y = self.mlp.forward(input(&self.pre_feedforward_layernorm, &x));
+        (x + normed(after_mlp, y), seen)
     }
 }
 

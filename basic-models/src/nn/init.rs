@@ -18,6 +18,16 @@ pub enum InitScheme {
     },
 }
 
+/// The standard deviation of a resampler's learned queries and positions, as in the original projects: Flamingo's
+/// latents, BERT's queries and Honeybee's positions.
+fn learned(name: &str) -> Option<f64> {
+    match name {
+        "latents" => Some(1.0),
+        "query_tokens" | "pos_emb" => Some(0.02),
+        _ => None,
+    }
+}
+
 /// Replaces all parameters of `module` by new ones. Those of norms keep their initial values (a scale of 1, which is a
 /// weight of 0 if the norm scales by 1 + weight, and a shift of 0).
 ///
@@ -63,13 +73,15 @@ impl ModuleMapper for Seeded {
             // A linear weight is [in, out] in Burn, a convolution's [out, in, h, w].
             self.fan_in = if D == 2 { shape[0] } else { shape[1..].iter().product() };
         }
+        let mut normals = |std: f64| (0..count).map(|_| (normal(&mut self.rng) * std) as f32).collect();
         let values: Vec<f32> = match (name, self.scheme) {
+            (name, _) if learned(name).is_some() => normals(learned(name).unwrap_or(1.0)),
             (_, InitScheme::TorchLinear) => {
                 let bound = 1.0 / (self.fan_in as f32).sqrt();
                 (0..count).map(|_| (self.rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
             }
             ("bias", InitScheme::Normal { .. }) => vec![0.0; count],
-            (_, InitScheme::Normal { std }) => (0..count).map(|_| (normal(&mut self.rng) * std) as f32).collect(),
+            (_, InitScheme::Normal { std }) => normals(std),
         };
         let tensor = Tensor::<D>::from_data(TensorData::new(values, shape), &self.device);
         Param::initialized(ParamId::new(), tensor).set_require_grad(true)

@@ -100,6 +100,7 @@ impl LlavaConfig {
             width: self.text_config.hidden_size,
             visual_tokens: self.visual_tokens(),
             features: [self.features(), self.feature_width()],
+            patches: self.projector.queries().is_none() || self.projector.pooled_side().is_some(),
         }
     }
 
@@ -273,13 +274,13 @@ impl Llava {
         let places: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
         let masks: Vec<Masks> = places.iter().map(|past| Masks::new(text, *past, 1, &[0], &device)).collect();
         let (dtype, device) = (self.dtype(), device.without_autodiff());
-        let rope = RotaryTables::each(&places, text.head_dim(), &text.rope, dtype, &device);
+        let rope = RotaryTables::each(&places, text, dtype, &device);
         self.language_model.forward_each(embeddings, &rope, &masks, caches)
     }
 
     fn rope(&self, positions: &[Vec<usize>]) -> RotaryTables {
         let text = &self.config.text_config;
-        RotaryTables::new(positions, text.head_dim(), &text.rope, self.dtype(), &self.device().without_autodiff())
+        RotaryTables::new(positions, text, self.dtype(), &self.device().without_autodiff())
     }
 
     /// The logits over the vocabulary.

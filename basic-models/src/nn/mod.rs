@@ -20,5 +20,5 @@ pub use decoder::{Decoder, DecoderLayer, GatedMlp};
 pub use init::{InitScheme, seeded_init};
 pub use llava::{Forward, Llava, LossCounts, Visual};
 pub use projector::Projector;
-pub use rope::RotaryTables;
+pub use rope::{RotaryTable, RotaryTables};
 pub use vision::VisionEncoder;

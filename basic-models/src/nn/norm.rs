@@ -1,8 +1,19 @@
 //! RMS norms that scale by their weight or by 1 + weight.
 
 use basic_core::ops::rms_norm;
-use burn::nn::RmsNorm;
-use burn::tensor::{DType, Tensor};
+use burn::nn::{Initializer, RmsNorm, RmsNormConfig};
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::config::DecoderConfig;
+
+/// A norm over `width` numbers of a decoder, which scales by 1 at first.
+pub(super) fn norm(config: &DecoderConfig, width: usize, device: &Device) -> RmsNorm {
+    let mut norm = RmsNormConfig::new(width).with_epsilon(config.rms_norm_eps).init(device);
+    if config.family.norm_plus_one {
+        norm.gamma = Initializer::Zeros.init([width], device);
+    }
+    norm
+}
 
 /// Normalizes with the weight of Burn's norm and this project's fused operation. With `one_plus` the
 /// scale is 1 + weight.

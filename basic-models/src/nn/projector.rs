@@ -1,22 +1,38 @@
 //! The projector between the vision encoder and the decoder.
 
+mod c_abstractor;
+mod grid;
+mod ldpv2;
+mod perceiver;
+mod qformer;
+
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::activate;
 use super::linear::linear;
+use c_abstractor::CAbstractor;
+use ldpv2::Ldp;
+use perceiver::Perceiver;
+use qformer::QFormer;
+
 use crate::config::{Activation, LlavaConfig, ProjectorKind};
 
 /// Linear layers with an activation between them. LLaVA-1.5 has two, with GELU (transformers'
 /// `LlavaMultiModalProjector`). The fields have transformers' names for two layers; further layers are
-/// `linear.0` and so on.
+/// `linear.0` and so on. A resampler has a module of its own instead.
 #[derive(Module, Debug)]
 pub struct Projector {
     linear_1: Option<Linear>,
     linear_2: Option<Linear>,
     linear: Vec<Linear>,
-    // The number of patches along a side of an image.
+    perceiver: Option<Perceiver>,
+    qformer: Option<QFormer>,
+    c_abstractor: Option<CAbstractor>,
+    ldpv2: Option<Ldp>,
+    // The number of an image's features, and of patches along its side.
+    positions: usize,
     side: usize,
     #[module(skip)]
     kind: ProjectorKind,
@@ -35,10 +51,32 @@ impl Projector {
             let input = if index == 0 { joined } else { d };
             LinearConfig::new(input, d).with_bias(bias).init(device)
         };
+        let (vision, positions) = (config.feature_width(), config.features());
+        let side = kind.pooled_side().unwrap_or(1);
         Self {
             linear_1: (layers > 0).then(|| layer(0)),
             linear_2: (layers > 1).then(|| layer(1)),
             linear: (2..layers).map(layer).collect(),
+            perceiver: match kind {
+                ProjectorKind::Perceiver { queries, layers } => {
+                    Some(Perceiver::new(vision, d, queries, layers, device))
+                }
+                _ => None,
+            },
+            qformer: match kind {
+                ProjectorKind::QFormer { queries, layers, width } => {
+                    Some(QFormer::new(vision, d, queries, layers, width, device))
+                }
+                _ => None,
+            },
+            c_abstractor: match kind {
+                ProjectorKind::CAbstractor { layers, width, .. } => {
+                    Some(CAbstractor::new([vision, width, d], positions, side, layers, device))
+                }
+                _ => None,
+            },
+            ldpv2: matches!(kind, ProjectorKind::Ldp { .. }).then(|| Ldp::new(vision, d, side, device)),
+            positions,
             side: config.vision_config.grid(),
             kind,
             activation: config.projector_hidden_act,
@@ -48,9 +86,17 @@ impl Projector {
     /// Projects patch features to visual embeddings.
     ///
     /// # Shapes
-    /// - features: `[M, vision]`; for a pixel shuffle, whole images of square grids, row by row
-    /// - output: `[M / R^2, d]`, the visual embeddings v
+    /// - features: `[M, vision]`; for a pixel shuffle, whole images of square grids, row by row; for a resampler, whole
+    ///   images
+    /// - output: `[M / R^2, d]`, or `[images * Q, d]` for a resampler: the visual embeddings v
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        if let Some(queries) = self.kind.queries() {
+            let [rows, vision] = features.dims();
+            let images = rows / self.positions;
+            let v = self.resampled(features.reshape([images, self.positions, vision]));
+            let d = v.dims()[2];
+            return v.reshape([images * queries, d]);
+        }
         let mut x = match self.kind.shuffle() {
             1 => features,
             factor => shuffled(features, self.side, factor),
@@ -63,6 +109,17 @@ impl Projector {
             x = linear(layer, x);
         }
         x
+    }
+
+    /// The visual embeddings of a resampler, `[N, Q, d]`, from features `[N, P, vision]`.
+    fn resampled(&self, features: Tensor<3>) -> Tensor<3> {
+        match (&self.perceiver, &self.qformer, &self.c_abstractor, &self.ldpv2) {
+            (Some(module), ..) => module.forward(features),
+            (_, Some(module), ..) => module.forward(features),
+            (_, _, Some(module), _) => module.forward(features),
+            (.., Some(module)) => module.forward(features),
+            _ => features,
+        }
     }
 }
 

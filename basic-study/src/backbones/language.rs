@@ -179,7 +179,7 @@ fn hidden(
     let table = model.language_model.table();
     let scale = table.clone().without_autodiff().square().mean().sqrt().reshape([1, 1]);
     let embeddings = shares.matmul(table) + noise * scale;
-    let rope = RotaryTables::new(&[(0..t).collect()], config.head_dim(), &config.rope, DType::F32, &plain);
+    let rope = RotaryTables::new(&[(0..t).collect()], config, DType::F32, &plain);
     let masks = Masks::new(config, 0, t, &[0], &plain);
     let out = model.language_model.forward(embeddings.reshape([b, t, d]), &rope, &masks, None, None);
     (out.reshape([b * t, d]), t)

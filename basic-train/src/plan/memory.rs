@@ -1,9 +1,9 @@
 //! Estimates the bytes that a training step needs, by purpose. docs/memory.md states the formulas and compares them
 //! with measurements.
 
-use basic_core::ops::{LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, block_budget};
+use basic_core::ops::{BLOCK_BUDGET, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, block_budget};
 use basic_models::LlavaConfig;
-use basic_models::config::{Activation, DecoderConfig};
+use basic_models::config::{Activation, DecoderConfig, LayerNorms, QkNorm};
 use serde::Serialize;
 
 use super::parts::{PartCounts, is_zero};
@@ -168,13 +168,17 @@ fn buckets(parts: &[PartCounts], load: &Load) -> Wide {
     largest * (4 + joined + own) + 4 * largest / load.ranks + waiting * load.element
 }
 
-/// The blocks of scores of a GPU's attention, which is composed of operations.
+/// The blocks of scores of an attention that is composed of operations: a GPU's, and on a CPU the one whose scores have a
+/// cap, which takes two blocks more.
 fn scores(config: &DecoderConfig, load: &Load) -> Wide {
-    if !load.gpu {
-        return wide(0u64);
-    }
+    let blocks = match (load.gpu, config.score_cap) {
+        (false, None) => return wide(0u64),
+        (true, None) => BLOCKS[1],
+        (_, Some(_)) => BLOCKS[1] + 2,
+    };
+    let budget = if load.gpu { block_budget(load.device) } else { BLOCK_BUDGET };
     let all = 4 * wide(load.samples) * wide(config.num_attention_heads) * load.positions * load.positions;
-    BLOCKS[1] * all.min(wide(block_budget(load.device)))
+    blocks * all.min(wide(budget))
 }
 
 /// The bytes that a decoder layer keeps per position.
@@ -184,8 +188,11 @@ fn decoder_layer(config: &DecoderConfig, counts: &PartCounts, load: &Load) -> Wi
     let q = heads * head;
     // The queries, keys, values and output of the attention, and the gate and up projections.
     let mut kept = 2 * q + 2 * kv + 2 * inner;
-    if config.family.qk_norm {
+    if config.family.qk_norm != QkNorm::None {
         kept += q + kv; // the inputs of the norms of queries and keys
+    }
+    if config.query_scale().is_some() {
+        kept += q; // the queries before they are scaled
     }
     kept += match config.hidden_act {
         Activation::Silu => wide(0u64),    // SwiGLU is one operation
@@ -198,7 +205,9 @@ fn decoder_layer(config: &DecoderConfig, counts: &PartCounts, load: &Load) -> Wi
     }
     // The norms' inputs, which are the residual stream; norms that scale by 1 + weight keep an f32 copy of it.
     let norm = if config.family.norm_plus_one { 4u64 } else { load.element };
-    kept * load.element + 2 * d * norm + 4 * heads
+    // Norms of the inputs have the residual stream for theirs; norms of the outputs have those outputs besides.
+    let norms = if config.family.layer_norms == LayerNorms::Around { 4u64 } else { 2 };
+    kept * load.element + norms * d * norm + 4 * heads
 }
 
 /// The vision encoder. The probabilities of its attention are materialized, in f32 and in the parameters' type.
@@ -223,6 +232,11 @@ fn encoder(config: &LlavaConfig, counts: &PartCounts, load: &Load) -> Wide {
 }
 
 fn projector(config: &LlavaConfig, load: &Load) -> Wide {
+    if let Some(cost) = config.resampler_cost() {
+        let width = wide(config.text_config.hidden_size);
+        let v = width * load.element + if load.supervised { 4 * width } else { wide(0u64) };
+        return load.images * (wide(cost.kept as u64) * load.element + wide(config.visual_tokens()) * v);
+    }
     let (width, shuffle) = (wide(config.text_config.hidden_size), wide(config.projector.shuffle()));
     let input = wide(config.feature_width()) * shuffle * shuffle;
     // The features, the hidden layer before and after its activation, and v; V^ is in f32.

@@ -78,7 +78,10 @@ impl ModelFlops {
     pub fn forward(&self, counts: &BatchCounts) -> f64 {
         let tokens: usize = counts.lengths.iter().sum();
         let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
-        let projector: f64 = self.projector_layers().iter().sum::<f64>() * self.visual_tokens(counts.images);
+        let projector = match self.config.resampler_cost() {
+            Some(cost) => cost.flops * counts.images as f64,
+            None => self.projector_layers().iter().sum::<f64>() * self.visual_tokens(counts.images),
+        };
         self.decoder_products(tokens) + self.head(counts.labels) + attention + projector + self.encoder(counts.encoded)
     }
 
@@ -119,6 +122,10 @@ impl ModelFlops {
     }
 
     fn projector(&self, images: usize) -> f64 {
+        if let Some(cost) = self.config.resampler_cost() {
+            // Its layers lie behind each other and behind learned queries, so that nearly all of them need both gradients.
+            return cost.flops * images as f64 * if self.projector || self.vision { 3.0 } else { 1.0 };
+        }
         let layer = |(index, flops): (usize, f64)| {
             // The gradient of the features is needed only if the encoder is trained.
             let input = self.vision || (self.projector && index > 0);

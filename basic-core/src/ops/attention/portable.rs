@@ -81,23 +81,46 @@ fn unstacked<B: Backend>(x: Array<B>, sizes: &Sizes, n: usize) -> Array<B> {
     x.reshape(&[sizes.batch, sizes.heads, n, sizes.width]).swap(1, 2)
 }
 
-/// Scaled scores `[B, heads, n, seen]` for the first `seen` keys, in the accumulator's type; hidden keys get the lowest
-/// finite value.
-fn scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, hidden: Option<BoolTensor<B>>, sizes: &Sizes) -> Array<B> {
+/// Scaled scores `[B, heads, n, seen]` for the first `seen` keys, in the accumulator's type, capped if there is a cap;
+/// hidden keys get the lowest finite value.
+fn scores<B: Kernels>(
+    q: Array<B>,
+    k_columns: Array<B>,
+    hidden: Option<BoolTensor<B>>,
+    sizes: &Sizes,
+    cap: Option<f64>,
+) -> Array<B> {
+    let raw = visible_scores(q, k_columns, hidden.is_none(), sizes);
+    let capped = match cap {
+        Some(cap) => raw.scale(1.0 / cap).tanh().scale(cap),
+        None => raw,
+    };
+    masked(capped, hidden)
+}
+
+/// The scores without a mask and a cap.
+fn visible_scores<B: Kernels>(q: Array<B>, k_columns: Array<B>, all: bool, sizes: &Sizes) -> Array<B> {
     let n = q.dims()[1];
     let dtype = accumulator(q.dtype());
     let seen = k_columns.dims()[2];
     let shape = [sizes.batch, sizes.heads, n, seen];
     // If all keys are seen, the queries are scaled instead of the scores, as in transformers' CLIP: they are fewer
     // numbers. In 16 bits that would round them.
-    let raw = match hidden.is_none() && q.dtype() == dtype {
+    let raw = match all && q.dtype() == dtype {
         true => stacked(q.scale(sizes.scale()), sizes).product(k_columns, dtype),
         false => stacked(q, sizes).product(k_columns, dtype).scale(sizes.scale()),
     };
-    let raw = raw.reshape(&shape);
+    raw.reshape(&shape)
+}
+
+/// The scores with the lowest finite value at hidden keys.
+fn masked<B: Backend>(scores: Array<B>, hidden: Option<BoolTensor<B>>) -> Array<B> {
     match hidden {
-        Some(hidden) => raw.mask_fill(B::bool_expand(hidden, Shape::from(shape.to_vec())), f64::from(f32::MIN / 2.0)),
-        None => raw,
+        Some(hidden) => {
+            let shape = Shape::from(scores.dims());
+            scores.mask_fill(B::bool_expand(hidden, shape), f64::from(f32::MIN / 2.0))
+        }
+        None => scores,
     }
 }
 
@@ -168,6 +191,7 @@ pub fn portable<B: Kernels>(
     v: FloatTensor<B>,
     first: IntTensor<B>,
     causal: bool,
+    cap: Option<f64>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let sizes = Sizes::of::<B>(&q, &k);
     let dtype = q.dtype();
@@ -179,7 +203,7 @@ pub fn portable<B: Kernels>(
     for block in blocks::<B>(&sizes, causal, &device) {
         let Block { start, len, seen } = block;
         let columns = columns.clone().narrow(2, 0, seen);
-        let scores = scores(q.clone().narrow(1, start, len), columns, hidden.of(&block), &sizes);
+        let scores = scores(q.clone().narrow(1, start, len), columns, hidden.of(&block), &sizes, cap);
         // [B, heads, len, seen] and [B, heads, len, 1]
         let (p, lse) = match causal {
             true => {
@@ -196,7 +220,8 @@ pub fn portable<B: Kernels>(
 }
 
 /// With P the probabilities, O the output and G its gradient: `dV = P^T G`, `dS = P (G V^T - rowsum(G O))`,
-/// `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`.
+/// `dQ = dS K / sqrt(w)`, `dK = dS^T Q / sqrt(w)`. Below a cap, dS is multiplied by the slope of the capped scores,
+/// `1 - tanh(s / cap)^2`.
 pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
     let sizes = Sizes::of::<B>(&saved.q, &saved.k);
     let dtype = saved.q.dtype();
@@ -221,14 +246,29 @@ pub fn portable_backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [
         let rows = [sizes.batch * sizes.kv_heads, sizes.group() * len, seen];
         let (keys, values) = (keys.clone().narrow(1, 0, seen), values.clone().narrow(1, 0, seen));
         let q = q.clone().narrow(1, start, len);
-        let scores = scores(q.clone(), keys.clone().swap(1, 2), hidden.of(&block), &sizes);
+        let hidden = hidden.of(&block);
+        let raw = visible_scores(q.clone(), keys.clone().swap(1, 2), hidden.is_none(), &sizes);
+        // The slope is that of the scores before they are masked: with the mask's value it would be infinite.
+        let (scores, slope) = match saved.cap {
+            Some(cap) => {
+                let level = raw.scale(1.0 / cap).tanh();
+                (level.clone().scale(cap), Some(level.square().neg().plus(1.0)))
+            }
+            None => (raw, None),
+        };
+        let scores = masked(scores, hidden);
         let lse = lse.clone().narrow(2, start, len).reshape(&[sizes.batch, sizes.heads, len, 1]);
         let p = scores.sub(lse).exp(); // [B, heads, len, seen]
         let (q, g) = (stacked(q, &sizes), stacked(grad.clone().narrow(1, start, len), &sizes));
         let o = stacked(output.clone().narrow(1, start, len), &sizes);
         let drop = g.clone().cast(sums).mul(o.cast(sums)).sum_dim(2).reshape(&[sizes.batch, sizes.heads, len, 1]);
         let pull = g.clone().product(values.swap(1, 2), sums).reshape(&shape);
-        let s = p.clone().mul(pull.sub(drop)).scale(sizes.scale()).cast(dtype).reshape(&rows);
+        let s = p.clone().mul(pull.sub(drop));
+        let s = match slope {
+            Some(slope) => s.mul(slope),
+            None => s,
+        };
+        let s = s.scale(sizes.scale()).cast(dtype).reshape(&rows);
         let p = p.cast(dtype).reshape(&rows);
         q_grads.push(unstacked(s.clone().product(keys, dtype), &sizes, len));
         k_grad = total(k_grad, s.swap(1, 2).product(q, sums));
@@ -248,6 +288,7 @@ pub fn portable_mass<B: Kernels>(
     first: IntTensor<B>,
     rows: IntTensor<B>,
     readout: FloatTensor<B>,
+    cap: Option<f64>,
 ) -> FloatTensor<B> {
     let sizes = Sizes::of::<B>(&q, &k);
     let Sizes { batch: b, queries: t, heads, width, .. } = sizes;
@@ -267,7 +308,7 @@ pub fn portable_mass<B: Kernels>(
     let first = at_most::<B>(B::int_gather(1, first, rows), positions.clone());
     let columns = by_head::<B>(k, &sizes).swap(1, 2);
     let hidden = hidden_keys::<B>(positions, first, sizes.keys);
-    let p = scores(q, columns, Some(hidden), &sizes).sub(lse).exp(); // [B, heads, n, keys]
+    let p = scores(q, columns, Some(hidden), &sizes, cap).sub(lse).exp(); // [B, heads, n, keys]
     let readout = Array::<B>(readout).reshape(&[b, 1, s, n]).expand(&[b, heads, s, n]);
     let (readout, p) = (readout.reshape(&[b * heads, s, n]), p.reshape(&[b * heads, n, sizes.keys]));
     let dtype = p.dtype();

@@ -88,15 +88,17 @@ impl Kernels for Flex {
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
         causal: bool,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match all_f32([&q, &k, &v]) {
+        // These three have no cap of the scores.
+        match all_f32([&q, &k, &v]) && cap.is_none() {
             true => attention::forward(q, k, v, first, causal),
-            false => portable_attention::portable::<Self>(q, k, v, first, causal),
+            false => portable_attention::portable::<Self>(q, k, v, first, causal, cap),
         }
     }
 
     fn attention_backward_kernel(saved: Saved<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        match all_f32([&saved.q, &saved.k, &saved.v, &saved.output, &grad]) {
+        match all_f32([&saved.q, &saved.k, &saved.v, &saved.output, &grad]) && saved.cap.is_none() {
             true => attention::backward(saved, grad),
             false => portable_attention::portable_backward::<Self>(saved, grad),
         }
@@ -109,10 +111,11 @@ impl Kernels for Flex {
         first: IntTensor<Self>,
         rows: IntTensor<Self>,
         readout: FloatTensor<Self>,
+        cap: Option<f64>,
     ) -> FloatTensor<Self> {
-        match all_f32([&q, &k, &lse, &readout]) {
+        match all_f32([&q, &k, &lse, &readout]) && cap.is_none() {
             true => attention::mass(q, k, lse, first, rows, readout),
-            false => portable_attention::portable_mass::<Self>(q, k, lse, first, rows, readout),
+            false => portable_attention::portable_mass::<Self>(q, k, lse, first, rows, readout, cap),
         }
     }
 

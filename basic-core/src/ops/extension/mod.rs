@@ -76,7 +76,7 @@ pub trait FusedOps: Backend {
         trained: [bool; 2],
     ) -> FloatTensor<Self>;
 
-    /// [`attention`](super::attention), or [`attention_to_all`](super::attention_to_all) if not `causal`: the output
+    /// [`capped_attention`](super::capped_attention), or [`attention_to_all`](super::attention_to_all) if not `causal`: the output
     /// and, without a gradient, the log-sum-exp of each query's scores.
     fn attention(
         q: FloatTensor<Self>,
@@ -84,6 +84,7 @@ pub trait FusedOps: Backend {
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
         causal: bool,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// [`attention_mass`](super::attention_mass); no gradient.
@@ -94,6 +95,7 @@ pub trait FusedOps: Backend {
         first: IntTensor<Self>,
         rows: IntTensor<Self>,
         readout: FloatTensor<Self>,
+        cap: Option<f64>,
     ) -> FloatTensor<Self>;
 
     /// [`product`](super::product).
@@ -184,8 +186,9 @@ pub trait Kernels: Backend {
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
         causal: bool,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        attention::portable::<Self>(q, k, v, first, causal)
+        attention::portable::<Self>(q, k, v, first, causal, cap)
     }
 
     /// The gradients with respect to q, k and v.
@@ -201,8 +204,9 @@ pub trait Kernels: Backend {
         first: IntTensor<Self>,
         rows: IntTensor<Self>,
         readout: FloatTensor<Self>,
+        cap: Option<f64>,
     ) -> FloatTensor<Self> {
-        attention::portable_mass::<Self>(q, k, lse, first, rows, readout)
+        attention::portable_mass::<Self>(q, k, lse, first, rows, readout, cap)
     }
 
     /// `silu(gate) * up`.
@@ -300,18 +304,20 @@ impl Kernels for Cube {
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
         causal: bool,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        match on_tensor_cores(&q, &k) {
+        // The kernel has no cap of the scores; the few models that have one also have heads too wide for it.
+        match on_tensor_cores(&q, &k) && cap.is_none() {
             true => <Self as CubeOps>::cube_attention(q, k, v, Self::int_cast(first, IntDType::I32), causal),
-            false => attention::portable::<Self>(q, k, v, first, causal),
+            false => attention::portable::<Self>(q, k, v, first, causal, cap),
         }
     }
 
     fn attention_backward_kernel(saved: attention::Saved<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        if !on_tensor_cores(&saved.q, &saved.k) {
+        if saved.cap.is_some() || !on_tensor_cores(&saved.q, &saved.k) {
             return attention::portable_backward::<Self>(saved, grad);
         }
-        let attention::Saved { q, k, v, output, lse, first, causal } = saved;
+        let attention::Saved { q, k, v, output, lse, first, causal, cap: _ } = saved;
         let first = Self::int_cast(first, IntDType::I32);
         <Self as CubeOps>::cube_attention_backward(q, k, v, first, output, lse, grad, causal).into()
     }
@@ -323,10 +329,11 @@ impl Kernels for Cube {
         first: IntTensor<Self>,
         rows: IntTensor<Self>,
         readout: FloatTensor<Self>,
+        cap: Option<f64>,
     ) -> FloatTensor<Self> {
         let shape = readout.shape();
-        if !(on_tensor_cores(&q, &k) && cube::attention::reads(shape[1])) {
-            return attention::portable_mass::<Self>(q, k, lse, first, rows, readout);
+        if cap.is_some() || !(on_tensor_cores(&q, &k) && cube::attention::reads(shape[1])) {
+            return attention::portable_mass::<Self>(q, k, lse, first, rows, readout, cap);
         }
         let (heads, keys) = (q.shape()[2], k.shape()[1]);
         let [first, rows] = [first, rows].map(|x| Self::int_cast(x, IntDType::I32));

@@ -52,8 +52,9 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
         causal: bool,
+        cap: Option<f64>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (out, lse) = attention::tracked::<B, C>(q, k, v, first, causal);
+        let (out, lse) = attention::tracked::<B, C>(q, k, v, first, causal, cap);
         (out, Self::from_inner(lse))
     }
 
@@ -64,9 +65,10 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         first: IntTensor<Self>,
         rows: IntTensor<Self>,
         readout: FloatTensor<Self>,
+        cap: Option<f64>,
     ) -> FloatTensor<Self> {
         let [q, k, lse, readout] = [q, k, lse, readout].map(|t| t.into_primitive());
-        Self::from_inner(B::attention_mass_kernel(q, k, lse, first, rows, readout))
+        Self::from_inner(B::attention_mass_kernel(q, k, lse, first, rows, readout, cap))
     }
 
     fn product(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -53,8 +53,9 @@ macro_rules! untracked {
                 v: FloatTensor<Self>,
                 first: IntTensor<Self>,
                 causal: bool,
+                cap: Option<f64>,
             ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-                Self::attention_kernel(q, k, v, first, causal)
+                Self::attention_kernel(q, k, v, first, causal, cap)
             }
             fn attention_mass(
                 q: FloatTensor<Self>,
@@ -63,8 +64,9 @@ macro_rules! untracked {
                 first: IntTensor<Self>,
                 rows: IntTensor<Self>,
                 readout: FloatTensor<Self>,
+                cap: Option<f64>,
             ) -> FloatTensor<Self> {
-                Self::attention_mass_kernel(q, k, lse, first, rows, readout)
+                Self::attention_mass_kernel(q, k, lse, first, rows, readout, cap)
             }
             fn product(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
                 let dtype = x.dtype();

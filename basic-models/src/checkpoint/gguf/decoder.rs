@@ -10,6 +10,8 @@ use crate::parameters::Slot;
 
 /// The keys of a decoder, and what the user should know about the file.
 pub(super) struct Described {
+    /// The value of `general.architecture`.
+    pub architecture: &'static str,
     pub items: Vec<(String, Item)>,
     pub notes: Vec<String>,
     /// The divisors of the rotary frequencies, if the file needs them as a tensor.
@@ -19,7 +21,10 @@ pub(super) struct Described {
 /// The keys of the decoder of `config`.
 pub(super) fn describe(config: &LlavaConfig) -> Result<Described, Refusal> {
     let decoder = &config.text_config;
-    let gguf = &decoder.family.gguf;
+    let Some(gguf) = &decoder.family.gguf else {
+        let what = format!("text_config.model_type = {}", decoder.family.name);
+        return Err(Refusal::new(what, "llama.cpp's way of this family is not known here"));
+    };
     check(config, gguf)?;
     let mut notes = Vec::new();
     let name = gguf.architecture;
@@ -53,9 +58,10 @@ pub(super) fn describe(config: &LlavaConfig) -> Result<Described, Refusal> {
             items.push((key("rope.scaling.original_context_length"), Item::U32(*original as u32)));
             divisors = Some(llama3::divisors(&decoder.rope, decoder.head_dim()));
         }
-        RopeKind::Default | RopeKind::Dynamic { .. } => {}
+        // `check` has refused the others.
+        RopeKind::Default | RopeKind::Dynamic { .. } | RopeKind::Yarn { .. } | RopeKind::LongRope { .. } => {}
     }
-    Ok(Described { items, notes, divisors })
+    Ok(Described { architecture: name, items, notes, divisors })
 }
 
 /// The context length. llama.cpp computes these families without windows, which makes no difference as long as the
@@ -107,6 +113,11 @@ fn check(config: &LlavaConfig, gguf: &GgufFamily) -> Result<(), Refusal> {
         return refuse(format!("rope_parameters.partial_rotary_factor = {}", decoder.rope.partial), &reason);
     }
     match decoder.rope.kind {
+        RopeKind::Yarn { .. } | RopeKind::LongRope { .. } => {
+            let name = if matches!(decoder.rope.kind, RopeKind::Yarn { .. }) { "yarn" } else { "longrope" };
+            let reason = "this project does not write its settings into GGUF";
+            refuse(format!("rope_parameters.rope_type = {name}"), reason)
+        }
         RopeKind::Dynamic { .. } => {
             let reason = "llama.cpp has no rotary base that grows with the length";
             refuse("rope_parameters.rope_type = dynamic".into(), reason)
@@ -123,7 +134,8 @@ fn check(config: &LlavaConfig, gguf: &GgufFamily) -> Result<(), Refusal> {
 pub(super) fn change(decoder: &DecoderConfig, slot: &Slot) -> Change {
     let name = slot.name.as_str();
     let rows = ["self_attn.q_proj", "self_attn.k_proj"];
-    if decoder.family.gguf.interleaved && rows.iter().any(|part| name.contains(part)) {
+    let interleaved = decoder.family.gguf.as_ref().is_some_and(|gguf| gguf.interleaved);
+    if interleaved && rows.iter().any(|part| name.contains(part)) {
         let columns = slot.shape.iter().skip(1).product::<usize>().max(1);
         return Change::Interleave { height: decoder.head_dim(), columns };
     }

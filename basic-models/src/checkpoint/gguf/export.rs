@@ -100,7 +100,7 @@ impl Checkpoint {
         replaces.check(target)?;
         self.check_beside()?;
         let refused = |refusal: Refusal| refusal.at(&self.dir);
-        let Described { items, notes, divisors } = decoder::describe(&self.config).map_err(refused)?;
+        let Described { architecture, items, notes, divisors } = decoder::describe(&self.config).map_err(refused)?;
         let pictures = vision::describe(&self.config, self.images.config()).map_err(refused)?;
         let words = vocabulary::describe(self)?;
         let model = self.config.init(device);
@@ -121,8 +121,7 @@ impl Checkpoint {
         let image = self.vision_tensors(parts, &layers, quant.vision());
         let staged = StagedDir::replacing(target, replaces)?;
         let [model_file, vision_file] = GGUF_FILES;
-        let gguf = &self.config.text_config.family.gguf;
-        let items = general(gguf.architecture, "model", quant.kind()).into_iter().chain(items).chain(words);
+        let items = general(architecture, "model", quant.kind()).into_iter().chain(items).chain(words);
         write(&staged, model_file, &items.collect::<Vec<_>>(), &text)?;
         let items = general("clip", "mmproj", quant.vision()).into_iter().chain(pictures);
         write(&staged, vision_file, &items.collect::<Vec<_>>(), &image)?;

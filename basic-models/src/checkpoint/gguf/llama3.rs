@@ -23,7 +23,7 @@ pub(super) fn settings(theta: f64, divisors: &[f32], original: Option<u32>) -> O
     let originals = original.into_iter().chain([8192, 4096, 2048, 16384, 32768, 65536, 131_072]);
     originals.map(f64::from).find_map(|original| {
         let kind = RopeKind::Llama3 { factor: f64::from(factor), low: 1.0, high: 4.0, original };
-        let rope = Rope { theta, kind, partial: 1.0 };
+        let rope = Rope { theta, kind, ..Rope::default() };
         let given = self::divisors(&rope, 2 * divisors.len());
         // Divisors that converters computed in double precision differ in the last digits.
         let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs();
@@ -39,7 +39,7 @@ mod tests {
     fn settings_are_found_again_from_the_divisors() {
         for (factor, original, stated) in [(8.0, 8192.0, None), (32.0, 8192.0, None), (8.0, 64.0, Some(64))] {
             let kind = RopeKind::Llama3 { factor, low: 1.0, high: 4.0, original };
-            let rope = Rope { theta: 500_000.0, kind, partial: 1.0 };
+            let rope = Rope { theta: 500_000.0, kind, ..Rope::default() };
             let divisors = divisors(&rope, 128);
             assert_eq!(settings(500_000.0, &divisors, stated), Some(rope));
         }

@@ -42,7 +42,7 @@ impl GgufDecoder {
         let map = map(path)?;
         let Header { metadata, tensors } = read(path, &map)?;
         let divisors = divisors(&map, &tensors);
-        let Unpacked { beside, family, head_dim } = unpack(&metadata, &tensors, divisors.as_deref())?;
+        let Unpacked { beside, family, interleaved, head_dim } = unpack(&metadata, &tensors, divisors.as_deref())?;
         let mut views = HashMap::new();
         let mut held = BTreeMap::new();
         for tensor in tensors {
@@ -52,14 +52,14 @@ impl GgufDecoder {
             let name = names::canonical(&tensor.name, family.fused_on_disk);
             let name = name.unwrap_or_else(|| tensor.name.clone());
             let rotated = name.contains(".self_attn.q_proj.") || name.contains(".self_attn.k_proj.");
-            if family.gguf.interleaved && name.contains(".qkv_proj.") {
+            if interleaved && name.contains(".qkv_proj.") {
                 let reason = "queries, keys and values are one matrix, which is not read for this architecture: convert \
                               the model without --fuse-qkv";
                 return Err(refused(path, &tensor, reason));
             }
-            let interleaved = (family.gguf.interleaved && rotated).then_some(head_dim);
+            let height = (interleaved && rotated).then_some(head_dim);
             let minus = if family.norm_plus_one && is_norm(&name) { 1.0 } else { 0.0 };
-            let (view, entry) = view(path, &tensor, interleaved, minus)?;
+            let (view, entry) = view(path, &tensor, height, minus)?;
             views.insert(tensor.name, view);
             held.insert(name, entry);
         }

@@ -18,6 +18,8 @@ use crate::processor::{ChatTemplate, TokenIds, Tokenizer};
 pub(super) struct Unpacked {
     pub beside: TempDir,
     pub family: &'static Family,
+    /// Whether the halves of each head's rows are interleaved.
+    pub interleaved: bool,
     pub head_dim: usize,
 }
 
@@ -47,7 +49,8 @@ pub(super) fn unpack(
     // Loaded once here, so that an error names this file and not the directory that it was unpacked to.
     let ids = TokenIds::default();
     Tokenizer::load(beside.path(), &ids).map_err(|error| named(metadata, beside.path(), &error.to_string()))?;
-    Ok(Unpacked { family, head_dim: parsed.head_dim(), beside })
+    let interleaved = family.gguf.as_ref().is_some_and(|gguf| gguf.interleaved);
+    Ok(Unpacked { family, interleaved, head_dim: parsed.head_dim(), beside })
 }
 
 /// An error of the tokenizer's loader, about the file that it was unpacked from.
@@ -68,7 +71,7 @@ fn config(
         let reason = "is a vision encoder or an adapter (mmproj), and no decoder: give the other file of the model";
         return Err(metadata.wrong(ARCHITECTURE, reason));
     }
-    let Some(family) = Family::of_gguf(name) else {
+    let Some((family, gguf)) = Family::of_gguf(name) else {
         let reason = format!("{name:?} is not supported: {}", Family::supported_in_gguf());
         return Err(metadata.wrong(ARCHITECTURE, reason));
     };
@@ -101,7 +104,7 @@ fn config(
         "num_attention_heads": heads,
         "num_key_value_heads": metadata.count(&key("attention.head_count_kv"))?.unwrap_or(heads),
         "head_dim": head_dim,
-        "hidden_act": family.gguf.activation.name(),
+        "hidden_act": gguf.activation.name(),
         "max_position_embeddings": needed("context_length")?,
         "rms_norm_eps": metadata.number(&epsilon)?.ok_or_else(|| metadata.wrong(&epsilon, "is missing"))?,
         "tie_word_embeddings": !has("output.weight"),
@@ -113,7 +116,7 @@ fn config(
         "sliding_window": null,
     });
     let rope = rope(metadata, name, head_dim, divisors)?;
-    rope.write(&mut config);
+    rope.write(&mut config, false);
     Ok((family, config))
 }
 
@@ -166,5 +169,5 @@ fn rope(metadata: &Metadata, name: &str, head_dim: u32, divisors: Option<&[f32]>
     if rotated == 0 || rotated > head_dim {
         return Err(metadata.wrong(&key("dimension_count"), format!("is {rotated}, and a head has {head_dim}")));
     }
-    Ok(Rope { theta, kind, partial: f64::from(rotated) / f64::from(head_dim) })
+    Ok(Rope { theta, kind, partial: f64::from(rotated) / f64::from(head_dim), growth: None })
 }

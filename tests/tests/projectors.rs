@@ -1,0 +1,126 @@
+//! Compares the resamplers with PyTorch: the losses of a whole model with each of them, and their gradients.
+//! tests/reference/projector_fixtures.py made tests/fixtures/projectors and compares its modules with those of the
+//! original projects.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tests::fixtures::{copy_of, fixture, number, numbers, read_json};
+use tests::tensors::{Tensors, read, relative, relative_l2, write};
+use tests::{Ran, args, run};
+
+fn basic(args: Vec<OsString>) -> Ran {
+    run(env!("CARGO_BIN_EXE_basic-under-test"), args)
+}
+
+/// The resamplers with their files, without the ending.
+fn projectors() -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = fs::read_dir(fixture("projectors"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().with_extension(""))
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), path))
+        .collect();
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 5);
+    found
+}
+
+/// The fixture `plain` with another projector.
+fn with_projector(name: &str, weights: &Tensors, dir: &Path) -> PathBuf {
+    let model = copy_of("plain", &dir.join(name));
+    let mut config = read_json(&model.join("config.json"));
+    config["model_type"] = json!("basic_llava");
+    config["projector_type"] = json!(name);
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let mut all = read(&model.join("model.safetensors"));
+    all.retain(|name, _| !name.contains("multi_modal_projector"));
+    all.extend(weights.clone());
+    write(&model.join("model.safetensors"), &all);
+    model
+}
+
+fn compare(device: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, path) in projectors() {
+        let theirs = read(&path.with_extension("safetensors"));
+        let (weights, wanted): (Tensors, Tensors) =
+            theirs.into_iter().partition(|(name, _)| name.starts_with("multi_modal_projector."));
+        let model = with_projector(&name, &weights, dir.path());
+        let grads = dir.path().join(format!("{name}-grads.safetensors"));
+        let line = args!["losses", model, fixture("samples.jsonl"), "--device", device, "--grads", grads, "--json"];
+        let (ours, expected) = (basic(line).json(), read_json(&path.with_extension("json")));
+        assert_eq!(ours["tokens"], expected["tokens"], "{name}");
+        for (key, bound) in [("lm", 1e-4), ("das", 1e-3), ("sds", 1e-3)] {
+            let off = relative(number(&ours[key]), number(&expected[key]));
+            assert!(off <= bound, "{name}: {key} is {} and not {}", ours[key], expected[key]);
+        }
+        let rows = |value: &serde_json::Value| -> Vec<f64> {
+            value.as_array().into_iter().flatten().flat_map(numbers).collect()
+        };
+        let (a, b) = (rows(&ours["attention"]), rows(&expected["attention"]));
+        assert!(a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "{name}");
+        let found = read(&grads);
+        let of_lm = |all: &Tensors| all.keys().filter(|name| name.starts_with("lm.")).cloned().collect::<Vec<_>>();
+        assert_eq!(of_lm(&found), of_lm(&wanted), "{name}");
+        for (key, wanted) in &wanted {
+            assert_eq!(found[key].shape, wanted.shape, "{name}: {key}");
+            // Adding the same to all keys changes no softmax: the gradient of their bias is rounding alone.
+            let size = wanted.values.iter().fold(0f32, |most, x| most.max(x.abs()));
+            if key.ends_with(".key.bias") && size < 1e-7 {
+                assert!(found[key].values.iter().all(|x| x.abs() < 1e-7), "{name}: {key}");
+                continue;
+            }
+            let off = relative_l2(&found[key], wanted);
+            assert!(off <= 1e-3, "{name}: the gradient {key} is off by {off:.2e}");
+        }
+    }
+}
+
+#[test]
+fn every_resampler_has_pytorchs_losses_and_gradients_on_cpu() {
+    compare("cpu");
+}
+
+#[test]
+fn every_resampler_has_pytorchs_losses_and_gradients_on_ndarray() {
+    compare("ndarray");
+}
+
+#[test]
+fn a_resampler_comes_back_from_a_converted_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, path) in projectors() {
+        let mut weights = read(&path.with_extension("safetensors"));
+        weights.retain(|name, _| name.starts_with("multi_modal_projector."));
+        let model = with_projector(&name, &weights, dir.path());
+        let out = dir.path().join(format!("{name}-out"));
+        basic(args!["convert", model, out, "--dtype", "f32"]).succeeded();
+        let all = read(&out.join("model.safetensors"));
+        for (key, tensor) in &weights {
+            assert_eq!(all[key], *tensor, "{name}: {key}");
+        }
+        assert_eq!(read_json(&out.join("config.json"))["projector_type"], json!(name));
+        basic(args!["convert", &model, dir.path().join("gguf"), "--gguf"]).refused(1, &["projector_type", &name]);
+    }
+}
+
+#[test]
+fn a_grid_that_cannot_be_pooled_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, change, mentions) in [
+        ("ldpv2_q25", json!("default"), &["ldpv2_q25", "5 x 5", "4 x 4"][..]),
+        ("c_abstractor_q4_l1_w8", json!("full"), &["c_abstractor_q4_l1_w8", "17 positions"]),
+        ("perceiver_q0", json!("default"), &["projector_type = perceiver_q0", "perceiver_q{Q}_l{L}"]),
+    ] {
+        let model = copy_of("plain", &dir.path().join(name));
+        let mut config = read_json(&model.join("config.json"));
+        config["model_type"] = json!("basic_llava");
+        config["projector_type"] = json!(name);
+        config["vision_feature_select_strategy"] = change;
+        fs::write(model.join("config.json"), config.to_string()).unwrap();
+        basic(args!["losses", model, fixture("samples.jsonl"), "--json"]).refused(1, mentions);
+    }
+}
