@@ -69,7 +69,10 @@ function lensView(seen, number) {
   }
   const near = make('div', { className: 'near', id: `near-${number}` });
   const frame = make('div', { className: side > 14 ? 'picture many' : 'picture' }, picture, patches);
-  const node = make('div', { className: 'view' }, make('h2', { textContent: seen.model }), frame, near);
+  // A resampler's queries read the whole picture: there is no square of it that one of them stands for.
+  const why = 'The visual embeddings of this model are queries that read the whole picture, so that none has a place in it.';
+  const unplaced = places.some(Array.isArray) ? [] : [make('p', { textContent: `${why} basic analyze lists them.` })];
+  const node = make('div', { className: 'view' }, make('h2', { textContent: seen.model }), ...unplaced, frame, near);
   const view = { seen, cells, near, node };
   patches.addEventListener('keydown', (event) => moved(event, view));
   return view;
