@@ -68,7 +68,7 @@ pub use loader::{
     Loaded, LoadedImage, Loader, LoaderError, LoaderPlan, MicroBatch, Order, Preparer, Sampler, Skipped, StepSamples,
     pack,
 };
-pub use parquet::ParquetData;
+pub use parquet::{ParquetData, ParquetRows};
 pub use prepare::{Prepared, prepare};
 pub use sample::{Hint, ImageSource, Sample, Samples};
 pub use seen::SeenImages;

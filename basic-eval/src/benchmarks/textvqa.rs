@@ -70,7 +70,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
         score: vqa::textvqa_accuracy(answer, &people[i]),
         expected: vqa::most_given(&people[i]),
         category: None,
-        yes: None,
+        ..Mark::default()
     }))
 }
 
