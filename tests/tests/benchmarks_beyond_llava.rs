@@ -244,6 +244,26 @@ fn a_table_is_the_same_benchmark_as_tsv_as_parquet_and_as_json_lines() {
 }
 
 #[test]
+fn textvqas_prompts_are_llavas_when_they_are_made_from_the_tokens() {
+    let place = Place::new(BASIC);
+    place.eval(&["textvqa"]);
+    let llavas = place.answers("textvqa");
+    let dir = place.root().join("textvqa");
+    fs::remove_file(dir.join("llava_textvqa_val_v051_ocr.jsonl")).unwrap();
+    place.refused("textvqa", &["TextVQA_Rosetta_OCR_v0.2_val.json: not there", "textvqa.org", "eval.zip"]);
+    let tokens = |image: &str| json!({"image_id": image, "ocr_tokens": ["DAKOTA", "DIGITAL"], "ocr_info": []});
+    let file = dir.join("TextVQA_Rosetta_OCR_v0.2_val.json");
+    write(&file, json!({"data": [tokens("another")]}).to_string());
+    place.refused("textvqa", &["question 34602", "image 003a8ae2ef43b901 has no tokens"]);
+    write(&file, json!({"data": [tokens("003a8ae2ef43b901")]}).to_string());
+    let report = run(BASIC, place.line(&["textvqa"], &["--fresh"])).json();
+    let own = place.answers("textvqa");
+    assert_eq!(own[0], llavas[0]);
+    assert_eq!(own[1].0, llavas[1].0.replace("COPENHAGEN", "DAKOTA, DIGITAL"));
+    assert_eq!(scores(&report, "textvqa")["accuracy"].1, 2);
+}
+
+#[test]
 fn a_table_that_changes_or_lacks_something_is_named_with_its_row() {
     let place = Place::new(BASIC);
     let root = place.root();
