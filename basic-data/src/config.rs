@@ -40,6 +40,9 @@ pub struct DataConfig {
     /// The set's format, if its name and content don't determine it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
+    /// The split of a file that holds several (Karpathy's), or several joined by `+`; `train` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
     /// How conversations are rendered as text.
     #[serde(default)]
     pub conversation: StyleChoice,
@@ -70,6 +73,9 @@ pub struct SetConfig {
     /// The set's format, if its name and content don't determine it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
+    /// The split of a file that holds several (Karpathy's), or several joined by `+`; `train` if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
     /// Uses only the first `limit` samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -85,7 +91,7 @@ fn once() -> f64 {
 impl SetConfig {
     /// A whole set, used once per epoch.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), images: None, format: None, limit: None, weight: 1.0 }
+        Self { path: path.into(), images: None, format: None, split: None, limit: None, weight: 1.0 }
     }
 }
 
@@ -102,6 +108,7 @@ impl DataConfig {
                 path: path.clone(),
                 images: self.images.clone(),
                 format: self.format,
+                split: self.split.clone(),
                 limit: self.limit,
                 weight: 1.0,
             }],
@@ -114,8 +121,11 @@ impl DataConfig {
         match (&self.path, self.sets.is_empty()) {
             (None, true) => return Some("[data] needs a `path`, or `sets = [{ path = .. }, ..]`".into()),
             (Some(_), false) => return Some("[data] has `path` and `sets`: move the path into `sets`".into()),
-            (None, false) if self.images.is_some() || self.format.is_some() || self.limit.is_some() => {
-                return Some("data.images, format and limit go with `path`: with `sets`, each set has its own".into());
+            (None, false)
+                if self.images.is_some() || self.format.is_some() || self.split.is_some() || self.limit.is_some() =>
+            {
+                let reason = "data.images, format, split and limit go with `path`: with `sets`, each set has its own";
+                return Some(reason.into());
             }
             _ => {}
         }
@@ -181,6 +191,7 @@ mod tests {
             ("", "`path`"),
             ("path = \"a\"\nsets = [{ path = \"b\" }]", "move the path"),
             ("limit = 3\nsets = [{ path = \"b\" }]", "each set"),
+            ("split = \"val\"\nsets = [{ path = \"b\" }]", "each set"),
             ("sets = [{ path = \"b\", weight = 0.0 }]", "above 0"),
             ("sets = [{ path = \"b\", weight = nan }]", "above 0"),
             ("sets = [{ path = \"b\", weight = inf }]", "at most 1000"),

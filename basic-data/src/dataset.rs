@@ -165,7 +165,12 @@ impl OneSet {
             let reason = "holds its images itself: leave `images` out".into();
             return Err(DataError::Set { path: path.clone(), reason });
         }
-        let reader = spec.open(&Opening { path, files: &files, images, limit }, &mut stamps)?;
+        let split = config.split.as_deref();
+        if split.is_some() && !spec.has_splits() {
+            let reason = format!("is of the format {format}, which has no splits: leave `split` out");
+            return Err(DataError::Set { path: path.clone(), reason });
+        }
+        let reader = spec.open(&Opening { path, files: &files, images, split, limit }, &mut stamps)?;
         let many = ShortStamps::of(&reader.many());
         Ok(Self { path: path.clone(), format, reader, stamps, many })
     }

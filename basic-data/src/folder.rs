@@ -130,7 +130,12 @@ impl Samples for FolderData {
         let shown = shown.display();
         let text = match self.root.find("caption", beside.to_str().unwrap_or_default()).map_err(&wrong)? {
             Some(text) => text,
-            None => return Err(wrong(format!("has no caption: write it into {shown}, or all into a metadata.jsonl"))),
+            None => {
+                let hint = "with format = \"classes\", the name of its folder is its caption";
+                return Err(wrong(format!(
+                    "has no caption: write it into {shown}, or all into a metadata.jsonl; {hint}"
+                )));
+            }
         };
         let bytes = outside::read(&text).map_err(|error| wrong(format!("{shown}: {error}")))?;
         let caption = record::caption(&bytes).map_err(|_| wrong(format!("the caption {shown} is not UTF-8")))?;

@@ -63,6 +63,11 @@ pub(super) trait DataFormat: Sync {
         false
     }
 
+    /// Whether a file of the format holds several splits, of which `split` names those that are read.
+    fn has_splits(&self) -> bool {
+        false
+    }
+
     /// Indexes a set. `stamps` holds the state of its files before they are read; the state of further files that are
     /// read is added first.
     ///
@@ -98,6 +103,8 @@ pub(super) struct Opening<'a> {
     pub files: &'a [PathBuf],
     /// The folder that image paths are relative to, if given.
     pub images: Option<&'a Path>,
+    /// The split that is read, for formats that have splits.
+    pub split: Option<&'a str>,
     /// Only the first `limit` samples are used.
     pub limit: Option<usize>,
 }

@@ -12,6 +12,8 @@ use serde::de::{self, EnumAccess, VariantAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::DataError;
+use super::captions::{CocoCaptions, KarpathySplits};
+use super::class_folder::ClassFolder;
 use super::folder::ImageFolder;
 use super::format::DataFormat;
 use super::llava::{Layout, LlavaJson};
@@ -20,8 +22,16 @@ use super::parquet::Parquet;
 use super::webdataset::Archives;
 
 /// Every format. To add one, write a file that implements [`DataFormat`] and add a line here.
-static FORMATS: [&dyn DataFormat; 5] =
-    [&LlavaJson(Layout::Array), &LlavaJson(Layout::Lines), &Parquet, &Archives, &ImageFolder];
+static FORMATS: [&dyn DataFormat; 8] = [
+    &LlavaJson(Layout::Array),
+    &LlavaJson(Layout::Lines),
+    &Parquet,
+    &Archives,
+    &ImageFolder,
+    &ClassFolder,
+    &CocoCaptions,
+    &KarpathySplits,
+];
 
 /// A data set format, identified by its name.
 #[derive(Clone, Copy)]
@@ -211,7 +221,7 @@ pub(crate) mod tests {
     #[test]
     fn a_name_is_one_formats_and_reads_back() {
         let names: Vec<&str> = Format::all().map(Format::name).collect();
-        assert_eq!(names, ["json", "jsonl", "parquet", "webdataset", "folder"]);
+        assert_eq!(names, ["json", "jsonl", "parquet", "webdataset", "folder", "classes", "coco", "karpathy"]);
         for name in names {
             assert_eq!(serde_json::to_value(format(name)).unwrap(), name);
             assert_eq!(serde_json::from_value::<Format>(name.into()).unwrap(), format(name));
@@ -220,7 +230,7 @@ pub(crate) mod tests {
         assert!(said.contains("unknown variant `csv`, expected one of `json`, `jsonl`"), "{said}");
         assert_eq!(
             "csv".parse::<Format>().unwrap_err(),
-            "unknown format 'csv': use json, jsonl, parquet, webdataset, folder"
+            "unknown format 'csv': use json, jsonl, parquet, webdataset, folder, classes, coco, karpathy"
         );
     }
 

@@ -21,7 +21,9 @@
 
 #![warn(missing_docs)]
 
+mod captions;
 mod check;
+mod class_folder;
 mod config;
 mod dataset;
 mod error;
@@ -53,7 +55,9 @@ mod stamps;
 mod vision_cache;
 mod webdataset;
 
+pub use captions::CaptionData;
 pub use check::{Bucket, CheckOptions, CheckReport, Problem, Reason, TokenReport, check};
+pub use class_folder::ClassData;
 pub use config::{DataConfig, DrawOrder, LoaderConfig, MAX_BATCH, OnError, SetConfig, SkipLimit, StyleChoice, TooLong};
 pub use dataset::{DataSet, OneSet};
 pub use error::DataError;
@@ -68,7 +72,7 @@ pub use loader::{
     Loaded, LoadedImage, Loader, LoaderError, LoaderPlan, MicroBatch, Order, Preparer, Sampler, Skipped, StepSamples,
     pack,
 };
-pub use parquet::ParquetData;
+pub use parquet::{ParquetData, ParquetRows};
 pub use prepare::{Prepared, prepare};
 pub use sample::{Hint, ImageSource, Sample, Samples};
 pub use seen::SeenImages;

@@ -116,7 +116,7 @@ pub(super) fn array_elements(reader: impl Read, limit: usize) -> Result<Vec<Rang
             None => return syntax(start, "the file ends inside the array: is it truncated?"),
             Some(b']') if elements.is_empty() => {}
             Some(b',' | b']' | b'}') => return syntax(start, "expected a sample"),
-            Some(_) => elements.push(start..element_end(&mut bytes)?),
+            Some(_) => elements.push(start..element_end(&mut bytes, b']')?),
         }
         if bytes.skip_while(is_space)? == Some(b']') {
             bytes.at += 1;
@@ -130,9 +130,71 @@ pub(super) fn array_elements(reader: impl Read, limit: usize) -> Result<Vec<Rang
     Ok(elements)
 }
 
-/// Advances to the comma or bracket that ends an element; returns the offset after its last byte that is not white
-/// space.
-fn element_end(bytes: &mut Bytes<impl Read>) -> Result<u64, ScanError> {
+/// The longest name of a member that is looked for.
+const LONGEST: usize = 64;
+
+/// The byte ranges of the values of a JSON object's members with these names; of several members of one name, that of the
+/// last.
+pub(super) fn members<const N: usize>(
+    reader: impl Read,
+    names: [&str; N],
+) -> Result<[Option<Range<u64>>; N], ScanError> {
+    let mut bytes = Bytes::new(reader);
+    let syntax = |offset, reason| Err(ScanError::Syntax { offset, reason });
+    let mut found = [const { None }; N];
+    bytes.skip_while(|byte| MARK.contains(&byte))?;
+    if bytes.skip_while(is_space)? != Some(b'{') {
+        return syntax(bytes.offset(), "expected '{'");
+    }
+    bytes.at += 1;
+    loop {
+        match bytes.skip_while(is_space)? {
+            Some(b'"') => {}
+            Some(b'}') => return Ok(found),
+            None => return syntax(bytes.offset(), "the file ends inside the object: is it truncated?"),
+            Some(_) => return syntax(bytes.offset(), "expected a name in quotes"),
+        }
+        let name = short_name(&mut bytes)?;
+        if bytes.skip_while(is_space)? != Some(b':') {
+            return syntax(bytes.offset(), "expected ':'");
+        }
+        bytes.at += 1;
+        bytes.skip_while(is_space)?;
+        let start = bytes.offset();
+        let end = element_end(&mut bytes, b'}')?;
+        if let Some(place) = names.iter().position(|wanted| wanted.as_bytes() == name) {
+            found[place] = Some(start..end);
+        }
+        if bytes.skip_while(is_space)? == Some(b',') {
+            bytes.at += 1;
+        }
+    }
+}
+
+/// The name that begins at a quote, up to its end; of a name that is too long, only its beginning. Escapes stay as they
+/// are written.
+fn short_name(bytes: &mut Bytes<impl Read>) -> Result<Vec<u8>, ScanError> {
+    let start = bytes.offset();
+    bytes.at += 1;
+    let (mut name, mut escaped) = (Vec::new(), false);
+    loop {
+        let Some(byte) = bytes.rest()?.first().copied() else {
+            return Err(ScanError::Syntax { offset: start, reason: "a text that begins here is never closed" });
+        };
+        bytes.at += 1;
+        if byte == b'"' && !escaped {
+            return Ok(name);
+        }
+        escaped = byte == b'\\' && !escaped;
+        if name.len() <= LONGEST {
+            name.push(byte);
+        }
+    }
+}
+
+/// Advances to the comma or the bracket `close` that ends an element; returns the offset after its last byte that is not
+/// white space.
+fn element_end(bytes: &mut Bytes<impl Read>, close: u8) -> Result<u64, ScanError> {
     let mut depth = 0usize;
     let mut end = bytes.offset();
     loop {
@@ -147,7 +209,7 @@ fn element_end(bytes: &mut Bytes<impl Read>) -> Result<u64, ScanError> {
                 let reason = "the file ends inside a sample: is it truncated?";
                 return Err(ScanError::Syntax { offset: bytes.offset(), reason });
             }
-            Some(b',' | b']') if depth == 0 => return Ok(end),
+            Some(byte) if depth == 0 && (byte == b',' || byte == close) => return Ok(end),
             Some(b'"') => {
                 skip_string(bytes)?;
                 end = bytes.offset();
@@ -210,7 +272,19 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
-    use super::{ScanError, array_elements, lines};
+    use super::{ScanError, array_elements, lines, members};
+
+    #[test]
+    fn members_of_an_object_are_found_by_name() {
+        let text = r#" {"a": [1, {"b": 2}], "b" :"x,}" , "\"c": 3, "b": {"d": 5} }"#;
+        let found = members(Slowly(text.as_bytes()), ["b", "a", "c"]).unwrap();
+        let told = found.map(|range| range.map(|range| &text[range.start as usize..range.end as usize]));
+        assert_eq!(told, [Some(r#"{"d": 5}"#), Some(r#"[1, {"b": 2}]"#), None]);
+        assert_eq!(members(&b"{}"[..], ["a"]).unwrap(), [None]);
+        for wrong in ["", "[]", "{\"a\" 1}", "{\"a\": 1", "{\"a", "{a: 1}", "{\"a\": [1}"] {
+            assert!(members(wrong.as_bytes(), ["a"]).is_err(), "{wrong}");
+        }
+    }
 
     /// Returns one byte at a time, so that every boundary falls between two reads.
     struct Slowly<'a>(&'a [u8]);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fixtures::{copy_of, read_jsonl, text};
-use crate::{args, run};
+use crate::{args, benchmarks_beyond_llava, run};
 
 /// The request that LLaVA's prompts put after a question.
 pub const SHORT: &str = "Answer the question using a single word or phrase.";
@@ -54,6 +54,7 @@ pub fn folders(root: &Path) {
     mmbench(root);
     mmvet(root);
     pope(root, 2);
+    benchmarks_beyond_llava::folders(root);
 }
 
 fn vqav2(root: &Path) {

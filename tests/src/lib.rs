@@ -3,6 +3,7 @@
 //! `CARGO_BIN_EXE_basic-under-test` exists only in integration tests, so each test passes the binary's path.
 
 pub mod benchmarks;
+pub mod benchmarks_beyond_llava;
 pub mod binary;
 pub mod browser;
 pub mod fixtures;

@@ -372,3 +372,70 @@ fn an_export_leaves_nothing_when_it_fails_and_replaces_nothing_unasked() {
     assert!(!other.exists());
     basic(args!["data", "export", path, "--format", "csv", "--out", out]).refused(2, &["csv", "webdataset"]);
 }
+
+#[test]
+fn captions_of_coco_and_of_karpathys_splits_and_folders_of_classes_are_data_sets() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = |name: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(fixture("images/a.png"), path).unwrap();
+    };
+    for name in ["images/1.png", "images/val2014/1.png", "classes/animal/dog/1.png", "classes/tree/2.png"] {
+        picture(name);
+    }
+    let coco = json!({"info": {"year": 2017}, "licenses": [{"url": "x"}], "images": [{"id": 9, "file_name": "1.png"}],
+        "annotations": [{"image_id": 9, "id": 1, "caption": "a red circle"}, {"image_id": 9, "id": 2, "caption": "a circle"}]});
+    let sentence = |text: &str| json!({"tokens": [], "raw": text, "imgid": 0, "sentid": 0});
+    let image = |split: &str, texts: &[&str]| {
+        let sentences: Vec<_> = texts.iter().map(|text| sentence(text)).collect();
+        json!({"filepath": "val2014", "sentids": [0], "filename": "1.png", "imgid": 0, "split": split, "sentences": sentences})
+    };
+    let karpathy =
+        json!({"images": [image("val", &["one", "two", "three"]), image("train", &["four"])], "dataset": "coco"});
+    let write = |name: &str, value: &serde_json::Value| {
+        fs::write(dir.path().join(name), value.to_string()).unwrap();
+        dir.path().join(name)
+    };
+    let (coco, karpathy) = (write("captions.json", &coco), write("dataset.json", &karpathy));
+    let images = dir.path().join("images");
+    let check = |path: &Path, more: &[&str]| {
+        let mut line = args!["data", "check", path, "--json"];
+        line.extend(more.iter().map(std::ffi::OsString::from));
+        if path.is_file() {
+            line.extend(args!["--images", images]);
+        }
+        let report = basic(line).json();
+        (text(&report["sets"][0]["format"]).to_string(), report["samples"].as_u64().unwrap())
+    };
+    assert_eq!(check(&coco, &[]), ("coco".into(), 2));
+    assert_eq!(check(&karpathy, &[]), ("karpathy".into(), 1));
+    assert_eq!(check(&karpathy, &["--split", "val"]), ("karpathy".into(), 3));
+    assert_eq!(check(&karpathy, &["--split", "train+val"]), ("karpathy".into(), 4));
+    let classes = dir.path().join("classes");
+    assert_eq!(check(&classes, &["--format", "classes"]), ("classes".into(), 2));
+    basic(args!["data", "check", karpathy, "--split", "dev"])
+        .refused(1, &["dataset.json", "no split \"dev\"", "train, val"]);
+    basic(args!["data", "check", coco, "--split", "val"]).refused(1, &["captions.json", "coco", "no splits"]);
+    let report = basic(args!["data", "check", classes, "--json"]).json();
+    assert_eq!((&report["samples"], &report["unusable"]), (&json!(2), &json!(2)), "a caption may lack by mistake");
+    assert!(report.to_string().contains("format = \\\"classes\\\""), "{report}");
+    // They are written in another format, and read back.
+    let out = dir.path().join("out");
+    let line = args![
+        "data",
+        "export",
+        karpathy,
+        "--from-images",
+        images,
+        "--from-split",
+        "val",
+        "--format",
+        "jsonl",
+        "--out",
+        out
+    ];
+    assert_eq!(basic(line).code, Some(0));
+    let lines = fs::read_to_string(out.join("data.jsonl")).unwrap();
+    assert!(lines.lines().count() == 3 && lines.contains("three"), "{lines}");
+}

@@ -47,15 +47,21 @@ pub struct Reading {
     /// The folder that image paths are relative to; by default the data file's folder.
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
-    /// The data's format, if it cannot be recognized by name and content: json, jsonl, webdataset, parquet or folder.
+    /// The data's format, if it cannot be recognized by name and content: json, jsonl, webdataset, parquet, folder,
+    /// classes, coco or karpathy.
     #[arg(long)]
     pub format: Option<Format>,
+    /// The split of a file that holds several, as Karpathy's do: train, val, test or restval; several are joined by +. By
+    /// default train.
+    #[arg(long)]
+    pub split: Option<String>,
 }
 
 impl Reading {
     /// The configuration of the data set at `path`.
     pub fn of(&self, path: &std::path::Path) -> SetConfig {
-        SetConfig { images: self.images.clone(), format: self.format, ..SetConfig::new(path) }
+        let (images, split) = (self.images.clone(), self.split.clone());
+        SetConfig { images, format: self.format, split, ..SetConfig::new(path) }
     }
 }
 
@@ -165,6 +171,9 @@ pub struct Export {
     /// The format of DATA, if it cannot be recognized by name and content.
     #[arg(long, value_name = "FORMAT")]
     pub from_format: Option<Format>,
+    /// The split of DATA that is exported, if it holds several; by default train.
+    #[arg(long, value_name = "SPLIT")]
+    pub from_split: Option<String>,
     /// Export only the first N samples.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,

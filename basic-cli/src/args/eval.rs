@@ -18,11 +18,13 @@ pub struct Eval {
     pub data: Option<PathBuf>,
     /// Rank each question's choices by their likelihood instead of generating an answer. The questions of the file must
     /// have "choices". Scores the most likely choice, also with the likelihood divided by the choice's length, and the rank
-    /// of the true answer.
-    #[arg(long, value_name = "HOW", value_enum, conflicts_with = "bench")]
+    /// of the true answer. With --bench, the options of multiple-choice questions are ranked too, beside the generated
+    /// answers.
+    #[arg(long, value_name = "HOW", value_enum)]
     pub choices: Option<Choices>,
     /// Run benchmarks instead of a file of questions: vqav2, vqav2-val, gqa, vizwiz, vizwiz-val, textvqa, scienceqa,
-    /// mmbench, mmbench_cn, mm-vet, pope.
+    /// mmbench, mmbench_cn, mm-vet, pope, mmstar, ai2d, chartqa, docvqa, docvqa-test, mme, seed_bench, realworldqa, mmmu,
+    /// mmvp, cv-bench, hallusion_bench, llava-bench-in-the-wild.
     #[arg(long, value_name = "NAME", num_args = 1.., requires = "root", conflicts_with_all = ["data", "images"])]
     pub bench: Vec<String>,
     /// The folder of the benchmarks, laid out as LLaVA's playground/data/eval.

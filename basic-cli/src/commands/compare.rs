@@ -52,12 +52,13 @@ fn print(set: &SetComparison, shown: usize) {
 }
 
 fn row(measure: &MeasureComparison, width: usize) {
-    let MeasureComparison { name, a, b, difference, low, high, test, p, better, worse, same, .. } = measure;
-    let [a, b, difference, low, high] = [a, b, difference, low, high].map(|share| 100.0 * share);
+    let MeasureComparison { name, a, b, difference, low, high, test, p, better, worse, same, points, .. } = measure;
+    let (full, unit) = points.map_or((100.0, '%'), |points| (points, ' '));
+    let [a, b, difference, low, high] = [a, b, difference, low, high].map(|share| full * share);
     let p = if *p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") };
     let interval = format!("[{low:+.2}, {high:+.2}]");
     say!(
-        "  {name:<width$} {a:>7.2}% {b:>7.2}%   {difference:>+7.2} {interval:<21} {p:>7}  {test:<14} {better:>6} {worse:>6} {same:>6}",
+        "  {name:<width$} {a:>7.2}{unit} {b:>7.2}{unit}   {difference:>+7.2} {interval:<21} {p:>7}  {test:<14} {better:>6} {worse:>6} {same:>6}",
         test = test.to_string()
     );
 }

@@ -245,6 +245,7 @@ pub fn data_export(args: Export) -> Result<()> {
     let config = SetConfig {
         images: args.from_images.clone(),
         format: args.from_format,
+        split: args.from_split.clone(),
         limit: args.limit,
         ..SetConfig::new(&args.data)
     };

@@ -7,7 +7,7 @@ use anyhow::Result;
 use basic_core::DeviceSpec;
 use basic_data::{ImageBase, StyleChoice, VisionCache};
 use basic_eval::benchmarks::{
-    self, Answers, Benchmark, BenchmarkError, Judged, Metric, ScoreRecord, Task, find, metrics, respond,
+    self, Answers, Benchmark, BenchmarkError, Judged, Metric, Rankings, ScoreRecord, Task, find, metrics, respond,
 };
 use basic_eval::questions::{
     ChoiceScore, EvalOptions, Prediction, Question, answer, check_choices, check_prompts, images, rank_choices,
@@ -258,11 +258,20 @@ fn of_benchmarks(args: &Eval, root: &Path) -> Result<()> {
         let task: Task = benchmark.open_within(root, args.image_root.as_deref())?;
         tasks.push((benchmark, task));
     }
+    let by_likelihood = args.choices == Some(Choices::Likelihood);
+    if by_likelihood && tasks.iter().all(|(_, task)| task.rankable().next().is_none()) {
+        let names = args.bench.join(", ");
+        anyhow::bail!("{names}: no question has options that could be ranked: leave out --choices");
+    }
     let checkpoint = open(args)?;
     let conversation = conversation(args, &checkpoint)?;
     for (benchmark, task) in &tasks {
         let checked = benchmarks::check_prompts(&checkpoint, &options(args, benchmark), &task.questions);
         checked.map_err(|error| named(benchmark, error))?;
+        if by_likelihood {
+            let checked = benchmarks::check_options(&checkpoint, &options(args, benchmark), task);
+            checked.map_err(|error| named(benchmark, error))?;
+        }
     }
     let models = models(args, &checkpoint)?;
     let mut report = Report { checkpoint: args.checkpoint.clone(), conversation, benchmarks: Vec::new() };
@@ -325,8 +334,20 @@ fn one(
     })
     .map_err(|error| named(&benchmark, error))?;
     progress.finish_and_clear();
-    let texts = answers.finish(&task.questions)?;
-    let judged = task.judge(&texts);
+    let texts = answers.texts(&task.questions)?;
+    let mut judged = task.judge(&texts);
+    if args.choices == Some(Choices::Likelihood) && task.rankable().next().is_some() {
+        let made = format!("by {weights}, prompts by {conversation}");
+        let ranked = task.ranked_questions();
+        let mut rankings = Rankings::open(&out, &ranked, &made, args.fresh)?;
+        let progress = bar(benchmark.name, ranked.len());
+        benchmarks::rank(models.to_vec(), checkpoint, &options, task, &mut rankings, &|done| {
+            progress.set_position(done as u64);
+        })
+        .map_err(|error| named(&benchmark, error))?;
+        progress.finish_and_clear();
+        task.judge_ranking(&rankings.finish(&ranked)?, &mut judged)?;
+    }
     let record = ScoreRecord {
         name: benchmark.name.into(),
         checkpoint: args.checkpoint.clone(),
@@ -363,9 +384,10 @@ fn weights(checkpoint: &Path) -> Result<String> {
 }
 
 fn print(told: &Told) {
-    for Metric { name, value, low, high, questions } in &told.metrics {
-        let (value, low, high) = (100.0 * value, 100.0 * low, 100.0 * high);
-        say!("{:<12} {name:<28} {value:6.2}%  [{low:.2}, {high:.2}]  of {questions}", told.name);
+    for Metric { name, value, low, high, questions, points } in &told.metrics {
+        let (full, unit) = points.map_or((100.0, '%'), |points| (points, ' '));
+        let (value, low, high) = (full * value, full * low, full * high);
+        say!("{:<12} {name:<34} {value:7.2}{unit}  [{low:.2}, {high:.2}]  of {questions}", told.name);
     }
     if told.metrics.is_empty() {
         say!("{:<12} {} answers; their score is its server's", told.name, told.questions);

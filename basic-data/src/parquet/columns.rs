@@ -59,14 +59,37 @@ impl Columns {
             return Err(format!("has none of the columns {}: its columns are {names}", wanted.join(", ")));
         }
         text.extend(find("id").map(|field| field.name().clone()));
-        let has_paths = |field: &Field| match field.data_type() {
-            DataType::List(item) => item_has_path(item.data_type()),
-            other => item_has_path(other),
-        };
-        let images = images.into_iter().map(|field| Images { name: field.name().clone(), has_paths: has_paths(field) });
+        let images = images.into_iter().map(Images::of);
         let names = schema.fields().iter().map(|field| field.name());
         let media = names.filter(|name| media::is_media(name)).cloned().collect();
         Ok(Self { images: images.collect(), text, media })
+    }
+
+    /// All columns of a table: images are structures with `bytes`, lists of these, and a column `image` of bytes; all
+    /// others are read as JSON.
+    pub fn all(schema: &Schema) -> Result<Self, String> {
+        let pictured = |field: &Field| {
+            let item = match field.data_type() {
+                DataType::List(item) => item.data_type(),
+                other => other,
+            };
+            let bytes = matches!(item, DataType::Struct(fields) if fields.iter().any(|field| field.name() == "bytes"));
+            (bytes || field.name() == "image" && *item == DataType::Binary) && is_image(field.data_type(), true)
+        };
+        let (images, text): (Vec<&Field>, Vec<&Field>) =
+            schema.fields().iter().map(AsRef::as_ref).partition(|field| pictured(field));
+        let text = text.into_iter().map(|field| field.name().clone()).collect();
+        Ok(Self { images: images.into_iter().map(Images::of).collect(), text, media: Vec::new() })
+    }
+}
+
+impl Images {
+    fn of(field: &Field) -> Self {
+        let has_paths = match field.data_type() {
+            DataType::List(item) => item_has_path(item.data_type()),
+            other => item_has_path(other),
+        };
+        Self { name: field.name().clone(), has_paths }
     }
 }
 

@@ -11,20 +11,21 @@ mod compact;
 mod delta;
 mod pages;
 mod room;
+mod rows;
 mod table;
 mod thrift;
+mod windows;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use basic_models::outside::file_limits;
-use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use self::cache::{Cache, Key};
-use self::room::Room;
-use self::table::{Failure, Table};
+use self::columns::Columns;
+pub use self::rows::ParquetRows;
+use self::table::Table;
+use self::windows::Windows;
 use super::export::{ExportError, Named, Sharding, TableWriter, Writer};
 use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
@@ -34,20 +35,12 @@ use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
 
-/// The windows that are decoded at the same time may take this fraction (one part in `SHARE`) of a file's budget
-/// together, plus one window beyond it.
-const SHARE: u64 = 2;
-
 /// A data set in Parquet files.
 #[derive(Debug)]
 pub struct ParquetData {
-    files: Vec<Table>,
-    /// The index of each file's first row.
-    firsts: Vec<usize>,
+    windows: Windows,
     len: usize,
     root: ImageRoot,
-    cache: Cache,
-    room: Arc<Room>,
 }
 
 /// Parquet files as a format.
@@ -94,25 +87,16 @@ impl ParquetData {
     /// [`DataError`] that names the file that is truncated, not Parquet, without a column of text, or with a column of
     /// a type that holds neither images nor turns; also if no file has a row.
     pub fn open(files: &[PathBuf], root: Option<&Path>, limit: Option<usize>) -> Result<Self, DataError> {
-        let room = Arc::new(Room::new(file_limits().bytes / SHARE));
-        let files: Vec<Table> = files.par_iter().map(|path| Table::open(path, &room)).collect::<Result<_, _>>()?;
-        let mut firsts = Vec::with_capacity(files.len());
-        let mut len = 0;
-        for file in &files {
-            firsts.push(len);
-            len = file.rows().saturating_add(len);
-        }
-        let first = files.first().map_or(Path::new(""), |file| &file.path);
-        if len == 0 {
-            return Err(DataError::Empty(first.into()));
-        }
-        let root = ImageRoot::of(root, first)?;
-        Ok(Self { files, firsts, len: len.min(limit.unwrap_or(usize::MAX)), root, cache: Cache::default(), room })
+        let windows = Windows::open(files, Columns::of)?;
+        let first = windows.files.first().map(|file| file.path.clone());
+        let root = ImageRoot::of(root, first.as_deref().unwrap_or(Path::new("")))?;
+        let len = windows.len.min(limit.unwrap_or(usize::MAX));
+        Ok(Self { windows, len, root })
     }
 
     /// The Parquet files.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.path.to_path_buf()).collect()
+        self.windows.paths()
     }
 
     /// The folder that image paths are relative to.
@@ -121,33 +105,8 @@ impl ParquetData {
     }
 
     fn read(&self, index: usize, outline: bool) -> Result<Sample, DataError> {
-        let number = self.firsts.partition_point(|first| *first <= index) - 1;
-        let table = &self.files[number];
-        let row = index - self.firsts[number];
-        let group = table.groups.partition_point(|first| *first <= row) - 1;
-        let (leaves, unread) = table.leaves(group, outline);
-        let within = row - table.groups[group];
-        let window_rows = table.window_rows(group, &leaves);
-        let key = Key { file: number, group, window: within / window_rows, outline };
-        let decode = || table.decode(&self.room, &key, window_rows, &leaves);
-        let batches = self.cache.get(key, decode).map_err(|reason| {
-            let reason = match reason {
-                Failure::Damaged(reason) => {
-                    format!("row group {group} cannot be read: {reason}: is the file damaged?")
-                }
-                Failure::Costly(over) => format!("row group {group} cannot be read: {}", over.reason()),
-            };
-            Fault::Reason(reason).at(&table.path, &row.to_string())
-        })?;
-        let mut left = within % window_rows;
-        for batch in batches.iter() {
-            if left < batch.num_rows() {
-                return self.row(table, row, (batch, left), &unread);
-            }
-            left -= batch.num_rows();
-        }
-        let reason = format!("row group {group} has fewer rows than the file's footer says: is the file damaged?");
-        Err(Fault::Reason(reason).at(&table.path, &row.to_string()))
+        let found = self.windows.find(index, outline)?;
+        self.row(found.table, found.row, found.batch(), &found.unread)
     }
 
     /// The sample in a row of a batch.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::ArrowError;
+use arrow_schema::{ArrowError, Schema};
 use basic_models::outside::{self, Budget, OverBudget, file_limits};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection, RowSelector,
@@ -49,7 +49,12 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub fn open(path: &Path, room: &Arc<Room>) -> Result<Self, DataError> {
+    /// Reads the footer; `choose` chooses the columns that are read.
+    pub fn open(
+        path: &Path,
+        room: &Arc<Room>,
+        choose: fn(&Schema) -> Result<Columns, String>,
+    ) -> Result<Self, DataError> {
         let set = |reason: String| DataError::Set { path: path.into(), reason };
         let file = File::open(path).map_err(|source| DataError::Io { path: path.into(), source })?;
         let io = |source| DataError::Io { path: path.into(), source };
@@ -73,7 +78,7 @@ impl Table {
             Failure::Damaged(reason) => set(format!("is no Parquet file, or a damaged one: {reason}")),
             Failure::Costly(over) => set(format!("its footer {}", over.reason())),
         })?;
-        let columns = Columns::of(metadata.schema()).map_err(set)?;
+        let columns = choose(metadata.schema()).map_err(set)?;
         let mut groups = vec![0usize];
         for (number, group) in metadata.metadata().row_groups().iter().enumerate() {
             let rows = group.num_rows();

@@ -120,7 +120,7 @@ fn windows_of_a_large_row_group_hold_the_right_rows() {
     let image = structure(&[("bytes", bytes(&rows)), ("path", text(&[None; 40]))]);
     let path = written(&dir.path().join("a.parquet"), &[("image", Arc::new(image)), ("text", text(&captions))], 100);
     let data = open(&path).unwrap();
-    assert!(data.files[0].window_rows(0, &data.files[0].leaves(0, false).0) < 40);
+    assert!(data.windows.files[0].window_rows(0, &data.windows.files[0].leaves(0, false).0) < 40);
     for index in [39, 0, 13, 14, 27, 26, 1] {
         let sample = data.sample(index).unwrap();
         assert_eq!(sample.messages[1].content, format!("caption {index}"));
@@ -128,7 +128,7 @@ fn windows_of_a_large_row_group_hold_the_right_rows() {
         let outline = data.outline(index).unwrap();
         assert_eq!((outline.images.len(), outline.images[0].bytes().unwrap().len()), (1, 0));
     }
-    assert!(data.files[0].leaves(0, true).1[0], "an outline leaves heavy images out");
+    assert!(data.windows.files[0].leaves(0, true).1[0], "an outline leaves heavy images out");
 }
 
 #[test]
@@ -272,9 +272,9 @@ fn packed(path: &Path, values: &[&str], properties: parquet::file::properties::W
 /// The error of decoding all of a table with a budget of ten megabytes.
 fn within_ten_megabytes(path: &PathBuf) -> String {
     let data = open(path).unwrap();
-    let table = &data.files[0];
+    let table = &data.windows.files[0];
     let limits = basic_models::outside::FileLimits { bytes: 10 << 20, time: std::time::Duration::from_secs(60) };
-    let room = Arc::new(super::Room::new(10 << 20));
+    let room = Arc::new(super::room::Room::new(10 << 20));
     let budget = basic_models::outside::Budget::within(path, limits);
     let budget = Arc::new(super::room::Purse::new(budget, room));
     let file = Arc::new(super::pages::Bounded::new(File::open(path).unwrap(), budget).unwrap());
@@ -313,10 +313,11 @@ fn a_page_that_becomes_large_is_refused_and_a_dictionary_is_not_repeated() {
     let many = vec![value.as_str(); 300];
     let data =
         open(&packed(&path, &many, WriterProperties::builder().set_dictionary_page_size_limit(4 << 20))).unwrap();
-    let table = &data.files[0];
+    let table = &data.windows.files[0];
     let (leaves, _) = table.leaves(0, false);
-    let key = super::Key { file: 0, group: 0, window: 0, outline: false };
-    let batches = table.decode(&data.room, &key, table.window_rows(0, &leaves), &leaves).unwrap();
+    let key = super::cache::Key { file: 0, group: 0, window: 0, outline: false };
+    let room = Arc::new(super::room::Room::new(1 << 30));
+    let batches = table.decode(&room, &key, table.window_rows(0, &leaves), &leaves).unwrap();
     let bytes: usize = batches.iter().map(|batch| batch.get_array_memory_size()).sum();
     assert!(bytes < 16 << 20, "{bytes}");
 
@@ -376,7 +377,7 @@ fn windows_that_are_large_are_not_kept_beside_each_other() {
     let data = open(&packed(&path, &[&row, &row, &row, &row, &row], zstd)).unwrap();
     for row in 0..5 {
         assert!(data.sample(row).unwrap_err().to_string().contains("16 MiB of text"));
-        assert!(data.cache.kept() <= 256 << 20, "{}", data.cache.kept());
+        assert!(data.windows.cache.kept() <= 256 << 20, "{}", data.windows.cache.kept());
     }
-    assert!(data.cache.kept() > 0);
+    assert!(data.windows.cache.kept() > 0);
 }

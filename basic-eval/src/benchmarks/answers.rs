@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use basic_models::atomic_file::write_atomically;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,23 +14,63 @@ use super::question_files::id;
 use super::score_record::forget;
 use super::{Asked, BenchmarkError};
 
+/// What is stored for each question.
+pub trait Stored: Serialize + DeserializeOwned + Clone + Send {
+    /// The name of the file.
+    const FILE: &'static str;
+    /// The name of the file beside it that says how its lines were made.
+    const MADE: &'static str;
+}
+
+/// A generated answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Said {
+    /// The answer.
+    pub text: String,
+}
+
+impl Stored for Said {
+    const FILE: &'static str = "answers.jsonl";
+    const MADE: &'static str = "made.txt";
+}
+
+/// The likelihoods of a question's options.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Likelihoods {
+    /// The log-likelihood of each option, in nats.
+    pub log_likelihoods: Vec<f64>,
+}
+
+impl Stored for Likelihoods {
+    const FILE: &'static str = "likelihoods.jsonl";
+    const MADE: &'static str = "likelihoods.txt";
+}
+
 /// A line of the file, with the keys of LLaVA's answer files.
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct Line<T> {
     question_id: Value,
     prompt: String,
-    text: String,
+    #[serde(flatten)]
+    stored: T,
 }
 
-/// The answers of one benchmark, in `answers.jsonl`; `made.txt` beside it says how they were made.
+/// What a model gave for the questions of one benchmark, in a file that grows; another file beside it says how it was
+/// made.
 #[derive(Debug)]
-pub struct Answers {
+pub struct Store<T> {
     path: PathBuf,
     file: File,
-    held: HashMap<(String, String), String>,
+    held: HashMap<(String, String), T>,
 }
 
-impl Answers {
+/// The generated answers of one benchmark, in `answers.jsonl`; `made.txt` beside it says how they were made.
+pub type Answers = Store<Said>;
+
+/// The likelihoods of the options of one benchmark's questions, in `likelihoods.jsonl`.
+pub type Rankings = Store<Likelihoods>;
+
+impl<T: Stored> Store<T> {
     /// Opens the answers to `asked` in the folder `dir`, which is created if needed. `made` describes the checkpoint
     /// and the settings; stored answers must have been made in the same way. An incomplete last line is dropped; with
     /// `fresh`, all answers are. If answers are missing, the scores of an earlier evaluation are deleted.
@@ -38,7 +79,7 @@ impl Answers {
     ///
     /// [`BenchmarkError`] if a line answers none of `asked`, or if the stored answers were made in another way.
     pub fn open(dir: &Path, asked: &[Asked], made: &str, fresh: bool) -> Result<Self, BenchmarkError> {
-        let (path, note) = (dir.join("answers.jsonl"), dir.join("made.txt"));
+        let (path, note) = (dir.join(T::FILE), dir.join(T::MADE));
         std::fs::create_dir_all(dir).map_err(BenchmarkError::io(dir))?;
         let mut old = if fresh { None } else { read_if_there(&path)? }.unwrap_or_default();
         // An incomplete line may end within a UTF-8 character, so it is cut off before decoding.
@@ -61,13 +102,13 @@ impl Answers {
         for (index, line) in text.lines().enumerate() {
             let wrong =
                 |e| BenchmarkError::line(&path, index + 1, format!("no answer: {e}: give --fresh to begin anew"));
-            let line: Line = serde_json::from_str(line).map_err(wrong)?;
+            let line: Line<T> = serde_json::from_str(line).map_err(wrong)?;
             let key = (id(&line.question_id), line.prompt);
             if !known.contains(&key) {
                 let problem = format!("answers question {}, which is not asked: give --fresh to begin anew", key.0);
                 return Err(BenchmarkError::line(&path, index + 1, problem));
             }
-            held.insert(key, line.text);
+            held.insert(key, line.stored);
         }
         if held.len() < known.len() {
             forget(dir)?;
@@ -101,35 +142,47 @@ impl Answers {
     /// # Errors
     ///
     /// [`BenchmarkError`] that names the file, and the question if one has no answer.
-    pub fn finish(self, asked: &[Asked]) -> Result<Vec<String>, BenchmarkError> {
-        let (mut lines, mut texts) = (String::new(), Vec::with_capacity(asked.len()));
+    pub fn finish(self, asked: &[Asked]) -> Result<Vec<T>, BenchmarkError> {
+        let (mut lines, mut all) = (String::new(), Vec::with_capacity(asked.len()));
         for question in asked {
             let missing =
                 || BenchmarkError::entry(&self.path, format!("question {}", id(&question.id)), "has no answer");
-            let text = self.held.get(&key(question)).ok_or_else(missing)?;
-            lines += &self.line(question, text)?;
-            texts.push(text.clone());
+            let stored = self.held.get(&key(question)).ok_or_else(missing)?;
+            lines += &self.line(question, stored)?;
+            all.push(stored.clone());
         }
         write_atomically(&self.path, lines.as_bytes()).map_err(BenchmarkError::io(&self.path))?;
-        Ok(texts)
+        Ok(all)
     }
 
     /// Appends the answers to those questions of `batch` that have none yet, in one write.
-    pub(super) fn add(&mut self, batch: &[&Asked], texts: Vec<String>) -> Result<(), BenchmarkError> {
+    pub(super) fn add(&mut self, batch: &[&Asked], made: Vec<T>) -> Result<(), BenchmarkError> {
         let mut lines = String::new();
-        for (question, text) in batch.iter().zip(texts) {
+        for (question, stored) in batch.iter().zip(made) {
             if !self.holds(question) {
-                lines += &self.line(question, &text)?;
-                self.held.insert(key(question), text);
+                lines += &self.line(question, &stored)?;
+                self.held.insert(key(question), stored);
             }
         }
         self.file.write_all(lines.as_bytes()).map_err(BenchmarkError::io(&self.path))
     }
 
-    fn line(&self, question: &Asked, text: &str) -> Result<String, BenchmarkError> {
-        let line = Line { question_id: question.id.clone(), prompt: question.prompt.clone(), text: text.into() };
+    fn line(&self, question: &Asked, stored: &T) -> Result<String, BenchmarkError> {
+        let (question_id, prompt) = (question.id.clone(), question.prompt.clone());
+        let line = Line { question_id, prompt, stored: stored.clone() };
         let wrong = |e| BenchmarkError::entry(&self.path, format!("question {}", line.question_id), e);
         Ok(serde_json::to_string(&line).map_err(wrong)? + "\n")
+    }
+}
+
+impl Answers {
+    /// Returns the texts of the answers in the order of `asked`, as [`Store::finish`] does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::finish`].
+    pub fn texts(self, asked: &[Asked]) -> Result<Vec<String>, BenchmarkError> {
+        Ok(self.finish(asked)?.into_iter().map(|said| said.text).collect())
     }
 }
 
@@ -154,12 +207,16 @@ mod tests {
         ids.iter().map(|id| Asked { id: (*id).into(), prompt: format!("q{id}"), image: None }).collect()
     }
 
+    fn said(texts: &[&str]) -> Vec<Said> {
+        texts.iter().map(|text| Said { text: (*text).into() }).collect()
+    }
+
     #[test]
     fn a_torn_line_is_dropped_and_its_question_asked_again() {
         let dir = tempfile::tempdir().unwrap();
         let questions = asked(&[1, 2]);
         let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
-        answers.add(&[&questions[0]], vec!["one".into()]).unwrap();
+        answers.add(&[&questions[0]], said(&["one"])).unwrap();
         let path = answers.path().to_path_buf();
         let whole = std::fs::read_to_string(&path).unwrap();
         let torn = [whole.as_bytes(), b"{\"question_id\":2,\"prompt\":\"\xe8\xaf"].concat();
@@ -167,9 +224,9 @@ mod tests {
         let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
         assert_eq!((answers.count(), answers.holds(&questions[0]), answers.holds(&questions[1])), (1, true, false));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
-        answers.add(&[&questions[1]], vec!["two".into()]).unwrap();
+        answers.add(&[&questions[1]], said(&["two"])).unwrap();
         let answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
-        assert_eq!(answers.finish(&questions).unwrap(), ["one", "two"]);
+        assert_eq!(answers.texts(&questions).unwrap(), ["one", "two"]);
     }
 
     #[test]
@@ -177,11 +234,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let questions = asked(&[1, 2, 1]);
         let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
-        answers.add(&[&questions[1], &questions[0]], vec!["two".into(), "one".into()]).unwrap();
-        answers.add(&[&questions[0]], vec!["other".into()]).unwrap();
+        answers.add(&[&questions[1], &questions[0]], said(&["two", "one"])).unwrap();
+        answers.add(&[&questions[0]], said(&["other"])).unwrap();
         let path = answers.path().to_path_buf();
-        assert_eq!(answers.finish(&questions).unwrap(), ["one", "two", "one"], "asked twice, answered twice");
-        let ids: Vec<Line> =
+        assert_eq!(answers.texts(&questions).unwrap(), ["one", "two", "one"], "asked twice, answered twice");
+        let ids: Vec<Line<Said>> =
             std::fs::read_to_string(&path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(ids.iter().map(|line| line.question_id.clone()).collect::<Vec<_>>(), [1, 2, 1]);
         let scores = dir.path().join("judged.jsonl");
@@ -199,7 +256,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let questions = asked(&[1, 2]);
         let mut answers = Answers::open(dir.path(), &questions, "now", false).unwrap();
-        answers.add(&[&questions[1]], vec!["two".into()]).unwrap();
+        answers.add(&[&questions[1]], said(&["two"])).unwrap();
         let error = Answers::open(dir.path(), &asked(&[1]), "now", false).unwrap_err().to_string();
         assert!(error.contains("answers.jsonl:1: answers question 2"), "{error}");
         let error = Answers::open(dir.path(), &questions, "later", false).unwrap_err().to_string();

@@ -72,9 +72,21 @@ pub enum BenchmarkError {
         /// Names the image and says what to do.
         source: ImageNameError,
     },
-    /// The folder of images could not be opened.
+    /// The stored likelihoods do not belong to the question's options.
+    #[error(
+        "likelihoods.jsonl: question {question} has {found} likelihoods, but {options} options: give --fresh to begin anew"
+    )]
+    Rankings {
+        /// The question.
+        question: String,
+        /// How many likelihoods there are.
+        found: usize,
+        /// How many options there are.
+        options: usize,
+    },
+    /// The folder of images or a table could not be opened.
     #[error(transparent)]
-    Folder(#[from] DataError),
+    Data(#[from] DataError),
     /// A device's thread could not be started.
     #[error("the thread of device {rank} could not be started: {source}")]
     Thread {

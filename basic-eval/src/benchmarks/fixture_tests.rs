@@ -12,24 +12,24 @@ fn fixture() -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().unwrap()
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-fn texts(value: &Value) -> Vec<String> {
+pub(super) fn texts(value: &Value) -> Vec<String> {
     list(value).iter().map(|entry| text(entry).to_string()).collect()
 }
 
 #[track_caller]
-fn near(ours: f64, theirs: &Value, what: &str) {
+pub(super) fn near(ours: f64, theirs: &Value, what: &str) {
     assert!((ours - theirs.as_f64().unwrap()).abs() < 1e-9, "{what}: {ours} is not {theirs}");
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 

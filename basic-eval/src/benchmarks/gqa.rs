@@ -46,7 +46,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
         score: f64::from(u8::from(correct(answer, &answers_of[i]))),
         expected: answers_of[i].clone(),
         category: Some(kinds[i].clone()),
-        yes: None,
+        ..Mark::default()
     }))
 }
 

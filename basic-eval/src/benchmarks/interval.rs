@@ -17,6 +17,9 @@ pub struct Metric {
     pub high: f64,
     /// How many questions it covers.
     pub questions: usize,
+    /// The points that a score of 1 stands for, if the benchmark counts points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub points: Option<f64>,
 }
 
 impl Metric {
@@ -26,7 +29,7 @@ impl Metric {
         let all: Vec<usize> = (0..questions).collect();
         let value = statistic(&all);
         let (low, high) = bootstrap(questions, statistic).unwrap_or((value, value));
-        Self { name: name.into(), value, low, high, questions }
+        Self { name: name.into(), value, low, high, questions, points: None }
     }
 
     /// The mean of `credits`, the score of each question.

@@ -1,18 +1,16 @@
 //! MMBench in English and Chinese: a question is right only if it is answered right in every rotation of its options.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use basic_data::ImageSource;
 use basic_models::atomic_file::write_atomically;
-use basic_models::outside::{self, Budget};
 
 use super::benchmark_folders::Root;
+use super::multiple_choice::{MultipleChoice, letter, prompt};
 use super::options;
 use super::question_files::{LETTER, unique};
-use super::{Asked, Benchmark, BenchmarkError, Judged, Task};
+use super::sheet::{Sheet, is_missing};
+use super::{Asked, Benchmark, BenchmarkError, Grouping, Judged, Task};
 
 pub(super) const ENGLISH: Benchmark = Benchmark {
     name: "mmbench",
@@ -27,135 +25,54 @@ pub(super) const CHINESE: Benchmark = Benchmark {
 
 /// The rotations of a question have its index plus multiples of this number.
 const ROTATION: u64 = 1_000_000;
-/// The cells that pandas, and so the official scripts, read as missing.
-const MISSING: [&str; 18] = [
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-    "NULL", "NaN", "None", "n/a", "nan",
-];
 /// The columns that LLaVA's script drops from the submission.
 const LEFT_OUT: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
 /// The index of the column where LLaVA's script puts the predictions.
 const PREDICTION: usize = 6;
 
-/// A tab-separated table of MMBench.
-struct Table {
-    path: PathBuf,
-    columns: Vec<String>,
-    rows: Vec<Vec<String>>,
-}
+const NEED: &str = "it comes from download.openmmlab.com/mmclassification/datasets/mmbench";
+
+/// MMBench's table.
+struct Table(Sheet);
 
 impl Table {
     fn open(path: &Path) -> Result<Self, BenchmarkError> {
-        if !path.is_file() {
-            let need = "it comes from download.openmmlab.com/mmclassification/datasets/mmbench".into();
-            return Err(BenchmarkError::Missing { path: path.into(), need });
-        }
-        let wrong = |e: csv::Error| {
-            let entry = e.position().map_or("the table".into(), |place| format!("line {}", place.line()));
-            BenchmarkError::entry(path, entry, format!("not a table of tabs: {e}"))
-        };
-        let io = |source| BenchmarkError::Io { path: path.into(), source };
-        let bytes = outside::read(path).map_err(io)?;
-        let budget = Budget::of(path);
-        let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(&bytes[..]);
-        let columns = reader.headers().map_err(wrong)?.iter().map(String::from).collect();
-        let rows = reader.records().map(|row| {
-            let row = row.map_err(wrong)?;
-            // Each cell becomes a String of its own, whose size counts even if the cell is short.
-            let cells = (row.len() * size_of::<String>()) as u64;
-            budget.take(cells.saturating_add(row.as_slice().len() as u64)).map_err(|over| io(over.into()))?;
-            Ok(row.iter().map(String::from).collect())
-        });
-        let table = Self { path: path.into(), columns, rows: rows.collect::<Result<_, BenchmarkError>>()? };
-        for column in ["index", "question", "image", "A", "B"] {
-            if table.column(column).is_none() {
-                return Err(BenchmarkError::entry(path, format!("column {column:?}"), "is not there"));
-            }
-        }
-        match table.rows.is_empty() {
-            true => Err(BenchmarkError::entry(path, "the table", "holds no question")),
-            false => Ok(table),
-        }
-    }
-
-    fn column(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|column| column == name)
-    }
-
-    /// The text of a cell; `None` if the cell is missing or empty.
-    fn cell(&self, row: usize, column: &str) -> Option<&str> {
-        let cell = self.rows[row].get(self.column(column)?)?;
-        (!MISSING.contains(&cell.as_str()) && cell != "null").then_some(cell)
+        Sheet::open(path, NEED, &["index", "question", "image", "A", "B"]).map(Self)
     }
 
     fn index(&self, row: usize) -> Result<u64, BenchmarkError> {
-        let cell = self.cell(row, "index").unwrap_or_default();
-        let wrong = |_| BenchmarkError::entry(&self.path, format!("row {}", row + 1), format!("{cell:?} is no index"));
+        let cell = self.0.cell(row, "index").unwrap_or_default();
+        let wrong =
+            |_| BenchmarkError::entry(&self.0.path, format!("row {}", row + 1), format!("{cell:?} is no index"));
         cell.parse().map_err(wrong)
     }
 
     fn choices(&self, row: usize) -> Vec<(char, String)> {
-        ('A'..='Z').filter_map(|c| Some((c, self.cell(row, &c.to_string())?.to_string()))).collect()
+        ('A'..='Z').filter_map(|c| Some((c, self.0.cell(row, &c.to_string())?.to_string()))).collect()
     }
 
-    /// The prompt: the hint, the question, the options A to D up to the first missing one, and the request.
-    fn prompt(&self, row: usize, request: &str) -> String {
-        let question = self.cell(row, "question").unwrap_or_default();
-        let hint = self.cell(row, "hint").filter(|hint| !["nan", "none"].contains(&hint.to_lowercase().as_str()));
-        let mut lines: Vec<String> = hint.into_iter().chain([question]).map(String::from).collect();
-        for letter in ["A", "B", "C", "D"] {
-            let option = self.cell(row, letter).filter(|text| !["nan", "none"].contains(&text.to_lowercase().as_str()));
-            let Some(option) = option else { break };
-            lines.push(format!("{letter}. {option}"));
-        }
-        lines.push(request.into());
-        lines.join("\n")
+    /// The question after its hint.
+    fn question(&self, row: usize) -> String {
+        let question = self.0.cell(row, "question").unwrap_or_default();
+        let hint = self.0.cell(row, "hint").filter(|hint| !["nan", "none"].contains(&hint.to_lowercase().as_str()));
+        hint.into_iter().chain([question]).collect::<Vec<_>>().join("\n")
     }
 
-    /// The image of each row. A cell holds the image, or the index of another row that holds it.
-    fn images(&self) -> Result<Vec<ImageSource>, BenchmarkError> {
-        let wrong =
-            |index: u64, problem: String| BenchmarkError::entry(&self.path, format!("question {index}"), problem);
-        let (mut places, mut own) = (HashMap::new(), Vec::with_capacity(self.rows.len()));
-        for row in 0..self.rows.len() {
-            let index = self.index(row)?;
-            places.insert(index, row);
-            let Some(text) = self.cell(row, "image").map(str::trim).filter(|text| !text.is_empty()) else {
-                return Err(wrong(index, "has no image".into()));
-            };
-            own.push(match reference(text) {
-                Some(of) => Cell::Of(index, of),
-                None => {
-                    let bytes = STANDARD.decode(text);
-                    let bytes = bytes.map_err(|e| {
-                        let cell = outside::excerpt(text);
-                        wrong(
-                            index,
-                            format!("its image is not base64: {e}, nor is it another question's index: {cell}"),
-                        )
-                    })?;
-                    Cell::Image(ImageSource::Bytes { name: self.path.join(index.to_string()), bytes: bytes.into() })
-                }
-            });
-        }
-        let found = own.iter().map(|cell| match cell {
-            Cell::Image(image) => Ok(image.clone()),
-            Cell::Of(index, of) => match of.parse().ok().and_then(|of: u64| places.get(&of)).map(|row| &own[*row]) {
-                Some(Cell::Image(image)) => Ok(image.clone()),
-                Some(Cell::Of(..)) => {
-                    Err(wrong(*index, format!("its image is that of question {of}, which holds no image itself")))
-                }
-                None => Err(wrong(*index, format!("its image is that of question {of}, which is not in the file"))),
-            },
-        });
-        found.collect()
+    /// The options A to D up to the first missing one, which are those that LLaVA's prompt has.
+    fn shown(&self, row: usize) -> Vec<(char, String)> {
+        let option = |letter: char| {
+            let text = self.0.cell(row, &letter.to_string())?;
+            (!["nan", "none"].contains(&text.to_lowercase().as_str())).then(|| (letter, text.to_string()))
+        };
+        ('A'..='D').map_while(option).collect()
     }
 
     /// Writes the submission file for MMBench's server, as LLaVA's script does.
     fn submission(&self, answers: &[String], path: &Path) -> Result<PathBuf, BenchmarkError> {
         let wrong = |e: rust_xlsxwriter::XlsxError| BenchmarkError::entry(path, "the submission", e);
+        let names = &self.0.columns;
         let mut columns: Vec<Option<usize>> =
-            (0..self.columns.len()).filter(|i| !LEFT_OUT.contains(&self.columns[*i].as_str())).map(Some).collect();
+            (0..names.len()).filter(|i| !LEFT_OUT.contains(&names[*i].as_str())).map(Some).collect();
         columns.insert(PREDICTION.min(columns.len()), None);
         let mut book = rust_xlsxwriter::Workbook::new();
         // A fixed creation time, so that the same answers give the same file.
@@ -163,12 +80,12 @@ impl Table {
         book.set_properties(&rust_xlsxwriter::DocProperties::new().set_creation_datetime(&created));
         let sheet = book.add_worksheet();
         for (x, column) in (0u16..).zip(&columns) {
-            let name = column.map_or("prediction", |i| self.columns[i].as_str());
+            let name = column.map_or("prediction", |i| names[i].as_str());
             sheet.write_string(0, x, name).map_err(wrong)?;
-            for (y, (row, answer)) in (1u32..).zip(self.rows.iter().zip(answers)) {
+            for (y, (row, answer)) in (1u32..).zip(self.0.rows.iter().zip(answers)) {
                 let cell = column.map_or(answer, |i| &row[i]);
                 // pandas writes missing values as empty cells.
-                if column.is_some() && MISSING.contains(&cell.as_str()) {
+                if column.is_some() && is_missing(cell) {
                     continue;
                 }
                 match cell.parse::<u32>() {
@@ -181,24 +98,6 @@ impl Table {
         write_atomically(path, &bytes).map_err(BenchmarkError::io(path))?;
         Ok(path.to_path_buf())
     }
-}
-
-/// The content of a cell of the column "image".
-enum Cell {
-    Image(ImageSource),
-    /// The question's own index, and the index of the question that holds its image.
-    Of(u64, String),
-}
-
-/// An index has at most this many digits; a base64-encoded image is longer.
-const SHORT: usize = 64;
-
-/// The index that a cell holds in place of an image, as in VLMEvalKit's tables where questions share an image.
-fn reference(cell: &str) -> Option<String> {
-    // pandas writes integers as floats if their column has missing values.
-    let digits = cell.strip_suffix(".0").unwrap_or(cell);
-    let whole = !digits.is_empty() && digits.len() <= SHORT && digits.bytes().all(|byte| byte.is_ascii_digit());
-    whole.then(|| digits.into())
 }
 
 /// One rotation of a question, as far as scoring needs it.
@@ -227,23 +126,36 @@ pub(super) fn circular(rows: &[MmbenchRow], answers: &[String]) -> Vec<(u64, boo
 
 fn read(root: &Root, name: &str, request: &str) -> Result<Task, BenchmarkError> {
     let table = Table::open(&root.join(format!("{name}.tsv")))?;
-    let (mut asked, mut rows) = (Vec::new(), Vec::new());
-    for (row, image) in table.images()?.into_iter().enumerate() {
+    let (mut asked, mut rows, mut ranked) = (Vec::new(), Vec::new(), Vec::new());
+    for row in 0..table.0.rows.len() {
         let index = table.index(row)?;
-        asked.push(Asked { id: index.into(), prompt: table.prompt(row, request), image: Some(image) });
-        let text = |column| table.cell(row, column).unwrap_or_default().to_string();
-        rows.push(MmbenchRow {
-            index,
-            choices: table.choices(row),
-            answer: text("answer"),
-            category: text("category"),
-        });
+        let Some(image) = table.0.image(row) else {
+            return Err(BenchmarkError::entry(&table.0.path, format!("question {index}"), "has no image"));
+        };
+        let (question, shown) = (table.question(row), table.shown(row));
+        let text = |column| table.0.cell(row, column).unwrap_or_default().to_string();
+        let answer = text("answer");
+        let one = MultipleChoice {
+            id: index.into(),
+            prompt: prompt(&question, &shown, request),
+            question,
+            image: Some(image),
+            answer: letter(&answer, &shown).unwrap_or('?'),
+            options: shown,
+            category: None,
+            grouping: Grouping::default(),
+        };
+        // Ranking does not depend on the order of the options, so that the rotations need none of their own.
+        ranked.push(one.options().filter(|_| index < ROTATION));
+        asked.push(Asked { id: one.id, prompt: one.prompt, image: one.image });
+        rows.push(MmbenchRow { index, choices: table.choices(row), answer, category: text("category") });
     }
-    unique(&table.path, asked.iter().map(|asked| asked.id.to_string()))?;
+    unique(&table.0.path, asked.iter().map(|asked| asked.id.to_string()))?;
     // The test split's answers are hidden.
     let known = rows.iter().all(|row| !row.answer.is_empty());
     let file = format!("{}.xlsx", Path::new(name).file_name().unwrap_or_default().to_string_lossy());
-    let task = Task::new(asked).submitted(move |answers, out| table.submission(answers, &out.join(&file)));
+    let task =
+        Task::new(asked).ranked(ranked).submitted(move |answers, out| table.submission(answers, &out.join(&file)));
     if !known {
         return Ok(task);
     }
@@ -266,6 +178,8 @@ fn read(root: &Root, name: &str, request: &str) -> Result<Task, BenchmarkError> 
                 category: Some(category),
                 score: Some(f64::from(u8::from(right))),
                 yes: None,
+                grouping: Grouping::default(),
+                by_likelihood: None,
             }
         })
         .collect()
@@ -290,43 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn cells_keep_their_line_breaks_and_options_end_at_the_first_empty_one() {
+    fn options_end_at_the_first_empty_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.tsv");
         let text = "index\tquestion\thint\tA\tB\tC\tD\timage\n3\t\"Which?\nThis?\"\tnan\tone\ttwo\t\tfour\tAAAA\n";
         std::fs::write(&path, text).unwrap();
         let table = Table::open(&path).unwrap();
-        assert_eq!(table.prompt(0, "Go."), "Which?\nThis?\nA. one\nB. two\nGo.");
+        let shown = prompt(&table.question(0), &table.shown(0), "Go.");
+        assert_eq!(shown, "Which?\nThis?\nA. one\nB. two\nGo.");
         assert_eq!(table.choices(0).iter().map(|(c, _)| *c).collect::<String>(), "ABD");
-        std::fs::write(&path, "index\tquestion\tA\tB\timage\n3\tq\ta\tb\t???\n").unwrap();
-        let error = Table::open(&path).unwrap().images().unwrap_err().to_string();
-        assert!(error.contains("question 3") && error.contains("not base64"), "{error}");
-    }
-
-    #[test]
-    fn a_row_may_have_the_image_of_another_row() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.tsv");
-        let images = |cells: &[&str]| {
-            let rows = cells.iter().enumerate().map(|(i, cell)| format!("{}\tq\ta\tb\t{cell}\n", 7 + i));
-            std::fs::write(&path, format!("index\tquestion\tA\tB\timage\n{}", rows.collect::<String>())).unwrap();
-            Table::open(&path).unwrap().images().map_err(|error| error.to_string())
-        };
-        let bytes = |image: &ImageSource| match image {
-            ImageSource::Bytes { bytes, .. } => bytes.to_vec(),
-            other => panic!("{other:?}"),
-        };
-        let found = images(&["9", "QUFB", "QkJC", "8", "9.0", "MTIz"]).unwrap();
-        assert_eq!(found.iter().map(bytes).collect::<Vec<_>>(), [b"BBB", b"AAA", b"BBB", b"AAA", b"BBB", b"123"]);
-        for (cells, mention) in [
-            (&["QUFB", "9", "8"][..], "question 8: its image is that of question 9, which holds no image itself"),
-            (&["7"], "question 7: its image is that of question 7, which holds no image itself"),
-            (&["QUFB", "12"], "question 8: its image is that of question 12, which is not in the file"),
-            (&["99999999999999999999999"], "which is not in the file"),
-            (&["QUFB", "nan"], "question 8: has no image"),
-        ] {
-            let error = images(cells).unwrap_err();
-            assert!(error.contains(mention), "{error}");
-        }
     }
 }

@@ -6,21 +6,43 @@
 //! [`respond`] generates the missing ones on one device or several, [`Task::judge`] scores them, [`Task::submit`]
 //! writes a submission file, and [`ScoreRecord`] stores the scores beside the answers.
 
+mod ai2d;
 mod answers;
+mod asked_image;
 mod benchmark_folders;
+mod chartqa;
+mod cv_bench;
+mod docvqa;
 mod error;
 mod gqa;
+mod grouping;
+mod hallusion_bench;
 mod interval;
 mod judged;
+mod llava_bench;
+mod measure;
 mod mmbench;
+mod mme;
+mod mmmu;
+pub mod mmmu_answers;
+mod mmstar;
 mod mmvet;
+mod mmvp;
+mod multiple_choice;
 pub mod normalize;
 pub mod options;
 mod pope;
+mod python_list;
+mod python_text;
 mod question_files;
+mod rank;
+mod realworldqa;
 mod respond;
+mod rows;
 mod scienceqa;
 mod score_record;
+mod seed_bench;
+mod sheet;
 mod textvqa;
 mod vizwiz;
 mod vizwiz_val;
@@ -30,23 +52,28 @@ mod vqav2_val;
 
 #[cfg(test)]
 mod fixture_tests;
+#[cfg(test)]
+mod fixture_tests_beyond_llava;
 
 use std::path::{Path, PathBuf};
 
-use basic_data::ImageSource;
 use serde_json::Value;
 
-pub use answers::Answers;
+pub use answers::{Answers, Likelihoods, Rankings, Said, Store};
+pub use asked_image::AskedImage;
 pub use error::BenchmarkError;
+pub use grouping::Grouping;
 pub use interval::Metric;
-pub use judged::{Judged, Kind, Measure, Outcome, measures, metrics};
+pub use judged::{ByLikelihood, Judged};
+pub use measure::{Kind, Measure, Outcome, measures, metrics};
+pub use rank::{check_options, rank};
 pub use respond::{check_prompts, respond};
 pub use score_record::{ScoreRecord, judged_file, record_file};
 
 use benchmark_folders::Root;
 
-/// Every benchmark, in the paper's order.
-pub const BENCHMARKS: [Benchmark; 11] = [
+/// Every benchmark: those of the paper in its order, then the others.
+pub const BENCHMARKS: [Benchmark; 24] = [
     vqav2::BENCHMARK,
     vqav2_val::BENCHMARK,
     gqa::BENCHMARK,
@@ -58,6 +85,19 @@ pub const BENCHMARKS: [Benchmark; 11] = [
     mmbench::CHINESE,
     mmvet::BENCHMARK,
     pope::BENCHMARK,
+    mmstar::BENCHMARK,
+    ai2d::BENCHMARK,
+    chartqa::BENCHMARK,
+    docvqa::VALIDATION,
+    docvqa::TEST,
+    mme::BENCHMARK,
+    seed_bench::BENCHMARK,
+    realworldqa::BENCHMARK,
+    mmmu::BENCHMARK,
+    mmvp::BENCHMARK,
+    cv_bench::BENCHMARK,
+    hallusion_bench::BENCHMARK,
+    llava_bench::BENCHMARK,
 ];
 
 /// A benchmark.
@@ -65,7 +105,7 @@ pub const BENCHMARKS: [Benchmark; 11] = [
 pub struct Benchmark {
     /// Its name on the command line.
     pub name: &'static str,
-    /// The most tokens of an answer, as in LLaVA's evaluation script for this benchmark.
+    /// The most tokens of an answer, as in LLaVA's evaluation script for this benchmark if there is one.
     pub max_new_tokens: usize,
     read: fn(&Root) -> Result<Task, BenchmarkError>,
 }
@@ -113,7 +153,18 @@ pub struct Asked {
     /// The prompt. The image goes before the text unless the prompt contains `<image>`.
     pub prompt: String,
     /// The image, if the question has one.
-    pub image: Option<ImageSource>,
+    pub image: Option<AskedImage>,
+}
+
+/// The options of a multiple-choice question, as they are ranked by their likelihood.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The question without its options.
+    pub text: String,
+    /// The texts of the options, at least two.
+    pub options: Vec<String>,
+    /// The index of the true answer.
+    pub answer: usize,
 }
 
 type Judge = Box<dyn Fn(&[Asked], &[String]) -> Vec<Judged>>;
@@ -123,6 +174,8 @@ type Submission = Box<dyn Fn(&[String], &Path) -> Result<PathBuf, BenchmarkError
 pub struct Task {
     /// The questions.
     pub questions: Vec<Asked>,
+    /// For each question its options, if it has any to rank; empty if no question has.
+    options: Vec<Option<Options>>,
     image_roots: Vec<PathBuf>,
     measure: Option<&'static str>,
     judge: Option<Judge>,
@@ -130,18 +183,21 @@ pub struct Task {
 }
 
 /// The score of one answer.
+#[derive(Default)]
 struct Mark {
     score: f64,
     expected: String,
     category: Option<String>,
     /// For yes-or-no questions: whether the answer was read as yes.
     yes: Option<bool>,
+    grouping: Grouping,
 }
 
 impl Task {
     /// A task without rules; [`Task::judged`] and [`Task::submitted`] add the rules for scoring and for submission.
     fn new(questions: Vec<Asked>) -> Self {
-        Self { questions, image_roots: Vec::new(), measure: None, judge: None, submission: None }
+        let (options, image_roots) = (Vec::new(), Vec::new());
+        Self { questions, options, image_roots, measure: None, judge: None, submission: None }
     }
 
     /// Adds a rule that scores all answers together; their mean score is called `measure`.
@@ -153,16 +209,26 @@ impl Task {
     fn marked(self, measure: &'static str, mark: impl Fn(usize, &str) -> Mark + 'static) -> Self {
         self.judged(measure, move |asked, answers| {
             let one = |(index, (asked, answer)): (usize, (&Asked, &String))| {
-                let Mark { score, expected, category, yes } = mark(index, answer);
+                let Mark { score, expected, category, yes, grouping } = mark(index, answer);
                 let judged = Judged::unscored(asked, answer);
-                Judged { score: Some(score), expected: Some(expected), category, yes, ..judged }
+                Judged { score: Some(score), expected: Some(expected), category, yes, grouping, ..judged }
             };
             asked.iter().zip(answers).enumerate().map(one).collect()
         })
     }
 
+    /// Adds the options that can be ranked by their likelihood, for each question those that it has.
+    fn ranked(self, options: Vec<Option<Options>>) -> Self {
+        Self { options, ..self }
+    }
+
     fn submitted(self, submission: impl Fn(&[String], &Path) -> Result<PathBuf, BenchmarkError> + 'static) -> Self {
         Self { submission: Some(Box::new(submission)), ..self }
+    }
+
+    /// The questions whose options can be ranked by their likelihood, with these; none if the benchmark has no options.
+    pub fn rankable(&self) -> impl Iterator<Item = (&Asked, &Options)> {
+        self.questions.iter().zip(&self.options).filter_map(|(asked, options)| Some((asked, options.as_ref()?)))
     }
 
     /// The folders that the images lie below, with symbolic links resolved.

@@ -72,6 +72,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
             expected: if is { "yes" } else { "no" }.into(),
             category: lines[i].category.clone(),
             yes: Some(said),
+            ..Mark::default()
         }
     }))
 }

@@ -4,18 +4,19 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use basic_data::VisionCache;
+use basic_data::{ImageSource, VisionCache};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 
-use super::answers::key;
+use super::answers::{Said, Store, Stored, key};
 use super::question_files::id;
 use super::{Answers, Asked, BenchmarkError};
 use crate::questions::{Answerer, EvalOptions, Prompts};
 
 /// The stack size of a device's thread in bytes, which is what the main thread usually has.
 const STACK: usize = 8 << 20;
-const CACHE_MIB: usize = 256;
+/// The size of each device's cache of patch features in MiB.
+pub(super) const CACHE_MIB: usize = 256;
 
 /// Generates the answers to those of `asked` that `answers` lacks, with one model per device. Each device takes the
 /// next unanswered batch, and the answers to a batch are stored as soon as they are generated. `progress` is called
@@ -36,32 +37,23 @@ pub fn respond(
     answers: &mut Answers,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<(), BenchmarkError> {
-    // Prompts of similar length share a batch, which needs less padding. A question that occurs twice is asked once.
-    let mut seen = HashSet::new();
-    let mut order: Vec<&Asked> = asked.iter().filter(|question| seen.insert(key(question))).collect();
-    order.sort_by_key(|question| question.prompt.len());
-    let batches = order.chunks(options.batch_size.max(1));
-    let open: Vec<&[&Asked]> = batches.filter(|batch| batch.iter().any(|asked| !answers.holds(asked))).collect();
-    progress(answers.count());
-    let shards = Shards { checkpoint, options, open, next: AtomicUsize::new(0), failed: AtomicBool::new(false) };
-    let answers = Mutex::new(answers);
-    if models.len() == 1 {
-        return models.iter().try_for_each(|model| shards.work(model, &answers, progress));
-    }
-    std::thread::scope(|scope| {
-        let mut threads = Vec::with_capacity(models.len());
-        for (rank, model) in models.into_iter().enumerate() {
-            let (shards, answers) = (&shards, &answers);
-            let named = std::thread::Builder::new().name(format!("shard {rank}")).stack_size(STACK);
-            let thread = named.spawn_scoped(scope, move || shards.work(&model, answers, progress));
-            threads.push(thread.map_err(|e| BenchmarkError::Thread { rank, source: e })?);
+    share(models, options.batch_size, asked, answers, progress, &|model, queue| {
+        let mut cache = VisionCache::new(CACHE_MIB);
+        let mut answerer = Answerer::new(model, checkpoint, options, &mut cache)?;
+        while let Some(batch) = queue.next() {
+            let images = images(batch)?;
+            let prompts = batch.iter().zip(&images);
+            let prompts = prompts.map(|(asked, image)| (id(&asked.id), asked.prompt.as_str(), image.as_ref()));
+            let texts = answerer.answer(&prompts.collect::<Vec<_>>())?;
+            queue.store(batch, texts.into_iter().map(|text| Said { text }).collect())?;
         }
-        let results: Vec<_> = threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect();
-        results.into_iter().collect()
+        Ok(())
     })
+}
+
+/// The images of questions; those in tables are read now.
+pub(super) fn images(asked: &[&Asked]) -> Result<Vec<Option<ImageSource>>, BenchmarkError> {
+    asked.iter().map(|asked| asked.image.as_ref().map(|image| image.source()).transpose()).collect()
 }
 
 /// Builds every prompt, so that a question that cannot be asked is reported before the weights are read.
@@ -74,47 +66,74 @@ pub fn check_prompts(checkpoint: &Checkpoint, options: &EvalOptions, asked: &[As
     Ok(Prompts::new(checkpoint, options)?.check(prompts)?)
 }
 
+/// Shares the batches of questions that `store` lacks among the models; `work` takes batches from its queue until there
+/// is none, and stores what it makes of each.
+pub(super) fn share<T: Stored>(
+    models: Vec<Llava>,
+    batch_size: usize,
+    asked: &[Asked],
+    store: &mut Store<T>,
+    progress: &(dyn Fn(usize) + Sync),
+    work: &(dyn Fn(&Llava, &Queue<'_, '_, T>) -> Result<(), BenchmarkError> + Sync),
+) -> Result<(), BenchmarkError> {
+    // Prompts of similar length share a batch, which needs less padding. A question that occurs twice is asked once.
+    let mut seen = HashSet::new();
+    let mut order: Vec<&Asked> = asked.iter().filter(|question| seen.insert(key(question))).collect();
+    order.sort_by_key(|question| question.prompt.len());
+    let batches = order.chunks(batch_size.max(1));
+    let open: Vec<&[&Asked]> = batches.filter(|batch| batch.iter().any(|asked| !store.holds(asked))).collect();
+    progress(store.count());
+    let next = AtomicUsize::new(0);
+    let queue = Queue { open, next, failed: AtomicBool::new(false), store: Mutex::new(store), progress };
+    let guarded = |model: &Llava| {
+        let result = work(model, &queue);
+        if result.is_err() {
+            queue.failed.store(true, Ordering::SeqCst);
+        }
+        result
+    };
+    if models.len() == 1 {
+        return models.iter().try_for_each(guarded);
+    }
+    std::thread::scope(|scope| {
+        let mut threads = Vec::with_capacity(models.len());
+        for (rank, model) in models.into_iter().enumerate() {
+            let guarded = &guarded;
+            let named = std::thread::Builder::new().name(format!("shard {rank}")).stack_size(STACK);
+            let thread = named.spawn_scoped(scope, move || guarded(&model));
+            threads.push(thread.map_err(|e| BenchmarkError::Thread { rank, source: e })?);
+        }
+        let results: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
+        results.into_iter().collect()
+    })
+}
+
 /// The batches that the devices share.
-struct Shards<'a> {
-    checkpoint: &'a Checkpoint,
-    options: &'a EvalOptions,
+pub(super) struct Queue<'a, 's, T> {
     open: Vec<&'a [&'a Asked]>,
     next: AtomicUsize,
     failed: AtomicBool,
+    store: Mutex<&'s mut Store<T>>,
+    progress: &'a (dyn Fn(usize) + Sync),
 }
 
-impl Shards<'_> {
-    /// Answers batches until none is left or another device has failed.
-    fn work(
-        &self,
-        model: &Llava,
-        answers: &Mutex<&mut Answers>,
-        progress: &(dyn Fn(usize) + Sync),
-    ) -> Result<(), BenchmarkError> {
-        let result = self.answer(model, answers, progress);
-        if result.is_err() {
-            self.failed.store(true, Ordering::SeqCst);
+impl<T: Stored> Queue<'_, '_, T> {
+    /// The next batch; `None` if there is none left, or if another device has failed.
+    pub fn next(&self) -> Option<&[&Asked]> {
+        if self.failed.load(Ordering::SeqCst) {
+            return None;
         }
-        result
+        self.open.get(self.next.fetch_add(1, Ordering::SeqCst)).copied()
     }
 
-    fn answer(
-        &self,
-        model: &Llava,
-        answers: &Mutex<&mut Answers>,
-        progress: &(dyn Fn(usize) + Sync),
-    ) -> Result<(), BenchmarkError> {
-        let mut cache = VisionCache::new(CACHE_MIB);
-        let mut answerer = Answerer::new(model, self.checkpoint, self.options, &mut cache)?;
-        while !self.failed.load(Ordering::SeqCst) {
-            let Some(batch) = self.open.get(self.next.fetch_add(1, Ordering::SeqCst)) else { break };
-            let prompts =
-                batch.iter().map(|question| (id(&question.id), question.prompt.as_str(), question.image.as_ref()));
-            let texts = answerer.answer(&prompts.collect::<Vec<_>>())?;
-            let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-            answers.add(batch, texts)?;
-            progress(answers.count());
-        }
+    /// Stores what was made of a batch.
+    pub fn store(&self, batch: &[&Asked], made: Vec<T>) -> Result<(), BenchmarkError> {
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.add(batch, made)?;
+        (self.progress)(store.count());
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::benchmark_folders::Root;
 use super::options::science_qa;
 use super::question_files::{EVAL_ZIP, LETTER, annotation, id, json, unique};
-use super::{Asked, Benchmark, BenchmarkError, Mark, Task};
+use super::{Asked, Benchmark, BenchmarkError, Mark, Options, Task};
 
 pub(super) const BENCHMARK: Benchmark = Benchmark { name: "scienceqa", max_new_tokens: 1024, read };
 
@@ -30,8 +30,22 @@ struct Turn {
 
 #[derive(Deserialize)]
 struct Problem {
+    #[serde(default)]
+    question: String,
+    #[serde(default)]
+    hint: String,
     choices: Vec<String>,
     answer: usize,
+}
+
+impl Problem {
+    /// The options that are ranked by their likelihood, after the context and the question.
+    fn options(&self) -> Option<Options> {
+        let lines = [self.hint.trim(), self.question.trim()].into_iter().filter(|line| !line.is_empty());
+        let text = lines.collect::<Vec<_>>().join("\n");
+        let fit = self.choices.len() > 1 && self.choices.iter().all(|choice| !choice.trim().is_empty());
+        (fit && !text.is_empty()).then(|| Options { text, options: self.choices.clone(), answer: self.answer })
+    }
 }
 
 fn read(root: &Root) -> Result<Task, BenchmarkError> {
@@ -45,7 +59,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let test = splits.get("test").ok_or_else(|| BenchmarkError::entry(&splits_file, "test", "no such split"))?;
     let test: std::collections::HashSet<&String> = test.iter().collect();
     let images = root.images(dir.join("images/test"))?;
-    let (mut asked, mut truths) = (Vec::new(), Vec::new());
+    let (mut asked, mut truths, mut ranked) = (Vec::new(), Vec::new(), Vec::new());
     for question in questions {
         let Some(name) = &question.image else { continue };
         let key = id(&question.id);
@@ -61,6 +75,7 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
             return Err(BenchmarkError::entry(&truth, format!("question {key}"), problem));
         }
         truths.push((problem.choices.len(), problem.answer));
+        ranked.push(problem.options());
         let path = images.file(name, &format!("question {key} of {}", file.display()))?;
         let text = turn.value.replace("<image>", "");
         let prompt = format!("<image>\n{}\n{LETTER}", text.trim());
@@ -69,13 +84,13 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
     if asked.is_empty() {
         return Err(BenchmarkError::entry(&file, "the file", "holds no test question with an image"));
     }
-    Ok(Task::new(asked).marked("IMG accuracy", move |i, answer| {
+    Ok(Task::new(asked).ranked(ranked).marked("IMG accuracy", move |i, answer| {
         let (choices, truth) = truths[i];
         Mark {
             score: f64::from(u8::from(science_qa(answer, choices) == Some(truth))),
             expected: char::from(b'A' + truth as u8).to_string(),
             category: None,
-            yes: None,
+            ..Mark::default()
         }
     }))
 }

@@ -55,6 +55,6 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
         score: vqa::vizwiz_accuracy(&m4c(answer), &people[i]),
         expected: vqa::most_given(&people[i]),
         category: Some(types[i].clone()),
-        yes: None,
+        ..Mark::default()
     }))
 }

@@ -65,6 +65,6 @@ fn read(root: &Root) -> Result<Task, BenchmarkError> {
         score: vqa::accuracy(answer, &people[i]),
         expected: vqa::most_given(&people[i]),
         category: Some(types[i].clone()),
-        yes: None,
+        ..Mark::default()
     }))
 }

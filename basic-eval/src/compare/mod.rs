@@ -79,6 +79,9 @@ pub struct SetComparison {
 pub struct MeasureComparison {
     /// The measure's name.
     pub name: String,
+    /// The points that a value of 1 stands for, if the benchmark counts points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub points: Option<f64>,
     /// How many questions it covers.
     pub questions: usize,
     /// A's value, 0 to 1.
@@ -136,13 +139,22 @@ pub fn compare(a: &Path, b: &Path, common: bool) -> Result<Comparison, CompareEr
 fn of_sets(a: &Set, b: &Set, common: bool) -> Result<SetComparison, CompareError> {
     let pair::Questions { a: left, b: right, only_a, only_b } = pair::by_question(a, b, common)?;
     let name = a.measure.clone().or_else(|| b.measure.clone()).unwrap_or_else(|| "score".into());
-    let compared = measures(&name, &left).into_iter().zip(measures(&name, &right)).map(|(measure, other)| {
+    // One of the two may have a measure that the other lacks, such as that of ranked options.
+    let others = measures(&name, &right);
+    let pairs = measures(&name, &left).into_iter();
+    let pairs = pairs.filter_map(|measure| Some((others.iter().find(|other| other.name == measure.name)?, measure)));
+    let paired = pairs.map(|(other, measure)| {
         let paired = Paired { kind: measure.kind, a: measure.outcomes(&left), b: other.outcomes(&right) };
+        (measure, paired)
+    });
+    // Where the two have ranked the options of different questions, these cannot be paired.
+    let compared = paired.filter(|(_, paired)| paired.a.len() == paired.b.len()).map(|(measure, paired)| {
         let (difference, (low, high), (test, p)) = (paired.difference(), paired.interval(), paired.test());
         let (better, worse, same) = paired.counts();
         let (value_a, value_b) = paired.values();
         MeasureComparison {
             name: measure.name,
+            points: measure.points,
             questions: paired.a.len(),
             a: value_a,
             b: value_b,

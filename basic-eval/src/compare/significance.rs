@@ -13,7 +13,7 @@ pub enum Test {
     /// McNemar's exact test, for scores of 0 or 1: a binomial test on the questions that only one model has right.
     #[serde(rename = "McNemar, exact")]
     McNemar,
-    /// The sign-flip test, for graded scores: the signs of the differences are flipped at random, or in every
+    /// The sign-flip test, for graded scores and weighted means: the signs of the differences are flipped at random, or in every
     /// combination if few questions differ.
     #[serde(rename = "sign flips")]
     SignFlip,
@@ -79,9 +79,10 @@ impl Paired {
     /// The test that suits the measure, and its two-sided p-value.
     pub fn test(&self) -> (Test, f64) {
         let graded = self.a.iter().chain(&self.b).any(|outcome| outcome.score != 0.0 && outcome.score != 1.0);
+        let weighted = self.a.iter().any(|outcome| outcome.weight != self.a[0].weight);
         match self.kind {
-            Kind::Mean if graded => {
-                let differences: Vec<f64> = self.pairs().map(|(a, b)| b.score - a.score).collect();
+            Kind::Mean if graded || weighted => {
+                let differences: Vec<f64> = self.pairs().map(|(a, b)| a.weight * (b.score - a.score)).collect();
                 (Test::SignFlip, sign_flip(&differences))
             }
             Kind::Mean => {

@@ -13,7 +13,7 @@ use crate::benchmarks::{Kind, Outcome};
 use crate::statistics::{mcnemar, sign_flip};
 
 fn graded(scores: impl IntoIterator<Item = f64>) -> Vec<Outcome> {
-    scores.into_iter().map(|score| Outcome { score, said: false, is: false }).collect()
+    scores.into_iter().map(|score| Outcome { score, said: false, is: false, weight: 1.0 }).collect()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn intervals_of_differences_are_near_scipys_bootstrap() {
 
 #[test]
 fn rates_of_yes_are_tested_by_swaps() {
-    let outcome = |said, is| Outcome { score: f64::from(u8::from(said == is)), said, is };
+    let outcome = |said, is| Outcome { score: f64::from(u8::from(said == is)), said, is, weight: 1.0 };
     let a: Vec<Outcome> = (0..40).map(|i| outcome(true, i % 2 == 0)).collect();
     let alike = Paired { kind: Kind::F1, a: a.clone(), b: a.clone() };
     assert_eq!(alike.test(), (Test::Swap, 1.0));

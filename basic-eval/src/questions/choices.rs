@@ -9,16 +9,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use basic_data::{ImageBase, VisionCache};
-use basic_models::generate::{Continuation, GenerateError, check_context, log_likelihoods};
+use basic_models::Checkpoint;
 use basic_models::nn::Llava;
-use basic_models::processor::{Message, Role, Style, render, tokenize};
-use basic_models::{Checkpoint, ImageTokens};
 use serde::{Deserialize, Serialize};
 
-use super::{EvalError, EvalOptions, Prediction, Question, images};
-
-/// The most choices of a question.
-const MOST: usize = 1000;
+use super::{EvalError, EvalOptions, Prediction, Question, Ranker, images};
 
 /// A question, the likelihoods of its choices, and where the true answer stands among them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,13 +66,6 @@ pub struct ChoiceEvaluation {
     pub predictions: Option<PathBuf>,
 }
 
-/// A question as token ids: what all of its choices share, and how each goes on.
-#[derive(Debug)]
-struct Prepared {
-    shared: ImageTokens,
-    continuations: Vec<Continuation>,
-}
-
 /// Checks that every question can be ranked, so that a bad one is reported before the weights are read.
 ///
 /// # Errors
@@ -85,11 +73,12 @@ struct Prepared {
 /// [`EvalError::Choices`] for a question with fewer than two choices, with two equal ones, or whose answer is not one of
 /// them; [`EvalError`] for one whose prompt cannot be rendered, or is too long.
 pub fn check_choices(checkpoint: &Checkpoint, questions: &[Question], options: &EvalOptions) -> Result<(), EvalError> {
-    let style = style(checkpoint, options)?;
-    questions
-        .iter()
-        .enumerate()
-        .try_for_each(|(index, question)| prepare(checkpoint, &style, question, &question.place(index)).map(drop))
+    let ranker = Ranker::new(checkpoint, options)?;
+    questions.iter().enumerate().try_for_each(|(index, question)| {
+        let place = question.place(index);
+        distinct(question, &place)?;
+        ranker.check(&place, &question.text, question.image.is_some(), &question.choices)
+    })
 }
 
 /// Ranks the choices of every question; `progress` is called with the number of questions done.
@@ -106,24 +95,30 @@ pub fn rank_choices(
     cache: &mut VisionCache,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Ranking>, EvalError> {
-    let style = style(checkpoint, options)?;
+    let ranker = Ranker::new(checkpoint, options)?;
     let images = images(questions, base)?;
     let mut rankings = Vec::with_capacity(questions.len());
     for (index, (question, image)) in questions.iter().zip(&images).enumerate() {
         let place = question.place(index);
-        let Prepared { shared, continuations } = prepare(checkpoint, &style, question, &place)?;
-        let features = cache.features(model, checkpoint, image.as_slice())?;
-        let found = log_likelihoods(model, &shared, features, &continuations, options.batch_size);
-        let found = found.map_err(|source| match source {
-            GenerateError::NotFinite { .. } => {
-                EvalError::Broken { checkpoint: checkpoint.dir.clone(), question: place.clone(), source }
-            }
-            source => source.into(),
-        })?;
+        distinct(question, &place)?;
+        let found = ranker.rank(model, cache, &place, &question.text, image.as_ref(), &question.choices)?;
         rankings.push(Ranking::new(question, found));
         progress(index + 1);
     }
     Ok(rankings)
+}
+
+/// Refuses a question with two equal choices, or whose answer is none of them.
+fn distinct(question: &Question, place: &str) -> Result<(), EvalError> {
+    let wrong = |reason: &str| EvalError::Choices { question: place.into(), reason: reason.into() };
+    let distinct: HashSet<&String> = question.choices.iter().collect();
+    if distinct.len() < question.choices.len() {
+        return Err(wrong("two of its \"choices\" are the same"));
+    }
+    match question.choices.len() < 2 || distinct.contains(&question.answer) {
+        true => Ok(()),
+        false => Err(wrong("its \"answer\" is none of its \"choices\"")),
+    }
 }
 
 impl Ranking {
@@ -188,57 +183,6 @@ impl ChoiceScore {
             questions,
         }
     }
-}
-
-fn style(checkpoint: &Checkpoint, options: &EvalOptions) -> Result<Style, EvalError> {
-    let style = options.conversation.resolve(checkpoint, false);
-    style.map_err(|source| EvalError::Prompt { question: "0".into(), source })
-}
-
-/// Tokenizes the question with each of its choices as the answer.
-fn prepare(checkpoint: &Checkpoint, style: &Style, question: &Question, place: &str) -> Result<Prepared, EvalError> {
-    let wrong = |reason: String| EvalError::Choices { question: place.into(), reason };
-    let choices = &question.choices;
-    let distinct: HashSet<&String> = choices.iter().collect();
-    if choices.len() < 2 || choices.len() > MOST {
-        return Err(wrong(format!("\"choices\" has {} entries, expected 2 to {MOST}", choices.len())));
-    }
-    if distinct.len() < choices.len() {
-        return Err(wrong("two of its \"choices\" are the same".into()));
-    }
-    if !distinct.contains(&question.answer) {
-        return Err(wrong("its \"answer\" is none of its \"choices\"".into()));
-    }
-    let tokenizer = &checkpoint.tokenizer;
-    let text = match question.image.is_some() && !question.text.contains("<image>") {
-        true => format!("<image>\n{}", question.text),
-        false => question.text.clone(),
-    };
-    let images = usize::from(question.image.is_some());
-    let mut examples = Vec::with_capacity(choices.len());
-    for choice in choices {
-        let turns = [Message::new(Role::User, text.clone()), Message::new(Role::Assistant, choice.clone())];
-        let example = render(style, &turns, tokenizer.specials())
-            .and_then(|pieces| tokenize(tokenizer, &pieces, checkpoint.visual_tokens(), images))
-            .map_err(|source| EvalError::Prompt { question: place.into(), source })?;
-        examples.push(example);
-    }
-    // Up to here the choices are alike, and no token counts.
-    let first = &examples[0];
-    let alike =
-        |at: usize| examples.iter().all(|e| e.ids.get(at) == first.ids.get(at) && e.labels.get(at) == Some(&-100));
-    let shared = (0..first.ids.len()).take_while(|at| alike(*at)).count();
-    let continuation = |example: &basic_models::processor::Example| Continuation {
-        ids: example.ids[shared..].to_vec(),
-        counts: example.labels[shared..].iter().map(|label| *label >= 0).collect(),
-    };
-    let continuations: Vec<Continuation> = examples.iter().map(continuation).collect();
-    let longest = continuations.iter().map(|continuation| continuation.ids.len()).max().unwrap_or(0);
-    check_context(&checkpoint.config, shared, longest)
-        .map_err(|source| EvalError::TooLong { question: place.into(), source })?;
-    let images = first.image_positions.iter().map(|places| places.clone().collect()).collect();
-    let shared = ImageTokens { ids: first.ids[..shared].to_vec(), images, ..ImageTokens::default() };
-    Ok(Prepared { shared, continuations })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod answerer;
 mod choices;
 mod error;
+mod ranker;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use serde_json::Value;
 pub use self::answerer::{Answerer, Prompts};
 pub use self::choices::{ChoiceEvaluation, ChoiceScore, Ranking, check_choices, rank_choices, score_choices};
 pub use self::error::EvalError;
+pub use self::ranker::Ranker;
 
 /// A question of LLaVA's evaluation files, with its answer.
 #[derive(Debug, Clone, Deserialize)]

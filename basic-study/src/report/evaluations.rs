@@ -123,7 +123,8 @@ fn scores(set: &Set) -> Vec<Metric> {
 }
 
 fn cell(metric: &Metric) -> Cell {
-    let percent = |share: f64| numbers::fixed(100.0 * share, 1);
+    // A score in points is shown in points; the bars are drawn as shares of all points.
+    let percent = |share: f64| numbers::fixed(metric.points.unwrap_or(100.0) * share, 1);
     let place = |share: f64| (1000.0 * share).round() / 10.0;
     Cell {
         value: percent(metric.value),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use basic_core::methods::TERMS;
 use basic_core::{LM, TOTAL};
-use basic_eval::benchmarks::{BenchmarkError, Judged};
+use basic_eval::benchmarks::{BenchmarkError, Grouping, Judged};
 use basic_eval::compare::{Found, Set, find, read};
 use basic_models::outside;
 use serde::Deserialize;
@@ -126,6 +126,8 @@ impl Run {
             category: None,
             score: None,
             yes: None,
+            grouping: Grouping::default(),
+            by_likelihood: None,
         };
         let judged: Vec<Judged> = sampled.into_iter().enumerate().map(judged).collect();
         let name = "Held-out samples, at the last evaluation".into();

@@ -190,7 +190,7 @@ impl Evaluator {
                 let options = EvalOptions { max_new_tokens: benchmark.max_new_tokens, ..options.clone() };
                 let models = vec![model.clone()];
                 respond(models, &loaded.checkpoint, &options, &task.questions, &mut answers, &|_| {})?;
-                let texts = answers.finish(&task.questions)?;
+                let texts = answers.texts(&task.questions)?;
                 let judged = task.judge(&texts);
                 let metrics = task.measure().map(|measure| metrics(measure, &judged)).unwrap_or_default();
                 // Where the true answers are hidden, this is what their server takes.

@@ -17,6 +17,9 @@ pub struct EvalConfig {
     /// The set's format, if its name and content don't determine it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
+    /// The split of a file that holds several; by default `train`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
     /// The number of steps between two evaluations; there is always one after the last step.
     pub every: usize,
     /// The largest number of samples that are evaluated, from the beginning of the set.

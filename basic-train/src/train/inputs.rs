@@ -75,8 +75,8 @@ pub(super) struct HeldOut {
 impl HeldOut {
     pub(super) fn open(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<Option<Self>, TrainError> {
         let Some(config) = &recipe.eval else { return Ok(None) };
-        let EvalConfig { path, images, format, every, samples, predictions, max_new_tokens } = config.clone();
-        let data = DataConfig { images, format, limit: Some(samples), ..DataConfig::new(path) };
+        let EvalConfig { path, images, format, split, every, samples, predictions, max_new_tokens } = config.clone();
+        let data = DataConfig { images, format, split, limit: Some(samples), ..DataConfig::new(path) };
         let options = EvaluationOptions {
             samples,
             batch_size: recipe.train.micro_batch.unwrap_or(recipe.train.batch_size),

@@ -11,7 +11,7 @@ const QUESTIONS: &str =
 const PREDICTION: &str = "{\"question_id\":0,\"image\":\"a.png\",\"text\":\"what?\",\"expected\":\"a\",\"answer\":\"b\",\"category\":\"c\",\"correct\":false}\n";
 
 /// The images that the questions in `seeds/benchmarks` name.
-const PICTURES: [&str; 14] = [
+const PICTURES: [&str; 35] = [
     "bench/vqav2/test2015/1.png",
     "bench/vqav2/test2015/2.png",
     "bench/vqav2/val2014/COCO_val2014_000000000042.jpg",
@@ -26,6 +26,27 @@ const PICTURES: [&str; 14] = [
     "bench/pope/val2014/COCO_val2014_000000000001.jpg",
     "bench/gqa/data/images/n1.jpg",
     "bench/gqa/data/images/n2.jpg",
+    "bench/chartqa/test/png/1.png",
+    "bench/docvqa/documents/1.png",
+    "bench/seed_bench/SEED-Bench-image/1",
+    "bench/mmvp/MMVP Images/1.jpg",
+    "bench/mmvp/MMVP Images/2.jpg",
+    "bench/hallusion_bench/VD/ocr/0_0.png",
+    "bench/llava-bench-in-the-wild/images/001.jpg",
+    "bench/MME/MME_Benchmark_release_version/existence/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/count/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/position/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/color/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/OCR/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/commonsense_reasoning/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/numerical_calculation/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/text_translation/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/code_reasoning/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/posters/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/celebrity/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/scene/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/landmark/1.jpg",
+    "bench/MME/MME_Benchmark_release_version/artwork/1.jpg",
 ];
 
 /// The command line that runs a benchmark.
@@ -56,8 +77,26 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     };
     let bench = |name, kind, damaged, line| {
         let target = new("benchmarks", name, kind, damaged, line).with(seeds("benchmarks"), "bench");
+        let target = target.with(fixtures.join("benchmarks"), "bench");
         PICTURES.iter().fold(target, |target, picture| target.with(fixtures.join("images/a.png"), picture))
     };
+    // The options are ranked too, which reads more of a table.
+    let ranked: &'static [&'static str] = &[
+        "eval",
+        "model",
+        "--bench",
+        "mmstar",
+        "--root",
+        "bench",
+        "--out",
+        "ev",
+        "--max-new-tokens",
+        "1",
+        "--choices",
+        "likelihood",
+        "--device",
+        "cpu",
+    ];
     let answered = |name, kind, damaged, line| {
         let made: &[&str] = eval!("vqav2-val");
         Target { format: "predictions", made_by: vec![made, eval!("pope")], ..bench(name, kind, damaged, line) }
@@ -94,6 +133,31 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
         bench("mm-vet", Kind::Lines, "bench/mm-vet/llava-mm-vet.jsonl", eval!("mm-vet")),
         bench("pope questions", Kind::Lines, "bench/pope/llava_pope_test.jsonl", eval!("pope")),
         bench("pope labels", Kind::Lines, "bench/pope/coco/coco_pope_random.json", eval!("pope")),
+        bench("mmstar", Kind::Bytes, "bench/mmstar/MMStar.tsv", ranked),
+        bench("ai2d", Kind::Bytes, "bench/ai2d/data/test-00000-of-00001.parquet", eval!("ai2d")),
+        bench("chartqa", Kind::Json, "bench/chartqa/test/test_human.json", eval!("chartqa")),
+        bench("docvqa", Kind::Json, "bench/docvqa/val_v1.0_withQT.json", eval!("docvqa")),
+        bench("mme", Kind::Bytes, "bench/MME/MME_Benchmark_release_version/count/1.txt", eval!("mme")),
+        bench("seed_bench", Kind::Json, "bench/seed_bench/SEED-Bench.json", eval!("seed_bench")),
+        bench("realworldqa", Kind::Bytes, "bench/realworldqa/data/test-00000-of-00002.parquet", eval!("realworldqa")),
+        bench("mmmu", Kind::Bytes, "bench/mmmu/Art/validation-00000-of-00001.parquet", eval!("mmmu")),
+        bench("mmvp", Kind::Bytes, "bench/mmvp/Questions.csv", eval!("mmvp")),
+        bench("cv-bench", Kind::Bytes, "bench/cv-bench/test_2d.parquet", eval!("cv-bench")),
+        bench("hallusion_bench", Kind::Json, "bench/hallusion_bench/HallusionBench.json", eval!("hallusion_bench")),
+        bench(
+            "llava-bench-in-the-wild",
+            Kind::Lines,
+            "bench/llava-bench-in-the-wild/questions.jsonl",
+            eval!("llava-bench-in-the-wild"),
+        ),
+        Target {
+            made_by: vec![ranked],
+            ..bench("likelihoods, gone on with", Kind::Lines, "ev/mmstar/likelihoods.jsonl", ranked)
+        },
+        Target {
+            made_by: vec![eval!("mme")],
+            ..bench("judged.jsonl of pairs, compared", Kind::Lines, "ev/mme/judged.jsonl", &["compare", "ev", "ev"])
+        },
         new(
             "predictions",
             "predictions, reported",

@@ -10,6 +10,9 @@ const JSON: &[&str] = &["data", "check", "data.json", "--checkpoint", "model", "
 const PARQUET: &[&str] = &["data", "check", "data.parquet"];
 const EXPORT: &[&str] = &["data", "export", "data.parquet", "--format", "json", "--out", "out"];
 
+const COCO: &str = r#"{"info":{"year":2017},"licenses":[{"url":"x"}],"images":[{"id":9,"file_name":"a.png"}],"annotations":[{"image_id":9,"id":1,"caption":"a red circle"},{"image_id":9,"id":2,"caption":"a circle"}]}"#;
+const KARPATHY: &str = r#"{"images":[{"sentids":[0,1],"filename":"a.png","imgid":0,"split":"train","sentences":[{"tokens":["a"],"raw":"a red circle","imgid":0,"sentid":0},{"tokens":[],"raw":"a circle","imgid":0,"sentid":1}]}],"dataset":"flickr30k"}"#;
+
 /// The targets of data sets.
 pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     let new = |format, name, kind, damaged, line| {
@@ -62,6 +65,12 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
         .with(fixtures.join("images/a.png"), "set/a.png")
         .with(fixtures.join("plain"), "model")
         .text("set/a.txt", "a red circle\n"),
+        new("JSON", "captions of COCO", Kind::Json, "captions.json", &["data", "check", "captions.json"])
+            .with(fixtures.join("images/a.png"), "a.png")
+            .text("captions.json", COCO),
+        new("JSON", "splits of Karpathy", Kind::Json, "dataset.json", &["data", "check", "dataset.json"])
+            .with(fixtures.join("images/a.png"), "a.png")
+            .text("dataset.json", KARPATHY),
         new("JSONL", "samples of losses", Kind::Lines, "s.jsonl", &["losses", "model", "s.jsonl"])
             .with(fixtures.join("plain"), "model")
             .text("s.jsonl", "{\"image\":\"a.png\",\"prompt\":\"<image> x\",\"answer\":\"a\"}\n".repeat(2)),
