@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::fixtures::read_jsonl;
+use tests::benchmarks::{Place, pope};
+use tests::fixtures::{read_jsonl, tree};
 use tests::project::{Project, llava, losses};
 use tests::{args, run};
 
@@ -318,6 +319,37 @@ fn the_questions_of_a_file_go_to_the_ranks() {
         assert_eq!(ended.stdout.lines().filter(|line| line.starts_with("overall")).count(), 1, "{}", ended.stdout);
         assert_eq!(fs::read_to_string(&one).unwrap(), fs::read_to_string(&many).unwrap());
     }
+}
+
+#[test]
+fn the_questions_of_benchmarks_go_to_the_ranks_and_the_files_are_the_same() {
+    let place = Place::new(BINARY);
+    pope(&place.root(), 7);
+    // Batches that do not divide by the ranks, and options that are ranked too.
+    let line = place.line(&["pope", "scienceqa", "mmbench"], &["--batch-size", "2", "--choices", "likelihood"]);
+    let expected = run(BINARY, line.clone()).json();
+    let files = tree(&place.out());
+    assert!(files.iter().any(|(path, _)| path.ends_with("likelihoods.jsonl")));
+    for ranks in [2, 4] {
+        fs::remove_dir_all(place.out()).unwrap();
+        let ended = Ended::of(mpirun(ranks, line.clone()).spawn().unwrap());
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert_eq!(serde_json::from_str::<Value>(&ended.stdout).unwrap(), expected);
+        assert_eq!(tree(&place.out()), files);
+    }
+    // What has an answer is not asked again, and what has none is.
+    let answers = place.out().join("pope/answers.jsonl");
+    let text = fs::read_to_string(&answers).unwrap();
+    fs::write(&answers, text.lines().take(3).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let ended = Ended::of(mpirun(2, line.clone()).spawn().unwrap());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(tree(&place.out()), files);
+    // A file that the first rank cannot use ends all with one message.
+    fs::write(&answers, "no answer\n").unwrap();
+    let ended = Ended::of(mpirun(2, line).spawn().unwrap());
+    assert_eq!(ended.code, Some(1));
+    assert_eq!(ended.errors().len(), 1, "{}", ended.stderr);
+    assert!(ended.errors()[0].contains("answers.jsonl:1") && ended.errors()[0].contains("--fresh"), "{}", ended.stderr);
 }
 
 /// Three cells and two seeds.

@@ -27,7 +27,8 @@ pub fn shapes(args: Shapes) -> Result<()> {
 /// Runs `basic backbones`.
 pub fn backbones(args: Backbones) -> Result<()> {
     let device = args.device.device.open()?;
-    let config = BackboneConfig { seed: args.seed, language_steps: args.language_steps, vision_steps: args.vision_steps };
+    let config =
+        BackboneConfig { seed: args.seed, language_steps: args.language_steps, vision_steps: args.vision_steps };
     let progress = bar("backbones", 0);
     let scores = make_backbones(&args.out, &config, &device, args.overwrite, &mut |stage, step, steps, loss| {
         if step == 1 {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::question_files::id;
 use super::score_record::forget;
-use super::{Asked, BenchmarkError};
+use super::{Asked, BenchmarkError, Peers};
 
 /// What is stored for each question.
 pub trait Stored: Serialize + DeserializeOwned + Clone + Send {
@@ -60,7 +60,8 @@ struct Line<T> {
 #[derive(Debug)]
 pub struct Store<T> {
     path: PathBuf,
-    file: File,
+    /// `None` in a process that follows another, which writes.
+    file: Option<File>,
     held: HashMap<(String, String), T>,
 }
 
@@ -119,7 +120,32 @@ impl<T: Stored> Store<T> {
             Ok(file)
         };
         let file = open().map_err(BenchmarkError::io(&path))?;
-        Ok(Self { path, file, held })
+        Ok(Self { path, file: Some(file), held })
+    }
+
+    /// [`open`](Self::open) in processes that share the questions: the first one opens the file and writes it, the others
+    /// hold what it holds.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), in the first process, and [`BenchmarkError::Peers`].
+    pub fn open_among(
+        peers: &dyn Peers,
+        dir: &Path,
+        asked: &[Asked],
+        made: &str,
+        fresh: bool,
+    ) -> Result<Self, BenchmarkError> {
+        let own = (peers.rank() == 0).then(|| Self::open(dir, asked, made, fresh)).transpose()?;
+        let held: Vec<_> = own.iter().flat_map(|own| &own.held).collect();
+        let all = peers.gather(&held)?;
+        match own {
+            Some(own) => Ok(own),
+            None => {
+                let held = all.into_iter().next().unwrap_or_default().into_iter().collect();
+                Ok(Self { path: dir.join(T::FILE), file: None, held })
+            }
+        }
     }
 
     /// The path of the file.
@@ -151,7 +177,9 @@ impl<T: Stored> Store<T> {
             lines += &self.line(question, stored)?;
             all.push(stored.clone());
         }
-        write_atomically(&self.path, lines.as_bytes()).map_err(BenchmarkError::io(&self.path))?;
+        if self.file.is_some() {
+            write_atomically(&self.path, lines.as_bytes()).map_err(BenchmarkError::io(&self.path))?;
+        }
         Ok(all)
     }
 
@@ -164,7 +192,10 @@ impl<T: Stored> Store<T> {
                 self.held.insert(key(question), stored);
             }
         }
-        self.file.write_all(lines.as_bytes()).map_err(BenchmarkError::io(&self.path))
+        match &mut self.file {
+            Some(file) => file.write_all(lines.as_bytes()).map_err(BenchmarkError::io(&self.path)),
+            None => Ok(()),
+        }
     }
 
     fn line(&self, question: &Asked, stored: &T) -> Result<String, BenchmarkError> {

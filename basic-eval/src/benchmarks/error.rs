@@ -95,6 +95,9 @@ pub enum BenchmarkError {
         /// The underlying error.
         source: std::io::Error,
     },
+    /// Processes that share the questions could not bring their answers together.
+    #[error("{0}")]
+    Peers(String),
     /// A prompt could not be built, or generation failed.
     #[error(transparent)]
     Eval(#[from] EvalError),

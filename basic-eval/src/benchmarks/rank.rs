@@ -9,7 +9,7 @@ use basic_models::nn::Llava;
 use super::answers::key;
 use super::question_files::id;
 use super::respond::{CACHE_MIB, images, share};
-use super::{Asked, BenchmarkError, ByLikelihood, Judged, Likelihoods, Options, Rankings, Task};
+use super::{Asked, BenchmarkError, ByLikelihood, Judged, Likelihoods, Options, Peers, Rankings, Task};
 use crate::questions::{EvalOptions, Ranker};
 
 impl Task {
@@ -72,13 +72,14 @@ pub fn check_options(checkpoint: &Checkpoint, options: &EvalOptions, task: &Task
 }
 
 /// Computes the likelihoods of the options of those questions that `rankings` lacks, with one model per device;
-/// `progress` is called with the number of questions done so far.
+/// `progress` is called with the number of questions done so far. `peers` are as in [`respond`](super::respond).
 ///
 /// # Errors
 ///
 /// [`BenchmarkError`] that names the question or the file; what was computed stays stored.
 pub fn rank(
     models: Vec<Llava>,
+    peers: Option<&dyn Peers>,
     checkpoint: &Checkpoint,
     options: &EvalOptions,
     task: &Task,
@@ -89,9 +90,9 @@ pub fn rank(
     let options_of: HashMap<_, &Options> =
         asked.iter().map(key).zip(task.rankable().map(|(_, options)| options)).collect();
     let ranker = Ranker::new(checkpoint, options)?;
-    share(models, options.batch_size, &asked, rankings, progress, &|model, queue| {
+    share(models, peers, options.batch_size, &asked, rankings, progress, &|model, queue| {
         let mut cache = VisionCache::new(CACHE_MIB);
-        while let Some(batch) = queue.next() {
+        while let Some(batch) = queue.next()? {
             let images = images(batch)?;
             let mut made = Vec::with_capacity(batch.len());
             for (question, image) in batch.iter().zip(&images) {

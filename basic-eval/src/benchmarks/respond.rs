@@ -10,7 +10,7 @@ use basic_models::nn::Llava;
 
 use super::answers::{Said, Store, Stored, key};
 use super::question_files::id;
-use super::{Answers, Asked, BenchmarkError};
+use super::{Answers, Asked, BenchmarkError, Peers};
 use crate::questions::{Answerer, EvalOptions, Prompts};
 
 /// The stack size of a device's thread in bytes, which is what the main thread usually has.
@@ -20,7 +20,8 @@ pub(super) const CACHE_MIB: usize = 256;
 
 /// Generates the answers to those of `asked` that `answers` lacks, with one model per device. Each device takes the
 /// next unanswered batch, and the answers to a batch are stored as soon as they are generated. `progress` is called
-/// with the number of questions answered so far.
+/// with the number of questions answered so far. With `peers`, each process takes every [`Peers::world`]-th unanswered
+/// batch, and after each batch all processes have the answers of all; it then has one model.
 ///
 /// The composition of the batches depends only on the questions and the batch size, not on which questions have answers
 /// or on the number of devices, so that these do not change the answers. A batch with some answers missing is therefore
@@ -31,16 +32,17 @@ pub(super) const CACHE_MIB: usize = 256;
 /// [`BenchmarkError`] that names the question or the file; the answers to other batches stay stored.
 pub fn respond(
     models: Vec<Llava>,
+    peers: Option<&dyn Peers>,
     checkpoint: &Checkpoint,
     options: &EvalOptions,
     asked: &[Asked],
     answers: &mut Answers,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<(), BenchmarkError> {
-    share(models, options.batch_size, asked, answers, progress, &|model, queue| {
+    share(models, peers, options.batch_size, asked, answers, progress, &|model, queue| {
         let mut cache = VisionCache::new(CACHE_MIB);
         let mut answerer = Answerer::new(model, checkpoint, options, &mut cache)?;
-        while let Some(batch) = queue.next() {
+        while let Some(batch) = queue.next()? {
             let images = images(batch)?;
             let prompts = batch.iter().zip(&images);
             let prompts = prompts.map(|(asked, image)| (id(&asked.id), asked.prompt.as_str(), image.as_ref()));
@@ -70,6 +72,7 @@ pub fn check_prompts(checkpoint: &Checkpoint, options: &EvalOptions, asked: &[As
 /// is none, and stores what it makes of each.
 pub(super) fn share<T: Stored>(
     models: Vec<Llava>,
+    peers: Option<&dyn Peers>,
     batch_size: usize,
     asked: &[Asked],
     store: &mut Store<T>,
@@ -84,7 +87,7 @@ pub(super) fn share<T: Stored>(
     let open: Vec<&[&Asked]> = batches.filter(|batch| batch.iter().any(|asked| !store.holds(asked))).collect();
     progress(store.count());
     let next = AtomicUsize::new(0);
-    let queue = Queue { open, next, failed: AtomicBool::new(false), store: Mutex::new(store), progress };
+    let queue = Queue { open, peers, next, failed: AtomicBool::new(false), store: Mutex::new(store), progress };
     let guarded = |model: &Llava| {
         let result = work(model, &queue);
         if result.is_err() {
@@ -111,9 +114,11 @@ pub(super) fn share<T: Stored>(
     })
 }
 
-/// The batches that the devices share.
+/// The batches that the devices, or the processes, share.
 pub(super) struct Queue<'a, 's, T> {
     open: Vec<&'a [&'a Asked]>,
+    peers: Option<&'a dyn Peers>,
+    // Of processes, the next round: each takes one batch of a round.
     next: AtomicUsize,
     failed: AtomicBool,
     store: Mutex<&'s mut Store<T>>,
@@ -122,18 +127,41 @@ pub(super) struct Queue<'a, 's, T> {
 
 impl<T: Stored> Queue<'_, '_, T> {
     /// The next batch; `None` if there is none left, or if another device has failed.
-    pub fn next(&self) -> Option<&[&Asked]> {
+    pub fn next(&self) -> Result<Option<&[&Asked]>, BenchmarkError> {
         if self.failed.load(Ordering::SeqCst) {
-            return None;
+            return Ok(None);
         }
-        self.open.get(self.next.fetch_add(1, Ordering::SeqCst)).copied()
+        let Some(peers) = self.peers else {
+            return Ok(self.open.get(self.next.fetch_add(1, Ordering::SeqCst)).copied());
+        };
+        let first = self.next.load(Ordering::SeqCst) * peers.world();
+        match self.open.get(first + peers.rank()) {
+            Some(batch) => Ok(Some(*batch)),
+            // The last round of the others.
+            None if first < self.open.len() => self.gather(peers, Vec::new()).map(|()| None),
+            None => Ok(None),
+        }
     }
 
     /// Stores what was made of a batch.
     pub fn store(&self, batch: &[&Asked], made: Vec<T>) -> Result<(), BenchmarkError> {
+        match self.peers {
+            Some(peers) => self.gather(peers, made),
+            None => self.add(batch, made),
+        }
+    }
+
+    fn add(&self, batch: &[&Asked], made: Vec<T>) -> Result<(), BenchmarkError> {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         store.add(batch, made)?;
         (self.progress)(store.count());
         Ok(())
+    }
+
+    /// Ends a round: all processes store what all have made of their batches.
+    fn gather(&self, peers: &dyn Peers, made: Vec<T>) -> Result<(), BenchmarkError> {
+        let first = self.next.fetch_add(1, Ordering::SeqCst) * peers.world();
+        let all: Vec<Vec<T>> = peers.gather(&made)?;
+        self.open.iter().skip(first).zip(all).try_for_each(|(batch, made)| self.add(batch, made))
     }
 }

@@ -189,7 +189,7 @@ impl Evaluator {
                 let mut answers = Answers::open(&out, &task.questions, &format!("for {}", dir.display()), false)?;
                 let options = EvalOptions { max_new_tokens: benchmark.max_new_tokens, ..options.clone() };
                 let models = vec![model.clone()];
-                respond(models, &loaded.checkpoint, &options, &task.questions, &mut answers, &|_| {})?;
+                respond(models, None, &loaded.checkpoint, &options, &task.questions, &mut answers, &|_| {})?;
                 let texts = answers.texts(&task.questions)?;
                 let judged = task.judge(&texts);
                 let metrics = task.measure().map(|measure| metrics(measure, &judged)).unwrap_or_default();
