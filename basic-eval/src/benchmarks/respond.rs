@@ -70,7 +70,7 @@ pub fn respond(
 ///
 /// [`BenchmarkError`] that names the question.
 pub fn check_prompts(checkpoint: &Checkpoint, options: &EvalOptions, asked: &[Asked]) -> Result<(), BenchmarkError> {
-    let prompts = asked.iter().map(|asked| (id(&asked.id), asked.prompt.as_str(), asked.image.is_some()));
+    let prompts = asked.iter().map(|asked| (id(&asked.id), asked.prompt.as_str(), asked.image.clone()));
     Ok(Prompts::new(checkpoint, options)?.check(prompts)?)
 }
 

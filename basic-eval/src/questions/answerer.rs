@@ -32,34 +32,34 @@ impl<'a> Prompts<'a> {
         Ok(Self { checkpoint, style, eos, settings })
     }
 
-    /// Builds the prompt of every question, given as (name, text, whether it has an image), so that a question that
+    /// Builds the prompt of every question, given as (name, text, its image), so that a question that
     /// cannot be asked is reported before the first answer.
     ///
     /// # Errors
     ///
     /// [`EvalError`] that names the question whose prompt cannot be rendered or tokenized, or is too long for the
-    /// model's context.
-    pub fn check<'q>(&self, mut questions: impl Iterator<Item = (String, &'q str, bool)>) -> Result<(), EvalError> {
-        questions.try_for_each(|(name, text, image)| self.prompt(&name, text, image).map(|_| ()))
+    /// model's context, or an image that is cut into tiles and cannot be read.
+    pub fn check<'q>(
+        &self,
+        mut questions: impl Iterator<Item = (String, &'q str, Option<ImageSource>)>,
+    ) -> Result<(), EvalError> {
+        questions.try_for_each(|(name, text, image)| self.prompt(&name, text, image.as_ref()).map(|_| ()))
     }
 
     /// The prompt of one question.
-    pub(super) fn prompt(&self, name: &str, text: &str, image: bool) -> Result<ImageTokens, EvalError> {
-        let text = match image && !text.contains("<image>") {
+    pub(super) fn prompt(&self, name: &str, text: &str, image: Option<&ImageSource>) -> Result<ImageTokens, EvalError> {
+        let tiles = ImageSource::tiles_of(image.map(std::slice::from_ref).unwrap_or_default(), self.checkpoint)?;
+        let text = match image.is_some() && !text.contains("<image>") {
             true => format!("<image>\n{text}"),
             false => text.to_string(),
         };
         let tokenizer = &self.checkpoint.tokenizer;
         let prompt = render_prompt(&self.style, &[Message::new(Role::User, text)], tokenizer.specials())
-            .and_then(|text| tokenize_prompt(tokenizer, &text, self.checkpoint.visual_tokens(), usize::from(image)))
+            .and_then(|text| tokenize_prompt(tokenizer, &text, &tiles))
             .map_err(|source| EvalError::Prompt { question: name.into(), source })?;
         check_context(&self.checkpoint.config, prompt.ids.len(), self.settings.max_new_tokens)
             .map_err(|source| EvalError::TooLong { question: name.into(), source })?;
-        Ok(ImageTokens {
-            ids: prompt.ids,
-            images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),
-            ..ImageTokens::default()
-        })
+        Ok(prompt.into())
     }
 }
 
@@ -97,8 +97,7 @@ impl<'a> Answerer<'a> {
     ///
     /// [`EvalError`] that names the image or the question.
     pub fn answer(&mut self, questions: &[(String, &str, Option<&ImageSource>)]) -> Result<Vec<String>, EvalError> {
-        let prompts: Result<Vec<_>, _> =
-            questions.iter().map(|q| self.prompts.prompt(&q.0, q.1, q.2.is_some())).collect();
+        let prompts: Result<Vec<_>, _> = questions.iter().map(|q| self.prompts.prompt(&q.0, q.1, q.2)).collect();
         let images: Vec<ImageSource> = questions.iter().filter_map(|question| question.2.cloned()).collect();
         let features = self.cache.features(self.model, self.prompts.checkpoint, &images)?;
         let generated = generate(self.model, &prompts?, features, &self.prompts.settings);

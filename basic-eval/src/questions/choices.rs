@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
-use basic_data::{ImageBase, VisionCache};
+use basic_data::{ImageBase, ImageSource, VisionCache};
 use basic_models::generate::{Continuation, GenerateError, check_context, log_likelihoods};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style, render, tokenize};
@@ -78,18 +78,23 @@ struct Prepared {
     continuations: Vec<Continuation>,
 }
 
-/// Checks that every question can be ranked, so that a bad one is reported before the weights are read.
+/// Checks that every question can be ranked, so that a bad one is reported before the weights are read. `images` has the
+/// image of each question.
 ///
 /// # Errors
 ///
 /// [`EvalError::Choices`] for a question with fewer than two choices, with two equal ones, or whose answer is not one of
 /// them; [`EvalError`] for one whose prompt cannot be rendered, or is too long.
-pub fn check_choices(checkpoint: &Checkpoint, questions: &[Question], options: &EvalOptions) -> Result<(), EvalError> {
+pub fn check_choices(
+    checkpoint: &Checkpoint,
+    questions: &[Question],
+    images: &[Option<ImageSource>],
+    options: &EvalOptions,
+) -> Result<(), EvalError> {
     let style = style(checkpoint, options)?;
-    questions
-        .iter()
-        .enumerate()
-        .try_for_each(|(index, question)| prepare(checkpoint, &style, question, &question.place(index)).map(drop))
+    questions.iter().zip(images).enumerate().try_for_each(|(index, (question, image))| {
+        prepare(checkpoint, &style, question, image.as_ref(), &question.place(index)).map(drop)
+    })
 }
 
 /// Ranks the choices of every question; `progress` is called with the number of questions done.
@@ -111,7 +116,7 @@ pub fn rank_choices(
     let mut rankings = Vec::with_capacity(questions.len());
     for (index, (question, image)) in questions.iter().zip(&images).enumerate() {
         let place = question.place(index);
-        let Prepared { shared, continuations } = prepare(checkpoint, &style, question, &place)?;
+        let Prepared { shared, continuations } = prepare(checkpoint, &style, question, image.as_ref(), &place)?;
         let features = cache.features(model, checkpoint, image.as_slice())?;
         let found = log_likelihoods(model, &shared, features, &continuations, options.batch_size);
         let found = found.map_err(|source| match source {
@@ -196,7 +201,13 @@ fn style(checkpoint: &Checkpoint, options: &EvalOptions) -> Result<Style, EvalEr
 }
 
 /// Tokenizes the question with each of its choices as the answer.
-fn prepare(checkpoint: &Checkpoint, style: &Style, question: &Question, place: &str) -> Result<Prepared, EvalError> {
+fn prepare(
+    checkpoint: &Checkpoint,
+    style: &Style,
+    question: &Question,
+    image: Option<&ImageSource>,
+    place: &str,
+) -> Result<Prepared, EvalError> {
     let wrong = |reason: String| EvalError::Choices { question: place.into(), reason };
     let choices = &question.choices;
     let distinct: HashSet<&String> = choices.iter().collect();
@@ -214,12 +225,12 @@ fn prepare(checkpoint: &Checkpoint, style: &Style, question: &Question, place: &
         true => format!("<image>\n{}", question.text),
         false => question.text.clone(),
     };
-    let images = usize::from(question.image.is_some());
+    let tiles = ImageSource::tiles_of(image.map(std::slice::from_ref).unwrap_or_default(), checkpoint)?;
     let mut examples = Vec::with_capacity(choices.len());
     for choice in choices {
         let turns = [Message::new(Role::User, text.clone()), Message::new(Role::Assistant, choice.clone())];
         let example = render(style, &turns, tokenizer.specials())
-            .and_then(|pieces| tokenize(tokenizer, &pieces, checkpoint.visual_tokens(), images))
+            .and_then(|pieces| tokenize(tokenizer, &pieces, &tiles))
             .map_err(|source| EvalError::Prompt { question: place.into(), source })?;
         examples.push(example);
     }
@@ -236,9 +247,10 @@ fn prepare(checkpoint: &Checkpoint, style: &Style, question: &Question, place: &
     let longest = continuations.iter().map(|continuation| continuation.ids.len()).max().unwrap_or(0);
     check_context(&checkpoint.config, shared, longest)
         .map_err(|source| EvalError::TooLong { question: place.into(), source })?;
-    let images = first.image_positions.iter().map(|places| places.clone().collect()).collect();
-    let shared = ImageTokens { ids: first.ids[..shared].to_vec(), images, ..ImageTokens::default() };
-    Ok(Prepared { shared, continuations })
+    let mut prompt = ImageTokens::from(first.clone());
+    prompt.ids.truncate(shared);
+    prompt.labels.clear();
+    Ok(Prepared { shared: prompt, continuations })
 }
 
 #[cfg(test)]

@@ -152,15 +152,20 @@ pub fn images(questions: &[Question], base: &ImageBase) -> Result<Vec<Option<Ima
     questions.iter().enumerate().map(image).collect()
 }
 
-/// Builds every prompt, so that a question that cannot be asked is reported before the weights are read.
+/// Builds every prompt, so that a question that cannot be asked is reported before the weights are read. `images` has the
+/// image of each question.
 ///
 /// # Errors
 ///
 /// [`EvalError`] that names the question.
-pub fn check_prompts(checkpoint: &Checkpoint, questions: &[Question], options: &EvalOptions) -> Result<(), EvalError> {
-    let prompts = questions.iter().enumerate();
-    let prompts =
-        prompts.map(|(index, question)| (question.place(index), &question.text[..], question.image.is_some()));
+pub fn check_prompts(
+    checkpoint: &Checkpoint,
+    questions: &[Question],
+    images: &[Option<ImageSource>],
+    options: &EvalOptions,
+) -> Result<(), EvalError> {
+    let prompts = questions.iter().zip(images).enumerate();
+    let prompts = prompts.map(|(index, (question, image))| (question.place(index), &question.text[..], image.clone()));
     Prompts::new(checkpoint, options)?.check(prompts)
 }
 
@@ -184,7 +189,7 @@ pub fn answer(
     // length share a batch, which needs less padding.
     let mut order = Vec::with_capacity(questions.len());
     for (index, question) in questions.iter().enumerate() {
-        let prompt = answerer.prompts().prompt(&question.place(index), &question.text, question.image.is_some())?;
+        let prompt = answerer.prompts().prompt(&question.place(index), &question.text, images[index].as_ref())?;
         order.push((prompt.ids.len(), index));
     }
     order.sort_unstable();

@@ -11,6 +11,7 @@ mod rope;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tiling;
 mod vision;
 mod vision_family;
 
@@ -19,9 +20,10 @@ use thiserror::Error;
 pub use activation::Activation;
 pub use decoder::{DecoderConfig, EndIds};
 pub use family::{Family, GgufFamily};
-pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
+pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, NEXT_MODEL_TYPE, SelectStrategy};
 pub use projector::ProjectorKind;
 pub use rope::{Rope, RopeKind};
+pub use tiling::{Tiles, Tiling, best_resolution};
 pub use vision::VisionConfig;
 pub use vision_family::{VisionFamily, VisionNames};
 
@@ -87,6 +89,7 @@ mod most {
     pub const REGISTERS: usize = 1 << 10;
     pub const VISUAL: usize = 1 << 20;
     pub const FEATURE_LAYERS: usize = 64;
+    pub const PINPOINTS: usize = 128;
     pub const END_IDS: usize = 1 << 10;
 }
 

@@ -58,12 +58,17 @@ impl ModuleMapper for Seeded {
             let tensor = Tensor::<D>::from_data(start, &self.device);
             return Param::initialized(ParamId::new(), tensor).set_require_grad(true);
         }
-        let count = shape.iter().product();
+        let count: usize = shape.iter().product();
         if name == "weight" {
             // A linear weight is [in, out] in Burn, a convolution's [out, in, h, w].
             self.fan_in = if D == 2 { shape[0] } else { shape[1..].iter().product() };
         }
         let values: Vec<f32> = match (name, self.scheme) {
+            // As transformers' `LlavaNextModel` draws it.
+            ("image_newline", _) => {
+                let std = 1.0 / (count as f64).sqrt();
+                (0..count).map(|_| (normal(&mut self.rng) * std) as f32).collect()
+            }
             (_, InitScheme::TorchLinear) => {
                 let bound = 1.0 / (self.fan_in as f32).sqrt();
                 (0..count).map(|_| (self.rng.random::<f32>() * 2.0 - 1.0) * bound).collect()

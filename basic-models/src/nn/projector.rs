@@ -1,7 +1,7 @@
 //! The projector between the vision encoder and the decoder.
 
-use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
+use burn::module::{Module, Param};
+use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::activate;
@@ -16,6 +16,8 @@ pub struct Projector {
     linear_1: Option<Linear>,
     linear_2: Option<Linear>,
     linear: Vec<Linear>,
+    /// The embedding behind each row of patches of an image that is cut into tiles, `[d]`.
+    pub image_newline: Option<Param<Tensor<1>>>,
     // The number of patches along a side of an image.
     side: usize,
     #[module(skip)]
@@ -39,6 +41,10 @@ impl Projector {
             linear_1: (layers > 0).then(|| layer(0)),
             linear_2: (layers > 1).then(|| layer(1)),
             linear: (2..layers).map(layer).collect(),
+            image_newline: config.tiling().cuts().then(|| {
+                // As transformers' `LlavaNextModel` does.
+                Initializer::Normal { mean: 0.0, std: 1.0 / (d as f64).sqrt() }.init([d], device)
+            }),
             side: config.vision_config.grid(),
             kind,
             activation: config.projector_hidden_act,

@@ -31,9 +31,9 @@ pub struct BatchCounts {
     pub lengths: Vec<usize>,
     /// Number of target tokens.
     pub labels: usize,
-    /// Number of images that the projector ran on.
-    pub images: usize,
-    /// Number of images that the vision encoder ran on, which is smaller if a frozen encoder's features are cached.
+    /// Number of visual embeddings that the projector made.
+    pub patches: usize,
+    /// Number of images, or tiles of images, that the vision encoder ran on, which is smaller if a frozen encoder's features are cached.
     pub encoded: usize,
 }
 
@@ -68,7 +68,7 @@ impl ModelFlops {
         let encoder = if self.vision { 3.0 } else { 1.0 };
         weights(self.decoder) * decoder
             + 3.0 * attention
-            + self.projector(counts.images)
+            + self.projector(counts.patches)
             + encoder * (self.encoder(counts.encoded))
             // The pixels need no gradient, so the patch embedding costs only twice its forward pass.
             - if self.vision { self.patches(counts.encoded) } else { 0.0 }
@@ -78,7 +78,7 @@ impl ModelFlops {
     pub fn forward(&self, counts: &BatchCounts) -> f64 {
         let tokens: usize = counts.lengths.iter().sum();
         let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
-        let projector: f64 = self.projector_layers().iter().sum::<f64>() * self.visual_tokens(counts.images);
+        let projector: f64 = self.projector_layers().iter().sum::<f64>() * counts.patches as f64;
         self.decoder_products(tokens) + self.head(counts.labels) + attention + projector + self.encoder(counts.encoded)
     }
 
@@ -106,10 +106,6 @@ impl ModelFlops {
         2.0 * text.hidden_size as f64 * text.vocab_size as f64 * labels as f64
     }
 
-    fn visual_tokens(&self, images: usize) -> f64 {
-        (images * self.config.visual_tokens()) as f64
-    }
-
     /// FLOPs of the projector's layers, per visual token.
     fn projector_layers(&self) -> Vec<f64> {
         let kind = self.config.projector;
@@ -118,13 +114,13 @@ impl ModelFlops {
         (0..kind.layers()).map(|layer| 2.0 * d * if layer == 0 { joined } else { d }).collect()
     }
 
-    fn projector(&self, images: usize) -> f64 {
+    fn projector(&self, patches: usize) -> f64 {
         let layer = |(index, flops): (usize, f64)| {
             // The gradient of the features is needed only if the encoder is trained.
             let input = self.vision || (self.projector && index > 0);
             flops * (1.0 + f64::from(u8::from(self.projector)) + f64::from(u8::from(input)))
         };
-        self.projector_layers().into_iter().enumerate().map(layer).sum::<f64>() * self.visual_tokens(images)
+        self.projector_layers().into_iter().enumerate().map(layer).sum::<f64>() * patches as f64
     }
 
     fn patches(&self, images: usize) -> f64 {
