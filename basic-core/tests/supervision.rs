@@ -155,7 +155,7 @@ fn nothing_is_observed_without_images_or_without_supervision() {
     let none = SupervisionLayout { batch: 1, sequence: 4, images: Vec::new() };
     assert!(Supervision::new(&Objective::default(), 4, &none, &device).is_none());
     assert!(Supervision::new(&Objective::llava(), 4, &layout(), &device).is_none());
-    let model = ModelShape { layers: 4, width: D, visual_tokens: 4, features: [4, D], patches: true };
+    let model = ModelShape { layers: 4, width: D, visual_tokens: 4, features: [4, D], patches: true, tiled: false };
     let wrong = Objective::from(Basic { k: Some(5), ..Basic::default() });
     assert!(wrong.check(&model).is_err() && Objective::default().check(&model).is_ok());
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use basic_models::config::Tiles;
 use basic_models::processor::{IGNORE, ProcessorError, Role, Tokenizer, render, tokenize};
 use rand::SeedableRng;
 use rand::seq::index;
@@ -261,7 +262,8 @@ fn lengths(sample: &Sample, preparer: &Preparer) -> Option<Counted> {
     let tokenizer = preparer.tokenizer();
     let pieces = render(preparer.style(), &sample.messages, tokenizer.specials()).ok()?;
     let none = Counted { length: 0, targets: 0, unknown: 0, place: String::new() };
-    match tokenize(tokenizer, &pieces, preparer.visual_tokens(), sample.images.len()) {
+    let tiles: Vec<Tiles> = sample.images.iter().map(|image| preparer.tiles(image)).collect::<Result<_, _>>().ok()?;
+    match tokenize(tokenizer, &pieces, &tiles) {
         Ok(example) => {
             let targets = example.labels.iter().filter(|label| **label != IGNORE).count();
             let id = unknown_id(tokenizer);

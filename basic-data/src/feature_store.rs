@@ -27,6 +27,8 @@ const HEADER: usize = 8 + 4 + 4 + 4 + 4 + 32 + 8;
 const MOST_IMAGE: u64 = 64 << 20;
 /// After this share of the limit was written, the folder is looked through again, because other processes write too.
 const COUNT_EVERY: u64 = 32;
+/// The most positions of an image: a damaged file does not claim more memory.
+const MOST_ROWS: usize = 1 << 20;
 const ENDING: &str = "features";
 
 /// A folder of features, and how much it may hold.
@@ -85,13 +87,12 @@ impl FeatureStore {
     }
 
     /// The features of a key, which must be of this form. `None` if there is no such file or anything about it is wrong.
-    fn read(&self, key: &FeatureKey, form: Form) -> Option<TensorData> {
+    fn read(&self, key: &FeatureKey, form: Rows) -> Option<TensorData> {
         let path = self.path(key);
-        let length = HEADER + form.bytes()?;
         // Before it is opened: a pipe would not return.
-        if !path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == length as u64) {
-            return None;
-        }
+        let meta = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let form = form.filled(usize::try_from(meta.len()).ok()?.checked_sub(HEADER)?)?;
+        let length = HEADER + form.bytes();
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).ok()?;
         File::open(&path).ok()?.take(length as u64).read_to_end(&mut bytes).ok()?;
@@ -175,8 +176,27 @@ struct Form {
 }
 
 impl Form {
-    fn bytes(self) -> Option<usize> {
-        self.rows.checked_mul(self.width)?.checked_mul(self.dtype.size())
+    fn bytes(self) -> usize {
+        self.rows * self.width * self.dtype.size()
+    }
+}
+
+/// The form of the features of all images by an encoder.
+#[derive(Debug, Clone, Copy)]
+struct Rows {
+    /// `None` if they differ from image to image.
+    rows: Option<usize>,
+    width: usize,
+    dtype: DType,
+}
+
+impl Rows {
+    /// The form of an image's features that take so many bytes; `None` if none has as many.
+    fn filled(self, bytes: usize) -> Option<Form> {
+        let row = self.width.checked_mul(self.dtype.size()).filter(|row| *row > 0)?;
+        let rows = self.rows.unwrap_or(bytes / row);
+        let fits = rows <= MOST_ROWS && rows.checked_mul(row) == Some(bytes);
+        fits.then_some(Form { rows, width: self.width, dtype: self.dtype })
     }
 }
 
@@ -207,7 +227,7 @@ struct Inner {
 #[derive(Debug)]
 struct Identified {
     hash: [u8; 32],
-    form: Form,
+    form: Rows,
 }
 
 impl EncoderStore {
@@ -223,7 +243,7 @@ impl EncoderStore {
             let EncoderIdentity { text, rows, width, dtype } = encoder.identity()?;
             let endian = cfg!(target_endian = "little");
             let all = [&*text, &images.identity(), env!("CARGO_PKG_VERSION"), &format!("{FORMAT} {endian}")];
-            Some(Identified { hash: Sha256::digest(all.join("\n")).into(), form: Form { rows, width, dtype } })
+            Some(Identified { hash: Sha256::digest(all.join("\n")).into(), form: Rows { rows, width, dtype } })
         });
     }
 
@@ -250,9 +270,9 @@ impl EncoderStore {
     /// Writes the features of an image, `[positions, width]` in order.
     pub(super) fn keep(&self, key: &FeatureKey, features: &[u8]) {
         if let Some(Identified { form, .. }) = self.identified()
-            && form.bytes() == Some(features.len())
+            && let Some(form) = form.filled(features.len())
         {
-            self.0.store.write(key, *form, features);
+            self.0.store.write(key, form, features);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Turns a sample into token ids, labels and image positions.
 
+use basic_models::config::Tiles;
 use basic_models::processor::{Style, Tokenizer, render, tokenize};
 use basic_models::{Checkpoint, ImageTokens};
 
@@ -20,9 +21,10 @@ pub struct Prepared {
 /// # Errors
 ///
 /// [`DataError`] that names the file and the sample if no token bears loss, the context is too short, or the template
-/// fails.
+/// fails, or if an image cannot be read.
 pub fn prepare(sample: &Sample, checkpoint: &Checkpoint, style: &Style) -> Result<Prepared, DataError> {
-    let prepared = tokens(sample, &checkpoint.tokenizer, style, checkpoint.visual_tokens())?;
+    let tiles = ImageSource::tiles_of(&sample.images, checkpoint).map_err(|error| sample.image_error(error))?;
+    let prepared = tokens(sample, &checkpoint.tokenizer, style, &tiles)?;
     let context = checkpoint.config.text_config.context();
     fitting(sample, prepared, Limit { max_length: context, context, too_long: TooLong::Error })
 }
@@ -35,26 +37,18 @@ pub(crate) struct Limit {
     pub too_long: TooLong,
 }
 
-/// Tokenizes the sample without a length limit.
+/// Tokenizes the sample, whose images have the given tiles, without a length limit.
 pub(crate) fn tokens(
     sample: &Sample,
     tokenizer: &Tokenizer,
     style: &Style,
-    visual: usize,
+    tiles: &[Tiles],
 ) -> Result<Prepared, DataError> {
     let conversation =
         |source| DataError::Conversation { path: sample.file.to_path_buf(), place: sample.place.clone(), source };
     let pieces = render(style, &sample.messages, tokenizer.specials()).map_err(conversation)?;
-    let example = tokenize(tokenizer, &pieces, visual, sample.images.len()).map_err(conversation)?;
-    Ok(Prepared {
-        tokens: ImageTokens {
-            ids: example.ids,
-            labels: example.labels,
-            images: example.image_positions.into_iter().map(Iterator::collect).collect(),
-            pixels: Vec::new(),
-        },
-        images: sample.images.clone(),
-    })
+    let example = tokenize(tokenizer, &pieces, tiles).map_err(conversation)?;
+    Ok(Prepared { tokens: example.into(), images: sample.images.clone() })
 }
 
 /// Applies `limit` to the sample: returns it if it is short enough, cuts it, or fails.
@@ -66,7 +60,8 @@ pub(crate) fn fitting(sample: &Sample, mut prepared: Prepared, limit: Limit) -> 
         if too_long != TooLong::Truncate {
             return Err(DataError::TooLong { path, place, length, max_length, context });
         }
-        cut(&mut prepared, max_length);
+        let kept = prepared.tokens.cut(max_length);
+        prepared.images.truncate(kept);
     }
     if prepared.tokens.targets() == 0 {
         let left = prepared.tokens.ids.len();
@@ -80,17 +75,4 @@ pub(crate) fn fitting(sample: &Sample, mut prepared: Prepared, limit: Limit) -> 
         return Err(DataError::Sample { path, place, reason });
     }
     Ok(prepared)
-}
-
-/// Cuts a sample from the right to `max_length` tokens, or to the beginning of the image that this would cut through.
-fn cut(prepared: &mut Prepared, max_length: usize) {
-    let Prepared { tokens, images } = prepared;
-    let whole = |positions: &Vec<usize>| positions.last().is_none_or(|last| *last < max_length);
-    let kept = tokens.images.iter().take_while(|positions| whole(positions)).count();
-    let next = tokens.images.get(kept).and_then(|positions| positions.first().copied());
-    let end = next.unwrap_or(max_length).min(max_length);
-    tokens.ids.truncate(end);
-    tokens.labels.truncate(end);
-    tokens.images.truncate(kept);
-    images.truncate(kept);
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use basic_models::config::{Tiles, Tiling};
 use basic_models::processor::{
-    DEFAULT_MAX_PIXELS, ImageProcessor, Message, PixelValues, ProcessorError, decode_image_within, open_image,
+    DEFAULT_MAX_PIXELS, ImageProcessor, Message, PixelValues, ProcessorError, decode_image_within, decoded_size_within,
+    image_size_within, open_image,
 };
 use basic_models::{Checkpoint, CheckpointError, outside};
 use image::RgbImage;
@@ -82,6 +84,33 @@ impl ImageSource {
             Self::File(path) => images.open(path),
             Self::Bytes { name, bytes } => images.decode(name, bytes),
         }
+    }
+}
+
+impl ImageSource {
+    /// The tiles that `tiling` cuts the image into. The image is read only if it is cut, and then its header alone is
+    /// decoded, within the limit of `images`.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcessorError`] that names the image.
+    pub fn tiles(&self, tiling: &Tiling, images: &ImageProcessor) -> Result<Tiles, ProcessorError> {
+        let size = match self {
+            _ if !tiling.cuts() => [0; 2],
+            Self::File(path) => image_size_within(path, images.max_pixels())?,
+            Self::Bytes { name, bytes } => decoded_size_within(name, bytes, images.max_pixels())?,
+        };
+        Ok(tiling.of(size))
+    }
+
+    /// [`ImageSource::tiles`] of several images, by a checkpoint's settings.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] that names the image.
+    pub fn tiles_of(images: &[Self], checkpoint: &Checkpoint) -> Result<Vec<Tiles>, CheckpointError> {
+        let tiling = checkpoint.config.tiling();
+        images.iter().map(|image| Ok(image.tiles(&tiling, &checkpoint.images)?)).collect()
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use basic_models::checkpoint::{FrozenEncoder, PatchEncoder};
 use basic_models::nn::Llava;
-use basic_models::processor::{ImageProcessor, ProcessorError};
+use basic_models::processor::{ImageProcessor, PixelValues, ProcessorError};
 use basic_models::{Checkpoint, CheckpointError};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::{EncoderStore, FeatureKey, ImageSource, KnownFeatures};
@@ -94,7 +94,7 @@ impl VisionCache {
         self.keys.clone()
     }
 
-    /// The number of images that were encoded, because neither the cache nor the store had their features.
+    /// The number of images, or tiles of images, that were encoded, because neither the cache nor the store had their features.
     pub fn encoded(&self) -> u64 {
         self.encoded
     }
@@ -102,7 +102,7 @@ impl VisionCache {
     /// The features of `images`, in order, without gradients; `None` if there are no images.
     ///
     /// # Shapes
-    /// - output: `[images * m, vision hidden]`
+    /// - output: `[M, vision hidden]`, the rows that the images' visual embeddings are made of
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl VisionCache {
     ) -> Result<Option<Tensor<2>>, CheckpointError> {
         let wanted: Vec<Wanted> = images.iter().map(Wanted::from).collect();
         self.features_of(model, &checkpoint.images, checkpoint.image_shape(), &wanted, |image, read| {
-            Ok(read.unwrap_or(&images[image]).pixels(checkpoint)?.data)
+            read.unwrap_or(&images[image]).pixels(checkpoint)
         })
     }
 
@@ -131,12 +131,12 @@ impl VisionCache {
     ) -> Result<Option<Tensor<2>>, ProcessorError> {
         let wanted: Vec<Wanted> = images.iter().map(Wanted::from).collect();
         self.features_of(encoder, encoder.images(), encoder.image_shape(), &wanted, |image, read| {
-            Ok(read.unwrap_or(&images[image]).process(encoder.images())?.data)
+            read.unwrap_or(&images[image]).process(encoder.images())
         })
     }
 
     /// Like [`VisionCache::features`], for images of which more is known. `pixels` returns the pixel values of image `i`,
-    /// of `shape`, as `processor` makes them, and is called only for images whose features are not at hand; if it is
+    /// whose tiles are of `shape`, as `processor` makes them, and is called only for images whose features are not at hand; if it is
     /// given an image, that is the one whose features go to the store, and must be the one that is decoded.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl VisionCache {
         processor: &ImageProcessor,
         shape: [usize; 3],
         images: &[Wanted],
-        pixels: impl Fn(usize, Option<&ImageSource>) -> Result<Vec<f32>, E> + Sync,
+        pixels: impl Fn(usize, Option<&ImageSource>) -> Result<PixelValues, E> + Sync,
     ) -> Result<Option<Tensor<2>>, E> {
         if images.is_empty() {
             return Ok(None);
@@ -173,18 +173,15 @@ impl VisionCache {
         }
         let [c, h, w] = shape;
         for chunk in missing.chunks(CHUNK) {
-            let values: Result<Vec<Vec<f32>>, E> =
+            let values: Result<Vec<PixelValues>, E> =
                 chunk.par_iter().map(|looked| pixels(looked.image, looked.read.as_ref())).collect();
-            let values = Tensor::<4>::from_data(TensorData::new(values?.concat(), [chunk.len(), c, h, w]), &device);
-            let features = encoder.patches(values).without_autodiff();
-            let rows = features.dims()[0] / chunk.len();
-            self.encoded += chunk.len() as u64;
+            let values = values?;
+            self.encoded += values.iter().map(|image| image.tiles as u64).sum::<u64>();
+            let features = encode(encoder, &values, [c, h, w], &device);
             if let Some(store) = &store {
                 keep(store, chunk, &features);
             }
-            for (index, looked) in chunk.iter().enumerate() {
-                fresh.insert(name(looked.image), features.clone().narrow(0, index * rows, rows));
-            }
+            fresh.extend(chunk.iter().map(|looked| name(looked.image)).zip(features));
         }
         let of = |wanted: &Wanted| {
             let name = wanted.source.name();
@@ -204,6 +201,38 @@ impl VisionCache {
         }
         Ok(Some(all))
     }
+}
+
+/// The features of each image, without the rows that are not used.
+fn encode(
+    encoder: &impl PatchEncoder,
+    images: &[PixelValues],
+    [c, h, w]: [usize; 3],
+    device: &Device,
+) -> Vec<Tensor<2>> {
+    let tiles: Vec<f32> = images.iter().flat_map(|image| image.data.iter().copied()).collect();
+    let count = tiles.len() / (c * h * w).max(1);
+    // No more tiles are encoded together than images that are not cut.
+    let parts = tiles.chunks(CHUNK * c * h * w).map(|tiles| {
+        let shape = [tiles.len() / (c * h * w).max(1), c, h, w];
+        encoder.patches(Tensor::from_data(TensorData::new(tiles.to_vec(), shape), device)).without_autodiff()
+    });
+    let features = Tensor::cat(parts.collect(), 0);
+    let rows = features.dims()[0] / count.max(1);
+    let mut first = 0;
+    let own = images.iter().map(|image| {
+        let features = features.clone().narrow(0, first * rows, image.tiles * rows);
+        first += image.tiles;
+        match encoder.kept(image.image) {
+            Some(rows) => {
+                let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
+                let n = rows.len();
+                features.select(0, Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), device))
+            }
+            None => features,
+        }
+    });
+    own.collect()
 }
 
 /// An image that the memory does not hold, after a look into the store.
@@ -233,11 +262,17 @@ impl Looked {
 
 /// Writes the features of images that were encoded together. If they cannot be read from the device, nothing is written:
 /// whoever reads them next tells why.
-fn keep(store: &EncoderStore, images: &[Looked], features: &Tensor<2>) {
-    let Ok(data) = features.clone().try_into_data() else { return };
-    let bytes = data.as_bytes();
-    let size = bytes.len() / images.len();
-    images.par_iter().zip(bytes.par_chunks_exact(size.max(1))).for_each(|(image, bytes)| {
+fn keep(store: &EncoderStore, images: &[Looked], features: &[Tensor<2>]) {
+    let Ok(data) = Tensor::cat(features.to_vec(), 0).try_into_data() else { return };
+    let mut ahead = data.as_bytes();
+    let row = ahead.len() / features.iter().map(|rows| rows.dims()[0]).sum::<usize>().max(1);
+    let own = features.iter().map(|rows| {
+        let (own, rest) = ahead.split_at_checked(rows.dims()[0] * row).unwrap_or((ahead, &[]));
+        ahead = rest;
+        own
+    });
+    let own: Vec<&[u8]> = own.collect();
+    images.par_iter().zip(own).for_each(|(image, bytes)| {
         if let Some(key) = &image.key {
             store.keep(key, bytes);
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use basic_core::{Losses, Objective, ObjectiveError};
 use basic_data::{DataError, ImageBase, ImageNameError};
 use basic_models::checkpoint::ParamPath;
+use basic_models::config::Tiles;
 use basic_models::nn::{Llava, Projector};
 use basic_models::outside::read_text;
 use basic_models::processor::{ProcessorError, tokenize_apart};
@@ -163,25 +164,21 @@ pub fn read_samples_within(
             Some(OneOrMany::One(file)) => vec![file],
             Some(OneOrMany::Many(files)) => files,
         };
-        let tokens = checkpoint.visual_tokens();
-        let example = tokenize_apart(&checkpoint.tokenizer, &sample.prompt, &sample.answer, tokens, files.len())
+        let files = files.iter().map(|name| {
+            let wrong = |source| InspectError::Image { path: path.into(), line: line_number, source };
+            base.file(name).map_err(wrong)
+        });
+        let files: Vec<PathBuf> = files.collect::<Result<_, _>>()?;
+        let tiles: Vec<Tiles> = files.iter().map(|file| checkpoint.tiles(file)).collect::<Result<_, _>>()?;
+        let example = tokenize_apart(&checkpoint.tokenizer, &sample.prompt, &sample.answer, &tiles)
             .map_err(|source| InspectError::Sample { path: path.into(), line: line_number, source })?;
         if example.ids.len() > context {
             let tokens = example.ids.len();
             return Err(InspectError::TooLong { path: path.into(), line: line_number, tokens, context });
         }
-        let pixels = files.iter().map(|name| {
-            let wrong = |source| InspectError::Image { path: path.into(), line: line_number, source };
-            let file = base.file(name).map_err(wrong)?;
-            Ok::<_, InspectError>(checkpoint.pixels(&file)?.data)
-        });
+        let pixels = files.iter().map(|file| Ok::<_, InspectError>(checkpoint.pixels(file)?.data));
         let pixels: Result<Vec<_>, _> = pixels.collect();
-        samples.push(ImageTokens {
-            ids: example.ids,
-            labels: example.labels,
-            images: example.image_positions.into_iter().map(Iterator::collect).collect(),
-            pixels: pixels?,
-        });
+        samples.push(ImageTokens { pixels: pixels?, ..example.into() });
     }
     if samples.is_empty() {
         return Err(InspectError::Empty(path.into()));
@@ -204,10 +201,12 @@ pub fn inspect(
     let objective = Objective::from(objective.basic.whole());
     // v is detached into a leaf of its own. das and sds depend on the projector only through v, and a graph can be
     // walked backwards once, so one forward pass gives each loss's gradient with respect to v.
-    let model = model.freeze();
+    let mut model = model.freeze();
     let projector = model.multi_modal_projector.clone().unfreeze();
-    let encode = || batch.pixels.clone().map(|pixels| model.encode(pixels).without_autodiff());
-    let features = batch.features.clone().or_else(encode);
+    // It is no visual embedding, so its gradient is that of the leaf itself.
+    let newline = projector.image_newline.clone();
+    model.multi_modal_projector.image_newline = newline.clone();
+    let features = model.features(batch).map(Tensor::without_autodiff);
     let leaf =
         features.clone().map(|f| model.multi_modal_projector.forward(f).without_autodiff().autodiff().require_grad());
     let forward = model.forward_from(batch, &objective, features.clone(), leaf.clone())?;
@@ -220,13 +219,20 @@ pub fn inspect(
 
     let mut grads = Vec::new();
     let grad_norms = losses.try_map(|name, loss| {
-        let mut grad_v = None;
+        let (mut grad_v, mut grad_newline) = (None, None);
         if let Some(leaf) = &leaf
             && loss.is_tracked()
         {
-            grad_v = leaf.grad(&loss.backward());
+            let grads = loss.backward();
+            grad_v = leaf.grad(&grads);
+            grad_newline = newline.as_ref().and_then(|newline| newline.val().grad(&grads));
         }
-        let named = projector_gradients(&projector, features.clone(), grad_v.clone(), name)?;
+        let mut named = projector_gradients(&projector, features.clone(), grad_v.clone(), name)?;
+        if let Some(grad) = grad_newline
+            && let Some((.., values)) = named.iter_mut().find(|(own, ..)| own.ends_with(".image_newline"))
+        {
+            *values = grad.cast(DType::F32).try_into_vec_as::<f32>()?;
+        }
         let squares: f64 = named.iter().flat_map(|(_, _, v)| v).map(|x| f64::from(*x).powi(2)).sum();
         let norm = squares.sqrt() as f32;
         grads.extend(named);

@@ -74,11 +74,14 @@ pub fn grounding(
         norms += f64::from(lengths.sum().try_into_scalar::<f32>()?);
         // v is not normalized: its length scales all cosines of a row alike and does not change the nearest token.
         let best = v.matmul(directions.clone()).argmax(1).try_into_vec_as::<i64>()?;
-        let patches = checkpoint.visual_tokens();
-        for (index, scene) in chunk.iter().enumerate() {
+        let mut first = 0;
+        for (scene, tiles) in chunk.iter().zip(ImageSource::tiles_of(&files, checkpoint)?) {
+            // The base image is the first of an image's tiles.
+            let start = first;
+            first += tiles.patches();
             for (patch, object) in patch_truth(&scene.scene, scene.render_seed, side).into_iter().enumerate() {
                 let object = object.and_then(|i| scene.scene.objects().get(i));
-                if let (Some(object), Some(id)) = (object, best.get(index * patches + patch)) {
+                if let (Some(object), Some(id)) = (object, best.get(start + patch)) {
                     nearest.push(checkpoint.tokenizer.token_of(*id as u32).unwrap_or_default());
                     truths.push(true_words(object));
                 }

@@ -10,10 +10,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use basic_core::DeviceSpec;
-use basic_models::Checkpoint;
 use basic_models::generate::{GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::processor::tokenize_prompt;
-use burn::tensor::{DType, Tensor, TensorData};
+use basic_models::{Batch, Checkpoint, ImageTokens};
+use burn::tensor::DType;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -31,13 +31,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // In the files' own type, `checkpoint.stored_dtype()`, a large model usually takes half the memory.
     let model = checkpoint.load(DType::F32, &device)?;
 
-    // The prompt: <image> is expanded to as many positions as the image has visual embeddings.
-    let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), 1)?;
-    // The image, processed as the checkpoint's settings require: [1, channels, height, width].
-    let [channels, height, width] = checkpoint.image_shape();
-    let pixels = checkpoint.pixels(&image)?;
-    let pixels = Tensor::<4>::from_data(TensorData::new(pixels.data, [1, channels, height, width]), &device);
-    let features = model.encode(pixels);
+    // The prompt: <image> is expanded to as many positions as the image has visual embeddings, or patches and newlines if
+    // the model cuts it into tiles.
+    let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, &[checkpoint.tiles(&image)?])?;
+    // The image, processed as the checkpoint's settings require, and its patch features.
+    let prompt = ImageTokens { pixels: vec![checkpoint.pixels(&image)?.data], ..prompt.into() };
+    let batch = Batch::collate(&[prompt.clone()], checkpoint.pad_id(), checkpoint.image_shape(), &device);
+    let features = model.features(&batch);
 
     let defaults = GenerationDefaults::load(&checkpoint.dir)?;
     let config = GenerationConfig::greedy(64, defaults.end_ids(&checkpoint), checkpoint.pad_id());
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         print!("{}", piece.text);
         ControlFlow::Continue(())
     };
-    let answers = generate_text(&model, &[prompt.into()], Some(features), &config, &options, &mut observer)?;
+    let answers = generate_text(&model, &[prompt], features, &config, &options, &mut observer)?;
     println!("\n({} tokens)", answers[0].generated.ids.len());
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use basic_core::DeviceSpec;
+use basic_models::config::Tiles;
 use basic_models::generate::{
     ContinuousBatch, Finish, GenerateError, GenerationConfig, NextToken, Sampling, Sequence, generate,
 };
@@ -47,7 +48,7 @@ fn sequence(model: &Llava, before: usize, images: &[usize], after: usize, new: u
     let image_positions = image_positions.collect();
     ids.extend((0..after).map(|i| word(i + 11 * after)));
     Sequence {
-        prompt: Arc::new(Prompt { ids, image_positions }),
+        prompt: Arc::new(Prompt { ids, image_positions, tiles: vec![Tiles::whole(m); images.len()] }),
         pixels: images.iter().map(|seed| image(model, *seed)).collect(),
         config: GenerationConfig::greedy(new, vec![91, 92], 0),
         stream: 0,

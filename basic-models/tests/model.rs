@@ -36,7 +36,13 @@ fn sample(text: &[u32], at: Option<usize>, seed: usize) -> ImageTokens {
     }
     let answer = ids.len() - 2;
     let labels = ids.iter().enumerate().map(|(p, id)| if p >= answer { i64::from(*id) } else { -100 }).collect();
-    ImageTokens { ids, labels, images, pixels: at.map(|_| pixels(seed)).into_iter().collect() }
+    ImageTokens {
+        ids,
+        labels,
+        images,
+        pixels: at.map(|_| pixels(seed)).into_iter().collect(),
+        ..ImageTokens::default()
+    }
 }
 
 fn samples() -> Vec<ImageTokens> {

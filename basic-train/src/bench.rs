@@ -323,7 +323,8 @@ fn samples(preset: &Preset, config: &LlavaConfig) -> Vec<ImageTokens> {
         let labels = ids.iter().enumerate().map(|(p, id)| if p > patches { i64::from(*id) } else { -100 });
         let labels = labels.collect();
         let pixels = (0..3 * side * side).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
-        ImageTokens { ids, labels, images: vec![(1..=patches).collect()], pixels: vec![pixels] }
+        let images = vec![(1..=patches).collect()];
+        ImageTokens { ids, labels, images, pixels: vec![pixels], ..ImageTokens::default() }
     };
     (0..preset.batch).map(sample).collect()
 }

@@ -3,10 +3,10 @@
 
     python families_in_transformers.py [--basic ../../target/release/basic] [--dtype f32] [--shard-size 100KB]
 
-`basic convert` reads and writes each checkpoint of tests/fixtures/families; LlavaForConditionalGeneration must load it
-without a missing, unexpected or mismatched key, and its logits must be those that transformers computed from the fixture,
-within 1e-3 (in f32; f16 and bf16 files come out as they went in). Ends with 1 where one doesn't. Needs torch,
-transformers, safetensors, pillow.
+`basic convert` reads and writes each checkpoint of tests/fixtures/families; LlavaForConditionalGeneration, or
+LlavaNextForConditionalGeneration for models that cut images into tiles, must load it without a missing, unexpected or
+mismatched key, and its logits must be those that transformers computed from the fixture, within 1e-3 (in f32; f16 and bf16
+files come out as they went in). Ends with 1 where one doesn't. Needs torch, transformers, safetensors, pillow.
 """
 import argparse
 import json
@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, logging
+from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration, logging
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 logging.set_verbosity_error()
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +33,17 @@ def compare(name, out, a):
     if ran.returncode:
         print(f"{name}: {ran.stderr.strip()}")
         return False
-    model, info = LlavaForConditionalGeneration.from_pretrained(out / name, dtype=torch.float32, output_loading_info=True)
-    wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
-    processor = LlavaProcessor.from_pretrained(out / name)
     expected = json.loads((source / "reference.json").read_text())
-    batch = processor(images=Image.open(FIXTURES / "images/b.png").convert("RGB"), text=expected["prompt"], return_tensors="pt")
+    # Only models that cut images into tiles have images of their own.
+    kind = LlavaNextForConditionalGeneration if "images" in expected else LlavaForConditionalGeneration
+    model, info = kind.from_pretrained(out / name, dtype=torch.float32, output_loading_info=True)
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
+    # The class is the one that the directory names.
+    processor = AutoProcessor.from_pretrained(out / name)
+    if kind is LlavaNextForConditionalGeneration:  # as the fixtures were made
+        processor.image_processor = LlavaNextImageProcessorPil.from_pretrained(out / name)
+    images = [Image.open(FIXTURES / "images" / image).convert("RGB") for image in expected.get("images", ["b.png"])]
+    batch = processor(images=images, text=expected["prompt"], return_tensors="pt")
     same_ids = batch["input_ids"][0].tolist() == expected["ids"]
     with torch.no_grad():
         logits = model(**batch).logits[0]

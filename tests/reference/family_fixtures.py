@@ -5,7 +5,7 @@
 
 A tiny random LLaVA checkpoint for every decoder family with CLIP and with SigLIP, with the settings that change the
 computation spread over them (windows, biases, rotary types, tied heads, several feature layers, shards, f16 and bf16
-files, configurations without defaults), and DINOv2 towers. Beside each: the reference's losses (reference.json) and
+files, configurations without defaults), DINOv2 towers, and models that cut images into tiles (LLaVA-NeXT). Beside each: the reference's losses (reference.json) and
 their gradients (grads.safetensors), the logits of every position of one prompt (logits.safetensors) and 32 greedy ids. Needs torch, transformers, safetensors.
 """
 import contextlib
@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import (BitImageProcessor, CLIPImageProcessor, CLIPVisionConfig, Dinov2Config, Dinov2WithRegistersConfig,
                           Gemma2Config, Gemma3TextConfig, GemmaConfig, LlamaConfig, LlavaConfig,
-                          LlavaForConditionalGeneration, LlavaProcessor, Ministral3Config, MistralConfig, Olmo2Config,
+                          LlavaForConditionalGeneration, LlavaNextConfig, LlavaNextForConditionalGeneration,
+                          LlavaNextProcessor, LlavaProcessor, Ministral3Config, MistralConfig, Olmo2Config,
                           Phi3Config, Qwen2Config, Qwen3Config, SiglipImageProcessor, SiglipVisionConfig, SmolLM3Config)
 
 out = Path(sys.argv[1])
@@ -29,6 +30,7 @@ script = Path(sys.argv[2]) if len(sys.argv) > 2 else here / "basic_reference.py"
 spec = importlib.util.spec_from_file_location("basic_reference", script)
 reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(reference)
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil as LlavaNextImageProcessor
 torch.set_num_threads(1)
 
 TEXT = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "phi3": Phi3Config,
@@ -42,6 +44,7 @@ LONGROPE = dict(rope_type="longrope", rope_theta=500.0, partial_rotary_factor=0.
                 long_factor=[1.5, 2.5, 4.0])
 YARN = dict(rope_type="yarn", rope_theta=500.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0,
             beta_slow=1.0, llama_4_scaling_beta=0.3)
+GRID = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 # name: family, vision, settings of text / vision / LLaVA, the file's type, and how it is written.
 CASES = {
     "llama-siglip": ("llama", "siglip", dict(rope_parameters=LLAMA3), {}, {}, "bfloat16", {}),
@@ -105,7 +108,19 @@ CASES = {
     # The gated feed-forward block of the giant ones.
     "llama-dinov2-swiglu": ("llama", "dinov2", {}, dict(layerscale_value=0.7, use_swiglu_ffn=True, mlp_ratio=3), {}, "bfloat16", {}),
 }
+CASES |= {
+    # LLaVA-NeXT: a base image and tiles.
+    "llama-next": ("llama", "clip", {}, {}, dict(image_grid_pinpoints=GRID), "float16", {}),
+    "mistral-next": ("mistral", "siglip", dict(sliding_window=60), {}, dict(image_grid_pinpoints=GRID[:3] + [[84, 84]]), "bfloat16",
+        dict(minimal=True, shard="60KB")),
+}
 PROMPT = "USER: <image>\nwhat is in the picture? ASSISTANT:"
+
+
+# The images of the prompt, and the samples of the losses; those of a model that cuts images differ in aspect ratio.
+IMAGES, SAMPLES = ["b.png"], "samples.jsonl"
+NEXT_PROMPT = "USER: <image>\nand <image>\nwhat is in the pictures? ASSISTANT:"
+NEXT_IMAGES, NEXT_SAMPLES = ["wide.png", "strip.png"], "samples_next.jsonl"
 
 
 def checkpoint(name, seed, family, vision, text, tower, llava, dtype, how):
@@ -119,10 +134,11 @@ def checkpoint(name, seed, family, vision, text, tower, llava, dtype, how):
                 num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, max_position_embeddings=512) | text
     strategy = llava.pop("vision_feature_select_strategy", "full" if vision == "siglip" else "default")
     image = tok.convert_tokens_to_ids("<image>")
-    cfg = LlavaConfig(vision_config=VISION[vision](**tower).to_dict(), text_config=TEXT[family](**text).to_dict(),
+    tiles = "image_grid_pinpoints" in llava
+    cfg = (LlavaNextConfig if tiles else LlavaConfig)(vision_config=VISION[vision](**tower).to_dict(), text_config=TEXT[family](**text).to_dict(),
                       image_token_index=image, image_seq_length=16, vision_feature_select_strategy=strategy,
                       **(dict(vision_feature_layer=-2) | llava))
-    model = LlavaForConditionalGeneration(cfg).float().eval()
+    model = (LlavaNextForConditionalGeneration if tiles else LlavaForConditionalGeneration)(cfg).float().eval()
     with torch.no_grad():
         for key, p in model.named_parameters():  # larger than the init, so that a wrong order of operations shows
             p.add_(torch.randn_like(p) * (0.4 if "embed_tokens" in key or ("language_model" in key and "self_attn" in key) else 0.05))
@@ -131,8 +147,11 @@ def checkpoint(name, seed, family, vision, text, tower, llava, dtype, how):
         images = SiglipImageProcessor(size=square)
     else:
         images = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=square)
+    if tiles:
+        normal = dict(image_mean=images.image_mean, image_std=images.image_std)
+        images = LlavaNextImageProcessor(size={"shortest_edge": 28}, crop_size=square, image_grid_pinpoints=llava["image_grid_pinpoints"], **normal)
     special = {"clip": 1, "siglip": 0, "dinov2": 1, "registers": 1 + tower.get("num_register_tokens", 0)}[vision]
-    proc = LlavaProcessor(image_processor=images, tokenizer=tok, patch_size=7, image_token="<image>",
+    proc = (LlavaNextProcessor if tiles else LlavaProcessor)(image_processor=images, tokenizer=tok, patch_size=7, image_token="<image>",
                           vision_feature_select_strategy=strategy, num_additional_image_tokens=special)
     model.to(getattr(torch, dtype)).save_pretrained(path, max_shard_size=how.get("shard", "50GB"))
     proc.save_pretrained(path)
@@ -161,11 +180,13 @@ def call(*args):
 
 def expected(name):
     path = out / name
-    samples, image = out.parent / "samples.jsonl", out.parent / "images" / "b.png"
-    losses = call("losses", path, samples, "--grads", path / "grads.safetensors")
+    tiles = reference.tiled(path)
+    prompt, names, samples = (NEXT_PROMPT, NEXT_IMAGES, NEXT_SAMPLES) if tiles else (PROMPT, IMAGES, SAMPLES)
+    losses = call("losses", path, out.parent / samples, "--grads", path / "grads.safetensors")
     model, proc = reference.load(path)
     from PIL import Image
-    batch = proc(images=Image.open(image).convert("RGB"), text=PROMPT, return_tensors="pt")
+    images = [Image.open(out.parent / "images" / name).convert("RGB") for name in names]
+    batch = proc(images=images, text=prompt, return_tensors="pt")
     with torch.no_grad():
         logits = model(**batch).logits[0]
         # Not the reference's generate: it runs over its own output once more, where a generated <image> lacks its pixels.
@@ -174,7 +195,9 @@ def expected(name):
     top = [step[0].topk(2).values for step in new.logits]
     generated = dict(ids=new.sequences[0, start:].tolist(), gaps=[float(x[0] - x[1]) for x in top])
     save_file({"logits": logits.contiguous()}, path / "logits.safetensors")
-    result = dict(losses=losses, generated=generated, prompt=PROMPT, ids=batch["input_ids"][0].tolist())
+    result = dict(losses=losses, generated=generated, prompt=prompt, ids=batch["input_ids"][0].tolist())
+    if tiles:
+        result |= dict(images=names, samples=samples)
     (path / "reference.json").write_text(json.dumps(result) + "\n")
     print(name, {k: round(losses[k], 4) for k in ("lm", "das", "sds")}, generated["ids"][:8], "least gap", min(generated["gaps"]))
     return min(generated["gaps"]) if len(generated["ids"]) == 32 else 0

@@ -36,7 +36,8 @@ def collate(processor, samples):
                  labels=torch.stack([F.pad(i, (0, width - len(i)), value=-100) for i in labels]))
     if files:
         pictures = [Image.open(HERE / "images" / file).convert("RGB") for file in files]
-        batch["pixel_values"] = processor.image_processor(images=pictures, return_tensors="pt").pixel_values
+        # pixel_values; image_sizes too where images are cut into tiles
+        batch |= processor.image_processor(images=pictures, return_tensors="pt")
     return batch
 
 
@@ -45,13 +46,18 @@ def targets(samples):
     return sum(sum(x != -100 for x in s["labels"][1:]) for s in samples), sum(bool(s["images"]) for s in samples)
 
 
+def part_of(name):
+    part = name.removeprefix("model.").split(".")[0]
+    return "multi_modal_projector" if part == "image_newline" else part
+
+
 def prepared(reference, run):
-    model, processor = reference.load(HERE / "plain")
+    model, processor = reference.load(HERE / run.get("checkpoint", "plain"))
     if "adapters" in run:
         peft = PeftModel.from_pretrained(model, HERE / "adapters" / run["adapters"], is_trainable=True)
         model = peft.base_model.model
     for name, parameter in model.named_parameters():
-        part = name.removeprefix("model.").split(".")[0]
+        part = part_of(name)
         adapter = "lora_" in name
         whole = part in run["full"] and "original_module" not in name
         parameter.requires_grad_(adapter or whole)
@@ -64,7 +70,7 @@ def steps(reference, name, run):
     groups = []
     for part, lr in run["lr"].items():
         mine = [(n, p) for n, p in model.named_parameters() if p.requires_grad and
-                (n.removeprefix("model.").split(".")[0] == part or (part == "language_model" and n.startswith("lm_head")))]
+                (part_of(n) == part or (part == "language_model" and n.startswith("lm_head")))]
         for decays in (True, False):
             params = [p for n, p in mine if (p.ndim >= 2) == decays]
             if params:

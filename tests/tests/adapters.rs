@@ -46,7 +46,8 @@ fn logits(checkpoint: &Checkpoint, model: &Llava, ids: &Value) -> Vec<f32> {
     let ids: Vec<u32> = numbers(ids).into_iter().map(|id| id as u32).collect();
     let places = (0..ids.len()).filter(|i| ids[*i] == checkpoint.config.image_token_index).collect();
     let pixels = checkpoint.pixels(&fixture("images/a.png")).unwrap().data;
-    let sample = ImageTokens { ids, labels: Vec::new(), images: vec![places], pixels: vec![pixels] };
+    let sample =
+        ImageTokens { ids, labels: Vec::new(), images: vec![places], pixels: vec![pixels], ..ImageTokens::default() };
     let batch = Batch::collate(&[sample], checkpoint.pad_id(), checkpoint.image_shape(), &model.device());
     let hidden = model.forward(&batch, &Objective::llava()).unwrap().hidden;
     let [_, t, d] = hidden.dims();

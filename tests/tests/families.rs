@@ -1,6 +1,6 @@
-//! Compares every decoder family with CLIP and SigLIP encoders, and DINOv2 encoders, with transformers: losses and
-//! their gradients, the logits of every position, and greedy token ids. tests/reference/family_fixtures.py made
-//! tests/fixtures/families and says what each checkpoint varies.
+//! Compares every decoder family with CLIP and SigLIP encoders, DINOv2 encoders, and models that cut images into tiles
+//! (LLaVA-NeXT) with transformers: losses and their gradients, the logits of every position, and greedy token ids.
+//! tests/reference/family_fixtures.py made tests/fixtures/families and says what each checkpoint varies.
 //!
 //! `cargo test -p tests --test families -- --nocapture` prints the table.
 
@@ -9,6 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
+use basic_models::config::Tiles;
+use basic_models::processor::tokenize_prompt;
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::DType;
 use serde_json::Value;
@@ -39,17 +41,26 @@ fn families() -> Vec<(String, PathBuf)> {
     found.sort();
     assert_eq!(
         found.len(),
-        29,
-        "two for each of nine families, two of Phi-4-mini's, two of Mistral's and seven of Llama's"
+        31,
+        "two for each of nine families, two of Phi-4-mini's, two of Mistral's, seven of Llama's, and two that cut images"
     );
     found
+}
+
+/// The images of the prompt that was compared.
+fn images(expected: &Value) -> Vec<PathBuf> {
+    let names = expected["images"].as_array().map(|names| names.iter().map(text).collect());
+    let names: Vec<&str> = names.unwrap_or_else(|| vec!["b.png"]);
+    names.into_iter().map(|name| fixture("images").join(name)).collect()
 }
 
 /// The largest deviation of a loss; `Err` names a quantity that is beyond its tolerance.
 fn losses(dir: &Path, expected: &Value, device: &str) -> Result<f64, String> {
     let out = tempfile::tempdir().map_err(|e| e.to_string())?;
     let grads = out.path().join("grads.safetensors");
-    let line = args!["losses", dir, fixture("samples.jsonl"), "--device", device, "--grads", grads, "--json"];
+    let samples = expected["samples"].as_str().unwrap_or("samples.jsonl");
+    let expected = &expected["losses"];
+    let line = args!["losses", dir, fixture(samples), "--device", device, "--grads", grads, "--json"];
     let ours = basic(line).json();
     let (found, wanted) = (read(&grads), read(&dir.join("grads.safetensors")));
     if !found.keys().eq(wanted.keys()) {
@@ -89,13 +100,16 @@ fn logits(dir: &Path, expected: &Value) -> Result<f64, String> {
     let checkpoint = Checkpoint::open(dir).map_err(|e| e.to_string())?;
     let model = checkpoint.load(DType::F32, &device).map_err(|e| e.to_string())?;
     let ids: Vec<u32> = numbers(&expected["ids"]).into_iter().map(|id| id as u32).collect();
-    let image = checkpoint.config.image_token_index;
-    let places: Vec<usize> = (0..ids.len()).filter(|i| ids[*i] == image).collect();
-    if places.len() != checkpoint.visual_tokens() {
-        return Err(format!("{} image positions, the model has {}", places.len(), checkpoint.visual_tokens()));
+    let files = images(expected);
+    let tiles: Result<Vec<Tiles>, _> = files.iter().map(|file| checkpoint.tiles(file)).collect();
+    let prompt = tokenize_prompt(&checkpoint.tokenizer, text(&expected["prompt"]), &tiles.map_err(|e| e.to_string())?);
+    let prompt = prompt.map_err(|e| e.to_string())?;
+    if prompt.ids != ids {
+        return Err(format!("the prompt's ids are {:?} and not {ids:?}", prompt.ids));
     }
-    let pixels = checkpoint.pixels(&fixture("images/b.png")).map_err(|e| e.to_string())?.data;
-    let sample = ImageTokens { ids, labels: Vec::new(), images: vec![places], pixels: vec![pixels] };
+    let pixels: Result<Vec<Vec<f32>>, _> =
+        files.iter().map(|file| checkpoint.pixels(file).map(|pixels| pixels.data)).collect();
+    let sample = ImageTokens { pixels: pixels.map_err(|e| e.to_string())?, ..prompt.into() };
     let batch = Batch::collate(&[sample], checkpoint.pad_id(), checkpoint.image_shape(), &device);
     let forward = model.forward(&batch, &Objective::llava()).map_err(|e| e.to_string())?;
     let [_, t, d] = forward.hidden.dims();
@@ -111,21 +125,10 @@ fn logits(dir: &Path, expected: &Value) -> Result<f64, String> {
 
 /// How many of the 32 greedy token ids were compared. Those after a near tie are not.
 fn generated(dir: &Path, expected: &Value, device: &str) -> Result<usize, String> {
-    let ours = basic(args![
-        "generate",
-        dir,
-        "--image",
-        fixture("images/b.png"),
-        "--prompt",
-        text(&expected["prompt"]),
-        "--max-new-tokens",
-        "32",
-        "--greedy",
-        "--device",
-        device,
-        "--json"
-    ])
-    .json();
+    let mut line = args!["generate", dir, "--prompt", text(&expected["prompt"])];
+    images(expected).into_iter().for_each(|image| line.extend(args!["--image", image]));
+    line.extend(args!["--max-new-tokens", "32", "--greedy", "--device", device, "--json"]);
+    let ours = basic(line).json();
     let (ours, theirs) = (numbers(&ours["ids"]), numbers(&expected["generated"]["ids"]));
     let gaps = numbers(&expected["generated"]["gaps"]);
     let sure = gaps.iter().position(|gap| *gap < GAP).unwrap_or(gaps.len());
@@ -160,7 +163,7 @@ fn table(device: &str) {
             Err(error) => wrong.push(format!("{name}: {what}: {error}")),
         };
         print!("{device} {name:<16} ");
-        note("losses", losses(&dir, &expected["losses"], device).map(|off| format!("{off:.1e}")));
+        note("losses", losses(&dir, &expected, device).map(|off| format!("{off:.1e}")));
         if device == "cpu" {
             note("logits", logits(&dir, &expected).map(|off| format!("{off:.1e}")));
         }

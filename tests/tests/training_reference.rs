@@ -1,5 +1,5 @@
-//! Compares `basic train` with PyTorch over the same twenty steps: with a frozen decoder, a fully trained one, and
-//! adapters. tests/reference/train_steps.py computed the expected losses from the token ids, labels and sample order
+//! Compares `basic train` with PyTorch over the same twenty steps: with a frozen decoder, a fully trained one,
+//! adapters, and a model that cuts images into tiles, trained as a whole. tests/reference/train_steps.py computed the expected losses from the token ids, labels and sample order
 //! that this file writes if BASIC_WRITE_FIXTURES is set; otherwise it checks that they are still the same.
 
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ const LOSS: f64 = 1e-3;
 /// step 19 (by 2e-7 at step 20, and losses by at most 4e-6), for an unknown reason.
 const NORM: f64 = 5e-3;
 const STEPS: usize = 20;
-const RUNS: [&str; 3] = ["pretrain", "finetune", "lora"];
+const RUNS: [&str; 4] = ["pretrain", "finetune", "lora", "tiles"];
 
 fn basic(args: Vec<OsString>) -> Ran {
     run(env!("CARGO_BIN_EXE_basic-under-test"), args)
@@ -33,9 +33,13 @@ fn data(run: &Value) -> std::path::PathBuf {
     fixture(format!("training/{}.json", text(&run["data"])))
 }
 
+fn checkpoint(run: &Value) -> std::path::PathBuf {
+    fixture(run["checkpoint"].as_str().unwrap_or("plain"))
+}
+
 /// The tokenized samples and the batches of the steps.
 fn exported(run: &Value) -> Value {
-    let checkpoint = Checkpoint::open(fixture("plain")).unwrap();
+    let checkpoint = Checkpoint::open(checkpoint(run)).unwrap();
     let style = StyleChoice::try_from(text(&run["style"]).to_string()).unwrap();
     let style = style.resolve(&checkpoint, run["stage"] == "pretrain").unwrap();
     let data = LlavaData::open(&data(run), Some(&fixture("images")), None).unwrap();
@@ -66,7 +70,7 @@ fn recipe(run: &Value) -> String {
          [schedule]\nkind = \"cosine\"\nwarmup_ratio = {}\n\n[train]\nbatch_size = {}\nmicro_batch = {}\nsteps = {STEPS}\n\n[loader]\norder = \"shuffle\"\n",
         run["stage"],
         run["seed"],
-        fixture("plain"),
+        checkpoint(run),
         data(run),
         fixture("images"),
         run["style"],
@@ -79,6 +83,9 @@ fn recipe(run: &Value) -> String {
     );
     if let Some(lr) = lr("multi_modal_projector") {
         text += &format!("\n[parts.projector]\nmode = \"full\"\nlr = {lr:?}\n");
+    }
+    if let Some(lr) = lr("vision_tower") {
+        text += &format!("\n[parts.vision]\nmode = \"full\"\nlr = {lr:?}\n");
     }
     if let Some(lr) = lr("language_model") {
         text += &match run.get("adapters") {

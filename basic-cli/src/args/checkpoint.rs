@@ -36,6 +36,10 @@ pub struct Assemble {
     /// Trained weights for the projector, such as LLaVA's mm_projector.bin, instead of random ones.
     #[arg(long, value_name = "FILE")]
     pub projector_weights: Option<PathBuf>,
+    /// Cut images into tiles (LLaVA-NeXT): the resolutions of which the best one for an image is cut, as HEIGHTxWIDTH
+    /// with commas between them, such as 336x672,672x336,672x672. Both are multiples of the vision encoder's image size.
+    #[arg(long, value_name = "HxW,...", value_delimiter = ',', value_parser = resolution)]
+    pub image_grid_pinpoints: Vec<[usize; 2]>,
     /// The seed of the projector's random weights.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -47,6 +51,14 @@ pub struct Assemble {
     pub out: PathBuf,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Reads HEIGHTxWIDTH.
+fn resolution(text: &str) -> Result<[usize; 2], String> {
+    let side = |text: &str| text.trim().parse::<usize>().ok().filter(|side| (1..=8192).contains(side));
+    text.split_once('x')
+        .and_then(|(height, width)| Some([side(height)?, side(width)?]))
+        .ok_or_else(|| "expected HEIGHTxWIDTH in pixels, of 1 to 8192, such as 336x672".into())
 }
 
 #[derive(Debug, ClapArgs)]

@@ -103,8 +103,9 @@ fn over_image(
     let mut prompts = Vec::new();
     let mut seen = Vec::new();
     for (_, checkpoint) in checkpoints {
-        let prompt = tokenize_prompt(&checkpoint.tokenizer, text.as_str(), checkpoint.visual_tokens(), images.len())
-            .context("--prompt")?;
+        let prompt =
+            tokenize_prompt(&checkpoint.tokenizer, text.as_str(), &ImageSource::tiles_of(&images, checkpoint)?)
+                .context("--prompt")?;
         check_context(&checkpoint.config, prompt.ids.len(), new_tokens(args, 64))?;
         prompts.push(ImageTokens::from(prompt));
         seen.push(images.iter().map(|image| seen_image(checkpoint, image)).collect::<Result<Vec<_>, _>>()?);

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow};
-use basic_models::Checkpoint;
 use basic_models::generate::{Answer, Conversation, GenerateError, GenerationConfig};
-use basic_models::processor::{LlavaStyle, Style};
-use burn::tensor::Tensor;
+use basic_models::processor::{LlavaStyle, Prompt, Style};
+use basic_models::{Checkpoint, ImageTokens};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::generate::{Printer, blamed, pixels, settings, tell_of_a_cut};
+use super::generate::{Printer, blamed, features, pixels, settings, tell_of_a_cut};
 use super::model::{open, open_device};
 use crate::args::{Chat, MAX_NEW_TOKENS};
 use crate::output::{closed, tell};
@@ -37,12 +36,19 @@ pub fn chat(args: Chat) -> Result<()> {
     let most = args.max_new_tokens.map_or(MAX_NEW_TOKENS, |most| most as usize);
     let (config, mut stop) = settings(&checkpoint, &args.tokens, most)?;
     stop.extend(style.stops().iter().map(|stop| stop.to_string()));
-    let read = |image: &Path| pixels(&checkpoint, &[PathBuf::from(image)]);
+    let read = |image: &Path| -> Result<ImageTokens> {
+        let tiles = checkpoint.tiles(image)?;
+        // Only the image: its tiles, from which the conversation's prompts follow.
+        let prompt =
+            Prompt { ids: vec![0; tiles.tokens()], image_positions: vec![0..tiles.tokens()], tiles: vec![tiles] };
+        Ok(ImageTokens { pixels: pixels(&checkpoint, &[PathBuf::from(image)])?, ..prompt.into() })
+    };
     let first = args.image.as_deref().map(read).transpose()?;
     let model = checkpoint.load(args.dtype.into(), &device)?;
-    let start = |pixels| {
-        let features = Option::map(pixels, |pixels| model.encode(Tensor::from_data(pixels, &device)));
-        Conversation::new(&checkpoint, &model, style.clone(), args.system.as_deref(), features)
+    let start = |image: Option<ImageTokens>| {
+        let features = image.as_ref().and_then(|image| features(&model, image, checkpoint.image_shape()));
+        let tiles = image.map(|image| image.tiles).unwrap_or_default();
+        Conversation::new(&checkpoint, &model, style.clone(), args.system.as_deref(), tiles, features)
     };
     let mut conversation = start(first);
     ctrlc::set_handler(interrupted).context("Ctrl-C")?;
@@ -71,7 +77,7 @@ pub fn chat(args: Chat) -> Result<()> {
             }
             line => match (line.strip_prefix("/image"), line.starts_with('/')) {
                 (Some(path), _) if path.starts_with(char::is_whitespace) => {
-                    read(Path::new(path.trim())).map(|pixels| conversation = start(Some(pixels)))
+                    read(Path::new(path.trim())).map(|image| conversation = start(Some(image)))
                 }
                 (_, true) => Err(anyhow!("{line}: no such command; /help lists them")),
                 (_, false) => {

@@ -26,6 +26,7 @@ pub fn assemble(args: Assemble) -> Result<()> {
         seed: args.seed,
         projector_weights: args.projector_weights,
         pad_to_multiple_of: args.pad_to_multiple_of.map(usize::from),
+        image_grid_pinpoints: args.image_grid_pinpoints,
     };
     let checkpoint = Checkpoint::assemble_with(&args.vision, &args.llm, &options)?;
     write(&checkpoint, &args.out, &args.output)

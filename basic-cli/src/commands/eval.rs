@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use basic_core::DeviceSpec;
 use basic_data::{ImageBase, StyleChoice, VisionCache};
 use basic_eval::benchmarks::{Judged, ScoreRecord, metrics};
 use basic_eval::questions::{
@@ -84,7 +83,7 @@ fn file(args: &Eval, data: &Path, launched: Option<&Group>) -> Result<()> {
     let questions = read_questions(data)?;
     let base = ImageBase::of(args.images.as_deref(), data, args.image_root.as_deref())?;
     // The images are checked before the weights are read, which may be large.
-    images(&questions, &base).map_err(|error| error.of(data))?;
+    let images = images(&questions, &base).map_err(|error| error.of(data))?;
     let checkpoint = open(args)?;
     let conversation = conversation(args, &checkpoint)?;
     let mut options =
@@ -92,8 +91,8 @@ fn file(args: &Eval, data: &Path, launched: Option<&Group>) -> Result<()> {
     options.max_new_tokens = args.max_new_tokens.unwrap_or(options.max_new_tokens);
     let by_choices = args.choices == Some(Choices::Likelihood);
     let checked = match by_choices {
-        true => check_choices(&checkpoint, &questions, &options),
-        false => check_prompts(&checkpoint, &questions, &options),
+        true => check_choices(&checkpoint, &questions, &images, &options),
+        false => check_prompts(&checkpoint, &questions, &images, &options),
     };
     checked.map_err(|error| error.of(data))?;
     let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;

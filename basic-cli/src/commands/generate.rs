@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Context, Error, Result, bail};
-use basic_models::Checkpoint;
 use basic_models::generate::{
     Answer, Finish, GenerateError, GenerationConfig, GenerationDefaults, TextOptions, check_context, generate_text,
 };
+use basic_models::nn::Llava;
 use basic_models::processor::tokenize_prompt;
-use burn::tensor::{Tensor, TensorData};
+use basic_models::{Batch, Checkpoint, ImageTokens};
+use burn::tensor::Tensor;
 use serde_json::json;
 
 use super::model::{open, open_device};
@@ -24,21 +25,19 @@ pub fn generate(args: Generate) -> Result<()> {
     checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
     let (mut config, stop) = settings(&checkpoint, &args.tokens, args.max_new_tokens.unwrap_or(MAX_NEW_TOKENS))?;
     let text = args.prompt.replace("\\n", "\n");
-    let count = args.image.len();
-    let prompt =
-        tokenize_prompt(&checkpoint.tokenizer, &text, checkpoint.visual_tokens(), count).context("--prompt")?;
+    let tiles = args.image.iter().map(|image| checkpoint.tiles(image)).collect::<Result<Vec<_>, _>>()?;
+    let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, &tiles).context("--prompt")?;
     // The prompt and the images are checked before the weights are read, which may be large.
     check_context(&checkpoint.config, prompt.ids.len(), args.max_new_tokens.unwrap_or(1)).context("--prompt")?;
     let room = checkpoint.config.text_config.context().saturating_sub(prompt.ids.len());
     config.max_new_tokens = config.max_new_tokens.min(room);
     let pixels = pixels(&checkpoint, &args.image)?;
     let model = checkpoint.load(args.dtype.into(), &device)?;
-    let features = model.encode(Tensor::from_data(pixels, &device));
+    let prompt = ImageTokens { pixels, ..prompt.into() };
+    let features = features(&model, &prompt, checkpoint.image_shape());
     let options = TextOptions { tokenizer: &checkpoint.tokenizer, stop: &stop };
     let printer = Printer::new(!args.json && (args.stream || stdout().is_terminal()));
-    let answers = generate_text(&model, &[prompt.into()], Some(features), &config, &options, &mut |piece| {
-        printer.print(piece.text)
-    });
+    let answers = generate_text(&model, &[prompt], features, &config, &options, &mut |piece| printer.print(piece.text));
     let answer = answers.map_err(|error| blamed(error, &checkpoint))?.pop().unwrap_or_default();
     if args.json {
         let generated = answer.generated;
@@ -102,9 +101,15 @@ pub(super) fn defaults(checkpoint: &Checkpoint) -> Result<GenerationDefaults> {
     Ok(defaults)
 }
 
-/// The pixel values of images, `[images, channels, height, width]`.
-pub(super) fn pixels(checkpoint: &Checkpoint, images: &[PathBuf]) -> Result<TensorData> {
-    let [channels, height, width] = checkpoint.image_shape();
+/// The patch features of a prompt's images, from their pixel values.
+pub(super) fn features(model: &Llava, prompt: &ImageTokens, shape: [usize; 3]) -> Option<Tensor<2>> {
+    let device = model.device().without_autodiff();
+    model.features(&Batch::collate(std::slice::from_ref(prompt), 0, shape, &device))
+}
+
+/// The pixel values of each image, CHW, tile after tile.
+pub(super) fn pixels(checkpoint: &Checkpoint, images: &[PathBuf]) -> Result<Vec<Vec<f32>>> {
+    let [_, height, width] = checkpoint.image_shape();
     let mut all = Vec::new();
     for path in images {
         let pixels = checkpoint.pixels(path)?;
@@ -112,9 +117,9 @@ pub(super) fn pixels(checkpoint: &Checkpoint, images: &[PathBuf]) -> Result<Tens
             let (path, h, w) = (path.display(), pixels.height, pixels.width);
             bail!("{path}: the image processor makes {h} x {w} pixels, the vision encoder takes {height} x {width}");
         }
-        all.extend(pixels.data);
+        all.push(pixels.data);
     }
-    Ok(TensorData::new(all, [images.len(), channels, height, width]))
+    Ok(all)
 }
 
 /// Prints the pieces of an answer on standard output as they are generated.

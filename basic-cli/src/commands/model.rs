@@ -68,7 +68,10 @@ pub fn losses(args: Losses) -> Result<()> {
 pub fn preprocess(args: Preprocess) -> Result<()> {
     let processor = ImageProcessor::load(&resolve(&args.checkpoint)?)?.with_max_pixels(args.max_pixels);
     let pixels = processor.open(&args.image)?;
-    let tensor = ("pixel_values".to_string(), vec![3, pixels.height, pixels.width], pixels.data);
+    // As transformers' processor of the model gives it: an image that is cut has tiles.
+    let tiles = (!processor.config().pinpoints.is_empty()).then_some(pixels.tiles);
+    let shape = tiles.into_iter().chain([3, pixels.height, pixels.width]).collect();
+    let tensor = ("pixel_values".to_string(), shape, pixels.data);
     write_named(&args.out, &[tensor])?;
     Ok(())
 }

@@ -70,12 +70,14 @@ pub struct ModelShape {
     pub layers: usize,
     /// Its width (d).
     pub width: usize,
-    /// The number of positions that an image takes in a sequence (m).
+    /// The number of visual embeddings of an image that is not cut into tiles (m).
     pub visual_tokens: usize,
     /// The number of an image's patch features and their width, as the projector receives them from the vision encoder.
     pub features: [usize; 2],
     /// Whether each position of an image is a patch, or a square of patches, and not a query that reads the whole image.
     pub patches: bool,
+    /// Whether images are cut into tiles, so that the number of their visual embeddings varies.
+    pub tiled: bool,
 }
 
 /// Where a method's patch features come from.
@@ -164,7 +166,8 @@ pub struct Evidence<'a> {
     pub layers: usize,
     /// The outputs of the tapped layers (0-based) at the image positions, `[M, d]`.
     pub taps: &'a BTreeMap<usize, Tensor<2>>,
-    /// The patch features that the method compares with, without a gradient, `[images * positions, width]`.
+    /// The patch features that the method compares with, without a gradient, `[images * positions, width]`, or `[M, width]`
+    /// if images are cut into tiles.
     pub features: Option<&'a Tensor<2>>,
     /// The methods' trainable heads.
     pub heads: &'a Heads,
@@ -211,6 +214,15 @@ pub enum ObjectiveError {
         value: usize,
         /// The largest value that is allowed.
         most: usize,
+    },
+    /// Another encoder's features for a model that cuts images into tiles.
+    #[error(
+        "{name}: the model cuts images into tiles, whose patches another encoder's cannot be compared with: use the \
+         model's own vision encoder (\"vision\")"
+    )]
+    Tiles {
+        /// The key.
+        name: &'static str,
     },
     /// Patch features that do not lie on a square grid.
     #[error("{name}: {positions} positions an image do not lie on a square grid: {way}")]

@@ -140,12 +140,17 @@ impl Method for Viral {
             return Err(ObjectiveError::Queries { name: NAME });
         }
         match self.target == OWN {
+            // Each patch of the tiles has its own feature.
+            _ if model.tiled && self.target == OWN => Ok(()),
             true => self.check_features(model.features[0], model),
             false => Ok(()),
         }
     }
 
     fn check_features(&self, positions: usize, model: &ModelShape) -> Result<(), ObjectiveError> {
+        if model.tiled {
+            return Err(ObjectiveError::Tiles { name: "viral.target" });
+        }
         if positions != model.visual_tokens {
             let way = "one grid cannot be resampled to the other: name an encoder with as many patches as the model";
             grid("viral.target", positions, way)?;
@@ -176,34 +181,50 @@ impl Viral {
     fn value(&self, evidence: &Evidence) -> Option<Tensor<1>> {
         let layout = evidence.layout;
         let rows = evidence.taps.get(&(self.resolve_layer(evidence.layers).ok()? - 1))?;
-        let (images, m) = (layout.images.len(), rows.dims()[0] / layout.images.len().max(1));
         let features = evidence.features?.clone().without_autodiff();
-        let features = resampled(features, images, m); // [M, w] in f32
-        let shares = Tensor::<1>::from_data(shares(layout, evidence.image_samples), &features.device()); // [images]
-        let of_images = match self.similarity {
-            Similarity::Cosine => {
-                let head = evidence.heads.viral.as_ref()?;
-                let predicted = directions(head.forward(rows.clone()).cast(DType::F32));
-                let cosines = (predicted * directions(features)).sum_dim(1); // [M, 1]
-                cosines.reshape([images, m]).mean_dim(1).neg()
-            }
-            Similarity::Gram => {
-                let gram = |rows: Tensor<2>| {
-                    let width = rows.dims()[1];
-                    let unit = directions(rows).reshape([images, m, width]);
-                    unit.clone().matmul(unit.swap_dims(1, 2)) // [images, m, m]
-                };
-                let difference = gram(rows.clone().cast(DType::F32)) - gram(features);
-                difference.powi_scalar(2).reshape([images, m * m]).mean_dim(1)
-            }
-        }; // [images, 1]
-        Some((of_images.reshape([images]) * shares).sum())
+        let features = resampled(features, rows.dims()[0], layout.images.len()); // [M, w] in f32
+        let shares = shares(layout, evidence.image_samples);
+        // Images of as many patches are computed together: all of them, unless they are cut into tiles.
+        let mut runs: Vec<(usize, &[f32])> = Vec::new();
+        let mut ahead = shares.as_slice();
+        for group in layout.images.chunk_by(|a, b| a.positions.len() == b.positions.len()) {
+            let (own, rest) = ahead.split_at(group.len());
+            runs.push((group[0].positions.len(), own));
+            ahead = rest;
+        }
+        let predicted = match self.similarity {
+            Similarity::Cosine => evidence.heads.viral.as_ref()?.forward(rows.clone()),
+            Similarity::Gram => rows.clone(),
+        };
+        let (predicted, targets) = (directions(predicted.cast(DType::F32)), directions(features));
+        let mut first = 0;
+        let of_runs = runs.into_iter().map(|(m, shares)| {
+            let images = shares.len();
+            let own = |rows: &Tensor<2>| rows.clone().narrow(0, first, images * m);
+            let (predicted, targets) = (own(&predicted), own(&targets));
+            first += images * m;
+            let of_images = match self.similarity {
+                Similarity::Cosine => (predicted * targets).sum_dim(1).reshape([images, m]).mean_dim(1).neg(),
+                Similarity::Gram => {
+                    let gram = |unit: Tensor<2>| {
+                        let width = unit.dims()[1];
+                        let unit = unit.reshape([images, m, width]);
+                        unit.clone().matmul(unit.swap_dims(1, 2)) // [images, m, m]
+                    };
+                    let difference = gram(predicted) - gram(targets);
+                    difference.powi_scalar(2).reshape([images, m * m]).mean_dim(1)
+                }
+            }; // [images, 1]
+            let shares = Tensor::<1>::from_data(TensorData::new(shares.to_vec(), [images]), &of_images.device());
+            (of_images.reshape([images]) * shares).sum()
+        });
+        of_runs.reduce(|sum, run| sum + run)
     }
 }
 
 /// The weight of each image: its share of its sample's images, over the number of samples that have an
 /// image with text after it.
-fn shares(layout: &SupervisionLayout, image_samples: usize) -> TensorData {
+fn shares(layout: &SupervisionLayout, image_samples: usize) -> Vec<f32> {
     let counts = |image: &ImageSpan| {
         let own = layout.images.iter().filter(|other| other.sample == image.sample);
         let supervised = own.clone().any(|other| !other.text_rows.is_empty());
@@ -213,9 +234,7 @@ fn shares(layout: &SupervisionLayout, image_samples: usize) -> TensorData {
         (true, own) => 1.0 / (own * image_samples.max(1)) as f32,
         (false, _) => 0.0,
     };
-    let shares: Vec<f32> = layout.images.iter().map(share).collect();
-    let n = shares.len();
-    TensorData::new(shares, [n])
+    layout.images.iter().map(share).collect()
 }
 
 /// The rows scaled to length 1.
@@ -237,19 +256,19 @@ pub fn grid(name: &'static str, positions: usize, way: &'static str) -> Result<u
     }
 }
 
-/// Resamples features to the model's grid of `m` positions per image, in f32, as PyTorch's
+/// Resamples features to the model's grid of `m = all / images` positions per image, in f32, as PyTorch's
 /// `interpolate(mode="bilinear")` does (`align_corners=False`).
 ///
 /// # Shapes
-/// - features: `[images * positions, w]`
-/// - output: `[images * m, w]`
-fn resampled(features: Tensor<2>, images: usize, m: usize) -> Tensor<2> {
+/// - features: `[images * positions, w]`, or `[all, w]`, which stay as they are
+/// - output: `[all, w]`
+fn resampled(features: Tensor<2>, all: usize, images: usize) -> Tensor<2> {
     let features = features.cast(DType::F32);
     let [rows, width] = features.dims();
-    let positions = rows / images.max(1);
-    if positions == m {
+    if rows == all {
         return features;
     }
+    let (positions, m) = (rows / images.max(1), all / images.max(1));
     let weights = TensorData::new(bilinear(positions.isqrt(), m.isqrt()), [m, positions]);
     let weights = Tensor::<2>::from_data(weights, &features.device()).unsqueeze::<3>(); // [1, m, positions]
     let sampled = weights.expand([images, m, positions]).matmul(features.reshape([images, positions, width]));
@@ -300,7 +319,8 @@ mod tests {
 
     #[test]
     fn a_layer_outside_the_decoder_and_a_grid_that_is_none_are_errors_that_name_the_key() {
-        let model = ModelShape { layers: 4, width: 8, visual_tokens: 4, features: [16, 8], patches: true };
+        let model =
+            ModelShape { layers: 4, width: 8, visual_tokens: 4, features: [16, 8], patches: true, tiled: false };
         let viral = Viral::default();
         assert_eq!((viral.check(&model), viral.resolve_layer(4), viral.resolve_layer(1)), (Ok(()), Ok(2), Ok(1)));
         let wrong = Viral { layer: Some(5), ..viral.clone() }.check(&model).unwrap_err();
@@ -308,6 +328,11 @@ mod tests {
         assert!(viral.check(&ModelShape { features: [17, 8], ..model }).is_err());
         let queries = viral.check(&ModelShape { patches: false, ..model }).unwrap_err();
         assert!(queries.to_string().contains("viral") && queries.to_string().contains("queries"));
+        let tiled = ModelShape { tiled: true, ..model };
+        assert_eq!(
+            (viral.check(&tiled), viral.check_features(4, &tiled)),
+            (Ok(()), Err(ObjectiveError::Tiles { name: "viral.target" }))
+        );
         assert!(Viral { layer: Some(0), ..viral.clone() }.bounds().is_err());
         assert!(Viral { head_width: 0, ..viral.clone() }.bounds().is_err());
         assert!(Viral { weight: -1.0, ..viral }.bounds().is_err());

@@ -2,7 +2,7 @@
 
 use basic_models::checkpoint::FrozenEncoder;
 use basic_models::nn::Llava;
-use basic_models::processor::ImageProcessor;
+use basic_models::processor::{ImageProcessor, PixelValues};
 use basic_models::{Batch, ImageTokens};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -22,12 +22,13 @@ impl MicroBatch {
             let mut values = Vec::with_capacity(images.len() * preparer.image_shape().iter().product::<usize>());
             for (sample, image) in &images {
                 match &image.pixels {
-                    Some(pixels) => values.extend_from_slice(pixels),
-                    None => values.extend(ready(sample, None, &image.source, None, preparer.images())?),
+                    Some(pixels) => values.extend_from_slice(&pixels.data),
+                    None => values.extend(ready(sample, None, &image.source, None, preparer.images())?.data),
                 }
             }
             let [c, h, w] = preparer.image_shape();
-            let data = TensorData::new(values, [images.len(), c, h, w]);
+            let tiles = values.len() / (c * h * w).max(1);
+            let data = TensorData::new(values, [tiles, c, h, w]);
             batch.pixels = Some(Tensor::from_data(data, &device.clone().without_autodiff()));
         }
         Ok(batch)
@@ -92,13 +93,13 @@ fn ready(
     sample: &Loaded,
     read: Option<&ImageSource>,
     source: &ImageSource,
-    made: Option<&Vec<f32>>,
+    made: Option<&PixelValues>,
     images: &ImageProcessor,
-) -> Result<Vec<f32>, LoaderError> {
+) -> Result<PixelValues, LoaderError> {
     match (read, made) {
         (None, Some(pixels)) => Ok(pixels.clone()),
         (read, _) => {
-            let decoded = read.unwrap_or(source).process(images).map(|pixels| pixels.data);
+            let decoded = read.unwrap_or(source).process(images);
             decoded.map_err(|error| LoaderError::image(&sample.file, &sample.place, error.into()))
         }
     }

@@ -1,6 +1,7 @@
 //! What the workers of a loader hold to make samples ready.
 
 use basic_models::Checkpoint;
+use basic_models::config::{Tiles, Tiling};
 use basic_models::processor::{ImageProcessor, PixelValues, ProcessorError, Style, Tokenizer};
 
 use super::LoaderError;
@@ -14,7 +15,7 @@ pub struct Preparer {
     images: ImageProcessor,
     other_images: Option<ImageProcessor>,
     style: Style,
-    visual_tokens: usize,
+    tiling: Tiling,
     limit: Limit,
     pad: u32,
     image_shape: [usize; 3],
@@ -37,7 +38,7 @@ impl Preparer {
             images: checkpoint.images.clone(),
             other_images: None,
             style,
-            visual_tokens: checkpoint.visual_tokens(),
+            tiling: checkpoint.config.tiling(),
             limit: Limit { max_length, context, too_long: config.too_long },
             pad: checkpoint.pad_id(),
             image_shape: checkpoint.image_shape(),
@@ -56,9 +57,26 @@ impl Preparer {
     ///
     /// # Errors
     ///
-    /// [`DataError`] that names the file and the sample: no target, too long, a template's failure.
+    /// [`DataError`] that names the file and the sample: no target, too long, a template's failure, or an image that is cut
+    /// into tiles and cannot be read.
     pub fn prepare(&self, sample: &Sample) -> Result<Prepared, DataError> {
-        fitting(sample, tokens(sample, &self.tokenizer, &self.style, self.visual_tokens)?, self.limit)
+        let tiles = sample.images.iter().map(|image| self.tiles(image));
+        let tiles = tiles.collect::<Result<Vec<_>, _>>().map_err(|error| sample.image_error(error.into()))?;
+        fitting(sample, tokens(sample, &self.tokenizer, &self.style, &tiles)?, self.limit)
+    }
+
+    /// The tiles of an image; it is read only if the model cuts images.
+    ///
+    /// # Errors
+    ///
+    /// Names the image.
+    pub fn tiles(&self, image: &ImageSource) -> Result<Tiles, ProcessorError> {
+        image.tiles(&self.tiling, &self.images)
+    }
+
+    /// Whether the model cuts images into tiles, so that an image's tokens follow from its size.
+    pub fn cuts_images(&self) -> bool {
+        self.tiling.cuts()
     }
 
     /// Decodes and processes an image.
@@ -105,9 +123,9 @@ impl Preparer {
         self.limit.too_long
     }
 
-    /// What an image takes of a sequence.
+    /// The most that an image takes of a sequence.
     pub fn visual_tokens(&self) -> usize {
-        self.visual_tokens
+        self.tiling.most_tokens()
     }
 
     /// The id of padding.

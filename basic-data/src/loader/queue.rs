@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use basic_models::ImageTokens;
-use basic_models::processor::{ImageProcessor, ProcessorError};
+use basic_models::processor::{ImageProcessor, PixelValues, ProcessorError};
 
 use super::{LoaderError, Preparer};
 use crate::{DataError, FeatureKeys, HeldFeatures, ImageSource, KnownFeatures, Sample, Samples};
@@ -40,13 +40,13 @@ pub struct Loaded {
 pub struct LoadedImage {
     /// Where it is from.
     pub source: ImageSource,
-    /// Its pixel values, CHW; `None` where the replica's cache holds its features or the store on disk has them.
-    pub pixels: Option<Vec<f32>>,
+    /// Its pixel values; `None` where the replica's cache holds its features or the store on disk has them.
+    pub pixels: Option<PixelValues>,
     /// What the store on disk knows of its features, where it was asked.
     pub known: Option<KnownFeatures>,
-    /// Its pixel values for the other encoder that a supervision method compares with, CHW; `None` where there is no
+    /// Its pixel values for the other encoder that a supervision method compares with; `None` where there is no
     /// such encoder, or where the replica's cache holds its features or the store on disk has them.
-    pub other_pixels: Option<Vec<f32>>,
+    pub other_pixels: Option<PixelValues>,
     /// What the store on disk knows of its features by the other encoder, where it was asked.
     pub other_known: Option<KnownFeatures>,
 }
@@ -61,7 +61,7 @@ impl LoadedImage {
 /// What is ready for one encoder.
 #[derive(Debug, Default)]
 struct Ready {
-    pixels: Option<Vec<f32>>,
+    pixels: Option<PixelValues>,
     known: Option<KnownFeatures>,
 }
 
@@ -72,10 +72,10 @@ impl Ready {
             return Ok(Self::default());
         }
         let Some((known, read)) = held.and_then(FeatureKeys::store).and_then(|store| store.look(source)) else {
-            return Ok(Self { pixels: Some(source.process(images)?.data), known: None });
+            return Ok(Self { pixels: Some(source.process(images)?), known: None });
         };
         let missing = known.features.is_none();
-        let pixels = missing.then(|| read.process(images)).transpose()?.map(|pixels| pixels.data);
+        let pixels = missing.then(|| read.process(images)).transpose()?;
         Ok(Self { pixels, known: Some(known) })
     }
 }

@@ -138,7 +138,7 @@ impl<T: Stored> Store<T> {
     ) -> Result<Self, BenchmarkError> {
         let own = (peers.rank() == 0).then(|| Self::open(dir, asked, made, fresh)).transpose()?;
         let held: Vec<_> = own.iter().flat_map(|own| &own.held).collect();
-        let all = peers.gather(&held)?;
+        let all: Vec<Vec<((String, String), T)>> = peers.gather(&held)?;
         match own {
             Some(own) => Ok(own),
             None => {

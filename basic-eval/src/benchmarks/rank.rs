@@ -8,7 +8,7 @@ use basic_models::nn::Llava;
 
 use super::answers::key;
 use super::question_files::id;
-use super::respond::{CACHE_MIB, images, share};
+use super::respond::{CACHE_MIB, images, share, tiles};
 use super::{Asked, BenchmarkError, ByLikelihood, Judged, Likelihoods, Options, Peers, Rankings, Task};
 use crate::questions::{EvalOptions, Ranker};
 
@@ -66,7 +66,7 @@ fn outcome(options: &Options, log_likelihoods: &[f64]) -> Option<ByLikelihood> {
 pub fn check_options(checkpoint: &Checkpoint, options: &EvalOptions, task: &Task) -> Result<(), BenchmarkError> {
     let ranker = Ranker::new(checkpoint, options)?;
     for (asked, options) in task.rankable() {
-        ranker.check(&id(&asked.id), &options.text, asked.image.is_some(), &options.options)?;
+        ranker.check(&id(&asked.id), &options.text, &tiles(asked, checkpoint)?, &options.options)?;
     }
     Ok(())
 }

@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use basic_data::{ImageSource, VisionCache};
 use basic_models::Checkpoint;
+use basic_models::config::Tiles;
 use basic_models::nn::Llava;
 
 use super::answers::{Said, Store, Stored, key};
 use super::question_files::id;
 use super::{Answers, Asked, BenchmarkError, Peers};
-use crate::questions::{Answerer, EvalOptions, Prompts};
+use crate::questions::{Answerer, EvalError, EvalOptions, Prompts};
 
 /// The stack size of a device's thread in bytes, which is what the main thread usually has.
 const STACK: usize = 8 << 20;
@@ -64,8 +65,20 @@ pub(super) fn images(asked: &[&Asked]) -> Result<Vec<Option<ImageSource>>, Bench
 ///
 /// [`BenchmarkError`] that names the question.
 pub fn check_prompts(checkpoint: &Checkpoint, options: &EvalOptions, asked: &[Asked]) -> Result<(), BenchmarkError> {
-    let prompts = asked.iter().map(|asked| (id(&asked.id), asked.prompt.as_str(), asked.image.is_some()));
-    Ok(Prompts::new(checkpoint, options)?.check(prompts)?)
+    let prompts = Prompts::new(checkpoint, options)?;
+    asked.iter().try_for_each(|asked| Ok(prompts.check(&id(&asked.id), &asked.prompt, &tiles(asked, checkpoint)?)?))
+}
+
+/// The tiles of a question's image. A model that does not cut images does not need to see it.
+pub(super) fn tiles(asked: &Asked, checkpoint: &Checkpoint) -> Result<Vec<Tiles>, BenchmarkError> {
+    let tiling = checkpoint.config.tiling();
+    match &asked.image {
+        Some(image) if tiling.cuts() => {
+            Ok(ImageSource::tiles_of(&[image.source()?], checkpoint).map_err(EvalError::from)?)
+        }
+        Some(_) => Ok(vec![Tiles::whole(checkpoint.config.visual_tokens())]),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Shares the batches of questions that `store` lacks among the models; `work` takes batches from its queue until there

@@ -100,6 +100,12 @@ pub enum LensError {
         /// The rows and columns that the vision encoder takes.
         side: usize,
     },
+    /// Nearest tokens in place of the visual embeddings of a model that cuts images into tiles.
+    #[error(
+        "--replace: the model cuts images into tiles, and no token stands for the newlines between their rows of patches: \
+         leave --replace out"
+    )]
+    Tiles,
     /// Hidden states are NaN or infinite.
     #[error("layer {layer}: the hidden states are not finite: the checkpoint's weights or configuration are broken")]
     NotFinite {

@@ -76,7 +76,7 @@ struct ImageData {
 }
 
 /// The image as the model sees it, as a `data:` URL of a PNG: the pixels after resizing and cropping, which the patches
-/// divide.
+/// divide; the base image of an image that is cut into tiles.
 ///
 /// # Errors
 ///

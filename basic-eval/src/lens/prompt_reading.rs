@@ -6,7 +6,7 @@ use basic_core::{Basic, Targets};
 use basic_data::ImageSource;
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, ImageTokens};
-use burn::tensor::{DType, Tensor, TensorReadError};
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorReadError};
 use serde::Serialize;
 
 use super::trace::{LayerRows, trace};
@@ -158,7 +158,8 @@ impl<'a> Lens<'a> {
         self.texts.get(id)
     }
 
-    /// Reads a prompt with its images; `truths` has the true words of each image for the rule.
+    /// Reads a prompt with its images; `truths` has the true words of each image for the rule. Of an image that is cut into
+    /// tiles, the visual embeddings of the base image are read.
     ///
     /// # Errors
     ///
@@ -181,14 +182,19 @@ impl<'a> Lens<'a> {
         let mut read: Vec<ImageReading> = Vec::new();
         let model = self.model;
         let basic = self.options.basic.clone();
+        let shown = shown(&batch, self.grid.places.len());
         let mut visit = |layer: LayerRows, targets: &Targets| -> Result<(), LensError> {
+            let (layer, targets) = match &shown {
+                Some(rows) => base_images(layer, targets, rows),
+                None => (layer, targets.clone()),
+            };
             if read.is_empty() {
-                read = empty(&batch, targets)?;
+                read = empty(&batch, &targets)?;
             }
             if self.options.layers.as_ref().is_some_and(|layers| !layers.contains(&layer.layer)) {
                 return Ok(());
             }
-            let all = self.look(&layer, targets, &asked, read.len())?;
+            let all = self.look(&layer, &targets, &asked, read.len())?;
             for ((image, layer), truth) in
                 read.iter_mut().zip(all).zip(truths.iter().chain(std::iter::repeat(&Truth::Any)))
             {
@@ -289,13 +295,41 @@ fn pixels(checkpoint: &Checkpoint, images: &[ImageSource]) -> Result<Vec<Vec<f32
 /// A result for each image that has the patch weights and no layers yet.
 fn empty(batch: &Batch, targets: &Targets) -> Result<Vec<ImageReading>, TensorReadError> {
     let weights = targets.weights.clone().cast(DType::F32).try_into_vec_as::<f32>()?;
+    let each = weights.len() / batch.layout.images.len().max(1);
     let mut weights = weights.into_iter();
     let images = batch.layout.images.iter().map(|image| ImageReading {
         text_rows: image.text_rows.len(),
-        attention: weights.by_ref().take(image.positions.len()).collect(),
+        attention: weights.by_ref().take(each).collect(),
         layers: Vec::new(),
     });
     Ok(images.collect())
+}
+
+/// The rows of the base images' visual embeddings, `m` for each image, among those of all tiles; `None` if there are no
+/// others.
+fn shown(batch: &Batch, m: usize) -> Option<Vec<usize>> {
+    let images = &batch.layout.images;
+    let mut first = 0;
+    let rows = images.iter().flat_map(|image| {
+        let start = first;
+        first += image.positions.len();
+        start..start + m.min(image.positions.len())
+    });
+    let rows: Vec<usize> = rows.collect();
+    (rows.len() < images.iter().map(|image| image.positions.len()).sum()).then_some(rows)
+}
+
+/// A layer's rows and the targets at these rows alone.
+fn base_images(layer: LayerRows, targets: &Targets, rows: &[usize]) -> (LayerRows, Targets) {
+    let places: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    let places = TensorData::new(places, [rows.len()]);
+    let places = Tensor::<1, Int>::from_data(places, &layer.rows.device());
+    let attention = layer.attention.map(|all| rows.iter().filter_map(|row| all.get(*row).copied()).collect());
+    let targets = Targets {
+        embeddings: targets.embeddings.clone().select(0, places.clone()),
+        weights: targets.weights.clone().select(0, places.clone()),
+    };
+    (LayerRows { rows: layer.rows.select(0, places), attention, ..layer }, targets)
 }
 
 /// The angles between rows, in degrees. They come from `|u - t|` and `|u + t|`, because the arc cosine is inaccurate

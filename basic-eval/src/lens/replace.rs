@@ -73,8 +73,11 @@ impl Lens<'_> {
     /// # Errors
     ///
     /// [`LensError::NotFinite`] for visual embeddings that are NaN or infinite; [`LensError::Read`] if the device
-    /// fails.
+    /// fails; [`LensError::Tiles`] for a model that cuts images into tiles.
     pub fn nearest_tokens(&self, features: Tensor<2>) -> Result<Vec<u32>, LensError> {
+        if self.checkpoint().config.tiling().cuts() {
+            return Err(LensError::Tiles);
+        }
         let v = self.model().multi_modal_projector.forward(features).without_autodiff().cast(DType::F32);
         let asked = Asked { top: 1, all: false, end: None };
         let rows = self.vocabulary().read(self.model(), &v, 0, &asked)?;
@@ -169,8 +172,10 @@ impl Asking {
         }
         let checkpoint = lens.checkpoint();
         let tokenizer = &checkpoint.tokenizer;
+        let images: Vec<ImageSource> = sample.images.iter().take(shown).cloned().collect();
+        let tiles = ImageSource::tiles_of(&images, checkpoint)?;
         let prompt = render_prompt(style, turns, tokenizer.specials())
-            .and_then(|text| tokenize_prompt(tokenizer, text, checkpoint.visual_tokens(), shown))
+            .and_then(|text| tokenize_prompt(tokenizer, text, &tiles))
             .map_err(|source| DataError::Conversation {
                 path: sample.file.to_path_buf(),
                 place: sample.place.clone(),
@@ -178,7 +183,7 @@ impl Asking {
             })?;
         let question = turns.last().map(|turn| turn.content.replace(PLACEHOLDER, "").trim().to_string());
         Ok(Some(Self {
-            images: sample.images.iter().take(shown).cloned().collect(),
+            images,
             question: question.unwrap_or_default(),
             expected: sample.messages[turn].content.clone(),
             sample: sample.place,

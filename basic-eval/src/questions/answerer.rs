@@ -1,6 +1,7 @@
 //! Turns questions into prompts and generates the answers.
 
 use basic_data::{ImageSource, VisionCache};
+use basic_models::config::Tiles;
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, check_context, generate};
 use basic_models::nn::Llava;
 use basic_models::processor::{Message, Role, Style, render_prompt, tokenize_prompt};
@@ -32,34 +33,30 @@ impl<'a> Prompts<'a> {
         Ok(Self { checkpoint, style, eos, settings })
     }
 
-    /// Builds the prompt of every question, given as (name, text, whether it has an image), so that a question that
-    /// cannot be asked is reported before the first answer.
+    /// Builds the prompt of a question, so that one that cannot be asked is reported before the first answer. `tiles` are
+    /// those of its images.
     ///
     /// # Errors
     ///
-    /// [`EvalError`] that names the question whose prompt cannot be rendered or tokenized, or is too long for the
-    /// model's context.
-    pub fn check<'q>(&self, mut questions: impl Iterator<Item = (String, &'q str, bool)>) -> Result<(), EvalError> {
-        questions.try_for_each(|(name, text, image)| self.prompt(&name, text, image).map(|_| ()))
+    /// [`EvalError`] that names the question if its prompt cannot be rendered or tokenized, or is too long for the model's
+    /// context.
+    pub fn check(&self, name: &str, text: &str, tiles: &[Tiles]) -> Result<(), EvalError> {
+        self.prompt(name, text, tiles).map(drop)
     }
 
     /// The prompt of one question.
-    pub(super) fn prompt(&self, name: &str, text: &str, image: bool) -> Result<ImageTokens, EvalError> {
-        let text = match image && !text.contains("<image>") {
+    pub(super) fn prompt(&self, name: &str, text: &str, tiles: &[Tiles]) -> Result<ImageTokens, EvalError> {
+        let text = match !tiles.is_empty() && !text.contains("<image>") {
             true => format!("<image>\n{text}"),
             false => text.to_string(),
         };
         let tokenizer = &self.checkpoint.tokenizer;
         let prompt = render_prompt(&self.style, &[Message::new(Role::User, text)], tokenizer.specials())
-            .and_then(|text| tokenize_prompt(tokenizer, &text, self.checkpoint.visual_tokens(), usize::from(image)))
+            .and_then(|text| tokenize_prompt(tokenizer, &text, tiles))
             .map_err(|source| EvalError::Prompt { question: name.into(), source })?;
         check_context(&self.checkpoint.config, prompt.ids.len(), self.settings.max_new_tokens)
             .map_err(|source| EvalError::TooLong { question: name.into(), source })?;
-        Ok(ImageTokens {
-            ids: prompt.ids,
-            images: prompt.image_positions.into_iter().map(Iterator::collect).collect(),
-            ..ImageTokens::default()
-        })
+        Ok(prompt.into())
     }
 }
 
@@ -97,8 +94,10 @@ impl<'a> Answerer<'a> {
     ///
     /// [`EvalError`] that names the image or the question.
     pub fn answer(&mut self, questions: &[(String, &str, Option<&ImageSource>)]) -> Result<Vec<String>, EvalError> {
-        let prompts: Result<Vec<_>, _> =
-            questions.iter().map(|q| self.prompts.prompt(&q.0, q.1, q.2.is_some())).collect();
+        let prompt = |(name, text, image): &(String, &str, Option<&ImageSource>)| {
+            self.prompts.prompt(name, text, &tiles_of(*image, self.prompts.checkpoint)?)
+        };
+        let prompts: Result<Vec<_>, EvalError> = questions.iter().map(prompt).collect();
         let images: Vec<ImageSource> = questions.iter().filter_map(|question| question.2.cloned()).collect();
         let features = self.cache.features(self.model, self.prompts.checkpoint, &images)?;
         let generated = generate(self.model, &prompts?, features, &self.prompts.settings);
@@ -118,4 +117,9 @@ impl<'a> Answerer<'a> {
         });
         texts.collect()
     }
+}
+
+/// The tiles of a question's image, if it has one.
+pub(super) fn tiles_of(image: Option<&ImageSource>, checkpoint: &Checkpoint) -> Result<Vec<Tiles>, EvalError> {
+    Ok(ImageSource::tiles_of(image.map(std::slice::from_ref).unwrap_or_default(), checkpoint)?)
 }

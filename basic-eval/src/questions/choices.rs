@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
-use basic_data::{ImageBase, VisionCache};
+use basic_data::{ImageBase, ImageSource, VisionCache};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
 use serde::{Deserialize, Serialize};
 
+use super::answerer::tiles_of;
 use super::{EvalError, EvalOptions, Prediction, Question, Ranker, images};
 
 /// A question, the likelihoods of its choices, and where the true answer stands among them.
@@ -66,18 +67,24 @@ pub struct ChoiceEvaluation {
     pub predictions: Option<PathBuf>,
 }
 
-/// Checks that every question can be ranked, so that a bad one is reported before the weights are read.
+/// Checks that every question can be ranked, so that a bad one is reported before the weights are read. `images` has the
+/// image of each question.
 ///
 /// # Errors
 ///
 /// [`EvalError::Choices`] for a question with fewer than two choices, with two equal ones, or whose answer is not one of
 /// them; [`EvalError`] for one whose prompt cannot be rendered, or is too long.
-pub fn check_choices(checkpoint: &Checkpoint, questions: &[Question], options: &EvalOptions) -> Result<(), EvalError> {
+pub fn check_choices(
+    checkpoint: &Checkpoint,
+    questions: &[Question],
+    images: &[Option<ImageSource>],
+    options: &EvalOptions,
+) -> Result<(), EvalError> {
     let ranker = Ranker::new(checkpoint, options)?;
-    questions.iter().enumerate().try_for_each(|(index, question)| {
+    questions.iter().zip(images).enumerate().try_for_each(|(index, (question, image))| {
         let place = question.place(index);
         distinct(question, &place)?;
-        ranker.check(&place, &question.text, question.image.is_some(), &question.choices)
+        ranker.check(&place, &question.text, &tiles_of(image.as_ref(), checkpoint)?, &question.choices)
     })
 }
 

@@ -16,6 +16,7 @@ use basic_models::outside::{Budget, check_json, excerpt, read_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::answerer::tiles_of;
 pub use self::answerer::{Answerer, Prompts};
 pub use self::choices::{ChoiceEvaluation, ChoiceScore, Ranking, check_choices, rank_choices, score_choices};
 pub use self::error::EvalError;
@@ -154,16 +155,22 @@ pub fn images(questions: &[Question], base: &ImageBase) -> Result<Vec<Option<Ima
     questions.iter().enumerate().map(image).collect()
 }
 
-/// Builds every prompt, so that a question that cannot be asked is reported before the weights are read.
+/// Builds every prompt, so that a question that cannot be asked is reported before the weights are read. `images` has the
+/// image of each question.
 ///
 /// # Errors
 ///
 /// [`EvalError`] that names the question.
-pub fn check_prompts(checkpoint: &Checkpoint, questions: &[Question], options: &EvalOptions) -> Result<(), EvalError> {
-    let prompts = questions.iter().enumerate();
-    let prompts =
-        prompts.map(|(index, question)| (question.place(index), &question.text[..], question.image.is_some()));
-    Prompts::new(checkpoint, options)?.check(prompts)
+pub fn check_prompts(
+    checkpoint: &Checkpoint,
+    questions: &[Question],
+    images: &[Option<ImageSource>],
+    options: &EvalOptions,
+) -> Result<(), EvalError> {
+    let prompts = Prompts::new(checkpoint, options)?;
+    questions.iter().zip(images).enumerate().try_for_each(|(index, (question, image))| {
+        prompts.check(&question.place(index), &question.text, &tiles_of(image.as_ref(), checkpoint)?)
+    })
 }
 
 /// Answers `questions` by greedy decoding; `progress` is called with the number of questions answered so far.
@@ -186,7 +193,11 @@ pub fn answer(
     // length share a batch, which needs less padding.
     let mut order = Vec::with_capacity(questions.len());
     for (index, question) in questions.iter().enumerate() {
-        let prompt = answerer.prompts().prompt(&question.place(index), &question.text, question.image.is_some())?;
+        let prompt = answerer.prompts().prompt(
+            &question.place(index),
+            &question.text,
+            &tiles_of(images[index].as_ref(), checkpoint)?,
+        )?;
         order.push((prompt.ids.len(), index));
     }
     order.sort_unstable();

@@ -1,11 +1,13 @@
 //! Computes the likelihoods of choices as the answer to a question.
 
 use basic_data::{ImageSource, VisionCache};
+use basic_models::config::Tiles;
 use basic_models::generate::{Continuation, GenerateError, check_context, log_likelihoods};
 use basic_models::nn::Llava;
 use basic_models::processor::{Example, Message, Role, Style, render, tokenize};
 use basic_models::{Checkpoint, ImageTokens};
 
+use super::answerer::tiles_of;
 use super::{EvalError, EvalOptions};
 
 /// The most choices of a question.
@@ -39,14 +41,14 @@ impl<'a> Ranker<'a> {
         Ok(Self { checkpoint, style, batch_size: options.batch_size })
     }
 
-    /// Checks that the choices can be ranked. `place` names the question in messages.
+    /// Checks that the choices can be ranked. `place` names the question in messages; `tiles` are those of its images.
     ///
     /// # Errors
     ///
     /// [`EvalError::Choices`] for fewer than 2 or more than 1,000 choices; [`EvalError`] if the prompt cannot be
     /// rendered, or is too long with one of them.
-    pub fn check(&self, place: &str, text: &str, image: bool, choices: &[String]) -> Result<(), EvalError> {
-        self.prepare(place, text, image, choices).map(drop)
+    pub fn check(&self, place: &str, text: &str, tiles: &[Tiles], choices: &[String]) -> Result<(), EvalError> {
+        self.prepare(place, text, tiles, choices).map(drop)
     }
 
     /// The log-likelihood of each choice, in nats. The question is computed once, and the choices after it.
@@ -63,7 +65,8 @@ impl<'a> Ranker<'a> {
         image: Option<&ImageSource>,
         choices: &[String],
     ) -> Result<Vec<f64>, EvalError> {
-        let Prepared { shared, continuations } = self.prepare(place, text, image.is_some(), choices)?;
+        let Prepared { shared, continuations } =
+            self.prepare(place, text, &tiles_of(image, self.checkpoint)?, choices)?;
         let images: Vec<ImageSource> = image.into_iter().cloned().collect();
         let features = cache.features(model, self.checkpoint, &images)?;
         let found = log_likelihoods(model, &shared, features, &continuations, self.batch_size);
@@ -76,13 +79,13 @@ impl<'a> Ranker<'a> {
     }
 
     /// Tokenizes the question with each of its choices as the answer.
-    fn prepare(&self, place: &str, text: &str, image: bool, choices: &[String]) -> Result<Prepared, EvalError> {
+    fn prepare(&self, place: &str, text: &str, tiles: &[Tiles], choices: &[String]) -> Result<Prepared, EvalError> {
         if choices.len() < 2 || choices.len() > MOST {
             let reason = format!("\"choices\" has {} entries, expected 2 to {MOST}", choices.len());
             return Err(EvalError::Choices { question: place.into(), reason });
         }
         let tokenizer = &self.checkpoint.tokenizer;
-        let text = match image && !text.contains("<image>") {
+        let text = match !tiles.is_empty() && !text.contains("<image>") {
             true => format!("<image>\n{text}"),
             false => text.to_string(),
         };
@@ -90,7 +93,7 @@ impl<'a> Ranker<'a> {
         for choice in choices {
             let turns = [Message::new(Role::User, text.clone()), Message::new(Role::Assistant, choice.clone())];
             let example = render(&self.style, &turns, tokenizer.specials())
-                .and_then(|pieces| tokenize(tokenizer, &pieces, self.checkpoint.visual_tokens(), usize::from(image)))
+                .and_then(|pieces| tokenize(tokenizer, &pieces, tiles))
                 .map_err(|source| EvalError::Prompt { question: place.into(), source })?;
             examples.push(example);
         }
@@ -107,8 +110,9 @@ impl<'a> Ranker<'a> {
         let longest = continuations.iter().map(|continuation| continuation.ids.len()).max().unwrap_or(0);
         check_context(&self.checkpoint.config, shared, longest)
             .map_err(|source| EvalError::TooLong { question: place.into(), source })?;
-        let images = first.image_positions.iter().map(|places| places.clone().collect()).collect();
-        let shared = ImageTokens { ids: first.ids[..shared].to_vec(), images, ..ImageTokens::default() };
-        Ok(Prepared { shared, continuations })
+        let mut prompt = ImageTokens::from(first.clone());
+        prompt.ids.truncate(shared);
+        prompt.labels.clear();
+        Ok(Prepared { shared: prompt, continuations })
     }
 }

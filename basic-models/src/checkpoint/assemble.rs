@@ -27,11 +27,20 @@ pub struct AssembleOptions {
     pub projector_weights: Option<PathBuf>,
     /// Rounds the rows of the embedding table up to a multiple of this.
     pub pad_to_multiple_of: Option<usize>,
+    /// The resolutions, as height and width in pixels, of which the best one for an image is cut into tiles
+    /// (LLaVA-NeXT); empty for a model that does not cut images.
+    pub image_grid_pinpoints: Vec<[usize; 2]>,
 }
 
 impl Default for AssembleOptions {
     fn default() -> Self {
-        Self { projector: "mlp2x_gelu".into(), seed: 0, projector_weights: None, pad_to_multiple_of: None }
+        Self {
+            projector: "mlp2x_gelu".into(),
+            seed: 0,
+            projector_weights: None,
+            pad_to_multiple_of: None,
+            image_grid_pinpoints: Vec::new(),
+        }
     }
 }
 
@@ -68,7 +77,7 @@ impl Checkpoint {
             }
         };
         let decoder = unpacked.as_ref().map_or(&*dir, TempDir::path);
-        let mut config = composed(&vision, decoder, kind)?;
+        let mut config = composed(&vision, decoder, kind, &options.image_grid_pinpoints)?;
         let tokenizer_files = TokenizerFiles::with_image_token(decoder)?;
         let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;
         let mut config = LlavaConfig::from_json(&config.to_string())

@@ -10,7 +10,9 @@ use super::hub::resolve;
 use super::opened::Checkpoint;
 use super::peft::AdapterFiles;
 use super::{CheckpointError, not_llava, original};
-use crate::config::{DecoderConfig, LlavaConfig, ProjectorKind, VisionConfig, VisionFamily};
+use crate::config::{
+    BASIC_MODEL_TYPE, DecoderConfig, LlavaConfig, NEXT_MODEL_TYPE, ProjectorKind, VisionConfig, VisionFamily,
+};
 use crate::processor::ImageProcessor;
 
 impl LlavaConfig {
@@ -42,20 +44,25 @@ impl LlavaConfig {
     }
 
     /// The configuration of the model that a vision encoder and a decoder form, from their config.json files, or from the
-    /// decoder's GGUF file. It always has a row for the `<image>` token; [`Checkpoint::assemble_with`] adds none if the tokenizer
-    /// already has that token.
+    /// decoder's GGUF file. It always has a row for the `<image>` token; [`Checkpoint::assemble_with`] adds none if the
+    /// tokenizer already has that token. `pinpoints` are the resolutions of a model that cuts images into tiles.
     ///
     /// # Errors
     ///
     /// Returns a [`CheckpointError`] that names the file and the key.
-    pub fn of_parts(vision: &Path, decoder: &Path, projector: &str) -> Result<Self, CheckpointError> {
+    pub fn of_parts(
+        vision: &Path,
+        decoder: &Path,
+        projector: &str,
+        pinpoints: &[[usize; 2]],
+    ) -> Result<Self, CheckpointError> {
         let kind = ProjectorKind::parse("projector", projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
         let vision = resolve(vision)?;
         let unpacked = is_gguf(decoder).then(|| GgufDecoder::open(decoder)).transpose()?.map(|gguf| gguf.beside);
         let beside = unpacked.as_ref().map_or_else(|| resolve(decoder), |beside| Ok(beside.path().into()))?;
         let invalid = |source| CheckpointError::Config { path: decoder.into(), source };
-        let mut composed = composed(&vision, &beside, kind)?;
+        let mut composed = composed(&vision, &beside, kind, pinpoints)?;
         let rows = DecoderConfig::from_value(&composed["text_config"]).map_err(invalid)?.vocab_size;
         composed["text_config"]["vocab_size"] = (rows + 1).into();
         composed["image_token_index"] = rows.into();
@@ -80,7 +87,12 @@ pub(super) fn fit_images(config: &mut VisionConfig, dir: &Path) {
 }
 
 /// The configurations of a vision encoder and a decoder combined to LLaVA's, without the image token.
-pub(super) fn composed(vision: &Path, decoder: &Path, kind: ProjectorKind) -> Result<Value, CheckpointError> {
+pub(super) fn composed(
+    vision: &Path,
+    decoder: &Path,
+    kind: ProjectorKind,
+    pinpoints: &[[usize; 2]],
+) -> Result<Value, CheckpointError> {
     let vision_config = part(vision, "vision_config")?;
     let text_config = part(decoder, "text_config")?;
     // Some families have no CLS position that could be dropped.
@@ -92,7 +104,13 @@ pub(super) fn composed(vision: &Path, decoder: &Path, kind: ProjectorKind) -> Re
         "vision_feature_select_strategy": if class { "default" } else { "full" },
     });
     if kind != ProjectorKind::LLAVA {
+        config["model_type"] = BASIC_MODEL_TYPE.into();
         config["projector_type"] = kind.name().into();
+    } else if !pinpoints.is_empty() {
+        config["model_type"] = NEXT_MODEL_TYPE.into();
+    }
+    if !pinpoints.is_empty() {
+        config["image_grid_pinpoints"] = json!(pinpoints);
     }
     Ok(config)
 }
@@ -118,7 +136,7 @@ mod tests {
             "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 336, "patch_size": 14 } });
         let vision = write(dir.path(), "clip", clip);
         let llm = write(dir.path(), "llama", json!({ "model_type": "llama" }));
-        let config = LlavaConfig::of_parts(&vision, &llm, "mlp2x_gelu").unwrap();
+        let config = LlavaConfig::of_parts(&vision, &llm, "mlp2x_gelu", &[]).unwrap();
         assert_eq!((config.visual_tokens(), config.text_config.vocab_size), (576, 32001));
         assert_eq!(config.image_token_index, 32000);
         let whole =

@@ -328,6 +328,10 @@ fn architecture(config: &LlavaConfig, kind: Option<Kind>) -> Value {
     }
     if matches!(kind, Some(Kind::Llava | Kind::LlavaOriginal)) {
         out["visual_tokens"] = config.visual_tokens().into();
+        if config.tiling().cuts() {
+            out["image_grid_pinpoints"] = json!(config.image_grid_pinpoints);
+            out["most_visual_tokens"] = config.tiling().most_tokens().into();
+        }
         out["vision_feature_layer"] = json!(config.vision_feature_layer);
         out["image_token_index"] = config.image_token_index.into();
     }

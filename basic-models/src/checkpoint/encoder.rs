@@ -25,6 +25,11 @@ pub trait PatchEncoder {
     /// - output: `[N * positions, feature width]`
     fn patches(&self, pixels: Tensor<4>) -> Tensor<2>;
 
+    /// For an image of `[height, width]` pixels the rows of its features that are used; `None` for all rows.
+    fn kept(&self, _image: [usize; 2]) -> Option<Vec<usize>> {
+        None
+    }
+
     /// What the features depend on, with a hash of the weights, which takes as long as reading them all. `None` if the
     /// device cannot be read from.
     fn identity(&self) -> Option<EncoderIdentity>;
@@ -39,17 +44,24 @@ impl PatchEncoder for Llava {
         self.encode(pixels)
     }
 
+    fn kept(&self, image: [usize; 2]) -> Option<Vec<usize>> {
+        let tiling = self.config().tiling();
+        tiling.cuts().then(|| tiling.of(image).rows())
+    }
+
     fn identity(&self) -> Option<EncoderIdentity> {
         let (config, dtype) = (self.config(), self.dtype());
         let layers = config.feature_layers().ok()?;
         let weights = identity::weights(&self.vision_tower)?;
         let text = format!(
-            "{:?} layers {layers:?} without the first {} {dtype:?} {} {weights:032x}",
+            "{:?} layers {layers:?} without the first {} {dtype:?} {} {weights:032x}{}",
             config.vision_config,
             config.drops_first(),
             identity::kind(&PatchEncoder::device(self)),
+            if config.tiling().cuts() { format!(" {:?}", config.image_grid_pinpoints) } else { String::new() },
         );
-        Some(EncoderIdentity { text, rows: config.features(), width: config.feature_width(), dtype })
+        let rows = (!config.tiling().cuts()).then(|| config.features());
+        Some(EncoderIdentity { text, rows, width: config.feature_width(), dtype })
     }
 }
 
@@ -82,6 +94,13 @@ impl EncoderFiles {
             };
             return Err(CheckpointError::Mismatch(format!(
                 "{}: preprocessor_config.json makes images of {makes}, the vision encoder takes {side} x {side}",
+                dir.display()
+            )));
+        }
+        if !images.config().pinpoints.is_empty() {
+            return Err(CheckpointError::Mismatch(format!(
+                "{}: preprocessor_config.json cuts images into tiles (image_grid_pinpoints): give an encoder that sees \
+                 whole images",
                 dir.display()
             )));
         }
@@ -175,6 +194,6 @@ impl PatchEncoder for FrozenEncoder {
         let weights = identity::weights(&self.network)?;
         let text =
             format!("{config:?} patches of the last layer {dtype:?} {} {weights:032x}", identity::kind(&self.device));
-        Some(EncoderIdentity { text, rows: config.num_patches(), width: config.hidden_size, dtype })
+        Some(EncoderIdentity { text, rows: Some(config.num_patches()), width: config.hidden_size, dtype })
     }
 }

@@ -12,8 +12,8 @@ pub struct EncoderIdentity {
     /// The configuration, the chosen layers and positions, the kind of device, and a hash of the weights as they are
     /// computed with, whichever files they are from. Encoders of the same text give the same features.
     pub text: String,
-    /// The positions of an image.
-    pub rows: usize,
+    /// The positions of an image; `None` if they differ from image to image.
+    pub rows: Option<usize>,
     /// The width of a position's features.
     pub width: usize,
     /// Their type.

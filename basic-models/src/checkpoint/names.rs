@@ -22,6 +22,9 @@ pub enum Layout {
 /// The prefix of the projector's parameters.
 pub(super) const PROJECTOR: &str = "multi_modal_projector";
 
+/// The newline embedding on disk, beside the projector, and as a part of the projector here.
+const NEWLINE: [&str; 2] = ["image_newline", "multi_modal_projector.image_newline"];
+
 /// The prefix of the model's own modules in a file of adapters.
 const ADAPTERS: &str = "base_model.model.";
 
@@ -53,6 +56,8 @@ impl Layout {
                     format!("vision_tower.{}", vision_names::canonical(&strip(&rest, "vision_model.")))
                 } else if let Some(rest) = name.strip_prefix("mm_projector.") {
                     projector(rest)
+                } else if name == NEWLINE[0] {
+                    NEWLINE[1].into()
                 } else if ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part)) {
                     format!("language_model.{name}")
                 } else if let Some(rest) = name.strip_prefix("language_model.") {
@@ -81,6 +86,7 @@ impl Layout {
     /// The name on disk that both transformers 4 and 5 can read; `vision` is given if the vision encoder's files have
     /// names of their own.
     pub fn disk(self, canonical: &str, vision: Option<&VisionNames>) -> String {
+        let canonical = if canonical == NEWLINE[1] { NEWLINE[0] } else { canonical };
         if self == Self::Adapters {
             return match canonical.strip_prefix("vision_tower.").zip(vision) {
                 Some((rest, names)) => format!("{ADAPTERS}model.vision_tower.{}", vision_names::module(names, rest)),
@@ -147,6 +153,8 @@ mod tests {
             ("model.multi_modal_projector.linear_1.bias", "multi_modal_projector.linear_1.bias"),
             ("model.layers.0.mlp.up_proj.weight", "language_model.layers.0.mlp.up_proj.weight"),
             ("model.embed_tokens.weight", "language_model.embed_tokens.weight"),
+            ("model.image_newline", "multi_modal_projector.image_newline"),
+            ("image_newline", "multi_modal_projector.image_newline"),
             ("model.mm_projector.0.weight", "multi_modal_projector.linear_1.weight"),
             ("model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"),
             ("model.mm_projector.4.bias", "multi_modal_projector.linear.0.bias"),
@@ -167,6 +175,8 @@ mod tests {
             (Layout::Llava, "vision_tower.post_layernorm.bias"),
             (Layout::Llava, "language_model.layers.0.self_attn.q_proj.weight"),
             (Layout::Llava, "lm_head.weight"),
+            (Layout::Llava, "multi_modal_projector.image_newline"),
+            (Layout::Adapters, "multi_modal_projector.image_newline"),
             (Layout::Vision, "vision_tower.pre_layrnorm.weight"),
             (Layout::Decoder, "language_model.embed_tokens.weight"),
             (Layout::Decoder, "lm_head.weight"),

@@ -11,7 +11,7 @@ use crate::outside::excerpt;
 /// Returns an error if the configuration is that of another model, such as a language model or a vision encoder.
 pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointError> {
     let model = config["model_type"].as_str().unwrap_or_default();
-    if original::is_original(config) || matches!(model, "" | "llava" | "basic_llava") {
+    if original::is_original(config) || matches!(model, "" | "llava" | "llava_next" | "basic_llava") {
         return Ok(());
     }
     let name = excerpt(model);
@@ -32,7 +32,7 @@ pub(super) fn check_model(dir: &Path, config: &Value) -> Result<(), CheckpointEr
 /// Whether a configuration is that of a language model only.
 pub(super) fn is_decoder(config: &Value) -> bool {
     !original::is_original(config)
-        && !matches!(config["model_type"].as_str(), None | Some("llava" | "basic_llava"))
+        && !matches!(config["model_type"].as_str(), None | Some("llava" | "llava_next" | "basic_llava"))
         && matches!(kind(config), Kind::Decoder)
 }
 

@@ -173,6 +173,26 @@ impl Checkpoint {
             }
             None => images,
         };
+        let images = match opened.composed && config.tiling().cuts() {
+            true => {
+                let (side, pinpoints) = (config.vision_config.side(), &config.image_grid_pinpoints);
+                ImageProcessor::new(images.config().clone().with_tiles(
+                    side,
+                    pinpoints,
+                    vision.as_deref().unwrap_or(&dir),
+                )?)
+            }
+            false => images,
+        };
+        if images.config().pinpoints != config.image_grid_pinpoints {
+            return Err(CheckpointError::Mismatch(format!(
+                "{}: the image processor cuts images into tiles of the resolutions {:?}, config.json has \
+                 image_grid_pinpoints {:?}: write the same into preprocessor_config.json",
+                vision.as_deref().unwrap_or(&dir).display(),
+                images.config().pinpoints,
+                config.image_grid_pinpoints
+            )));
+        }
         let (vision, side) = (vision.as_deref().unwrap_or(&dir), config.vision_config.image_size);
         let interpolates = config.vision_config.family.interpolates;
         if let Some((height, width)) = images.output_size()
@@ -192,6 +212,7 @@ impl Checkpoint {
         }
         // A pixel shuffle turns a square of patches into one token, which for the processor is a larger patch.
         let mut processor = ProcessorConfig::clip(config.vision_config.patch_size * config.projector.shuffle());
+        processor.tiles = config.tiling().cuts();
         processor.num_additional_image_tokens = config.vision_config.special_positions();
         if !config.drops_first() {
             processor.vision_feature_select_strategy = FeatureSelect::Full;

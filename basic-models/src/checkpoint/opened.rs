@@ -9,9 +9,11 @@ use super::CheckpointError;
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::vocabulary::TokenizerFiles;
-use crate::config::LlavaConfig;
+use crate::config::{LlavaConfig, Tiles};
 use crate::nn::{InitScheme, Llava, seeded_init};
-use crate::processor::{ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, TOKENIZER_FILES, Tokenizer};
+use crate::processor::{
+    ChatTemplate, ImageProcessor, PixelValues, ProcessorConfig, TOKENIZER_FILES, Tokenizer, image_size_within,
+};
 
 /// An opened LLaVA checkpoint, with everything but the weights in memory.
 #[derive(Debug)]
@@ -121,9 +123,21 @@ impl Checkpoint {
         [vision.num_channels, vision.side(), vision.side()]
     }
 
-    /// The number of visual embeddings of an image (m).
+    /// The number of visual embeddings of an image that is not cut into tiles (m).
     pub fn visual_tokens(&self) -> usize {
         self.config.visual_tokens()
+    }
+
+    /// The tiles of an image file, from which the number of its tokens follows. The file is read only if the model cuts
+    /// images into tiles, and then its header alone is decoded.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the file.
+    pub fn tiles(&self, path: &Path) -> Result<Tiles, CheckpointError> {
+        let tiling = self.config.tiling();
+        let size = if tiling.cuts() { image_size_within(path, self.images.max_pixels())? } else { [0; 2] };
+        Ok(tiling.of(size))
     }
 
     /// Decodes and processes an image file.

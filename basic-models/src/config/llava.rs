@@ -3,13 +3,22 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Activation, ConfigError, DecoderConfig, ProjectorKind, VisionConfig, at_most, most, section, unsupported};
+use super::{
+    Activation, ConfigError, DecoderConfig, ProjectorKind, Tiling, VisionConfig, at_most, most, section, unsupported,
+};
 
 /// The `model_type` of models that transformers' `LlavaConfig` cannot express: those with another projector
 /// than `mlp2x_gelu`.
 pub const BASIC_MODEL_TYPE: &str = "basic_llava";
 
-/// LLaVA: a vision encoder, a projector and a decoder (transformers' `LlavaConfig`).
+/// The `model_type` of models that cut images into tiles (transformers' `LlavaNextConfig`).
+pub const NEXT_MODEL_TYPE: &str = "llava_next";
+
+/// The resolutions of a `LlavaNextConfig` that names none, as height and width.
+const PINPOINTS: [[usize; 2]; 5] = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]];
+
+/// LLaVA: a vision encoder, a projector and a decoder (transformers' `LlavaConfig`, or `LlavaNextConfig` if images are
+/// cut into tiles).
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlavaConfig {
     /// The decoder.
@@ -30,6 +39,9 @@ pub struct LlavaConfig {
     pub vision_feature_select_strategy: SelectStrategy,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
+    /// The resolutions, as height and width in pixels, of which the best one for an image is cut into tiles; empty if
+    /// images are not cut.
+    pub image_grid_pinpoints: Vec<[usize; 2]>,
     /// The parameters' type on disk.
     pub dtype: Option<String>,
 }
@@ -66,6 +78,7 @@ impl Default for LlavaConfig {
             vision_feature_layer: FeatureLayers::One(-2),
             vision_feature_select_strategy: SelectStrategy::Default,
             tie_word_embeddings: false,
+            image_grid_pinpoints: Vec::new(),
             dtype: None,
         }
     }
@@ -81,6 +94,8 @@ struct Raw {
     vision_feature_select_strategy: SelectStrategy,
     tie_word_embeddings: bool,
     projector_type: Option<String>,
+    image_grid_pinpoints: Option<Vec<[usize; 2]>>,
+    use_image_newline_parameter: bool,
     dtype: Option<String>,
 }
 
@@ -104,7 +119,7 @@ impl LlavaConfig {
             "model_type": "llava", "image_token_index": 32000, "projector_hidden_act": "gelu",
             "multimodal_projector_bias": true, "vision_feature_layer": -2,
             "vision_feature_select_strategy": "default", "tie_word_embeddings": false, "projector_type": null,
-            "dtype": null,
+            "image_grid_pinpoints": null, "use_image_newline_parameter": true, "dtype": null,
         });
         let Value::Object(defaults) = defaults else { return Err(unsupported("config", "", "an object")) };
         let mut merged: Map<String, Value> = section::merged("config", value, defaults, &[])?;
@@ -120,8 +135,20 @@ impl LlavaConfig {
             ("llava", None) => ProjectorKind::LLAVA,
             ("llava" | BASIC_MODEL_TYPE, Some(name)) => ProjectorKind::parse("projector_type", name)?,
             (BASIC_MODEL_TYPE, None) => return Err(unsupported("projector_type", "null", "a projector's name")),
-            (other, _) => return Err(unsupported("model_type", other, "llava or basic_llava")),
+            (NEXT_MODEL_TYPE, _) => ProjectorKind::LLAVA,
+            (other, _) => return Err(unsupported("model_type", other, "llava, llava_next or basic_llava")),
         };
+        let image_grid_pinpoints = match (raw.model_type.as_str(), raw.image_grid_pinpoints) {
+            // transformers' `LlavaConfig` has no such key.
+            ("llava", _) | (BASIC_MODEL_TYPE, None) => Vec::new(),
+            (_, Some(pinpoints)) if pinpoints.is_empty() => {
+                return Err(unsupported("image_grid_pinpoints", "[]", "one resolution or more, as [height, width]"));
+            }
+            (_, pinpoints) => pinpoints.unwrap_or_else(|| PINPOINTS.to_vec()),
+        };
+        if !image_grid_pinpoints.is_empty() && !raw.use_image_newline_parameter {
+            return Err(unsupported("use_image_newline_parameter", false, "true"));
+        }
         let config = Self {
             text_config: given("text_config")
                 .map_or_else(|| Ok(DecoderConfig::default()), DecoderConfig::from_value)?,
@@ -134,6 +161,7 @@ impl LlavaConfig {
             vision_feature_layer: raw.vision_feature_layer,
             vision_feature_select_strategy: raw.vision_feature_select_strategy,
             tie_word_embeddings: raw.tie_word_embeddings,
+            image_grid_pinpoints,
             dtype: raw.dtype,
         };
         config.validate()?;
@@ -146,11 +174,15 @@ impl LlavaConfig {
     ///
     /// Returns [`ConfigError::Parse`] if a number cannot be written as JSON.
     pub fn to_json(&self) -> Result<String, ConfigError> {
-        let native = self.in_transformers();
-        let architecture = if native { "LlavaForConditionalGeneration" } else { "BasicLlavaForConditionalGeneration" };
+        let (native, tiled) = (self.in_transformers(), self.tiling().cuts());
+        let (architecture, model_type) = match (native, tiled) {
+            (true, false) => ("LlavaForConditionalGeneration", "llava"),
+            (true, true) => ("LlavaNextForConditionalGeneration", NEXT_MODEL_TYPE),
+            (false, _) => ("BasicLlavaForConditionalGeneration", BASIC_MODEL_TYPE),
+        };
         let mut value = json!({
             "architectures": [architecture],
-            "model_type": if native { "llava" } else { BASIC_MODEL_TYPE },
+            "model_type": model_type,
             "text_config": self.text_config.to_value(),
             "vision_config": self.vision_config.to_value(),
             "image_token_index": self.image_token_index,
@@ -164,13 +196,16 @@ impl LlavaConfig {
         if !native {
             value["projector_type"] = json!(self.projector.name());
         }
+        if tiled {
+            value["image_grid_pinpoints"] = json!(self.image_grid_pinpoints);
+        }
         if let Some(dtype) = &self.dtype {
             value["dtype"] = json!(dtype);
         }
         Ok(serde_json::to_string_pretty(&value)?)
     }
 
-    /// Whether transformers' `LlavaConfig` can express the model.
+    /// Whether transformers' `LlavaConfig` or `LlavaNextConfig` can express the model.
     pub fn in_transformers(&self) -> bool {
         self.projector == ProjectorKind::LLAVA
     }
@@ -220,11 +255,19 @@ impl LlavaConfig {
         all - usize::from(self.drops_first())
     }
 
-    /// The number of visual embeddings of an image (m).
+    /// The number of visual embeddings of an image that is not cut, or of a base image (m).
     pub fn visual_tokens(&self) -> usize {
         match self.projector.queries() {
             Some(queries) => queries,
             None => self.features() / (self.projector.shuffle() * self.projector.shuffle()),
+        }
+    }
+
+    /// How the model cuts images into tiles, from which the number of an image's visual tokens follows.
+    pub fn tiling(&self) -> Tiling {
+        match self.image_grid_pinpoints.as_slice() {
+            [] => Tiling::none(self.visual_tokens()),
+            pinpoints => Tiling::new(self.vision_config.side(), self.vision_config.grid(), pinpoints.to_vec()),
         }
     }
 
@@ -271,6 +314,28 @@ impl LlavaConfig {
                 self.features()
             )));
         }
+        if self.tiling().cuts() && self.projector.queries().is_some() {
+            return Err(ConfigError::Inconsistent(format!(
+                "image_grid_pinpoints cuts images into tiles, and the projector {name} makes a fixed number of visual embeddings \
+                 of an image: take one that keeps the patches"
+            )));
+        }
+        if self.tiling().cuts() && (factor > 1 || self.features() != side * side) {
+            return Err(ConfigError::Inconsistent(format!(
+                "image_grid_pinpoints cuts images into tiles of {side} x {side} patches, of which the projector {name} gets \
+                 {} positions: drop what is no patch with vision_feature_select_strategy, and join no patches",
+                self.features()
+            )));
+        }
+        if self.vision_config.side() != self.vision_config.image_size && self.tiling().cuts() {
+            return Err(ConfigError::Inconsistent(format!(
+                "image_grid_pinpoints: the tiles have {0} x {0} pixels and the vision encoder's image_size is {1}: its \
+                 position embeddings are not interpolated for tiles",
+                self.vision_config.side(),
+                self.vision_config.image_size
+            )));
+        }
+        self.tiling().validate()?;
         if self.projector == ProjectorKind::Identity && self.feature_width() != self.text_config.hidden_size {
             return Err(ConfigError::Inconsistent(format!(
                 "projector_type {name}: the features are {} wide, the decoder {}",

@@ -15,6 +15,7 @@ mod rope_file;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tiling;
 mod vision;
 mod vision_family;
 
@@ -24,11 +25,12 @@ pub use activation::Activation;
 pub use decoder::{DecoderConfig, EndIds};
 pub use family::{Family, LayerNorms, QkNorm, Windows};
 pub use gguf_family::GgufFamily;
-pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, SelectStrategy};
+pub use llava::{BASIC_MODEL_TYPE, FeatureLayers, LlavaConfig, NEXT_MODEL_TYPE, SelectStrategy};
 pub use projector::ProjectorKind;
 pub(crate) use projector::QFORMER_HEAD;
 pub use resampler_cost::ResamplerCost;
 pub use rope::{QueryGrowth, Rope, RopeKind};
+pub use tiling::{Tiles, Tiling, best_resolution};
 pub use vision::VisionConfig;
 pub use vision_family::{VisionFamily, VisionNames};
 
@@ -94,6 +96,7 @@ mod most {
     pub const REGISTERS: usize = 1 << 10;
     pub const VISUAL: usize = 1 << 20;
     pub const FEATURE_LAYERS: usize = 64;
+    pub const PINPOINTS: usize = 128;
     pub const END_IDS: usize = 1 << 10;
 }
 

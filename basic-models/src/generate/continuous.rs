@@ -10,6 +10,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::sampling::{Chooser, largest};
 use super::{Finish, GenerateError, GenerationConfig};
+use crate::config::Tiles;
 use crate::input::{Batch, ImageTokens};
 use crate::nn::{KvCache, Llava};
 use crate::processor::Prompt;
@@ -19,7 +20,7 @@ use crate::processor::Prompt;
 pub struct Sequence {
     /// The prompt's tokens and the places of its images.
     pub prompt: Arc<Prompt>,
-    /// The pixel values of each image, CHW.
+    /// The pixel values of each image, CHW, tile after tile.
     pub pixels: Vec<Arc<[f32]>>,
     /// The length of the answer, its end tokens, and how tokens are chosen.
     pub config: GenerationConfig,
@@ -224,13 +225,19 @@ impl<'m> ContinuousBatch<'m> {
             return Err(GenerateError::TooLong { prompt, new, context });
         }
         let positions = sequence.prompt.image_positions.iter().map(ExactSizeIterator::len).sum();
-        let rows = sequence.pixels.len().saturating_mul(self.model.config().visual_tokens());
+        let tiles = &sequence.prompt.tiles;
+        let rows = tiles.iter().map(Tiles::tokens).sum();
         let vision = &self.model.config().vision_config;
         let values = vision.num_channels * vision.side() * vision.side();
-        if let Some(wrong) = sequence.pixels.iter().find(|pixels| pixels.len() != values) {
-            return Err(GenerateError::Features { positions, rows: wrong.len() / values.max(1) });
+        let fits = |(pixels, tiles): (&Arc<[f32]>, &Tiles)| pixels.len() == tiles.count().saturating_mul(values);
+        if !sequence.pixels.iter().zip(tiles).all(fits) {
+            let found = sequence.pixels.iter().map(|pixels| pixels.len()).sum::<usize>() / values.max(1);
+            return Err(GenerateError::Features { positions, rows: found });
         }
-        if positions != rows || sequence.prompt.image_positions.len() != sequence.pixels.len() {
+        if positions != rows
+            || sequence.prompt.image_positions.len() != sequence.pixels.len()
+            || tiles.len() != sequence.pixels.len()
+        {
             return Err(GenerateError::Features { positions, rows });
         }
         Ok(())
@@ -331,11 +338,15 @@ fn logits_after(
     held: usize,
     cache: &mut KvCache,
 ) -> Result<Vec<f32>, GenerateError> {
-    let Prompt { ids, image_positions } = &*sequence.prompt;
-    let ahead = image_positions.iter().zip(&sequence.pixels).filter(|(places, _)| places.start >= held);
-    let (images, pixels) =
-        ahead.map(|(places, pixels)| (places.clone().map(|p| p - held).collect(), pixels.to_vec())).unzip();
-    let rest = ImageTokens { ids: ids[held..].to_vec(), labels: Vec::new(), images, pixels };
+    let Prompt { ids, image_positions, tiles } = &*sequence.prompt;
+    let first = image_positions.iter().take_while(|places| places.start < held).count();
+    let rest = Prompt {
+        ids: ids[held..].to_vec(),
+        image_positions: image_positions[first..].iter().map(|places| places.start - held..places.end - held).collect(),
+        tiles: tiles[first..].to_vec(),
+    };
+    let mut rest = ImageTokens::from(rest);
+    rest.pixels = sequence.pixels[first..].iter().map(|pixels| pixels.to_vec()).collect();
     let vision = &model.config().vision_config;
     let shape = [vision.num_channels, vision.side(), vision.side()];
     let device = model.device().without_autodiff();

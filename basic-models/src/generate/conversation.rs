@@ -6,9 +6,9 @@ use burn::tensor::Tensor;
 
 use super::{Answer, GenerateError, GenerationConfig, Piece, Session, TextOptions, check_context};
 use crate::Checkpoint;
-use crate::input::ImageTokens;
+use crate::config::Tiles;
 use crate::nn::Llava;
-use crate::processor::{Message, PLACEHOLDER, Prompt, Role, Style, render_prompt, tokenize_prompt};
+use crate::processor::{Message, PLACEHOLDER, Role, Style, render_prompt, tokenize_prompt};
 
 /// The turns so far, and a [`Session`] with their keys and values.
 #[derive(Debug)]
@@ -16,23 +16,22 @@ pub struct Conversation<'a> {
     checkpoint: &'a Checkpoint,
     style: Style,
     session: Session<'a>,
-    images: usize,
+    images: Vec<Tiles>,
     messages: Vec<Message>,
     instructed: bool,
 }
 
 impl<'a> Conversation<'a> {
-    /// Starts a conversation, with optional instructions (a system turn), about images with the patch features
-    /// `features`, `[images * m, vision hidden]`. The first question shows the images before its text.
+    /// Starts a conversation, with optional instructions (a system turn), about images with the tiles `images` and the
+    /// patch features `features`, `[M, vision hidden]`. The first question shows the images before its text.
     pub fn new(
         checkpoint: &'a Checkpoint,
         model: &'a Llava,
         style: Style,
         system: Option<&str>,
+        images: Vec<Tiles>,
         features: Option<Tensor<2>>,
     ) -> Self {
-        let rows = features.as_ref().map_or(0, |features| features.dims()[0]);
-        let images = rows / checkpoint.config.features().max(1);
         let messages: Vec<Message> = system.map(|text| Message::new(Role::System, text)).into_iter().collect();
         let instructed = !messages.is_empty();
         Self { checkpoint, style, session: Session::new(model, features), images, messages, instructed }
@@ -63,7 +62,7 @@ impl<'a> Conversation<'a> {
         observer: &mut dyn FnMut(Piece<'_>) -> ControlFlow<()>,
     ) -> Result<Answer, GenerateError> {
         let turns = self.messages.len();
-        let shown = if turns == usize::from(self.instructed) { self.images } else { 0 };
+        let shown = if turns == usize::from(self.instructed) { self.images.len() } else { 0 };
         let images = format!("{PLACEHOLDER}\n").repeat(shown);
         self.messages.push(Message::new(Role::User, images + question));
         let answered = self.answer(config, stop, observer);
@@ -85,17 +84,10 @@ impl<'a> Conversation<'a> {
         let checkpoint = self.checkpoint;
         let tokenizer = &checkpoint.tokenizer;
         let text = render_prompt(&self.style, &self.messages, tokenizer.specials())?;
-        let prompt = tokenize_prompt(tokenizer, &text, checkpoint.visual_tokens(), self.images)?;
+        let prompt = tokenize_prompt(tokenizer, &text, &self.images)?;
         check_context(&checkpoint.config, prompt.ids.len(), 1)?;
         let room = checkpoint.config.text_config.context() - prompt.ids.len();
         let config = GenerationConfig { max_new_tokens: config.max_new_tokens.min(room), ..config.clone() };
         self.session.answer(&prompt.into(), &config, &TextOptions { tokenizer, stop }, observer)
-    }
-}
-
-impl From<Prompt> for ImageTokens {
-    fn from(prompt: Prompt) -> Self {
-        let images = prompt.image_positions.into_iter().map(Iterator::collect).collect();
-        Self { ids: prompt.ids, images, ..Self::default() }
     }
 }

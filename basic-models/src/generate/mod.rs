@@ -239,5 +239,6 @@ fn left_padded(prompt: &ImageTokens, pad: usize, id: u32) -> ImageTokens {
     let mut ids = vec![id; pad];
     ids.extend(&prompt.ids);
     let shift = |positions: &Vec<usize>| positions.iter().map(|p| p + pad).collect();
-    ImageTokens { ids, labels: Vec::new(), images: prompt.images.iter().map(shift).collect(), pixels: Vec::new() }
+    let images = prompt.images.iter().map(shift).collect();
+    ImageTokens { ids, images, tiles: prompt.tiles.clone(), ..ImageTokens::default() }
 }

@@ -68,7 +68,7 @@ impl ModuleMapper for Seeded {
             let tensor = Tensor::<D>::from_data(start, &self.device);
             return Param::initialized(ParamId::new(), tensor).set_require_grad(true);
         }
-        let count = shape.iter().product();
+        let count: usize = shape.iter().product();
         if name == "weight" {
             // A linear weight is [in, out] in Burn, a convolution's [out, in, h, w].
             self.fan_in = if D == 2 { shape[0] } else { shape[1..].iter().product() };
@@ -76,6 +76,8 @@ impl ModuleMapper for Seeded {
         let mut normals = |std: f64| (0..count).map(|_| (normal(&mut self.rng) * std) as f32).collect();
         let values: Vec<f32> = match (name, self.scheme) {
             (name, _) if learned(name).is_some() => normals(learned(name).unwrap_or(1.0)),
+            // As transformers' `LlavaNextModel` draws it.
+            ("image_newline", _) => normals(1.0 / (count as f64).sqrt()),
             (_, InitScheme::TorchLinear) => {
                 let bound = 1.0 / (self.fan_in as f32).sqrt();
                 (0..count).map(|_| (self.rng.random::<f32>() * 2.0 - 1.0) * bound).collect()

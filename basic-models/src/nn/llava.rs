@@ -11,7 +11,8 @@ use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder, pac
 use crate::config::LlavaConfig;
 use crate::input::Batch;
 
-/// The composed model (transformers' `LlavaForConditionalGeneration`).
+/// The composed model (transformers' `LlavaForConditionalGeneration`, or `LlavaNextForConditionalGeneration` if images
+/// are cut into tiles).
 #[derive(Module, Debug)]
 pub struct Llava {
     /// The vision encoder.
@@ -101,6 +102,7 @@ impl LlavaConfig {
             visual_tokens: self.visual_tokens(),
             features: [self.features(), self.feature_width()],
             patches: self.projector.queries().is_none() || self.projector.pooled_side().is_some(),
+            tiled: self.tiling().cuts(),
         }
     }
 
@@ -156,12 +158,18 @@ impl Llava {
         features.narrow(1, first, positions - first).reshape([n * (positions - first), width])
     }
 
-    /// Patch features of a batch's images, as the batch gives them or encoded now,
-    /// `[images * positions, feature width]`.
+    /// Patch features of a batch's images, as the batch gives them or encoded now, without the rows that are not kept:
+    /// `[images * positions, feature width]` if no image is cut into tiles.
     pub fn features(&self, batch: &Batch) -> Option<Tensor<2>> {
         match (&batch.features, &batch.pixels) {
             (Some(features), _) => Some(features.clone()),
-            (None, Some(pixels)) => Some(self.encode(pixels.clone())),
+            (None, Some(pixels)) => {
+                let features = self.encode(pixels.clone());
+                Some(match &batch.kept {
+                    Some(rows) => embedding(features, rows.clone()),
+                    None => features,
+                })
+            }
             (None, None) => None,
         }
     }
@@ -171,7 +179,8 @@ impl Llava {
         Some(self.multi_modal_projector.forward(self.features(batch)?))
     }
 
-    /// The decoder's input embeddings: token embeddings, with v at the image positions.
+    /// The decoder's input embeddings: token embeddings, with v at the image positions, and the newline embedding behind
+    /// each row of patches of an image that is cut into tiles.
     ///
     /// # Shapes
     /// - v: `[M, d]`
@@ -180,9 +189,14 @@ impl Llava {
         let tokens = self.language_model.embed(batch.ids.clone()); // [B * T, d]
         let d = tokens.dims()[1];
         let rows = match v {
-            // One selection from [tokens; v]: it is differentiable in both, and the embedding of an image
-            // token is never used.
-            Some(v) => embedding(Tensor::cat(vec![tokens, v], 0), batch.splice_rows.clone()),
+            // One selection from [tokens; v; newline]: it is differentiable in all of them, and the embedding of an
+            // image token is never used.
+            Some(v) => {
+                let newline = self.multi_modal_projector.image_newline.as_ref();
+                let newline = newline.map(|newline| newline.val().unsqueeze::<2>());
+                let rows = [Some(tokens), Some(v), newline].into_iter().flatten().collect();
+                embedding(Tensor::cat(rows, 0), batch.splice_rows.clone())
+            }
             None => tokens,
         };
         rows.reshape([batch.layout.batch, batch.layout.sequence, d])

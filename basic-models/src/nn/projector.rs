@@ -6,8 +6,8 @@ mod ldpv2;
 mod perceiver;
 mod qformer;
 
-use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
+use burn::module::{Module, Param};
+use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::activate;
@@ -31,6 +31,8 @@ pub struct Projector {
     qformer: Option<QFormer>,
     c_abstractor: Option<CAbstractor>,
     ldpv2: Option<Ldp>,
+    /// The embedding behind each row of patches of an image that is cut into tiles, `[d]`.
+    pub image_newline: Option<Param<Tensor<1>>>,
     // The number of an image's features, and of patches along its side.
     positions: usize,
     side: usize,
@@ -77,6 +79,10 @@ impl Projector {
             },
             ldpv2: matches!(kind, ProjectorKind::Ldp { .. }).then(|| Ldp::new(vision, d, side, device)),
             positions,
+            image_newline: config.tiling().cuts().then(|| {
+                // As transformers' `LlavaNextModel` does.
+                Initializer::Normal { mean: 0.0, std: 1.0 / (d as f64).sqrt() }.init([d], device)
+            }),
             side: config.vision_config.grid(),
             kind,
             activation: config.projector_hidden_act,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ProcessorError, Result, wanted};
+use super::{ProcessorError, Result, tiles, wanted};
 
 const IMAGE_FILE: &str = "preprocessor_config.json";
 pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
@@ -24,6 +24,8 @@ pub enum ImageKind {
     Siglip,
     /// `LlavaImageProcessor`: CLIP's steps, and padding to a square before them.
     Llava,
+    /// `LlavaNextImageProcessor`: a base image and the tiles of the best of several resolutions.
+    LlavaNext,
 }
 
 /// The size that an image is resized to.
@@ -67,6 +69,9 @@ pub struct ImageProcessorConfig {
     pub rescale_factor: Option<f64>,
     /// Mean and standard deviation per channel; `None` if `do_normalize` is false.
     pub normalize: Option<([f32; 3], [f32; 3])>,
+    /// The resolutions, as height and width, of which the best one for an image is cut into tiles of the size of the crop;
+    /// empty except for `LlavaNextImageProcessor`.
+    pub pinpoints: Vec<[usize; 2]>,
 }
 
 impl ImageProcessorConfig {
@@ -80,6 +85,7 @@ impl ImageProcessorConfig {
             crop: Some((size, size)),
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261_302_6, 0.275_777_1])),
+            pinpoints: Vec::new(),
         }
     }
 
@@ -109,6 +115,12 @@ impl ImageProcessorConfig {
     /// Returns [`ProcessorError::Unsupported`] for other values, such as `"anyres"`; `path` is the file that it names.
     pub fn with_aspect_ratio(self, value: &str, path: &Path) -> Result<Self> {
         match value {
+            _ if self.kind == ImageKind::LlavaNext => Err(ProcessorError::Unsupported {
+                path: path.into(),
+                key: "image_aspect_ratio".into(),
+                value: value.into(),
+                supported: "none for a model that cuts images into tiles (image_grid_pinpoints)",
+            }),
             "pad" => Ok(self.with_pad()),
             "square" => Ok(self),
             other => Err(ProcessorError::Unsupported {
@@ -163,11 +175,15 @@ impl ImageProcessorConfig {
             Some("LlavaImageProcessor" | "LlavaImageProcessorFast" | "LlavaImageProcessorPil") => {
                 Self { kind: ImageKind::Llava, ..Self::clip(224) }
             }
+            Some("LlavaNextImageProcessor" | "LlavaNextImageProcessorFast" | "LlavaNextImageProcessorPil") => {
+                Self { kind: ImageKind::LlavaNext, pinpoints: tiles::PINPOINTS.to_vec(), ..Self::clip(224) }
+            }
             Some(other) => {
                 return Err(unsupported(
                     "image_processor_type",
                     other.into(),
-                    "CLIPImageProcessor, SiglipImageProcessor, BitImageProcessor, LlavaImageProcessor",
+                    "CLIPImageProcessor, SiglipImageProcessor, BitImageProcessor, LlavaImageProcessor, \
+                     LlavaNextImageProcessor",
                 ));
             }
         };
@@ -210,6 +226,8 @@ impl ImageProcessorConfig {
         }
         match (raw.do_pad == Some(true), config.kind) {
             (true, ImageKind::Llava) => config.pad = Some(pad_color(exact_mean(&raw.image_mean, mean))),
+            // It pads a batch to the same number of tiles, and no image.
+            (true, ImageKind::LlavaNext) => {}
             (true, _) => {
                 let supported = "false, or true in a LlavaImageProcessor";
                 return Err(unsupported("do_pad", "true".into(), supported));
@@ -219,12 +237,17 @@ impl ImageProcessorConfig {
         if raw.do_convert_rgb == Some(false) {
             return Err(unsupported("do_convert_rgb", "false".into(), "true: images are always three channels"));
         }
-        let crops = raw.do_center_crop.unwrap_or(config.kind != ImageKind::Siglip);
+        // A tile has the size of the crop, whether it is cropped or not.
+        let crops =
+            raw.do_center_crop.unwrap_or(config.kind != ImageKind::Siglip) || config.kind == ImageKind::LlavaNext;
         config.crop = config.crop.filter(|_| crops);
         config.size = config.size.filter(|_| raw.do_resize != Some(false));
         let factor = raw.rescale_factor.or(config.rescale_factor);
         config.rescale_factor = factor.filter(|_| raw.do_rescale != Some(false));
         config.normalize = (raw.do_normalize != Some(false)).then_some((mean, std));
+        if config.kind == ImageKind::LlavaNext {
+            config.read_tiles(raw.image_grid_pinpoints.as_ref(), raw.do_resize, path)?;
+        }
         if let Some((key, value, supported)) = config.not_finite() {
             return Err(unsupported(key, value, supported));
         }
@@ -267,6 +290,7 @@ impl ImageProcessorConfig {
             ImageKind::Clip => "CLIPImageProcessor",
             ImageKind::Siglip => "SiglipImageProcessor",
             ImageKind::Llava => "LlavaImageProcessor",
+            ImageKind::LlavaNext => "LlavaNextImageProcessor",
         };
         let mut out = json!({
             "image_processor_type": class,
@@ -279,6 +303,9 @@ impl ImageProcessorConfig {
         });
         if self.pad.is_some() || self.kind == ImageKind::Llava {
             out["do_pad"] = json!(self.pad.is_some());
+        }
+        if self.kind == ImageKind::LlavaNext {
+            out["image_grid_pinpoints"] = json!(self.pinpoints);
         }
         if let Some(size) = self.size {
             out["size"] = match size {
@@ -322,6 +349,7 @@ struct Raw {
     image_std: Option<Value>,
     do_convert_rgb: Option<bool>,
     do_pad: Option<bool>,
+    image_grid_pinpoints: Option<Value>,
 }
 
 /// Reads a length (a square, or the shortest edge), `[h, w]`, `{"shortest_edge"}` or `{"height", "width"}`.

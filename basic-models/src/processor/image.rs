@@ -10,19 +10,23 @@ use super::{
     DEFAULT_MAX_PIXELS, ImageProcessorConfig, ProcessorError, Result, Size, decode_image_within, open_image_within,
 };
 
-/// The input of the vision encoder: one image, channels first.
+/// The input of the vision encoder: one image, or its tiles, channels first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PixelValues {
-    /// `[3, height, width]`, row-major.
+    /// `[tiles, 3, height, width]`, row-major; the base image is the first tile.
     pub data: Vec<f32>,
+    /// The number of tiles: 1 if the image is not cut.
+    pub tiles: usize,
     /// The number of rows.
     pub height: usize,
     /// The number of columns.
     pub width: usize,
+    /// The height and width of the image that they were made of.
+    pub image: [usize; 2],
 }
 
-/// Turns decoded images into [`PixelValues`], like transformers' `CLIPImageProcessor`, `SiglipImageProcessor` or
-/// `LlavaImageProcessor` with the Pillow backend. The resampled pixels are equal to the last bit.
+/// Turns decoded images into [`PixelValues`], like transformers' `CLIPImageProcessor`, `SiglipImageProcessor`,
+/// `LlavaImageProcessor` or `LlavaNextImageProcessor` with the Pillow backend. The resampled pixels are equal to the last bit.
 #[derive(Debug, Clone)]
 pub struct ImageProcessor {
     config: ImageProcessorConfig,
@@ -76,7 +80,7 @@ impl ImageProcessor {
         format!("{:?} {}", self.config, self.max_pixels)
     }
 
-    /// `(height, width)` of every processed image, if the settings determine it.
+    /// `(height, width)` of every processed image or tile, if the settings determine it.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.config.crop, self.config.size) {
             (Some((height, width)), _) | (None, Some(Size::Exact { height, width })) => {
@@ -112,6 +116,10 @@ impl ImageProcessor {
         if width == 0 || height == 0 {
             return Err(fail(image, (width.into(), height.into()), "it has no pixels".into()));
         }
+        if !self.config.pinpoints.is_empty() {
+            return self.tiles(image);
+        }
+        let original = [height as usize, width as usize];
         let image = self.pad(image)?;
         let size = self.resized(&image)?;
         let (rows, columns) = self.config.crop.unwrap_or((size.1, size.0));
@@ -122,13 +130,7 @@ impl ImageProcessor {
         // A size that the settings determine is allowed whatever it is; only sizes that depend on the image are
         // limited.
         let limit = self.output_size().map_or(self.max_pixels, |_| self.max_pixels.max(4 * pixels));
-        let too_many = |pixels: u64| {
-            let reason = format!(
-                "it would take {pixels} pixels, more than the limit of {}; crop it to a less extreme aspect ratio",
-                self.max_pixels
-            );
-            fail(&image, (size.0.into(), size.1.into()), reason)
-        };
+        let too_many = |pixels: u64| self.too_many(&image, size, pixels);
         if pixels > limit {
             return Err(too_many(pixels));
         }
@@ -139,24 +141,39 @@ impl ImageProcessor {
         } else {
             resample::resize(&image, size, part, self.config.resample, limit).map_err(too_many)?
         };
-        Ok(self.values(&part, (to_x, to_y), (rows as usize, columns as usize)))
+        let (rows, columns) = (rows as usize, columns as usize);
+        let mut data = Vec::with_capacity(3 * rows * columns);
+        self.values(&part, (to_x, to_y), (rows, columns), &mut data);
+        Ok(PixelValues { data, tiles: 1, height: rows, width: columns, image: original })
     }
 
-    /// The pixel values of an image of the given rows and columns that is black except for `part`, placed at
+    /// The error for an image that takes too many pixels when it is resized.
+    pub(super) fn too_many(&self, image: &RgbImage, size: (u32, u32), pixels: u64) -> ProcessorError {
+        let reason = format!(
+            "it would take {pixels} pixels, more than the limit of {}; crop it to a less extreme aspect ratio",
+            self.max_pixels
+        );
+        fail(image, (size.0.into(), size.1.into()), reason)
+    }
+
+    /// The limit of pixels.
+    pub fn max_pixels(&self) -> u64 {
+        self.max_pixels
+    }
+
+    /// Adds the pixel values of an image of the given rows and columns that is black except for `part`, placed at
     /// column and row `at`.
-    fn values(&self, part: &RgbImage, at: (u32, u32), (rows, columns): (usize, usize)) -> PixelValues {
-        let plane = rows * columns;
-        let mut data = Vec::with_capacity(3 * plane);
+    pub(super) fn values(&self, part: &RgbImage, at: (u32, u32), (rows, columns): (usize, usize), data: &mut Vec<f32>) {
+        let (plane, start) = (rows * columns, data.len());
         for table in self.table.iter() {
             data.resize(data.len() + plane, table[0]);
         }
         for (x, y, pixel) in part.enumerate_pixels() {
             let at = (y + at.1) as usize * columns + (x + at.0) as usize;
             for (channel, value) in pixel.0.into_iter().enumerate() {
-                data[channel * plane + at] = self.table[channel][usize::from(value)];
+                data[start + channel * plane + at] = self.table[channel][usize::from(value)];
             }
         }
-        PixelValues { data, height: rows, width: columns }
     }
 
     /// Places the image in the middle of a square if the settings say so. An odd row or column goes to the

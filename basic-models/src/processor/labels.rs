@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::piece::overlaps;
 use super::{Encoded, ProcessorError, RenderedPiece, Result, Tokenizer, expand_images};
+use crate::config::Tiles;
 
 /// The label of a token without a loss.
 pub const IGNORE: i64 = -100;
@@ -15,8 +16,10 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// For each token, its id if the loss covers its prediction, otherwise [`IGNORE`].
     pub labels: Vec<i64>,
-    /// For each image, the range of tokens that its visual embeddings replace.
+    /// For each image, the range of tokens that its visual embeddings and newlines replace.
     pub image_positions: Vec<Range<usize>>,
+    /// The tiles of each image.
+    pub tiles: Vec<Tiles>,
 }
 
 /// A tokenized prompt for generation.
@@ -24,37 +27,38 @@ pub struct Example {
 pub struct Prompt {
     /// The token ids.
     pub ids: Vec<u32>,
-    /// For each image, the range of tokens that its visual embeddings replace.
+    /// For each image, the range of tokens that its visual embeddings and newlines replace.
     pub image_positions: Vec<Range<usize>>,
+    /// The tiles of each image.
+    pub tiles: Vec<Tiles>,
 }
 
 /// Tokenizes the concatenated pieces once and labels each token by the pieces that it overlaps.
 ///
 /// A token that overlaps both a prompt and an answer belongs to the answer, because the model has to generate it.
 /// Tokens that the post-processor adds and image tokens have no loss. Special tokens in texts of users
-/// ([`RenderedPiece::literal`]) are plain text. If the text begins with the beginning-of-sequence token (chat templates
+/// ([`RenderedPiece::literal`]) are plain text. `images` has the tiles of each image, which determine its tokens. If the text begins with the beginning-of-sequence token (chat templates
 /// write it), none is added, as in transformers' processors.
 ///
 /// # Errors
-/// Returns [`ProcessorError::PlaceholderCount`] unless the pieces contain `num_images` image tokens, `MissingToken` or
+/// Returns [`ProcessorError::PlaceholderCount`] unless the pieces contain an image token for each image, `MissingToken` or
 /// `ImageTokenCount` if the tokenizer does not know the image token, `Tokenize`, and `NothingSupervised`.
-pub fn tokenize(
-    tokenizer: &Tokenizer,
-    pieces: &[RenderedPiece],
-    image_tokens_per_image: usize,
-    num_images: usize,
-) -> Result<Example> {
+pub fn tokenize(tokenizer: &Tokenizer, pieces: &[RenderedPiece], images: &[Tiles]) -> Result<Example> {
     let token = &tokenizer.specials().image;
     let placeholders = pieces.iter().map(|piece| piece.images(token).len()).sum();
-    if placeholders != num_images {
-        return Err(ProcessorError::PlaceholderCount { placeholders, images: num_images, token: token.clone() });
+    if placeholders != images.len() {
+        return Err(ProcessorError::PlaceholderCount { placeholders, images: images.len(), token: token.clone() });
     }
+    let counts: Vec<usize> = images.iter().map(Tiles::tokens).collect();
+    let mut ahead = counts.as_slice();
     let mut whole = RenderedPiece::default();
     let mut answers: Vec<Range<usize>> = Vec::new();
     for piece in pieces {
         let start = whole.text.len();
-        let images = piece.images(token).len();
-        whole.append(&piece.expanded(token, &vec![image_tokens_per_image; images])?);
+        // There are as many counts as placeholders.
+        let (own, rest) = ahead.split_at_checked(piece.images(token).len()).unwrap_or((ahead, &[]));
+        whole.append(&piece.expanded(token, own)?);
+        ahead = rest;
         match answers.last_mut() {
             _ if !piece.supervised => {}
             Some(last) if last.end == start => last.end = whole.text.len(),
@@ -62,13 +66,13 @@ pub fn tokenize(
         }
     }
     let encoded = encode(tokenizer, &whole)?;
-    let image_positions = find_images(tokenizer, &encoded.ids, image_tokens_per_image, num_images)?;
+    let image_positions = find_images(tokenizer, &encoded.ids, &counts)?;
     let mut labels = labels(&encoded, &answers);
     image_positions.iter().for_each(|places| labels[places.clone()].fill(IGNORE));
     if labels.iter().all(|&label| label == IGNORE) {
         return Err(ProcessorError::NothingSupervised { tokens: labels.len() });
     }
-    Ok(Example { ids: encoded.ids, labels, image_positions })
+    Ok(Example { ids: encoded.ids, labels, image_positions, tiles: images.to_vec() })
 }
 
 /// Tokenizes a prompt for generation and expands its image tokens. The prompt comes from
@@ -76,17 +80,12 @@ pub fn tokenize(
 ///
 /// # Errors
 /// Returns the errors of [`tokenize`], except `NothingSupervised`.
-pub fn tokenize_prompt(
-    tokenizer: &Tokenizer,
-    prompt: impl Into<RenderedPiece>,
-    image_tokens_per_image: usize,
-    num_images: usize,
-) -> Result<Prompt> {
-    let counts = vec![image_tokens_per_image; num_images];
+pub fn tokenize_prompt(tokenizer: &Tokenizer, prompt: impl Into<RenderedPiece>, images: &[Tiles]) -> Result<Prompt> {
+    let counts: Vec<usize> = images.iter().map(Tiles::tokens).collect();
     let prompt = prompt.into().expanded(&tokenizer.specials().image, &counts)?;
     let ids = encode(tokenizer, &prompt)?.ids;
-    let image_positions = find_images(tokenizer, &ids, image_tokens_per_image, num_images)?;
-    Ok(Prompt { ids, image_positions })
+    let image_positions = find_images(tokenizer, &ids, &counts)?;
+    Ok(Prompt { ids, image_positions, tiles: images.to_vec() })
 }
 
 /// Makes a sample from a prompt and an answer that are tokenized *separately*, with the end-of-sequence token after the
@@ -94,23 +93,18 @@ pub fn tokenize_prompt(
 ///
 /// # Errors
 /// Returns the errors of [`tokenize_prompt`], and `MissingToken` if there is no end-of-sequence token.
-pub fn tokenize_apart(
-    tokenizer: &Tokenizer,
-    prompt: &str,
-    answer: &str,
-    image_tokens_per_image: usize,
-    num_images: usize,
-) -> Result<Example> {
+pub fn tokenize_apart(tokenizer: &Tokenizer, prompt: &str, answer: &str, images: &[Tiles]) -> Result<Example> {
+    let counts: Vec<usize> = images.iter().map(Tiles::tokens).collect();
     // The reference's processor always adds special tokens, whatever the prompt begins with.
-    let text = expand_images(prompt, &tokenizer.specials().image, &vec![image_tokens_per_image; num_images])?;
+    let text = expand_images(prompt, &tokenizer.specials().image, &counts)?;
     let mut ids = tokenizer.encode(&text, true)?;
-    let image_positions = find_images(tokenizer, &ids, image_tokens_per_image, num_images)?;
+    let image_positions = find_images(tokenizer, &ids, &counts)?;
     let mut labels = vec![IGNORE; ids.len()];
     let mut tail = tokenizer.encode(answer, false)?;
     tail.push(tokenizer.eos_id()?);
     labels.extend(tail.iter().map(|&id| i64::from(id)));
     ids.extend(tail);
-    Ok(Example { ids, labels, image_positions })
+    Ok(Example { ids, labels, image_positions, tiles: images.to_vec() })
 }
 
 /// Tokenizes a whole sample or prompt. If the template wrote the beginning-of-sequence token, none is added.
@@ -147,9 +141,9 @@ fn labels(encoded: &Encoded, answers: &[Range<usize>]) -> Vec<i64> {
     tokens.map(label).collect()
 }
 
-/// For each image, the range of its tokens.
-fn find_images(tokenizer: &Tokenizer, ids: &[u32], per_image: usize, num_images: usize) -> Result<Vec<Range<usize>>> {
-    let expected = per_image * num_images;
+/// For each image, the range of its tokens, of which there are `counts`.
+fn find_images(tokenizer: &Tokenizer, ids: &[u32], counts: &[usize]) -> Result<Vec<Range<usize>>> {
+    let expected = counts.iter().fold(0usize, |sum, count| sum.saturating_add(*count));
     let Some(id) = tokenizer.ids().image else {
         return if expected == 0 { Ok(Vec::new()) } else { tokenizer.image_id().map(|_| Vec::new()) };
     };
@@ -159,9 +153,15 @@ fn find_images(tokenizer: &Tokenizer, ids: &[u32], per_image: usize, num_images:
     if places.len() != expected {
         return Err(fail());
     }
-    let run = |run: &[usize]| {
-        let range = run[0]..run[0] + run.len();
-        if run[run.len() - 1] + 1 == range.end { Ok(range) } else { Err(fail()) }
+    let mut ahead = places.as_slice();
+    let mut next = |count: &usize| {
+        let (run, rest) = ahead.split_at_checked(*count).ok_or_else(fail)?;
+        ahead = rest;
+        match (run.first(), run.last()) {
+            (Some(first), Some(last)) if last - first + 1 == *count => Ok(*first..last + 1),
+            (None, None) => Ok(0..0),
+            _ => Err(fail()),
+        }
     };
-    if per_image == 0 { Ok(Vec::new()) } else { places.chunks(per_image).map(run).collect() }
+    counts.iter().filter(|count| **count > 0).map(&mut next).collect()
 }

@@ -1,7 +1,7 @@
 //! Turns files and conversations into the network's inputs: pixels, token ids, labels and the positions of the images.
 //!
 //! ```text
-//! image file     -> open_image -> ImageProcessor::process          -> PixelValues [3, H, W]
+//! image file     -> open_image -> ImageProcessor::process          -> PixelValues [tiles, 3, H, W]
 //! LLaVA's JSON   -> from_llava -> render(style, ..) -> tokenize(..) -> Example { ids, labels, image_positions }
 //! ```
 //!
@@ -48,6 +48,7 @@ mod sentencepiece;
 mod specials;
 mod styles;
 mod template;
+mod tiles;
 mod timed;
 mod tokenizer;
 mod tokenizer_added;
@@ -64,7 +65,9 @@ pub use conversation::{Message, Role, from_llava, from_llava_without_images};
 pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};
 pub use labels::{Example, IGNORE, Prompt, tokenize, tokenize_apart, tokenize_prompt};
-pub use open::{DEFAULT_MAX_PIXELS, decode_image_within, open_image, open_image_within};
+pub use open::{
+    DEFAULT_MAX_PIXELS, decode_image_within, decoded_size_within, image_size_within, open_image, open_image_within,
+};
 pub use piece::RenderedPiece;
 pub use placeholders::{FeatureSelect, PLACEHOLDER, ProcessorConfig, expand_images};
 pub use render::{Style, render, render_prompt};

@@ -51,6 +51,40 @@ pub fn decode_image_within(name: impl AsRef<Path>, bytes: &[u8], max_pixels: u64
     decode(path, bytes, format, max_pixels)
 }
 
+/// The `[height, width]` of an image as [`open_image_within`] decodes it, from its header alone.
+///
+/// # Errors
+/// Returns the errors of [`open_image_within`], except those that only decoding reveals.
+pub fn image_size_within(path: impl AsRef<Path>, max_pixels: u64) -> Result<[usize; 2]> {
+    let path = path.as_ref();
+    let (bytes, format) = read(path, max_pixels)?;
+    size(path, &bytes, format, max_pixels)
+}
+
+/// [`image_size_within`] for an image in memory; messages call it `name`.
+///
+/// # Errors
+/// Returns the errors of [`image_size_within`], except `Read` and `ImageFileTooLarge`.
+pub fn decoded_size_within(name: impl AsRef<Path>, bytes: &[u8], max_pixels: u64) -> Result<[usize; 2]> {
+    let path = name.as_ref();
+    if bytes.is_empty() {
+        return Err(ProcessorError::EmptyImage { path: path.into() });
+    }
+    let format = image::guess_format(bytes).map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
+    size(path, bytes, format, max_pixels)
+}
+
+fn size(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<[usize; 2]> {
+    let size = || {
+        let mut decoder = decoder(path, bytes, format, max_pixels)?;
+        let (width, height) = decoder.dimensions();
+        let (width, height) = (width as usize, height as usize);
+        // Bit 4 of EXIF's numbers is a quarter turn.
+        Ok(if orientation(&mut decoder).to_exif() > 4 { [width, height] } else { [height, width] })
+    };
+    guarded(size).unwrap_or_else(|reason| Err(ProcessorError::DecoderGaveUp { path: path.into(), reason }))
+}
+
 /// The decoders assert some properties of a file. The guard turns their panics into errors about the image.
 fn decode(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<RgbImage> {
     guarded(|| decode_unguarded(path, bytes, format, max_pixels))
@@ -63,20 +97,26 @@ fn decode_unguarded(path: &Path, bytes: &[u8], format: ImageFormat, max_pixels: 
     if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
         return Err(ProcessorError::TruncatedImage { path: path.into() });
     }
+    let mut decoder = decoder(path, bytes, format, max_pixels)?;
+    let orientation = orientation(&mut decoder);
+    let mut image = DynamicImage::ImageRgb8(to_rgb(DynamicImage::from_decoder(decoder).map_err(decode)?));
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+/// The decoder of an image within the limit of pixels, which has read the header.
+fn decoder<'a>(path: &Path, bytes: &'a [u8], format: ImageFormat, max_pixels: u64) -> Result<impl ImageDecoder + 'a> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     // Up to 8 bytes per pixel, a second copy during conversion, and the decoders' own buffers.
     limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(1 << 24));
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(decode)?;
+    let decoder = reader.into_decoder().map_err(|source| ProcessorError::Decode { path: path.into(), source })?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > max_pixels {
         return Err(ProcessorError::TooManyPixels { path: path.into(), width, height, max_pixels });
     }
-    let orientation = orientation(&mut decoder);
-    let mut image = DynamicImage::ImageRgb8(to_rgb(DynamicImage::from_decoder(decoder).map_err(decode)?));
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
+    Ok(decoder)
 }
 
 /// The file's bytes, up to the most that an image within the limit can need, and its format.

@@ -51,7 +51,8 @@ pub enum FeatureSelect {
     Full,
 }
 
-/// The settings of `LlavaProcessor`, which determine the number of image tokens for an image.
+/// The settings of `LlavaProcessor` or `LlavaNextProcessor`, which determine the number of image tokens for an image
+/// that is not cut into tiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessorConfig {
     /// The vision encoder's patch size in pixels.
@@ -62,6 +63,8 @@ pub struct ProcessorConfig {
     pub vision_feature_select_strategy: FeatureSelect,
     /// The token that stands for a visual embedding in texts.
     pub image_token: String,
+    /// Whether images are cut into tiles, which is `LlavaNextProcessor`'s work.
+    pub tiles: bool,
 }
 
 impl ProcessorConfig {
@@ -73,6 +76,7 @@ impl ProcessorConfig {
             num_additional_image_tokens: 1,
             vision_feature_select_strategy: strategy,
             image_token: PLACEHOLDER.into(),
+            tiles: false,
         }
     }
 
@@ -111,16 +115,17 @@ impl ProcessorConfig {
                 .vision_feature_select_strategy
                 .unwrap_or(fallback.vision_feature_select_strategy),
             image_token: file.image_token.unwrap_or(fallback.image_token),
+            tiles: fallback.tiles,
         })
     }
 
-    /// Writes processor_config.json for transformers' `LlavaProcessor`.
+    /// Writes processor_config.json for transformers' `LlavaProcessor` or `LlavaNextProcessor`.
     ///
     /// # Errors
     /// Returns [`ProcessorError::Write`].
     pub fn save(&self, dir: &Path) -> Result<()> {
         let out = json!({
-            "processor_class": "LlavaProcessor",
+            "processor_class": if self.tiles { "LlavaNextProcessor" } else { "LlavaProcessor" },
             "image_token": self.image_token,
             "patch_size": self.patch_size,
             "vision_feature_select_strategy": self.vision_feature_select_strategy,

@@ -159,7 +159,7 @@ fn described(engine: &crate::engine::Engine) -> Value {
         "owned_by": "basic",
         // Ours: what the page and clients need to know beforehand.
         "max_context": engine.context,
-        "image_tokens": config.visual_tokens(),
+        "image_tokens": config.tiling().most_tokens(),
         "layers": config.text_config.num_hidden_layers,
     })
 }

@@ -54,7 +54,7 @@ impl Turns {
         let (style, tokenizer) = (style(checkpoint), &checkpoint.tokenizer);
         let fail = |error: basic_models::processor::ProcessorError| ApiError::field("messages", error.to_string());
         let text = render_prompt(&style, &self.messages, tokenizer.specials()).map_err(fail)?;
-        tokenize_prompt(tokenizer, text, checkpoint.visual_tokens(), self.images.len()).map_err(fail)
+        tokenize_prompt(tokenizer, text, &images::tiles(checkpoint, &self.images)?).map_err(fail)
     }
 
     fn turn(

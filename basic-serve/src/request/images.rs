@@ -8,7 +8,9 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use basic_data::{ImageBase, ImageSource};
 use basic_models::Checkpoint;
+use basic_models::config::Tiles;
 use basic_models::outside::excerpt;
+use basic_models::processor::ProcessorError;
 
 use crate::error::ApiError;
 
@@ -53,21 +55,35 @@ fn strip_scheme<'a>(url: &'a str, scheme: &str) -> Option<&'a str> {
     url.get(..scheme.len()).filter(|start| start.eq_ignore_ascii_case(scheme)).map(|_| &url[scheme.len()..])
 }
 
-/// The pixel values of an image as the checkpoint's image processor makes them, CHW.
+/// The error for an image that cannot be read.
+fn unreadable(error: &ProcessorError, image: &ImageSource, field: &str) -> ApiError {
+    // The error names the image by its field or its path, which the message has already.
+    let said = error.to_string();
+    let name = image.name().display().to_string();
+    let message = said.strip_prefix(&format!("{name}: ")).map_or(said.clone(), String::from);
+    ApiError::field(field, message).coded("invalid_image")
+}
+
+/// The tiles of a request's images, given with their fields.
+pub(crate) fn tiles(checkpoint: &Checkpoint, images: &[(String, ImageSource)]) -> Result<Vec<Tiles>, ApiError> {
+    let tiling = checkpoint.config.tiling();
+    let of = |(field, image): &(String, ImageSource)| {
+        image.tiles(&tiling, &checkpoint.images).map_err(|error| unreadable(&error, image, field))
+    };
+    images.iter().map(of).collect()
+}
+
+/// The pixel values of an image as the checkpoint's image processor makes them, CHW, tile after tile.
 pub(crate) fn pixels(checkpoint: &Checkpoint, image: &ImageSource, field: &str) -> Result<Arc<[f32]>, ApiError> {
-    let fail = |message: String| ApiError::field(field, message).coded("invalid_image");
-    let made = image.process(&checkpoint.images).map_err(|error| {
-        // The error names the image by its field or its path, which the message has already.
-        let said = error.to_string();
-        let name = image.name().display().to_string();
-        fail(said.strip_prefix(&format!("{name}: ")).map_or(said.clone(), String::from))
-    })?;
+    let made = image.process(&checkpoint.images).map_err(|error| unreadable(&error, image, field))?;
     let [channels, height, width] = checkpoint.image_shape();
-    if (made.height, made.width) != (height, width) || made.data.len() != channels * height * width {
+    if (made.height, made.width) != (height, width) || made.data.len() != made.tiles * channels * height * width {
         let (h, w) = (made.height, made.width);
-        return Err(fail(format!(
-            "the image processor makes {h} x {w} pixels of it, the vision encoder takes {height} x {width}"
-        )));
+        return Err(ApiError::field(
+            field,
+            format!("the image processor makes {h} x {w} pixels of it, the vision encoder takes {height} x {width}"),
+        )
+        .coded("invalid_image"));
     }
     Ok(made.data.into())
 }

@@ -104,7 +104,7 @@ impl Served {
         fields.only("echo", |echo| echo == false)?;
         fields.only("suffix", |suffix| suffix == "")?;
         fields.end()?;
-        let prompts = prompts::read(given, &engine, images.len())?.into_iter().map(|prompt| {
+        let prompts = prompts::read(given, &engine, &images)?.into_iter().map(|prompt| {
             let new = sampling::length(&engine, prompt.ids.len(), asked, COMPLETION_TOKENS, "prompt")?;
             Ok((Arc::new(prompt), new))
         });

@@ -1,9 +1,11 @@
 //! The prompts of a completion: texts, or lists of token ids.
 
+use basic_data::ImageSource;
 use basic_models::processor::{Prompt, tokenize_prompt};
 use serde_json::Value;
 
 use super::fields::expected;
+use super::images;
 use crate::engine::Engine;
 use crate::error::ApiError;
 
@@ -12,7 +14,8 @@ const MOST_PROMPTS: usize = 256;
 
 /// Reads `prompt`: a text, a list of texts, a list of token ids, or a list of those. Each has a placeholder for each of
 /// `images`; in texts, special tokens are special, as in `basic generate --prompt`.
-pub(super) fn read(given: Value, engine: &Engine, images: usize) -> Result<Vec<Prompt>, ApiError> {
+pub(super) fn read(given: Value, engine: &Engine, images: &[(String, ImageSource)]) -> Result<Vec<Prompt>, ApiError> {
+    let tiles = images::tiles(&engine.checkpoint, images)?;
     let several = match given {
         Value::Array(list) if list.first().is_some_and(|first| !first.is_number()) => list,
         one => vec![one],
@@ -24,15 +27,13 @@ pub(super) fn read(given: Value, engine: &Engine, images: usize) -> Result<Vec<P
     let prompts = several.into_iter().enumerate().map(|(index, prompt)| {
         let field = if single { "prompt".into() } else { format!("prompt[{index}]") };
         match prompt {
-            Value::String(text) => {
-                tokenize_prompt(&engine.checkpoint.tokenizer, text.as_str(), engine.checkpoint.visual_tokens(), images)
-                    .map_err(|error| ApiError::field(&*field, error.to_string()))
-                    .and_then(|prompt| match prompt.ids.is_empty() {
-                        true => Err(ApiError::field(&*field, "has no tokens")),
-                        false => Ok(prompt),
-                    })
-            }
-            Value::Array(ids) => ids_prompt(&ids, &field, engine, images),
+            Value::String(text) => tokenize_prompt(&engine.checkpoint.tokenizer, text.as_str(), &tiles)
+                .map_err(|error| ApiError::field(&*field, error.to_string()))
+                .and_then(|prompt| match prompt.ids.is_empty() {
+                    true => Err(ApiError::field(&*field, "has no tokens")),
+                    false => Ok(prompt),
+                }),
+            Value::Array(ids) => ids_prompt(&ids, &field, engine, images.len()),
             other => Err(ApiError::field(&*field, expected("a text or a list of token ids", &other))),
         }
     });
@@ -49,7 +50,9 @@ fn ids_prompt(ids: &[Value], field: &str, engine: &Engine, images: usize) -> Res
     };
     let known: Option<Vec<u32>> = ids.iter().map(id).collect();
     match known {
-        Some(ids) if !ids.is_empty() && images == 0 => Ok(Prompt { ids, image_positions: Vec::new() }),
+        Some(ids) if !ids.is_empty() && images == 0 => {
+            Ok(Prompt { ids, image_positions: Vec::new(), tiles: Vec::new() })
+        }
         Some(_) if images > 0 => Err(ApiError::field(field, "token ids show no images: send the prompt as a text")),
         _ => {
             let wanted = format!("one token id or more, each below {vocabulary} and not the image token's");

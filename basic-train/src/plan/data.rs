@@ -38,7 +38,7 @@ const BYTES_A_TOKEN: f64 = 4.0;
 impl Lengths {
     /// The lengths assumed for data that cannot be read.
     pub fn assumed(recipe: &Recipe, config: &LlavaConfig, samples: Option<u64>) -> Self {
-        let (visual, most) = (config.visual_tokens() as u64, limit(recipe, config));
+        let (visual, most) = (config.tiling().most_tokens() as u64, limit(recipe, config));
         let longest = match recipe.stage {
             Stage::Pretrain => visual + CAPTION,
             Stage::Finetune => CONVERSATION.max(visual + CAPTION),
@@ -95,5 +95,5 @@ fn length(sample: &Sample, config: &LlavaConfig, tokenizer: Option<&Tokenizer>) 
         counted.unwrap_or((text.len() as f64 / BYTES_A_TOKEN).ceil() as u64) + AROUND_A_TURN
     };
     let texts: u64 = sample.messages.iter().map(|message| text(&message.content)).sum();
-    texts + (sample.images.len() * config.visual_tokens()) as u64
+    texts + (sample.images.len() * config.tiling().most_tokens()) as u64
 }

@@ -221,14 +221,21 @@ fn encoder(config: &LlavaConfig, counts: &PartCounts, load: &Load) -> Wide {
         let attention = 6 * d * load.element + heads * positions * (4 + load.element);
         let moment = attention.max((2 * d + 3 * inner) * load.element);
         let features = wide(config.features()) * wide(config.feature_width()) * load.element;
-        return load.images.min(ENCODED_TOGETHER) * positions * moment + load.images * features + load.vision_cache;
+        return tiles(config, load).min(wide(ENCODED_TOGETHER)) * positions * moment
+            + tiles(config, load) * features
+            + load.vision_cache;
     }
     // Two layer norms with four values each; queries, keys, values and the output; two residuals; the MLP's input, the
     // two factors of its activation and their product; scores, their softmax and its cast.
     let scores = heads * positions * (4 + 2 * load.element);
     let layer = (14 * d + 4 * inner) * load.element + scores;
     let layers = config.feature_layers().unwrap_or_default().into_iter().max().unwrap_or(0) as u64;
-    load.images * positions * layer * layers
+    tiles(config, load) * positions * layer * layers
+}
+
+/// The images that the vision encoder sees: the tiles of images that are cut, as many as an image can have.
+fn tiles(config: &LlavaConfig, load: &Load) -> Wide {
+    load.images * wide(config.tiling().most_tiles())
 }
 
 fn projector(config: &LlavaConfig, load: &Load) -> Wide {
@@ -241,12 +248,12 @@ fn projector(config: &LlavaConfig, load: &Load) -> Wide {
     let input = wide(config.feature_width()) * shuffle * shuffle;
     // The features, the hidden layer before and after its activation, and v; V^ is in f32.
     let row = (input + 3 * width) * load.element + if load.supervised { 4 * width } else { wide(0u64) };
-    load.images * wide(config.visual_tokens()) * row
+    load.images * wide(config.tiling().most_tokens()) * row
 }
 
 fn losses(config: &LlavaConfig, load: &Load) -> Wide {
     let (vocabulary, width) = (wide(config.text_config.vocab_size), wide(config.text_config.hidden_size));
-    let (tokens, rows) = (wide(load.samples) * load.positions, load.images * wide(config.visual_tokens()));
+    let (tokens, rows) = (wide(load.samples) * load.positions, load.images * wide(config.tiling().most_tokens()));
     // There are at most as many rows as in total, and at least one per chunk.
     let chunk = |budget: usize, rows: Wide| (rows * vocabulary * 4u64).min(wide(budget)).max(vocabulary * 4u64);
     let blocks = BLOCKS[usize::from(load.gpu)];

@@ -194,7 +194,7 @@ impl Plan {
             dtype: if bf16 { "bfloat16" } else { "float32" },
             parameters: parts.iter().map(|part| part.parameters).sum(),
             trained: parts.iter().fold(0, |sum, part| part.trained.saturating_add(sum)),
-            visual_tokens: config.visual_tokens() as u64,
+            visual_tokens: config.tiling().most_tokens() as u64,
             batch_size: batch as u64,
             steps,
             tokens: steps.map(|steps| (steps as f64 * batch as f64 * data.mean) as u64),
@@ -221,7 +221,8 @@ fn model(recipe: &Recipe) -> Result<LlavaConfig, CheckpointError> {
     match (&model.checkpoint, &model.vision, &model.llm) {
         (Some(dir), _, _) => LlavaConfig::open(dir),
         (None, Some(vision), Some(llm)) => {
-            LlavaConfig::of_parts(vision, llm, model.projector.as_deref().unwrap_or("mlp2x_gelu"))
+            let projector = model.projector.as_deref().unwrap_or("mlp2x_gelu");
+            LlavaConfig::of_parts(vision, llm, projector, model.image_grid_pinpoints.as_deref().unwrap_or_default())
         }
         // `Recipe::open` checks this, but a recipe built in code may not have been checked.
         _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),

@@ -105,6 +105,10 @@ pub struct ModelConfig {
     /// The kind of the fresh projector between them; `mlp2x_gelu` if it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<String>,
+    /// The resolutions, as height and width, of which the best one for an image is cut into tiles (LLaVA-NeXT); without
+    /// them a model of two parts does not cut images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_grid_pinpoints: Option<Vec<[usize; 2]>>,
     /// `pad` pads images to a square before they are resized, as in LLaVA-1.5's second stage; by default the model's
     /// own image processor decides.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -326,6 +330,16 @@ impl Recipe {
         }
         if model.checkpoint.is_some() && model.projector.is_some() {
             return invalid("[model] has a `checkpoint`, which brings its projector: leave `projector` out");
+        }
+        if model.checkpoint.is_some() && model.image_grid_pinpoints.is_some() {
+            return invalid(
+                "[model] has a `checkpoint`, whose resolutions it brings: leave `image_grid_pinpoints` out",
+            );
+        }
+        if model.image_grid_pinpoints.as_ref().is_some_and(Vec::is_empty) {
+            return invalid(
+                "model.image_grid_pinpoints names no resolution: leave it out for a model that cuts no images",
+            );
         }
         if model.image_aspect_ratio.as_deref().is_some_and(|ratio| !["pad", "square"].contains(&ratio)) {
             return invalid("model.image_aspect_ratio must be \"pad\" or \"square\"");

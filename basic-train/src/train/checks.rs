@@ -51,7 +51,9 @@ pub(super) fn samples(recipe: &Recipe, source: &StepSource) -> Result<(), TrainE
         return Ok(());
     }
     let skip = recipe.loader.too_long == TooLong::Skip;
-    let looked = |index: usize| match source.preparer().prepare(&data.outline(index)?) {
+    // An image's tokens follow from its size if it is cut into tiles: then its bytes are needed.
+    let read = |index: usize| if source.preparer().cuts_images() { data.sample(index) } else { data.outline(index) };
+    let looked = |index: usize| match source.preparer().prepare(&read(index)?) {
         Err(DataError::TooLong { .. }) if skip => Ok(()),
         other => other.map(drop),
     };

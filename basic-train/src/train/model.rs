@@ -31,6 +31,7 @@ fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
             if let Some(projector) = &recipe.model.projector {
                 options.projector = projector.clone();
             }
+            options.image_grid_pinpoints = recipe.model.image_grid_pinpoints.clone().unwrap_or_default();
             Checkpoint::assemble_with(vision, llm, &options)
         }
         // `Recipe::open` checks this, but a recipe built in code may not have been checked.

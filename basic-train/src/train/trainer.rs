@@ -8,6 +8,7 @@ use std::time::Instant;
 use basic_core::Losses;
 use basic_data::{LoaderError, MicroBatch, Samples, Skipped};
 use basic_models::checkpoint::{EncoderFiles, FrozenEncoder};
+use basic_models::config::Tiles;
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint};
 use burn::tensor::{DType, Tensor};
@@ -347,12 +348,12 @@ impl<'a> Trainer<'a> {
         Ok(self.other.clone())
     }
 
-    /// The number of images that a frozen vision encoder has encoded so far; `None` where it is trained.
+    /// The number of images, or tiles of images, that a frozen vision encoder has encoded so far; `None` where it is trained.
     pub fn encoded_images(&self) -> Option<u64> {
         self.caches.encoded()
     }
 
-    /// The arithmetic of a micro-batch; a frozen encoder has encoded so many images for it.
+    /// The arithmetic of a micro-batch; a frozen encoder has encoded so many tiles for it.
     fn work(&mut self, model: &Llava, part: &MicroBatch, encoded: Option<usize>) -> Work {
         let (recipe, world) = (self.recipe, self.collective.world());
         let whole = || Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full).collect::<Vec<_>>();
@@ -360,12 +361,12 @@ impl<'a> Trainer<'a> {
         let new = || Meter::new(model.config(), &whole(), &model.device(), dtype, world);
         let meter = self.meter.get_or_insert_with(new);
         let samples = || part.rows.iter().flatten();
-        let images = samples().map(|sample| sample.images.len()).sum();
+        let tiles = || samples().flat_map(|sample| &sample.tokens.tiles);
         let counts = flops::BatchCounts {
             lengths: samples().map(|sample| sample.tokens.ids.len()).collect(),
             labels: part.counts.tokens,
-            images,
-            encoded: encoded.unwrap_or(images),
+            patches: tiles().map(Tiles::patches).sum(),
+            encoded: encoded.unwrap_or_else(|| tiles().map(Tiles::count).sum()),
         };
         meter.work(part.samples(), &counts)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use basic_core::{LM, Losses, Objective};
-use basic_data::{EncoderStore, Sample, Samples, VisionCache, prepare};
+use basic_data::{EncoderStore, ImageSource, Sample, Samples, VisionCache, prepare};
 use basic_models::checkpoint::FrozenEncoder;
 use basic_models::generate::{GenerateError, GenerationConfig, GenerationDefaults, TextOptions, generate_text};
 use basic_models::nn::Llava;
@@ -199,18 +199,15 @@ fn answers(
         let images: usize = turns.iter().map(Message::images).sum();
         let sources = &sample.images[..images.min(sample.images.len())];
         let prompt = rendered.text.clone();
-        let tokens = tokenize_prompt(&checkpoint.tokenizer, rendered, checkpoint.visual_tokens(), sources.len())?;
+        let tiles = ImageSource::tiles_of(sources, checkpoint).map_err(|error| sample.image_error(error))?;
+        let tokens = tokenize_prompt(&checkpoint.tokenizer, rendered, &tiles)?;
         // A conversation that already fills the context leaves no room for an answer.
         let room = checkpoint.config.text_config.context().saturating_sub(tokens.ids.len());
         if room == 0 {
             continue;
         }
         let settings = GenerationConfig { max_new_tokens: options.max_new_tokens.min(room), ..settings.clone() };
-        let prompts = [ImageTokens {
-            ids: tokens.ids,
-            images: tokens.image_positions.into_iter().map(Iterator::collect).collect(),
-            ..ImageTokens::default()
-        }];
+        let prompts = [ImageTokens::from(tokens)];
         let features = cache.features(model, checkpoint, sources).map_err(|e| sample.image_error(e))?;
         let mut go_on = |_: basic_models::generate::Piece<'_>| ControlFlow::Continue(());
         let answer = generate_text(model, &prompts, features, &settings, &text, &mut go_on);

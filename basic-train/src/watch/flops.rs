@@ -31,9 +31,9 @@ pub struct BatchCounts {
     pub lengths: Vec<usize>,
     /// Number of target tokens.
     pub labels: usize,
-    /// Number of images that the projector ran on.
-    pub images: usize,
-    /// Number of images that the vision encoder ran on, which is smaller if a frozen encoder's features are cached.
+    /// Number of visual embeddings that the projector made.
+    pub patches: usize,
+    /// Number of images, or tiles of images, that the vision encoder ran on, which is smaller if a frozen encoder's features are cached.
     pub encoded: usize,
 }
 
@@ -68,7 +68,7 @@ impl ModelFlops {
         let encoder = if self.vision { 3.0 } else { 1.0 };
         weights(self.decoder) * decoder
             + 3.0 * attention
-            + self.projector(counts.images)
+            + self.projector(counts.patches)
             + encoder * (self.encoder(counts.encoded))
             // The pixels need no gradient, so the patch embedding costs only twice its forward pass.
             - if self.vision { self.patches(counts.encoded) } else { 0.0 }
@@ -79,8 +79,8 @@ impl ModelFlops {
         let tokens: usize = counts.lengths.iter().sum();
         let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
         let projector = match self.config.resampler_cost() {
-            Some(cost) => cost.flops * counts.images as f64,
-            None => self.projector_layers().iter().sum::<f64>() * self.visual_tokens(counts.images),
+            Some(cost) => cost.flops * self.images(counts.patches),
+            None => self.projector_layers().iter().sum::<f64>() * counts.patches as f64,
         };
         self.decoder_products(tokens) + self.head(counts.labels) + attention + projector + self.encoder(counts.encoded)
     }
@@ -109,10 +109,6 @@ impl ModelFlops {
         2.0 * text.hidden_size as f64 * text.vocab_size as f64 * labels as f64
     }
 
-    fn visual_tokens(&self, images: usize) -> f64 {
-        (images * self.config.visual_tokens()) as f64
-    }
-
     /// FLOPs of the projector's layers, per visual token.
     fn projector_layers(&self) -> Vec<f64> {
         let kind = self.config.projector;
@@ -121,17 +117,22 @@ impl ModelFlops {
         (0..kind.layers()).map(|layer| 2.0 * d * if layer == 0 { joined } else { d }).collect()
     }
 
-    fn projector(&self, images: usize) -> f64 {
+    /// The number of images whose visual embeddings a resampler made; it makes as many of each.
+    fn images(&self, embeddings: usize) -> f64 {
+        embeddings as f64 / self.config.visual_tokens().max(1) as f64
+    }
+
+    fn projector(&self, patches: usize) -> f64 {
         if let Some(cost) = self.config.resampler_cost() {
             // Its layers lie behind each other and behind learned queries, so that nearly all of them need both gradients.
-            return cost.flops * images as f64 * if self.projector || self.vision { 3.0 } else { 1.0 };
+            return cost.flops * self.images(patches) * if self.projector || self.vision { 3.0 } else { 1.0 };
         }
         let layer = |(index, flops): (usize, f64)| {
             // The gradient of the features is needed only if the encoder is trained.
             let input = self.vision || (self.projector && index > 0);
             flops * (1.0 + f64::from(u8::from(self.projector)) + f64::from(u8::from(input)))
         };
-        self.projector_layers().into_iter().enumerate().map(layer).sum::<f64>() * self.visual_tokens(images)
+        self.projector_layers().into_iter().enumerate().map(layer).sum::<f64>() * patches as f64
     }
 
     fn patches(&self, images: usize) -> f64 {

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use basic_core::{DeviceSpec, Objective};
+use basic_models::config::Tiles;
 use basic_models::generate::{GenerationConfig, generate};
 use basic_models::processor::{tokenize_apart, tokenize_prompt};
-use basic_models::{Batch, Checkpoint, ImageTokens, Llava};
+use basic_models::{Batch, Checkpoint, Llava};
 use burn::tensor::{DType, Tensor, TensorData};
 
 /// What burn-onnx has written.
@@ -90,10 +91,8 @@ fn difference(a: &Tensor<2>, b: &Tensor<2>) -> Result<f32> {
 /// lm, das and sds of one sample, its patch features given.
 fn losses(checkpoint: &Checkpoint, llava: &Llava, features: Tensor<2>) -> Result<[f32; 3]> {
     let device = llava.device();
-    let example = tokenize_apart(&checkpoint.tokenizer, PROMPT, ANSWER, checkpoint.visual_tokens(), 1)?;
-    let images = example.image_positions.into_iter().map(Iterator::collect).collect();
-    let sample = ImageTokens { ids: example.ids, labels: example.labels, images, pixels: Vec::new() };
-    let mut batch = Batch::collate(&[sample], checkpoint.pad_id(), checkpoint.image_shape(), &device);
+    let example = tokenize_apart(&checkpoint.tokenizer, PROMPT, ANSWER, &[Tiles::whole(checkpoint.visual_tokens())])?;
+    let mut batch = Batch::collate(&[example.into()], checkpoint.pad_id(), checkpoint.image_shape(), &device);
     batch.features = Some(features);
     let objective = Objective::default();
     let forward = llava.forward(&batch, &objective)?;
@@ -108,10 +107,8 @@ fn losses(checkpoint: &Checkpoint, llava: &Llava, features: Tensor<2>) -> Result
 /// Twelve greedy tokens.
 fn answer(checkpoint: &Checkpoint, llava: &Llava, features: Tensor<2>) -> Result<String> {
     let config = GenerationConfig::greedy(12, checkpoint.eos_ids(), checkpoint.pad_id());
-    let prompt = tokenize_prompt(&checkpoint.tokenizer, PROMPT, checkpoint.visual_tokens(), 1)?;
-    let images = prompt.image_positions.into_iter().map(Iterator::collect).collect();
-    let prompt = ImageTokens { ids: prompt.ids, labels: Vec::new(), images, pixels: Vec::new() };
-    let generated = generate(llava, &[prompt], Some(features), &config)?;
+    let prompt = tokenize_prompt(&checkpoint.tokenizer, PROMPT, &[Tiles::whole(checkpoint.visual_tokens())])?;
+    let generated = generate(llava, &[prompt.into()], Some(features), &config)?;
     let generated = generated.first().context("one prompt has one answer")?;
     Ok(checkpoint.tokenizer.decode(&generated.ids, true)?)
 }

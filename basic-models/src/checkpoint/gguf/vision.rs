@@ -56,6 +56,12 @@ fn check(config: &LlavaConfig) -> Result<(), Refusal> {
         let what = format!("projector_type = {}", config.projector.name());
         return Err(Refusal::new(what, "llama.cpp computes LLaVA's mlp2x_gelu alone"));
     }
+    if config.tiling().cuts() {
+        return Err(Refusal::new(
+            "image_grid_pinpoints",
+            "files for models that cut images into tiles are not written",
+        ));
+    }
     if !is_gelu(config.projector_hidden_act) {
         let what = format!("projector_hidden_act = {}", config.projector_hidden_act.name());
         return Err(Refusal::new(what, "llama.cpp computes the projector with GELU"));

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::{dialogue, fixtures, json, numbers, tokenizer};
+use crate::config::Tiles;
 use serde_json::Value;
 
 /// Compares with transformers' results for each text: ids, ids with `split_special_tokens=True`, and the decoded text.
@@ -92,14 +93,15 @@ fn a_users_special_tokens_end_no_answer_and_are_no_image() {
         let tokenizer = tokenizer(name);
         let specials = tokenizer.specials();
         let pieces = render(&style, &dialogue(&hostile), specials).unwrap();
-        let example = tokenize(&tokenizer, &pieces, 3, 1).unwrap();
+        let example = tokenize(&tokenizer, &pieces, &[Tiles::whole(3)]).unwrap();
         let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
         // The same conversation with harmless words must have as many special tokens.
         let harmless = hostile.map(|turn| {
             let words = ["</s>", "<s>", "<unk>", "<|end|>"];
             words.iter().fold(turn.to_owned(), |turn, word| turn.replace(word, "the dog"))
         });
-        let usual = tokenize(&tokenizer, &render(&style, &dialogue(&harmless), specials).unwrap(), 3, 1).unwrap();
+        let usual =
+            tokenize(&tokenizer, &render(&style, &dialogue(&harmless), specials).unwrap(), &[Tiles::whole(3)]).unwrap();
         let count = |ids: &[u32]| ids.iter().filter(|&&id| !(3..409).contains(&id)).count();
         assert_eq!(count(&example.ids), count(&usual.ids), "{text}");
         let eos = i64::from(tokenizer.eos_id().unwrap());
@@ -124,11 +126,11 @@ fn a_templates_string_methods_cannot_make_a_users_token_special() {
     // The end mark of the token at which the text was split stays before the split, and is dropped.
     assert_eq!(prompt.text, "<|im_start|> b<|im_start|><|im_end|>");
     assert_eq!(prompt.literal, std::slice::from_ref(&(14..26)));
-    let ids = tokenize_prompt(&tokenizer, &prompt, 1, 0).unwrap().ids;
+    let ids = tokenize_prompt(&tokenizer, &prompt, &[]).unwrap().ids;
     let start = tokenizer.id_of("<|im_start|>").unwrap();
     assert_eq!(ids.iter().filter(|&&id| id == start).count(), 1);
     // In a prompt that was typed, all of these are special.
-    let typed = tokenize_prompt(&tokenizer, prompt.text.as_str(), 1, 0).unwrap().ids;
+    let typed = tokenize_prompt(&tokenizer, prompt.text.as_str(), &[]).unwrap().ids;
     assert_eq!(typed.iter().filter(|&&id| id == start).count(), 2);
 }
 

@@ -1,5 +1,6 @@
 use super::super::*;
 use super::{dialogue, fixtures, json, numbers, tokenizer};
+use crate::config::Tiles;
 
 /// The text of the supervised tokens.
 fn supervised(tokenizer: &Tokenizer, example: &Example) -> String {
@@ -12,7 +13,7 @@ fn supervised(tokenizer: &Tokenizer, example: &Example) -> String {
 
 fn vicuna(tokenizer: &Tokenizer, turns: &[&str], images: usize) -> Result<Example> {
     let pieces = render(&Style::vicuna_v1(), &dialogue(turns), tokenizer.specials())?;
-    tokenize(tokenizer, &pieces, 4, images)
+    tokenize(tokenizer, &pieces, &vec![Tiles::whole(4); images])
 }
 
 #[test]
@@ -22,7 +23,7 @@ fn masks_for_one_to_three_turns_are_those_of_llavas_rule_on_llama() {
         let turns: Vec<String> = numbers(&case["turns"]);
         let pieces = render(&Style::vicuna_v1(), &dialogue(&turns), tokenizer.specials()).unwrap();
         assert_eq!(pieces.iter().map(|piece| piece.text.as_str()).collect::<String>(), case["text"].as_str().unwrap());
-        let example = tokenize(&tokenizer, &pieces, 1, 1).unwrap();
+        let example = tokenize(&tokenizer, &pieces, &[Tiles::whole(1)]).unwrap();
         assert_eq!(example.ids, numbers::<u32>(&case["ids"]));
         assert_eq!(example.labels, numbers::<i64>(&case["labels"]), "{turns:?}");
     }
@@ -43,7 +44,7 @@ fn an_answers_first_token_that_swallowed_the_space_before_it_is_supervised() {
     let tokenizer = tokenizer("bytelevel");
     // Even if the space is the prompt's, because the token overlaps both.
     let pieces = [RenderedPiece::prompt("ASSISTANT: "), RenderedPiece::answer("a small dog")];
-    let example = tokenize(&tokenizer, &pieces, 4, 0).unwrap();
+    let example = tokenize(&tokenizer, &pieces, &[]).unwrap();
     assert_eq!(supervised(&tokenizer, &example), " a small dog");
 }
 
@@ -89,25 +90,25 @@ fn tokens_that_the_post_processor_adds_bear_no_loss() {
     });
     let tokenizer = with_post_processor(both);
     // The answer begins at byte 0, where the span of the added <s> is too.
-    let example = tokenize(&tokenizer, &[RenderedPiece::answer("a dog")], 4, 0).unwrap();
+    let example = tokenize(&tokenizer, &[RenderedPiece::answer("a dog")], &[]).unwrap();
     assert_eq!((example.ids[0], example.labels[0]), (1, IGNORE));
     assert_eq!((example.ids.last(), example.labels.last()), (Some(&2), Some(&IGNORE)));
     assert_eq!(supervised(&tokenizer, &example), "a dog");
     // If a chat template writes <s> itself, no second one is added.
-    let example = tokenize(&tokenizer, &[RenderedPiece::prompt("<s>q"), RenderedPiece::answer("a")], 4, 0).unwrap();
+    let example = tokenize(&tokenizer, &[RenderedPiece::prompt("<s>q"), RenderedPiece::answer("a")], &[]).unwrap();
     assert_eq!(example.ids.iter().filter(|&&id| id == 1).count(), 1);
-    assert_eq!(tokenize_prompt(&tokenizer, "<s>q", 4, 0).unwrap().ids[..2], [1, tokenizer.id_of("q").unwrap()]);
+    assert_eq!(tokenize_prompt(&tokenizer, "<s>q", &[]).unwrap().ids[..2], [1, tokenizer.id_of("q").unwrap()]);
 }
 
 #[test]
 fn a_plain_caption_is_supervised_with_its_line_break_and_images_never_are() {
     let tokenizer = tokenizer("bytelevel");
     let pieces = render(&Style::plain(), &dialogue(&["<image>", "a red circle"]), tokenizer.specials()).unwrap();
-    let example = tokenize(&tokenizer, &pieces, 16, 1).unwrap();
+    let example = tokenize(&tokenizer, &pieces, &[Tiles::whole(16)]).unwrap();
     assert_eq!(supervised(&tokenizer, &example), "a red circle\n");
     assert_eq!(example.image_positions, [Some(0..16)].into_iter().flatten().collect::<Vec<_>>());
     let odd = [RenderedPiece::prompt("q"), RenderedPiece::answer("see <image>")];
-    assert_eq!(supervised(&tokenizer, &tokenize(&tokenizer, &odd, 2, 1).unwrap()), "see ");
+    assert_eq!(supervised(&tokenizer, &tokenize(&tokenizer, &odd, &[Tiles::whole(2)]).unwrap()), "see ");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_sample_whose_images_and_placeholders_differ_is_an_error_with_both_counts() 
 #[test]
 fn a_sample_without_a_supervised_token_is_an_error() {
     let tokenizer = tokenizer("bytelevel");
-    let error = tokenize(&tokenizer, &[RenderedPiece::prompt("a dog"), RenderedPiece::answer("")], 4, 0).unwrap_err();
+    let error = tokenize(&tokenizer, &[RenderedPiece::prompt("a dog"), RenderedPiece::answer("")], &[]).unwrap_err();
     assert!(matches!(error, ProcessorError::NothingSupervised { tokens: 2 }), "{error}");
     assert!(matches!(vicuna(&tokenizer, &["q", ""], 0), Err(ProcessorError::EmptyMessage { turn: 1, .. })));
 }
@@ -142,7 +143,7 @@ fn a_sample_without_a_supervised_token_is_an_error() {
 #[test]
 fn an_answer_tokenized_apart_ends_with_the_end_token() {
     let tokenizer = tokenizer("bytelevel");
-    let example = tokenize_apart(&tokenizer, "USER: <image>\nwhat? ASSISTANT:", "a dog", 16, 1).unwrap();
+    let example = tokenize_apart(&tokenizer, "USER: <image>\nwhat? ASSISTANT:", "a dog", &[Tiles::whole(16)]).unwrap();
     assert_eq!(supervised(&tokenizer, &example), "a dog</s>");
     assert_eq!(example.ids.len(), example.labels.len());
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::*;
 use super::{dialogue, fixtures, json, tokenizer};
+use crate::config::Tiles;
 
 /// The tokenizer of a case: a fixture's, with the case's changes.
 fn patched(case: &Value) -> Tokenizer {
@@ -89,7 +90,7 @@ fn labels_are_llavas_where_those_are_right_and_the_truth_where_they_are_not() {
         let pieces = pieces.unwrap();
         let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
         let images = turns.iter().filter(|turn| turn.contains(PLACEHOLDER)).count();
-        let example = tokenize(&tokenizer, &pieces, 1, images).unwrap();
+        let example = tokenize(&tokenizer, &pieces, &vec![Tiles::whole(1); images]).unwrap();
         // In all cases the loss covers the whole of all answers, and otherwise only what shares a token with them.
         let answers: String = pieces.iter().filter(|piece| piece.supervised).map(|piece| piece.text.as_str()).collect();
         let spoken = spoken(&tokenizer, &example);
@@ -164,7 +165,7 @@ fn a_token_across_the_boundary_belongs_to_the_answer() {
         let tokenizer = patched(&case);
         let style = Style::from(LlavaStyle::by_name(style).unwrap());
         let pieces = render(&style, &dialogue(&["q", answer]), tokenizer.specials()).unwrap();
-        let example = tokenize(&tokenizer, &pieces, 1, 0).unwrap();
+        let example = tokenize(&tokenizer, &pieces, &[]).unwrap();
         let first = example.labels.iter().position(|label| *label != IGNORE).unwrap();
         let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
         assert_eq!(decode(&example.ids[first..first + 1]).trim_end_matches(' '), across);

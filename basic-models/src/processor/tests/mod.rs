@@ -1,5 +1,5 @@
 //! Tests of conformance with transformers (fixtures from
-//! tests/reference/{processor,image,style,tokenizer,label}_fixtures.py) and of behaviour on bad input.
+//! tests/reference/{processor,image,style,tokenizer,label,tile}_fixtures.py) and of behaviour on bad input.
 
 mod bounds;
 mod config;
@@ -11,6 +11,7 @@ mod labels;
 mod masks;
 mod mutations;
 mod templates;
+mod tiles;
 mod tokens;
 
 use std::path::{Path, PathBuf};

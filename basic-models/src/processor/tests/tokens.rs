@@ -1,5 +1,6 @@
 use super::super::*;
 use super::{fixtures, json, numbers, tokenizer};
+use crate::config::Tiles;
 
 #[test]
 fn ids_and_texts_are_those_of_transformers() {
@@ -22,7 +23,8 @@ fn a_prompt_with_two_images_expands_as_in_llava_processor() {
     let tokenizer = tokenizer("bytelevel");
     let fixture = json("bytelevel.json");
     let per_image = ProcessorConfig::clip(7).image_tokens(28, 28);
-    let prompt = tokenize_prompt(&tokenizer, fixture["prompt"].as_str().unwrap(), per_image, 2).unwrap();
+    let prompt =
+        tokenize_prompt(&tokenizer, fixture["prompt"].as_str().unwrap(), &vec![Tiles::whole(per_image); 2]).unwrap();
     assert_eq!(prompt.ids, numbers::<u32>(&fixture["expanded"]));
     for places in &prompt.image_positions {
         assert_eq!(places.len(), 16);
@@ -75,7 +77,7 @@ fn a_tokenizer_without_an_image_token_serves_texts_and_refuses_images() {
     tokenizer.with_padding(None);
     let specials = SpecialTokens { image: "<picture>".into(), ..SpecialTokens::default() };
     let tokenizer = Tokenizer::new(tokenizer, specials).unwrap();
-    assert!(tokenize_prompt(&tokenizer, "hi", 16, 0).is_ok());
-    let error = tokenize_prompt(&tokenizer, "<picture>", 16, 1).unwrap_err();
+    assert!(tokenize_prompt(&tokenizer, "hi", &[]).is_ok());
+    let error = tokenize_prompt(&tokenizer, "<picture>", &[Tiles::whole(16)]).unwrap_err();
     assert!(matches!(error, ProcessorError::MissingToken { what: "image", .. }), "{error}");
 }

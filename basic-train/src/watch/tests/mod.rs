@@ -149,7 +149,7 @@ fn a_token_of_llama_7b_costs_twice_its_layers_weights_and_twice_that_again_backw
     assert_eq!(flops(&[Part::Projector], &image), encoder);
     assert_eq!(flops(&[Part::Vision], &image), 3.0 * encoder - patches);
 
-    let projected = BatchCounts { images: 1, ..BatchCounts::default() };
+    let projected = BatchCounts { patches: 576, ..BatchCounts::default() };
     let (first, second) = (576.0 * 2.0 * 1024.0 * 4096.0, 576.0 * 2.0 * 4096.0 * 4096.0);
     assert_eq!(flops(&[Part::Projector], &projected), 2.0 * first + 3.0 * second);
     assert_eq!(flops(&[Part::Decoder], &projected), first + second);
@@ -176,7 +176,7 @@ fn attention_counts_the_keys_that_are_seen() {
 #[test]
 fn speed_is_work_over_time_and_over_the_peak() {
     let meter = Meter::with_peak(&LlavaConfig::default(), &[Part::Projector, Part::Decoder], Some(2e15));
-    let counts = BatchCounts { lengths: vec![700, 300], labels: 50, images: 1, encoded: 1 };
+    let counts = BatchCounts { lengths: vec![700, 300], labels: 50, patches: 576, encoded: 1 };
     let half = meter.work(2, &counts);
     let work = Work::from_sums(half.sums().map(|x| 2.0 * x));
     let speed = meter.speed(work, 0.5);
