@@ -71,7 +71,7 @@ impl PatchEncoder for Named {
 }
 
 fn named(rows: usize, width: usize) -> Named {
-    Named(EncoderIdentity { text: "ones".into(), rows, width, dtype: DType::F32 })
+    Named(EncoderIdentity { text: "ones".into(), rows: Some(rows), width, dtype: DType::F32 })
 }
 
 fn small(dir: &Path, limit: u64) -> EncoderStore {
