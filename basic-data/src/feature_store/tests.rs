@@ -63,7 +63,7 @@ impl PatchEncoder for Named {
     }
     fn patches(&self, pixels: Tensor<4>) -> Tensor<2> {
         let [n, ..] = pixels.dims();
-        Tensor::ones([n * self.0.rows, self.0.width], &PatchEncoder::device(self))
+        Tensor::ones([n * self.0.rows.unwrap_or(1), self.0.width], &PatchEncoder::device(self))
     }
     fn identity(&self) -> Option<EncoderIdentity> {
         Some(self.0.clone())
