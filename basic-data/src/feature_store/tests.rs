@@ -63,7 +63,7 @@ impl PatchEncoder for Named {
     }
     fn patches(&self, pixels: Tensor<4>) -> Tensor<2> {
         let [n, ..] = pixels.dims();
-        Tensor::ones([n * self.0.rows, self.0.width], &PatchEncoder::device(self))
+        Tensor::ones([n * self.0.rows.unwrap_or(1), self.0.width], &PatchEncoder::device(self))
     }
     fn identity(&self) -> Option<EncoderIdentity> {
         Some(self.0.clone())
@@ -71,7 +71,7 @@ impl PatchEncoder for Named {
 }
 
 fn named(rows: usize, width: usize) -> Named {
-    Named(EncoderIdentity { text: "ones".into(), rows, width, dtype: DType::F32 })
+    Named(EncoderIdentity { text: "ones".into(), rows: Some(rows), width, dtype: DType::F32 })
 }
 
 fn small(dir: &Path, limit: u64) -> EncoderStore {

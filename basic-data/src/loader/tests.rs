@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use basic_core::DeviceSpec;
 use basic_models::nn::LossCounts;
-use basic_models::processor::{ImageProcessor, Message, Role, Style};
+use basic_models::processor::{ImageProcessor, Message, PixelValues, Role, Style};
 use burn::tensor::DType;
 
 use super::fixture::{Data, Fault, all, checkpoint, config, preparer, sample, start};
@@ -19,8 +19,8 @@ fn content(steps: &[StepSamples]) -> Vec<String> {
         let samples = micro.rows.iter().map(|row| {
             let sample = |sample: &super::Loaded| {
                 let pixels = sample.images.iter().map(|image| {
-                    let sum = |values: &Vec<f32>| {
-                        values.iter().fold(0u64, |sum, x| sum.rotate_left(5) ^ u64::from(x.to_bits()))
+                    let sum = |values: &PixelValues| {
+                        values.data.iter().fold(0u64, |sum, x| sum.rotate_left(5) ^ u64::from(x.to_bits()))
                     };
                     image.pixels.as_ref().map(sum)
                 });
@@ -324,7 +324,7 @@ fn images_are_made_ready_for_another_encoder_too_until_its_features_are_held() {
     assert_eq!(images.len(), 6);
     for image in &images {
         assert!(image.pixels.is_some());
-        assert_eq!(image.other_pixels.as_ref(), Some(&image.source.process(&other).unwrap().data));
+        assert_eq!(image.other_pixels.as_ref(), Some(&image.source.process(&other).unwrap()));
         assert_ne!(image.other_pixels, image.pixels);
     }
     assert!(run(Vec::new(), None).iter().all(|image| image.other_pixels.is_none()));
