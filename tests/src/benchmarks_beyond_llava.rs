@@ -32,7 +32,7 @@ pub const ALL: [(&str, usize); 13] = [
 pub fn folders(root: &Path) {
     // Those that are published as Parquet are written by tests/reference/benchmark_fixtures.py.
     for name in ["ai2d", "realworldqa", "mmmu", "cv-bench"] {
-        for (path, bytes) in tree(&fixture(&format!("benchmarks/{name}"))) {
+        for (path, bytes) in tree(&fixture(format!("benchmarks/{name}"))) {
             write(&root.join(name).join(path), bytes);
         }
     }

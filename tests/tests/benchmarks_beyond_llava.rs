@@ -264,6 +264,22 @@ fn textvqas_prompts_are_llavas_when_they_are_made_from_the_tokens() {
 }
 
 #[test]
+fn mmstars_table_on_the_hub_keeps_its_questions_and_ranks_the_options_that_are_found_in_them() {
+    let place = Place::new(BASIC);
+    let dir = place.root().join("mmstar");
+    fs::remove_file(dir.join("MMStar.tsv")).unwrap();
+    let texts = ["What?\nOptions: A: cat, B: dog", "Which?\nChoices:\n(A) one\n(B) two"];
+    let row = |(index, text): (usize, &str)| json!({"index": index, "question": text, "answer": "B", "category": "math", "image": encoded("a.png")});
+    let rows: Vec<Value> = texts.into_iter().enumerate().map(row).collect();
+    write(&dir.join("MMStar.jsonl"), lines(&rows));
+    let report = run(BASIC, place.line(&["mmstar"], &["--choices", "likelihood"])).json();
+    assert_eq!(place.prompts("mmstar"), texts.map(|text| format!("{text}\n{LETTER}")));
+    let scores = scores(&report, "mmstar");
+    assert_eq!((scores["accuracy"].1, scores["accuracy by likelihood"].1), (2, 1));
+    assert_eq!(read_jsonl(&place.out().join("mmstar/likelihoods.jsonl"))[0]["prompt"], "What?");
+}
+
+#[test]
 fn a_table_that_changes_or_lacks_something_is_named_with_its_row() {
     let place = Place::new(BASIC);
     let root = place.root();

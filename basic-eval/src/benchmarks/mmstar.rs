@@ -49,19 +49,23 @@ pub(super) fn split_options(question: &str) -> Option<(String, Vec<(char, String
 
 fn read(root: &Root) -> Result<Task, BenchmarkError> {
     let table = LAYOUT.read(root)?;
+    let any: Vec<(char, String)> = ('A'..='Z').map(|letter| (letter, String::new())).collect();
     let mut questions = Vec::new();
     for (place, row) in table.rows.iter().enumerate() {
         let (text, mut options) = (row.need(&["question"])?, row.lettered());
-        let mut question = text.clone();
-        let mut asked = prompt(&text, &options, LETTER);
+        let cell = row.need(&["answer"])?;
+        let (mut question, mut asked) = (text.clone(), prompt(&text, &options, LETTER));
+        let mut answer = letter(&cell, &options);
         if options.is_empty() {
-            (question, options) = split_options(&text)
-                .ok_or_else(|| row.wrong("has no columns A and B, nor \"Options: A: …, B: …\" in its question"))?;
             asked = format!("{}\n{LETTER}", text.trim());
+            answer = letter(&cell, &any);
+            // Options that are written in another way are not ranked; the letter is scored all the same.
+            if let Some(found) = split_options(&text).filter(|(_, options)| letter(&cell, options).is_some()) {
+                (question, options) = found;
+            }
         }
-        let answer = row.need(&["answer"])?;
-        let Some(answer) = letter(&answer, &options) else {
-            return Err(row.wrong(format!("its answer {answer:?} is the letter of none of its options")));
+        let Some(answer) = answer else {
+            return Err(row.wrong(format!("its answer {cell:?} is the letter of none of its options")));
         };
         questions.push(MultipleChoice {
             id: row.id("index").unwrap_or_else(|| place.into()),

@@ -127,10 +127,10 @@ mod tests {
         let options = options("(a) Open (wide)  (b) Closed").unwrap();
         assert_eq!(options, [('A', "Open (wide)".to_string()), ('B', "Closed".to_string())]);
         assert!(self::options("Open").is_none() && self::options("(a) Open").is_none());
-        for right in ["B", "(b)", "B.", "closed", "The answer is: B", "Answer: closed."] {
+        for right in ["B", "(b)", "B.", "closed", "The answer is B", "Answer: closed."] {
             assert!(correct(right, &options, 'B'), "{right}");
         }
-        for wrong in ["A", "", "B. Closed", "It is closed"] {
+        for wrong in ["A", "", "B. Closed", "It is closed", "The answer is: B"] {
             assert!(!correct(wrong, &options, 'B'), "{wrong}");
         }
     }

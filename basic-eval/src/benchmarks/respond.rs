@@ -81,8 +81,10 @@ pub(super) fn tiles(asked: &Asked, checkpoint: &Checkpoint) -> Result<Vec<Tiles>
     }
 }
 
-/// Shares the batches of questions that `store` lacks among the models; `work` takes batches from its queue until there
-/// is none, and stores what it makes of each.
+/// What a device does: it takes batches from the queue until there is none, and stores what it makes of each.
+type Work<'w, T> = dyn Fn(&Llava, &Queue<'_, '_, T>) -> Result<(), BenchmarkError> + Sync + 'w;
+
+/// Shares the batches of questions that `store` lacks among the models, each of which does `work`.
 pub(super) fn share<T: Stored>(
     models: Vec<Llava>,
     peers: Option<&dyn Peers>,
@@ -90,7 +92,7 @@ pub(super) fn share<T: Stored>(
     asked: &[Asked],
     store: &mut Store<T>,
     progress: &(dyn Fn(usize) + Sync),
-    work: &(dyn Fn(&Llava, &Queue<'_, '_, T>) -> Result<(), BenchmarkError> + Sync),
+    work: &Work<'_, T>,
 ) -> Result<(), BenchmarkError> {
     // Prompts of similar length share a batch, which needs less padding. A question that occurs twice is asked once.
     let mut seen = HashSet::new();
