@@ -76,8 +76,8 @@ pub trait FusedOps: Backend {
         trained: [bool; 2],
     ) -> FloatTensor<Self>;
 
-    /// [`capped_attention`](super::capped_attention), or [`attention_to_all`](super::attention_to_all) if not `causal`: the output
-    /// and, without a gradient, the log-sum-exp of each query's scores.
+    /// [`capped_attention`](super::capped_attention), or [`attention_to_all`](super::attention_to_all) if not `causal`:
+    /// the output and, without a gradient, the log-sum-exp of each query's scores.
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
