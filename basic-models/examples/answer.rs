@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prompt = tokenize_prompt(&checkpoint.tokenizer, &text, &[checkpoint.tiles(&image)?])?;
     // The image, processed as the checkpoint's settings require, and its patch features.
     let prompt = ImageTokens { pixels: vec![checkpoint.pixels(&image)?.data], ..prompt.into() };
-    let batch = Batch::collate(&[prompt.clone()], checkpoint.pad_id(), checkpoint.image_shape(), &device);
+    let batch = Batch::collate(std::slice::from_ref(&prompt), checkpoint.pad_id(), checkpoint.image_shape(), &device);
     let features = model.features(&batch);
 
     let defaults = GenerationDefaults::load(&checkpoint.dir)?;

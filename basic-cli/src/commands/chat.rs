@@ -39,8 +39,8 @@ pub fn chat(args: Chat) -> Result<()> {
     let read = |image: &Path| -> Result<ImageTokens> {
         let tiles = checkpoint.tiles(image)?;
         // Only the image: its tiles, from which the conversation's prompts follow.
-        let prompt =
-            Prompt { ids: vec![0; tiles.tokens()], image_positions: vec![0..tiles.tokens()], tiles: vec![tiles] };
+        let whole = 0..tiles.tokens();
+        let prompt = Prompt { ids: vec![0; whole.len()], image_positions: vec![whole], tiles: vec![tiles] };
         Ok(ImageTokens { pixels: pixels(&checkpoint, &[PathBuf::from(image)])?, ..prompt.into() })
     };
     let first = args.image.as_deref().map(read).transpose()?;
