@@ -145,7 +145,7 @@ fn an_index_that_does_not_fit_its_shards_is_named() {
 fn a_config_that_asks_for_what_is_not_built_names_the_key_and_the_value() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str, &str); 6] = [
-        (|c| c["text_config"]["rope_parameters"]["rope_type"] = json!("yarn"), "rope", "yarn"),
+        (|c| c["text_config"]["rope_parameters"]["rope_type"] = json!("ntk"), "rope", "ntk"),
         (|c| c["text_config"]["hidden_act"] = json!("relu2"), "text_config.hidden_act", "relu2"),
         (|c| c["vision_config"]["hidden_act"] = json!("relu"), "vision_config.hidden_act", "relu"),
         (|c| c["text_config"]["model_type"] = json!("mamba"), "text_config.model_type", "mamba"),
@@ -158,8 +158,8 @@ fn a_config_that_asks_for_what_is_not_built_names_the_key_and_the_value() {
         broken.refused(&["config.json", key, value]);
     }
     let broken = Broken::copy_of("transformers4");
-    broken.config(|c| c["text_config"]["rope_scaling"] = json!({"type": "longrope", "factor": 2.0}));
-    broken.refused(&["config.json", "rope_scaling", "longrope"]);
+    broken.config(|c| c["text_config"]["rope_scaling"] = json!({"type": "ntk", "factor": 2.0}));
+    broken.refused(&["config.json", "rope_scaling", "ntk"]);
 }
 
 #[test]
