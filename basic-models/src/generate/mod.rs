@@ -155,8 +155,12 @@ fn check_length(model: &Llava, prompts: &[ImageTokens], new: usize) -> Result<()
 /// Checks that there are as many visual embeddings as the prompts have image positions.
 fn check_features(model: &Llava, prompts: &[ImageTokens], features: Option<&Tensor<2>>) -> Result<(), GenerateError> {
     let positions = prompts.iter().flat_map(|prompt| &prompt.images).map(Vec::len).sum();
-    let images = features.map_or(0, |features| features.dims()[0]) / model.config().features();
-    let rows = images * model.config().visual_tokens();
+    let (config, features) = (model.config(), features.map_or(0, |features| features.dims()[0]));
+    let rows = match config.projector.queries() {
+        Some(queries) => features / config.features() * queries,
+        // Of an image in tiles, the number of patches depends on its size.
+        None => features / config.projector.shuffle().pow(2),
+    };
     if positions != rows {
         return Err(GenerateError::Features { positions, rows });
     }
