@@ -17,6 +17,9 @@ pub fn compare(args: Compare) -> Result<()> {
     Ok(())
 }
 
+/// The widest column of names.
+const WIDEST: usize = 60;
+
 fn print(set: &SetComparison, shown: usize) {
     let left_out = match (set.only_a, set.only_b) {
         (0, 0) => String::new(),
@@ -27,6 +30,8 @@ fn print(set: &SetComparison, shown: usize) {
         say!("  no scores: the true answers are hidden");
     } else {
         let width = set.measures.iter().map(|measure| measure.name.chars().count()).max().unwrap_or(0);
+        // A file may hold a name of any length, and a width of more than 16 bits cannot be formatted.
+        let width = width.min(WIDEST);
         say!(
             "  {:<width$} {:>8} {:>8}   B - A, with its 95% interval   {:>7}  {:<14} {:>6} {:>6} {:>6}",
             "",
