@@ -6,6 +6,7 @@
 //! trainer, the evaluation, metrics, reports and studies iterate over the terms.
 
 pub mod basic;
+mod error;
 pub mod viral;
 
 use std::collections::BTreeMap;
@@ -15,11 +16,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use thiserror::Error;
 
 use crate::{Losses, Seen, SupervisionLayout, Targets, Term};
 use basic::Basic;
 use viral::Viral;
+
+pub use error::ObjectiveError;
 
 /// The recipe's table `[objective]`. BASIC's keys are directly in it; every other method has a table below it, under
 /// its name. The default is BASIC as in the paper, and nothing else.
@@ -176,80 +178,6 @@ pub struct Evidence<'a> {
     /// The number of samples of the whole batch that have an image with text after it, over which
     /// the terms are averaged.
     pub image_samples: usize,
-}
-
-/// A setting that is out of its range.
-#[derive(Debug, Error, PartialEq)]
-pub enum ObjectiveError {
-    /// A number of layers that is 0, which is wrong for every decoder.
-    #[error("{name} is 0, it must be between 1 and the decoder's layers")]
-    NoLayer {
-        /// The key.
-        name: &'static str,
-    },
-    /// A number of layers that the decoder does not have.
-    #[error("{name} = {value} is outside 1 to {layers}, the decoder's layers")]
-    Layers {
-        /// The key.
-        name: &'static str,
-        /// The value.
-        value: usize,
-        /// The decoder's layers.
-        layers: usize,
-    },
-    /// A weight that is negative or not a finite number.
-    #[error("{name} = {value} must be a finite number, at least 0")]
-    Weight {
-        /// The key.
-        name: &'static str,
-        /// The value.
-        value: f64,
-    },
-    /// A size that is out of its range.
-    #[error("{name} = {value} must be at least 1 and at most {most}")]
-    Size {
-        /// The key.
-        name: &'static str,
-        /// The value.
-        value: usize,
-        /// The largest value that is allowed.
-        most: usize,
-    },
-    /// Another encoder's features for a model that cuts images into tiles.
-    #[error(
-        "{name}: the model cuts images into tiles, whose patches another encoder's cannot be compared with: use the \
-         model's own vision encoder (\"vision\")"
-    )]
-    Tiles {
-        /// The key.
-        name: &'static str,
-    },
-    /// Patch features that do not lie on a square grid.
-    #[error("{name}: {positions} positions an image do not lie on a square grid: {way}")]
-    Grid {
-        /// The key.
-        name: &'static str,
-        /// The number of positions.
-        positions: usize,
-        /// What to change.
-        way: &'static str,
-    },
-    /// A method that compares with patches, and positions that are none.
-    #[error(
-        "{name} compares the positions of an image with patches, and this projector's are queries that read the whole \
-         image: leave the table out, or take a projector whose embeddings are patches"
-    )]
-    Queries {
-        /// The table.
-        name: &'static str,
-    },
-}
-
-impl ObjectiveError {
-    /// Checks a weight.
-    fn weight(name: &'static str, value: f64) -> Result<(), Self> {
-        if value.is_finite() && value >= 0.0 { Ok(()) } else { Err(Self::Weight { name, value }) }
-    }
 }
 
 impl Objective {
