@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::export::{ExportError, Named, Sharding, Writer};
+use super::folder::images_below;
 use super::format::{DataFormat, Opening, Reader};
 use super::image_root::ImageRoot;
-use super::locate::{is_image, walk};
 use super::sample_record::{self as record, Fault};
 use super::stamps::Stamps;
 use super::{DataError, ImageSource, Sample, Samples, fingerprint};
@@ -63,18 +63,10 @@ impl ClassData {
     /// a class.
     pub fn open(dir: &Path, limit: Option<usize>) -> Result<Self, DataError> {
         let root = ImageRoot::new(dir)?;
-        let files = walk(dir)?;
-        let relative = |file: &PathBuf| {
-            let inside = file.strip_prefix(dir).ok()?.to_str()?;
-            is_image(file).then(|| inside.into())
-        };
-        let images: Vec<Box<str>> = files.iter().filter_map(relative).take(limit.unwrap_or(usize::MAX)).collect();
+        let images = images_below(dir, limit)?;
         if let Some(loose) = images.iter().find(|name| class(name).is_none()) {
             let reason = format!("its image {loose} lies in no folder, whose name would be its class");
             return Err(DataError::Set { path: dir.into(), reason });
-        }
-        if images.is_empty() {
-            return Err(DataError::Empty(dir.into()));
         }
         Ok(Self { dir: dir.into(), root, images })
     }

@@ -76,6 +76,20 @@ impl Reader for FolderData {
     }
 }
 
+/// The images below `dir` as sorted paths relative to it; `limit` keeps only the first ones.
+pub(crate) fn images_below(dir: &Path, limit: Option<usize>) -> Result<Vec<Box<str>>, DataError> {
+    let files = walk(dir)?;
+    let relative = |file: &PathBuf| {
+        let inside = file.strip_prefix(dir).ok()?.to_str()?;
+        is_image(file).then(|| inside.into())
+    };
+    let images: Vec<Box<str>> = files.iter().filter_map(relative).take(limit.unwrap_or(usize::MAX)).collect();
+    match images.is_empty() {
+        true => Err(DataError::Empty(dir.into())),
+        false => Ok(images),
+    }
+}
+
 /// A data set of image files and their captions.
 #[derive(Debug)]
 pub struct FolderData {
@@ -93,16 +107,7 @@ impl FolderData {
     /// [`DataError`] that names the folder if it does not exist or holds no image.
     pub fn open(dir: &Path, limit: Option<usize>) -> Result<Self, DataError> {
         let root = ImageRoot::new(dir)?;
-        let files = walk(dir)?;
-        let relative = |file: &PathBuf| {
-            let inside = file.strip_prefix(dir).ok()?.to_str()?;
-            is_image(file).then(|| inside.into())
-        };
-        let images: Vec<Box<str>> = files.iter().filter_map(relative).take(limit.unwrap_or(usize::MAX)).collect();
-        if images.is_empty() {
-            return Err(DataError::Empty(dir.into()));
-        }
-        Ok(Self { dir: dir.into(), root, images })
+        Ok(Self { dir: dir.into(), root, images: images_below(dir, limit)? })
     }
 
     /// The image files and caption files of the folder.
