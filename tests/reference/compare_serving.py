@@ -4,18 +4,19 @@
     python tests/reference/compare_serving.py --basic target/release/basic [--reference BASIC_REFERENCE.py] [--preset small]
         [--threads 2] [--requests 100] [--tokens 64] [--at-once 1 4 16] [--rounds 1]
 
-Builds a random LLaVA checkpoint of a preset's sizes. Ours: so many streamed chat requests, each with an image and another
-question, that many at a time; the time to the first token is what each client measures. transformers: the same prompts in
-batches of that many, all begun at once; the time to the first token of a batch is that of `generate` with one new token.
-Both sides start with the image's pixels encoded (ours decodes a PNG of a data URL, theirs preprocesses a PIL image). Needs
-torch, transformers, pillow. Run it on an otherwise idle machine."""
+Builds a random LLaVA checkpoint of a preset's sizes. Ours: so many streamed chat requests, each with a picture and a question
+of its own, so that no cache serves two, that many at a time; the time to the first token is the mean of the server's own
+measure (`basic_time_to_first_token_seconds`), because the tokens of a random model often make no text that a client could see.
+transformers: the same prompts in batches of that many, all begun at once; the time to the first token of a batch is that of
+`generate` with one new token. Ours also receives and decodes a PNG, theirs preprocesses a PIL image. Needs torch, transformers,
+pillow. Run it on an otherwise idle machine."""
 import argparse
 import base64
 import concurrent.futures
 import importlib.util
+import io
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -31,23 +33,35 @@ from compare_generation import VICUNA, build
 
 
 def question(number):
-    # Each is another one, so that no cache holds more than its beginning.
     return f"<image>\nquestion {number}: what is in the picture?"
 
 
-def ask(url, name, picture, number, tokens):
-    parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question(number)[8:]}]
-    body = {"model": name, "messages": [{"role": "user", "content": parts}], "max_tokens": tokens, "temperature": 0,
+def picture(number, side):
+    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def ask(url, name, number, a):
+    png = io.BytesIO()
+    picture(number, a.side).save(png, "PNG", compress_level=0)
+    data = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": data}}, {"type": "text", "text": question(number)[8:]}]
+    body = {"model": name, "messages": [{"role": "user", "content": parts}], "max_tokens": a.tokens, "temperature": 0,
             "stream": True, "stream_options": {"include_usage": True}}
     request = urllib.request.Request(url + "/v1/chat/completions", data=json.dumps(body).encode(),
                                      headers={"Content-Type": "application/json"})
-    start, first, count = time.perf_counter(), None, 0
+    count = 0
     with urllib.request.urlopen(request, timeout=600) as answer:
         for event in answer:
             if event.startswith(b"data: {"):
-                first = first or time.perf_counter() - start
                 count = (json.loads(event[6:]).get("usage") or {}).get("completion_tokens", count)
-    return first, count
+    return count
+
+
+def first_token(url):
+    """The sum of the times to the first token so far, and their number."""
+    lines = urllib.request.urlopen(url + "/metrics").read().decode().splitlines()
+    name = "basic_time_to_first_token_seconds"
+    return [sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}_{end}")) for end in ("sum", "count")]
 
 
 def ours(a, folder, at_once):
@@ -57,37 +71,39 @@ def ours(a, folder, at_once):
     url = next(line.split()[2] for line in process.stdout if line.startswith("listening on "))
     try:
         name = json.load(urllib.request.urlopen(url + "/v1/models"))["data"][0]["id"]
-        picture = "data:image/png;base64," + base64.b64encode((folder / "0.png").read_bytes()).decode()
-        ask(url, name, picture, -1, a.tokens)
+        ask(url, name, a.requests, a)
+        before = first_token(url)
         start = time.perf_counter()
         with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-            found = list(pool.map(lambda number: ask(url, name, picture, number, a.tokens), range(a.requests)))
+            count = sum(pool.map(lambda number: ask(url, name, number, a), range(a.requests)))
         seconds = time.perf_counter() - start
+        after = first_token(url)
     finally:
         process.terminate()
         process.wait(60)
-    return sum(count for _, count in found) / seconds, [first for first, _ in found]
+    assert after[1] - before[1] == a.requests, "every request has a first token"
+    return count / seconds, (after[0] - before[0]) / a.requests
 
 
 def theirs(a, folder, at_once):
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.padding_side = "left"
-    image = Image.open(folder / "0.png").convert("RGB")
 
     def run(numbers, tokens):
         start = time.perf_counter()
-        inputs = processor(images=[image] * len(numbers), text=[VICUNA.format(question(n)) for n in numbers],
+        inputs = processor(images=[picture(n, a.side) for n in numbers], text=[VICUNA.format(question(n)) for n in numbers],
                            return_tensors="pt", padding=True)
         with torch.inference_mode():
             out = model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
         return time.perf_counter() - start, out.numel() - inputs["input_ids"].numel()
 
-    run([-1], 2)
+    run([a.requests], 2)
     groups = [range(a.requests)[at:at + at_once] for at in range(0, a.requests, at_once)]
-    first = [seconds for group in groups[:20] for seconds in [run(group, 1)[0]] * len(group)]
+    first = [(run(group, 1)[0], len(group)) for group in groups[:20]]
     done = [run(group, a.tokens) for group in groups]
-    return sum(count for _, count in done) / sum(seconds for seconds, _ in done), first
+    rate = sum(count for _, count in done) / sum(seconds for seconds, _ in done)
+    return rate, sum(seconds * n for seconds, n in first) / sum(n for _, n in first)
 
 
 def main():
@@ -105,17 +121,16 @@ def main():
     spec = importlib.util.spec_from_file_location("reference", a.reference)
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    print("side | at a time | tokens/s | time to first token, median and 95th percentile")
+    print("side | at a time | tokens/s | time to the first token, mean")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         build(reference, a.preset, folder, [1])
+        a.side = reference.PRESETS[a.preset][0][8]
         for _ in range(a.rounds):
             for at_once in a.at_once:
                 for side in (ours, theirs):
                     rate, first = side(a, folder, at_once)
-                    first = sorted(first)
-                    middle, late = statistics.median(first), first[int(0.95 * len(first))]
-                    print(f"{side.__name__} | {at_once} | {rate:.1f} | {1000 * middle:.0f} ms, {1000 * late:.0f} ms", flush=True)
+                    print(f"{side.__name__} | {at_once} | {rate:.1f} | {1000 * first:.0f} ms", flush=True)
 
 
 if __name__ == "__main__":
