@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ))?;
 
     // The model: two backbones and a fresh projector, of which the pretrain stage trains the projector alone.
-    let vision = recipe.model.vision.as_deref().ok_or("the recipe names a vision encoder")?;
+    let vision = recipe.model.first_vision().ok_or("the recipe names a vision encoder")?;
     let llm = recipe.model.llm.as_deref().ok_or("the recipe names a language model")?;
     let checkpoint = Checkpoint::assemble(vision, llm, recipe.seed)?;
     let device = recipe.device.open()?.autodiff();

@@ -190,8 +190,8 @@ pub fn bench(
     let preset = &config.preset;
     let samples = samples(preset, &model_config);
     let together = if config.micro_batch == 0 { samples.len() } else { config.micro_batch };
-    let side = model_config.vision_config.image_size;
-    let batches = samples.chunks(together).map(|part| Batch::collate(part, 0, [3, side, side], &device));
+    let shape = model_config.image_shape();
+    let batches = samples.chunks(together).map(|part| Batch::collate(part, 0, shape, &device));
     let batches: Vec<Batch> = batches.collect();
     let counts = batches.iter().map(LossCounts::of).fold(LossCounts::default(), LossCounts::add);
     let objective = if config.supervised { Objective::default() } else { Objective::llava() };
@@ -312,7 +312,7 @@ fn model(config: &BenchConfig, device: &Device) -> Result<(Llava, LlavaConfig), 
 fn samples(preset: &Preset, config: &LlavaConfig) -> Vec<ImageTokens> {
     let patches = config.visual_tokens();
     let (image_id, vocabulary) = (config.image_token_index, config.text_config.vocab_size as u32);
-    let side = config.vision_config.image_size;
+    let values = config.image_shape().iter().product::<usize>();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let sample = |_| {
         let mut ids: Vec<u32> = (0..1 + patches + preset.text)
@@ -322,7 +322,7 @@ fn samples(preset: &Preset, config: &LlavaConfig) -> Vec<ImageTokens> {
         ids[1..=patches].fill(image_id);
         let labels = ids.iter().enumerate().map(|(p, id)| if p > patches { i64::from(*id) } else { -100 });
         let labels = labels.collect();
-        let pixels = (0..3 * side * side).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
+        let pixels = (0..values).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect();
         let images = vec![(1..=patches).collect()];
         ImageTokens { ids, labels, images, pixels: vec![pixels], ..ImageTokens::default() }
     };

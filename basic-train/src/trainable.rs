@@ -11,6 +11,9 @@ pub fn set_trainable(model: Llava, parts: &[Part]) -> Llava {
     if parts.contains(&Part::Vision) {
         model.vision_tower = model.vision_tower.unfreeze();
     }
+    if parts.contains(&Part::FusedVision) {
+        model.fused_vision_towers = model.fused_vision_towers.unfreeze();
+    }
     if parts.contains(&Part::Projector) {
         model.multi_modal_projector = model.multi_modal_projector.unfreeze();
     }

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import (BitImageProcessor, CLIPImageProcessor, CLIPVisionConfig, Dinov2Config, Dinov2WithRegistersConfig,
+from transformers import (Aimv2VisionConfig, BitImageProcessor, CLIPImageProcessor, CLIPVisionConfig, Dinov2Config,
+                          Dinov2WithRegistersConfig, DINOv3ViTConfig,
                           Gemma2Config, Gemma3TextConfig, GemmaConfig, LlamaConfig, LlavaConfig,
                           LlavaForConditionalGeneration, LlavaNextConfig, LlavaNextForConditionalGeneration,
                           LlavaNextProcessor, LlavaProcessor, Ministral3Config, MistralConfig, Olmo2Config,
@@ -37,7 +38,7 @@ TEXT = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "q
         "gemma": GemmaConfig, "gemma2": Gemma2Config, "gemma3": Gemma3TextConfig, "olmo2": Olmo2Config,
         "smollm3": SmolLM3Config, "ministral3": Ministral3Config}
 VISION = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig, "dinov2": Dinov2Config,
-          "registers": Dinov2WithRegistersConfig}
+          "registers": Dinov2WithRegistersConfig, "dinov3": DINOv3ViTConfig, "aimv2": Aimv2VisionConfig}
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64, rope_theta=500.0)
 LONGROPE = dict(rope_type="longrope", rope_theta=500.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.1, 1.4],
@@ -105,6 +106,14 @@ CASES = {
     # Images of 4 x 4 patches where the positions are for 5 x 5 and 6 x 6: interpolated.
     "llama-dinov2": ("llama", "dinov2", {}, dict(layerscale_value=0.7, image_size=35), {}, "float16", {}),
     "llama-registers": ("llama", "registers", {}, dict(num_register_tokens=3, use_swiglu_ffn=False, image_size=42), {}, "bfloat16", {}),
+    # Rotary positions of the patches, for another image size than the configuration's, which has no effect on them.
+    "llama-dinov3": ("llama", "dinov3", {}, dict(num_register_tokens=2, layerscale_value=0.7, rope_theta=30.0, image_size=56), {}, "float16", {}),
+    "llama-dinov3-gated": ("llama", "dinov3", {}, dict(num_register_tokens=4, use_gated_mlp=True, hidden_act="silu", key_bias=True,
+        query_bias=False, proj_bias=False, mlp_bias=False), dict(vision_feature_layer=[-1, 1]), "bfloat16", dict(minimal=True)),
+    "llama-aimv2": ("llama", "aimv2", {}, {}, {}, "bfloat16", {}),
+    # Positions by sines, of the images' own size; without a pooling head.
+    "llama-aimv2-native": ("llama", "aimv2", {}, dict(is_native=True, use_head=False, qkv_bias=True, mlp_bias=True, image_size=56), {}, "float16",
+        dict(minimal=True)),
     # The gated feed-forward block of the giant ones.
     "llama-dinov2-swiglu": ("llama", "dinov2", {}, dict(layerscale_value=0.7, use_swiglu_ffn=True, mlp_ratio=3), {}, "bfloat16", {}),
 }
@@ -128,11 +137,12 @@ def checkpoint(name, seed, family, vision, text, tower, llava, dtype, how):
     torch.manual_seed(seed)
     tok = reference.tokenizer()
     dino = vision in ("dinov2", "registers")
+    clsless = vision in ("siglip", "aimv2")
     tower = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7,
                  **(dict(mlp_ratio=2) if dino else dict(intermediate_size=48))) | tower
     text = dict(vocab_size=len(tok), hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
                 num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, max_position_embeddings=512) | text
-    strategy = llava.pop("vision_feature_select_strategy", "full" if vision == "siglip" else "default")
+    strategy = llava.pop("vision_feature_select_strategy", "full" if clsless else "default")
     image = tok.convert_tokens_to_ids("<image>")
     tiles = "image_grid_pinpoints" in llava
     cfg = (LlavaNextConfig if tiles else LlavaConfig)(vision_config=VISION[vision](**tower).to_dict(), text_config=TEXT[family](**text).to_dict(),
@@ -150,7 +160,7 @@ def checkpoint(name, seed, family, vision, text, tower, llava, dtype, how):
     if tiles:
         normal = dict(image_mean=images.image_mean, image_std=images.image_std)
         images = LlavaNextImageProcessor(size={"shortest_edge": 28}, crop_size=square, image_grid_pinpoints=llava["image_grid_pinpoints"], **normal)
-    special = {"clip": 1, "siglip": 0, "dinov2": 1, "registers": 1 + tower.get("num_register_tokens", 0)}[vision]
+    special = 0 if clsless else 1 + tower.get("num_register_tokens", 0)
     proc = (LlavaNextProcessor if tiles else LlavaProcessor)(image_processor=images, tokenizer=tok, patch_size=7, image_token="<image>",
                           vision_feature_select_strategy=strategy, num_additional_image_tokens=special)
     model.to(getattr(torch, dtype)).save_pretrained(path, max_shard_size=how.get("shard", "50GB"))

@@ -37,10 +37,15 @@ def load_file_as(name, path):
     return module
 
 
-def attend(q, k, v, heads):
+READS = []  # where the queries looked in the last layer that read the features: [images, queries, positions]
+
+
+def attend(q, k, v, heads, positions=0):
     split = lambda x: x.unflatten(-1, (heads, -1)).transpose(1, 2)
     q, k, v = split(q), split(k), split(v)
     p = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+    if positions:
+        READS[:] = [p.mean(1)[..., :positions].detach()]
     return (p @ v).transpose(1, 2).flatten(2)
 
 
@@ -58,7 +63,7 @@ class PerceiverLayer(nn.Module):
     def forward(self, media, x):
         latents = self.norm_latents(x)
         k, v = self.to_kv(torch.cat([self.norm_media(media), latents], 1)).chunk(2, -1)
-        x = x + self.to_out(attend(self.to_q(latents), k, v, self.heads))
+        x = x + self.to_out(attend(self.to_q(latents), k, v, self.heads, media.shape[1]))
         return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
@@ -85,7 +90,7 @@ class QFormerAttention(nn.Module):
         self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x, read):
-        seen = attend(self.query(x), self.key(read), self.value(read), x.shape[-1] // 64)
+        seen = attend(self.query(x), self.key(read), self.value(read), x.shape[-1] // 64, 0 if read is x else read.shape[1])
         return self.norm(self.dense(seen) + x)
 
 
@@ -211,6 +216,7 @@ def make(out, name, field, build):
     path = FIXTURES / "samples.jsonl"
     samples = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     batch = reference.collate(proc, samples, path.parent)
+    READS.clear()
     lm, das, sds, v, weights = reference.basic_terms(model, batch)
     params = dict(model.model.multi_modal_projector.named_parameters())
     tensors = {f"multi_modal_projector.{key}": p.detach() for key, p in params.items()}
@@ -222,6 +228,8 @@ def make(out, name, field, build):
     save_file(tensors, out / f"{name}.safetensors")
     losses = dict(lm=lm.item(), das=das.item(), sds=sds.item(), tokens=[int(m.sum()) for m in batch["attention_mask"]],
                   attention=[[round(x, 8) for a in w for x in a.tolist()] for w in weights])
+    if READS:
+        losses["reads"] = [[[round(x, 7) for x in query] for query in image] for image in READS[0].tolist()]
     (out / f"{name}.json").write_text(json.dumps(losses) + "\n")
     print(name, {k: round(losses[k], 4) for k in ("lm", "das", "sds")}, losses["tokens"])
 

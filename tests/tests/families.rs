@@ -1,4 +1,4 @@
-//! Compares every decoder family with CLIP and SigLIP encoders, DINOv2 encoders, and models that cut images into tiles
+//! Compares every decoder family with CLIP and SigLIP encoders, DINOv2, DINOv3 and AIMv2 encoders, and models that cut images into tiles
 //! (LLaVA-NeXT) with transformers: losses and their gradients, the logits of every position, and greedy token ids.
 //! tests/reference/family_fixtures.py made tests/fixtures/families and says what each checkpoint varies.
 //!
@@ -41,8 +41,8 @@ fn families() -> Vec<(String, PathBuf)> {
     found.sort();
     assert_eq!(
         found.len(),
-        31,
-        "two for each of nine families, two of Phi-4-mini's, two of Mistral's, seven of Llama's, and two that cut images"
+        35,
+        "two for each of nine families, two of Phi-4-mini's, two of Mistral's, eleven of Llama's, and two that cut images"
     );
     found
 }

@@ -288,6 +288,45 @@ fn hostile_tokens_and_names_are_shown_as_text() {
     page.assert_quiet();
 }
 
+#[test]
+fn the_page_paints_where_a_query_looks() {
+    let mut reading = reading_of(&["a", "b", "c", "d"]);
+    // Four queries over a grid of two by two patches.
+    reading.images[0].queries =
+        vec![vec![0.25, 0.5, 0.0, 0.25], vec![0.1, 0.1, 0.6, 0.2], vec![0.0; 4], vec![0.7, 0.1, 0.1, 0.1]];
+    let grid = Grid { side: 2, places: (0..4).map(Place::Query).collect() };
+    let model = Pictured {
+        name: "resampler".into(),
+        reading: &reading,
+        grid: &grid,
+        k: 1,
+        answers: Vec::new(),
+        images: vec![("white".into(), PIXEL.into())],
+    };
+    let html = lens_html(&[model], &[]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lens.html");
+    std::fs::write(&path, html).unwrap();
+    let Some(page) = Page::open(&path) else { return };
+    let pixels = "[...document.querySelector('.heat').getContext('2d').getImageData(0, 0, 2, 2).data]";
+    // From dark (nowhere) to light (where it looks most), in Viridis; 60% opaque.
+    let opaque = "(p => [0, 1, 2, 3].map(at => p.slice(4 * at, 4 * at + 3).reduce((a, b) => a + b)))";
+    for (query, brightest, share) in [(1, 2, "60.0%"), (3, 0, "70.0%"), (0, 1, "50.0%")] {
+        page.hover(&cell(query));
+        page.wait(&format!("state.patch === {query}"));
+        let sums = tests::fixtures::numbers(&page.evaluate(&format!("{opaque}({pixels})")));
+        let most = (0..4).max_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap();
+        assert_eq!(most, brightest, "{sums:?}");
+        assert!(page.text(".looks").contains(share), "{}", page.text(".looks"));
+    }
+    assert!(page.text(".looks").contains("row 1, column 2"));
+    assert_eq!(page.evaluate("document.querySelector('.heat').hidden"), json!(false));
+    page.assert_quiet();
+    let (_dir, path, _) = analyzed(&["plain"], &[]);
+    let Some(page) = Page::open(&path) else { return };
+    assert_eq!(page.evaluate("document.querySelector('.heat').hidden"), json!(true));
+}
+
 /// A white PNG of one pixel.
 const PIXEL: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mP8/wcAAgMBAKqZ3bwAAAAASUVORK5CYII=";
 
@@ -308,7 +347,7 @@ fn reading_of(tokens: &[&str]) -> Reading {
     };
     let token = |text: &&str| TokenText { token: None, text: text.to_string(), folded: String::new(), word: false };
     Reading {
-        images: vec![ImageReading { text_rows: 1, attention: vec![0.0; 4], layers: vec![layer] }],
+        images: vec![ImageReading { text_rows: 1, attention: vec![0.0; 4], queries: Vec::new(), layers: vec![layer] }],
         tokens: (0..).zip(tokens.iter().map(token)).collect::<BTreeMap<u32, TokenText>>(),
     }
 }

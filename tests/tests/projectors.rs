@@ -6,6 +6,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use basic_core::DeviceSpec;
+use basic_eval::losses::read_samples;
+use basic_models::{Batch, Checkpoint};
+use burn::tensor::DType;
 use serde_json::json;
 use tests::fixtures::{copy_of, fixture, number, numbers, read_json};
 use tests::tensors::{Tensors, read, relative, relative_l2, write};
@@ -87,6 +91,43 @@ fn every_resampler_has_pytorchs_losses_and_gradients_on_cpu() {
 #[test]
 fn every_resampler_has_pytorchs_losses_and_gradients_on_ndarray() {
     compare("ndarray");
+}
+
+#[test]
+fn queries_look_where_pytorchs_look() {
+    let (dir, device) = (tempfile::tempdir().unwrap(), DeviceSpec::Cpu.open().unwrap());
+    let mut compared = 0;
+    for (name, path) in projectors() {
+        let mut weights = read(&path.with_extension("safetensors"));
+        weights.retain(|name, _| name.starts_with("multi_modal_projector."));
+        let model = with_projector(&name, &weights, dir.path());
+        let checkpoint = Checkpoint::open(&model).unwrap();
+        let network = checkpoint.load(DType::F32, &device).unwrap();
+        let samples = read_samples(&checkpoint, &fixture("samples.jsonl")).unwrap();
+        let batch = Batch::collate(&samples, checkpoint.pad_id(), checkpoint.image_shape(), &device);
+        let reads = network.multi_modal_projector.reads(network.features(&batch).unwrap());
+        let expected = &read_json(&path.with_extension("json"))["reads"];
+        assert_eq!(reads.is_some(), !expected.is_null(), "{name}");
+        let Some(reads) = reads else { continue };
+        let expected: Vec<f64> =
+            expected.as_array().unwrap().iter().flat_map(|image| image.as_array().unwrap()).flat_map(numbers).collect();
+        let found = reads.into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(found.len(), expected.len(), "{name}");
+        assert!(found.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() <= 1e-5), "{name}");
+        compared += 1;
+        // The lens tells them for each image, by patch.
+        let out = dir.path().join(format!("{name}-lens"));
+        let prompt = "USER: <image>\nwhat is it? ASSISTANT:";
+        let line = args!["analyze", model, "--image", fixture("images/a.png"), "--prompt", prompt, "--device", "cpu"];
+        basic([line, args!["--out", out]].concat()).succeeded();
+        let lens = read_json(&out.join("lens.json"));
+        let queries = lens["checkpoints"][0]["images"][0]["queries"].as_array().unwrap();
+        assert_eq!(Some(queries.len()), checkpoint.config.projector.queries());
+        assert!(
+            queries.iter().all(|query| numbers(query).len() == 16 && numbers(query).iter().sum::<f64>() < 1.0 + 1e-5)
+        );
+    }
+    assert_eq!(compared, 2);
 }
 
 #[test]

@@ -147,7 +147,10 @@ fn a_stream_is_the_answer_in_pieces_with_its_usage() {
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
     let chunks: Vec<Value> =
         events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
-    assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    // The role comes by itself, with the first token whether or not that is a text.
+    assert_eq!(chunks[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    assert_eq!(chunks[0]["choices"][0]["finish_reason"], Value::Null);
+    assert!(chunks[1..].iter().all(|chunk| chunk["choices"][0]["delta"].get("role").is_none()));
     let pieces = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());
     assert_eq!(pieces.collect::<String>(), content(&whole));
     assert!(chunks.len() > 10, "{} chunks", chunks.len());

@@ -23,13 +23,15 @@ pub struct Output {
 
 #[derive(Debug, ClapArgs)]
 pub struct Assemble {
-    /// The vision encoder: a directory or a name in the local Hugging Face cache.
-    #[arg(long)]
-    pub vision: PathBuf,
+    /// The vision encoder: a directory or a name in the local Hugging Face cache. Given more than once, the encoders see
+    /// each image side by side, and their features are joined by channel on the first one's grid of patches.
+    #[arg(long, required = true)]
+    pub vision: Vec<PathBuf>,
     /// The language model: a directory, a name in the local Hugging Face cache, or a GGUF file of llama.cpp (.gguf).
     #[arg(long)]
     pub llm: PathBuf,
-    /// The projector between them: linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu, identity, or a resampler:
+    /// The projector between them: linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu, fused_gelu_mlp (Prismatic's),
+    /// identity, or a resampler:
     /// perceiver_q{Q}_l{L}, qformer_q{Q}_l{L}_w{W}, c_abstractor_q{Q}_l{L}_w{W} or ldpv2_q{Q}.
     #[arg(long, default_value = "mlp2x_gelu")]
     pub projector: String,

@@ -1,6 +1,6 @@
 //! Runs the commands on checkpoint files: `basic assemble`, `convert`, `merge` and `inspect`.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use basic_core::DeviceSpec;
 use basic_models::Checkpoint;
 use basic_models::checkpoint::{AdapterFiles, AssembleOptions, Description, GGUF_FILES, Quant, SaveOptions, describe};
@@ -21,14 +21,16 @@ pub(super) fn host() -> Result<Device> {
 
 /// Runs `basic assemble`.
 pub fn assemble(args: Assemble) -> Result<()> {
+    let Some((vision, fused)) = args.vision.split_first() else { bail!("--vision names no vision encoder") };
     let options = AssembleOptions {
         projector: args.projector,
         seed: args.seed,
         projector_weights: args.projector_weights,
         pad_to_multiple_of: args.pad_to_multiple_of.map(usize::from),
         image_grid_pinpoints: args.image_grid_pinpoints,
+        fused_vision: fused.to_vec(),
     };
-    let checkpoint = Checkpoint::assemble_with(&args.vision, &args.llm, &options)?;
+    let checkpoint = Checkpoint::assemble_with(vision, &args.llm, &options)?;
     write(&checkpoint, &args.out, &args.output)
 }
 

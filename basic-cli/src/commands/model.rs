@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use basic_core::TOTAL;
 use basic_eval::losses::{inspect, read_samples_within, write_named};
 use basic_models::checkpoint::resolve;
-use basic_models::processor::ImageProcessor;
+use basic_models::processor::{ImageProcessor, open_image_within};
 use basic_models::{Batch, Checkpoint};
 use burn::tensor::{DType, Device};
 
@@ -67,11 +67,18 @@ pub fn losses(args: Losses) -> Result<()> {
 /// Runs `basic preprocess`.
 pub fn preprocess(args: Preprocess) -> Result<()> {
     let processor = ImageProcessor::load(&resolve(&args.checkpoint)?)?.with_max_pixels(args.max_pixels);
-    let pixels = processor.open(&args.image)?;
-    // As transformers' processor of the model gives it: an image that is cut has tiles.
-    let tiles = (!processor.config().pinpoints.is_empty()).then_some(pixels.tiles);
-    let shape = tiles.into_iter().chain([3, pixels.height, pixels.width]).collect();
-    let tensor = ("pixel_values".to_string(), shape, pixels.data);
-    write_named(&args.out, &[tensor])?;
+    let image = open_image_within(&args.image, args.max_pixels)?;
+    let each = processor.each().enumerate().map(|(encoder, processor)| {
+        let pixels = processor.process_alone(&image)?;
+        // As transformers' processor of the model gives it: an image that is cut has tiles.
+        let tiles = (!processor.config().pinpoints.is_empty()).then_some(pixels.tiles);
+        let shape = tiles.into_iter().chain([3, pixels.height, pixels.width]).collect();
+        let name = match encoder {
+            0 => "pixel_values".to_string(),
+            _ => format!("fused_pixel_values.{}", encoder - 1),
+        };
+        Ok((name, shape, pixels.data))
+    });
+    write_named(&args.out, &each.collect::<Result<Vec<_>>>()?)?;
     Ok(())
 }

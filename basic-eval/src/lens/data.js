@@ -17,6 +17,7 @@ for (const model of data.models) {
   });
   for (const image of model.images) {
     image.weight = new Float32Array(buffer(image.weight));
+    image.queries = image.queries && new Float32Array(buffer(image.queries));
     image.norm = new Float32Array(buffer(image.norm));
     image.angle = new Uint16Array(buffer(image.angle));
     image.attention = new Float32Array(buffer(image.attention));

@@ -59,7 +59,7 @@ impl Grid {
             };
         }
         let side = patches / config.projector.shuffle();
-        let first = usize::from(config.drops_first());
+        let first = config.dropped(vision);
         let place = |embedding: usize| {
             let position = first + embedding;
             match position.checked_sub(special) {

@@ -88,6 +88,9 @@ function view(model, number) {
   const grid = make('div', { className: 'grid' });
   grid.setAttribute('role', 'grid');
   grid.style.setProperty('--side', model.side);
+  // Where a query of a resampler looks, one point for each patch.
+  const heat = make('canvas', { className: 'heat', width: model.side, height: model.side, hidden: true });
+  heat.setAttribute('aria-hidden', 'true');
   const others = make('div', { className: 'others', hidden: true });
   const cells = model.places.map((place, patch) => {
     const cell = make('div', { className: 'cell', tabIndex: -1 }, make('span'));
@@ -110,13 +113,13 @@ function view(model, number) {
   const panel = make('div', { className: 'panel' });
   panel.setAttribute('aria-live', 'polite');
   const chart = draw('svg', { viewBox: '0 0 320 92', class: 'chart', role: 'img' });
-  const board = make('div', { className: 'board' }, picture, grid);
+  const board = make('div', { className: 'board' }, picture, heat, grid);
   const said = Object.entries(model.answers || {}).map(([name, text]) => make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: text })));
   const answers = make('dl', { className: 'facts answered', hidden: !said.length }, ...said);
   const section = make('section', { className: 'view' }, heading, summary, answers, make('div', { className: 'side' }, make('div', {}, board, others), make('div', {}, panel, chart)));
   section.setAttribute('aria-labelledby', heading.id);
   element('views').append(section);
-  return { model, section, summary, picture, grid, board, cells, panel, chart };
+  return { model, section, summary, picture, heat, grid, board, cells, panel, chart };
 }
 
 function paint({ model, summary, picture, grid, cells }, scale) {
@@ -155,7 +158,22 @@ function paint({ model, summary, picture, grid, cells }, scale) {
     + (ends === null ? '' : `, ${percent(ends)} nearest to the end token`);
 }
 
-function detail({ model, panel }) {
+// Paints where the chosen query looks, from nowhere to the patch that it looks at most; returns what to say about it.
+function look({ model, heat }, image, patch) {
+  heat.hidden = !image.queries;
+  if (heat.hidden) return [];
+  const size = model.side * model.side;
+  const own = image.queries.subarray(patch * size, (patch + 1) * size);
+  const most = own.reduce((high, share, at) => (share > own[high] ? at : high), 0);
+  const pixels = new ImageData(model.side, model.side);
+  own.forEach((share, at) => pixels.data.set([...shade(own[most] > 0 ? share / own[most] : 0), Math.round(255 * state.overlay)], 4 * at));
+  heat.getContext('2d', { willReadFrequently: true }).putImageData(pixels, 0, 0);
+  const place = placeName([Math.floor(most / model.side), most % model.side]);
+  return [make('p', { className: 'looks', textContent: `The colours show where it looks: most at ${place} (${percent(own[most])} of its attention).` })];
+}
+
+function detail(one) {
+  const { model, panel } = one;
   const image = model.images[state.image];
   const at = layerAt(model, state.layer);
   const patch = Math.min(state.patch, model.places.length - 1);
@@ -175,6 +193,7 @@ function detail({ model, panel }) {
   const place = placeName(model.places[patch]);
   panel.replaceChildren(
     make('h3', { textContent: place[0].toUpperCase() + place.slice(1) }, make('small', { textContent: ' ' + MARK_NAMES[judged] })),
+    ...look(one, image, patch),
     make('ol', { className: 'tokens' }, ...rows),
     make('dl', { className: 'numbers' }, ...facts),
   );

@@ -63,6 +63,8 @@ struct ImageData {
     picture: usize,
     text_rows: usize,
     weight: String,
+    /// For each query of a resampler its attention to each patch of the grid.
+    queries: Option<String>,
     norm: String,
     angle: String,
     attention: String,
@@ -86,9 +88,14 @@ pub fn seen_image(checkpoint: &Checkpoint, image: &ImageSource) -> Result<String
     let config = checkpoint.images.config();
     let factor = config.rescale_factor.unwrap_or(1.0) as f32;
     let (mean, std) = config.normalize.unwrap_or(([0.0; 3], [1.0; 3]));
-    let plane = pixels.height * pixels.width;
-    let seen = RgbImage::from_fn(pixels.width as u32, pixels.height as u32, |x, y| {
-        let at = y as usize * pixels.width + x as usize;
+    // As the first vision encoder sees it, if there are several.
+    let (height, width) = match checkpoint.config.is_fused() {
+        true => (checkpoint.config.vision_config.side(), checkpoint.config.vision_config.side()),
+        false => (pixels.height, pixels.width),
+    };
+    let plane = height * width;
+    let seen = RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        let at = y as usize * width + x as usize;
         let value = |c: usize| (pixels.data[c * plane + at] * std[c] + mean[c]) / factor;
         image::Rgb([0, 1, 2].map(|c| value(c).round().clamp(0.0, 255.0) as u8))
     });
@@ -164,6 +171,7 @@ fn image_data(image: &ImageReading, name: &str, picture: usize, place: &BTreeMap
         picture,
         text_rows: image.text_rows,
         weight: page_data::floats(image.attention.iter().copied()),
+        queries: (!image.queries.is_empty()).then(|| page_data::floats(image.queries.iter().flatten().copied())),
         norm: page_data::floats(layers.iter().flat_map(|layer| layer.norm.iter().copied())),
         angle: page_data::degrees(layers.iter().flat_map(|layer| layer.angle.iter().copied())),
         attention: page_data::floats(layers.iter().flat_map(attention)),

@@ -29,7 +29,12 @@ fn reading(tokens: &[&str]) -> Reading {
         word: true,
     };
     Reading {
-        images: vec![ImageReading { text_rows: 3, attention: vec![0.25; 4], layers: vec![layer(0), layer(1)] }],
+        images: vec![ImageReading {
+            text_rows: 3,
+            attention: vec![0.25; 4],
+            queries: Vec::new(),
+            layers: vec![layer(0), layer(1)],
+        }],
         tokens: (0..).zip(tokens.iter().map(token)).collect::<BTreeMap<u32, TokenText>>(),
     }
 }
@@ -103,7 +108,7 @@ fn a_page_of_the_papers_size_stays_small() {
     let layers: Vec<LayerReading> = (0..33).map(layer).collect();
     let token = |id: u32| TokenText { token: None, text: format!(" token{id}"), folded: String::new(), word: true };
     let reading = Reading {
-        images: vec![ImageReading { text_rows: 9, attention: vec![0.25; 576], layers }],
+        images: vec![ImageReading { text_rows: 9, attention: vec![0.25; 576], queries: Vec::new(), layers }],
         tokens: (0..32_000).map(|id| (id, token(id))).collect(),
     };
     let places = (0..576).map(|i| Place::Patch { row: i / 24, column: i % 24 }).collect();

@@ -58,6 +58,10 @@ pub struct ImageReading {
     pub text_rows: usize,
     /// The patch weights a_i, from the attention of the first k layers; 0 if no text follows the image.
     pub attention: Vec<f32>,
+    /// For visual embeddings that are queries of a resampler: how much each of them attends to each patch of the grid, row
+    /// by row, in the resampler's last layer that reads the patches, as the mean over the heads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<Vec<f32>>,
     /// The layers, in order.
     pub layers: Vec<LayerReading>,
 }
@@ -204,6 +208,7 @@ impl<'a> Lens<'a> {
             Ok(())
         };
         trace(model, &batch, &basic, &mut visit)?;
+        self.look_at_queries(&batch, &mut read)?;
         let mut tokens = BTreeMap::new();
         let layers = read.iter().flat_map(|image| &image.layers);
         let ids = layers.flat_map(|layer| layer.nearest.iter().chain(&layer.scores).chain(&layer.logits)).flatten();
@@ -214,6 +219,22 @@ impl<'a> Lens<'a> {
             tokens.entry(end).or_insert_with(|| self.texts.get(end).clone());
         }
         Ok(Reading { images: read, tokens })
+    }
+
+    /// Adds where the queries of a resampler look, if there are any.
+    fn look_at_queries(&self, batch: &Batch, read: &mut [ImageReading]) -> Result<(), LensError> {
+        let config = &self.checkpoint.config;
+        let Some(features) = self.model.features(batch) else { return Ok(()) };
+        let Some(reads) = self.model.multi_modal_projector.reads(features) else { return Ok(()) };
+        // What comes before the patches (CLS, registers) has no place in the grid.
+        let patches = config.vision_config.num_patches().min(config.features());
+        let [images, queries, positions] = reads.dims();
+        let reads = reads.narrow(2, positions - patches, patches);
+        let values = reads.without_autodiff().reshape([images * queries * patches]).try_into_vec_as::<f32>()?;
+        for (image, own) in read.iter_mut().zip(values.chunks(queries * patches)) {
+            image.queries = own.chunks(patches).map(<[f32]>::to_vec).collect();
+        }
+        Ok(())
     }
 
     /// One layer's numbers for each image, before the rule for meaningful embeddings is applied.
@@ -300,6 +321,7 @@ fn empty(batch: &Batch, targets: &Targets) -> Result<Vec<ImageReading>, TensorRe
     let images = batch.layout.images.iter().map(|image| ImageReading {
         text_rows: image.text_rows.len(),
         attention: weights.by_ref().take(each).collect(),
+        queries: Vec::new(),
         layers: Vec::new(),
     });
     Ok(images.collect())

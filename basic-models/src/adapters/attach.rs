@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::quantize::Blocks;
 use super::{AdapterError, LoraConfig, Quantization};
-use crate::parameters::slots;
+use crate::parameters::{Slot, slots};
 
 /// A linear layer that can have an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +116,9 @@ pub(crate) fn attach_factors<M: Module>(
 /// The linear layers of the part that hidden states pass through.
 fn sites<M: Module>(part: &M) -> Vec<Site> {
     let linear = slots(part, "").into_iter().filter(|slot| slot.transposed && !slot.is_adapter());
-    let reached = linear.filter(|slot| slot.name.ends_with(".weight") && !slot.name.starts_with("head."));
+    // The numbers are those of several encoders in a list.
+    let path = |slot: &Slot| slot.name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').to_string();
+    let reached = linear.filter(|slot| slot.name.ends_with(".weight") && !path(slot).starts_with("head."));
     reached.map(|slot| Site { inputs: slot.shape[1], outputs: slot.shape[0], path: slot.name }).collect()
 }
 

@@ -8,7 +8,7 @@ use super::CheckpointError;
 use super::blueprint::composed;
 use super::gguf::{GgufDecoder, is_gguf};
 use super::hub::resolve;
-use super::names::{Layout, PROJECTOR};
+use super::names::{FUSED_TOWERS, Layout, PROJECTOR};
 use super::open::Opened;
 use super::opened::Checkpoint;
 use super::read::TensorFiles;
@@ -30,6 +30,8 @@ pub struct AssembleOptions {
     /// The resolutions, as height and width in pixels, of which the best one for an image is cut into tiles
     /// (LLaVA-NeXT); empty for a model that does not cut images.
     pub image_grid_pinpoints: Vec<[usize; 2]>,
+    /// Further vision encoders, as directories or hub names, whose features are joined to the first one's by channel.
+    pub fused_vision: Vec<PathBuf>,
 }
 
 impl Default for AssembleOptions {
@@ -40,6 +42,7 @@ impl Default for AssembleOptions {
             projector_weights: None,
             pad_to_multiple_of: None,
             image_grid_pinpoints: Vec::new(),
+            fused_vision: Vec::new(),
         }
     }
 }
@@ -66,6 +69,7 @@ impl Checkpoint {
         let kind = ProjectorKind::parse("projector", &options.projector)
             .map_err(|source| CheckpointError::Mismatch(source.to_string()))?;
         let vision = resolve(vision)?;
+        let fused = options.fused_vision.iter().map(resolve).collect::<Result<Vec<_>, _>>()?;
         let (mut files, dir, unpacked) = match is_gguf(decoder) {
             true => {
                 let GgufDecoder { beside, files } = GgufDecoder::open(decoder)?;
@@ -77,19 +81,24 @@ impl Checkpoint {
             }
         };
         let decoder = unpacked.as_ref().map_or(&*dir, TempDir::path);
-        let mut config = composed(&vision, decoder, kind, &options.image_grid_pinpoints)?;
+        let mut config = composed(&vision, &fused, decoder, kind, &options.image_grid_pinpoints)?;
         let tokenizer_files = TokenizerFiles::with_image_token(decoder)?;
         let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;
         let mut config = LlavaConfig::from_json(&config.to_string())
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         config.tie_word_embeddings = config.text_config.tie_word_embeddings;
         files = files.over(TensorFiles::open(&vision, Layout::Vision)?).growing(growth);
+        for (index, dir) in fused.iter().enumerate() {
+            let own = TensorFiles::open(dir, Layout::Vision)?;
+            files = files.over(own.renamed("vision_tower", &format!("{FUSED_TOWERS}.{index}")));
+        }
         if let Some(path) = &options.projector_weights {
             files = projector(path)?.over(files);
         }
         Self::with(Opened {
             dir,
             vision: Some(vision),
+            fused_vision: fused,
             config,
             files,
             projector_seed: options.projector_weights.is_none().then_some(options.seed),

@@ -13,7 +13,7 @@ use super::config_file::{part, read_config};
 use super::gguf::{GgufDecoder, is_gguf};
 use super::hub::resolve;
 use super::kind::{Kind, kind};
-use super::names::{Layout, PROJECTOR, vision_names_of};
+use super::names::{FUSED_TOWERS, Layout, PROJECTOR, vision_names_of};
 use super::opened::{Checkpoint, layers};
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
@@ -183,7 +183,7 @@ impl Description {
             let count = entry.shape.iter().product::<usize>();
             let parts = &mut self.parameters;
             let part = match name {
-                name if name.starts_with("vision_tower.") => &mut parts.vision,
+                name if name.starts_with("vision_tower.") || name.starts_with(FUSED_TOWERS) => &mut parts.vision,
                 name if name.starts_with(PROJECTOR) => &mut parts.projector,
                 name if name.starts_with("language_model.") => &mut parts.decoder,
                 name if name.starts_with("lm_head.") => &mut parts.head,
@@ -325,6 +325,10 @@ fn architecture(config: &LlavaConfig, kind: Option<Kind>) -> Value {
     let mut out = json!({});
     if kind != Some(Kind::Decoder) {
         out["vision"] = pick(config.vision_config.to_value(), &vision);
+    }
+    if config.is_fused() {
+        let each = config.fused_vision_configs.iter().map(|encoder| pick(encoder.to_value(), &vision));
+        out["fused_vision"] = each.collect();
     }
     if matches!(kind, Some(Kind::Llava | Kind::LlavaOriginal)) {
         out["visual_tokens"] = config.visual_tokens().into();

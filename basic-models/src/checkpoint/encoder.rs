@@ -51,15 +51,20 @@ impl PatchEncoder for Llava {
 
     fn identity(&self) -> Option<EncoderIdentity> {
         let (config, dtype) = (self.config(), self.dtype());
-        let layers = config.feature_layers().ok()?;
-        let weights = identity::weights(&self.vision_tower)?;
-        let text = format!(
-            "{:?} layers {layers:?} without the first {} {dtype:?} {} {weights:032x}{}",
-            config.vision_config,
-            config.drops_first(),
-            identity::kind(&PatchEncoder::device(self)),
-            if config.tiling().cuts() { format!(" {:?}", config.image_grid_pinpoints) } else { String::new() },
-        );
+        let towers = [&self.vision_tower].into_iter().chain(&self.fused_vision_towers);
+        let each = towers.zip(config.encoders()).map(|(tower, encoder)| {
+            let layers = config.feature_layers(encoder).ok()?;
+            let weights = identity::weights(tower)?;
+            Some(format!(
+                "{encoder:?} layers {layers:?} without the first {} {dtype:?} {} {weights:032x}",
+                config.dropped(encoder),
+                identity::kind(&PatchEncoder::device(self)),
+            ))
+        });
+        let mut text = each.collect::<Option<Vec<_>>>()?.join(" and ");
+        if config.tiling().cuts() {
+            text.push_str(&format!(" {:?}", config.image_grid_pinpoints));
+        }
         let rows = (!config.tiling().cuts()).then(|| config.features());
         Some(EncoderIdentity { text, rows, width: config.feature_width(), dtype })
     }

@@ -56,7 +56,7 @@ pub use gguf::{GGUF_FILES, GgufError, Quant};
 pub use hub::{DownloadEvent, allow_downloads, download, resolve};
 pub use identity::EncoderIdentity;
 pub use kind::Kind;
-pub use names::Layout;
+pub use names::{Layout, in_pooling_head};
 pub use opened::Checkpoint;
 pub use overwrite_guard::spare;
 pub use owned::{Contents, MANIFEST};

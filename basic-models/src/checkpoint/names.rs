@@ -19,6 +19,17 @@ pub enum Layout {
     Gguf,
 }
 
+/// The prefix of the parameters of the vision encoders beside the first one; a number follows. Their names on disk are
+/// this project's, because no class of transformers has them.
+pub(super) const FUSED_TOWERS: &str = "fused_vision_towers";
+
+/// Whether a parameter belongs to a vision encoder's pooling head.
+pub fn in_pooling_head(name: &str) -> bool {
+    let fused = || name.strip_prefix(FUSED_TOWERS)?.strip_prefix('.')?.split_once('.');
+    let rest = name.strip_prefix("vision_tower.").or_else(|| Some(fused()?.1));
+    rest.is_some_and(|rest| rest.starts_with("head."))
+}
+
 /// The prefix of the projector's parameters.
 pub(super) const PROJECTOR: &str = "multi_modal_projector";
 
@@ -170,6 +181,19 @@ mod tests {
     }
 
     #[test]
+    fn a_pooling_head_is_found_in_every_encoder() {
+        for (name, expected) in [
+            ("vision_tower.head.mlp.fc1.weight", true),
+            ("fused_vision_towers.1.head.probe", true),
+            ("fused_vision_towers.1.encoder.layers.0.mlp.fc1.weight", false),
+            ("fused_vision_towers", false),
+            ("lm_head.weight", false),
+        ] {
+            assert_eq!(in_pooling_head(name), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn a_written_name_reads_back_as_itself() {
         for (layout, name) in [
             (Layout::Llava, "vision_tower.post_layernorm.bias"),
@@ -180,6 +204,8 @@ mod tests {
             (Layout::Vision, "vision_tower.pre_layrnorm.weight"),
             (Layout::Decoder, "language_model.embed_tokens.weight"),
             (Layout::Decoder, "lm_head.weight"),
+            (Layout::Llava, "fused_vision_towers.1.encoder.layers.0.mlp.fc1.bias"),
+            (Layout::Adapters, "fused_vision_towers.0.encoder.layers.0.mlp.fc1.bias"),
             (Layout::Llava, "vision_tower.encoder.layers.1.layer_norm1.bias"),
         ] {
             for vision in VisionNames::all().map(Some).chain([None]) {

@@ -27,6 +27,8 @@ pub(super) struct Opened {
     pub dir: PathBuf,
     /// The directory of its image processor; without one, CLIP's is used with the vision encoder's image size.
     pub vision: Option<PathBuf>,
+    /// The directories of the image processors of further vision encoders, if the parts come from several.
+    pub fused_vision: Vec<PathBuf>,
     /// The model's configuration.
     pub config: LlavaConfig,
     /// Its tensors.
@@ -68,6 +70,7 @@ impl Checkpoint {
             .map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         Self::with(Opened {
             vision: Some(dir.clone()),
+            fused_vision: Vec::new(),
             config,
             files: TensorFiles::open(&dir, Layout::Llava)?,
             projector_seed: None,
@@ -119,6 +122,7 @@ impl Checkpoint {
         let has_images = ["preprocessor_config.json", "processor_config.json"].iter().any(|n| dir.join(n).is_file());
         Self::with(Opened {
             vision: if has_images { Some(dir.clone()) } else { vision },
+            fused_vision: Vec::new(),
             config,
             files: files.growing(growth),
             projector_seed: None,
@@ -138,8 +142,7 @@ impl Checkpoint {
     /// Returns a [`CheckpointError`] for any other aspect ratio.
     pub fn with_images(mut self, ratio: Option<&str>, max_pixels: Option<u64>) -> Result<Self, CheckpointError> {
         if let Some(ratio) = ratio {
-            let config = self.images.config().clone().with_aspect_ratio(ratio, &self.dir.join("config.json"))?;
-            self.images = ImageProcessor::new(config);
+            self.images = self.images.with_aspect_ratio(ratio, &self.dir.join("config.json"))?;
             self.image_aspect_ratio = Some(ratio.into());
         }
         if let Some(most) = max_pixels {
@@ -168,10 +171,15 @@ impl Checkpoint {
             None => ImageProcessor::new(ImageProcessorConfig::clip(config.vision_config.image_size as u32)),
         };
         let images = match &opened.image_aspect_ratio {
-            Some(ratio) => {
-                ImageProcessor::new(images.config().clone().with_aspect_ratio(ratio, &dir.join("config.json"))?)
-            }
+            Some(ratio) => images.with_aspect_ratio(ratio, &dir.join("config.json"))?,
             None => images,
+        };
+        let images = match opened.fused_vision.is_empty() {
+            true => images,
+            false => {
+                let others = opened.fused_vision.iter().map(|dir| ImageProcessor::load(dir));
+                images.with_others(others.collect::<Result<_, _>>()?)
+            }
         };
         let images = match opened.composed && config.tiling().cuts() {
             true => {
@@ -193,28 +201,43 @@ impl Checkpoint {
                 config.image_grid_pinpoints
             )));
         }
-        let (vision, side) = (vision.as_deref().unwrap_or(&dir), config.vision_config.image_size);
-        let interpolates = config.vision_config.family.interpolates;
-        if let Some((height, width)) = images.output_size()
-            && height == width
-            && height != side
-            && interpolates
-        {
-            config.vision_config.input_size = Some(height);
-            config.validate().map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
-        } else if let Some(size) = images.output_size()
-            && size != (side, side)
-        {
+        let vision = vision.as_deref().unwrap_or(&dir);
+        let (made, wanted) = (images.each().count(), config.encoders().count());
+        if made != wanted {
             return Err(CheckpointError::Mismatch(format!(
-                "{}: the image processor makes {size:?} pixels, the vision encoder takes {side} x {side}",
+                "{}: preprocessor_config.json has the settings of {made} image processors (fused_image_processors), and \
+                 config.json has {wanted} vision encoders (fused_vision_configs)",
                 vision.display(),
             )));
         }
+        let fused = opened.fused_vision.iter().map(PathBuf::as_path).chain(std::iter::repeat(vision));
+        let dirs = [vision].into_iter().chain(fused);
+        let encoders = [&mut config.vision_config].into_iter().chain(&mut config.fused_vision_configs);
+        for ((encoder, images), at) in encoders.zip(images.each()).zip(dirs) {
+            let side = encoder.image_size;
+            if let Some((height, width)) = images.output_size()
+                && height == width
+                && height != side
+                && encoder.fits_any_size()
+            {
+                encoder.input_size = Some(height);
+            } else if let Some(size) = images.output_size()
+                && size != (side, side)
+            {
+                return Err(CheckpointError::Mismatch(format!(
+                    "{}: the image processor makes {size:?} pixels, the vision encoder takes {side} x {side}",
+                    at.display(),
+                )));
+            }
+        }
+        config.validate().map_err(|source| CheckpointError::Config { path: dir.clone(), source })?;
         // A pixel shuffle turns a square of patches into one token, which for the processor is a larger patch.
         let mut processor = ProcessorConfig::clip(config.vision_config.patch_size * config.projector.shuffle());
         processor.tiles = config.tiling().cuts();
-        processor.num_additional_image_tokens = config.vision_config.special_positions();
-        if !config.drops_first() {
+        // Of several encoders, only patches are projected.
+        processor.num_additional_image_tokens =
+            if config.is_fused() { 0 } else { config.vision_config.special_positions() };
+        if config.dropped(&config.vision_config) == 0 {
             processor.vision_feature_select_strategy = FeatureSelect::Full;
         }
         if opened.composed {

@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device};
 use tempfile::TempDir;
 
 use super::CheckpointError;
+use super::names::FUSED_TOWERS;
 use super::peft::AdapterFiles;
 use super::read::TensorFiles;
 use super::vocabulary::TokenizerFiles;
@@ -65,6 +66,7 @@ impl Checkpoint {
         let Some(seed) = self.projector_seed else { return self.files.load(model, "", dtype, device) };
         // Part by part, because no file has the projector.
         model.vision_tower = self.files.load(model.vision_tower, "vision_tower", dtype, device)?;
+        model.fused_vision_towers = self.files.load(model.fused_vision_towers, FUSED_TOWERS, dtype, device)?;
         model.language_model = self.files.load(model.language_model, "language_model", dtype, device)?;
         if let Some(head) = model.lm_head.take() {
             model.lm_head = Some(self.files.load(head, "lm_head", dtype, device)?);
@@ -117,10 +119,9 @@ impl Checkpoint {
         self.files.stored().dtype()
     }
 
-    /// The sizes of an image's pixel values in a batch: channels, height, width.
+    /// The sizes of an image's pixel values in a batch; see [`LlavaConfig::image_shape`].
     pub fn image_shape(&self) -> [usize; 3] {
-        let vision = &self.config.vision_config;
-        [vision.num_channels, vision.side(), vision.side()]
+        self.config.image_shape()
     }
 
     /// The number of visual embeddings of an image that is not cut into tiles (m).
@@ -185,5 +186,6 @@ impl Checkpoint {
 
 /// The number of layers of the deeper part.
 pub(super) fn layers(config: &LlavaConfig) -> usize {
-    config.text_config.num_hidden_layers.max(config.vision_config.num_hidden_layers)
+    let vision = config.encoders().map(|encoder| encoder.num_hidden_layers).max().unwrap_or(0);
+    config.text_config.num_hidden_layers.max(vision)
 }

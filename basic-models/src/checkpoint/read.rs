@@ -96,6 +96,16 @@ impl TensorFiles {
         self
     }
 
+    /// The same tensors, with another prefix of their names.
+    pub(super) fn renamed(mut self, from: &str, to: &str) -> Self {
+        let rename = |name: String| match name.strip_prefix(from) {
+            Some(rest) => format!("{to}{rest}"),
+            None => name,
+        };
+        self.tensors = self.tensors.into_iter().map(|(name, entry)| (rename(name), entry)).collect();
+        self
+    }
+
     /// Only the tensors whose names begin with `prefix`.
     pub(super) fn only(self, prefix: &str) -> Self {
         self.keep(&|name| name.starts_with(prefix))

@@ -23,8 +23,10 @@ const PINPOINTS: [[usize; 2]; 5] = [[336, 672], [672, 336], [672, 672], [1008, 3
 pub struct LlavaConfig {
     /// The decoder.
     pub text_config: DecoderConfig,
-    /// The vision encoder.
+    /// The vision encoder; of several side by side, the first, whose grid of patches the others' features are fitted to.
     pub vision_config: VisionConfig,
+    /// The other vision encoders, whose features are joined to the first one's by channel; mostly none.
+    pub fused_vision_configs: Vec<VisionConfig>,
     /// The token id that stands for one visual embedding in a prompt.
     pub image_token_index: u32,
     /// The kind of projector.
@@ -71,6 +73,7 @@ impl Default for LlavaConfig {
         Self {
             text_config: DecoderConfig::default(),
             vision_config: VisionConfig::llava_default(),
+            fused_vision_configs: Vec::new(),
             image_token_index: 32000,
             projector: ProjectorKind::LLAVA,
             projector_hidden_act: Activation::Gelu,
@@ -94,6 +97,7 @@ struct Raw {
     vision_feature_select_strategy: SelectStrategy,
     tie_word_embeddings: bool,
     projector_type: Option<String>,
+    fused_vision_configs: Vec<Value>,
     image_grid_pinpoints: Option<Vec<[usize; 2]>>,
     use_image_newline_parameter: bool,
     dtype: Option<String>,
@@ -119,6 +123,7 @@ impl LlavaConfig {
             "model_type": "llava", "image_token_index": 32000, "projector_hidden_act": "gelu",
             "multimodal_projector_bias": true, "vision_feature_layer": -2,
             "vision_feature_select_strategy": "default", "tie_word_embeddings": false, "projector_type": null,
+            "fused_vision_configs": [],
             "image_grid_pinpoints": null, "use_image_newline_parameter": true, "dtype": null,
         });
         let Value::Object(defaults) = defaults else { return Err(unsupported("config", "", "an object")) };
@@ -138,6 +143,12 @@ impl LlavaConfig {
             (NEXT_MODEL_TYPE, _) => ProjectorKind::LLAVA,
             (other, _) => return Err(unsupported("model_type", other, "llava, llava_next or basic_llava")),
         };
+        let fused = match raw.model_type.as_str() {
+            BASIC_MODEL_TYPE => raw.fused_vision_configs,
+            // transformers' classes have no such key.
+            _ => Vec::new(),
+        };
+        at_most("", &[("fused_vision_configs (number of encoders)", fused.len(), most::FUSED_ENCODERS)])?;
         let image_grid_pinpoints = match (raw.model_type.as_str(), raw.image_grid_pinpoints) {
             // transformers' `LlavaConfig` has no such key.
             ("llava", _) | (BASIC_MODEL_TYPE, None) => Vec::new(),
@@ -154,6 +165,7 @@ impl LlavaConfig {
                 .map_or_else(|| Ok(DecoderConfig::default()), DecoderConfig::from_value)?,
             vision_config: given("vision_config")
                 .map_or_else(|| Ok(VisionConfig::llava_default()), VisionConfig::from_value)?,
+            fused_vision_configs: fused.iter().map(VisionConfig::from_value).collect::<Result<_, _>>()?,
             image_token_index: raw.image_token_index,
             projector,
             projector_hidden_act: Activation::parse("projector_hidden_act", &raw.projector_hidden_act)?,
@@ -196,6 +208,9 @@ impl LlavaConfig {
         if !native {
             value["projector_type"] = json!(self.projector.name());
         }
+        if self.is_fused() {
+            value["fused_vision_configs"] = self.fused_vision_configs.iter().map(VisionConfig::to_value).collect();
+        }
         if tiled {
             value["image_grid_pinpoints"] = json!(self.image_grid_pinpoints);
         }
@@ -207,16 +222,27 @@ impl LlavaConfig {
 
     /// Whether transformers' `LlavaConfig` or `LlavaNextConfig` can express the model.
     pub fn in_transformers(&self) -> bool {
-        self.projector == ProjectorKind::LLAVA
+        self.projector == ProjectorKind::LLAVA && !self.is_fused()
     }
 
-    /// The vision encoder's layers whose outputs are projected: 0 is the embeddings, i the output of layer i.
+    /// Whether several vision encoders see each image.
+    pub fn is_fused(&self) -> bool {
+        !self.fused_vision_configs.is_empty()
+    }
+
+    /// All vision encoders, in the order in which their features are joined.
+    pub fn encoders(&self) -> impl Iterator<Item = &VisionConfig> {
+        [&self.vision_config].into_iter().chain(&self.fused_vision_configs)
+    }
+
+    /// The layers of a vision encoder whose outputs are projected: 0 is the embeddings, i the output of layer i. An index
+    /// counts in each of several encoders, from its own end if it is negative.
     ///
     /// # Errors
     ///
     /// Returns [`ConfigError::Inconsistent`] if there is none, or if one is outside the encoder.
-    pub fn feature_layers(&self) -> Result<Vec<usize>, ConfigError> {
-        let layers = self.vision_config.num_hidden_layers as i64;
+    pub fn feature_layers(&self, encoder: &VisionConfig) -> Result<Vec<usize>, ConfigError> {
+        let layers = encoder.num_hidden_layers as i64;
         let indices = match &self.vision_feature_layer {
             FeatureLayers::One(index) => std::slice::from_ref(index),
             FeatureLayers::Many(indices) => indices,
@@ -241,18 +267,31 @@ impl LlavaConfig {
             FeatureLayers::One(_) => 1,
             FeatureLayers::Many(indices) => indices.len(),
         };
-        self.vision_config.hidden_size * layers
+        self.encoders().map(|encoder| encoder.hidden_size * layers).sum()
     }
 
-    /// Whether the first position is dropped (`default`) or kept (`full`).
-    pub fn drops_first(&self) -> bool {
-        self.vision_feature_select_strategy == SelectStrategy::Default
+    /// The number of an encoder's first positions that are dropped: the first one alone (`default`) or none (`full`); of
+    /// several encoders all that are no patches, because only patches of the same place can be joined.
+    pub fn dropped(&self, encoder: &VisionConfig) -> usize {
+        match self.is_fused() {
+            true => encoder.special_positions(),
+            false => usize::from(self.vision_feature_select_strategy == SelectStrategy::Default),
+        }
     }
 
     /// The number of positions of an image that are projected.
     pub fn features(&self) -> usize {
         let all = self.vision_config.num_patches() + self.vision_config.special_positions();
-        all - usize::from(self.drops_first())
+        all - self.dropped(&self.vision_config)
+    }
+
+    /// The sizes of an image's pixel values in a batch: channels, height and width. If several encoders see the image, its
+    /// pixel values for each follow one another, and the sizes are their number, 1 and 1.
+    pub fn image_shape(&self) -> [usize; 3] {
+        match self.is_fused() {
+            true => [self.encoders().map(|encoder| encoder.pixel_shape().iter().product::<usize>()).sum(), 1, 1],
+            false => self.vision_config.pixel_shape(),
+        }
     }
 
     /// The number of visual embeddings of an image that is not cut, or of a base image (m).
@@ -277,14 +316,32 @@ impl LlavaConfig {
     ///
     /// Returns a [`ConfigError`] that names the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.vision_config.validate()?;
+        self.encoders().try_for_each(VisionConfig::validate)?;
         self.text_config.validate()?;
+        at_most(
+            "",
+            &[("fused_vision_configs (number of encoders)", self.fused_vision_configs.len(), most::FUSED_ENCODERS)],
+        )?;
         let features = match &self.vision_feature_layer {
             FeatureLayers::One(_) => 1,
             FeatureLayers::Many(layers) => layers.len(),
         };
         at_most("", &[("vision_feature_layer (number of layers)", features, most::FEATURE_LAYERS)])?;
-        self.feature_layers()?;
+        self.encoders().try_for_each(|encoder| self.feature_layers(encoder).map(drop))?;
+        if self.is_fused() && self.vision_feature_select_strategy == SelectStrategy::Full {
+            return Err(ConfigError::Inconsistent(
+                "vision_feature_select_strategy full keeps positions that are no patches, and fused_vision_configs joins \
+                 patches of several encoders: set it to default"
+                    .into(),
+            ));
+        }
+        if self.is_fused() && self.tiling().cuts() {
+            return Err(ConfigError::Inconsistent(
+                "image_grid_pinpoints cuts images into tiles for one vision encoder, and fused_vision_configs has more: \
+                 leave one of them out"
+                    .into(),
+            ));
+        }
         if self.image_token_index as usize >= self.text_config.vocab_size {
             return Err(ConfigError::Inconsistent(format!(
                 "image_token_index {} is outside the table of {} rows",

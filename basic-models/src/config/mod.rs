@@ -31,8 +31,8 @@ pub(crate) use projector::QFORMER_HEAD;
 pub use resampler_cost::ResamplerCost;
 pub use rope::{QueryGrowth, Rope, RopeKind};
 pub use tiling::{Tiles, Tiling, best_resolution};
-pub use vision::VisionConfig;
-pub use vision_family::{VisionFamily, VisionNames};
+pub use vision::{Biases, VisionConfig};
+pub use vision_family::{Positions, VisionFamily, VisionNames};
 
 use crate::outside::excerpt;
 
@@ -96,6 +96,7 @@ mod most {
     pub const REGISTERS: usize = 1 << 10;
     pub const VISUAL: usize = 1 << 20;
     pub const FEATURE_LAYERS: usize = 64;
+    pub const FUSED_ENCODERS: usize = 8;
     pub const PINPOINTS: usize = 128;
     pub const END_IDS: usize = 1 << 10;
 }

@@ -20,6 +20,9 @@ pub enum ProjectorKind {
         /// N, at least 1.
         layers: usize,
     },
+    /// `fused_gelu_mlp`: Prismatic's projector for the joined features of several encoders: three layers, of which the
+    /// first widens the features four times.
+    FusedMlp,
     /// `identity`: the encoder's features unchanged.
     Identity,
     /// `perceiver_q{Q}_l{L}`: Flamingo's Perceiver resampler as TinyLLaVA Factory has it (`resampler`): Q learned
@@ -58,7 +61,7 @@ pub enum ProjectorKind {
     },
 }
 
-const SUPPORTED: &str = "linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu, perceiver_q{Q}_l{L}, \
+const SUPPORTED: &str = "linear, mlp{N}x_gelu, pixel_shuffle{R}_mlp{N}x_gelu, fused_gelu_mlp, perceiver_q{Q}_l{L}, \
                          qformer_q{Q}_l{L}_w{W}, c_abstractor_q{Q}_l{L}_w{W}, ldpv2_q{Q} or identity";
 
 /// The most queries, layers and width of a projector. Those of the original projects are far below.
@@ -121,6 +124,7 @@ impl ProjectorKind {
             match name {
                 "linear" => Some(Self::Linear),
                 "identity" => Some(Self::Identity),
+                "fused_gelu_mlp" => Some(Self::FusedMlp),
                 _ => mlp(name).map(|layers| Self::Mlp { layers }),
             }
         };
@@ -134,6 +138,7 @@ impl ProjectorKind {
             Self::Mlp { layers } => format!("mlp{layers}x_gelu"),
             Self::PixelShuffle { factor, layers } => format!("pixel_shuffle{factor}_mlp{layers}x_gelu"),
             Self::Identity => "identity".into(),
+            Self::FusedMlp => "fused_gelu_mlp".into(),
             Self::Perceiver { queries, layers } => format!("perceiver_q{queries}_l{layers}"),
             Self::QFormer { queries, layers, width } => format!("qformer_q{queries}_l{layers}_w{width}"),
             Self::CAbstractor { queries, layers, width } => format!("c_abstractor_q{queries}_l{layers}_w{width}"),
@@ -145,6 +150,7 @@ impl ProjectorKind {
     pub fn layers(self) -> usize {
         match self {
             Self::Linear => 1,
+            Self::FusedMlp => 3,
             Self::Mlp { layers } | Self::PixelShuffle { layers, .. } => layers,
             Self::Identity
             | Self::Perceiver { .. }
@@ -152,6 +158,19 @@ impl ProjectorKind {
             | Self::CAbstractor { .. }
             | Self::Ldp { .. } => 0,
         }
+    }
+
+    /// The widths of the input and the output of each of these layers, for features and a decoder of the given widths.
+    pub fn widths(self, features: usize, decoder: usize) -> Vec<[usize; 2]> {
+        let joined = features * self.shuffle() * self.shuffle();
+        let inner = if self == Self::FusedMlp { 4 * joined } else { decoder };
+        let layer = |index: usize| match index {
+            0 if self.layers() == 1 => [joined, decoder],
+            0 => [joined, inner],
+            1 => [inner, decoder],
+            _ => [decoder; 2],
+        };
+        (0..self.layers()).map(layer).collect()
     }
 
     /// The number of patches along a side that become one visual token.
@@ -191,6 +210,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_layers_widths_follow_from_the_kind() {
+        let widths = |name: &str| ProjectorKind::parse("projector", name).unwrap().widths(5, 7);
+        assert_eq!(widths("linear"), [[5, 7]]);
+        assert_eq!(widths("mlp3x_gelu"), [[5, 7], [7, 7], [7, 7]]);
+        assert_eq!(widths("pixel_shuffle2_mlp2x_gelu"), [[20, 7], [7, 7]]);
+        assert_eq!(widths("fused_gelu_mlp"), [[5, 20], [20, 7], [7, 7]]);
+        assert!(widths("identity").is_empty());
+    }
+
+    #[test]
     fn names_read_back_and_others_are_errors() {
         for name in [
             "linear",
@@ -198,6 +227,7 @@ mod tests {
             "mlp2x_gelu",
             "mlp3x_gelu",
             "pixel_shuffle2_mlp2x_gelu",
+            "fused_gelu_mlp",
             "identity",
             "perceiver_q64_l2",
             "qformer_q32_l6_w256",

@@ -18,7 +18,7 @@ fn absent_keys_take_the_defaults_of_transformers_classes() {
     assert_eq!((config.text_config.hidden_size, config.text_config.kv_heads()), (4096, 32));
     assert_eq!((config.text_config.head_dim(), config.text_config.rope.theta), (128, 10000.0));
     assert_eq!((config.vision_config.num_hidden_layers, config.visual_tokens()), (24, 576));
-    assert_eq!(config.feature_layers().unwrap(), [23]);
+    assert_eq!(config.feature_layers(&config.vision_config).unwrap(), [23]);
     assert_eq!(config.text_config, DecoderConfig { vocab_size: 32064, ..DecoderConfig::default() });
 }
 
@@ -256,9 +256,12 @@ fn other_projectors_carry_their_own_model_type() {
 fn several_feature_layers_stand_side_by_side() {
     let mut config = minimal(json!({ "vocab_size": 32064 })).unwrap();
     config.vision_feature_layer = FeatureLayers::Many(vec![-2, 0, 24]);
-    assert_eq!((config.feature_layers().unwrap(), config.feature_width()), (vec![23, 0, 24], 3 * 1024));
+    assert_eq!(
+        (config.feature_layers(&config.vision_config).unwrap(), config.feature_width()),
+        (vec![23, 0, 24], 3 * 1024)
+    );
     for bad in [vec![], vec![25], vec![-26], vec![i64::MIN]] {
         config.vision_feature_layer = FeatureLayers::Many(bad);
-        assert!(config.feature_layers().is_err());
+        assert!(config.feature_layers(&config.vision_config).is_err());
     }
 }

@@ -4,10 +4,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Activation, ConfigError, VisionFamily, above_zero, at_most, divides, most, positive, section, unsupported,
+    Activation, ConfigError, Positions, VisionFamily, above_zero, at_most, divides, most, positive, section,
+    unsupported,
 };
 
-/// A vision transformer (transformers' `CLIPVisionConfig`, `SiglipVisionConfig`, `Dinov2Config`).
+/// A vision transformer (transformers' `CLIPVisionConfig`, `SiglipVisionConfig`, `Dinov2Config`, `DINOv3ViTConfig`,
+/// `Aimv2VisionConfig`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     /// The family.
@@ -31,7 +33,7 @@ pub struct VisionConfig {
     pub patch_size: usize,
     /// The MLP's activation.
     pub hidden_act: Activation,
-    /// Added to the variance in layer norms.
+    /// Added to the variance in layer norms, or to the mean square in RMS norms.
     pub layer_norm_eps: f64,
     /// The width of the space that images and texts share. LLaVA does not use it; it is kept so that a
     /// saved file is complete.
@@ -43,11 +45,37 @@ pub struct VisionConfig {
     pub registers: usize,
     /// Whether there is a mask token. It is not used, but kept so that a saved checkpoint is complete.
     pub mask_token: bool,
-    /// Whether queries, keys and values have biases.
-    pub qkv_bias: bool,
-    /// Whether the feed-forward block is gated, as in the giant encoders; it is then
+    /// Which matrices have biases.
+    pub biases: Biases,
+    /// Whether the feed-forward block is gated, as in DINOv2's giant encoders; it is then
     /// [`VisionConfig::swiglu_width`] wide.
     pub swiglu: bool,
+    /// Whether the feed-forward block is gated, and as wide as any other (DINOv3's giant encoders, AIMv2).
+    pub gated: bool,
+    /// The base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Whether positions are told by sines, for images of any size, instead of a table (AIMv2's `is_native`).
+    pub native: bool,
+}
+
+/// Which of a layer's matrices have biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Biases {
+    /// The queries'.
+    pub query: bool,
+    /// The keys'.
+    pub key: bool,
+    /// The values'.
+    pub value: bool,
+    /// The attention's output's.
+    pub out: bool,
+    /// Those of the feed-forward block.
+    pub mlp: bool,
+}
+
+impl Biases {
+    /// All of them.
+    pub const ALL: Self = Self { query: true, key: true, value: true, out: true, mlp: true };
 }
 
 impl Default for VisionConfig {
@@ -69,8 +97,11 @@ impl Default for VisionConfig {
             pooling_head: false,
             registers: 0,
             mask_token: false,
-            qkv_bias: true,
+            biases: Biases::ALL,
             swiglu: false,
+            gated: false,
+            rope_theta: 100.0,
+            native: false,
         }
     }
 }
@@ -86,10 +117,11 @@ struct Raw {
     image_size: Side,
     patch_size: Side,
     hidden_act: String,
+    #[serde(alias = "rms_norm_eps")]
     layer_norm_eps: f64,
     #[serde(default)]
     projection_dim: usize,
-    #[serde(default)]
+    #[serde(default, alias = "use_head")]
     vision_use_head: bool,
     #[serde(default)]
     mlp_ratio: f64,
@@ -98,8 +130,18 @@ struct Raw {
     #[serde(default)]
     use_mask_token: bool,
     qkv_bias: Option<bool>,
+    query_bias: Option<bool>,
+    key_bias: Option<bool>,
+    value_bias: Option<bool>,
+    proj_bias: Option<bool>,
+    mlp_bias: Option<bool>,
     #[serde(default)]
     use_swiglu_ffn: bool,
+    #[serde(default)]
+    use_gated_mlp: bool,
+    rope_theta: Option<f64>,
+    #[serde(default)]
+    is_native: bool,
 }
 
 /// A side length, or a height and a width.
@@ -172,9 +214,20 @@ impl VisionConfig {
             projection_dim: raw.projection_dim,
             pooling_head: raw.vision_use_head,
             registers: raw.num_register_tokens,
-            mask_token: raw.use_mask_token,
-            qkv_bias: raw.qkv_bias.unwrap_or(true),
+            // DINOv3 always has one.
+            mask_token: raw.use_mask_token || family.positions == Positions::Rotary,
+            biases: Biases {
+                query: raw.query_bias.or(raw.qkv_bias).unwrap_or(true),
+                key: raw.key_bias.or(raw.qkv_bias).unwrap_or(true),
+                value: raw.value_bias.or(raw.qkv_bias).unwrap_or(true),
+                // AIMv2's key holds for the output too, DINOv2's does not.
+                out: raw.proj_bias.or(raw.qkv_bias.filter(|_| family.rms_norms)).unwrap_or(true),
+                mlp: raw.mlp_bias.unwrap_or(true),
+            },
             swiglu: raw.use_swiglu_ffn,
+            gated: family.gated || raw.use_gated_mlp,
+            rope_theta: raw.rope_theta.unwrap_or(Self::default().rope_theta),
+            native: raw.is_native,
         };
         config.validate()?;
         Ok(config)
@@ -192,7 +245,6 @@ impl VisionConfig {
             "image_size": self.image_size,
             "patch_size": self.patch_size,
             "hidden_act": self.hidden_act.name(),
-            "layer_norm_eps": self.layer_norm_eps,
         });
         // Of the optional keys, only those that the family's class has.
         let keys = self.family.defaults(with_registers.is_some());
@@ -201,15 +253,26 @@ impl VisionConfig {
             ("projection_dim", json!(self.projection_dim)),
             ("vision_use_head", json!(self.pooling_head)),
             ("mlp_ratio", json!(self.intermediate_size / self.hidden_size.max(1))),
-            ("qkv_bias", json!(self.qkv_bias)),
+            ("layer_norm_eps", json!(self.layer_norm_eps)),
+            ("rms_norm_eps", json!(self.layer_norm_eps)),
+            ("qkv_bias", json!(self.biases.value)),
+            ("query_bias", json!(self.biases.query)),
+            ("key_bias", json!(self.biases.key)),
+            ("value_bias", json!(self.biases.value)),
+            ("proj_bias", json!(self.biases.out)),
+            ("mlp_bias", json!(self.biases.mlp)),
             ("use_mask_token", json!(self.mask_token)),
             ("use_swiglu_ffn", json!(self.swiglu)),
+            ("use_gated_mlp", json!(self.gated)),
+            ("use_head", json!(self.pooling_head)),
+            ("rope_theta", json!(self.rope_theta)),
+            ("is_native", json!(self.native)),
         ] {
             if keys.contains_key(key) {
                 out[key] = value;
             }
         }
-        if with_registers.is_some() {
+        if with_registers.is_some() || self.family.positions == Positions::Rotary {
             out["num_register_tokens"] = json!(self.registers);
         }
         out
@@ -225,6 +288,17 @@ impl VisionConfig {
         self.side() / self.patch_size
     }
 
+    /// Whether the images may have another size than the configuration's.
+    pub fn fits_any_size(&self) -> bool {
+        self.family.interpolates || self.native
+    }
+
+    /// The number of matrices of a feed-forward block that are as large as the width times the MLP's width; a SwiGLU of two
+    /// thirds of that width counts as two.
+    pub fn mlp_matrices(&self) -> usize {
+        if self.gated { 3 } else { 2 }
+    }
+
     /// The width of a gated feed-forward block: two thirds of the MLP's width, rounded up to a multiple of 8.
     pub fn swiglu_width(&self) -> usize {
         (self.intermediate_size * 2 / 3).next_multiple_of(8)
@@ -233,6 +307,11 @@ impl VisionConfig {
     /// The side of the input images, in pixels.
     pub fn side(&self) -> usize {
         self.input_size.unwrap_or(self.image_size)
+    }
+
+    /// The sizes of an image's pixel values: channels, height and width.
+    pub fn pixel_shape(&self) -> [usize; 3] {
+        [self.num_channels, self.side(), self.side()]
     }
 
     /// The number of positions before the patches: CLS and registers.
@@ -271,7 +350,19 @@ impl VisionConfig {
         at_most("vision_config", &bounds)?;
         at_most("vision_config", &[("(image_size / patch_size)^2", self.num_patches(), most::VISUAL)])?;
         above_zero("vision_config.layer_norm_eps", self.layer_norm_eps)?;
+        above_zero("vision_config.rope_theta", self.rope_theta)?;
         divides("vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)?;
+        // Half of the numbers turn with the row and half with the column, in pairs; so it is with sines.
+        let quarters = match (self.family.positions, self.native) {
+            (Positions::Rotary, _) => Some(("the width of a head", self.hidden_size / self.num_attention_heads)),
+            (_, true) => Some(("hidden_size", self.hidden_size)),
+            _ => None,
+        };
+        if let Some((what, width)) = quarters.filter(|(_, width)| !width.is_multiple_of(4)) {
+            return Err(ConfigError::Inconsistent(format!(
+                "vision_config: {what} is {width}, and must be a multiple of 4"
+            )));
+        }
         if self.patch_size > self.image_size.min(self.side()) {
             return Err(ConfigError::Inconsistent(format!(
                 "vision_config.patch_size {} is larger than image_size {}",

@@ -19,30 +19,45 @@ pub struct VisionFamily {
     pub registers_name: Option<&'static str>,
     /// There is a CLS position before the patches.
     pub class: bool,
-    /// CLS and the positions are parameters with a batch dimension (`cls_token`, `position_embeddings`) instead of a
-    /// vector and a table (`class_embedding`, `position_embedding`).
-    pub batched_embeddings: bool,
-    /// Position embeddings are interpolated to the size of the input images.
+    /// How the patches' positions are told.
+    pub positions: Positions,
+    /// The images may have another size than the configuration's: position embeddings are interpolated to it, or there are
+    /// none. (AIMv2's `is_native` says the same of one model.)
     pub interpolates: bool,
     /// The convolution of the patches has a bias.
     pub patch_bias: bool,
     /// There is a norm before the layers.
     pub pre_norm: bool,
+    /// All norms are RMS norms, and there is one behind the convolution of the patches.
+    pub rms_norms: bool,
+    /// The feed-forward block is gated, with matrices of its own for the gate.
+    pub gated: bool,
     /// Each block's output is scaled by a vector.
     pub layer_scale: bool,
     /// llama.cpp's `clip.cpp` computes it in front of LLaVA's projector.
     pub in_clip_cpp: bool,
     /// The names of the tensors on disk, if they differ from CLIP's, which the network's fields follow.
     pub names: Option<&'static VisionNames>,
-    /// The keys of the family's class in transformers 5.23 that change the computation, with their defaults; the
+    /// The keys of the family's class in transformers 5.24 that change the computation, with their defaults; the
     /// argument says whether it is the class with registers. Keys that only some classes have are read and written only
     /// if they are listed here.
     pub class_defaults: fn(bool) -> Value,
 }
 
+/// How an encoder tells the positions of patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// A table of embeddings (`position_embedding`); CLS is a vector (`class_embedding`).
+    Table,
+    /// A parameter with a batch dimension (`position_embeddings`), as CLS is (`cls_token`).
+    Batched,
+    /// Queries and keys are rotated by their place in the grid; CLS is as with `Batched`.
+    Rotary,
+}
+
 /// The names of a family's tensors on disk, as pairs of the name on disk and the name in this project.
 pub struct VisionNames {
-    /// A parameter, by this project's name, that only encoders with these names have.
+    /// A parameter, by this project's name, that no encoder has whose names come later in [`VisionNames::all`] or are CLIP's.
     pub mark: &'static str,
     /// A prefix that the names in some files have.
     pub prefix: &'static str,
@@ -65,10 +80,12 @@ static CLIP: VisionFamily = VisionFamily {
     joint_name: Some("clip"),
     registers_name: None,
     class: true,
-    batched_embeddings: false,
+    positions: Positions::Table,
     interpolates: false,
     patch_bias: false,
     pre_norm: true,
+    rms_norms: false,
+    gated: false,
     layer_scale: false,
     in_clip_cpp: true,
     names: None,
@@ -87,10 +104,12 @@ static SIGLIP: VisionFamily = VisionFamily {
     joint_name: Some("siglip"),
     registers_name: None,
     class: false,
-    batched_embeddings: false,
+    positions: Positions::Table,
     interpolates: false,
     patch_bias: true,
     pre_norm: false,
+    rms_norms: false,
+    gated: false,
     layer_scale: false,
     in_clip_cpp: true,
     names: None,
@@ -109,10 +128,12 @@ static DINOV2: VisionFamily = VisionFamily {
     joint_name: None,
     registers_name: Some("dinov2_with_registers"),
     class: true,
-    batched_embeddings: true,
+    positions: Positions::Batched,
     interpolates: true,
     patch_bias: true,
     pre_norm: false,
+    rms_norms: false,
+    gated: false,
     layer_scale: true,
     in_clip_cpp: false,
     names: Some(&DINOV2_NAMES),
@@ -129,9 +150,9 @@ static DINOV2: VisionFamily = VisionFamily {
 };
 
 static DINOV2_NAMES: VisionNames = VisionNames {
-    mark: "embeddings.cls_token",
+    mark: "embeddings.position_embeddings",
     prefix: "dinov2.",
-    renamed: &["encoder.layer.", "embeddings.patch_embeddings."],
+    renamed: &["encoder.layer.", "embeddings.patch_embeddings.projection."],
     starts: &[("layernorm.", "post_layernorm.")],
     parts: &[
         ("embeddings.patch_embeddings.projection.", "embeddings.patch_embedding."),
@@ -154,9 +175,95 @@ static DINOV2_NAMES: VisionNames = VisionNames {
     ],
 };
 
+/// DINOv3's transformers: CLS, registers and layer scale as DINOv2's, and rotary positions. The random changes of the
+/// positions that transformers makes in training mode are left out.
+static DINOV3: VisionFamily = VisionFamily {
+    name: "dinov3_vit",
+    joint_name: None,
+    registers_name: None,
+    class: true,
+    positions: Positions::Rotary,
+    interpolates: true,
+    patch_bias: true,
+    pre_norm: false,
+    rms_norms: false,
+    gated: false,
+    layer_scale: true,
+    in_clip_cpp: false,
+    names: Some(&DINOV3_NAMES),
+    class_defaults: |_| {
+        json!({
+            "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 6,
+            "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-5,
+            "attention_dropout": 0.0, "drop_path_rate": 0.0, "rope_theta": 100.0, "query_bias": true, "key_bias": false,
+            "value_bias": true, "proj_bias": true, "mlp_bias": true, "use_gated_mlp": false, "num_register_tokens": 0,
+        })
+    },
+};
+
+static DINOV3_NAMES: VisionNames = VisionNames {
+    mark: "embeddings.cls_token",
+    prefix: "model.",
+    renamed: &["layer.", "embeddings.patch_embeddings."],
+    starts: &[("norm.", "post_layernorm.")],
+    parts: &[
+        ("embeddings.patch_embeddings.", "embeddings.patch_embedding."),
+        (".norm1.", ".layer_norm1."),
+        (".norm2.", ".layer_norm2."),
+        (".attention.o_proj.", ".self_attn.out_proj."),
+        (".attention.", ".self_attn."),
+        (".mlp.gate_proj.", ".mlp.gate."),
+        (".mlp.up_proj.", ".mlp.fc1."),
+        (".mlp.down_proj.", ".mlp.fc2."),
+        ("layer.", "encoder.layers."),
+    ],
+    ends: &[(".layer_scale1.lambda1", ".layer_scale1"), (".layer_scale2.lambda1", ".layer_scale2")],
+    modules: &[("model.layer.", "encoder.layers.")],
+};
+
+/// AIMv2: RMS norms, a gated feed-forward block and no CLS; positions by a table, or by sines (`is_native`).
+static AIMV2: VisionFamily = VisionFamily {
+    name: "aimv2_vision_model",
+    joint_name: Some("aimv2"),
+    registers_name: None,
+    class: false,
+    positions: Positions::Table,
+    interpolates: false,
+    patch_bias: true,
+    pre_norm: false,
+    rms_norms: true,
+    gated: true,
+    layer_scale: false,
+    in_clip_cpp: false,
+    names: Some(&AIMV2_NAMES),
+    class_defaults: |_| {
+        json!({
+            "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 8,
+            "num_channels": 3, "image_size": 224, "patch_size": 14, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+            "attention_dropout": 0.0, "qkv_bias": false, "mlp_bias": false, "use_head": true, "is_native": false,
+        })
+    },
+};
+
+static AIMV2_NAMES: VisionNames = VisionNames {
+    mark: "rms_norm.weight",
+    prefix: "",
+    renamed: &["encoder.layers.", "embeddings.patch_embed."],
+    starts: &[],
+    parts: &[
+        ("embeddings.patch_embed.", "embeddings.patch_embedding."),
+        (".attention.", ".self_attn."),
+        (".ffn.gate_proj.", ".mlp.gate."),
+        (".ffn.up_proj.", ".mlp.fc1."),
+        (".ffn.down_proj.", ".mlp.fc2."),
+    ],
+    ends: &[],
+    modules: &[],
+};
+
 impl VisionFamily {
     /// Every family; a config.json without a `model_type` is of the first one.
-    pub const ALL: [&'static Self; 3] = [&CLIP, &SIGLIP, &DINOV2];
+    pub const ALL: [&'static Self; 5] = [&CLIP, &SIGLIP, &DINOV2, &DINOV3, &AIMV2];
 
     /// The family of a `model_type` in config.json, and whether it is the class with registers; the
     /// first one for `None`.
@@ -167,7 +274,7 @@ impl VisionFamily {
         Some((family, family.registers_name == Some(name)))
     }
 
-    /// Whether a `model_type` starts as one of ours does, such as `dinov3_vit`: a vision encoder, if not one that is read.
+    /// Whether a `model_type` starts as one of ours does, such as `dinov3_convnext`: a vision encoder, if not one that is read.
     pub(crate) fn is_relative(name: &str) -> bool {
         // Up to the first digit or underscore: `clip`, `siglip`, `dinov`.
         let stem = |name: &'static str| name.split(|c: char| c == '_' || c.is_ascii_digit()).next().unwrap_or(name);
@@ -240,11 +347,14 @@ mod tests {
                 assert_eq!(VisionFamily::of(Some(name)), Some((family, registers)), "{name}");
             }
         }
-        let all = "clip_vision_model, siglip_vision_model, dinov2 or dinov2_with_registers";
+        let all =
+            "clip_vision_model, siglip_vision_model, dinov2, dinov2_with_registers, dinov3_vit or aimv2_vision_model";
         assert_eq!(VisionFamily::supported(), all);
         assert_eq!(VisionFamily::of(None), Some((VisionFamily::ALL[0], false)));
         assert_eq!(VisionFamily::of(Some("vit")), None);
-        for (name, relative) in [("clip", true), ("siglip2", true), ("dinov3_vit", true), ("vit", false), ("", false)] {
+        for (name, relative) in
+            [("clip", true), ("siglip2", true), ("dinov3_convnext", true), ("vit", false), ("", false)]
+        {
             assert_eq!(VisionFamily::is_relative(name), relative, "{name}");
         }
     }

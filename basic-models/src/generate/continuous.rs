@@ -227,8 +227,7 @@ impl<'m> ContinuousBatch<'m> {
         let positions = sequence.prompt.image_positions.iter().map(ExactSizeIterator::len).sum();
         let tiles = &sequence.prompt.tiles;
         let rows = tiles.iter().map(Tiles::tokens).sum();
-        let vision = &self.model.config().vision_config;
-        let values = vision.num_channels * vision.side() * vision.side();
+        let values = self.model.config().image_shape().iter().product::<usize>();
         let fits = |(pixels, tiles): (&Arc<[f32]>, &Tiles)| pixels.len() == tiles.count().saturating_mul(values);
         if !sequence.pixels.iter().zip(tiles).all(fits) {
             let found = sequence.pixels.iter().map(|pixels| pixels.len()).sum::<usize>() / values.max(1);
@@ -347,10 +346,8 @@ fn logits_after(
     };
     let mut rest = ImageTokens::from(rest);
     rest.pixels = sequence.pixels[first..].iter().map(|pixels| pixels.to_vec()).collect();
-    let vision = &model.config().vision_config;
-    let shape = [vision.num_channels, vision.side(), vision.side()];
     let device = model.device().without_autodiff();
-    let batch = Batch::collate(&[rest], 0, shape, &device);
+    let batch = Batch::collate(&[rest], 0, model.config().image_shape(), &device);
     let embeddings = model.splice(&batch, model.visual_embeddings(&batch));
     let hidden = model.decode(embeddings, &[0], cache);
     Ok(model.logits(hidden).cast(DType::F32).try_into_vec_as::<f32>()?)

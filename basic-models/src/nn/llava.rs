@@ -7,6 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
 use super::linear::linear;
+use super::positions::on_grid;
 use super::{Decoder, KvCache, Masks, Projector, RotaryTables, VisionEncoder, packed_positions};
 use crate::config::LlavaConfig;
 use crate::input::Batch;
@@ -17,6 +18,8 @@ use crate::input::Batch;
 pub struct Llava {
     /// The vision encoder.
     pub vision_tower: VisionEncoder,
+    /// The other vision encoders, whose features are joined to the first one's; mostly none.
+    pub fused_vision_towers: Vec<VisionEncoder>,
     /// The projector, whose output BASIC supervises.
     pub multi_modal_projector: Projector,
     /// The decoder.
@@ -112,6 +115,7 @@ impl LlavaConfig {
         let head = LinearConfig::new(text.hidden_size, text.vocab_size).with_bias(false);
         Llava {
             vision_tower: self.vision_config.init(device),
+            fused_vision_towers: self.fused_vision_configs.iter().map(|config| config.init(device)).collect(),
             multi_modal_projector: Projector::new(self, device),
             language_model: text.init(device),
             lm_head: (!self.tied()).then(|| head.init(device)),
@@ -143,19 +147,39 @@ impl Llava {
         self.language_model.table().dtype()
     }
 
-    /// Patch features of the chosen layers side by side, without the first position if the configuration drops it.
+    /// Patch features of the chosen layers side by side, without the positions that the configuration drops. The features
+    /// of several encoders are joined by channel, on the grid of the first one's patches: the others' are interpolated to
+    /// it, bilinearly, where they have another grid.
     ///
     /// # Shapes
-    /// - pixels: `[N, channels, H, W]`
+    /// - pixels: `[N, channels, H, W]`, the sizes of [`LlavaConfig::image_shape`]
     /// - output: `[N * positions, feature width]`
     pub fn encode(&self, pixels: Tensor<4>) -> Tensor<2> {
-        // The configuration was validated when it was read, so the layers exist.
-        let layers = self.config.feature_layers().unwrap_or_default();
-        let states = self.vision_tower.hidden_states(pixels.cast(self.dtype()), &layers);
-        let features = Tensor::cat(states, 2);
+        let config = &self.config;
+        let [n, values, ..] = pixels.dims();
+        let towers = [&self.vision_tower].into_iter().chain(&self.fused_vision_towers);
+        let mut first = 0;
+        let each = towers.zip(config.encoders()).map(|(tower, encoder)| {
+            let own = match config.is_fused() {
+                false => pixels.clone(),
+                true => {
+                    let [channels, height, width] = encoder.pixel_shape();
+                    let length = channels * height * width;
+                    let own = pixels.clone().reshape([n, values]).narrow(1, first, length);
+                    first += length;
+                    own.reshape([n, channels, height, width])
+                }
+            };
+            // The configuration was validated when it was read, so the layers exist.
+            let layers = config.feature_layers(encoder).unwrap_or_default();
+            let features = Tensor::cat(tower.hidden_states(own.cast(self.dtype()), &layers), 2);
+            let (positions, dropped) = (features.dims()[1], config.dropped(encoder));
+            let features = features.narrow(1, dropped, positions - dropped);
+            on_grid(features, encoder.grid(), config.vision_config.grid())
+        });
+        let features = Tensor::cat(each.collect(), 2);
         let [n, positions, width] = features.dims();
-        let first = usize::from(self.config.drops_first());
-        features.narrow(1, first, positions - first).reshape([n * (positions - first), width])
+        features.reshape([n * positions, width])
     }
 
     /// Patch features of a batch's images, as the batch gives them or encoded now, without the rows that are not kept:

@@ -1,6 +1,7 @@
-//! Interpolates position embeddings from one grid of patches to another: bicubic, like PyTorch's `interpolate`.
+//! Interpolates from one grid of patches to another, like PyTorch's `interpolate`: position embeddings bicubically, and
+//! features bilinearly. Also positions that are computed: by rotation (DINOv3) and by sines (AIMv2).
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// Interpolates the embeddings of a square grid, row by row, in f32. With `antialias`, a position of a smaller
 /// grid averages over the area that it covers (PyTorch's `antialias=True`, as in DINOv2 with registers but not
@@ -21,6 +22,82 @@ pub fn interpolated(x: Tensor<2>, old: usize, new: usize, antialias: bool) -> Te
     }
     let both = Tensor::<2>::from_data(TensorData::new(both, [new * new, old * old]), (&device, DType::F32));
     both.matmul(x.cast(DType::F32)).cast(dtype)
+}
+
+/// Interpolates the features of images on square grids, row by row, in f32: bilinear, PyTorch's `interpolate` with
+/// `align_corners=False`, as Cambrian-1 brings the grids of its encoders together.
+///
+/// # Shapes
+/// - x: `[N, old * old, width]`
+/// - output: `[N, new * new, width]`
+pub fn on_grid(x: Tensor<3>, old: usize, new: usize) -> Tensor<3> {
+    if old == new {
+        return x;
+    }
+    let [n, _, width] = x.dims();
+    let (dtype, device) = (x.dtype(), x.device().without_autodiff());
+    let along = TensorData::new(linear_weights(old, new), [1, new, old]);
+    let along = Tensor::<3>::from_data(along, (&device, DType::F32));
+    // The rows of the grids first, then the columns.
+    let rows = along.clone().matmul(x.cast(DType::F32).reshape([n, old, old * width]));
+    let columns = along.matmul(rows.reshape([n * new, old, width]));
+    columns.reshape([n, new * new, width]).cast(dtype)
+}
+
+/// The angles by which queries and keys are turned.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    /// `[1, T, width / 2]`
+    pub cos: Tensor<3>,
+    /// `[1, T, width / 2]`
+    pub sin: Tensor<3>,
+}
+
+/// DINOv3's rotary positions of a square grid, behind `special` positions that do not turn: half of a head's pairs turn with
+/// the row of the patch's middle and half with its column, both from -1 to 1.
+pub fn rotation(side: usize, special: usize, width: usize, theta: f64, dtype: DType, device: &Device) -> Rotation {
+    let frequencies: Vec<f64> =
+        (0..width / 4).map(|i| 2.0 * std::f64::consts::PI / theta.powf(4.0 * i as f64 / width as f64)).collect();
+    let place = |index: usize| 2.0 * (index as f64 + 0.5) / side as f64 - 1.0;
+    let mut angles = vec![0f64; special * (width / 2)];
+    for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
+        angles.extend([row, column].into_iter().flat_map(|at| frequencies.iter().map(move |f| place(at) * f)));
+    }
+    let of = |function: fn(f64) -> f64| {
+        let values: Vec<f32> = angles.iter().map(|angle| function(*angle) as f32).collect();
+        let shape = [1, special + side * side, width / 2];
+        Tensor::<3>::from_data(TensorData::new(values, shape), (device, DType::F32)).cast(dtype)
+    };
+    Rotation { cos: of(f64::cos), sin: of(f64::sin) }
+}
+
+/// AIMv2's positions by sines, `[side * side, width]`: sine and cosine of the column, then of the row.
+pub fn sines(side: usize, width: usize, dtype: DType, device: &Device) -> Tensor<2> {
+    let quarter = width / 4;
+    let frequencies: Vec<f64> = (0..quarter).map(|i| 1e4f64.powf(-(i as f64) / quarter as f64)).collect();
+    let mut values = Vec::with_capacity(side * side * width);
+    for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
+        for at in [column, row] {
+            values.extend(frequencies.iter().map(|f| (at as f64 * f).sin() as f32));
+            values.extend(frequencies.iter().map(|f| (at as f64 * f).cos() as f32));
+        }
+    }
+    Tensor::<2>::from_data(TensorData::new(values, [side * side, width]), (device, DType::F32)).cast(dtype)
+}
+
+/// The bilinear weights of the `old` samples in each of the `new` ones, `[new, old]`.
+fn linear_weights(old: usize, new: usize) -> Vec<f32> {
+    let scale = old as f64 / new as f64;
+    let mut all = vec![0f32; new * old];
+    for (i, row) in all.chunks_mut(old).enumerate() {
+        // The place of the middle of a new sample; before the first sample and behind the last one is their value.
+        let place = ((i as f64 + 0.5) * scale - 0.5).clamp(0.0, (old - 1) as f64);
+        let first = place.floor();
+        let share = (place - first) as f32;
+        row[first as usize] += 1.0 - share;
+        row[(first as usize + 1).min(old - 1)] += share;
+    }
+    all
 }
 
 /// The weights of the `old` samples in each of the `new` ones, `[new, old]`.
@@ -65,6 +142,23 @@ fn cubic(x: f64, a: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn features_are_interpolated_between_the_middles_of_their_patches() {
+        // PyTorch: interpolate(torch.arange(3.).reshape(1, 1, 3), size=n, mode="linear", align_corners=False)
+        for (new, expected) in [(2, vec![0.25, 1.75]), (6, vec![0.0, 0.25, 0.75, 1.25, 1.75, 2.0]), (1, vec![1.0])] {
+            let found: Vec<f32> = linear_weights(3, new).chunks(3).map(|row| row[1] + 2.0 * row[2]).collect();
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+        }
+        let device = basic_core::DeviceSpec::Cpu.open().unwrap();
+        // Two images whose features are 10 * row + column, and minus that.
+        let plane: Vec<f32> = (0..9).map(|i| (i / 3 * 10 + i % 3) as f32).collect();
+        let values: Vec<f32> = plane.iter().copied().chain(plane.iter().map(|x| -x)).collect();
+        let x = Tensor::<3>::from_data(TensorData::new(values, [2, 9, 1]), &device);
+        let y: Vec<f32> = on_grid(x, 3, 2).into_data().try_to_vec().unwrap();
+        assert_eq!(y[..4], [2.75, 4.25, 17.75, 19.25]);
+        assert_eq!(y[4..], [-2.75, -4.25, -17.75, -19.25]);
+    }
 
     #[test]
     fn a_grid_of_the_same_size_stays_and_constants_stay_constant() {

@@ -8,7 +8,8 @@ mod qformer;
 
 use burn::module::{Module, Param};
 use burn::nn::{Initializer, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Device, Tensor};
 
 use super::activate;
 use super::linear::linear;
@@ -47,11 +48,11 @@ impl Projector {
     pub fn new(config: &LlavaConfig, device: &Device) -> Self {
         let (kind, d) = (config.projector, config.text_config.hidden_size);
         let layers = kind.layers();
-        let joined = config.feature_width() * kind.shuffle() * kind.shuffle();
+        let widths = kind.widths(config.feature_width(), d);
         let bias = config.multimodal_projector_bias;
         let layer = |index: usize| {
-            let input = if index == 0 { joined } else { d };
-            LinearConfig::new(input, d).with_bias(bias).init(device)
+            let [input, output] = widths[index];
+            LinearConfig::new(input, output).with_bias(bias).init(device)
         };
         let (vision, positions) = (config.feature_width(), config.features());
         let side = kind.pooled_side().unwrap_or(1);
@@ -117,6 +118,22 @@ impl Projector {
         x
     }
 
+    /// For a resampler of learned queries, how much each of them attends to each position of the features in the last layer
+    /// that reads them, as the mean over the heads; `None` for any other projector.
+    ///
+    /// # Shapes
+    /// - features: `[N * P, vision]`, whole images
+    /// - output: `[N, Q, P]`
+    pub fn reads(&self, features: Tensor<2>) -> Option<Tensor<3>> {
+        let [rows, vision] = features.dims();
+        let features = features.reshape([rows / self.positions, self.positions, vision]);
+        match (&self.perceiver, &self.qformer) {
+            (Some(module), _) => Some(module.reads(features)),
+            (_, Some(module)) => Some(module.reads(features)),
+            _ => None,
+        }
+    }
+
     /// The visual embeddings of a resampler, `[N, Q, d]`, from features `[N, P, vision]`.
     fn resampled(&self, features: Tensor<3>) -> Tensor<3> {
         match (&self.perceiver, &self.qformer, &self.c_abstractor, &self.ldpv2) {
@@ -127,6 +144,20 @@ impl Projector {
             _ => features,
         }
     }
+}
+
+/// The attention's probabilities in f32, as the mean over the heads.
+///
+/// # Shapes
+/// - q: `[N, Q, heads, width]`
+/// - k: `[N, P, heads, width]`
+/// - output: `[N, Q, P]`
+fn attended(q: Tensor<4>, k: Tensor<4>) -> Tensor<3> {
+    let [n, queries, _, width] = q.dims();
+    let positions = k.dims()[1];
+    let (q, k) = (q.cast(DType::F32).swap_dims(1, 2), k.cast(DType::F32).swap_dims(1, 2));
+    let scores = q.matmul(k.transpose()).div_scalar((width as f64).sqrt());
+    softmax(scores, 3).mean_dim(1).reshape([n, queries, positions])
 }
 
 /// Joins squares of `factor` x `factor` patches into one: their features are concatenated, row by row of the square.

@@ -1,16 +1,19 @@
 //! Vision transformers (transformers' `CLIPVisionModel` and its variants; config/vision_family.rs lists the
 //! differences).
 
-use basic_core::ops::{attention_to_all, patches, swiglu};
+use basic_core::ops::{attention_to_all, patches, rotate, swiglu};
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{
+    Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig,
+};
 use burn::tensor::{Device, Tensor};
 
 use super::activate;
 use super::linear::linear;
-use super::positions::interpolated;
-use crate::config::{Activation, VisionConfig};
+use super::norm::normalized;
+use super::positions::{Rotation, interpolated, rotation, sines};
+use crate::config::{Activation, Positions, VisionConfig};
 
 /// A pre-norm vision transformer. The fields are named after CLIP's tensors on disk; other families' names
 /// are mapped to them.
@@ -20,10 +23,14 @@ pub struct VisionEncoder {
     // transformers' spelling, which is the tensor's name on disk
     pre_layrnorm: Option<LayerNorm>,
     encoder: VisionLayers,
-    // Used only for pooling; no hidden state passes through it.
-    post_layernorm: LayerNorm,
+    // Used only for pooling; no hidden state passes through it. Either of the two is present.
+    post_layernorm: Option<LayerNorm>,
+    rms_norm: Option<RmsNorm>,
     // A pooling head that no hidden state passes through, kept so that a saved checkpoint is complete.
     head: Option<PoolingHead>,
+    // The base of the rotary frequencies and the grid, if positions are told by rotation.
+    #[module(skip)]
+    rotary: Option<(f64, usize)>,
 }
 
 /// Embeddings of the patches and of the special positions before them, with position embeddings: a table, or a
@@ -31,15 +38,19 @@ pub struct VisionEncoder {
 #[derive(Module, Debug)]
 struct PatchEmbeddings {
     patch_embedding: Conv2d,
+    rms_norm: Option<RmsNorm>,
     class_embedding: Option<Param<Tensor<1>>>,
     position_embedding: Option<Embedding>,
     cls_token: Option<Param<Tensor<3>>>,
     mask_token: Option<Param<Tensor<2>>>,
+    mask_token_3d: Option<Param<Tensor<3>>>,
     position_embeddings: Option<Param<Tensor<3>>>,
     register_tokens: Option<Param<Tensor<3>>>,
     // The number of patches along a side: of the input images, and of those that the position
     // embeddings were trained for.
     grid: [usize; 2],
+    // Whether positions are told by sines.
+    native: bool,
 }
 
 #[derive(Module, Debug)]
@@ -49,10 +60,13 @@ struct VisionLayers {
 
 #[derive(Module, Debug)]
 struct VisionLayer {
-    layer_norm1: LayerNorm,
+    // Layer norms or RMS norms.
+    layer_norm1: Option<LayerNorm>,
+    rms_norm1: Option<RmsNorm>,
     self_attn: VisionAttention,
     layer_scale1: Option<Param<Tensor<1>>>,
-    layer_norm2: LayerNorm,
+    layer_norm2: Option<LayerNorm>,
+    rms_norm2: Option<RmsNorm>,
     // Either `mlp` or `swiglu` is present.
     mlp: Option<VisionMlp>,
     swiglu: Option<VisionSwiGlu>,
@@ -68,8 +82,10 @@ struct VisionAttention {
     heads: usize,
 }
 
+/// `fc2(act(fc1))`, or `fc2(act(gate) * fc1)`.
 #[derive(Module, Debug)]
 struct VisionMlp {
+    gate: Option<Linear>,
     fc1: Linear,
     fc2: Linear,
     #[module(skip)]
@@ -83,12 +99,17 @@ struct VisionSwiGlu {
     weights_out: Linear,
 }
 
+/// SigLIP's pooling head, or AIMv2's, which has the last four.
 #[derive(Module, Debug)]
 struct PoolingHead {
-    probe: Param<Tensor<3>>,
-    attention: PoolingAttention,
-    layernorm: LayerNorm,
-    mlp: VisionMlp,
+    probe: Option<Param<Tensor<3>>>,
+    attention: Option<PoolingAttention>,
+    layernorm: Option<LayerNorm>,
+    mlp: Option<VisionMlp>,
+    cls_token: Option<Param<Tensor<3>>>,
+    k_proj: Option<Linear>,
+    v_proj: Option<Linear>,
+    output_proj: Option<Linear>,
 }
 
 #[derive(Module, Debug)]
@@ -102,13 +123,18 @@ impl VisionConfig {
     /// Builds the encoder. A weight is allocated only when it is first used or loaded.
     pub fn init(&self, device: &Device) -> VisionEncoder {
         let d = self.hidden_size;
-        let norm = || LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device);
+        let family = self.family;
+        let layer_norm = || LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device);
+        let norm = || (!family.rms_norms).then(layer_norm);
+        let rms_norm = || family.rms_norms.then(|| self.rms_norm(device));
         let scale = || self.family.layer_scale.then(|| Initializer::Ones.init([d], device));
         let layer = |_| VisionLayer {
             layer_norm1: norm(),
+            rms_norm1: rms_norm(),
             self_attn: self.attention(device),
             layer_scale1: scale(),
             layer_norm2: norm(),
+            rms_norm2: rms_norm(),
             mlp: (!self.swiglu).then(|| self.mlp(device)),
             swiglu: self.swiglu.then(|| VisionSwiGlu {
                 weights_in: LinearConfig::new(d, 2 * self.swiglu_width()).init(device),
@@ -118,19 +144,36 @@ impl VisionConfig {
         };
         VisionEncoder {
             embeddings: self.patch_embeddings(device),
-            pre_layrnorm: self.family.pre_norm.then(norm),
+            pre_layrnorm: family.pre_norm.then(layer_norm),
             encoder: VisionLayers { layers: (0..self.num_hidden_layers).map(layer).collect() },
             post_layernorm: norm(),
-            head: self.pooling_head.then(|| PoolingHead {
-                probe: Initializer::Zeros.init([1, 1, d], device),
-                attention: PoolingAttention {
-                    in_proj_weight: Initializer::Zeros.init([3 * d, d], device),
-                    in_proj_bias: Initializer::Zeros.init([3 * d], device),
-                    out_proj: LinearConfig::new(d, d).init(device),
-                },
-                layernorm: norm(),
-                mlp: self.mlp(device),
+            rms_norm: rms_norm(),
+            head: self.pooling_head.then(|| self.head(device)),
+            rotary: (family.positions == Positions::Rotary).then(|| (self.rope_theta, self.grid())),
+        }
+    }
+
+    fn rms_norm(&self, device: &Device) -> RmsNorm {
+        RmsNormConfig::new(self.hidden_size).with_epsilon(self.layer_norm_eps).init(device)
+    }
+
+    fn head(&self, device: &Device) -> PoolingHead {
+        let (d, aim) = (self.hidden_size, self.family.rms_norms);
+        let linear = |bias: bool| LinearConfig::new(d, d).with_bias(bias).init(device);
+        let token = || Initializer::Zeros.init([1, 1, d], device);
+        PoolingHead {
+            probe: (!aim).then(token),
+            attention: (!aim).then(|| PoolingAttention {
+                in_proj_weight: Initializer::Zeros.init([3 * d, d], device),
+                in_proj_bias: Initializer::Zeros.init([3 * d], device),
+                out_proj: linear(true),
             }),
+            layernorm: (!aim).then(|| LayerNormConfig::new(d).with_epsilon(self.layer_norm_eps).init(device)),
+            mlp: (!aim).then(|| self.mlp(device)),
+            cls_token: aim.then(token),
+            k_proj: aim.then(|| linear(self.biases.key)),
+            v_proj: aim.then(|| linear(self.biases.value)),
+            output_proj: aim.then(|| linear(true)),
         }
     }
 
@@ -138,39 +181,47 @@ impl VisionConfig {
         let (d, trained) = (self.hidden_size, self.image_size / self.patch_size);
         let patches = trained * trained;
         let normal = Initializer::Normal { mean: 0.0, std: 1.0 };
-        let (class, batched) = (self.family.class, self.family.batched_embeddings);
+        let (class, kind) = (self.family.class, self.family.positions);
+        let batched = kind != Positions::Table;
+        let mask = |of: bool| self.mask_token && of;
         let positions = patches + usize::from(class);
         PatchEmbeddings {
             patch_embedding: Conv2dConfig::new([self.num_channels, d], [self.patch_size; 2])
                 .with_stride([self.patch_size; 2])
                 .with_bias(self.family.patch_bias)
                 .init(device),
+            rms_norm: self.family.rms_norms.then(|| self.rms_norm(device)),
             class_embedding: (class && !batched).then(|| normal.init([d], device)),
-            position_embedding: (!batched).then(|| EmbeddingConfig::new(positions, d).init(device)),
+            position_embedding: (!batched && !self.native).then(|| EmbeddingConfig::new(positions, d).init(device)),
             cls_token: (class && batched).then(|| normal.init([1, 1, d], device)),
-            mask_token: self.mask_token.then(|| normal.init([1, d], device)),
-            position_embeddings: batched.then(|| normal.init([1, positions, d], device)),
+            mask_token: mask(kind != Positions::Rotary).then(|| normal.init([1, d], device)),
+            mask_token_3d: mask(kind == Positions::Rotary).then(|| Initializer::Zeros.init([1, 1, d], device)),
+            position_embeddings: (kind == Positions::Batched).then(|| normal.init([1, positions, d], device)),
             register_tokens: (self.registers > 0).then(|| normal.init([1, self.registers, d], device)),
             grid: [self.grid(), trained],
+            native: self.native,
         }
     }
 
     fn attention(&self, device: &Device) -> VisionAttention {
         let d = self.hidden_size;
-        let input = || LinearConfig::new(d, d).with_bias(self.qkv_bias).init(device);
+        let linear = |bias: bool| LinearConfig::new(d, d).with_bias(bias).init(device);
         VisionAttention {
-            q_proj: input(),
-            k_proj: input(),
-            v_proj: input(),
-            out_proj: LinearConfig::new(d, d).init(device),
+            q_proj: linear(self.biases.query),
+            k_proj: linear(self.biases.key),
+            v_proj: linear(self.biases.value),
+            out_proj: linear(self.biases.out),
             heads: self.num_attention_heads,
         }
     }
 
     fn mlp(&self, device: &Device) -> VisionMlp {
+        let (d, inner) = (self.hidden_size, self.intermediate_size);
+        let linear = |from, to| LinearConfig::new(from, to).with_bias(self.biases.mlp).init(device);
         VisionMlp {
-            fc1: LinearConfig::new(self.hidden_size, self.intermediate_size).init(device),
-            fc2: LinearConfig::new(self.intermediate_size, self.hidden_size).init(device),
+            gate: self.gated.then(|| linear(d, inner)),
+            fc1: linear(d, inner),
+            fc2: linear(inner, d),
             activation: self.hidden_act,
         }
     }
@@ -189,10 +240,14 @@ impl VisionEncoder {
             x = norm.forward(x);
         }
         let last = layers.iter().copied().max().unwrap_or(0);
+        let rotation = self.rotary.map(|(theta, side)| {
+            let special = x.dims()[1] - side * side;
+            rotation(side, special, self.encoder.head_width(), theta, x.dtype(), &x.device().without_autodiff())
+        });
         let mut found: Vec<Option<Tensor<3>>> = vec![None; layers.len()];
         for index in 0..=last {
             if index > 0 {
-                x = self.encoder.layers[index - 1].forward(x);
+                x = self.encoder.layers[index - 1].forward(x, rotation.as_ref());
             }
             for (slot, layer) in found.iter_mut().zip(layers) {
                 if *layer == index {
@@ -214,6 +269,13 @@ impl PatchEmbeddings {
         let Conv2d { weight, bias, .. } = &self.patch_embedding;
         let mut x = patches(pixels, weight.val(), bias.as_ref().map(|bias| bias.val())); // [N, patches, hidden]
         let [n, _, d] = x.dims();
+        if let Some(norm) = &self.rms_norm {
+            x = normalized(norm, x, false);
+        }
+        if self.native {
+            let positions = sines(self.grid[0], d, x.dtype(), &x.device().without_autodiff());
+            x = x + positions.unsqueeze::<3>();
+        }
         let class = self.class_embedding.as_ref().map(|class| class.val().reshape([1, 1, d]));
         if let Some(class) = class.or_else(|| self.cls_token.as_ref().map(|token| token.val())) {
             x = Tensor::cat(vec![class.expand([n, 1, d]), x], 1);
@@ -252,14 +314,30 @@ impl PatchEmbeddings {
     }
 }
 
+impl VisionLayers {
+    /// The width of a head; 0 without layers.
+    fn head_width(&self) -> usize {
+        self.layers.first().map_or(0, |layer| {
+            let attention = &layer.self_attn;
+            attention.q_proj.weight.lazy_shape()[1] / attention.heads
+        })
+    }
+}
+
 impl VisionLayer {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>) -> Tensor<3> {
+        let normed = |x: Tensor<3>, layer: &Option<LayerNorm>, rms: &Option<RmsNorm>| match (layer, rms) {
+            (Some(norm), _) => norm.forward(x),
+            (None, Some(norm)) => normalized(norm, x, false),
+            (None, None) => x,
+        };
         let scaled = |y: Tensor<3>, scale: &Option<Param<Tensor<1>>>| match scale {
             Some(scale) => y * scale.val().unsqueeze(),
             None => y,
         };
-        let x = x.clone() + scaled(self.self_attn.forward(self.layer_norm1.forward(x)), &self.layer_scale1);
-        let y = self.layer_norm2.forward(x.clone());
+        let y = self.self_attn.forward(normed(x.clone(), &self.layer_norm1, &self.rms_norm1), rotation);
+        let x = x + scaled(y, &self.layer_scale1);
+        let y = normed(x.clone(), &self.layer_norm2, &self.rms_norm2);
         let y = match (&self.mlp, &self.swiglu) {
             (Some(mlp), _) => mlp.forward(y),
             (None, Some(mlp)) => mlp.forward(y),
@@ -274,12 +352,16 @@ impl VisionAttention {
     ///
     /// # Shapes
     /// - x and output: `[N, T, hidden]`
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>) -> Tensor<3> {
         let [n, t, d] = x.dims();
         let width = d / self.heads;
         let split = |y: Tensor<3>| y.reshape([n, t, self.heads, width]);
-        let q = split(linear(&self.q_proj, x.clone()));
-        let k = split(linear(&self.k_proj, x.clone()));
+        let turned = |y: Tensor<4>| match rotation {
+            Some(Rotation { cos, sin }) => rotate(y, cos.clone(), sin.clone()),
+            None => y,
+        };
+        let q = turned(split(linear(&self.q_proj, x.clone())));
+        let k = turned(split(linear(&self.k_proj, x.clone())));
         let v = split(linear(&self.v_proj, x));
         linear(&self.out_proj, attention_to_all(q, k, v).reshape([n, t, d]))
     }
@@ -287,7 +369,13 @@ impl VisionAttention {
 
 impl VisionMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        linear(&self.fc2, activate(self.activation, linear(&self.fc1, x)))
+        let inner = linear(&self.fc1, x.clone());
+        let inner = match &self.gate {
+            Some(gate) if self.activation == Activation::Silu => swiglu(linear(gate, x), inner),
+            Some(gate) => activate(self.activation, linear(gate, x)) * inner,
+            None => activate(self.activation, inner),
+        };
+        linear(&self.fc2, inner)
     }
 }
 

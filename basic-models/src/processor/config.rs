@@ -1,6 +1,6 @@
 //! The settings of image processing, in the form of Hugging Face checkpoints.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -138,17 +138,30 @@ impl ImageProcessorConfig {
     /// # Errors
     /// Returns [`ProcessorError::MissingFile`], `Read`, `Json`, or `Unsupported` with the file and the key.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join(PROCESSOR_FILE);
-        if let Some(value) = read_json_if_exists(&path)?
-            && let Some(nested) = value.get("image_processor").filter(|v| v.is_object())
-        {
-            return Self::from_json(nested, &path);
-        }
-        let path = dir.join(IMAGE_FILE);
-        let names = "processor_config.json with \"image_processor\", preprocessor_config.json";
-        let value =
-            read_json_if_exists(&path)?.ok_or_else(|| ProcessorError::MissingFile { dir: dir.into(), names })?;
+        let (value, path) = file(dir)?;
         Self::from_json(&value, &path)
+    }
+
+    /// The settings for the other vision encoders of a model with several, beside those that
+    /// [`ImageProcessorConfig::load`] reads; mostly none.
+    ///
+    /// # Errors
+    /// Returns the errors of [`ImageProcessorConfig::load`].
+    pub fn load_others(dir: &Path) -> Result<Vec<Self>> {
+        let (value, path) = file(dir)?;
+        let unsupported = |value: &Value| ProcessorError::Unsupported {
+            path: path.clone(),
+            key: OTHERS.into(),
+            value: crate::outside::excerpt(&value.to_string()),
+            supported: "a list of at most 8 image processors, which cut no images into tiles",
+        };
+        let Some(found) = value.get(OTHERS).filter(|v| !v.is_null()) else { return Ok(Vec::new()) };
+        let list = found.as_array().filter(|list| list.len() <= MOST_OTHERS).ok_or_else(|| unsupported(found))?;
+        let others = list.iter().map(|value| Self::from_json(value, &path)).collect::<Result<Vec<_>>>()?;
+        match others.iter().all(|other| other.pinpoints.is_empty()) {
+            true => Ok(others),
+            false => Err(unsupported(found)),
+        }
     }
 
     /// Reads the settings from JSON; `path` is the file that errors name.
@@ -171,6 +184,12 @@ impl ImageProcessorConfig {
             ) => Self::clip(224),
             // DINOv2's processor, with the same steps and the same defaults.
             Some("BitImageProcessor" | "BitImageProcessorFast" | "BitImageProcessorPil") => Self::clip(224),
+            // DINOv3's rescales before it resizes, which differs by less than the rounding to 8 bits.
+            Some("DINOv3ViTImageProcessor" | "DINOv3ViTImageProcessorFast") => Self {
+                resample: Resample::Bilinear,
+                normalize: Some((IMAGENET_MEAN, IMAGENET_STD)),
+                ..Self::siglip(224)
+            },
             Some("SiglipImageProcessor" | "SiglipImageProcessorFast" | "SiglipImageProcessorPil") => Self::siglip(224),
             Some("LlavaImageProcessor" | "LlavaImageProcessorFast" | "LlavaImageProcessorPil") => {
                 Self { kind: ImageKind::Llava, ..Self::clip(224) }
@@ -182,8 +201,8 @@ impl ImageProcessorConfig {
                 return Err(unsupported(
                     "image_processor_type",
                     other.into(),
-                    "CLIPImageProcessor, SiglipImageProcessor, BitImageProcessor, LlavaImageProcessor, \
-                     LlavaNextImageProcessor",
+                    "CLIPImageProcessor, SiglipImageProcessor, BitImageProcessor, DINOv3ViTImageProcessor, \
+                     LlavaImageProcessor, LlavaNextImageProcessor",
                 ));
             }
         };
@@ -285,6 +304,22 @@ impl ImageProcessorConfig {
     /// # Errors
     /// Returns [`ProcessorError::Write`].
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.save_with(&[], dir)
+    }
+
+    /// [`ImageProcessorConfig::save`] with the settings for the other vision encoders of a model with several.
+    ///
+    /// # Errors
+    /// Returns [`ProcessorError::Write`].
+    pub fn save_with(&self, others: &[&Self], dir: &Path) -> Result<()> {
+        let mut out = self.to_json();
+        if !others.is_empty() {
+            out[OTHERS] = others.iter().map(|other| other.to_json()).collect();
+        }
+        write_json(&dir.join(IMAGE_FILE), &out)
+    }
+
+    fn to_json(&self) -> Value {
         let class = match self.kind {
             _ if self.pad.is_some() => "LlavaImageProcessor",
             ImageKind::Clip => "CLIPImageProcessor",
@@ -329,8 +364,30 @@ impl ImageProcessorConfig {
             // transformers computes the colour from the mean even if it does not normalize.
             out["image_mean"] = json!(color.map(|value| (f64::from(value) + 0.5) / 255.0));
         }
-        write_json(&dir.join(IMAGE_FILE), &out)
+        out
     }
+}
+
+/// ImageNet's means and deviations.
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// The key for the image processors of a model's other vision encoders, which no class of transformers has.
+const OTHERS: &str = "fused_image_processors";
+const MOST_OTHERS: usize = 8;
+
+/// The JSON with a checkpoint's settings, and the file that it is from.
+fn file(dir: &Path) -> Result<(Value, PathBuf)> {
+    let path = dir.join(PROCESSOR_FILE);
+    if let Some(value) = read_json_if_exists(&path)?
+        && let Some(nested) = value.get("image_processor").filter(|v| v.is_object())
+    {
+        return Ok((nested.clone(), path));
+    }
+    let path = dir.join(IMAGE_FILE);
+    let names = "processor_config.json with \"image_processor\", preprocessor_config.json";
+    let value = read_json_if_exists(&path)?.ok_or_else(|| ProcessorError::MissingFile { dir: dir.into(), names })?;
+    Ok((value, path))
 }
 
 #[derive(Deserialize)]

@@ -13,7 +13,8 @@ use super::{
 /// The input of the vision encoder: one image, or its tiles, channels first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PixelValues {
-    /// `[tiles, 3, height, width]`, row-major; the base image is the first tile.
+    /// `[tiles, 3, height, width]`, row-major; the base image is the first tile. For several vision encoders, the pixel
+    /// values for each of them, one after another, with a height and a width of 1.
     pub data: Vec<f32>,
     /// The number of tiles: 1 if the image is not cut.
     pub tiles: usize,
@@ -31,6 +32,8 @@ pub struct PixelValues {
 pub struct ImageProcessor {
     config: ImageProcessorConfig,
     max_pixels: u64,
+    /// Those of the other vision encoders that see the same image.
+    others: Vec<Self>,
     /// The result of rescaling and normalization for every 8-bit value, per channel.
     table: Box<[[f32; 256]; 3]>,
 }
@@ -44,7 +47,7 @@ impl ImageProcessor {
                 *out = config.number(value as u8, channel);
             }
         }
-        Self { config, max_pixels: DEFAULT_MAX_PIXELS, table }
+        Self { config, max_pixels: DEFAULT_MAX_PIXELS, others: Vec::new(), table }
     }
 
     /// Reads a checkpoint's settings; see [`ImageProcessorConfig::load`].
@@ -52,14 +55,38 @@ impl ImageProcessor {
     /// # Errors
     /// Returns the errors of [`ImageProcessorConfig::load`].
     pub fn load(dir: &Path) -> Result<Self> {
-        ImageProcessorConfig::load(dir).map(Self::new)
+        let others = ImageProcessorConfig::load_others(dir)?.into_iter().map(Self::new).collect();
+        Ok(Self::new(ImageProcessorConfig::load(dir)?).with_others(others))
+    }
+
+    /// The same processor with those of further vision encoders that see the same image: it then gives the pixel values
+    /// for each of them, in order.
+    #[must_use]
+    pub fn with_others(self, others: Vec<Self>) -> Self {
+        Self { others, ..self }
+    }
+
+    /// The processors of all vision encoders, this one first.
+    pub fn each(&self) -> impl Iterator<Item = &Self> {
+        [self].into_iter().chain(&self.others)
+    }
+
+    /// The same processors with LLaVA's `image_aspect_ratio`; see [`ImageProcessorConfig::with_aspect_ratio`].
+    ///
+    /// # Errors
+    /// Returns [`ProcessorError::Unsupported`], which names `path`.
+    pub fn with_aspect_ratio(&self, ratio: &str, path: &Path) -> Result<Self> {
+        let others = self.others.iter().map(|other| other.with_aspect_ratio(ratio, path));
+        let config = self.config.clone().with_aspect_ratio(ratio, path)?;
+        Ok(Self::new(config).with_max_pixels(self.max_pixels).with_others(others.collect::<Result<_>>()?))
     }
 
     /// The same processor with another limit of pixels, for the image itself and for what it is padded or resized to on
     /// the way. [`DEFAULT_MAX_PIXELS`] by default.
     #[must_use]
     pub fn with_max_pixels(self, max_pixels: u64) -> Self {
-        Self { max_pixels, ..self }
+        let others = self.others.into_iter().map(|other| other.with_max_pixels(max_pixels)).collect();
+        Self { max_pixels, others, ..self }
     }
 
     /// Writes preprocessor_config.json; see [`ImageProcessorConfig::save`].
@@ -67,7 +94,7 @@ impl ImageProcessor {
     /// # Errors
     /// Returns [`ProcessorError::Write`].
     pub fn save(&self, dir: &Path) -> Result<()> {
-        self.config.save(dir)
+        self.config.save_with(&self.others.iter().map(Self::config).collect::<Vec<_>>(), dir)
     }
 
     /// The settings.
@@ -77,10 +104,11 @@ impl ImageProcessor {
 
     /// All that the pixel values depend on beside the image, as a text.
     pub fn identity(&self) -> String {
-        format!("{:?} {}", self.config, self.max_pixels)
+        let each = self.each().map(|images| format!("{:?} {}", images.config, images.max_pixels));
+        each.collect::<Vec<_>>().join(" ")
     }
 
-    /// `(height, width)` of every processed image or tile, if the settings determine it.
+    /// `(height, width)` of every processed image or tile, if the settings determine it; the first vision encoder's.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         match (self.config.crop, self.config.size) {
             (Some((height, width)), _) | (None, Some(Size::Exact { height, width })) => {
@@ -106,12 +134,27 @@ impl ImageProcessor {
         self.process(&decode_image_within(name, bytes, self.max_pixels)?)
     }
 
-    /// Processes one image.
+    /// Processes one image, for each vision encoder if there are several.
     ///
     /// # Errors
     /// Returns [`ProcessorError::Resize`] for an image without pixels, and for one whose aspect ratio is so extreme
     /// that processing it would take more pixels than the limit.
     pub fn process(&self, image: &RgbImage) -> Result<PixelValues> {
+        let mut values = self.process_alone(image)?;
+        if self.others.is_empty() {
+            return Ok(values);
+        }
+        for other in &self.others {
+            values.data.extend(other.process_alone(image)?.data);
+        }
+        Ok(PixelValues { height: 1, width: 1, ..values })
+    }
+
+    /// Processes one image for this processor's own vision encoder.
+    ///
+    /// # Errors
+    /// Returns the errors of [`ImageProcessor::process`].
+    pub fn process_alone(&self, image: &RgbImage) -> Result<PixelValues> {
         let (width, height) = image.dimensions();
         if width == 0 || height == 0 {
             return Err(fail(image, (width.into(), height.into()), "it has no pixels".into()));

@@ -10,7 +10,7 @@ use futures_util::stream::unfold;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::write::{Answer, Head};
+use super::write::{Answer, Head, Shape};
 use crate::engine::{Engine, Said};
 use crate::error::ApiError;
 
@@ -67,6 +67,11 @@ impl Streaming {
             }
             match self.heard.recv().await {
                 Some(Said::Token { index, id, text, logprobs, finish }) => {
+                    // As OpenAI's server does, a chunk with the role tells that an answer has begun, whether or not the
+                    // first token is a text by itself.
+                    if self.head.shape == Shape::Chat && self.sent.get(index).is_some_and(|(begun, _)| !begun) {
+                        self.send(index, &Answer::default());
+                    }
                     let Some(answer) = self.answers.get_mut(index) else { continue };
                     let told = logprobs.is_some();
                     let text = answer.add(self.head.shape, id, &text, logprobs.clone()).to_string();

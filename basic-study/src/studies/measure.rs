@@ -10,7 +10,7 @@ use basic_eval::measures::{grounding, mean_lengths, mean_loss};
 use basic_eval::questions::{EvalOptions, Question, answer, read_questions, score};
 use basic_models::Checkpoint;
 use basic_models::nn::Llava;
-use basic_train::recipe::{Mode, Part, Recipe};
+use basic_train::recipe::Recipe;
 use basic_train::train::Stores;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
@@ -121,7 +121,7 @@ impl Evaluator {
 
     /// Features of images are kept as long as the same frozen vision encoder sees them in the same way.
     pub fn keep_features(&mut self, first: &Recipe, chain: &[Recipe], run: &Path) -> Result<(), AblateError> {
-        let frozen = chain.iter().all(|recipe| recipe.mode(Part::Vision) == Mode::Frozen);
+        let frozen = chain.iter().all(Recipe::freezes_encoders);
         let model = &first.model;
         let last = chain.last().unwrap_or(first);
         let encoder = match frozen {

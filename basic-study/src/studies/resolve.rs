@@ -81,7 +81,9 @@ impl<'a> Resolver<'a> {
             if stage > 0 {
                 let model = table.entry("model").or_insert_with(|| Value::Table(Table::new()));
                 if let Value::Table(model) = model {
-                    ["vision", "llm", "projector"].iter().for_each(|key| drop(model.remove(*key)));
+                    ["vision", "llm", "projector", "image_grid_pinpoints"]
+                        .iter()
+                        .for_each(|key| drop(model.remove(*key)));
                     model.insert("checkpoint".into(), Value::String(EARLIER.into()));
                 }
             }

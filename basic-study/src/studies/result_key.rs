@@ -58,14 +58,15 @@ impl<'a> Keys<'a> {
         let data = self.data(resolved);
         let model = &resolved.placed.model;
         let named = &resolved.named.model;
-        let pairs = [(&named.checkpoint, &model.checkpoint), (&named.vision, &model.vision), (&named.llm, &model.llm)];
+        let of = |model: &ModelConfig| -> Vec<PathBuf> {
+            let vision = model.vision.iter().flat_map(|vision| vision.all());
+            model.checkpoint.iter().chain(vision).chain(&model.llm).cloned().collect()
+        };
         let mut files: Vec<Value> = Vec::new();
-        for (named, placed) in pairs {
-            if let (Some(named), Some(placed)) = (named, placed) {
-                files.push(self.directory(named, placed));
-            }
+        for (named, placed) in of(named).iter().zip(&of(model)) {
+            files.push(self.directory(named, placed));
         }
-        for part in Part::ALL {
+        for part in Part::ALL.into_iter().filter(|part| resolved.named.parts.is_apart(*part)) {
             if let (Some(named), Some(placed)) =
                 (&resolved.named.parts.of(part).adapters, &resolved.placed.parts.of(part).adapters)
             {

@@ -2,14 +2,14 @@
 //! with measurements.
 
 use basic_core::ops::{BLOCK_BUDGET, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, block_budget};
-use basic_models::LlavaConfig;
-use basic_models::config::{Activation, DecoderConfig, LayerNorms, QkNorm};
+use basic_models::config::{Activation, DecoderConfig, LayerNorms, ProjectorKind, QkNorm};
+use basic_models::{LlavaConfig, VisionConfig};
 use serde::Serialize;
 
 use super::parts::{PartCounts, is_zero};
 use super::wide::{Wide, wide};
 use crate::parallel::shard::LAYERS;
-use crate::recipe::{Mode, Shard};
+use crate::recipe::{Mode, Part, Shard};
 
 /// What determines a step's memory on one device, besides the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,7 +91,7 @@ impl Memory {
     pub fn of(config: &LlavaConfig, parts: &[PartCounts], load: &Load) -> Self {
         let element = load.element;
         let trained = parts.iter().fold(wide(0u64), |sum, part| sum + part.trained);
-        let [vision, _, decoder, ..] = parts else { return Self::default() };
+        let [_, _, decoder, ..] = parts else { return Self::default() };
         let text = &config.text_config;
         let (layers, tokens) = (wide(text.num_hidden_layers), wide(load.samples) * load.positions);
         let stream = tokens * wide(text.hidden_size) * element;
@@ -120,7 +120,7 @@ impl Memory {
             buckets: buckets(parts, load).narrow(),
             decoder_activations: kept.narrow(),
             composed_weights: if load.recompute { (composed / layers).narrow() } else { composed.narrow() },
-            vision: encoder(config, vision, load).narrow(),
+            vision: encoders(config, parts, load).narrow(),
             projector_activations: projector(config, load).narrow(),
             losses,
             // A GPU frees its chunks of logits before the layers' backward pass, so only the part beyond them is
@@ -210,27 +210,51 @@ fn decoder_layer(config: &DecoderConfig, counts: &PartCounts, load: &Load) -> Wi
     kept * load.element + norms * d * norm + 4 * heads
 }
 
-/// The vision encoder. The probabilities of its attention are materialized, in f32 and in the parameters' type.
-fn encoder(config: &LlavaConfig, counts: &PartCounts, load: &Load) -> Wide {
-    let vision = &config.vision_config;
+/// The vision encoders: what the layers of those that are trained keep, and the highest peak of those that are frozen, of
+/// which only the features are kept. They run one after another.
+fn encoders(config: &LlavaConfig, parts: &[PartCounts], load: &Load) -> Wide {
+    let mode = |part: Part| parts.iter().find(|counts| counts.part == part).map_or(Mode::Frozen, |counts| counts.mode);
+    let modes = [mode(Part::Vision), mode(Part::FusedVision)];
+    let all_frozen = modes == [Mode::Frozen; 2];
+    // Images of which the features are kept are encoded some at a time, the others all at once.
+    let together = tiles(config, load);
+    let together = if all_frozen { together.min(wide(ENCODED_TOGETHER)) } else { together };
+    let (mut kept, mut peak) = (wide(0u64), wide(0u64));
+    for (index, vision) in config.encoders().enumerate() {
+        match modes[index.min(1)] {
+            Mode::Frozen => peak = peak.max(together * frozen_encoder(vision, load)),
+            _ => kept += tiles(config, load) * trained_encoder(config, vision, load),
+        }
+    }
+    let features = wide(config.features()) * wide(config.feature_width()) * load.element;
+    match all_frozen {
+        true => peak + tiles(config, load) * features + load.vision_cache,
+        false if config.is_fused() => peak + kept + tiles(config, load) * features,
+        false => peak + kept,
+    }
+}
+
+/// The peak within a layer of a frozen encoder, an image. The probabilities of its attention are materialized, in f32 and
+/// in the parameters' type.
+fn frozen_encoder(vision: &VisionConfig, load: &Load) -> Wide {
     let (d, inner, heads) =
         (wide(vision.hidden_size), wide(vision.intermediate_size), wide(vision.num_attention_heads));
     let positions = wide(vision.num_patches() + vision.special_positions());
-    if counts.mode == Mode::Frozen {
-        // Only the features are kept. To them comes the peak within a layer, over the images that are encoded together.
-        let attention = 6 * d * load.element + heads * positions * (4 + load.element);
-        let moment = attention.max((2 * d + 3 * inner) * load.element);
-        let features = wide(config.features()) * wide(config.feature_width()) * load.element;
-        return tiles(config, load).min(wide(ENCODED_TOGETHER)) * positions * moment
-            + tiles(config, load) * features
-            + load.vision_cache;
-    }
+    let attention = 6 * d * load.element + heads * positions * (4 + load.element);
+    positions * attention.max((2 * d + 3 * inner) * load.element)
+}
+
+/// What the layers of a trained encoder keep, an image.
+fn trained_encoder(config: &LlavaConfig, vision: &VisionConfig, load: &Load) -> Wide {
+    let (d, inner, heads) =
+        (wide(vision.hidden_size), wide(vision.intermediate_size), wide(vision.num_attention_heads));
+    let positions = wide(vision.num_patches() + vision.special_positions());
     // Two layer norms with four values each; queries, keys, values and the output; two residuals; the MLP's input, the
     // two factors of its activation and their product; scores, their softmax and its cast.
     let scores = heads * positions * (4 + 2 * load.element);
     let layer = (14 * d + 4 * inner) * load.element + scores;
-    let layers = config.feature_layers().unwrap_or_default().into_iter().max().unwrap_or(0) as u64;
-    tiles(config, load) * positions * layer * layers
+    let layers = config.feature_layers(vision).unwrap_or_default().into_iter().max().unwrap_or(0) as u64;
+    positions * layer * layers
 }
 
 /// The images that the vision encoder sees: the tiles of images that are cut, as many as an image can have.
@@ -247,7 +271,8 @@ fn projector(config: &LlavaConfig, load: &Load) -> Wide {
     let (width, shuffle) = (wide(config.text_config.hidden_size), wide(config.projector.shuffle()));
     let input = wide(config.feature_width()) * shuffle * shuffle;
     // The features, the hidden layer before and after its activation, and v; V^ is in f32.
-    let row = (input + 3 * width) * load.element + if load.supervised { 4 * width } else { wide(0u64) };
+    let hidden = if config.projector == ProjectorKind::FusedMlp { 4 * input + width } else { width };
+    let row = (input + 2 * hidden + width) * load.element + if load.supervised { 4 * width } else { wide(0u64) };
     load.images * wide(config.tiling().most_tokens()) * row
 }
 

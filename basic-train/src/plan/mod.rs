@@ -131,6 +131,7 @@ impl Plan {
         mut notes: Vec<String>,
     ) -> Result<Self, PlanError> {
         recipe.objective.check(&config.shape())?;
+        recipe.check_encoders(config)?;
         let encoder = recipe.objective.encoder().map(EncoderFiles::open).transpose()?;
         let devices = options.devices.max(1);
         let batch = recipe.train.batch_size;
@@ -218,12 +219,9 @@ impl Plan {
 /// The configuration of the model that a recipe starts from.
 fn model(recipe: &Recipe) -> Result<LlavaConfig, CheckpointError> {
     let model = &recipe.model;
-    match (&model.checkpoint, &model.vision, &model.llm) {
+    match (&model.checkpoint, model.first_vision(), &model.llm) {
         (Some(dir), _, _) => LlavaConfig::open(dir),
-        (None, Some(vision), Some(llm)) => {
-            let projector = model.projector.as_deref().unwrap_or("mlp2x_gelu");
-            LlavaConfig::of_parts(vision, llm, projector, model.image_grid_pinpoints.as_deref().unwrap_or_default())
-        }
+        (None, Some(vision), Some(llm)) => LlavaConfig::of_parts(vision, llm, &model.assembly(recipe.seed)),
         // `Recipe::open` checks this, but a recipe built in code may not have been checked.
         _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
     }

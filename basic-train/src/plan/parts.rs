@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use basic_models::LlavaConfig;
 use basic_models::adapters::{LoraConfig, Quantization};
-use basic_models::checkpoint::{Slot, slots};
+use basic_models::checkpoint::{Slot, in_pooling_head, slots};
 use burn::tensor::Device;
 use serde::Serialize;
 
@@ -61,7 +61,11 @@ pub(super) fn count(recipe: &Recipe, config: &LlavaConfig, features: usize, devi
     let mut model = config.init(device);
     model.heads = recipe.objective.heads(config.text_config.hidden_size, features, device);
     let slots = slots(&model, "");
-    let there = |part: &Part| *part != Part::Head || recipe.objective.has_head();
+    let there = |part: &Part| match part {
+        Part::Head => recipe.objective.has_head(),
+        Part::FusedVision => config.is_fused(),
+        _ => true,
+    };
     let count = |part: Part| {
         let own = |slot: &&Slot| part.prefixes().iter().any(|prefix| slot.name.starts_with(prefix));
         let own: Vec<&Slot> = slots.iter().filter(own).collect();
@@ -140,7 +144,7 @@ fn layer(slot: &Slot) -> &str {
 /// Whether a parameter is the matrix of a linear layer that gets an adapter. If no targets are named, all get one
 /// except the output head and a vision encoder's pooling head.
 fn adapted(slot: &Slot, targets: Option<&[String]>) -> bool {
-    let head = slot.name.starts_with("lm_head.") || slot.name.starts_with("vision_tower.head.");
+    let head = slot.name.starts_with("lm_head.") || in_pooling_head(&slot.name);
     let wanted = |targets: &[String]| targets.iter().any(|target| target == layer(slot));
     slot.transposed && targets.map_or(!head, wanted)
 }

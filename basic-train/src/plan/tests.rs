@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::*;
-use crate::recipe::Mode;
+use crate::recipe::{Encoders, Mode};
 
 fn host() -> Device {
     DeviceSpec::Cpu.open().unwrap()
@@ -204,7 +204,8 @@ fn every_recipe_of_the_papers_runs_has_a_plan_with_its_hyperparameters() {
                 assert_eq!(recipe.objective.basic.resolve_k(layers).unwrap(), layers / 2, "{row}");
             }
             let mut whole = pretrain.clone();
-            whole.model.vision = pretrain.model.vision.as_ref().map(|name| path_of(name.to_str().unwrap()));
+            let vision = pretrain.model.first_vision().unwrap().to_str().unwrap();
+            whole.model.vision = Some(Encoders::One(path_of(vision)));
             whole.model.llm = pretrain.model.llm.as_ref().map(|name| path_of(name.to_str().unwrap()));
             finetune.model = whole.model.clone();
             for (recipe, samples, steps) in [(whole, 558_128, 2181), (finetune, 665_298, 5198)] {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use basic_data::DataError;
 
-use super::Recipe;
+use super::{Part, PartConfig, Recipe};
 
 /// The largest number of optimizer steps in a run.
 pub const MOST_STEPS: usize = 1_000_000_000;
@@ -52,6 +52,7 @@ impl Recipe {
             ("parts.vision.rank", self.parts.vision.rank, 1..=MOST_RANK),
             ("parts.projector.rank", self.parts.projector.rank, 1..=MOST_RANK),
             ("parts.decoder.rank", self.parts.decoder.rank, 1..=MOST_RANK),
+            ("parts.fused_vision.rank", self.parts.of(Part::FusedVision).rank, 1..=MOST_RANK),
         ];
         for (key, value, bounds) in counts {
             if let Some(value) = value.filter(|value| !bounds.contains(value)) {
@@ -63,8 +64,8 @@ impl Recipe {
             }
         }
         let optimizer = &self.optimizer;
-        let parts = [&self.parts.vision, &self.parts.projector, &self.parts.decoder, &self.parts.head];
-        let [vision, projector, decoder, head] = parts.map(|part| [part.lr, part.weight_decay, part.alpha]);
+        let of = |part: &PartConfig| [part.lr, part.weight_decay, part.alpha];
+        let [vision, projector, decoder, head, fused] = Part::ALL.map(|part| of(self.parts.of(part)));
         let numbers = [
             ("optimizer.lr", Some(self.lr()), RATES),
             ("optimizer.weight_decay", Some(optimizer.weight_decay), RATES),
@@ -81,6 +82,9 @@ impl Recipe {
             ("parts.decoder.alpha", decoder[2], RATES),
             ("parts.head.lr", head[0], RATES),
             ("parts.head.weight_decay", head[1], RATES),
+            ("parts.fused_vision.lr", fused[0], RATES),
+            ("parts.fused_vision.weight_decay", fused[1], RATES),
+            ("parts.fused_vision.alpha", fused[2], RATES),
         ];
         for (key, value, bounds) in numbers {
             // NaN is in no range.

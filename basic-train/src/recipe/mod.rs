@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
 use basic_data::LoaderConfig;
+use basic_models::checkpoint::AssembleOptions;
 use basic_models::outside::excerpt;
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
@@ -96,9 +97,9 @@ pub struct ModelConfig {
     /// A LLaVA directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
-    /// A vision encoder's directory.
+    /// A vision encoder's directory, or those of several that see each image side by side.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub vision: Option<PathBuf>,
+    pub vision: Option<Encoders>,
     /// A decoder's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<PathBuf>,
@@ -116,6 +117,45 @@ pub struct ModelConfig {
     /// The largest number of pixels of an image; larger images are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_pixels: Option<u64>,
+}
+
+/// A vision encoder's directory or hub name, or several, whose features are joined by channel on the first one's grid.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a vision encoder's directory, or a list of them")]
+pub enum Encoders {
+    /// One.
+    One(PathBuf),
+    /// Several, in the order in which their features are joined.
+    Many(Vec<PathBuf>),
+}
+
+impl Encoders {
+    /// All of them.
+    pub fn all(&self) -> &[PathBuf] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(paths) => paths,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// The options of assembling the model of its parts, with a fresh projector drawn from `seed`; the first vision encoder
+    /// is given apart from them.
+    pub fn assembly(&self, seed: u64) -> AssembleOptions {
+        let mut options = AssembleOptions { seed, ..AssembleOptions::default() };
+        if let Some(projector) = &self.projector {
+            options.projector = projector.clone();
+        }
+        options.image_grid_pinpoints = self.image_grid_pinpoints.clone().unwrap_or_default();
+        options.fused_vision = self.vision.iter().flat_map(|vision| vision.all().iter().skip(1)).cloned().collect();
+        options
+    }
+
+    /// The directory of the first vision encoder, if the model is assembled of its parts.
+    pub fn first_vision(&self) -> Option<&Path> {
+        Some(self.vision.as_ref()?.all().first()?)
+    }
 }
 
 /// The batch size, the number of steps and what is trained.
@@ -336,6 +376,9 @@ impl Recipe {
                 "[model] has a `checkpoint`, whose resolutions it brings: leave `image_grid_pinpoints` out",
             );
         }
+        if model.vision.as_ref().is_some_and(|vision| vision.all().is_empty()) {
+            return invalid("model.vision names no vision encoder");
+        }
         if model.image_grid_pinpoints.as_ref().is_some_and(Vec::is_empty) {
             return invalid(
                 "model.image_grid_pinpoints names no resolution: leave it out for a model that cuts no images",
@@ -364,7 +407,7 @@ impl Recipe {
         if let Err(error) = self.objective.bounds() {
             return invalid(&format!("objective.{error}"));
         }
-        if let (Some(key), true) = (self.objective.compares_with_own(), self.mode(Part::Vision) != Mode::Frozen) {
+        if let (Some(key), true) = (self.objective.compares_with_own(), !self.freezes_encoders()) {
             return invalid(&format!(
                 "objective.{key} is the model's own vision encoder, which this recipe trains: freeze it (parts.vision), or \
                  name another encoder"

@@ -22,11 +22,14 @@ pub enum Part {
     Decoder,
     /// The trainable head of a supervision method, if it has one.
     Head,
+    /// The vision encoders beside the first one, if the model has several.
+    #[serde(rename = "fused_vision")]
+    FusedVision,
 }
 
 impl Part {
-    /// All parts: the model's in its order, then the head.
-    pub const ALL: [Self; 4] = [Self::Vision, Self::Projector, Self::Decoder, Self::Head];
+    /// All parts: those that every model has, in its order, then those that some have.
+    pub const ALL: [Self; 5] = [Self::Vision, Self::Projector, Self::Decoder, Self::Head, Self::FusedVision];
 
     /// The part's name in recipes and metrics.
     pub fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Part {
             Self::Projector => "projector",
             Self::Decoder => "decoder",
             Self::Head => "head",
+            Self::FusedVision => "fused_vision",
         }
     }
 
@@ -45,6 +49,7 @@ impl Part {
             Self::Projector => &["multi_modal_projector"],
             Self::Decoder => &["language_model", "lm_head"],
             Self::Head => &["heads"],
+            Self::FusedVision => &["fused_vision_towers"],
         }
     }
 }
@@ -98,7 +103,7 @@ pub struct PartConfig {
     pub adapters: Option<PathBuf>,
 }
 
-/// `[parts.vision]`, `[parts.projector]`, `[parts.decoder]` and `[parts.head]`.
+/// `[parts.vision]`, `[parts.projector]`, `[parts.decoder]`, `[parts.head]` and `[parts.fused_vision]`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parts {
@@ -111,6 +116,9 @@ pub struct Parts {
     /// A supervision method's head.
     #[serde(skip_serializing_if = "is_default")]
     pub head: PartConfig,
+    /// The vision encoders beside the first one; by default they are trained as `vision` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fused_vision: Option<PartConfig>,
 }
 
 fn is_default(config: &PartConfig) -> bool {
@@ -125,7 +133,13 @@ impl Parts {
             Part::Projector => &self.projector,
             Part::Decoder => &self.decoder,
             Part::Head => &self.head,
+            Part::FusedVision => self.fused_vision.as_ref().unwrap_or(&self.vision),
         }
+    }
+
+    /// Whether a part has settings of its own in every recipe, or those of this recipe.
+    pub fn is_apart(&self, part: Part) -> bool {
+        part != Part::FusedVision || self.fused_vision.is_some()
     }
 
     fn of_mut(&mut self, part: Part) -> &mut PartConfig {
@@ -134,6 +148,7 @@ impl Parts {
             Part::Projector => &mut self.projector,
             Part::Decoder => &mut self.decoder,
             Part::Head => &mut self.head,
+            Part::FusedVision => self.fused_vision.as_mut().unwrap_or(&mut self.vision),
         }
     }
 }
@@ -147,6 +162,7 @@ impl Recipe {
         if let Some(mode) = self.parts.of(part).mode {
             return mode;
         }
+        let part = if part == Part::FusedVision { Part::Vision } else { part };
         let trained = match (&self.train.trainable, self.stage) {
             (Some(parts), _) => parts.contains(&part),
             (None, Stage::Pretrain) => part == Part::Projector,
@@ -155,9 +171,26 @@ impl Recipe {
         if trained { Mode::Full } else { Mode::Frozen }
     }
 
-    /// The parts that are trained, fully or through adapters.
+    /// The parts that are trained, fully or through adapters. The vision encoders beside the first one are a part of
+    /// their own if the recipe has settings for them.
     pub fn trainable(&self) -> Vec<Part> {
-        Part::ALL.into_iter().filter(|part| self.mode(*part) != Mode::Frozen).collect()
+        let apart = |part: &Part| self.parts.is_apart(*part);
+        Part::ALL.into_iter().filter(apart).filter(|part| self.mode(*part) != Mode::Frozen).collect()
+    }
+
+    /// Whether no vision encoder is trained, so that the features of an image never change.
+    pub fn freezes_encoders(&self) -> bool {
+        [Part::Vision, Part::FusedVision].into_iter().all(|part| self.mode(part) == Mode::Frozen)
+    }
+
+    /// Returns an error if the recipe has settings for vision encoders that the model does not have.
+    pub(crate) fn check_encoders(&self, config: &LlavaConfig) -> Result<(), CheckpointError> {
+        match self.parts.fused_vision.is_some() && !config.is_fused() {
+            true => Err(CheckpointError::Mismatch(
+                "parts.fused_vision: the model has one vision encoder (parts.vision): leave the table out".into(),
+            )),
+            false => Ok(()),
+        }
     }
 
     /// The peak learning rate of a part.
@@ -197,17 +230,27 @@ impl Recipe {
     /// Writes out the mode of every part, for the record of the run.
     pub fn resolve_parts(&mut self) {
         // The head's mode follows from the objective.
-        for part in Part::ALL.into_iter().filter(|part| *part != Part::Head) {
+        for part in Part::ALL {
+            if part == Part::Head || !self.parts.is_apart(part) {
+                continue;
+            }
             let mode = self.mode(part);
             self.parts.of_mut(part).mode = Some(mode);
         }
-        self.train.trainable = Some(self.trainable().into_iter().filter(|part| *part != Part::Head).collect());
+        let listed = |part: &Part| ![Part::Head, Part::FusedVision].contains(part);
+        self.train.trainable = Some(self.trainable().into_iter().filter(listed).collect());
     }
 
     /// The first problem in the settings of the parts, if there is one.
     pub(super) fn parts_problem(&self) -> Option<String> {
         if self.train.trainable.iter().flatten().any(|part| *part == Part::Head) {
             return Some("train.trainable: a supervision method's head is always trained: leave `head` out".into());
+        }
+        if self.train.trainable.iter().flatten().any(|part| *part == Part::FusedVision) {
+            return Some(
+                "train.trainable: `vision` stands for all vision encoders: set parts.fused_vision.mode for the others"
+                    .into(),
+            );
         }
         for part in Part::ALL {
             let (config, name) = (self.parts.of(part), part.name());

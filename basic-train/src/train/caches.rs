@@ -4,7 +4,7 @@ use basic_data::{DataError, EncoderStore, FeatureStore, HeldFeatures, VisionCach
 use basic_models::Llava;
 use basic_models::processor::ImageProcessor;
 
-use crate::recipe::{Mode, Part, Recipe};
+use crate::recipe::Recipe;
 
 /// The store on disk that a recipe names (`train.vision_store`), for each encoder that it is used for.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +25,7 @@ impl Stores {
         let Some(dir) = &recipe.train.vision_store else { return Ok(Self::default()) };
         let store = FeatureStore::open(dir, recipe.train.vision_store_mib())?;
         let used = |used: bool| used.then(|| EncoderStore::new(store.clone()));
-        let frozen = recipe.mode(Part::Vision) == Mode::Frozen;
+        let frozen = recipe.freezes_encoders();
         Ok(Self { own: used(frozen), other: used(recipe.objective.encoder().is_some()) })
     }
 
@@ -49,7 +49,7 @@ impl Caches {
     pub fn new(recipe: &Recipe, stores: &Stores) -> Self {
         let cache =
             |store: &Option<EncoderStore>| VisionCache::new(recipe.train.vision_cache_mib).with_store(store.clone());
-        let frozen = recipe.mode(Part::Vision) == Mode::Frozen;
+        let frozen = recipe.freezes_encoders();
         Self { own: frozen.then(|| cache(&stores.own)), other: cache(&stores.other) }
     }
 

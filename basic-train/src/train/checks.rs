@@ -79,7 +79,8 @@ pub(super) fn output(recipe: &Recipe, out: &Path, overwrite: bool) -> Result<(),
 /// The paths that a run reads, which its output must not replace.
 pub(super) fn read_paths(recipe: &Recipe) -> Vec<PathBuf> {
     let model = &recipe.model;
-    let models = [&model.checkpoint, &model.vision, &model.llm].into_iter().flatten().cloned();
+    let vision = model.vision.iter().flat_map(|vision| vision.all());
+    let models = model.checkpoint.iter().chain(vision).chain(&model.llm).cloned();
     let adapters = Part::ALL.into_iter().filter_map(|part| recipe.parts.of(part).adapters.clone());
     let sets = recipe.data.all_sets().into_iter().flat_map(|set| [Some(set.path), set.images]).flatten();
     let held_out = recipe.eval.iter().flat_map(|eval| [Some(eval.path.clone()), eval.images.clone()]).flatten();

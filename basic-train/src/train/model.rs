@@ -2,7 +2,7 @@
 //! adapters.
 
 use basic_models::adapters::{LoraConfig, Quantization, attach};
-use basic_models::checkpoint::{AdapterFiles, AssembleOptions};
+use basic_models::checkpoint::AdapterFiles;
 use basic_models::nn::Llava;
 use basic_models::{Checkpoint, CheckpointError};
 use burn::module::Module;
@@ -20,20 +20,15 @@ use crate::trainable::set_trainable;
 /// [`CheckpointError`] that names the file.
 pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
     let checkpoint = open_parts(recipe)?;
+    recipe.check_encoders(&checkpoint.config)?;
     checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
 }
 
 fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
-    match (&recipe.model.checkpoint, &recipe.model.vision, &recipe.model.llm) {
+    let model = &recipe.model;
+    match (&model.checkpoint, model.first_vision(), &model.llm) {
         (Some(dir), _, _) => Checkpoint::open(dir),
-        (None, Some(vision), Some(llm)) => {
-            let mut options = AssembleOptions { seed: recipe.seed, ..AssembleOptions::default() };
-            if let Some(projector) = &recipe.model.projector {
-                options.projector = projector.clone();
-            }
-            options.image_grid_pinpoints = recipe.model.image_grid_pinpoints.clone().unwrap_or_default();
-            Checkpoint::assemble_with(vision, llm, &options)
-        }
+        (None, Some(vision), Some(llm)) => Checkpoint::assemble_with(vision, llm, &model.assembly(recipe.seed)),
         // `Recipe::open` checks this, but a recipe built in code may not have been checked.
         _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
     }
@@ -71,6 +66,8 @@ pub fn prepare_model(recipe: &Recipe, model: Llava) -> Result<Llava, TrainError>
             Part::Decoder => model.language_model = attacher.attach(model.language_model)?,
             // Recipes cannot set adapters for the head.
             Part::Head => {}
+            Part::FusedVision if !model.config().is_fused() => {}
+            Part::FusedVision => model.fused_vision_towers = attacher.attach(model.fused_vision_towers)?,
         }
     }
     Ok(model)

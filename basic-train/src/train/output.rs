@@ -166,7 +166,8 @@ pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &
 fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
     let adapted = |part: &Part| matches!(recipe.mode(*part), Mode::Lora | Mode::Qlora);
     let Some(base) = recipe.model.checkpoint.as_ref().filter(|_| Part::ALL.iter().any(adapted)) else { return Ok(()) };
-    let whole = Part::ALL.into_iter().filter(|part| recipe.mode(*part) == Mode::Full);
+    let there = |part: &Part| *part != Part::FusedVision || model.config().is_fused();
+    let whole = Part::ALL.into_iter().filter(there).filter(|part| recipe.mode(*part) == Mode::Full);
     let whole: Vec<&str> = whole.flat_map(|part| part.prefixes()).copied().collect();
     // If the base model itself has adapters, PEFT could not load it as the base of others.
     if base.join("adapter_config.json").is_file() {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! decoder    2 (2 d h e + 2 d h_kv e + 3 d f), and 4 h e for each key that the position sees (its own included)
-//! encoder    2 (4 d d + 2 d f), and 4 d for each of the image's positions; patches 2 channels patch^2 d
+//! encoder    2 (4 d d + 2 d f), 3 d f if the MLP is gated, and 4 d for each of the image's positions; patches 2 channels patch^2 d
 //! projector  2 in out, per layer and visual token
 //! head       2 d V, per target token: the loss is computed on these rows alone
 //! ```
@@ -19,7 +19,7 @@
 //! the second run of recomputed activations, and the supervision methods' own losses, so that runs with and without
 //! supervision are measured by the same rule.
 
-use basic_models::LlavaConfig;
+use basic_models::{LlavaConfig, VisionConfig};
 
 use crate::recipe::Part;
 
@@ -42,6 +42,7 @@ pub struct BatchCounts {
 pub struct ModelFlops {
     config: LlavaConfig,
     vision: bool,
+    fused_vision: bool,
     projector: bool,
     decoder: bool,
 }
@@ -53,6 +54,7 @@ impl ModelFlops {
         Self {
             config: config.clone(),
             vision: trains(Part::Vision),
+            fused_vision: config.is_fused() && trains(Part::FusedVision),
             projector: trains(Part::Projector),
             decoder: trains(Part::Decoder),
         }
@@ -65,13 +67,25 @@ impl ModelFlops {
         let tokens: usize = counts.lengths.iter().sum();
         let decoder = self.decoder_products(tokens) + self.head(counts.labels);
         let attention: f64 = counts.lengths.iter().map(|length| self.decoder_attention(*length)).sum();
-        let encoder = if self.vision { 3.0 } else { 1.0 };
         weights(self.decoder) * decoder
             + 3.0 * attention
             + self.projector(counts.patches)
-            + encoder * (self.encoder(counts.encoded))
+            + self.encoders(counts.encoded)
+    }
+
+    /// The encoders' forward passes, and the backward passes of those that are trained.
+    fn encoders(&self, images: usize) -> f64 {
+        let trained = [self.vision, self.fused_vision];
+        let each = self.config.encoders().enumerate().map(|(index, vision)| match trained[index.min(1)] {
             // The pixels need no gradient, so the patch embedding costs only twice its forward pass.
-            - if self.vision { self.patches(counts.encoded) } else { 0.0 }
+            true => 3.0 * self.encoder(vision, images) - patches(vision, images),
+            false => self.encoder(vision, images),
+        });
+        each.sum()
+    }
+
+    fn trains_an_encoder(&self) -> bool {
+        self.vision || self.fused_vision
     }
 
     /// The FLOPs of the forward pass alone.
@@ -82,7 +96,8 @@ impl ModelFlops {
             Some(cost) => cost.flops * self.images(counts.patches),
             None => self.projector_layers().iter().sum::<f64>() * counts.patches as f64,
         };
-        self.decoder_products(tokens) + self.head(counts.labels) + attention + projector + self.encoder(counts.encoded)
+        let encoders: f64 = self.config.encoders().map(|vision| self.encoder(vision, counts.encoded)).sum();
+        self.decoder_products(tokens) + self.head(counts.labels) + attention + projector + encoders
     }
 
     fn decoder_products(&self, tokens: usize) -> f64 {
@@ -111,10 +126,8 @@ impl ModelFlops {
 
     /// FLOPs of the projector's layers, per visual token.
     fn projector_layers(&self) -> Vec<f64> {
-        let kind = self.config.projector;
-        let d = self.config.text_config.hidden_size as f64;
-        let joined = (self.config.feature_width() * kind.shuffle() * kind.shuffle()) as f64;
-        (0..kind.layers()).map(|layer| 2.0 * d * if layer == 0 { joined } else { d }).collect()
+        let widths = self.config.projector.widths(self.config.feature_width(), self.config.text_config.hidden_size);
+        widths.into_iter().map(|[input, output]| 2.0 * input as f64 * output as f64).collect()
     }
 
     /// The number of images whose visual embeddings a resampler made; it makes as many of each.
@@ -125,30 +138,31 @@ impl ModelFlops {
     fn projector(&self, patches: usize) -> f64 {
         if let Some(cost) = self.config.resampler_cost() {
             // Its layers lie behind each other and behind learned queries, so that nearly all of them need both gradients.
-            return cost.flops * self.images(patches) * if self.projector || self.vision { 3.0 } else { 1.0 };
+            return cost.flops
+                * self.images(patches)
+                * if self.projector || self.trains_an_encoder() { 3.0 } else { 1.0 };
         }
         let layer = |(index, flops): (usize, f64)| {
             // The gradient of the features is needed only if the encoder is trained.
-            let input = self.vision || (self.projector && index > 0);
+            let input = self.trains_an_encoder() || (self.projector && index > 0);
             flops * (1.0 + f64::from(u8::from(self.projector)) + f64::from(u8::from(input)))
         };
         self.projector_layers().into_iter().enumerate().map(layer).sum::<f64>() * patches as f64
     }
 
-    fn patches(&self, images: usize) -> f64 {
-        let vision = &self.config.vision_config;
-        let patch = vision.num_channels * vision.patch_size * vision.patch_size;
-        2.0 * (patch * vision.hidden_size * vision.num_patches() * images) as f64
-    }
-
-    fn encoder(&self, images: usize) -> f64 {
-        let vision = &self.config.vision_config;
+    fn encoder(&self, vision: &VisionConfig, images: usize) -> f64 {
         // Layers after the last one whose features are used do not run. A validated configuration names at least one
         // layer.
-        let layers = self.config.feature_layers().unwrap_or_default().into_iter().max().unwrap_or(0) as f64;
+        let layers = self.config.feature_layers(vision).unwrap_or_default().into_iter().max().unwrap_or(0) as f64;
         let positions = (vision.num_patches() + vision.special_positions()) as f64;
         let (d, f) = (vision.hidden_size as f64, vision.intermediate_size as f64);
-        let layer = positions * (2.0 * (4.0 * d * d + 2.0 * d * f) + 4.0 * d * positions);
-        layer * layers * images as f64 + self.patches(images)
+        let layer = positions * (2.0 * (4.0 * d * d + vision.mlp_matrices() as f64 * d * f) + 4.0 * d * positions);
+        layer * layers * images as f64 + patches(vision, images)
     }
+}
+
+/// The patch embedding of an encoder.
+fn patches(vision: &VisionConfig, images: usize) -> f64 {
+    let patch = vision.num_channels * vision.patch_size * vision.patch_size;
+    2.0 * (patch * vision.hidden_size * vision.num_patches() * images) as f64
 }

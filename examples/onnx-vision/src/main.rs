@@ -79,7 +79,7 @@ fn main() -> Result<()> {
 /// What the projector takes of a hidden state `[N, CLS + patches, width]`: `[N * positions, width]`.
 fn selected(llava: &Llava, hidden: Tensor<3>) -> Result<Tensor<2>> {
     let [n, positions, width] = hidden.dims();
-    let first = usize::from(llava.config().drops_first());
+    let first = llava.config().dropped(&llava.config().vision_config);
     ensure!(positions > first, "the ONNX encoder gives {positions} positions an image");
     Ok(hidden.narrow(1, first, positions - first).reshape([n * (positions - first), width]))
 }

@@ -48,6 +48,9 @@ pub(super) fn describe(config: &LlavaConfig, images: &ImageProcessorConfig) -> R
 
 fn check(config: &LlavaConfig) -> Result<(), Refusal> {
     let vision = &config.vision_config;
+    if config.is_fused() {
+        return Err(Refusal::new("fused_vision_configs", "llama.cpp's LLaVA has a single vision encoder"));
+    }
     if !vision.family.in_clip_cpp {
         let what = format!("vision_config.model_type = {}", vision.family.name);
         return Err(Refusal::new(what, "llama.cpp computes CLIP and SigLIP encoders for LLaVA's projector"));
@@ -74,7 +77,7 @@ fn check(config: &LlavaConfig) -> Result<(), Refusal> {
         let what = format!("vision_config.image_size = {}", vision.side());
         return Err(Refusal::new(what, format!("it is no multiple of patch_size {}", vision.patch_size)));
     }
-    if config.drops_first() != vision.family.class {
+    if (config.dropped(vision) > 0) != vision.family.class {
         let (strategy, reason) = match vision.family.class {
             true => ("full", "llama.cpp drops CLS of the encoder's output"),
             false => ("default", "llama.cpp drops no position of an encoder without CLS"),
@@ -86,7 +89,8 @@ fn check(config: &LlavaConfig) -> Result<(), Refusal> {
 
 /// The layers whose outputs are projected.
 pub(super) fn layers(config: &LlavaConfig) -> Result<Vec<usize>, Refusal> {
-    let layers = config.feature_layers().map_err(|error| Refusal::new("vision_feature_layer", error.to_string()))?;
+    let layers = config.feature_layers(&config.vision_config);
+    let layers = layers.map_err(|error| Refusal::new("vision_feature_layer", error.to_string()))?;
     if layers.is_sorted_by(|a, b| a < b) {
         return Ok(layers);
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::super::names::Layout;
+use super::super::names::{Layout, in_pooling_head};
 use crate::config::VisionNames;
 use crate::parameters::Slot;
 
@@ -26,8 +26,9 @@ impl Adapted {
 }
 
 /// The parts of the model, with the prefix by which PEFT's regular expression finds their linear layers.
-const PARTS: [(&str, &str); 3] = [
+const PARTS: [(&str, &str); 4] = [
     ("vision_tower.", r"vision_tower\..*encoder\..*\."),
+    ("fused_vision_towers.", r"fused_vision_towers\..*encoder\..*\."),
     ("multi_modal_projector.", r"multi_modal_projector\.(?:.*\.)?"),
     ("language_model.", r"language_model\..*\."),
 ];
@@ -108,8 +109,14 @@ fn expression(all: &[Slot], found: &BTreeMap<String, Adapted>, module: &dyn Fn(&
         }
         let linear = all.iter().filter(|slot| slot.transposed && !slot.is_adapter() && slot.name.starts_with(prefix));
         let layers = linear.filter_map(|slot| slot.name.strip_suffix(".weight"));
+        // The expression of an encoder's layers needs their folder in the modules' names.
+        let is_vision = prefix.starts_with("vision_tower") || prefix.starts_with("fused_vision");
+        let apart = |layer: &&String| layer.starts_with(prefix) && !module(layer).contains("encoder.");
+        if is_vision && found.keys().any(|layer| apart(&layer)) {
+            return None;
+        }
         // The expression does not match the pooling head.
-        let mut layers = layers.filter(|layer| !layer.starts_with("vision_tower.head."));
+        let mut layers = layers.filter(|layer| !in_pooling_head(layer));
         if !layers.all(|layer| !leaf(layer).is_some_and(|leaf| leaves.contains(&leaf)) || found.contains_key(layer)) {
             return None;
         }

@@ -11,7 +11,7 @@ use super::super::config_file::read_config;
 use super::super::fused::FusedPart;
 use super::super::hub::resolve;
 use super::super::laid_over::LaidOver;
-use super::super::names::Layout;
+use super::super::names::{Layout, in_pooling_head};
 use super::super::original::is_original;
 use super::super::read::{TensorFiles, VOCABULARY};
 use super::super::{CheckpointError, FloatType};
@@ -280,7 +280,7 @@ impl AdapterFiles {
         let mut groups: BTreeMap<(&str, &str), (bool, Vec<&str>)> = BTreeMap::new();
         for layer in layers.filter_map(|slot| slot.name.strip_suffix(".weight")) {
             let (part, leaf) = (layer.split('.').next().unwrap_or(layer), layer.rsplit('.').next().unwrap_or(layer));
-            if layer.starts_with("vision_tower.head.") || !self.config.targets.iter().any(|target| target == leaf) {
+            if in_pooling_head(layer) || !self.config.targets.iter().any(|target| target == leaf) {
                 continue;
             }
             let (some, without) = groups.entry((part, leaf)).or_default();

@@ -5,7 +5,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-use super::linear;
+use super::{attended, linear};
 
 /// The heads of the attention and the width of each.
 const HEADS: [usize; 2] = [8, 64];
@@ -61,20 +61,46 @@ impl Perceiver {
     /// - features: `[N, P, vision]`
     /// - output: `[N, Q, d]`
     pub fn forward(&self, features: Tensor<3>) -> Tensor<3> {
+        let (media, x) = self.begin(features);
+        self.norm.forward(self.layers.iter().fold(x, |x, layer| layer.forward(media.clone(), x)))
+    }
+
+    /// How much each query attends to each position of the features in the last layer, as the mean over the heads. The
+    /// rest of a query's attention goes to the queries.
+    ///
+    /// # Shapes
+    /// - features: `[N, P, vision]`
+    /// - output: `[N, Q, P]`
+    pub fn reads(&self, features: Tensor<3>) -> Tensor<3> {
+        let positions = features.dims()[1];
+        let (media, x) = self.begin(features);
+        let Some((last, before)) = self.layers.split_last() else { return x.narrow(2, 0, 0) };
+        let x = before.iter().fold(x, |x, layer| layer.forward(media.clone(), x));
+        let (q, k, _) = last.heads(media, x);
+        attended(q, k).narrow(2, 0, positions)
+    }
+
+    /// The features as wide as the decoder, and the queries before the first layer.
+    fn begin(&self, features: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let media = linear(&self.linear, features);
         let [n, _, d] = media.dims();
         let queries = self.latents.dims()[0];
-        let mut x = self.latents.val().reshape([1, queries, d]).expand([n, queries, d]);
-        for layer in &self.layers {
-            x = x.clone() + layer.attend(media.clone(), x);
-            x = x.clone() + linear(&layer.down, gelu(linear(&layer.up, layer.norm.forward(x))));
-        }
-        self.norm.forward(x)
+        let x = self.latents.val().reshape([1, queries, d]).expand([n, queries, d]);
+        (media, x)
     }
 }
 
 impl PerceiverLayer {
-    fn attend(&self, media: Tensor<3>, latents: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, media: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
+        let [n, queries, _] = x.dims();
+        let (q, k, v) = self.heads(media, x.clone());
+        let read = attention_to_all(q, k, v).reshape([n, queries, HEADS[0] * HEADS[1]]);
+        let x = x + linear(&self.to_out, read);
+        x.clone() + linear(&self.down, gelu(linear(&self.up, self.norm.forward(x))))
+    }
+
+    /// Queries, keys and values: those of the features first, then the queries' own.
+    fn heads(&self, media: Tensor<3>, latents: Tensor<3>) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
         let [n, queries, _] = latents.dims();
         let [heads, width] = HEADS;
         let latents = self.norm_latents.forward(latents);
@@ -83,7 +109,6 @@ impl PerceiverLayer {
         let both = linear(&self.to_kv, seen); // [N, P + Q, 2 * heads * width]
         let keys = both.dims()[1];
         let part = |start| both.clone().narrow(2, start, heads * width).reshape([n, keys, heads, width]);
-        let read = attention_to_all(q, part(0), part(heads * width));
-        linear(&self.to_out, read.reshape([n, queries, heads * width]))
+        (q, part(0), part(heads * width))
     }
 }

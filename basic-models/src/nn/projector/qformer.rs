@@ -5,7 +5,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 
-use super::linear;
+use super::{attended, linear};
 use crate::config::QFORMER_HEAD;
 
 /// BERT's `layer_norm_eps`.
@@ -68,20 +68,45 @@ impl QFormer {
     /// - features: `[N, P, vision]`
     /// - output: `[N, Q, d]`
     pub fn forward(&self, features: Tensor<3>) -> Tensor<3> {
+        let x = self.begin(&features);
+        linear(&self.projector, self.layers.iter().fold(x, |x, layer| layer.forward(x, &features)))
+    }
+
+    /// How much each query attends to each position of the features in the last layer that reads them, as the mean over
+    /// the heads.
+    ///
+    /// # Shapes
+    /// - features: `[N, P, vision]`
+    /// - output: `[N, Q, P]`
+    pub fn reads(&self, features: Tensor<3>) -> Tensor<3> {
+        let x = self.begin(&features);
+        let last = self.layers.iter().rposition(|layer| layer.crossattention.is_some()).unwrap_or(0);
+        let x = self.layers.iter().take(last).fold(x, |x, layer| layer.forward(x, &features));
+        let Some(QFormerLayer { attention, crossattention: Some(cross), .. }) = self.layers.get(last) else {
+            return x.narrow(2, 0, 0);
+        };
+        let (q, k, _) = cross.heads(attention.forward(x.clone(), x), features);
+        attended(q, k)
+    }
+
+    /// The queries before the first layer, for each image.
+    fn begin(&self, features: &Tensor<3>) -> Tensor<3> {
         let [n, _, _] = features.dims();
         let [queries, width] = self.query_tokens.dims();
         // The embeddings' norm, whose weight and bias the original leaves out.
         let tokens = standardized(self.query_tokens.val()).cast(features.dtype());
-        let mut x = tokens.reshape([1, queries, width]).expand([n, queries, width]);
-        for layer in &self.layers {
-            x = layer.attention.forward(x.clone(), x);
-            if let Some(cross) = &layer.crossattention {
-                x = cross.forward(x, features.clone());
-            }
-            let y = linear(&layer.output, gelu(linear(&layer.intermediate, x.clone())));
-            x = layer.norm.forward(y + x);
+        tokens.reshape([1, queries, width]).expand([n, queries, width])
+    }
+}
+
+impl QFormerLayer {
+    fn forward(&self, x: Tensor<3>, features: &Tensor<3>) -> Tensor<3> {
+        let mut x = self.attention.forward(x.clone(), x);
+        if let Some(cross) = &self.crossattention {
+            x = cross.forward(x, features.clone());
         }
-        linear(&self.projector, x)
+        let y = linear(&self.output, gelu(linear(&self.intermediate, x.clone())));
+        self.norm.forward(y + x)
     }
 }
 
@@ -101,11 +126,7 @@ impl QFormerAttention {
     /// - read: `[N, P, its width]`
     fn forward(&self, x: Tensor<3>, read: Tensor<3>) -> Tensor<3> {
         let ([n, queries, width], [_, keys, _]) = (x.dims(), read.dims());
-        let heads = width / QFORMER_HEAD;
-        let split = |y: Tensor<3>, t| y.reshape([n, t, heads, QFORMER_HEAD]);
-        let q = split(linear(&self.query, x.clone()), queries);
-        let k = split(linear(&self.key, read.clone()), keys);
-        let v = split(linear(&self.value, read), keys);
+        let (q, k, v) = self.heads(x.clone(), read);
         // The fused operation takes at most as many queries as keys. They do not see each other, so that they can be
         // taken in parts.
         let part = |start: usize| {
@@ -114,5 +135,13 @@ impl QFormerAttention {
         };
         let seen = Tensor::cat((0..queries).step_by(keys).map(part).collect(), 1);
         self.norm.forward(linear(&self.dense, seen.reshape([n, queries, width])) + x)
+    }
+
+    fn heads(&self, x: Tensor<3>, read: Tensor<3>) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
+        let ([n, queries, width], [_, keys, _]) = (x.dims(), read.dims());
+        let split = |y: Tensor<3>, t| y.reshape([n, t, width / QFORMER_HEAD, QFORMER_HEAD]);
+        let q = split(linear(&self.query, x), queries);
+        let k = split(linear(&self.key, read.clone()), keys);
+        (q, k, split(linear(&self.value, read), keys))
     }
 }
