@@ -96,7 +96,7 @@ impl ImageSource {
     /// [`ProcessorError`] that names the image.
     pub fn tiles(&self, tiling: &Tiling, images: &ImageProcessor) -> Result<Tiles, ProcessorError> {
         let size = match self {
-            _ if !tiling.cuts() => [0; 2],
+            _ if !tiling.varies() => [0; 2],
             Self::File(path) => image_size_within(path, images.max_pixels())?,
             Self::Bytes { name, bytes } => decoded_size_within(name, bytes, images.max_pixels())?,
         };

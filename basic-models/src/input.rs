@@ -173,7 +173,7 @@ impl Batch {
                 }
                 newlines.extend(tokens.newlines().map(|position| start + position));
                 for tiles in &tokens.tiles {
-                    cut |= tiles.count() > 1;
+                    cut |= tiles.count() > 1 || tiles.encoded() != tiles.patches();
                     kept.extend(tiles.rows().into_iter().map(|row| (encoded + row) as i64));
                     encoded += tiles.encoded();
                 }

@@ -65,8 +65,9 @@ impl ParamPath {
             match last.as_str() {
                 "gamma" => *last = "weight".into(),
                 "beta" => *last = "bias".into(),
-                // A field is needed for each shape that the mask token has in the families.
+                // A field is needed for each shape that a parameter has in the families.
                 "mask_token_3d" => *last = "mask_token".into(),
+                "weight_flat" => *last = "weight".into(),
                 _ => {}
             }
         }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::tensors::{read, write};
+
 /// The path of a file or folder of the fixtures.
 pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -90,4 +92,19 @@ pub fn entries(dir: &Path) -> Vec<String> {
 /// The relative paths of all files below `dir`, sorted, as in [`tree`].
 pub fn names(dir: &Path) -> Vec<String> {
     tree(dir).into_iter().map(|(name, _)| name.display().to_string()).collect()
+}
+
+/// The decoder of the fixture `plain` by itself, in the folder `llm` of `dir`.
+pub fn decoder_of_plain(dir: &Path) -> PathBuf {
+    let llm = dir.join("llm");
+    fs::create_dir_all(&llm).unwrap();
+    let all = read(&fixture("plain/model.safetensors"));
+    let own = all.into_iter().filter_map(|(name, x)| Some((name.strip_prefix("language_model.")?.to_string(), x)));
+    write(&llm.join("model.safetensors"), &own.collect());
+    let config = read_json(&fixture("plain/config.json"))["text_config"].to_string();
+    fs::write(llm.join("config.json"), config).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(fixture("plain").join(name), llm.join(name)).unwrap();
+    }
+    llm
 }

@@ -7,6 +7,7 @@ pub mod benchmarks_beyond_llava;
 pub mod binary;
 pub mod browser;
 pub mod fixtures;
+pub mod gradients;
 pub mod hub;
 pub mod project;
 pub mod runs;

@@ -1,7 +1,6 @@
 //! Compares adapters with transformers and peft (tests/reference/adapters_in_peft.py made the fixtures): values,
 //! gradients, files in both directions, merging, and errors for invalid directories.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -9,13 +8,14 @@ use std::path::Path;
 use basic_core::{Basic, DeviceSpec, Objective};
 use basic_eval::losses::read_samples;
 use basic_models::adapters::{LoraConfig, attach};
-use basic_models::checkpoint::{AdapterFiles, ParamPath, StagedDir, save_adapters};
+use basic_models::checkpoint::{AdapterFiles, StagedDir, save_adapters};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, ImageTokens};
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Gradients, Tensor};
+use burn::module::Module;
+use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
 use tests::fixtures::{fixture, number, numbers, read_json};
+use tests::gradients::gradients;
 use tests::tensors::{self, read, relative, relative_l2, write};
 use tests::{Ran, args, run};
 
@@ -60,33 +60,6 @@ fn near(ours: &[f32], theirs: &[f32], bound: f32, what: &str) {
     let worst = ours.iter().zip(theirs).fold(0f32, |worst, (a, b)| worst.max((a - b).abs()));
     assert!(worst <= bound, "{what}: off by {worst:.2e}");
     println!("{what}: {worst:.1e}");
-}
-
-/// The gradients by our names, with matrices oriented as in Hugging Face's files.
-fn gradients(model: &Llava, grads: &Gradients) -> tensors::Tensors {
-    struct Find<'a> {
-        path: ParamPath,
-        grads: &'a Gradients,
-        found: tensors::Tensors,
-    }
-    impl ModuleVisitor for Find<'_> {
-        fn enter_module(&mut self, name: &str, owner: &str) {
-            self.path.enter(name, owner);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Some(grad) = param.val().grad(self.grads) else { return };
-            let slot = self.path.slot(&grad.dims());
-            let grad = if slot.transposed { grad.swap_dims(0, 1) } else { grad };
-            let values = grad.into_data().try_to_vec().unwrap();
-            self.found.insert(slot.name, tensors::Tensor { shape: slot.shape, values });
-        }
-    }
-    let mut find = Find { path: ParamPath::new(""), grads, found: BTreeMap::new() };
-    model.visit(&mut find);
-    find.found
 }
 
 #[test]

@@ -6,16 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
-use basic_models::checkpoint::{Layout, ParamPath};
-use basic_models::nn::Llava;
+use basic_models::checkpoint::Layout;
 use basic_models::{Batch, Checkpoint, ImageTokens};
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Gradients, Tensor};
+use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
-use tests::fixtures::{copy_of, fixture, number, numbers, read_json, read_jsonl, text};
+use tests::fixtures::{copy_of, decoder_of_plain, fixture, number, numbers, read_json, read_jsonl, text};
+use tests::gradients::gradients;
 use tests::project::{Project, losses};
 use tests::runs::killed_behind;
-use tests::tensors::{self, Tensors, read, relative, relative_l2, write};
+use tests::tensors::{read, relative, relative_l2, write};
 use tests::{Ran, args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
@@ -35,21 +34,6 @@ fn expected(case: &str) -> (Vec<String>, Value) {
     (encoders, found)
 }
 
-/// The decoder of the fixture `plain` by itself.
-fn decoder(dir: &Path) -> PathBuf {
-    let llm = dir.join("llm");
-    fs::create_dir_all(&llm).unwrap();
-    let all = read(&fixture("plain/model.safetensors"));
-    let own = all.into_iter().filter_map(|(name, x)| Some((name.strip_prefix("language_model.")?.to_string(), x)));
-    write(&llm.join("model.safetensors"), &own.collect());
-    let config = read_json(&fixture("plain/config.json"))["text_config"].to_string();
-    fs::write(llm.join("config.json"), config).unwrap();
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(fixture("plain").join(name), llm.join(name)).unwrap();
-    }
-    llm
-}
-
 /// A case's model, assembled as a user does, with the projector of the fixture.
 fn assembled(case: &str, dir: &Path) -> PathBuf {
     let (encoders, found) = expected(case);
@@ -58,7 +42,7 @@ fn assembled(case: &str, dir: &Path) -> PathBuf {
     let projector = all.into_iter().filter(|(name, _)| name.starts_with("multi_modal_projector."));
     write(&weights, &projector.collect());
     let out = dir.join(case);
-    let mut line = args!["assemble", "--llm", decoder(dir), "--projector", text(&found["projector"])];
+    let mut line = args!["assemble", "--llm", decoder_of_plain(dir), "--projector", text(&found["projector"])];
     encoders.iter().for_each(|name| line.extend(args!["--vision", encoder(name)]));
     line.extend(args!["--projector-weights", weights, "--dtype", "f32", "--out", &out]);
     basic(line).succeeded();
@@ -107,33 +91,6 @@ fn losses_and_the_projectors_gradients_are_pytorchs_on_cpu() {
 #[test]
 fn losses_and_the_projectors_gradients_are_pytorchs_on_ndarray() {
     compare("ndarray");
-}
-
-/// The gradients by our names, with matrices oriented as in Hugging Face's files.
-fn gradients(model: &Llava, grads: &Gradients) -> Tensors {
-    struct Find<'a> {
-        path: ParamPath,
-        grads: &'a Gradients,
-        found: Tensors,
-    }
-    impl ModuleVisitor for Find<'_> {
-        fn enter_module(&mut self, name: &str, owner: &str) {
-            self.path.enter(name, owner);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Some(grad) = param.val().grad(self.grads) else { return };
-            let slot = self.path.slot(&grad.dims());
-            let grad = if slot.transposed { grad.swap_dims(0, 1) } else { grad };
-            let values = grad.into_data().try_to_vec().unwrap();
-            self.found.insert(slot.name, tensors::Tensor { shape: slot.shape, values });
-        }
-    }
-    let mut find = Find { path: ParamPath::new(""), grads, found: Tensors::new() };
-    model.visit(&mut find);
-    find.found
 }
 
 fn cpu() -> Device {

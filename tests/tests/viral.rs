@@ -197,3 +197,23 @@ fn what_does_not_fit_is_said_before_the_first_step() {
         assert!(!out.join("metrics.jsonl").exists(), "{sets:?}");
     }
 }
+
+#[test]
+fn every_family_trains_under_both_methods_at_once() {
+    let mut seen = 0;
+    for entry in fs::read_dir(fixture("families")).unwrap() {
+        let dir = entry.unwrap().path();
+        let project = Project::new(BINARY, "finetune", 2);
+        let checkpoint = format!("model.checkpoint={:?}", dir.display().to_string());
+        let set = ["--set", &checkpoint, "--set", "objective.viral.head_width=8", "--set", "train.recompute=true"];
+        let out = project.train("out", &set);
+        for step in read_jsonl(&out.join("metrics.jsonl")) {
+            for term in ["lm", "das", "sds", "viral"] {
+                let value = number(&step[term]);
+                assert!(value.is_finite() && value != 0.0, "{}: {term} {value}", dir.display());
+            }
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 35);
+}

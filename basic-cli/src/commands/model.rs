@@ -70,6 +70,11 @@ pub fn preprocess(args: Preprocess) -> Result<()> {
     let image = open_image_within(&args.image, args.max_pixels)?;
     let each = processor.each().enumerate().map(|(encoder, processor)| {
         let pixels = processor.process_alone(&image)?;
+        if let Some((values, [rows, columns])) = processor.padded_behind(&pixels) {
+            let most = processor.config().patches.map_or(1, |patches| patches.most);
+            let shape = ("spatial_shapes".to_string(), vec![2], vec![rows as f32, columns as f32]);
+            return Ok(vec![("pixel_values".to_string(), vec![most, values.len() / most], values), shape]);
+        }
         // As transformers' processor of the model gives it: an image that is cut has tiles.
         let tiles = (!processor.config().pinpoints.is_empty()).then_some(pixels.tiles);
         let shape = tiles.into_iter().chain([3, pixels.height, pixels.width]).collect();
@@ -77,8 +82,8 @@ pub fn preprocess(args: Preprocess) -> Result<()> {
             0 => "pixel_values".to_string(),
             _ => format!("fused_pixel_values.{}", encoder - 1),
         };
-        Ok((name, shape, pixels.data))
+        Ok(vec![(name, shape, pixels.data)])
     });
-    write_named(&args.out, &each.collect::<Result<Vec<_>>>()?)?;
+    write_named(&args.out, &each.collect::<Result<Vec<_>>>()?.concat())?;
     Ok(())
 }

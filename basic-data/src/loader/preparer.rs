@@ -76,7 +76,7 @@ impl Preparer {
 
     /// Whether the model cuts images into tiles, so that an image's tokens follow from its size.
     pub fn cuts_images(&self) -> bool {
-        self.tiling.cuts()
+        self.tiling.varies()
     }
 
     /// Decodes and processes an image.

@@ -73,7 +73,7 @@ pub fn check_prompts(checkpoint: &Checkpoint, options: &EvalOptions, asked: &[As
 pub(super) fn tiles(asked: &Asked, checkpoint: &Checkpoint) -> Result<Vec<Tiles>, BenchmarkError> {
     let tiling = checkpoint.config.tiling();
     match &asked.image {
-        Some(image) if tiling.cuts() => {
+        Some(image) if tiling.varies() => {
             Ok(ImageSource::tiles_of(&[image.source()?], checkpoint).map_err(EvalError::from)?)
         }
         Some(_) => Ok(vec![Tiles::whole(checkpoint.config.visual_tokens())]),

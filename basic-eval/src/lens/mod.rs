@@ -106,6 +106,11 @@ pub enum LensError {
          leave --replace out"
     )]
     Tiles,
+    /// A model whose images have grids of their own.
+    #[error(
+        "the vision encoder gives each image a grid of its own, and the lens compares one grid of all images: it cannot read such a model"
+    )]
+    OwnGrids,
     /// Hidden states are NaN or infinite.
     #[error("layer {layer}: the hidden states are not finite: the checkpoint's weights or configuration are broken")]
     NotFinite {

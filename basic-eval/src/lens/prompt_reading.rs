@@ -280,6 +280,9 @@ impl<'a> Lens<'a> {
 /// Checks the options against the configuration, before weights are read; returns the number of decoder layers.
 pub(super) fn check(checkpoint: &Checkpoint, options: &LensOptions) -> Result<usize, LensError> {
     let last = checkpoint.config.text_config.num_hidden_layers;
+    if checkpoint.config.vision_config.is_flexible() {
+        return Err(LensError::OwnGrids);
+    }
     options.basic.resolve_k(last)?;
     match options.layers.iter().flatten().find(|layer| **layer > last) {
         Some(layer) => Err(LensError::Layer { layer: *layer, last }),

@@ -85,6 +85,9 @@ pub(super) fn fit_images(config: &mut VisionConfig, dir: &Path) {
 }
 
 fn fit(config: &mut VisionConfig, images: &ImageProcessor) {
+    if let Some(patches) = images.config().patches.filter(|_| config.is_flexible()) {
+        config.most_patches = Some(patches.most);
+    }
     if config.fits_any_size()
         && let Some((height, width)) = images.output_size()
         && height == width

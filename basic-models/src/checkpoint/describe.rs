@@ -336,6 +336,9 @@ fn architecture(config: &LlavaConfig, kind: Option<Kind>) -> Value {
             out["image_grid_pinpoints"] = json!(config.image_grid_pinpoints);
             out["most_visual_tokens"] = config.tiling().most_tokens().into();
         }
+        if config.vision_config.is_flexible() {
+            out["most_visual_tokens"] = config.tiling().most_tokens().into();
+        }
         out["vision_feature_layer"] = json!(config.vision_feature_layer);
         out["image_token_index"] = config.image_token_index.into();
     }

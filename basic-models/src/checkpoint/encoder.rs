@@ -46,7 +46,7 @@ impl PatchEncoder for Llava {
 
     fn kept(&self, image: [usize; 2]) -> Option<Vec<usize>> {
         let tiling = self.config().tiling();
-        tiling.cuts().then(|| tiling.of(image).rows())
+        tiling.varies().then(|| tiling.of(image).rows())
     }
 
     fn identity(&self) -> Option<EncoderIdentity> {
@@ -65,7 +65,7 @@ impl PatchEncoder for Llava {
         if config.tiling().cuts() {
             text.push_str(&format!(" {:?}", config.image_grid_pinpoints));
         }
-        let rows = (!config.tiling().cuts()).then(|| config.features());
+        let rows = (!config.tiling().varies()).then(|| config.features());
         Some(EncoderIdentity { text, rows, width: config.feature_width(), dtype })
     }
 }

@@ -202,6 +202,21 @@ impl Checkpoint {
             )));
         }
         let vision = vision.as_deref().unwrap_or(&dir);
+        let images = match (config.vision_config.is_flexible(), images.config().patches) {
+            (true, Some(patches)) => {
+                let (encoder, size) = (&mut config.vision_config, patches.size as usize);
+                if size != encoder.patch_size {
+                    return Err(CheckpointError::Mismatch(format!(
+                        "{}: the image processor makes patches of {size} pixels, the vision encoder takes {}",
+                        vision.display(),
+                        encoder.patch_size
+                    )));
+                }
+                encoder.most_patches = Some(patches.most);
+                images.with_grid(encoder.grid())
+            }
+            _ => images,
+        };
         let (made, wanted) = (images.each().count(), config.encoders().count());
         if made != wanted {
             return Err(CheckpointError::Mismatch(format!(
@@ -215,6 +230,13 @@ impl Checkpoint {
         let encoders = [&mut config.vision_config].into_iter().chain(&mut config.fused_vision_configs);
         for ((encoder, images), at) in encoders.zip(images.each()).zip(dirs) {
             let side = encoder.image_size;
+            if encoder.is_flexible() != images.config().patches.is_some() {
+                return Err(CheckpointError::Mismatch(format!(
+                    "{}: preprocessor_config.json and config.json disagree whether each image has a grid of its own: \
+                     Siglip2ImageProcessor belongs to a siglip2_vision_model",
+                    at.display(),
+                )));
+            }
             if let Some((height, width)) = images.output_size()
                 && height == width
                 && height != side

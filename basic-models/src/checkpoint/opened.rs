@@ -137,7 +137,7 @@ impl Checkpoint {
     /// Returns an error that names the file.
     pub fn tiles(&self, path: &Path) -> Result<Tiles, CheckpointError> {
         let tiling = self.config.tiling();
-        let size = if tiling.cuts() { image_size_within(path, self.images.max_pixels())? } else { [0; 2] };
+        let size = if tiling.varies() { image_size_within(path, self.images.max_pixels())? } else { [0; 2] };
         Ok(tiling.of(size))
     }
 

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The `model_type` of models that transformers' `LlavaConfig` cannot express: those with another projector
-/// than `mlp2x_gelu`.
+/// than `mlp2x_gelu`, several vision encoders, or one whose grid follows the image.
 pub const BASIC_MODEL_TYPE: &str = "basic_llava";
 
 /// The `model_type` of models that cut images into tiles (transformers' `LlavaNextConfig`).
@@ -222,7 +222,7 @@ impl LlavaConfig {
 
     /// Whether transformers' `LlavaConfig` or `LlavaNextConfig` can express the model.
     pub fn in_transformers(&self) -> bool {
-        self.projector == ProjectorKind::LLAVA && !self.is_fused()
+        self.projector == ProjectorKind::LLAVA && !self.is_fused() && !self.vision_config.is_flexible()
     }
 
     /// Whether several vision encoders see each image.
@@ -305,9 +305,34 @@ impl LlavaConfig {
     /// How the model cuts images into tiles, from which the number of an image's visual tokens follows.
     pub fn tiling(&self) -> Tiling {
         match self.image_grid_pinpoints.as_slice() {
+            [] if self.vision_config.is_flexible() => {
+                Tiling::flexible(self.vision_config.patch_size, self.visual_tokens())
+            }
             [] => Tiling::none(self.visual_tokens()),
             pinpoints => Tiling::new(self.vision_config.side(), self.vision_config.grid(), pinpoints.to_vec()),
         }
+    }
+
+    /// Checks that what an encoder with a grid for each image is combined with does not need one grid for all.
+    fn validate_flexible(&self) -> Result<(), ConfigError> {
+        if !self.encoders().any(VisionConfig::is_flexible) {
+            return Ok(());
+        }
+        let kind = self.vision_config.family.name;
+        let conflict = if self.is_fused() {
+            "fused_vision_configs joins the patches of one grid"
+        } else if self.tiling().cuts() {
+            "image_grid_pinpoints cuts images into squares"
+        } else if self.projector.shuffle() > 1 || self.projector.queries().is_some() {
+            "its projector_type needs one grid for all images"
+        } else if self.vision_feature_select_strategy == SelectStrategy::Default {
+            "vision_feature_select_strategy default drops a patch: set it to full"
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Inconsistent(format!(
+            "vision_config.model_type {kind} gives each image a grid of its own, and {conflict}"
+        )))
     }
 
     /// Checks that the model can be built.
@@ -342,6 +367,7 @@ impl LlavaConfig {
                     .into(),
             ));
         }
+        self.validate_flexible()?;
         if self.image_token_index as usize >= self.text_config.vocab_size {
             return Err(ConfigError::Inconsistent(format!(
                 "image_token_index {} is outside the table of {} rows",

@@ -30,7 +30,7 @@ pub use projector::ProjectorKind;
 pub(crate) use projector::QFORMER_HEAD;
 pub use resampler_cost::ResamplerCost;
 pub use rope::{QueryGrowth, Rope, RopeKind};
-pub use tiling::{Tiles, Tiling, best_resolution};
+pub use tiling::{Tiles, Tiling, best_resolution, flexible_grid};
 pub use vision::{Biases, VisionConfig};
 pub use vision_family::{Positions, VisionFamily, VisionNames};
 

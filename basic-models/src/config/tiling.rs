@@ -1,4 +1,5 @@
-//! Any resolution (LLaVA-NeXT): how an image is cut into tiles, and which visual tokens it gets.
+//! Any resolution (LLaVA-NeXT): how an image is cut into tiles, and which visual tokens it gets; and grids of patches that
+//! follow an image's aspect ratio (SigLIP 2 NaFlex).
 //!
 //! The whole image, scaled to a square, is its base image. Beside it the image is scaled to the best of several
 //! resolutions (`image_grid_pinpoints`), padded, and cut into tiles of the vision encoder's size. The patches that lie
@@ -19,17 +20,25 @@ pub struct Tiling {
     patches: usize,
     /// The resolutions, as height and width in pixels; empty for a model that does not cut.
     pinpoints: Vec<[usize; 2]>,
+    /// The pixels along a side of a patch, if an image's grid follows its aspect ratio; it has at most `tokens` patches.
+    flexible: Option<usize>,
 }
 
 impl Tiling {
     /// Images that are not cut and have `tokens` visual tokens.
     pub fn none(tokens: usize) -> Self {
-        Self { tokens, pixels: 0, patches: 0, pinpoints: Vec::new() }
+        Self { tokens, pixels: 0, patches: 0, pinpoints: Vec::new(), flexible: None }
+    }
+
+    /// Images that are not cut, and have as many patches of `patch` x `patch` pixels as fit with their aspect ratio, at most
+    /// `most`.
+    pub(crate) fn flexible(patch: usize, most: usize) -> Self {
+        Self { flexible: Some(patch), ..Self::none(most) }
     }
 
     /// Images that are cut into tiles of `pixels` x `pixels` pixels and `patches` x `patches` patches.
     pub(crate) fn new(pixels: usize, patches: usize, pinpoints: Vec<[usize; 2]>) -> Self {
-        Self { tokens: patches * patches, pixels, patches, pinpoints }
+        Self { tokens: patches * patches, pixels, patches, pinpoints, flexible: None }
     }
 
     /// Whether images are cut into tiles.
@@ -37,12 +46,25 @@ impl Tiling {
         !self.pinpoints.is_empty()
     }
 
-    /// The tiles of an image of `[height, width]` pixels; a model that does not cut does not look at the size.
+    /// Whether the number of an image's visual tokens depends on its size.
+    pub fn varies(&self) -> bool {
+        self.cuts() || self.flexible.is_some()
+    }
+
+    /// The tiles of an image of `[height, width]` pixels; the size is looked at only if [`Tiling::varies`].
     pub fn of(&self, size: [usize; 2]) -> Tiles {
+        if let Some(patch) = self.flexible {
+            let [rows, columns] = flexible_grid(size, patch, self.tokens);
+            return Tiles { base: rows * columns, held: self.tokens, grid: None };
+        }
         let Some([height, width]) = best_resolution(size, &self.pinpoints) else { return Tiles::whole(self.tokens) };
         let grid = [height / self.pixels, width / self.pixels];
         let [rows, columns] = unpadded(size, grid.map(|tiles| tiles * self.patches));
-        Tiles { base: self.tokens, grid: Some(Grid { tiles: grid, side: self.patches, rows, columns }) }
+        Tiles {
+            base: self.tokens,
+            held: self.tokens,
+            grid: Some(Grid { tiles: grid, side: self.patches, rows, columns }),
+        }
     }
 
     /// The most visual tokens that an image can have.
@@ -97,6 +119,8 @@ impl Tiling {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tiles {
     base: usize,
+    /// The rows of features that the encoder makes of a tile: those of padding first, then one for each patch.
+    held: usize,
     grid: Option<Grid>,
 }
 
@@ -115,7 +139,7 @@ struct Grid {
 impl Tiles {
     /// An image that is not cut, with so many visual tokens.
     pub fn whole(tokens: usize) -> Self {
-        Self { base: tokens, grid: None }
+        Self { base: tokens, held: tokens, grid: None }
     }
 
     /// The number of tiles, the base image included: what the vision encoder sees of the image.
@@ -151,12 +175,12 @@ impl Tiles {
 
     /// The number of patches of all tiles, the padding's included: the rows of the features that the encoder makes.
     pub fn encoded(&self) -> usize {
-        self.base * self.count()
+        self.held * self.count()
     }
 
     /// For each visual embedding the row of the tiles' features that it is made of.
     pub fn rows(&self) -> Vec<usize> {
-        let base = 0..self.base;
+        let base = self.held - self.base..self.held;
         let Some(Grid { tiles, side, rows, columns }) = &self.grid else { return base.collect() };
         let row = |(y, x): (usize, usize)| {
             let tile = 1 + y / side * tiles[1] + x / side;
@@ -165,6 +189,22 @@ impl Tiles {
         let patches = rows.clone().flat_map(|y| columns.clone().map(move |x| (y, x)));
         base.chain(patches.map(row)).collect()
     }
+}
+
+/// The rows and columns of patches that an image of `[height, width]` pixels is scaled to: as many as fit with its aspect
+/// ratio (transformers' `get_image_size_for_max_num_patches`, which searches the scale by halving).
+pub fn flexible_grid(size: [usize; 2], patch: usize, most: usize) -> [usize; 2] {
+    const EPSILON: f64 = 1e-5;
+    let at = |scale: f64| size.map(|length| ((length as f64 * scale / patch as f64).ceil() as usize).max(1));
+    let (mut low, mut high) = (EPSILON / 10.0, 100.0);
+    while high - low >= EPSILON {
+        let scale = (low + high) / 2.0;
+        let [rows, columns] = at(scale);
+        if rows.saturating_mul(columns) <= most { low = scale } else { high = scale }
+    }
+    let [rows, columns] = at(low);
+    // An image that is longer than `most` patches at the least scale does not occur: its sides are bounded.
+    [rows.min(most), columns.min((most / rows.min(most)).max(1))]
 }
 
 /// The resolution, as height and width, in which most of an image's pixels are kept and the least is padding
@@ -245,6 +285,23 @@ mod tests {
         let tiles = tiling().of([10, 80]);
         assert_eq!((tiles.count(), tiles.tokens()), (4, 16 + 2 * 13));
         assert_eq!(tiles.rows()[16..20], [20, 21, 22, 23], "the second row of the first tile");
+    }
+
+    #[test]
+    fn a_flexible_grid_keeps_the_aspect_ratio_and_its_padding_comes_first() {
+        // transformers: get_image_size_for_max_num_patches(height, width, 8, 16) / 8
+        for (size, grid) in
+            [([28, 28], [4, 4]), ([61, 97], [3, 5]), ([118, 45], [6, 2]), ([10, 80], [1, 8]), ([1, 900], [1, 16])]
+        {
+            assert_eq!(flexible_grid(size, 8, 16), grid, "{size:?}");
+        }
+        let tiling = Tiling::flexible(8, 16);
+        assert!(tiling.varies() && !tiling.cuts());
+        assert_eq!((tiling.most_tokens(), tiling.most_tiles()), (16, 1));
+        let tiles = tiling.of([10, 80]);
+        assert_eq!((tiles.tokens(), tiles.patches(), tiles.encoded(), tiles.count()), (8, 8, 16, 1));
+        assert_eq!(tiles.rows(), (8..16).collect::<Vec<_>>());
+        assert_eq!((tiles.places(), tiles.newlines().len()), ((0..8).collect(), 0));
     }
 
     #[test]

@@ -54,6 +54,9 @@ pub struct VisionConfig {
     pub gated: bool,
     /// The base of the rotary frequencies.
     pub rope_theta: f64,
+    /// The most patches of an image whose grid follows its aspect ratio, if it is not the number of the table's positions.
+    /// It is not a key of config.json; the image processor determines it.
+    pub most_patches: Option<usize>,
     /// Whether positions are told by sines, for images of any size, instead of a table (AIMv2's `is_native`).
     pub native: bool,
 }
@@ -101,6 +104,7 @@ impl Default for VisionConfig {
             swiglu: false,
             gated: false,
             rope_theta: 100.0,
+            most_patches: None,
             native: false,
         }
     }
@@ -114,7 +118,8 @@ struct Raw {
     num_hidden_layers: usize,
     num_attention_heads: usize,
     num_channels: usize,
-    image_size: Side,
+    image_size: Option<Side>,
+    num_patches: Option<usize>,
     patch_size: Side,
     hidden_act: String,
     #[serde(alias = "rms_norm_eps")]
@@ -199,6 +204,19 @@ impl VisionConfig {
             true => (raw.hidden_size as f64 * raw.mlp_ratio) as usize,
             false => raw.intermediate_size,
         };
+        let patch_size = raw.patch_size.square("patch_size")?;
+        let image_size = match (raw.image_size, raw.num_patches) {
+            (Some(side), _) => side.square("image_size")?,
+            (None, found) => {
+                // The image whose grid is that of the table.
+                let found = found.unwrap_or(0);
+                at_most(SECTION, &[("num_patches", found, most::VISUAL)])?;
+                if found == 0 || found.isqrt().pow(2) != found {
+                    return Err(unsupported("vision_config.num_patches", found, "a square number"));
+                }
+                found.isqrt().saturating_mul(patch_size)
+            }
+        };
         let config = Self {
             family,
             hidden_size: raw.hidden_size,
@@ -206,9 +224,9 @@ impl VisionConfig {
             num_hidden_layers: raw.num_hidden_layers,
             num_attention_heads: raw.num_attention_heads,
             num_channels: raw.num_channels,
-            image_size: raw.image_size.square("image_size")?,
+            image_size,
             input_size: None,
-            patch_size: raw.patch_size.square("patch_size")?,
+            patch_size,
             hidden_act: Activation::parse("vision_config.hidden_act", &raw.hidden_act)?,
             layer_norm_eps: raw.layer_norm_eps,
             projection_dim: raw.projection_dim,
@@ -227,6 +245,7 @@ impl VisionConfig {
             swiglu: raw.use_swiglu_ffn,
             gated: family.gated || raw.use_gated_mlp,
             rope_theta: raw.rope_theta.unwrap_or(Self::default().rope_theta),
+            most_patches: None,
             native: raw.is_native,
         };
         config.validate()?;
@@ -242,13 +261,14 @@ impl VisionConfig {
             "num_hidden_layers": self.num_hidden_layers,
             "num_attention_heads": self.num_attention_heads,
             "num_channels": self.num_channels,
-            "image_size": self.image_size,
             "patch_size": self.patch_size,
             "hidden_act": self.hidden_act.name(),
         });
         // Of the optional keys, only those that the family's class has.
         let keys = self.family.defaults(with_registers.is_some());
         for (key, value) in [
+            ("image_size", json!(self.image_size)),
+            ("num_patches", json!(self.grid() * self.grid())),
             ("intermediate_size", json!(self.intermediate_size)),
             ("projection_dim", json!(self.projection_dim)),
             ("vision_use_head", json!(self.pooling_head)),
@@ -278,9 +298,20 @@ impl VisionConfig {
         out
     }
 
-    /// The number of patches of an image.
+    /// The number of patches of an image, or the most that one can have.
     pub fn num_patches(&self) -> usize {
-        self.grid() * self.grid()
+        self.most_patches.filter(|_| self.is_flexible()).unwrap_or(self.grid() * self.grid())
+    }
+
+    /// Whether each image has a grid of its own, which follows its aspect ratio.
+    pub fn is_flexible(&self) -> bool {
+        self.family.positions == Positions::Flexible
+    }
+
+    /// The numbers that an encoder with a grid for each image gets of a patch: its pixels, row by row with the channels
+    /// last; the weights of the rows and of the columns of the table of positions; and 1, or 0 for padding.
+    pub fn patch_values(&self) -> usize {
+        self.num_channels * self.patch_size * self.patch_size + 2 * self.grid() + 1
     }
 
     /// The number of patches along a side of an image.
@@ -309,8 +340,12 @@ impl VisionConfig {
         self.input_size.unwrap_or(self.image_size)
     }
 
-    /// The sizes of an image's pixel values: channels, height and width.
+    /// The sizes of an image's pixel values: channels, height and width; of an image with a grid of its own, the number of
+    /// all patches' numbers, 1 and 1.
     pub fn pixel_shape(&self) -> [usize; 3] {
+        if self.is_flexible() {
+            return [self.num_patches() * self.patch_values(), 1, 1];
+        }
         [self.num_channels, self.side(), self.side()]
     }
 
@@ -348,7 +383,8 @@ impl VisionConfig {
             ("num_register_tokens", self.registers, most::REGISTERS),
         ];
         at_most("vision_config", &bounds)?;
-        at_most("vision_config", &[("(image_size / patch_size)^2", self.num_patches(), most::VISUAL)])?;
+        let patches = self.num_patches().max(self.grid() * self.grid());
+        at_most("vision_config", &[("(image_size / patch_size)^2", patches, most::VISUAL)])?;
         above_zero("vision_config.layer_norm_eps", self.layer_norm_eps)?;
         above_zero("vision_config.rope_theta", self.rope_theta)?;
         divides("vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)?;

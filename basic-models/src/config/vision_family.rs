@@ -53,6 +53,8 @@ pub enum Positions {
     Batched,
     /// Queries and keys are rotated by their place in the grid; CLS is as with `Batched`.
     Rotary,
+    /// A table that is interpolated to the grid of each image, whose patches are as many as fit with its aspect ratio.
+    Flexible,
 }
 
 /// The names of a family's tensors on disk, as pairs of the name on disk and the name in this project.
@@ -117,6 +119,31 @@ static SIGLIP: VisionFamily = VisionFamily {
         json!({
             "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
             "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-6, "attention_dropout": 0.0, "vision_use_head": true,
+        })
+    },
+};
+
+/// SigLIP 2 NaFlex: images keep their aspect ratio and have grids of their own, of at most so many patches. (SigLIP 2 at a
+/// fixed resolution is SigLIP.)
+static SIGLIP2: VisionFamily = VisionFamily {
+    name: "siglip2_vision_model",
+    joint_name: Some("siglip2"),
+    registers_name: None,
+    class: false,
+    positions: Positions::Flexible,
+    interpolates: false,
+    patch_bias: true,
+    pre_norm: false,
+    rms_norms: false,
+    gated: false,
+    layer_scale: false,
+    in_clip_cpp: false,
+    names: None,
+    class_defaults: |_| {
+        json!({
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "num_channels": 3, "patch_size": 16, "num_patches": 256, "hidden_act": "gelu_pytorch_tanh",
             "layer_norm_eps": 1e-6, "attention_dropout": 0.0, "vision_use_head": true,
         })
     },
@@ -263,7 +290,7 @@ static AIMV2_NAMES: VisionNames = VisionNames {
 
 impl VisionFamily {
     /// Every family; a config.json without a `model_type` is of the first one.
-    pub const ALL: [&'static Self; 5] = [&CLIP, &SIGLIP, &DINOV2, &DINOV3, &AIMV2];
+    pub const ALL: [&'static Self; 6] = [&CLIP, &SIGLIP, &SIGLIP2, &DINOV2, &DINOV3, &AIMV2];
 
     /// The family of a `model_type` in config.json, and whether it is the class with registers; the
     /// first one for `None`.
@@ -347,13 +374,12 @@ mod tests {
                 assert_eq!(VisionFamily::of(Some(name)), Some((family, registers)), "{name}");
             }
         }
-        let all =
-            "clip_vision_model, siglip_vision_model, dinov2, dinov2_with_registers, dinov3_vit or aimv2_vision_model";
+        let all = "clip_vision_model, siglip_vision_model, siglip2_vision_model, dinov2, dinov2_with_registers, dinov3_vit or aimv2_vision_model";
         assert_eq!(VisionFamily::supported(), all);
         assert_eq!(VisionFamily::of(None), Some((VisionFamily::ALL[0], false)));
         assert_eq!(VisionFamily::of(Some("vit")), None);
         for (name, relative) in
-            [("clip", true), ("siglip2", true), ("dinov3_convnext", true), ("vit", false), ("", false)]
+            [("clip", true), ("siglip3", true), ("dinov3_convnext", true), ("vit", false), ("", false)]
         {
             assert_eq!(VisionFamily::is_relative(name), relative, "{name}");
         }

@@ -105,7 +105,7 @@ impl LlavaConfig {
             visual_tokens: self.visual_tokens(),
             features: [self.features(), self.feature_width()],
             patches: self.projector.queries().is_none() || self.projector.pooled_side().is_some(),
-            tiled: self.tiling().cuts(),
+            tiled: self.tiling().varies(),
         }
     }
 

@@ -1,13 +1,14 @@
 //! Vision transformers (transformers' `CLIPVisionModel` and its variants; config/vision_family.rs lists the
 //! differences).
 
-use basic_core::ops::{attention_to_all, patches, rotate, swiglu};
+use basic_core::ops::{attention_to_all, linear as ops_linear, patches, rotate, swiglu};
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{
     Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig,
 };
-use burn::tensor::{Device, Tensor};
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Device, Tensor};
 
 use super::activate;
 use super::linear::linear;
@@ -37,7 +38,7 @@ pub struct VisionEncoder {
 /// parameter with a batch dimension.
 #[derive(Module, Debug)]
 struct PatchEmbeddings {
-    patch_embedding: Conv2d,
+    patch_embedding: PatchEmbedding,
     rms_norm: Option<RmsNorm>,
     class_embedding: Option<Param<Tensor<1>>>,
     position_embedding: Option<Embedding>,
@@ -51,6 +52,14 @@ struct PatchEmbeddings {
     grid: [usize; 2],
     // Whether positions are told by sines.
     native: bool,
+}
+
+/// A convolution over the patches, or a matrix for patches that are given flat, with the channels last.
+#[derive(Module, Debug)]
+struct PatchEmbedding {
+    weight: Option<Param<Tensor<4>>>,
+    weight_flat: Option<Param<Tensor<2>>>, // [hidden, values], as on disk
+    bias: Option<Param<Tensor<1>>>,
 }
 
 #[derive(Module, Debug)]
@@ -182,14 +191,19 @@ impl VisionConfig {
         let patches = trained * trained;
         let normal = Initializer::Normal { mean: 0.0, std: 1.0 };
         let (class, kind) = (self.family.class, self.family.positions);
-        let batched = kind != Positions::Table;
+        let batched = matches!(kind, Positions::Batched | Positions::Rotary);
         let mask = |of: bool| self.mask_token && of;
         let positions = patches + usize::from(class);
+        let Conv2d { weight, bias, .. } = Conv2dConfig::new([self.num_channels, d], [self.patch_size; 2])
+            .with_bias(self.family.patch_bias)
+            .init(device);
+        let flat = self.num_channels * self.patch_size * self.patch_size;
         PatchEmbeddings {
-            patch_embedding: Conv2dConfig::new([self.num_channels, d], [self.patch_size; 2])
-                .with_stride([self.patch_size; 2])
-                .with_bias(self.family.patch_bias)
-                .init(device),
+            patch_embedding: PatchEmbedding {
+                weight: (!self.is_flexible()).then_some(weight),
+                weight_flat: self.is_flexible().then(|| normal.init([d, flat], device)),
+                bias,
+            },
             rms_norm: self.family.rms_norms.then(|| self.rms_norm(device)),
             class_embedding: (class && !batched).then(|| normal.init([d], device)),
             position_embedding: (!batched && !self.native).then(|| EmbeddingConfig::new(positions, d).init(device)),
@@ -235,11 +249,12 @@ impl VisionEncoder {
     /// - pixels: `[N, channels, H, W]`
     /// - output: per layer `[N, special + patches, hidden]`, CLS and registers first
     pub fn hidden_states(&self, pixels: Tensor<4>, layers: &[usize]) -> Vec<Tensor<3>> {
-        let mut x = self.embeddings.forward(pixels);
+        let (mut x, mask) = self.embeddings.forward(pixels);
         if let Some(norm) = &self.pre_layrnorm {
             x = norm.forward(x);
         }
         let last = layers.iter().copied().max().unwrap_or(0);
+        let mask = mask.map(|valid| masked(&valid));
         let rotation = self.rotary.map(|(theta, side)| {
             let special = x.dims()[1] - side * side;
             rotation(side, special, self.encoder.head_width(), theta, x.dtype(), &x.device().without_autodiff())
@@ -247,7 +262,7 @@ impl VisionEncoder {
         let mut found: Vec<Option<Tensor<3>>> = vec![None; layers.len()];
         for index in 0..=last {
             if index > 0 {
-                x = self.encoder.layers[index - 1].forward(x, rotation.as_ref());
+                x = self.encoder.layers[index - 1].forward(x, rotation.as_ref(), mask.as_ref());
             }
             for (slot, layer) in found.iter_mut().zip(layers) {
                 if *layer == index {
@@ -263,11 +278,20 @@ impl PatchEmbeddings {
     /// Embeds images as patches, with the special positions before them and position embeddings added.
     ///
     /// # Shapes
-    /// - pixels: `[N, channels, H, W]`
-    /// - output: `[N, special + patches, hidden]`
-    fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let Conv2d { weight, bias, .. } = &self.patch_embedding;
-        let mut x = patches(pixels, weight.val(), bias.as_ref().map(|bias| bias.val())); // [N, patches, hidden]
+    /// - pixels: `[N, channels, H, W]`, or `[N, values, 1, 1]` of images with grids of their own
+    /// - output: `[N, special + patches, hidden]`; for images with grids of their own also which patches are none but padding,
+    ///   `[N, patches]` of 1 and 0
+    fn forward(&self, pixels: Tensor<4>) -> (Tensor<3>, Option<Tensor<2>>) {
+        let PatchEmbedding { weight, weight_flat, bias } = &self.patch_embedding;
+        let bias = bias.as_ref().map(|bias| bias.val());
+        let mut x = match (weight, weight_flat) {
+            (Some(weight), _) => patches(pixels, weight.val(), bias), // [N, patches, hidden]
+            (None, Some(weight)) => {
+                let (x, valid) = self.flexible(pixels, weight.val(), bias);
+                return (x, Some(valid));
+            }
+            (None, None) => return (pixels.squeeze_dim(3), None),
+        };
         let [n, _, d] = x.dims();
         if let Some(norm) = &self.rms_norm {
             x = normalized(norm, x, false);
@@ -292,7 +316,27 @@ impl PatchEmbeddings {
             let (class, patches) = (x.clone().narrow(1, 0, 1), x.narrow(1, 1, t - 1));
             x = Tensor::cat(vec![class, registers.val().expand([n, count, d]), patches], 1);
         }
-        x
+        (x, None)
+    }
+
+    /// Embeds the patches of images with grids of their own, and which of them are none but padding. The table of positions
+    /// is interpolated to each image's grid: a position's weight is the product of its row's and its column's.
+    ///
+    /// # Shapes
+    /// - pixels: `[N, patches * values, 1, 1]`, see [`VisionConfig::patch_values`]
+    /// - output: `[N, patches, hidden]` and `[N, patches]`
+    fn flexible(&self, pixels: Tensor<4>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> (Tensor<3>, Tensor<2>) {
+        let ([n, all, ..], [d, own], [side, _]) = (pixels.dims(), weight.dims(), self.grid);
+        let count = all / (own + 2 * side + 1);
+        let x = pixels.reshape([n, count, own + 2 * side + 1]);
+        let part = |start: usize, length: usize| x.clone().narrow(2, start, length);
+        let embedded = ops_linear(part(0, own).reshape([n * count, own]), weight.transpose(), bias);
+        let rows = part(own, side).reshape([n * count, side, 1]);
+        let columns = part(own + side, side).reshape([n * count, 1, side]);
+        let weights = (rows * columns).reshape([n * count, side * side]);
+        let valid = part(own + 2 * side, 1).reshape([n, count]);
+        let Some(table) = &self.position_embedding else { return (embedded.reshape([n, count, d]), valid) };
+        ((embedded + weights.matmul(table.weight.val())).reshape([n, count, d]), valid)
     }
 }
 
@@ -325,7 +369,7 @@ impl VisionLayers {
 }
 
 impl VisionLayer {
-    fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>, mask: Option<&Tensor<4>>) -> Tensor<3> {
         let normed = |x: Tensor<3>, layer: &Option<LayerNorm>, rms: &Option<RmsNorm>| match (layer, rms) {
             (Some(norm), _) => norm.forward(x),
             (None, Some(norm)) => normalized(norm, x, false),
@@ -335,7 +379,7 @@ impl VisionLayer {
             Some(scale) => y * scale.val().unsqueeze(),
             None => y,
         };
-        let y = self.self_attn.forward(normed(x.clone(), &self.layer_norm1, &self.rms_norm1), rotation);
+        let y = self.self_attn.forward(normed(x.clone(), &self.layer_norm1, &self.rms_norm1), rotation, mask);
         let x = x + scaled(y, &self.layer_scale1);
         let y = normed(x.clone(), &self.layer_norm2, &self.rms_norm2);
         let y = match (&self.mlp, &self.swiglu) {
@@ -348,11 +392,11 @@ impl VisionLayer {
 }
 
 impl VisionAttention {
-    /// Applies self-attention in which every position sees every other.
+    /// Applies self-attention in which every position sees every other, except those that are masked.
     ///
     /// # Shapes
     /// - x and output: `[N, T, hidden]`
-    fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>, mask: Option<&Tensor<4>>) -> Tensor<3> {
         let [n, t, d] = x.dims();
         let width = d / self.heads;
         let split = |y: Tensor<3>| y.reshape([n, t, self.heads, width]);
@@ -363,8 +407,29 @@ impl VisionAttention {
         let q = turned(split(linear(&self.q_proj, x.clone())));
         let k = turned(split(linear(&self.k_proj, x.clone())));
         let v = split(linear(&self.v_proj, x));
-        linear(&self.out_proj, attention_to_all(q, k, v).reshape([n, t, d]))
+        let seen = match mask {
+            Some(mask) => masked_attention(q, k, v, mask.clone()),
+            None => attention_to_all(q, k, v),
+        };
+        linear(&self.out_proj, seen.reshape([n, t, d]))
     }
+}
+
+/// What is added to the scores of keys, `[N, 1, 1, patches]` in f32: so little that padding is not seen.
+fn masked(valid: &Tensor<2>) -> Tensor<4> {
+    let [n, count] = valid.dims();
+    valid.clone().cast(DType::F32).sub_scalar(1.0).mul_scalar(1e30).reshape([n, 1, 1, count])
+}
+
+/// Attention to the keys that are not masked, composed of operations; softmax in f32.
+///
+/// # Shapes
+/// - q, k, v and output: `[N, T, heads, width]`
+fn masked_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Tensor<4>) -> Tensor<4> {
+    let (dtype, width) = (q.dtype(), q.dims()[3]);
+    let [q, k, v] = [q, k, v].map(|x| x.swap_dims(1, 2));
+    let scores = q.matmul(k.transpose()).cast(DType::F32).div_scalar((width as f64).sqrt()) + mask;
+    softmax(scores, 3).cast(dtype).matmul(v).swap_dims(1, 2)
 }
 
 impl VisionMlp {

@@ -24,6 +24,8 @@ pub enum ImageKind {
     Siglip,
     /// `LlavaImageProcessor`: CLIP's steps, and padding to a square before them.
     Llava,
+    /// `Siglip2ImageProcessor`: as many patches as fit with the image's aspect ratio.
+    Siglip2,
     /// `LlavaNextImageProcessor`: a base image and the tiles of the best of several resolutions.
     LlavaNext,
 }
@@ -72,6 +74,19 @@ pub struct ImageProcessorConfig {
     /// The resolutions, as height and width, of which the best one for an image is cut into tiles of the size of the crop;
     /// empty except for `LlavaNextImageProcessor`.
     pub pinpoints: Vec<[usize; 2]>,
+    /// The patches of an image whose grid follows its aspect ratio; `None` except for `Siglip2ImageProcessor`.
+    pub patches: Option<Patches>,
+}
+
+/// The patches of images that each have a grid of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patches {
+    /// The pixels along a side of a patch.
+    pub size: u32,
+    /// The most patches of an image.
+    pub most: usize,
+    /// The rows, and columns, of the encoder's table of positions; the checkpoint determines it.
+    pub grid: usize,
 }
 
 impl ImageProcessorConfig {
@@ -86,6 +101,7 @@ impl ImageProcessorConfig {
             rescale_factor: Some(1.0 / 255.0),
             normalize: Some(([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261_302_6, 0.275_777_1])),
             pinpoints: Vec::new(),
+            patches: None,
         }
     }
 
@@ -115,11 +131,11 @@ impl ImageProcessorConfig {
     /// Returns [`ProcessorError::Unsupported`] for other values, such as `"anyres"`; `path` is the file that it names.
     pub fn with_aspect_ratio(self, value: &str, path: &Path) -> Result<Self> {
         match value {
-            _ if self.kind == ImageKind::LlavaNext => Err(ProcessorError::Unsupported {
+            _ if matches!(self.kind, ImageKind::LlavaNext | ImageKind::Siglip2) => Err(ProcessorError::Unsupported {
                 path: path.into(),
                 key: "image_aspect_ratio".into(),
                 value: value.into(),
-                supported: "none for a model that cuts images into tiles (image_grid_pinpoints)",
+                supported: "none for a model that cuts images into tiles (image_grid_pinpoints) or keeps their aspect ratio",
             }),
             "pad" => Ok(self.with_pad()),
             "square" => Ok(self),
@@ -184,6 +200,29 @@ impl ImageProcessorConfig {
             ) => Self::clip(224),
             // DINOv2's processor, with the same steps and the same defaults.
             Some("BitImageProcessor" | "BitImageProcessorFast" | "BitImageProcessorPil") => Self::clip(224),
+            Some("Siglip2ImageProcessor" | "Siglip2ImageProcessorFast" | "Siglip2ImageProcessorPil") => {
+                let bounded = |value: Option<u64>, default: u64, most: u64, key: &str| match value.unwrap_or(default) {
+                    value if (1..=most).contains(&value) => Ok(value),
+                    value => {
+                        Err(unsupported(key, value.to_string(), "1 to 256 and 1 to 65536: a patch's side, and patches"))
+                    }
+                };
+                if raw.do_resize == Some(false) {
+                    return Err(unsupported("do_resize", "false".into(), "true in a Siglip2ImageProcessor"));
+                }
+                let patches = Patches {
+                    size: bounded(raw.patch_size, 16, 256, "patch_size")? as u32,
+                    most: bounded(raw.max_num_patches, 256, 65_536, "max_num_patches")? as usize,
+                    grid: 16,
+                };
+                Self {
+                    kind: ImageKind::Siglip2,
+                    size: None,
+                    resample: Resample::Bilinear,
+                    patches: Some(patches),
+                    ..Self::siglip(224)
+                }
+            }
             // DINOv3's rescales before it resizes, which differs by less than the rounding to 8 bits.
             Some("DINOv3ViTImageProcessor" | "DINOv3ViTImageProcessorFast") => Self {
                 resample: Resample::Bilinear,
@@ -201,12 +240,12 @@ impl ImageProcessorConfig {
                 return Err(unsupported(
                     "image_processor_type",
                     other.into(),
-                    "CLIPImageProcessor, SiglipImageProcessor, BitImageProcessor, DINOv3ViTImageProcessor, \
+                    "CLIPImageProcessor, SiglipImageProcessor, Siglip2ImageProcessor, BitImageProcessor, DINOv3ViTImageProcessor, \
                      LlavaImageProcessor, LlavaNextImageProcessor",
                 ));
             }
         };
-        if let Some(size) = &raw.size {
+        if let Some(size) = raw.size.as_ref().filter(|_| config.patches.is_none()) {
             let square = config.kind == ImageKind::Siglip;
             let supported = "a length, {\"shortest_edge\"} or {\"height\", \"width\"}, of 1 to 4096";
             config.size =
@@ -259,7 +298,7 @@ impl ImageProcessorConfig {
         // A tile has the size of the crop, whether it is cropped or not.
         let crops =
             raw.do_center_crop.unwrap_or(config.kind != ImageKind::Siglip) || config.kind == ImageKind::LlavaNext;
-        config.crop = config.crop.filter(|_| crops);
+        config.crop = config.crop.filter(|_| crops && config.patches.is_none());
         config.size = config.size.filter(|_| raw.do_resize != Some(false));
         let factor = raw.rescale_factor.or(config.rescale_factor);
         config.rescale_factor = factor.filter(|_| raw.do_rescale != Some(false));
@@ -324,12 +363,13 @@ impl ImageProcessorConfig {
             _ if self.pad.is_some() => "LlavaImageProcessor",
             ImageKind::Clip => "CLIPImageProcessor",
             ImageKind::Siglip => "SiglipImageProcessor",
+            ImageKind::Siglip2 => "Siglip2ImageProcessor",
             ImageKind::Llava => "LlavaImageProcessor",
             ImageKind::LlavaNext => "LlavaNextImageProcessor",
         };
         let mut out = json!({
             "image_processor_type": class,
-            "do_resize": self.size.is_some(),
+            "do_resize": self.size.is_some() || self.patches.is_some(),
             "resample": match self.resample { Resample::Bilinear => 2, Resample::Bicubic => 3 },
             "do_center_crop": self.crop.is_some(),
             "do_rescale": self.rescale_factor.is_some(),
@@ -341,6 +381,10 @@ impl ImageProcessorConfig {
         }
         if self.kind == ImageKind::LlavaNext {
             out["image_grid_pinpoints"] = json!(self.pinpoints);
+        }
+        if let Some(Patches { size, most, .. }) = self.patches {
+            out["patch_size"] = json!(size);
+            out["max_num_patches"] = json!(most);
         }
         if let Some(size) = self.size {
             out["size"] = match size {
@@ -407,6 +451,8 @@ struct Raw {
     do_convert_rgb: Option<bool>,
     do_pad: Option<bool>,
     image_grid_pinpoints: Option<Value>,
+    patch_size: Option<u64>,
+    max_num_patches: Option<u64>,
 }
 
 /// Reads a length (a square, or the shortest edge), `[h, w]`, `{"shortest_edge"}` or `{"height", "width"}`.

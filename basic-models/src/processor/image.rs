@@ -162,6 +162,9 @@ impl ImageProcessor {
         if !self.config.pinpoints.is_empty() {
             return self.tiles(image);
         }
+        if let Some(patches) = self.config.patches {
+            return self.patched(image, patches);
+        }
         let original = [height as usize, width as usize];
         let image = self.pad(image)?;
         let size = self.resized(&image)?;
@@ -197,6 +200,11 @@ impl ImageProcessor {
             self.max_pixels
         );
         fail(image, (size.0.into(), size.1.into()), reason)
+    }
+
+    /// The number for an 8-bit value of a pixel in a channel.
+    pub(super) fn value(&self, channel: usize, value: u8) -> f32 {
+        self.table[channel][usize::from(value)]
     }
 
     /// The limit of pixels.

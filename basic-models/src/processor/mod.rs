@@ -39,6 +39,7 @@ mod labels;
 mod literal;
 mod marks;
 mod open;
+mod patches;
 mod piece;
 mod placeholders;
 mod program;
@@ -60,7 +61,7 @@ mod wanted;
 #[cfg(test)]
 mod tests;
 
-pub use config::{ImageKind, ImageProcessorConfig, Resample, Size};
+pub use config::{ImageKind, ImageProcessorConfig, Patches, Resample, Size};
 pub use conversation::{Message, Role, from_llava, from_llava_without_images};
 pub use error::ProcessorError;
 pub use image::{ImageProcessor, PixelValues};

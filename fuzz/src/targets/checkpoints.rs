@@ -14,6 +14,9 @@ const CONVERT: &[&str] = &["convert", "model", "out"];
 const CHECK: &[&str] = &["data", "check", "data.json", "--checkpoint", "model", "--conversation", "vicuna_v1"];
 const ASSEMBLE: &[&str] = &["assemble", "--vision", "model/tower", "--llm", "llm.gguf", "--out", "out"];
 const ASSEMBLE_OWN: &[&str] = &["assemble", "--vision", "model/tower", "--llm", "gguf/model.gguf", "--out", "out"];
+const ASSEMBLE_FUSED: &[&str] =
+    &["assemble", "--vision", "towers/dinov2", "--vision", "towers/siglip", "--llm", "llm.gguf", "--out", "model"];
+const ASSEMBLE_FLEXIBLE: &[&str] = &["assemble", "--vision", "towers/siglip2", "--llm", "llm.gguf", "--out", "model"];
 const RENDER: &[&str] = &["data", "check", "data.json", "--checkpoint", "model", "--conversation", "template"];
 const MERGE: &[&str] = &["merge", "model", "adapter", "out"];
 const OUT: Leaves = Leaves::Checkpoint("out");
@@ -44,6 +47,11 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
     let tokens = |name, damaged| plain("tokenizers", name, Kind::Json, damaged, CHECK);
     let adapter = |name, from: &str, kind, damaged| {
         plain("adapters", name, kind, damaged, MERGE).with(fixtures.join(from), "adapter").leaves(OUT)
+    };
+    // A model of several vision encoders, and one whose images have grids of their own.
+    let assembled = |name, from: &str, damaged, line: &'static [&'static str]| {
+        let target = new("configs", name, Kind::Json, damaged, CONVERT).with(fixtures.join(from), "towers");
+        target.with(fixtures.join("gguf/decoder.gguf"), "llm.gguf").made(line).leaves(OUT)
     };
     let png = fs::read(fixtures.join("images/a.png")).unwrap_or_default();
     vec![
@@ -111,6 +119,23 @@ pub(super) fn targets(fixtures: &Path) -> Vec<Target> {
             "model/processor_config.json",
             &["preprocess", "model", "a.png", "out.safetensors"],
         )
+        .leaves(Leaves::File("out.safetensors")),
+        assembled("config.json of fused encoders", "fused", "model/config.json", ASSEMBLE_FUSED),
+        assembled(
+            "preprocessor_config.json of fused encoders",
+            "fused",
+            "model/preprocessor_config.json",
+            ASSEMBLE_FUSED,
+        ),
+        assembled("config.json of a flexible encoder", "flexible", "model/config.json", ASSEMBLE_FLEXIBLE),
+        new(
+            "configs",
+            "preprocessor_config.json of a flexible encoder",
+            Kind::Json,
+            "tower/preprocessor_config.json",
+            &["preprocess", "tower", "a.png", "out.safetensors"],
+        )
+        .with(fixtures.join("flexible/siglip2"), "tower")
         .leaves(Leaves::File("out.safetensors")),
         tokens("tokenizer.json", "model/tokenizer.json"),
         plain("tokenizers", "tokenizer.json, converted", Kind::Json, "model/tokenizer.json", CONVERT).leaves(OUT),
