@@ -16,6 +16,7 @@ use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
 use tests::fixtures::{fixture, number, numbers, read_json};
 use tests::gradients::gradients;
+use tests::project::Project;
 use tests::tensors::{self, read, relative, relative_l2, write};
 use tests::{Ran, args, run};
 
@@ -296,4 +297,31 @@ fn what_is_wrong_with_adapters_is_said() {
     basic(args!["merge", fixture(ADAPTERS[0]), fixture(ADAPTERS[1]), out])
         .refused(1, &["has adapters over it already"]);
     assert!(!out.exists());
+}
+
+#[test]
+fn adapters_of_every_vision_encoder_have_its_modules_names_and_merge() {
+    for (name, layer) in [
+        ("llama-siglip", "vision_tower.encoder.layers.0.self_attn.q_proj"),
+        ("llama-dinov2", "vision_tower.encoder.layer.0.attention.q_proj"),
+        ("llama-dinov3", "vision_tower.model.layer.0.attention.q_proj"),
+        ("llama-dinov3-gated", "vision_tower.model.layer.1.mlp.gate_proj"),
+        ("llama-aimv2", "vision_tower.encoder.layers.1.ffn.gate_proj"),
+    ] {
+        let base = fixture("families").join(name);
+        let project = Project::new(env!("CARGO_BIN_EXE_basic-under-test"), "pretrain", 2);
+        let checkpoint = format!("model.checkpoint={:?}", base.display().to_string());
+        let out = project.train("out", &["--set", &checkpoint, "--set", "parts.vision.mode=lora"]);
+        let adapter = read(&out.join("adapter/adapter_model.safetensors"));
+        let name_of = |factor: &str| format!("base_model.model.model.{layer}.{factor}.weight");
+        assert!(adapter.contains_key(&name_of("lora_A")), "{name}: {:?}", adapter.keys().collect::<Vec<_>>());
+        assert!(adapter.keys().all(|key| !key.contains(".head.")), "{name}: nothing passes through the pooling head");
+        let merged = project.path().join("merged");
+        basic(args!["merge", base, out.join("adapter"), merged, "--dtype", "f32"]).succeeded();
+        let (merged, trained) = (read(&merged.join("model.safetensors")), read(&out.join("model.safetensors")));
+        assert!(merged.keys().eq(trained.keys()), "{name}");
+        for (key, tensor) in &trained {
+            assert!(relative_l2(&merged[key], tensor) < 1e-6, "{name}: {key}");
+        }
+    }
 }

@@ -185,7 +185,7 @@ fn a_store_and_a_resumed_run_change_no_bit_and_long_samples_are_cut_before_an_im
     killed_behind(&out, 3);
     basic(args!["train", "--resume", out]).succeeded();
     assert!(weights(&out) == expected, "resumed");
-    let cut = project.train("cut", &with(&set, &["loader.max_length=150", "loader.too_long=truncate"]));
+    let cut = project.train("cut", &with(&set, &["loader.max_length=157", "loader.too_long=truncate"]));
     assert_eq!(read_jsonl(&cut.join("metrics.jsonl")).len(), 6);
 }
 

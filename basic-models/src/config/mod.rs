@@ -8,6 +8,7 @@ mod decoder_file;
 mod family;
 mod gguf_family;
 mod llava;
+mod llava_checks;
 mod projector;
 mod resampler_cost;
 mod rope;
