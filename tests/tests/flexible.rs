@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use basic_core::{DeviceSpec, Objective};
 use basic_eval::losses::read_samples;
 use basic_models::checkpoint::Layout;
-use basic_models::{Batch, Checkpoint};
+use basic_models::processor::tokenize_prompt;
+use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::DType;
 use serde_json::{Value, json};
 use tests::fixtures::{decoder_of_plain, fixture, number, numbers, read_json, read_jsonl};
@@ -171,7 +172,7 @@ fn packed_accumulated_recomputed_and_trained_runs_have_the_losses_of_the_whole_b
 }
 
 #[test]
-fn a_store_and_a_resumed_run_change_no_bit_and_long_samples_are_cut_before_an_image() {
+fn a_store_and_a_resumed_run_change_no_bit_and_a_sample_is_cut_before_an_image() {
     let (project, set) = project("finetune", 6);
     let every = ["checkpoint.every=1", "checkpoint.keep_last=20"];
     let kept = format!("train.vision_store={:?}", project.path().join("features").display().to_string());
@@ -185,8 +186,22 @@ fn a_store_and_a_resumed_run_change_no_bit_and_long_samples_are_cut_before_an_im
     killed_behind(&out, 3);
     basic(args!["train", "--resume", out]).succeeded();
     assert!(weights(&out) == expected, "resumed");
-    let cut = project.train("cut", &with(&set, &["loader.max_length=157", "loader.too_long=truncate"]));
-    assert_eq!(read_jsonl(&cut.join("metrics.jsonl")).len(), 6);
+    let left_out = project.train("left-out", &with(&set, &["loader.max_length=170", "loader.too_long=skip"]));
+    assert_eq!(read_jsonl(&left_out.join("metrics.jsonl")).len(), 6);
+    let checkpoint = Checkpoint::open(project.path().join("model")).unwrap();
+    let tiles = ["strip.png", "wide.png"].map(|name| checkpoint.tiles(&fixture("images").join(name)).unwrap());
+    let prompt = tokenize_prompt(&checkpoint.tokenizer, "see <image> and <image> here", &tiles).unwrap();
+    let [first, second] = [0, 1].map(|image| prompt.image_positions[image].clone());
+    assert_eq!([first.len(), second.len()], tiles.map(|tiles| tiles.patches()));
+    for (length, images, left) in [
+        (second.end, 2, second.end),
+        (second.end - 1, 1, second.start),
+        (first.end, 1, first.end),
+        (first.end - 1, 0, first.start),
+    ] {
+        let mut cut = ImageTokens::from(prompt.clone());
+        assert_eq!((cut.cut(length), cut.ids.len()), (images, left), "to {length}");
+    }
 }
 
 #[test]
