@@ -16,6 +16,7 @@ use tests::fixtures::{decoder_of_plain, fixture, number, numbers, read_json, rea
 use tests::gradients::gradients;
 use tests::project::{Project, losses};
 use tests::runs::killed_behind;
+use tests::serving::{Serving, data_url, user};
 use tests::tensors::{read, relative, relative_l2, write};
 use tests::{Ran, args, run};
 

@@ -105,6 +105,7 @@ fn one(lens: &mut Lens<'_>, job: LensJob) -> Result<LensAnswer, LensError> {
 fn failure(error: &LensError) -> ApiError {
     match error {
         LensError::Layer { .. } => ApiError::field("layers", error.to_string()),
+        LensError::OwnGrids => ApiError::field("model", error.to_string()),
         LensError::Checkpoint(_) | LensError::Processor(_) | LensError::Size { .. } => {
             ApiError::field("image", error.to_string())
         }
