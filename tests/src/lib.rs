@@ -9,6 +9,7 @@ pub mod browser;
 pub mod fixtures;
 pub mod gradients;
 pub mod hub;
+pub mod losses;
 pub mod project;
 pub mod runs;
 pub mod serving;

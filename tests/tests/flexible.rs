@@ -12,12 +12,13 @@ use basic_models::processor::tokenize_prompt;
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::DType;
 use serde_json::{Value, json};
-use tests::fixtures::{decoder_of_plain, fixture, number, numbers, read_json, read_jsonl};
+use tests::fixtures::{decoder_of_plain, fixture, number, read_json, read_jsonl};
 use tests::gradients::gradients;
+use tests::losses::assert_losses;
 use tests::project::{Project, losses};
 use tests::runs::killed_behind;
 use tests::serving::{Serving, data_url, user};
-use tests::tensors::{read, relative, relative_l2, write};
+use tests::tensors::{read, relative_l2, write};
 use tests::{Ran, args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
@@ -48,14 +49,7 @@ fn compare(device: &str) {
     let samples = fixture("samples_next.jsonl");
     let line = args!["losses", model, samples, "--device", device, "--grads", grads, "--json"];
     let (ours, expected) = (basic(line).json(), read_json(&fixture("flexible/expected.json")));
-    assert_eq!(ours["tokens"], expected["tokens"]);
-    for (key, bound) in [("lm", 1e-4), ("das", 1e-3), ("sds", 1e-3)] {
-        let off = relative(number(&ours[key]), number(&expected[key]));
-        assert!(off <= bound, "{key} is {} and not {}", ours[key], expected[key]);
-    }
-    let rows = |value: &Value| -> Vec<f64> { value.as_array().into_iter().flatten().flat_map(numbers).collect() };
-    let (a, b) = (rows(&ours["attention"]), rows(&expected["attention"]));
-    assert!(a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5));
+    assert_losses(&ours, &expected, "flexible");
     let found = read(&grads);
     let wanted = read(&fixture("flexible/expected.safetensors"));
     for (key, wanted) in wanted.iter().filter(|(key, _)| ["lm.", "das.", "sds."].iter().any(|t| key.starts_with(t))) {
@@ -220,6 +214,16 @@ fn the_model_answers_and_is_evaluated_and_what_needs_one_grid_is_refused() {
     fs::write(&questions, format!("{}\n{}\n", ask(1, "wide.png"), ask(2, "strip.png"))).unwrap();
     let line = args!["eval", model, questions, "--images", fixture("images"), "--device", "cpu", "--json"];
     assert_eq!(basic(line).json()["questions"], 2);
+    // The server answers as it does alone, whatever an image's number of tokens.
+    let server = Serving::start(BINARY, &[&model], &[]);
+    let asked = |images: &[&str]| json!({"model": "model", "messages": [user(images, "what?")], "max_tokens": 6, "temperature": 0});
+    let alone = server.post("/v1/chat/completions", &asked(&["wide.png"])).ok();
+    let two = server.post("/v1/chat/completions", &asked(&["wide.png", "strip.png"])).ok();
+    assert!(number(&two["usage"]["prompt_tokens"]) > number(&alone["usage"]["prompt_tokens"]) + 16.0);
+    let again = server.post("/v1/chat/completions", &asked(&["wide.png"])).ok();
+    assert_eq!(again["choices"], alone["choices"]);
+    let look = json!({"model": "model", "image": data_url("wide.png")});
+    server.post("/v1/lens", &look).refused(400, Some("model"), "grid of its own");
     let line =
         args!["analyze", model, "--image", wide, "--prompt", "USER: <image> what? ASSISTANT:", "--device", "cpu"];
     basic([line, args!["--out", dir.path().join("lens")]].concat()).refused(1, &["grid of its own", "lens"]);

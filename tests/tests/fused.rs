@@ -10,11 +10,12 @@ use basic_models::checkpoint::Layout;
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
-use tests::fixtures::{copy_of, decoder_of_plain, fixture, number, numbers, read_json, read_jsonl, text};
+use tests::fixtures::{copy_of, decoder_of_plain, fixture, number, read_json, read_jsonl, text};
 use tests::gradients::gradients;
+use tests::losses::assert_losses;
 use tests::project::{Project, losses};
 use tests::runs::killed_behind;
-use tests::tensors::{read, relative, relative_l2, write};
+use tests::tensors::{read, relative_l2, write};
 use tests::{Ran, args, run};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_basic-under-test");
@@ -67,14 +68,7 @@ fn compare(device: &str) {
         let grads = dir.path().join(format!("{case}-grads.safetensors"));
         let line = args!["losses", model, fixture("samples.jsonl"), "--device", device, "--grads", grads, "--json"];
         let (ours, (_, expected)) = (basic(line).json(), expected(case));
-        assert_eq!(ours["tokens"], expected["tokens"], "{case}");
-        for (key, bound) in [("lm", 1e-4), ("das", 1e-3), ("sds", 1e-3)] {
-            let off = relative(number(&ours[key]), number(&expected[key]));
-            assert!(off <= bound, "{case}: {key} is {} and not {}", ours[key], expected[key]);
-        }
-        let rows = |value: &Value| -> Vec<f64> { value.as_array().into_iter().flatten().flat_map(numbers).collect() };
-        let (a, b) = (rows(&ours["attention"]), rows(&expected["attention"]));
-        assert!(a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "{case}");
+        assert_losses(&ours, &expected, case);
         let found = read(&grads);
         for (key, wanted) in &wanted {
             let off = relative_l2(&found[key], wanted);

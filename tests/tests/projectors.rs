@@ -11,8 +11,9 @@ use basic_eval::losses::read_samples;
 use basic_models::{Batch, Checkpoint};
 use burn::tensor::DType;
 use serde_json::json;
-use tests::fixtures::{copy_of, fixture, number, numbers, read_json};
-use tests::tensors::{Tensors, read, relative, relative_l2, write};
+use tests::fixtures::{copy_of, fixture, numbers, read_json};
+use tests::losses::assert_losses;
+use tests::tensors::{Tensors, read, relative_l2, write};
 use tests::{Ran, args, run};
 
 fn basic(args: Vec<OsString>) -> Ran {
@@ -56,16 +57,7 @@ fn compare(device: &str) {
         let grads = dir.path().join(format!("{name}-grads.safetensors"));
         let line = args!["losses", model, fixture("samples.jsonl"), "--device", device, "--grads", grads, "--json"];
         let (ours, expected) = (basic(line).json(), read_json(&path.with_extension("json")));
-        assert_eq!(ours["tokens"], expected["tokens"], "{name}");
-        for (key, bound) in [("lm", 1e-4), ("das", 1e-3), ("sds", 1e-3)] {
-            let off = relative(number(&ours[key]), number(&expected[key]));
-            assert!(off <= bound, "{name}: {key} is {} and not {}", ours[key], expected[key]);
-        }
-        let rows = |value: &serde_json::Value| -> Vec<f64> {
-            value.as_array().into_iter().flatten().flat_map(numbers).collect()
-        };
-        let (a, b) = (rows(&ours["attention"]), rows(&expected["attention"]));
-        assert!(a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "{name}");
+        assert_losses(&ours, &expected, &name);
         let found = read(&grads);
         let of_lm = |all: &Tensors| all.keys().filter(|name| name.starts_with("lm.")).cloned().collect::<Vec<_>>();
         assert_eq!(of_lm(&found), of_lm(&wanted), "{name}");
