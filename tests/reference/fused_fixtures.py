@@ -6,7 +6,7 @@
 Writes a tiny DINOv2 with registers, a SigLIP and a CLIP, each with an image processor of its own, and for each case below
 the losses and gradients of the model of tests/fixtures/plain whose vision encoder is replaced by several of them: their
 patches' features of the second-to-last layer, on the grid of the first one, joined by channel, and a projector of that width.
-CASE.safetensors has the projector's weights, the gradients of the losses of tests/fixtures/samples.jsonl with respect to them and to v
+prismatic.pt is a checkpoint in the layout of Prismatic's code. CASE.safetensors has the projector's weights, the gradients of the losses of tests/fixtures/samples.jsonl with respect to them and to v
 (as basic_reference.py computes them), and those of lm + das + 0.01 sds with respect to the encoders' weights. Needs torch,
 transformers, safetensors, pillow."""
 import importlib.util
@@ -144,9 +144,29 @@ def case(name):
     print(name, {k: round(losses[k], 4) for k in ("lm", "das", "sds")}, losses["tokens"])
 
 
+def prismatic():
+    """A file as Prismatic's code writes it: the projector of `three`, and the decoder of `plain` at half its weights, with a token
+    for padding and rows up to a multiple of 64."""
+    from safetensors.torch import load_file
+    half = lambda x: (x * 0.5).half()
+    names = {"linear_1": "0", "linear_2": "2", "linear.0": "4"}
+    projector, decoder = {}, {}
+    for key, x in load_file(out / "three.safetensors").items():
+        if key.startswith("multi_modal_projector."):
+            layer, kind = key.removeprefix("multi_modal_projector.").rsplit(".", 1)
+            projector[f"projector.{names[layer]}.{kind}"] = half(x)
+    for key, x in load_file(FIXTURES / "plain/model.safetensors").items():
+        if key.startswith("language_model."):
+            if x.shape[0] == 359:
+                x = torch.cat([x, x[:25] * 0])
+            decoder["llm." + key.removeprefix("language_model.")] = half(x)
+    torch.save({"model": {"projector": projector, "llm_backbone": decoder}}, out / "prismatic.pt")
+
+
 out = Path(sys.argv[1])
 out.mkdir(parents=True, exist_ok=True)
 for name in ENCODERS:
     encoder(name)
 for name in CASES:
     case(name)
+prismatic()

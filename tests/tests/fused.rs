@@ -389,3 +389,36 @@ fn what_does_not_go_with_several_encoders_is_refused_by_name() {
         basic(line).refused(1, words);
     }
 }
+
+#[test]
+fn a_checkpoint_of_prismatics_code_goes_together_with_its_encoders() {
+    let dir = tempfile::tempdir().unwrap();
+    let (llm, out, file) = (decoder_of_plain(dir.path()), dir.path().join("out"), fixture("fused/prismatic.pt"));
+    let line = |weights: &Path| {
+        let mut line = args!["assemble", "--llm", llm, "--projector", "fused_gelu_mlp", "--weights", weights];
+        ["dinov2", "clip", "siglip"].into_iter().for_each(|name| line.extend(args!["--vision", encoder(name)]));
+        line.extend(args!["--dtype", "f32", "--out", &out]);
+        line
+    };
+    basic(line(&file)).succeeded();
+    let all = read(&out.join("model.safetensors"));
+    let mut wanted = read(&fixture("plain/model.safetensors"));
+    wanted.retain(|name, _| name.starts_with("language_model."));
+    let projector = read(&fixture("fused/three.safetensors"));
+    wanted.extend(projector.into_iter().filter(|(name, _)| name.starts_with("multi_modal_projector.")));
+    for (name, tensor) in &wanted {
+        let found = &all[name].values[..tensor.values.len()];
+        // At half the weights, in half precision.
+        let near = found.iter().zip(&tensor.values).all(|(a, b)| (a - 0.5 * b).abs() <= 1e-3 * b.abs() + 1e-6);
+        assert!(near, "{name}");
+    }
+    assert_eq!(all["language_model.model.embed_tokens.weight"].shape, [384, 48]);
+    assert_eq!(read_json(&out.join("config.json"))["text_config"]["vocab_size"], 384);
+    for (name, tensor) in read(&encoder("siglip").join("model.safetensors")) {
+        assert_eq!(all[&name_in_model(2, &name)], tensor, "{name}");
+    }
+    basic(args!["losses", out, fixture("samples.jsonl"), "--device", "cpu", "--json"]).succeeded();
+    basic([line(&fixture("original/mm_projector.bin")), args!["--overwrite"]].concat())
+        .refused(1, &["mm_projector.bin", "no projector and decoder"]);
+    basic([line(&dir.path().join("gone.pt")), args!["--overwrite"]].concat()).refused(1, &["gone.pt"]);
+}

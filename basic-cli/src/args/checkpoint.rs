@@ -38,6 +38,9 @@ pub struct Assemble {
     /// Trained weights for the projector, such as LLaVA's mm_projector.bin, instead of random ones.
     #[arg(long, value_name = "FILE")]
     pub projector_weights: Option<PathBuf>,
+    /// Trained weights for the projector and the language model together, such as Prismatic's latest-checkpoint.pt.
+    #[arg(long, value_name = "FILE", conflicts_with = "projector_weights")]
+    pub weights: Option<PathBuf>,
     /// Cut images into tiles (LLaVA-NeXT): the resolutions of which the best one for an image is cut, as HEIGHTxWIDTH
     /// with commas between them, such as 336x672,672x336,672x672. Both are multiples of the vision encoder's image size.
     #[arg(long, value_name = "HxW,...", value_delimiter = ',', value_parser = resolution)]

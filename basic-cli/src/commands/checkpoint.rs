@@ -26,6 +26,7 @@ pub fn assemble(args: Assemble) -> Result<()> {
         projector: args.projector,
         seed: args.seed,
         projector_weights: args.projector_weights,
+        trained: args.weights,
         pad_to_multiple_of: args.pad_to_multiple_of.map(usize::from),
         image_grid_pinpoints: args.image_grid_pinpoints,
         fused_vision: fused.to_vec(),

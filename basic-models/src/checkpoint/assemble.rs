@@ -11,7 +11,7 @@ use super::hub::resolve;
 use super::names::{FUSED_TOWERS, Layout, PROJECTOR};
 use super::open::Opened;
 use super::opened::Checkpoint;
-use super::read::TensorFiles;
+use super::read::{TensorFiles, VOCABULARY};
 use super::vocabulary::{TokenizerFiles, room_for};
 use crate::config::{LlavaConfig, ProjectorKind};
 
@@ -25,6 +25,9 @@ pub struct AssembleOptions {
     /// Trained weights of the projector instead: LLaVA's `mm_projector.bin`, or safetensors with LLaVA's or
     /// transformers' names.
     pub projector_weights: Option<PathBuf>,
+    /// Trained weights of the projector and of the decoder, which take the place of the decoder's own: a file of
+    /// Prismatic's code (`latest-checkpoint.pt`), or one with LLaVA's or transformers' names.
+    pub trained: Option<PathBuf>,
     /// Rounds the rows of the embedding table up to a multiple of this.
     pub pad_to_multiple_of: Option<usize>,
     /// The resolutions, as height and width in pixels, of which the best one for an image is cut into tiles
@@ -40,6 +43,7 @@ impl Default for AssembleOptions {
             projector: "mlp2x_gelu".into(),
             seed: 0,
             projector_weights: None,
+            trained: None,
             pad_to_multiple_of: None,
             image_grid_pinpoints: Vec::new(),
             fused_vision: Vec::new(),
@@ -82,6 +86,13 @@ impl Checkpoint {
         };
         let decoder = unpacked.as_ref().map_or(&*dir, TempDir::path);
         let mut config = composed(&vision, &fused, decoder, kind, &options.image_grid_pinpoints)?;
+        if let Some(path) = &options.trained {
+            files = trained(path)?.over(files);
+            // Prismatic adds a token for padding and rounds the table up.
+            if let Some(rows) = files.shape(VOCABULARY[0]).and_then(|shape| shape.first()) {
+                config["text_config"]["vocab_size"] = (*rows).into();
+            }
+        }
         let tokenizer_files = TokenizerFiles::with_image_token(decoder)?;
         let growth = room_for(&tokenizer_files, &files, &mut config, options.pad_to_multiple_of)?;
         let mut config = LlavaConfig::from_json(&config.to_string())
@@ -101,12 +112,37 @@ impl Checkpoint {
             fused_vision: fused,
             config,
             files,
-            projector_seed: options.projector_weights.is_none().then_some(options.seed),
+            projector_seed: (options.projector_weights.is_none() && options.trained.is_none()).then_some(options.seed),
             tokenizer_files,
             composed: true,
             image_aspect_ratio: None,
             unpacked,
         })
+    }
+}
+
+/// Opens a file with a trained projector and decoder.
+fn trained(path: &Path) -> Result<TensorFiles, CheckpointError> {
+    let path = resolve(path)?;
+    if !path.is_file() {
+        return Err(CheckpointError::Io { path, source: std::io::ErrorKind::NotFound.into() });
+    }
+    let files = TensorFiles::open(&path, Layout::Llava)?;
+    let mismatch = |what: &str| Err(CheckpointError::Mismatch(format!("{}: {what}", path.display())));
+    if files.contains_any("vision_backbone.") {
+        return mismatch(
+            "holds trained vision encoders with timm's names (vision_backbone.*), which are not read: only checkpoints whose \
+             encoders were frozen can be assembled",
+        );
+    }
+    match files.contains_any(PROJECTOR) && files.contains_any("language_model.") {
+        true => {
+            Ok(files.keep(&|name| [PROJECTOR, "language_model.", "lm_head."].iter().any(|part| name.starts_with(part))))
+        }
+        false => mismatch(
+            "holds no projector and decoder together: its tensors are named model.projector.* and model.llm_backbone.* \
+             (Prismatic), or as LLaVA's",
+        ),
     }
 }
 

@@ -48,6 +48,9 @@ impl Layout {
     /// - transformers 5: `vision_tower.*`, `language_model.*`, `lm_head.*`
     /// - LLaVA's own code, in which the decoder contains the other parts: `model.layers.*`, `model.mm_projector.*`,
     ///   `model.vision_tower.vision_tower.vision_model.*`
+    ///
+    /// A file of Prismatic's code is read as well: `model.projector.projector.*`, and below `model.llm_backbone.llm.` the
+    /// decoder's own names.
     pub fn canonical(self, disk: &str) -> Option<String> {
         if disk.ends_with(".position_ids") || disk.ends_with("rotary_emb.inv_freq") {
             return None;
@@ -65,7 +68,11 @@ impl Layout {
                 if let Some(rest) = name.strip_prefix("vision_tower.") {
                     let rest = strip(rest, "vision_tower.");
                     format!("vision_tower.{}", vision_names::canonical(&strip(&rest, "vision_model.")))
-                } else if let Some(rest) = name.strip_prefix("mm_projector.") {
+                } else if let Some(rest) = name.strip_prefix("llm_backbone.llm.") {
+                    self.canonical(rest)?
+                } else if let Some(rest) =
+                    name.strip_prefix("mm_projector.").or_else(|| name.strip_prefix("projector.projector."))
+                {
                     projector(rest)
                 } else if name == NEWLINE[0] {
                     NEWLINE[1].into()
@@ -169,6 +176,9 @@ mod tests {
             ("model.mm_projector.0.weight", "multi_modal_projector.linear_1.weight"),
             ("model.mm_projector.2.bias", "multi_modal_projector.linear_2.bias"),
             ("model.mm_projector.4.bias", "multi_modal_projector.linear.0.bias"),
+            ("model.projector.projector.4.weight", "multi_modal_projector.linear.0.weight"),
+            ("model.llm_backbone.llm.model.layers.0.mlp.up_proj.weight", "language_model.layers.0.mlp.up_proj.weight"),
+            ("model.llm_backbone.llm.lm_head.weight", "lm_head.weight"),
             ("mm_projector.weight", "multi_modal_projector.linear_1.weight"),
             ("model.vision_tower.vision_tower.vision_model.pre_layrnorm.bias", "vision_tower.pre_layrnorm.bias"),
         ];
