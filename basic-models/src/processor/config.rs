@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{ProcessorError, Result, tiles, wanted};
 
-const IMAGE_FILE: &str = "preprocessor_config.json";
+pub(super) const IMAGE_FILE: &str = "preprocessor_config.json";
 pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
 
 /// The longest side that settings may have: 4096 x 4096 pixels are 192 MiB of numbers, many times what any
@@ -336,80 +336,6 @@ impl ImageProcessorConfig {
             ("image_std", format!("{std:?}"), "deviations that keep pixel values finite")
         })
     }
-
-    /// Writes preprocessor_config.json so that transformers 4 and 5 read the same settings back. Settings with padding
-    /// are written for `LlavaImageProcessor`, the class that supports it.
-    ///
-    /// # Errors
-    /// Returns [`ProcessorError::Write`].
-    pub fn save(&self, dir: &Path) -> Result<()> {
-        self.save_with(&[], dir)
-    }
-
-    /// [`ImageProcessorConfig::save`] with the settings for the other vision encoders of a model with several.
-    ///
-    /// # Errors
-    /// Returns [`ProcessorError::Write`].
-    pub fn save_with(&self, others: &[&Self], dir: &Path) -> Result<()> {
-        let mut out = self.to_json();
-        if !others.is_empty() {
-            out[OTHERS] = others.iter().map(|other| other.to_json()).collect();
-        }
-        write_json(&dir.join(IMAGE_FILE), &out)
-    }
-
-    fn to_json(&self) -> Value {
-        let class = match self.kind {
-            _ if self.pad.is_some() => "LlavaImageProcessor",
-            ImageKind::Clip => "CLIPImageProcessor",
-            ImageKind::Siglip => "SiglipImageProcessor",
-            ImageKind::Siglip2 => "Siglip2ImageProcessor",
-            ImageKind::Llava => "LlavaImageProcessor",
-            ImageKind::LlavaNext => "LlavaNextImageProcessor",
-        };
-        let mut out = json!({
-            "image_processor_type": class,
-            "do_resize": self.size.is_some() || self.patches.is_some(),
-            "resample": match self.resample { Resample::Bilinear => 2, Resample::Bicubic => 3 },
-            "do_center_crop": self.crop.is_some(),
-            "do_rescale": self.rescale_factor.is_some(),
-            "do_normalize": self.normalize.is_some(),
-            "do_convert_rgb": true,
-        });
-        if self.pad.is_some() || self.kind == ImageKind::Llava {
-            out["do_pad"] = json!(self.pad.is_some());
-        }
-        if self.kind == ImageKind::LlavaNext {
-            out["image_grid_pinpoints"] = json!(self.pinpoints);
-        }
-        if let Some(Patches { size, most, .. }) = self.patches {
-            out["patch_size"] = json!(size);
-            out["max_num_patches"] = json!(most);
-        }
-        if let Some(size) = self.size {
-            out["size"] = match size {
-                Size::ShortestEdge(edge) => json!({ "shortest_edge": edge }),
-                Size::Exact { height, width } => json!({ "height": height, "width": width }),
-            };
-        }
-        if let Some((height, width)) = self.crop {
-            out["crop_size"] = json!({ "height": height, "width": width });
-        }
-        if let Some(factor) = self.rescale_factor {
-            out["rescale_factor"] = json!(factor);
-        }
-        if let Some((mean, std)) = self.normalize {
-            out["image_mean"] = json!(mean.map(shortest));
-            out["image_std"] = json!(std.map(shortest));
-        }
-        if let Some(color) = self.pad
-            && self.normalize.is_none()
-        {
-            // transformers computes the colour from the mean even if it does not normalize.
-            out["image_mean"] = json!(color.map(|value| (f64::from(value) + 0.5) / 255.0));
-        }
-        out
-    }
 }
 
 /// ImageNet's means and deviations.
@@ -417,7 +343,7 @@ const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// The key for the image processors of a model's other vision encoders, which no class of transformers has.
-const OTHERS: &str = "fused_image_processors";
+pub(super) const OTHERS: &str = "fused_image_processors";
 const MOST_OTHERS: usize = 8;
 
 /// The JSON with a checkpoint's settings, and the file that it is from.
@@ -485,7 +411,7 @@ fn exact_mean(found: &Option<Value>, mean: [f32; 3]) -> [f64; 3] {
 }
 
 /// The number with the fewest digits that rounds to `value` in 32 bits, which is what the file had.
-fn shortest(value: f32) -> f64 {
+pub(super) fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 

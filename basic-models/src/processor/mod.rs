@@ -32,6 +32,7 @@
 mod bounds;
 mod charsmap;
 mod config;
+mod config_write;
 mod conversation;
 mod error;
 mod image;
