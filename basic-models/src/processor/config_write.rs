@@ -12,7 +12,7 @@ impl ImageProcessorConfig {
     /// are written for `LlavaImageProcessor`, the class that supports it.
     ///
     /// # Errors
-    /// Returns [`ProcessorError::Write`].
+    /// Returns [`ProcessorError::Write`](super::ProcessorError::Write).
     pub fn save(&self, dir: &Path) -> Result<()> {
         self.save_with(&[], dir)
     }
@@ -20,7 +20,7 @@ impl ImageProcessorConfig {
     /// [`ImageProcessorConfig::save`] with the settings for the other vision encoders of a model with several.
     ///
     /// # Errors
-    /// Returns [`ProcessorError::Write`].
+    /// Returns [`ProcessorError::Write`](super::ProcessorError::Write).
     pub fn save_with(&self, others: &[&Self], dir: &Path) -> Result<()> {
         let mut out = self.to_json();
         if !others.is_empty() {
