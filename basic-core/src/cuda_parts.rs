@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cudarc::driver::result as driver;
-use cudarc::{nccl, nvrtc};
+use cudarc::nvrtc;
 
 /// The folders of a CUDA toolkit that contain its libraries.
 const LIBRARY_FOLDERS: [&str; 3] = ["lib64", "lib", "targets/x86_64-linux/lib"];
@@ -50,7 +50,7 @@ impl Parts {
                 driver: find_driver(),
                 nvrtc: find_nvrtc(toolkit.as_deref()),
                 headers: find_headers(toolkit),
-                nccl: find_nccl(),
+                nccl: crate::nccl::find(),
             }
         })
     }
@@ -167,16 +167,6 @@ fn find_headers(toolkit: Option<PathBuf>) -> Result<PathBuf, String> {
     match headers.join(HEADER).is_file() {
         true => Ok(headers),
         false => Err(format!("{} has no {HEADER}, which the kernels include: {helps}", headers.display())),
-    }
-}
-
-fn find_nccl() -> Result<(), String> {
-    // SAFETY: loads NCCL's library and reads nothing from it.
-    match unsafe { nccl::sys::is_culib_present() } {
-        true => Ok(()),
-        false => Err("NCCL (libnccl.so), which adds gradients over several devices, is not in the loader's path: \
-                      install libnccl2, or train on one device"
-            .into()),
     }
 }
 

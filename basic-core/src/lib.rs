@@ -27,12 +27,16 @@
 
 #![warn(missing_docs)]
 
+#[cfg(feature = "cuda")]
+mod beside;
 pub mod check;
 #[cfg(feature = "cuda")]
 mod cuda_parts;
 mod device;
 mod losses;
 pub mod methods;
+#[cfg(feature = "cuda")]
+pub mod nccl;
 pub mod ops;
 mod supervision;
 

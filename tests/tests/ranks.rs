@@ -273,7 +273,7 @@ fn a_launch_without_its_neighbours_says_what_is_missing() {
         Ended::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     };
     alone(&[("PMI_RANK", "0"), ("PMI_SIZE", "2")]).refused(&["launched 2 processes, MPI connects 1", "Open MPI"]);
-    alone(&[("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")]).refused(&["torchrun", "mpirun -n 2"]);
+    alone(&[("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")]).refused(&["torchrun", "MASTER_ADDR"]);
     alone(&[("PMI_RANK", "7"), ("PMI_SIZE", "2")]).refused(&["PMI_RANK", "from 0 to 1"]);
     assert!(!out.exists());
 }

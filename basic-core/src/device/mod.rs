@@ -273,12 +273,10 @@ fn kept_kernels() -> Option<PathBuf> {
 ///
 /// # Errors
 ///
-/// Returns [`DeviceError::Missing`] if NCCL's library is not found.
+/// Returns [`DeviceError::Missing`] if NCCL's library is not found, or the driver is too old.
 pub fn check_nccl() -> Result<(), DeviceError> {
     #[cfg(feature = "cuda")]
-    if let Err(missing) = &crate::cuda_parts::Parts::here().nccl {
-        return Err(DeviceError::Missing { device: "cuda".into(), missing: missing.clone() });
-    }
+    crate::nccl::check().map_err(|missing| DeviceError::Missing { device: "cuda".into(), missing })?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use basic_core::{DeviceError, DeviceSpec, available_devices};
 use thiserror::Error;
 
+use super::line::{Line, Place};
 use super::{Collective, Failure};
 
 /// The largest number of processes that is believed.
@@ -13,6 +14,9 @@ const MOST: usize = 1 << 20;
 
 /// How long a process waits for the others, where a recipe does not say otherwise.
 pub const TIME_LIMIT: Duration = Duration::from_secs(1800);
+
+/// How long the processes of `torchrun` wait until all are there.
+const MEETING: Duration = Duration::from_secs(300);
 
 /// What launched this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +79,9 @@ pub enum LaunchError {
         /// How many.
         world: usize,
     },
-    /// The launcher starts processes and connects them by nothing that this program knows.
-    #[error(
-        "torchrun has launched {world} processes, which it connects by PyTorch alone: launch them with `mpirun -n {world} basic …` or srun"
-    )]
-    Torchrun {
-        /// How many.
-        world: usize,
-    },
+    /// The processes of `torchrun` did not find each other.
+    #[error("{0}")]
+    Meeting(String),
     /// MPI and the launcher do not agree.
     #[error(
         "{launcher} has launched {launched} processes, MPI connects {connected}: launch with the mpirun of the MPI that this program was built with ({library})"
@@ -143,9 +142,10 @@ impl Launch {
 
     fn from(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, LaunchError> {
         let all = [Launcher::OpenMpi, Launcher::Pmi, Launcher::Slurm, Launcher::Torchrun];
-        let Some(launcher) = all.into_iter().find(|launcher| get(launcher.variables()[1]).is_some()) else {
-            return Ok(None);
-        };
+        // Where `srun` has started torchrun itself, its variables are there too.
+        let innermost = get("TORCHELASTIC_RUN_ID").map(|_| Launcher::Torchrun);
+        let found = innermost.or_else(|| all.into_iter().find(|launcher| get(launcher.variables()[1]).is_some()));
+        let Some(launcher) = found else { return Ok(None) };
         let [rank, world, local] = launcher.variables();
         let number = |variable: &'static str, least: usize, most: usize| {
             let value = get(variable).unwrap_or_default();
@@ -178,10 +178,17 @@ impl Group {
     /// [`LaunchError`]
     pub fn join() -> Result<Option<Self>, LaunchError> {
         let Some(launch) = Launch::detect()? else { return Ok(None) };
-        if launch.launcher == Launcher::Torchrun {
-            return Err(LaunchError::Torchrun { world: launch.world });
+        match launch.launcher {
+            Launcher::Torchrun => Self::over_sockets(&launch).map(Some),
+            Launcher::OpenMpi | Launcher::Pmi | Launcher::Slurm => Self::over_mpi(&launch).map(Some),
         }
-        Self::over_mpi(&launch).map(Some)
+    }
+
+    fn over_sockets(launch: &Launch) -> Result<Self, LaunchError> {
+        let place = Place::of(&|name| std::env::var(name).ok(), launch.rank, launch.world)?;
+        let line = Line::open(&place, MEETING, TIME_LIMIT)?;
+        let local_rank = launch.local_rank.unwrap_or(launch.rank);
+        Ok(Self { collective: Arc::new(line), local_rank, transport: "sockets" })
     }
 
     /// The device of this process: the one of its number where `given` is a GPU without a number, or the machine's best.
@@ -272,6 +279,11 @@ mod tests {
         }
         assert_eq!(launched(&[]), Ok(None));
         assert_eq!(launched(&[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "1")]), Ok(None));
+        // torchrun that srun has started.
+        let pairs = [("SLURM_PROCID", "1"), ("SLURM_STEP_NUM_TASKS", "2"), ("TORCHELASTIC_RUN_ID", "none")];
+        let pairs = [&pairs[..], &[("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")]].concat();
+        let found = launched(&pairs).unwrap().unwrap();
+        assert_eq!(found, Launch { launcher: Launcher::Torchrun, rank: 9, world: 16, local_rank: Some(1) });
         // A batch script of Slurm is one process, whatever it asks for.
         assert_eq!(launched(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")]), Ok(None));
     }

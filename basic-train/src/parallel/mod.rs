@@ -12,17 +12,21 @@
 //! |---|---|---|
 //! | [`Solo`] | a single one | none needed |
 //! | [`Threads`] | threads on any devices | in rank order, by copies between devices; every run gives the same bits |
-//! | [`Nccl`] | threads on CUDA devices | Burn's `all_reduce` (NCCL) |
 //! | `Mpi` (feature `mpi`) | processes on any devices and machines | in rank order, through host memory; the bits of [`Threads`] |
+//! | `Line` | processes of `torchrun` | host values alone, over sockets |
+//! | `Nccl` (feature `cuda`) | any of these on CUDA devices | by NCCL, from device to device, in its own order |
 //!
 //! [`Replicas::run`] starts the threads and chooses the collective; [`Group::join`] connects processes that were
 //! launched together.
 
 mod exchange;
+mod failure;
 mod gradients;
 mod launch;
+mod line;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "cuda")]
 mod nccl;
 mod replicas;
 pub mod shard;
@@ -42,6 +46,7 @@ pub use gradients::sum_gradients;
 pub use launch::{Group, GroupError, Launch, LaunchError, Launcher, TIME_LIMIT};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+#[cfg(feature = "cuda")]
 pub use nccl::Nccl;
 pub use replicas::text as panic_text;
 pub use replicas::{Replicas, ReplicasError};
@@ -144,6 +149,11 @@ pub trait Collective: Send + Sync {
         false
     }
 
+    /// Whether it moves tensors of every device. The processes of `torchrun` have NCCL alone for that.
+    fn moves_tensors(&self) -> bool {
+        true
+    }
+
     /// Sets how long a process waits for the others before it gives up. Threads wait until one ends.
     fn set_time_limit(&self, _: Duration) {}
 
@@ -163,7 +173,7 @@ pub trait Collective: Send + Sync {
 
     /// Sums a tensor over the replicas and gives each replica its part of the sum: replica r has the r-th of
     /// [`world`](Self::world) equal parts. The length is the same on every replica, and a multiple of their number.
-    /// The sums are taken in rank order where the replicas are threads or MPI's processes.
+    /// The sums are taken in rank order, but for NCCL's.
     ///
     /// # Errors
     ///

@@ -23,21 +23,15 @@ use mpi::{Tag, Threading};
 
 use operations::pause;
 
+use super::failure::{ANSWER, reporter};
 use super::launch::LaunchError;
-use super::{Collective, CollectiveError, Failure, failed};
+use super::{Collective, CollectiveError, Failure};
 
 /// Messages beside the operations: a failure's text, and the number of the operation that a process gives up on.
 const FAILED: Tag = 1;
 const GIVES_UP: Tag = 2;
-/// The longest text of a failure in bytes: MPI hands over messages of this size without the receiver's help.
-const TEXT: usize = 3 << 10;
 /// The most bytes that an operation moves from or to a process at once; MPI counts them in 32 bits.
 const BLOCK: usize = 1 << 30;
-/// How long a process waits for the others' answers when it gives up, and for them to end when it ends.
-const ANSWER: Duration = Duration::from_secs(3);
-/// How long a process that fails listens for others that fail with the same message.
-const LISTEN: Duration = Duration::from_millis(300);
-
 /// MPI, from the first [`Mpi::open`] to [`close`]. It cannot be started again.
 static UNIVERSE: Mutex<Option<Universe>> = Mutex::new(None);
 
@@ -238,35 +232,18 @@ impl Collective for Mpi {
 
     fn fail(&self, message: &str) -> Failure {
         let mut state = self.lock();
-        let silent = matches!(&state.failure, Some(CollectiveError::Silent { .. }));
-        // Another rank may also have said it in what the ranks tell each other between operations.
-        let of_other = |rank: usize| rank != self.rank && message.contains(&failed(rank));
-        let failure = match &state.failure {
-            Some(CollectiveError::Replica { rank, .. }) if *rank != self.rank => Failure::Heard,
-            _ if (0..self.world).any(of_other) => Failure::Heard,
-            _ => {
-                let mut end = message.len().min(TEXT);
-                while !message.is_char_boundary(end) {
-                    end -= 1;
-                }
-                state.tell(FAILED, &message.as_bytes()[..end]);
-                let (start, mut alike, mut lowest) = (Instant::now(), 1, self.rank);
-                while start.elapsed() < LISTEN && alike < self.world {
-                    if let Some(CollectiveError::Replica { rank, message: said }) = state.heard()
-                        && (silent || message.starts_with(&said))
-                    {
-                        (alike, lowest) = (alike + 1, lowest.min(rank));
-                    }
-                    pause(start.elapsed());
-                }
-                // What fails everywhere is said once, by the lowest rank; so is what some find out about others.
-                match (lowest == self.rank, silent || alike == self.world) {
-                    (true, true) => Failure::Alike,
-                    (true, false) => Failure::Alone,
-                    (false, _) => Failure::Heard,
+        let tell = |text: &str| state.tell(FAILED, text.as_bytes());
+        let heard = |patience: Duration| {
+            let start = Instant::now();
+            loop {
+                match state.heard() {
+                    Some(CollectiveError::Replica { rank, message }) => return Some((rank, message)),
+                    _ if start.elapsed() >= patience => return None,
+                    _ => pause(start.elapsed()),
                 }
             }
         };
+        let failure = reporter((self.rank, self.world), state.failure.as_ref(), message, tell, heard);
         let message = message.to_string();
         state.failure.get_or_insert(CollectiveError::Replica { rank: self.rank, message });
         // All that still can end together: a launcher kills the others when it sees the first end.

@@ -12,11 +12,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+#[cfg(feature = "cuda")]
+use super::Nccl;
 use super::exchange::Exchange;
-use super::{Collective, CollectiveError, Nccl, Solo, Threads};
+use super::{Collective, CollectiveError, Solo, Threads};
 
 /// The stack size of a replica's thread in bytes, as large as the main thread's usually is.
 const STACK: usize = 8 << 20;
+
+/// The environment variable that, set to 0, lets the processes of an MPI launch move tensors through host memory instead
+/// of by NCCL.
+const SWITCH: &str = "BASIC_NCCL";
 
 /// Why devices cannot train together.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -33,13 +39,27 @@ pub enum ReplicasError {
     /// A GPU was named twice.
     #[error("device {0} is named twice: a GPU holds one replica")]
     Twice(String),
+    /// The processes' launcher connects no device of this kind.
+    #[error(
+        "{world} processes of torchrun move tensors between CUDA devices alone, by NCCL, and this one's device is {device}: build with `--features cuda`, or launch with `mpirun -n {world} basic …`, which works on every device (`--features mpi`)"
+    )]
+    Apart {
+        /// This process's device.
+        device: String,
+        /// The number of processes.
+        world: usize,
+    },
+    /// The devices could not be connected.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
 }
 
 /// The devices of a run, one replica on each.
 #[derive(Clone)]
 pub struct Replicas {
     devices: Vec<Device>,
-    nccl: bool,
+    /// The numbers of the devices where all are CUDA's.
+    cuda: Option<Vec<usize>>,
     /// The processes of which this one has one device.
     group: Option<Arc<dyn Collective>>,
 }
@@ -65,20 +85,37 @@ impl Replicas {
         let devices: Result<Vec<Device>, DeviceError> =
             specs.iter().map(|spec| spec.open().map(Device::autodiff)).collect();
         let devices = devices?;
-        let nccl = matches!(first, DeviceSpec::Cuda(_));
-        if nccl && devices.len() > 1 {
+        let number = |spec: &DeviceSpec| match spec {
+            DeviceSpec::Cuda(index) => Some(*index),
+            _ => None,
+        };
+        let cuda: Option<Vec<usize>> = specs.iter().map(number).collect();
+        if cuda.is_some() && devices.len() > 1 {
             check_nccl()?;
         }
-        Ok(Self { devices, nccl, group: None })
+        Ok(Self { devices, cuda, group: None })
     }
 
-    /// Opens the one device of a process that was launched with others.
+    /// Opens the one device of a process that was launched with others. The processes' CUDA devices are connected by
+    /// NCCL, unless MPI connects the processes and the environment says `BASIC_NCCL=0`.
     ///
     /// # Errors
     ///
     /// [`ReplicasError`]
     pub fn launched(spec: DeviceSpec, group: Arc<dyn Collective>) -> Result<Self, ReplicasError> {
-        Ok(Self { group: Some(group), ..Self::open(&[spec])? })
+        let own = Self::open(&[spec])?;
+        let off = group.moves_tensors() && std::env::var(SWITCH).is_ok_and(|value| value.trim() == "0");
+        match own.cuda.as_deref() {
+            #[cfg(feature = "cuda")]
+            Some([index]) if !off => {
+                check_nccl()?;
+                let nccl = Nccl::over(group, *index);
+                nccl.connect()?;
+                Ok(Self { group: Some(Arc::new(nccl)), ..own })
+            }
+            _ if group.moves_tensors() || off => Ok(Self { group: Some(group), ..own }),
+            _ => Err(ReplicasError::Apart { device: spec.to_string(), world: group.world() }),
+        }
     }
 
     /// The devices of this process, by rank.
@@ -180,17 +217,19 @@ impl Replicas {
     }
 
     fn collectives(&self, exchange: &Arc<Exchange>) -> Vec<Arc<dyn Collective>> {
-        match self.nccl {
-            true => Nccl::over(exchange, &self.devices).into_iter().map(|c| Arc::new(c) as _).collect(),
-            false => Threads::over(exchange).into_iter().map(|c| Arc::new(c) as _).collect(),
+        let threads = Threads::over(exchange).into_iter().map(|threads| Arc::new(threads) as Arc<dyn Collective>);
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return threads.zip(cuda).map(|(threads, index)| Arc::new(Nccl::over(threads, *index)) as _).collect();
         }
+        threads.collect()
     }
 }
 
 impl std::fmt::Debug for Replicas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { devices, nccl, .. } = self;
-        f.debug_struct("Replicas").field("devices", devices).field("nccl", nccl).finish_non_exhaustive()
+        let Self { devices, cuda, .. } = self;
+        f.debug_struct("Replicas").field("devices", devices).field("cuda", cuda).finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Replicas as threads of one process on any devices; used for wgpu, and on the CPU in place of [`Nccl`](super::Nccl).
+//! Replicas as threads of one process on any devices. CUDA's devices have NCCL for their tensors.
 
 use std::sync::Arc;
 

@@ -1,8 +1,4 @@
-//! Runs matrix products with cuBLASLt.
-//!
-//! CubeCL does not say on which stream it computes a tensor. A product therefore runs on a stream of its own, which
-//! waits for everything launched before it in the device's context, and everything launched later waits for it
-//! (`cuCtxRecordEvent`, `cuCtxWaitEvent`; CUDA 12.5). CubeCL launches all pending work before it hands out a pointer.
+//! Runs matrix products with cuBLASLt, on a stream beside CubeCL's ([`Beside`]).
 
 // The library is in C; the comment at each call says what it reads or writes.
 #![allow(unsafe_code)]
@@ -18,17 +14,17 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl_cuda::CudaRuntime;
 use cubecl_runtime::runtime::Runtime;
-use cudarc::driver::{result as driver, sys as cuda};
+use cudarc::driver::result as driver;
+use cudarc::driver::sys as cuda;
 
 use super::ffi::{Algorithm, Functions, Object, TYPES};
+use crate::beside::{Beside, EVENTS_OF_CONTEXTS};
 use crate::cuda_parts::{Parts, toolkit_libraries};
 
 type Server = <CudaRuntime as Runtime>::Server;
 
 /// Scratch memory for the algorithms, in bytes: NVIDIA's recommendation for Hopper.
 const WORKSPACE: usize = 32 << 20;
-/// The first CUDA version of the driver with `cuCtxRecordEvent`.
-const EVENTS_OF_CONTEXTS: i32 = 12050;
 /// cuBLASLt makes no use of larger alignments.
 const ALIGNED: u64 = 256;
 
@@ -81,11 +77,8 @@ struct Plan {
 
 struct Lt {
     functions: Functions,
-    context: cuda::CUcontext,
     handle: Object,
-    stream: cuda::CUstream,
-    before: cuda::CUevent,
-    after: cuda::CUevent,
+    beside: Beside,
     workspace: cuda::CUdeviceptr,
     plans: HashMap<Key, Option<Plan>>,
 }
@@ -167,19 +160,11 @@ fn leading(tensor: &CubeTensor, dims: &[usize]) -> Vec<usize> {
 impl Lt {
     fn new(index: usize) -> Option<Self> {
         let functions = functions()?;
-        let device = driver::device::get(i32::try_from(index).ok()?).ok()?;
-        // SAFETY: the primary context is CubeCL's; it is not released here and so lives until the process ends.
-        let context = unsafe { driver::primary_ctx::retain(device) }.ok()?;
-        // SAFETY: the context was just retained.
-        unsafe { driver::ctx::set_current(context) }.ok()?;
-        let event = || driver::event::create(cuda::CUevent_flags::CU_EVENT_DISABLE_TIMING).ok();
+        let beside = Beside::new(index).ok()?;
         Some(Self {
             functions,
-            context,
             handle: functions.handle()?,
-            stream: driver::stream::create(driver::stream::StreamKind::NonBlocking).ok()?,
-            before: event()?,
-            after: event()?,
+            beside,
             // SAFETY: plain device memory, kept until the process ends.
             workspace: unsafe { driver::malloc_sync(WORKSPACE) }.ok()?,
             plans: HashMap::new(),
@@ -237,43 +222,35 @@ impl Lt {
         if key.result.turned {
             return None;
         }
-        // SAFETY: the context was retained in `new`.
-        unsafe { driver::ctx::set_current(self.context) }.ok()?;
+        self.beside.enter().ok()?;
         if !self.plans.contains_key(&key) {
             let plan = self.plan(&key);
             self.plans.insert(key, plan);
         }
         let plan = self.plans.get(&key)?.as_ref()?;
-        // SAFETY: `new` made the events, the stream and the context; a wait captures the event's state at the call.
-        unsafe {
-            cuda::cuCtxRecordEvent(self.context, self.before).result().ok()?;
-            driver::stream::wait_event(self.stream, self.before, cuda::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT)
-                .ok()?;
-        }
-        let mut fine = true;
-        for offset in &offsets {
-            let at = |tensor: usize| addresses[tensor] + offset[tensor] as u64 * sizes[tensor];
-            let [first, second, third] = plan.layouts;
-            let operands = [(at(1), first), (at(0), second), (at(2), third)];
-            let scratch = (self.workspace, WORKSPACE);
-            // SAFETY: the addresses are those of tensors that the caller holds, with the sizes and strides of the plan.
-            fine &= unsafe {
-                self.functions.multiply(
-                    self.handle,
-                    plan.operation,
-                    &plan.algorithm,
-                    operands,
-                    scratch,
-                    self.stream.cast(),
-                )
-            };
-        }
-        // SAFETY: as above.
-        unsafe {
-            driver::event::record(self.after, self.stream).ok()?;
-            cuda::cuCtxWaitEvent(self.context, self.after).result().ok()?;
-        }
-        fine.then_some(())
+        let launch = |stream: cuda::CUstream| {
+            let mut fine = true;
+            for offset in &offsets {
+                let at = |tensor: usize| addresses[tensor] + offset[tensor] as u64 * sizes[tensor];
+                let [first, second, third] = plan.layouts;
+                let operands = [(at(1), first), (at(0), second), (at(2), third)];
+                let scratch = (self.workspace, WORKSPACE);
+                // SAFETY: the addresses are those of tensors that the caller holds, with the sizes and strides of the
+                // plan.
+                fine &= unsafe {
+                    self.functions.multiply(
+                        self.handle,
+                        plan.operation,
+                        &plan.algorithm,
+                        operands,
+                        scratch,
+                        stream.cast(),
+                    )
+                };
+            }
+            fine
+        };
+        self.beside.run(launch).ok()?.then_some(())
     }
 
     fn plan(&self, key: &Key) -> Option<Plan> {

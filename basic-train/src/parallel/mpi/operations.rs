@@ -8,7 +8,8 @@ use mpi::request::{Request, StaticScope};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
 
-use super::{ANSWER, BLOCK, CollectiveError, FAILED, GIVES_UP, Operation, State};
+use super::super::failure::ANSWER;
+use super::{BLOCK, CollectiveError, FAILED, GIVES_UP, Operation, State};
 
 impl State {
     pub(super) fn world(&self) -> usize {
