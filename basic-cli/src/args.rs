@@ -356,6 +356,14 @@ pub enum ArmArg {
     Basic,
 }
 
+/// What each of several ranks holds a share of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ShardArg {
+    None,
+    Optimizer,
+    Gradients,
+}
+
 /// The stage of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StageArg {
@@ -393,9 +401,13 @@ pub struct Bench {
     /// Recompute the activations inside the decoder's layers in the backward pass, which saves memory.
     #[arg(long)]
     pub recompute: bool,
-    /// How many samples go through the model at a time; 0 for the whole batch.
+    /// How many samples go through the model at a time; 0 for all that a rank has.
     #[arg(long, value_name = "SAMPLES", default_value_t = 0)]
     pub micro_batch: usize,
+    /// What each of several ranks holds a share of, as [parallel] shard in a recipe: of the processes that mpirun, srun
+    /// or torchrun has launched, each takes its share of the batch.
+    #[arg(long, value_enum, default_value = "gradients")]
+    pub shard: ShardArg,
     /// How many steps are timed.
     #[arg(long, default_value_t = 5)]
     pub steps: usize,

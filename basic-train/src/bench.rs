@@ -12,7 +12,6 @@ use basic_models::adapters::{AdapterError, LoraConfig, attach};
 use basic_models::nn::{Llava, LossCounts};
 use basic_models::{Batch, Checkpoint, CheckpointError, ConfigError, ImageTokens, LlavaConfig};
 use burn::module::{Module, ModuleMapper, Param};
-use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorReadError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,9 +19,11 @@ use serde::Serialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::optim::{Optimizer, OptimizerConfig, add_gradients, read_out};
-use crate::recipe::{Part, Stage};
-use crate::train::backward;
+use crate::optim::{Optimizer, OptimizerConfig};
+use crate::parallel::shard::StepGradients;
+use crate::parallel::{Collective, CollectiveError};
+use crate::recipe::{Part, Shard, Stage};
+use crate::train::backward_into;
 use crate::trainable::set_trainable;
 
 /// A model size of the reference script.
@@ -108,8 +109,10 @@ pub struct BenchConfig {
     pub adapters: Option<LoraConfig>,
     /// Whether the activations inside the decoder's layers are recomputed in the backward pass.
     pub recompute: bool,
-    /// Number of samples in memory at once; 0 for the whole batch.
+    /// Number of samples in memory at once; 0 for all that a rank has.
     pub micro_batch: usize,
+    /// What each of several ranks holds a share of.
+    pub shard: Shard,
 }
 
 /// The result of [`bench()`], with the reference script's keys.
@@ -138,16 +141,26 @@ pub struct BenchReport {
     /// Whether activations were recomputed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
-    /// Number of samples per step.
+    /// Number of samples per step, over all ranks.
     pub batch: usize,
+    /// Number of ranks that share them, if there are several.
+    #[serde(skip_serializing_if = "is_one")]
+    pub ranks: usize,
+    /// What each rank holds a share of, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// Median seconds per step.
     pub step_s: f64,
     /// Samples per second.
     pub samples_per_s: f64,
-    /// Peak memory that the run held on a CUDA device, in MiB, sampled every few milliseconds.
+    /// Peak memory that the run held on a CUDA device, in MiB, sampled every few milliseconds; the largest of the ranks'.
     pub peak_gpu_mib: Option<f64>,
-    /// Peak resident memory of the process in MiB, on systems that report it.
+    /// Peak resident memory of the process in MiB, on systems that report it; the largest of the ranks'.
     pub peak_rss_mib: Option<f64>,
+}
+
+fn is_one(ranks: &usize) -> bool {
+    *ranks == 1
 }
 
 /// Why the benchmark failed.
@@ -168,16 +181,21 @@ pub enum BenchError {
     /// The device failed.
     #[error("a tensor could not be read from the device: {0}")]
     Read(#[from] TensorReadError),
+    /// The ranks could not work together.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
 }
 
-/// Times whole training steps: encode, project, decode, losses, backward, update. `progress` is called after each step
-/// with its number and its seconds.
+/// Times whole training steps: encode, project, decode, losses, backward, update. The ranks of `collective` share the
+/// samples; each calls this with a device of its own. `progress` is called
+/// after each step with its number and its seconds.
 ///
 /// # Errors
 ///
-/// [`BenchError`] if the checkpoint, the adapters or the device fail.
+/// [`BenchError`] if the checkpoint, the adapters, the device or another rank fail.
 pub fn bench(
     config: &BenchConfig,
+    collective: &dyn Collective,
     device: &Device,
     progress: &mut dyn FnMut(usize, f64),
 ) -> Result<BenchReport, BenchError> {
@@ -187,31 +205,35 @@ pub fn bench(
     if let Some(adapters) = &config.adapters {
         model.language_model = attach(model.language_model, "language_model", adapters, 0, config.dtype)?;
     }
-    let preset = &config.preset;
+    let (preset, ranks) = (&config.preset, collective.world());
     let samples = samples(preset, &model_config);
-    let together = if config.micro_batch == 0 { samples.len() } else { config.micro_batch };
+    let share = samples.len().div_ceil(ranks);
+    let samples = samples.chunks(share).nth(collective.rank()).unwrap_or_default();
+    let together = if config.micro_batch == 0 { share } else { config.micro_batch };
     let shape = model_config.image_shape();
     let batches = samples.chunks(together).map(|part| Batch::collate(part, 0, shape, &device));
     let batches: Vec<Batch> = batches.collect();
-    let counts = batches.iter().map(LossCounts::of).fold(LossCounts::default(), LossCounts::add);
+    let own = batches.iter().map(LossCounts::of).fold(LossCounts::default(), LossCounts::add);
+    let mut counts = [own.tokens as f64, own.image_samples as f64];
+    collective.sum_f64(&mut counts)?;
+    let counts = LossCounts { tokens: counts[0] as usize, image_samples: counts[1] as usize };
     let objective = if config.supervised { Objective::default() } else { Objective::llava() };
     let mut optimizer = Optimizer::new(&OptimizerConfig { max_grad_norm: 0.0, ..OptimizerConfig::default() });
     let mut seconds = Vec::with_capacity(config.steps);
     for step in 0..config.warmup + config.steps.max(1) {
+        collective.barrier()?;
         let start = Instant::now();
-        let mut gradients = GradientsParams::new();
+        let mut gradients = StepGradients::begin(collective, config.shard, &model, batches.len())?;
         let mut totals = Vec::with_capacity(batches.len());
         for batch in &batches {
-            let found = backward(&model, batch, &objective, counts, config.recompute)?;
+            let found = backward_into(&model, batch, &objective, counts, config.recompute, &mut gradients)?;
+            gradients.end_pass(&model)?;
             totals.push(found.losses.total());
-            gradients = match gradients.is_empty() {
-                true => found.gradients.unwrap_or_default(),
-                false => add_gradients(&model, gradients, found.gradients.unwrap_or_default()),
-            };
         }
+        let gradients = gradients.reduce(&model)?;
         // Reading back this one value waits for the whole backward pass; the next step waits for the update.
-        let readout = read_out(&model, &gradients, totals)?;
-        model = optimizer.apply(model, gradients, &readout, 1e-3);
+        let readout = gradients.read_out::<_, BenchError>(&model, collective, totals)?;
+        model = optimizer.apply_reduced(model, gradients, &readout, 1e-3, collective)?;
         let took = start.elapsed().as_secs_f64();
         progress(step + 1, took);
         if step >= config.warmup {
@@ -219,6 +241,8 @@ pub fn bench(
         }
     }
     let held = watch.map(|watch| watch.most() as f64 / MIB);
+    let peaks: Vec<[Option<f64>; 2]> = collective.share(&[held, peak_rss_mib()])?;
+    let most = |i: usize| peaks.iter().filter_map(|peaks| peaks[i]).reduce(f64::max);
     seconds.sort_by(f64::total_cmp);
     // The median; for an even number of steps the mean of the middle two, as in the reference script.
     let step_s = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.0;
@@ -238,10 +262,12 @@ pub fn bench(
         adapters: config.adapters.clone(),
         recompute: config.recompute,
         batch: preset.batch,
+        ranks,
+        shard: (ranks > 1).then_some(config.shard),
         step_s,
         samples_per_s: preset.batch as f64 / step_s,
-        peak_gpu_mib: held,
-        peak_rss_mib: peak_rss_mib(),
+        peak_gpu_mib: most(0),
+        peak_rss_mib: most(1),
     })
 }
 

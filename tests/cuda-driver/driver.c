@@ -12,12 +12,14 @@
 // CUDA_STUB_VERSION=N   the driver's version, 13050 (CUDA 13.5) by default
 // CUDA_STUB_DEVICES=N   the number of devices, 1 by default
 // CUDA_STUB_ONES=1      copies to the host give ones instead of zeros
+// CUDA_STUB_MEMORY=1    device memory has contents, which copies read and write; kernels still do nothing
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 typedef int R;
@@ -81,10 +83,20 @@ __attribute__((constructor)) static void hello(void) {
   if (getenv("CUDA_STUB_TERM"))
     signal(SIGTERM, on_term);
 }
+static int real(void) {
+  static int known = -1;
+  if (known < 0)
+    known = getenv("CUDA_STUB_MEMORY") != NULL;
+  return known;
+}
 static Ptr take(uint64_t n) {
   pthread_mutex_lock(&mu);
   Ptr p = next_addr;
   next_addr += (n + 0x1fffff) & ~0x1fffffull;
+  // Pages are only there once they are written.
+  if (real() && mmap((void *)p, n, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+    perror("device memory");
   used += n;
   if (used > peak)
     peak = used;
@@ -104,6 +116,8 @@ static void give(Ptr p) {
   for (uint64_t i = 0; i < SLOTS; i++)
     if (live[i].p == p) {
       used -= live[i].n;
+      if (real())
+        munmap((void *)p, live[i].n);
       live[i].p = 0;
       break;
     }
@@ -302,6 +316,8 @@ R cuMemHostGetDevicePointer_v2(Ptr *d, void *p, unsigned f) {
 R cuMemcpyHtoD_v2(Ptr d, const void *s, size_t n) {
   htod++;
   htod_bytes += n;
+  if (real())
+    memcpy((void *)d, s, n);
   return 0;
 }
 R cuMemcpyHtoDAsync_v2(Ptr d, const void *s, size_t n, H q) { return cuMemcpyHtoD_v2(d, s, n); }
@@ -312,6 +328,10 @@ static int one(void) {
 R cuMemcpyDtoH_v2(void *d, Ptr s, size_t n) {
   dtoh++;
   dtoh_bytes += n;
+  if (real()) {
+    memcpy(d, (void *)s, n);
+    return 0;
+  }
   memset(d, 0, n);
   if (one())
     for (size_t i = 0; i + 4 <= n; i += 4)
@@ -322,16 +342,22 @@ R cuMemcpyDtoHAsync_v2(void *d, Ptr s, size_t n, H q) { return cuMemcpyDtoH_v2(d
 R cuMemcpyDtoDAsync_v2(Ptr d, Ptr s, size_t n, H q) {
   dtod++;
   dtod_bytes += n;
+  if (real())
+    memmove((void *)d, (void *)s, n);
   return 0;
 }
 R cuMemcpyDtoD_v2(Ptr d, Ptr s, size_t n) {
   dtod++;
   dtod_bytes += n;
+  if (real())
+    memmove((void *)d, (void *)s, n);
   return 0;
 }
 R cuMemcpyPeerAsync(Ptr d, H a, Ptr s, H b, size_t n, H q) {
   dtod++;
   dtod_bytes += n;
+  if (real())
+    memmove((void *)d, (void *)s, n);
   return 0;
 }
 R cuMemcpy2DAsync_v2(const void *c, H q) {

@@ -140,3 +140,12 @@ fn a_replica_that_fails_ends_the_run_with_its_own_message() {
     assert_eq!(on_two.stderr.lines().count(), 1, "{}", on_two.stderr);
     assert!(on_two.stderr.starts_with("error: step ") && on_two.stderr.contains("not finite"), "{}", on_two.stderr);
 }
+
+#[test]
+fn what_devices_do_together_is_checked_and_timed() {
+    let told = run(BINARY, args!["devices", "--together", "cpu,cpu,cpu"]).succeeded();
+    assert!(told.stdout.contains("3 replicas: all 24 operations give the right values"), "{}", told.stdout);
+    let report = run(BINARY, args!["devices", "--together", "cpu", "--json"]).json();
+    assert_eq!((report["replicas"].as_u64(), report["failed"].as_u64()), (Some(1), Some(0)));
+    run(BINARY, args!["devices", "--together", "cpu,auto"]).refused(1, &["cpu,auto", "of one kind"]);
+}

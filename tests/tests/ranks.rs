@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::benchmarks::{Place, pope};
 use tests::fixtures::{read_jsonl, tree};
 use tests::project::{Project, llava, losses};
@@ -302,7 +302,7 @@ fn a_rank_that_hangs_is_named_after_the_time_limit() {
 fn the_questions_of_a_file_go_to_the_ranks() {
     let dir = tempfile::tempdir().unwrap();
     let questions: Vec<String> = (0..11)
-        .map(|i| serde_json::json!({"question_id": i, "image": (["a.png", "b.png", "c.png"][i % 3]), "text": format!("what is in picture {i}?"), "answer": "a circle", "category": "x"}).to_string())
+        .map(|i| json!({"question_id": i, "image": (["a.png", "b.png", "c.png"][i % 3]), "text": format!("what is in picture {i}?"), "answer": "a circle", "category": "x"}).to_string())
         .collect();
     let data = dir.path().join("questions.jsonl");
     fs::write(&data, questions.join("\n") + "\n").unwrap();
@@ -402,4 +402,31 @@ fn the_cells_of_a_study_go_to_the_ranks_and_its_tables_are_those_of_one_process(
     };
     assert_eq!(groups(&one), groups(&many));
     assert_eq!(fs::read_to_string(one.join("table.csv")).unwrap(), fs::read_to_string(many.join("table.csv")).unwrap());
+}
+
+#[test]
+fn what_ranks_do_together_is_checked_and_timed() {
+    for ranks in [2, 3] {
+        let ended =
+            Ended::of(mpirun(ranks, args!["devices", "--together", "cpu", "--json"]).spawn().unwrap()).succeeded();
+        let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!((&report["replicas"], &report["failed"]), (&json!(ranks), &json!(0)));
+        let operations = report["operations"].as_array().unwrap();
+        assert_eq!(operations.len(), 24, "four operations, three sizes, two types");
+    }
+    let several = args!["devices", "--together", "cpu,cpu"];
+    Ended::of(mpirun(2, several).spawn().unwrap()).refused(&["--together", "each has one"]);
+}
+
+#[test]
+fn a_benchmark_on_ranks_shares_its_batch() {
+    for shard in ["none", "gradients"] {
+        let line =
+            args!["bench", "--preset", "tiny", "--stage", "finetune", "--steps", "1", "--device", "cpu", "--json"];
+        let line = [line, args!["--warmup", "0", "--shard", shard, "--recompute"]].concat();
+        let ended = Ended::of(mpirun(3, line).spawn().unwrap()).succeeded();
+        let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!((&report["ranks"], &report["shard"], &report["batch"]), (&json!(3), &json!(shard), &json!(8)));
+        assert!(report["peak_rss_mib"].as_f64().unwrap() > 10.0);
+    }
 }

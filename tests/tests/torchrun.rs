@@ -30,9 +30,9 @@ fn process(rank: usize, port: u16, line: &[OsString]) -> Command {
 }
 
 /// The exit codes, outputs and errors of both processes.
-fn launch(line: &[OsString]) -> Vec<(Option<i32>, String, String)> {
+fn launch(line: impl AsRef<[OsString]>) -> Vec<(Option<i32>, String, String)> {
     let port = port();
-    let children: Vec<_> = (0..2).map(|rank| process(rank, port, line).spawn().unwrap()).collect();
+    let children: Vec<_> = (0..2).map(|rank| process(rank, port, line.as_ref()).spawn().unwrap()).collect();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let ended = children.into_iter().map(|child| child.wait_with_output().unwrap());
     ended.map(|ended| (ended.status.code(), text(ended.stdout), text(ended.stderr))).collect()
@@ -54,7 +54,7 @@ fn the_questions_of_a_file_go_to_the_processes() {
         [fixed, args!["--out", dir.path().join(out), "--conversation", "vicuna_v1", "--device", "cpu"]].concat()
     };
     run(BINARY, line("one.jsonl")).succeeded();
-    for (code, _, stderr) in launch(&line("two.jsonl")) {
+    for (code, _, stderr) in launch(line("two.jsonl")) {
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
     }
     let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
@@ -79,7 +79,7 @@ fn the_questions_of_benchmarks_go_to_the_processes() {
 fn training_on_cpus_names_the_launcher_for_them() {
     let project = Project::new(BINARY, "pretrain", 2);
     let out = project.path().join("out");
-    let ended = launch(&args!["train", project.path().join("recipe.toml"), "--out", out, "--device", "cpu"]);
+    let ended = launch(args!["train", project.path().join("recipe.toml"), "--out", out, "--device", "cpu"]);
     let errors: Vec<&str> = ended.iter().flat_map(|(_, _, stderr)| stderr.lines()).collect();
     assert_eq!((ended[0].0, ended[1].0, errors.len()), (Some(1), Some(1), 1), "{ended:?}");
     for said in ["by NCCL", "device is cpu", "mpirun -n 2"] {
@@ -111,21 +111,19 @@ fn a_process_that_fails_alone_is_named_and_ends_the_other() {
 #[test]
 fn a_launch_that_cannot_meet_says_why() {
     let line = args!["eval", fixture("plain"), "questions.jsonl", "--device", "cpu"];
-    let alone = |change: &dyn Fn(&mut Command)| {
-        let mut command = process(0, port(), &line);
-        change(&mut command);
-        let ended = command.output().unwrap();
+    let alone = |name: &str, value: &str| {
+        let ended = process(0, port(), &line).env(name, value).output().unwrap();
         assert_eq!(ended.status.code(), Some(1));
         let error = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(error.lines().count(), 1, "{error}");
         error
     };
-    let error = alone(&|command| drop(command.env_remove("MASTER_ADDR")));
+    let error = alone("MASTER_ADDR", "");
     assert!(error.contains("MASTER_ADDR is \"\"") && error.contains("torchrun"), "{error}");
-    let error = alone(&|command| drop(command.env("MASTER_PORT", "70000")));
+    let error = alone("MASTER_PORT", "70000");
     assert!(error.contains("MASTER_PORT is \"70000\""), "{error}");
     let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    let error = alone(&|command| drop(command.env("MASTER_PORT", &port)));
-    assert!(error.contains(&format!("cannot listen on port {port}")) && error.contains("--master-port"), "{error}");
+    let taken = taken.local_addr().unwrap().port().to_string();
+    let error = alone("MASTER_PORT", &taken);
+    assert!(error.contains(&format!("cannot listen on port {taken}")) && error.contains("--master-port"), "{error}");
 }

@@ -10,6 +10,7 @@ use basic_study::studies::{AblateOptions, Ablated, Event, ablate as run, list};
 use basic_train::parallel::Group;
 use serde_json::json;
 
+use super::own_device;
 use crate::args::Ablate;
 use crate::output::{print_json, say, tell};
 use crate::signals::stop_at_ctrl_c;
@@ -28,11 +29,7 @@ pub fn ablate(args: Ablate) -> Result<()> {
 
 fn run_study(mut args: Ablate, launched: Option<&Group>) -> Result<()> {
     if let Some(group) = launched {
-        anyhow::ensure!(
-            args.devices.is_empty(),
-            "--devices is for one process; each of several has one: name it with --device"
-        );
-        args.device = group.device(args.device)?;
+        args.device = own_device(group, &args.devices, args.device)?;
         group.collective.set_time_limit(PATIENCE);
     }
     let leads = launched.is_none_or(|group| group.collective.rank() == 0);

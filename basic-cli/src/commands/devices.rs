@@ -1,8 +1,9 @@
-//! Runs `basic devices`: lists the devices, or checks or times one of them.
+//! Runs `basic devices`: lists the devices, or checks or times them.
 
 use anyhow::{Result, bail};
 use basic_core::check::{Checked, Rate, check, rates};
 use basic_core::{DeviceSpec, available_devices, kernel_folder, missing_parts};
+use basic_train::parallel::{Group, Link, Replicas, links};
 use burn::tensor::DType;
 use serde_json::json;
 
@@ -11,12 +12,51 @@ use crate::output::{print_json, say};
 
 /// Lists the devices, or checks or times one.
 pub fn devices(args: Devices) -> Result<()> {
+    if !args.together.is_empty() {
+        return match &Group::join()? {
+            None => together(&args, None),
+            Some(group) => group.run(|| together(&args, Some(group)), crate::message),
+        };
+    }
     match (args.check, args.rates) {
         (Some(device), _) => try_out(device, &args),
         (None, Some(device)) => time(device, &args),
         (None, None) if args.dtype.is_some() => bail!("--dtype belongs to --check or --rates"),
         (None, None) => list(&args),
     }
+}
+
+/// Checks and times what several devices do together, or the devices of processes that were launched together.
+fn together(args: &Devices, launched: Option<&Group>) -> Result<()> {
+    let replicas = match (launched, &args.together[..]) {
+        (None, devices) => Replicas::open(devices)?.linked()?,
+        (Some(group), [device]) => Replicas::launched(group.device(*device)?, group.collective.clone())?,
+        (Some(group), _) => {
+            bail!("--together names several devices; of {} processes each has one", group.collective.world())
+        }
+    };
+    let all = links(&replicas, &|link: &Link| {
+        if !args.json {
+            let verdict = if link.passed { "ok" } else { "FAILED" };
+            let Link { operation, dtype, bytes, seconds, gigabytes, .. } = link;
+            say!(
+                "{verdict:<6} {dtype:<5} {operation:<14} {bytes:>12} bytes {:>10.1} us {gigabytes:>8.2} GB/s",
+                seconds * 1e6
+            );
+        }
+    })?;
+    let failed = all.iter().filter(|link| !link.passed).count();
+    if replicas.leads() {
+        if args.json {
+            print_json(&json!({"replicas": replicas.world(), "failed": failed, "operations": all}))?;
+        } else if failed == 0 {
+            say!("{} replicas: all {} operations give the right values", replicas.world(), all.len());
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of {} operations of {} replicas give wrong values", all.len(), replicas.world());
+    }
+    Ok(())
 }
 
 fn list(args: &Devices) -> Result<()> {

@@ -20,6 +20,7 @@ use burn::tensor::DType;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::own_device;
 use crate::args::{Choices, Eval};
 use crate::output::{bar, print_json, say};
 
@@ -39,11 +40,7 @@ pub fn eval(args: Eval) -> Result<()> {
 
 fn evaluate(mut args: Eval, launched: Option<&Group>) -> Result<()> {
     if let Some(group) = launched {
-        anyhow::ensure!(
-            args.devices.is_empty(),
-            "--devices is for one process; each of several has one: name it with --device"
-        );
-        args.device.device = group.device(args.device.device)?;
+        args.device.device = own_device(group, &args.devices, args.device.device)?;
         group.collective.set_time_limit(PATIENCE);
     }
     // The snapshot of a hub name belongs to the cache.

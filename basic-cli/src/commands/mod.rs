@@ -19,7 +19,9 @@ mod serve;
 mod shapes_world;
 mod train;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use basic_core::DeviceSpec;
+use basic_train::parallel::Group;
 
 use crate::args::{Command, Data, Dtype};
 
@@ -54,6 +56,17 @@ pub fn run(command: Command) -> Result<()> {
         Command::Backbones(args) => shapes_world::backbones(args),
         Command::Devices(args) => devices::devices(args),
     }
+}
+
+/// The device of a process that was launched with others; `several` are those of `--devices`, which is not for them.
+fn own_device(group: &Group, several: &[DeviceSpec], given: DeviceSpec) -> Result<DeviceSpec> {
+    ensure!(
+        several.is_empty(),
+        "--devices {} is for one process with several devices; of {} processes each has one: name it with --device",
+        several.iter().map(DeviceSpec::to_string).collect::<Vec<_>>().join(","),
+        group.collective.world()
+    );
+    Ok(group.device(given)?)
 }
 
 impl From<Dtype> for burn::tensor::DType {

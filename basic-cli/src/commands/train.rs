@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Result;
-use basic_core::DeviceSpec;
 use basic_data::LoaderError;
 use basic_models::outside::excerpt;
 use basic_train::BatchError;
@@ -16,6 +15,7 @@ use basic_train::watch::StepMetrics;
 use indicatif::ProgressBar;
 
 use super::checkpoint::host;
+use super::own_device;
 use crate::args::{Train, Ui};
 use crate::output::{bar, print_json, print_text, say, tell};
 use crate::signals::stop_at_ctrl_c;
@@ -66,13 +66,7 @@ fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
     }
     let mut recipe = recipe;
     if let Some(group) = launched {
-        anyhow::ensure!(
-            args.devices.is_empty(),
-            "--devices {} is for one process with several devices; of {} processes each has one: name it with --device",
-            join(&args.devices),
-            group.collective.world()
-        );
-        recipe.device = group.device(args.device.take().unwrap_or(recipe.device))?;
+        recipe.device = own_device(group, &args.devices, args.device.take().unwrap_or(recipe.device))?;
     }
     let stop = stop_at_ctrl_c("finishing the step and saving")?;
     let options = RunOptions {
@@ -129,10 +123,6 @@ fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn join(devices: &[DeviceSpec]) -> String {
-    devices.iter().map(DeviceSpec::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// The sources of the recipe's values: its file and `--set`.

@@ -24,6 +24,7 @@ mod failure;
 mod gradients;
 mod launch;
 mod line;
+mod links;
 #[cfg(feature = "mpi")]
 mod mpi;
 #[cfg(feature = "cuda")]
@@ -44,6 +45,7 @@ use thiserror::Error;
 
 pub use gradients::sum_gradients;
 pub use launch::{Group, GroupError, Launch, LaunchError, Launcher, TIME_LIMIT};
+pub use links::{Link, links};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 #[cfg(feature = "cuda")]

@@ -118,6 +118,21 @@ impl Replicas {
         }
     }
 
+    /// Connects a single CUDA device with itself, so that NCCL is used where training would not need it; for checks.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicasError`]
+    pub fn linked(self) -> Result<Self, ReplicasError> {
+        #[cfg(feature = "cuda")]
+        if let (None, Some([index])) = (&self.group, self.cuda.as_deref()) {
+            check_nccl()?;
+            let alone = Threads::new(1).remove(0);
+            return Ok(Self { group: Some(Arc::new(Nccl::over(Arc::new(alone), *index))), ..self });
+        }
+        Ok(self)
+    }
+
     /// The devices of this process, by rank.
     pub fn devices(&self) -> &[Device] {
         &self.devices
