@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -187,6 +188,73 @@ def attention(dry, **environment):
     print("   registers at most: " + ", ".join(f"{kind} {count}" for kind, count in sorted(most.items())), flush=True)
 
 
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def together(dry):
+    """What ranks do together, over a stand-in for NCCL that moves real bytes: one device, threads, and processes as
+    torchrun launches them. Kernels do nothing here, so that a sum in bf16, which is computed in f32, cannot be right."""
+    folder = dry.folder / "nccl"
+    folder.mkdir()
+    library = ["-o", folder / "libnccl.so.2", HERE / "nccl.c", "-lpthread"]
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-w", *library], check=True)
+
+    done, _, _ = dry.run("devices", "--together", "cuda:0", expect=1)
+    if "libnccl.so.2" not in done.stderr or len(done.stderr.strip().splitlines()) != 1:
+        raise Failed(f"no NCCL: not one line that says so: {done.stderr[:2000]}")
+    print(f"no NCCL: {done.stderr.strip()[:160]}", flush=True)
+
+    environment = {"LD_LIBRARY_PATH": f"{dry.folder}:{folder}", "CUDA_STUB_MEMORY": "1", "CUDA_STUB_DEVICES": "3"}
+
+    def judge(what, ranks, told):
+        report = json.loads(told)
+        sums = ("sum", "reduce_scatter")
+        right = [one for one in report["operations"] if one["passed"]]
+        wrong = [one for one in report["operations"] if not one["passed"]]
+        known = [one for one in wrong if one["dtype"] == "bf16" and one["operation"] in sums]
+        if report["replicas"] != ranks or len(known) != len(wrong) or len(right) < 18:
+            raise Failed(f"{what}: {report['replicas']} replicas, wrong: {wrong}")
+        print(f"together, {what}: {len(right)} operations give the right values", flush=True)
+
+    done, _, _ = dry.run("devices", "--together", "cuda:0", "--json", expect=None, **environment)
+    judge("one device", 1, done.stdout)
+    done, _, _ = dry.run("devices", "--together", "cuda:0,cuda:1,cuda:2", "--json", expect=None, **environment)
+    judge("three threads", 3, done.stdout)
+    for ended in launch(dry, 3, environment, "devices", "--together", "cuda", "--json"):
+        if ended.stdout:
+            judge("three processes of torchrun", 3, ended.stdout)
+    for stage in ("pretrain", "finetune"):
+        arguments = ["bench", "--preset", "tiny", "--stage", stage, "--device", "cuda", "--recompute"]
+        arguments += ["--steps", "2", "--warmup", "1", "--json"]
+        ended = launch(dry, 2, environment | {"CUDA_STUB_NCCL": "1"}, *arguments)
+        if any(one.returncode != 0 for one in ended):
+            raise Failed(f"bench on two ranks: {[one.stderr[-2000:] for one in ended]}")
+        counts = [re.search(r"nccl: (\d+) operations", one.stderr) for one in ended]
+        if not counts[0] or not counts[1] or counts[0][1] != counts[1][1]:
+            raise Failed(f"bench on two ranks: the ranks' operations differ: {[one.stderr[-500:] for one in ended]}")
+        print(f"together, three steps of {stage} on two ranks: {counts[0][1]} operations of NCCL on each", flush=True)
+
+
+def launch(dry, ranks, environment, *arguments):
+    """Processes with the variables that torchrun sets."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+    running = []
+    for rank in range(ranks):
+        own = dry.environment | environment | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        own["CUDA_STUB_STATS"] = os.devnull
+        running.append(
+            subprocess.Popen([dry.binary, *arguments], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    ended = []
+    for process in running:
+        out, error = process.communicate(timeout=1800)
+        ended.append(subprocess.CompletedProcess(process.args, process.returncode, out, error))
+    return ended
+
+
 def refusals(dry):
     """What is missing is said in one line."""
     cases = [
@@ -220,6 +288,7 @@ def main():
             if "cuda:0" not in done.stdout:
                 raise Failed(f"basic devices does not list cuda:0: {done.stdout}")
             refusals(dry)
+            together(dry)
             operations(dry)
             operations(dry, BASIC_CUBLAS="0", BASIC_KERNELS="portable")
             attention(dry)

@@ -135,6 +135,16 @@ def machine(gpu):
     return code == 0 and "cuda:0" in devices
 
 
+def links(gpu):
+    """NCCL with one rank on our buffers: values, and what a call costs."""
+    # PyTorch brings NCCL along.
+    found = [str(path.parent) for root in sys.path if root for path in Path(root).glob("nvidia/nccl/lib/libnccl.so.2")]
+    folders = ":".join(found + [os.environ.get("LD_LIBRARY_PATH", "")]).strip(":")
+    more = {"LD_LIBRARY_PATH": folders} if folders else {}
+    code, out, error, seconds = gpu.basic("devices", "--together", "cuda:0", "--json", limit=40, **more)
+    gpu.keep("links", {"code": code, "seconds": round(seconds, 1), "result": last_json(out), "error": brief(error)})
+
+
 def operations(gpu, dtype, switches, limit):
     """Every operation against committed expectations."""
     # Line by line: where it does not end, the last line says which operation it is in.
@@ -323,6 +333,7 @@ def main():
     operations(gpu, "bfloat16", own, 45)
     operations(gpu, "bfloat16", AHEAD, 30)
     rates(gpu, "attention", AHEAD, 30)
+    links(gpu)
     bench(gpu, "7b", "pretrain", "basic", own, limit=60)
     bench(gpu, "7b", "pretrain", "llava", own, limit=40)
     their_bench(gpu, "7b", "pretrain", "lean")
