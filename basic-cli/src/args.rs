@@ -157,10 +157,18 @@ pub enum Dtype {
 
 #[derive(Debug, ClapArgs)]
 pub struct Demo {
-    /// The directory that everything is written to.
-    #[arg(long, default_value = "runs/demo")]
-    pub out: PathBuf,
-    /// Compare with this many seeds; by default 32, with --full 3, with --sweep 1.
+    /// The directory that everything is written to; by default runs/demo, with --real runs/demo-real.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Instead of the embedded world, take SmolLM2-135M, CLIP ViT-B/16 and real pictures from this directory, which
+    /// studies/real/README.md says how to make. Takes about an hour a seed on two cores; the same command goes on with one
+    /// that was stopped.
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "full", "only", "sweep", "overwrite", "validate_every", "pretrain_steps", "pretrain_lr", "finetune_steps",
+        "lambda_das", "lambda_sds",
+    ])]
+    pub real: Option<PathBuf>,
+    /// Compare with this many seeds; by default 32, with --full 3, with --sweep or --real 1.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub seeds: Option<u16>,
     /// Run both settings and both stages, and show all measures in tables.

@@ -121,6 +121,8 @@ fn options_that_have_no_effect_are_refused() {
         (&["--validate-every", "3"], 1, "--full"),
         (&["--full", "--only", "few", "--sweep", "0:0"], 2, "--sweep"),
         (&["--only", "none"], 1, "few and many"),
+        (&["--real", "/nowhere"], 1, "/nowhere: has no vision/config.json: `bash studies/real/packages/make.sh"),
+        (&["--real", "/nowhere", "--full"], 2, "--full"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("demo");

@@ -1,12 +1,16 @@
 //! Runs `basic demo`.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail};
 use basic_study::demo::report::render_table;
-use basic_study::demo::{Changes, DemoConfig, Ended, FULL_SEEDS, SEEDS, SETTINGS, SeedDone, run, sweep};
+use basic_study::demo::{
+    Changes, DemoConfig, Ended, FULL_SEEDS, MINUTES_A_SEED, REAL_SEEDS, RealConfig, RealEnded, SEEDS, SETTINGS,
+    SeedDone, run, run_real, sweep,
+};
 use basic_study::studies::Event;
 
 use super::train::losses;
@@ -16,6 +20,9 @@ use crate::signals::stop_at_ctrl_c;
 
 /// Trains both arms, prints a line for each seed, and what they show.
 pub fn demo(args: Demo) -> Result<()> {
+    if let Some(dir) = args.real.clone() {
+        return real(args, dir);
+    }
     if let Some(only) = args.only.as_ref().filter(|only| SETTINGS.iter().all(|(name, _)| name != only)) {
         bail!("--only {only}: the settings are few and many");
     }
@@ -29,7 +36,7 @@ pub fn demo(args: Demo) -> Result<()> {
         (None, true) => SEEDS,
     };
     let config = DemoConfig {
-        out: args.out,
+        out: args.out.unwrap_or_else(|| "runs/demo".into()),
         seeds: seeds.into(),
         device: args.device.device,
         full: args.full,
@@ -97,6 +104,58 @@ pub fn demo(args: Demo) -> Result<()> {
     say!("");
     say!("{}", render_table(&summary));
     say!("report: {}", config.out.join("report.html").display());
+    Ok(())
+}
+
+/// The demo on real backbones.
+fn real(args: Demo, dir: PathBuf) -> Result<()> {
+    let seeds = args.seeds.unwrap_or(REAL_SEEDS);
+    let out = args.out.unwrap_or_else(|| "runs/demo-real".into());
+    let config = RealConfig {
+        dir,
+        out: out.clone(),
+        seeds: seeds.into(),
+        device: args.device.device,
+        revision: crate::revision(),
+        stop: stop_at_ctrl_c("finishing the running step and saving")?,
+    };
+    let current = Mutex::new(bar("start", 1));
+    let progress = || -> MutexGuard<'_, _> { current.lock().unwrap_or_else(PoisonError::into_inner) };
+    let observer = |event: Event<'_>| match event {
+        Event::Part("demo", steps) => {
+            if !args.json {
+                say!(
+                    "LLaVA and BASIC side by side on {}: SmolLM2-135M and CLIP ViT-B/16, 3,000 captions, the pretrain stage, {}. \
+                     About {} minutes on two cores; Ctrl-C ends early, and the same command goes on.",
+                    config.dir.display(),
+                    if seeds == 1 { "one seed".into() } else { format!("{seeds} seeds") },
+                    u32::from(seeds) * u32::from(MINUTES_A_SEED)
+                );
+            }
+            *progress() = bar("demo", steps);
+        }
+        Event::Step(step) => {
+            let bar = progress();
+            bar.inc(1);
+            bar.set_message(losses(step));
+        }
+        Event::Line(text) | Event::Warning(text) => progress().suspend(|| tell!("{text}")),
+        Event::Part(..) | Event::Done(_) => {}
+    };
+    let RealEnded { summary, shown, stopped } = run_real(&config, &observer)?;
+    progress().finish_and_clear();
+    if args.json {
+        return print_json(&summary);
+    }
+    if stopped {
+        say!("stopped with {} of {} runs done: the same command goes on", summary.done, summary.of);
+    }
+    if let Some(shown) = shown {
+        say!("{shown}");
+        say!("docs/evidence.md says what more seeds have shown.");
+    }
+    say!("tables: {}", out.join("table.md").display());
+    say!("        {}", out.join("table.html").display());
     Ok(())
 }
 

@@ -3,10 +3,12 @@
 //!
 //! - `study` is the study with what the command line changes, `outcome` what its runs say, `record` what is written and told
 //!   after each seed.
+//! - `real` is another study, on real backbones.
 //! - `summary` holds that, and `conclusion` its two sentences; `report` shows it as a page and as a table.
 
 mod conclusion;
 mod outcome;
+mod real;
 mod record;
 pub mod report;
 mod study;
@@ -22,6 +24,7 @@ use basic_models::checkpoint::Contents;
 use serde::Serialize;
 use thiserror::Error;
 
+pub use real::{MINUTES_A_SEED, REAL_SEEDS, RealConfig, RealEnded, run_real};
 pub use record::SeedDone;
 pub use study::{Changes, FULL_SEEDS, SEEDS, SETTINGS};
 

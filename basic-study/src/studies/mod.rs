@@ -164,8 +164,8 @@ pub struct Ablated {
     pub stopped: bool,
 }
 
-fn open(path: &Path, options: &AblateOptions) -> Result<Expanded, AblateError> {
-    let expanded = expand(path, Study::open(path)?, &options.out, &options.sets, Layout::Hashed)?;
+fn open(path: &Path, study: Study, options: &AblateOptions) -> Result<Expanded, AblateError> {
+    let expanded = expand(path, study, &options.out, &options.sets, Layout::Hashed)?;
     for pattern in &options.only {
         if !expanded.cells.iter().any(|cell| Expanded::chosen(cell, std::slice::from_ref(pattern))) {
             return Err(AblateError::Only(pattern.clone()));
@@ -180,7 +180,7 @@ fn open(path: &Path, options: &AblateOptions) -> Result<Expanded, AblateError> {
 ///
 /// [`AblateError`] that names the file and the key.
 pub fn list(path: &Path, options: &AblateOptions) -> Result<Vec<Listed>, AblateError> {
-    let expanded = open(path, options)?;
+    let expanded = open(path, Study::open(path)?, options)?;
     let mut listed = Vec::new();
     for cell in expanded.cells.iter().filter(|cell| Expanded::chosen(cell, &options.only)) {
         for chain in &cell.chains {
@@ -202,7 +202,17 @@ pub fn list(path: &Path, options: &AblateOptions) -> Result<Vec<Listed>, AblateE
 ///
 /// [`AblateError`]; one cell's failure does not keep the others from being run.
 pub fn ablate(path: &Path, options: &AblateOptions, observer: Observer) -> Result<Ablated, AblateError> {
-    let study = open(path, options)?;
+    ablate_study(path, Study::open(path)?, options, observer)
+}
+
+/// [`ablate`] for a study that was read already, from the file of this name.
+pub(crate) fn ablate_study(
+    path: &Path,
+    study: Study,
+    options: &AblateOptions,
+    observer: Observer,
+) -> Result<Ablated, AblateError> {
+    let study = open(path, study, options)?;
     let write = |results: &Results| write(&study, results, &options.out, &options.revision);
     let (results, stopped) = conduct(&study, options, observer, &write)?;
     Ok(Ablated { summary: summary::summarize(&study, &results, options.revision.clone()), stopped })
