@@ -159,7 +159,10 @@ fn shown(summary: &Summary, steps: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use basic_eval::statistics::{Difference, Spread};
+
     use super::*;
+    use crate::studies::{Better, Column, Entry, Rows, SummaryRow, Unit};
 
     fn config(dir: &Path) -> RealConfig {
         RealConfig {
@@ -190,5 +193,68 @@ mod tests {
         assert!(!text.contains("\"real/"), "{text}");
         assert_eq!(study.recipe["model"]["llm"].as_str(), dir.path().join("smollm2").to_str());
         assert_eq!(study.recipe["train"]["vision_store"].as_str(), dir.path().join("out/features").to_str());
+    }
+
+    fn summary(pairs: &[[f64; 2]]) -> Summary {
+        let column = |metric: &str| Column {
+            stage: "pretrain".into(),
+            metric: metric.into(),
+            label: metric.into(),
+            unit: Unit::Plain,
+            better: Better::Lower,
+            main: true,
+            layer: None,
+        };
+        let row = |arm: usize| {
+            let values: Vec<f64> = pairs.iter().map(|pair| pair[arm]).collect();
+            let differences: Vec<f64> = pairs.iter().map(|pair| pair[1] - pair[0]).collect();
+            let difference = (arm == 1).then(|| Difference::of(&differences)).flatten();
+            let entry = Spread::of(&values).map(|value| Entry { value, difference });
+            let cell = |arm: usize| format!("49/losses/{}", CELLS[arm]);
+            SummaryRow {
+                cell: cell(arm),
+                name: CELLS[arm].into(),
+                x: None,
+                series: String::new(),
+                baseline: cell(0),
+                runs: Vec::new(),
+                entries: vec![None, entry],
+            }
+        };
+        let rows = vec![row(0), row(1)];
+        Summary {
+            study: "Real backbones".into(),
+            description: String::new(),
+            version: "0".into(),
+            revision: None,
+            seeds: (0..pairs.len() as u64).collect(),
+            done: 2,
+            of: 2,
+            columns: vec![column("caption_loss"), column(RANK)],
+            groups: vec![Rows {
+                setting: Some(SETTING.into()),
+                name: "losses".into(),
+                axis: None,
+                rows,
+                means: Vec::new(),
+            }],
+        }
+    }
+
+    #[test]
+    fn the_sentence_follows_from_the_seeds() {
+        let one = shown(&summary(&[[5.6, 5.67]]), 1000).unwrap();
+        assert!(one.contains("one seed of 1,000 steps") && one.contains("cannot tell from chance"), "{one}");
+        assert!(one.contains("place 5.67 of 20 with BASIC and on place 5.60 with LLaVA"), "{one}");
+        let better = shown(&summary(&[[6.0, 5.0], [6.1, 5.0], [6.0, 5.1]]), 1000).unwrap();
+        assert!(
+            better.contains("3 seeds") && better.contains("BASIC ranks it 1.00 places higher than LLaVA"),
+            "{better}"
+        );
+        let worse = shown(&summary(&[[5.0, 6.0], [5.0, 6.1], [5.1, 6.0]]), 1000).unwrap();
+        assert!(worse.contains("places lower than LLaVA"), "{worse}");
+        let neither = shown(&summary(&[[5.0, 6.0], [6.0, 5.0], [5.0, 5.1]]), 1000).unwrap();
+        assert!(neither.contains("no difference between BASIC and LLaVA"), "{neither}");
+        assert_eq!(shown(&summary(&[]), 1000), None);
     }
 }
