@@ -328,7 +328,8 @@ static int one(void) {
 R cuMemcpyDtoH_v2(void *d, Ptr s, size_t n) {
   dtoh++;
   dtoh_bytes += n;
-  if (real()) {
+  // Few bytes are what a step reads back, which no kernel has computed.
+  if (real() && !(one() && n <= 4096)) {
     memcpy(d, (void *)s, n);
     return 0;
   }

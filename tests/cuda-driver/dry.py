@@ -229,13 +229,13 @@ def together(dry):
     for stage in ("pretrain", "finetune"):
         arguments = ["bench", "--preset", "tiny", "--stage", stage, "--device", "cuda", "--recompute"]
         arguments += ["--steps", "2", "--warmup", "1", "--json"]
-        ended = launch(dry, 2, environment | {"CUDA_STUB_NCCL": "1"}, *arguments)
+        ended = launch(dry, 2, environment | {"CUDA_STUB_NCCL": "1", "CUDA_STUB_ONES": "1"}, *arguments)
         if any(one.returncode != 0 for one in ended):
             raise Failed(f"bench on two ranks: {[one.stderr[-2000:] for one in ended]}")
-        counts = [re.search(r"nccl: (\d+) operations", one.stderr) for one in ended]
+        counts = [re.search(r"nccl: (.*)", one.stderr) for one in ended]
         if not counts[0] or not counts[1] or counts[0][1] != counts[1][1]:
             raise Failed(f"bench on two ranks: the ranks' operations differ: {[one.stderr[-500:] for one in ended]}")
-        print(f"together, three steps of {stage} on two ranks: {counts[0][1]} operations of NCCL on each", flush=True)
+        print(f"together, three steps of {stage} on two ranks: {counts[0][1]} on each", flush=True)
 
 
 def launch(dry, ranks, environment, *arguments):

@@ -26,8 +26,11 @@ typedef struct {
 } Shared;
 typedef struct { Shared *shared; int rank, world; } *Comm;
 
-static long operations;
-static void told(void) { fprintf(stderr, "nccl: %ld operations\n", operations); }
+static long operations[5];
+static void told(void) {
+  fprintf(stderr, "nccl: %ld sums, %ld reduce-scatters, %ld all-gathers, %ld broadcasts\n", operations[1], operations[2],
+          operations[3], operations[4]);
+}
 
 int ncclGetUniqueId(Id *id) {
   static int count;
@@ -68,7 +71,7 @@ const char *ncclGetErrorString(int error) { return error == 5 ? "the ranks' call
 static int run(Comm comm, int operation, const char *from, size_t bytes, size_t count, int type, int root,
                void (*take)(Comm, size_t at, size_t n, char *to), char *to) {
   Shared *s = comm->shared;
-  __sync_fetch_and_add(&operations, 1);
+  __sync_fetch_and_add(&operations[operation], 1);
   s->calls[comm->rank].operation = operation, s->calls[comm->rank].count = count;
   s->calls[comm->rank].type = type, s->calls[comm->rank].root = root;
   pthread_barrier_wait(&s->barrier);

@@ -96,9 +96,11 @@ impl Collective for Nccl {
         self.host.fail(message)
     }
 
-    fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, CollectiveError> {
-        if tensors.is_empty() {
-            return Ok(tensors);
+    fn sum(&self, mut tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, CollectiveError> {
+        if tensors.len() <= 1 {
+            let Some(only) = tensors.pop() else { return Ok(tensors) };
+            let (member, dtype) = (self.meet("Sum", &only)?, only.dtype());
+            return member.all_reduce(only).map(|sum| vec![sum.cast(dtype)]).map_err(CollectiveError::Transfer);
         }
         let kinds: Vec<(usize, DType)> = tensors.iter().map(|tensor| (tensor.dims()[0], tensor.dtype())).collect();
         // As one operation, and with sums in f32.
