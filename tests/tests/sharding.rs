@@ -68,6 +68,17 @@ fn assert_near(one: &Path, other: &Path, tolerance: f64, what: &str) {
 
 const PLAIN: [&str; 2] = ["--set", "optimizer.max_grad_norm=0"];
 const LORA: [&str; 4] = ["--set", "parts.decoder.mode=\"lora\"", "--set", "parts.decoder.rank=3"];
+const QLORA: [&str; 8] = [
+    "--set",
+    "parts.decoder.mode=\"qlora\"",
+    "--set",
+    "parts.decoder.rank=3",
+    "--set",
+    "parts.decoder.bits=8",
+    "--set",
+    "parts.decoder.block=8",
+];
+const VIRAL: [&str; 2] = ["--set", "objective.viral.head_width=8"];
 const RECOMPUTE: [&str; 2] = ["--set", "train.recompute=true"];
 
 #[test]
@@ -79,6 +90,9 @@ fn every_setting_has_the_same_bits_where_the_sums_have_the_same_order() {
         ("finetune", [&PLAIN[..], &LORA, &RECOMPUTE].concat()),
         ("finetune", [&PLAIN[..], &["--set", "train.trainable=[\"vision\", \"projector\", \"decoder\"]"]].concat()),
         ("finetune", [&PLAIN[..], &["--set", "loader.packing=true"]].concat()),
+        ("finetune", [&PLAIN[..], &QLORA, &RECOMPUTE].concat()),
+        ("finetune", [&PLAIN[..], &VIRAL].concat()),
+        ("pretrain", [&PLAIN[..], &VIRAL, &RECOMPUTE].concat()),
     ] {
         let project = Project::new(BINARY, stage, 3);
         // Seven samples have no equal shares of two, three or four, and one of the samples is text alone.
