@@ -18,7 +18,7 @@ use crate::signals::stop_at_ctrl_c;
 /// A study's processes wait for each other at its end alone, for as long as the longest share takes.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Runs a study, or lists its cells; also as one of the processes that `mpirun` or `srun` has launched.
+/// Runs a study, or lists its cells; also as one of several processes that were launched together.
 pub fn ablate(args: Ablate) -> Result<()> {
     let launched = if args.list { None } else { Group::join()? };
     match &launched {

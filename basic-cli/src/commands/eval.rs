@@ -29,7 +29,7 @@ const CACHE_MIB: usize = 256;
 /// How long the processes of an evaluation wait for each other at its end.
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Runs `basic eval`, also as one of the processes that `mpirun` or `srun` has launched: they share the questions of a
+/// Runs `basic eval`, also as one of several processes that were launched together: they share the questions of a
 /// file.
 pub fn eval(args: Eval) -> Result<()> {
     match &Group::join()? {

@@ -20,7 +20,7 @@ use crate::args::{Train, Ui};
 use crate::output::{bar, print_json, print_text, say, tell};
 use crate::signals::stop_at_ctrl_c;
 
-/// Runs `basic train`, also as one of the processes that `mpirun` or `srun` has launched.
+/// Runs `basic train`, also as one of several processes that were launched together.
 pub fn train(args: Train) -> Result<()> {
     // A plan is for any number of them.
     let launched = if args.plan { None } else { Group::join()? };
