@@ -68,7 +68,9 @@ pub enum CollectiveError {
         message: String,
     },
     /// Another replica ended while this one waits for it.
-    #[error("replica {rank} has ended while others wait for it: it was killed, or the replicas are not at the same step")]
+    #[error(
+        "replica {rank} has ended while others wait for it: it was killed, or the replicas are not at the same step"
+    )]
     Ended {
         /// The replica that ended.
         rank: usize,
