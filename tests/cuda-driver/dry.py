@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# A step's counts are half the difference between a run of three steps and a run of one.
+# A step's counts are half the difference between a run of three steps and a run of one. CubeCL waits for the device once
+# more in about every 8,500 launches, which may fall between the two and then counts as half a wait a step.
 FEW, MANY = 1, 3
 # How far the plan's memory may be from what was counted.
 PLAN = 0.1
