@@ -92,6 +92,7 @@ fn an_answer_is_stopped_and_the_server_is_free_again() {
     page.click("#stop");
     page.wait("document.querySelector('#stop').disabled");
     server.wait("nothing runs", |server| server.metric("basic_running_sequences", "plain") == 0.0);
+    assert_eq!(answers(&page).len(), 1);
     // In a conversation of its own: the stopped answer may be so long that the next question does not fit behind it.
     page.click("#renew");
     ask(&page, "again", 4);
