@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use ablate::Ablate;
 pub use analyze::Analyze;
-use basic_core::{Basic, DeviceSpec, LayerWeights, Objective, PatchWeights};
+use basic_core::{Basic, DeviceSpec, LayerWeights, Objective, PatchWeights, Target};
 use basic_models::checkpoint::parse_size;
 use basic_models::outside::{FileLimits, set_file_limits};
 pub use checkpoint::{Assemble, Convert, Inspect, Merge, Output, QuantArg};
@@ -246,6 +246,9 @@ pub struct Knobs {
     /// How the patches are weighted: attention or uniform.
     #[arg(long, default_value = "attention", value_parser = patch_weights)]
     pub patch_weights: PatchWeights,
+    /// What the visual embeddings are compared with: refined (V^) or refinement (V^ - v).
+    #[arg(long, default_value = "refined", value_parser = target)]
+    pub target: Target,
     /// The weight of the directional alignment loss (das).
     #[arg(long, default_value_t = 1.0)]
     pub lambda_das: f64,
@@ -263,6 +266,7 @@ impl Knobs {
             k: self.k,
             layer_weights: self.layer_weights,
             patch_weights: self.patch_weights,
+            target: self.target,
             ..Basic::default()
         }
         .into()
@@ -283,6 +287,14 @@ fn patch_weights(text: &str) -> Result<PatchWeights, String> {
         "attention" => Ok(PatchWeights::Attention),
         "uniform" => Ok(PatchWeights::Uniform),
         _ => Err("use attention or uniform".into()),
+    }
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    match text {
+        "refined" => Ok(Target::Refined),
+        "refinement" => Ok(Target::Refinement),
+        _ => Err("use refined or refinement".into()),
     }
 }
 

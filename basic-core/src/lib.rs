@@ -45,7 +45,7 @@ pub use device::{
     quantizes,
 };
 pub use losses::{LM, LossValue, Losses, TOTAL, Term};
-pub use methods::basic::{Basic, LayerWeights, PatchWeights};
+pub use methods::basic::{Basic, LayerWeights, PatchWeights, Target};
 pub use methods::viral::Viral;
 pub use methods::{Heads, ModelShape, Objective, ObjectiveError};
 pub use ops::{directional_alignment, semantic_distribution};

@@ -2,8 +2,8 @@
 
 use basic_core::ops::attention;
 use basic_core::{
-    Basic, DeviceSpec, ImageSpan, LayerWeights, ModelShape, Objective, PatchWeights, Seen, Supervision,
-    SupervisionLayout,
+    Basic, DeviceSpec, Heads, ImageSpan, LayerWeights, ModelShape, Objective, PatchWeights, Seen, Supervised,
+    Supervision, SupervisionLayout, Target,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -158,4 +158,87 @@ fn nothing_is_observed_without_images_or_without_supervision() {
     let model = ModelShape { layers: 4, width: D, visual_tokens: 4, features: [4, D], patches: true, tiled: false };
     let wrong = Objective::from(Basic { k: Some(5), ..Basic::default() });
     assert!(wrong.check(&model).is_err() && Objective::default().check(&model).is_ok());
+}
+
+/// The losses das and sds, and their gradients with respect to `v`, if each layer's output is the visual embedding and
+/// what `hidden` gives for the layer.
+fn terms(method: &Basic, v: &[f32], device: &Device) -> [(f64, Vec<f64>); 2] {
+    let layout = layout();
+    let mut supervision = Supervision::new(&method.clone().into(), LAYERS, &layout, device).unwrap();
+    for layer in 0..LAYERS {
+        let mut h = hidden(layer);
+        for (row, at) in layout.flat_positions().into_iter().enumerate() {
+            for c in 0..D {
+                h[at as usize * D + c] += v[row * D + c];
+            }
+        }
+        let h = Tensor::from_data(TensorData::new(h, [B, T, D]), device);
+        let [q, k] =
+            queries_and_keys(layer).map(|x| Tensor::<4>::from_data(TensorData::new(x, [B, T, HEADS, W]), device));
+        let first = Tensor::<2, Int>::zeros([1, T], device);
+        let lse = attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
+        supervision.observe(layer, &h, &Seen { q, k, lse, first, cap: None });
+    }
+    let observed = supervision.finish();
+    let objective = Objective::from(method.clone());
+    let table = Tensor::from_data(TensorData::new(numbers(5 * D, 7), [5, D]), device);
+    [0, 1].map(|term| {
+        let device = device.clone().autodiff();
+        let v = Tensor::<2>::from_data(TensorData::new(v.to_vec(), [v.len() / D, D]), &device).require_grad();
+        let supervised = Supervised {
+            v: &v,
+            table: &table,
+            features: None,
+            other_features: None,
+            heads: &Heads::default(),
+            layout: &layout,
+            image_samples: layout.image_samples(),
+        };
+        let losses = objective.losses(Tensor::zeros([1], &device), Some(supervised), Some(&observed));
+        let value = losses.terms[term].value.clone();
+        let gradient = v.grad(&value.backward()).unwrap();
+        let read = |data: TensorData| data.convert::<f64>().try_to_vec::<f64>().unwrap();
+        (read(value.into_data())[0], read(gradient.into_data()))
+    })
+}
+
+/// das and its gradient by the closed form, for targets `[M, d]`.
+fn das_by_hand(v: &[f32], targets: &[f64], weights: &[f32]) -> (f64, Vec<f64>) {
+    let unit = |row: &[f64]| {
+        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        (row.iter().map(|x| x / length).collect::<Vec<f64>>(), length)
+    };
+    let (mut sum, mut gradient) = (0.0, Vec::new());
+    for (i, a) in weights.iter().enumerate() {
+        let row: Vec<f64> = v[i * D..][..D].iter().map(|x| f64::from(*x)).collect();
+        let ((u, length), (t, _)) = (unit(&row), unit(&targets[i * D..][..D]));
+        let (a, cosine) = (f64::from(*a), u.iter().zip(&t).map(|(u, t)| u * t).sum::<f64>());
+        sum += a * u.iter().zip(&t).map(|(u, t)| (u - t) * (u - t)).sum::<f64>();
+        gradient.extend(u.iter().zip(&t).map(|(u, t)| a * 2.0 / length * (cosine * u - t)));
+    }
+    (sum, gradient)
+}
+
+#[test]
+fn the_refinement_is_what_the_layers_add_and_does_not_see_the_length_of_v() {
+    let m = layout().flat_positions().len();
+    let short: Vec<f32> = numbers(m * D, 300).iter().map(|x| 2.0 * x - 1.0).collect();
+    let long: Vec<f32> = short.iter().map(|x| 8.0 * x).collect();
+    let refinement = Basic { target: Target::Refinement, ..Basic::default() };
+    for device in devices() {
+        // The sum of what the layers add is V^ where v is 0.
+        let (added, weights) = observed(&refinement, &device);
+        let added: Vec<f64> = added.into_iter().map(f64::from).collect();
+        for v in [&short, &long] {
+            let (value, gradient) = das_by_hand(v, &added, &weights);
+            let [das, sds] = terms(&refinement, v, &device);
+            let near = |x: f64, y: f64| (x - y).abs() < 1e-5 * (1.0 + y.abs());
+            assert!(near(das.0, value), "{} is not {value}", das.0);
+            assert!(das.1.iter().zip(&gradient).all(|(x, y)| near(*x, *y)), "{:?} is not {gradient:?}", das.1);
+            assert!(sds.0 > 0.0 && sds.1.iter().all(|x| x.is_finite()));
+        }
+        let das = |target, v: &[f32]| terms(&Basic { target, ..Basic::default() }, v, &device)[0].0;
+        assert!((das(Target::Refinement, &short) - das(Target::Refinement, &long)).abs() < 1e-4);
+        assert!(das(Target::Refined, &long) < 0.1 * das(Target::Refined, &short));
+    }
 }

@@ -19,7 +19,7 @@ pub const DAS: TermInfo = TermInfo { name: "das", title: "Directional alignment 
 pub const SDS: TermInfo = TermInfo { name: "sds", title: "Semantic distribution (sds)" };
 
 /// The method's keys in a recipe.
-pub const KEYS: [&str; 7] = ["das", "sds", "lambda_das", "lambda_sds", "k", "layer_weights", "patch_weights"];
+pub const KEYS: [&str; 8] = ["das", "sds", "lambda_das", "lambda_sds", "k", "layer_weights", "patch_weights", "target"];
 
 /// How the first k layers are weighted in `V^` (`w_h` in docs/method.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -60,6 +60,37 @@ pub enum PatchWeights {
     Uniform,
 }
 
+/// What the visual embeddings are compared with (`V^` in the losses of docs/method.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// The weighted sum of the layers' outputs, `V^`, as in the paper.
+    #[default]
+    Refined,
+    /// `V^ - v`: the weighted sum of what the layers have added to the visual embedding. A decoder's layers read normed
+    /// values, so that a longer `v` turns `V^` towards itself by length alone, and this far less.
+    Refinement,
+}
+
+impl Target {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The targets of the visual embeddings `v`, without a gradient.
+    ///
+    /// # Shapes
+    /// - v: `[M, d]`
+    /// - refined: `[M, d]` in f32, the supervisory embeddings `V^`
+    /// - output: `[M, d]` in f32
+    fn of(self, v: &Tensor<2>, refined: &Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Refined => refined.clone(),
+            Self::Refinement => refined.clone() - v.clone().without_autodiff().cast(DType::F32),
+        }
+    }
+}
+
 /// The settings of the method. The defaults are the paper's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Basic {
@@ -78,6 +109,9 @@ pub struct Basic {
     pub layer_weights: LayerWeights,
     /// The patches' weights in both losses.
     pub patch_weights: PatchWeights,
+    /// What the visual embeddings are compared with, in both losses.
+    #[serde(skip_serializing_if = "Target::is_default")]
+    pub target: Target,
 }
 
 impl Default for Basic {
@@ -90,6 +124,7 @@ impl Default for Basic {
             k: None,
             layer_weights: LayerWeights::default(),
             patch_weights: PatchWeights::default(),
+            target: Target::default(),
         }
     }
 }
@@ -138,6 +173,7 @@ impl Basic {
             "k" => self.k = map.next_value()?,
             "layer_weights" => self.layer_weights = map.next_value()?,
             "patch_weights" => self.patch_weights = map.next_value()?,
+            "target" => self.target = map.next_value()?,
             _ => return Err(serde::de::Error::unknown_field(key, &KEYS)),
         }
         Ok(())
@@ -180,10 +216,11 @@ impl Method for Basic {
             Term { name: info.name, weight: if on { weight } else { 0.0 }, value }
         };
         let das = |evidence: &Evidence, Targets { embeddings, weights }: &Targets| {
-            directional_alignment(evidence.v.clone(), embeddings.clone(), weights.clone())
+            directional_alignment(evidence.v.clone(), self.target.of(evidence.v, embeddings), weights.clone())
         };
         let sds = |evidence: &Evidence, Targets { embeddings, weights }: &Targets| {
-            semantic_distribution(evidence.v.clone(), embeddings.clone(), evidence.table.clone(), weights.clone())
+            let target = self.target.of(evidence.v, embeddings);
+            semantic_distribution(evidence.v.clone(), target, evidence.table.clone(), weights.clone())
         };
         vec![term(DAS, self.das, self.lambda_das, &das), term(SDS, self.sds, self.lambda_sds, &sds)]
     }

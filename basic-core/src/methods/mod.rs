@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_table_is_written_as_it_is_read() {
-        let text = r#"{"das":false,"sds":true,"lambda_das":2.0,"lambda_sds":0.5,"k":3,"layer_weights":"constant","patch_weights":"uniform","viral":{"weight":0.25,"layer":2,"target":"vision","similarity":"cosine","head_width":64}}"#;
+        let text = r#"{"das":false,"sds":true,"lambda_das":2.0,"lambda_sds":0.5,"k":3,"layer_weights":"constant","patch_weights":"uniform","target":"refinement","viral":{"weight":0.25,"layer":2,"target":"vision","similarity":"cosine","head_width":64}}"#;
         let read: Objective = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), text);
         let keys: serde_json::Value = serde_json::from_str(text).unwrap();

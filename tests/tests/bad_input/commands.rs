@@ -10,10 +10,11 @@ use crate::broken::{BASIC, Run, basic, good_sample};
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_in_one_line() {
-    let cases: [(Vec<OsString>, &str); 7] = [
+    let cases: [(Vec<OsString>, &str); 8] = [
         (args!["bogus"], "bogus"),
         (args!["losses", "somewhere"], "SAMPLES"),
         (args!["losses", "a", "b", "--layer-weights", "rising"], "use increasing, constant or decreasing"),
+        (args!["losses", "a", "b", "--target", "v"], "use refined or refinement"),
         (args!["losses", "a", "b", "--k", "many"], "--k"),
         (args!["losses", "a", "b", "--device", "gpu"], "use auto, cpu"),
         (args!["train", "r.toml", "--unknown"], "--unknown"),
