@@ -60,6 +60,10 @@ int cublasLtMatmul(void *h, Operation *op, const void *alpha, const void *A, Lay
                    size_t size, void *stream) {
   (void)h; (void)beta; (void)c; (void)algo; (void)size;
   products++;
+  // The product of this number, from 1, fails.
+  const char *failing = getenv("CUDA_STUB_PRODUCT_FAILS");
+  if (failing && products == atol(failing))
+    return 13;
   // Like the driver's trace: a line for each product.
   static FILE *trace;
   if (!trace && getenv("CUDA_STUB_TRACE"))

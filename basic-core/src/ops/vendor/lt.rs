@@ -1,19 +1,29 @@
 //! Runs matrix products with cuBLASLt, on a stream beside CubeCL's ([`Beside`]).
+//!
+//! A product's algorithm is chosen on the thread that asks for it, from shapes and offsets. The product itself is launched
+//! on CubeCL's own thread for the device, in the order of CubeCL's launches, because only that thread knows addresses: to
+//! ask it for them would make the caller wait three times a product, some 1,900 times in a training step of a small model.
+//! On more than two cores the caller does not wait at all.
 
 // The library is in C; the comment at each call says what it reads or writes.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::device_handle::DeviceHandle;
 use cubecl_cuda::CudaRuntime;
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
 use cubecl_runtime::runtime::Runtime;
+use cubecl_runtime::server::{ServerError, ServerStorage};
+use cubecl_server::stream::failed_writing;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys as cuda;
 
@@ -83,11 +93,34 @@ struct Lt {
     plans: HashMap<Key, Option<Plan>>,
 }
 
-// SAFETY: every use holds the mutex of `LIBRARIES`, and none of the handles is bound to a thread.
+// SAFETY: every use holds the mutex of a `Library`, and none of the handles is bound to a thread.
 unsafe impl Send for Lt {}
 
-/// The library's state for each device; `None` if it could not be set up.
-static LIBRARIES: OnceLock<Mutex<HashMap<usize, Option<Lt>>>> = OnceLock::new();
+/// The library's state for a device.
+#[derive(Clone)]
+struct Library {
+    lt: Arc<Mutex<Lt>>,
+    /// CubeCL's own thread for the device.
+    server: DeviceHandle<Server>,
+}
+
+impl Library {
+    /// The library for the device of a tensor; `None` if it could not be set up.
+    fn of(tensor: &CubeTensor) -> Option<Self> {
+        static LIBRARIES: OnceLock<Mutex<HashMap<usize, Option<Library>>>> = OnceLock::new();
+        let CubeDevice::Cuda(device) = &tensor.device else { return None };
+        let mut libraries = LIBRARIES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let server = DeviceHandle::<Server>::new(tensor.client.service_id().device);
+            Some(Self { lt: Arc::new(Mutex::new(Lt::new(device.index)?)), server })
+        };
+        libraries.entry(device.index).or_insert_with(new).clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lt> {
+        self.lt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 fn data_type(dtype: DType) -> Option<i32> {
     let [single, half, brain] = TYPES;
@@ -101,7 +134,6 @@ fn data_type(dtype: DType) -> Option<i32> {
 
 /// The product, or `None` if cuBLASLt does not compute it: another type, a dimension of zero, or the library refuses.
 pub fn product(a: &CubeTensor, b: &CubeTensor, dtype: DType) -> Option<CubeTensor> {
-    let CubeDevice::Cuda(device) = &a.device else { return None };
     let (own, out) = (data_type(a.dtype)?, data_type(dtype)?);
     let same = a.dtype == b.dtype && a.qparams.is_none() && b.qparams.is_none();
     // From 16-bit inputs, cuBLASLt writes either their own type or f32.
@@ -112,20 +144,51 @@ pub fn product(a: &CubeTensor, b: &CubeTensor, dtype: DType) -> Option<CubeTenso
     if shape.num_elements() == 0 || a.meta.shape().num_elements() == 0 {
         return None;
     }
-    let libraries = LIBRARIES.get_or_init(Mutex::default);
-    let mut libraries = libraries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let lt = libraries.entry(device.index).or_insert_with(|| Lt::new(device.index)).as_mut()?;
-
+    let library = Library::of(a)?;
     let (a, b) = (readable(a.clone()), readable(b.clone()));
     // The result's rows have no gaps; otherwise the next operation would copy them.
     let result = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, dtype);
-    let [pa, pb, pr] = [&a, &b, &result].map(|tensor| tensor.client.get_resource::<Server>(tensor.handle.clone()).ok());
-    let (pa, pb, pr) = (pa?, pb?, pr?);
-    let addresses = [pa.resource().ptr, pb.resource().ptr, pr.resource().ptr];
-    lt.run([(&a, own), (&b, own), (&result, out)], addresses)?;
-    // Released only here: whatever is launched later in the context waits for the product.
-    drop((pa, pb, pr));
+    let call = Call::new([(&a, own), (&b, own), (&result, out)])?;
+    if !library.lock().plans(call.key) {
+        return None;
+    }
+
+    // Bindings, as in CubeCL's own launches: they keep the memory, and its owner may still change it in place.
+    let bindings = [&a, &b, &result].map(|tensor| tensor.handle.clone().binding());
+    let (stream, lt) = (StreamId::current(), library.clone());
+    let launch = move |server: &mut Server| {
+        let written = bindings[2].clone();
+        let found = bindings.map(|binding| server.get_resource(binding, stream));
+        let done = match &found {
+            [Ok(a), Ok(b), Ok(result)] => {
+                let addresses = [a, b, result].map(|found| found.resource().ptr);
+                lt.lock().run(&call, addresses).ok_or_else(|| {
+                    let reason = format!("cuBLASLt could not multiply; {}=0 multiplies with CubeCL", super::SWITCH);
+                    ServerError::Generic { reason, backtrace: BackTrace::capture() }
+                })
+            }
+            [Err(error), _, _] | [_, Err(error), _] | [_, _, Err(error)] => Err(error.clone()),
+        };
+        // As after a launch that failed, whatever reads the result is told why.
+        if let Err(error) = done {
+            failed_writing(server, stream, vec![written], error);
+        }
+        // The resources are released only here: whatever is launched later in the context waits for the product.
+        drop(found);
+    };
+    if goes_on() {
+        library.server.submit(launch);
+    } else {
+        library.server.submit_blocking(launch).ok()?;
+    }
     Some(result)
+}
+
+/// Whether the caller goes on before its product is launched. A caller that does so waits later, for a place in the queue of
+/// CubeCL's thread, and it waits actively: where it and fusion's thread occupy all cores, nothing would be launched meanwhile.
+fn goes_on() -> bool {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) > 2
 }
 
 /// The tensor, copied if BLAS cannot read the layout of its last two dimensions.
@@ -157,22 +220,18 @@ fn leading(tensor: &CubeTensor, dims: &[usize]) -> Vec<usize> {
     (0..dims.len()).map(|i| if shape[i] == 1 { 0 } else { strides[i] }).collect()
 }
 
-impl Lt {
-    fn new(index: usize) -> Option<Self> {
-        let functions = functions()?;
-        let beside = Beside::new(index).ok()?;
-        Some(Self {
-            functions,
-            handle: functions.handle()?,
-            beside,
-            // SAFETY: plain device memory, kept until the process ends.
-            workspace: unsafe { driver::malloc_sync(WORKSPACE) }.ok()?,
-            plans: HashMap::new(),
-        })
-    }
+/// A product as the library is asked for it: one call for each of `offsets`.
+struct Call {
+    key: Key,
+    /// Elements from each tensor's beginning to the matrices of a call.
+    offsets: Vec<[usize; 3]>,
+    /// Bytes of an element of each tensor.
+    sizes: [u64; 3],
+}
 
+impl Call {
     /// BLAS is column-major: a row-major `C = A B` is a column-major `C' = B' A'`, so B is BLAS's first operand.
-    fn run(&mut self, tensors: [(&CubeTensor, i32); 3], addresses: [u64; 3]) -> Option<()> {
+    fn new(tensors: [(&CubeTensor, i32); 3]) -> Option<Self> {
         let [(a, _), (b, _), (result, _)] = tensors;
         let rank = result.meta.shape().len();
         let dims = result.meta.shape()[..rank - 2].to_vec();
@@ -193,11 +252,13 @@ impl Lt {
             }
         }
         let sizes = tensors.map(|(tensor, _)| tensor.dtype.size() as u64);
-        // The largest power of two, up to `ALIGNED`, that divides every address of the call.
+        // The largest power of two, up to `ALIGNED`, that divides every address of the call. CubeCL's memory begins at
+        // multiples of more than `ALIGNED`, so that a tensor's place in it decides.
         let aligned = |tensor: usize| {
-            let all = offsets.iter().map(|offset| addresses[tensor] + offset[tensor] as u64 * sizes[tensor]);
+            let begin = tensors[tensor].0.handle.offset_start.unwrap_or(0);
+            let all = offsets.iter().map(|offset| begin + offset[tensor] as u64 * sizes[tensor]);
             let all = all.chain([stride(tensor) as u64 * sizes[tensor]]);
-            all.fold(ALIGNED, |least, x| if x == 0 { least } else { least.min(x & x.wrapping_neg()) })
+            all.fold(ALIGNED, |least, x| least.min(alignment(x)))
         };
         let matrix = |tensor: usize| -> Option<Matrix> {
             let (cube, dtype) = tensors[tensor];
@@ -219,19 +280,57 @@ impl Lt {
             })
         };
         let key = Key { first: matrix(1)?, second: matrix(0)?, result: matrix(2)?, batch: i32::try_from(batch).ok()? };
-        if key.result.turned {
-            return None;
+        (!key.result.turned).then_some(Self { key, offsets, sizes })
+    }
+
+    /// Whether tensors at these addresses are aligned as the algorithm was chosen for.
+    fn fits(&self, addresses: [u64; 3]) -> bool {
+        let matrices = [self.key.second, self.key.first, self.key.result];
+        matrices.iter().zip(addresses).enumerate().all(|(tensor, (matrix, address))| {
+            let begin = self.offsets.iter().map(|offset| address + offset[tensor] as u64 * self.sizes[tensor]);
+            begin.map(alignment).all(|found| found >= u64::from(matrix.alignment))
+        })
+    }
+}
+
+/// The largest power of two, up to `ALIGNED`, that divides `x`.
+fn alignment(x: u64) -> u64 {
+    if x == 0 { ALIGNED } else { ALIGNED.min(x & x.wrapping_neg()) }
+}
+
+impl Lt {
+    fn new(index: usize) -> Option<Self> {
+        let functions = functions()?;
+        let beside = Beside::new(index).ok()?;
+        Some(Self {
+            functions,
+            handle: functions.handle()?,
+            beside,
+            // SAFETY: plain device memory, kept until the process ends.
+            workspace: unsafe { driver::malloc_sync(WORKSPACE) }.ok()?,
+            plans: HashMap::new(),
+        })
+    }
+
+    /// Whether the library has an algorithm for such a product.
+    fn plans(&mut self, key: Key) -> bool {
+        if self.beside.enter().is_err() {
+            return false;
         }
-        self.beside.enter().ok()?;
         if !self.plans.contains_key(&key) {
             let plan = self.plan(&key);
             self.plans.insert(key, plan);
         }
-        let plan = self.plans.get(&key)?.as_ref()?;
+        self.plans.get(&key).is_some_and(Option::is_some)
+    }
+
+    /// Launches the product of matrices at these addresses, for which the library has an algorithm.
+    fn run(&mut self, call: &Call, addresses: [u64; 3]) -> Option<()> {
+        let plan = self.plans.get(&call.key)?.as_ref().filter(|_| call.fits(addresses))?;
         let launch = |stream: cuda::CUstream| {
             let mut fine = true;
-            for offset in &offsets {
-                let at = |tensor: usize| addresses[tensor] + offset[tensor] as u64 * sizes[tensor];
+            for offset in &call.offsets {
+                let at = |tensor: usize| addresses[tensor] + offset[tensor] as u64 * call.sizes[tensor];
                 let [first, second, third] = plan.layouts;
                 let operands = [(at(1), first), (at(0), second), (at(2), third)];
                 let scratch = (self.workspace, WORKSPACE);
