@@ -2,7 +2,7 @@
 
 use basic_core::ops::attention;
 use basic_core::{
-    Basic, DeviceSpec, Heads, ImageSpan, LayerWeights, ModelShape, Objective, PatchWeights, Seen, Supervised,
+    Basic, DeviceSpec, Heads, ImageSpan, LayerWeights, ModelShape, Objective, Observed, PatchWeights, Seen, Supervised,
     Supervision, SupervisionLayout, Target,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -71,10 +71,11 @@ fn probabilities(layer: usize) -> Vec<f64> {
     all
 }
 
-fn observed(method: &Basic, device: &Device) -> (Vec<f32>, Vec<f32>) {
+/// What is observed of layers with these outputs, `[B, T, D]`.
+fn watch(method: &Basic, outputs: impl Fn(usize) -> Vec<f32>, device: &Device) -> Observed {
     let mut supervision = Supervision::new(&method.clone().into(), LAYERS, &layout(), device).unwrap();
     for layer in 0..LAYERS {
-        let h = Tensor::from_data(TensorData::new(hidden(layer), [B, T, D]), device);
+        let h = Tensor::from_data(TensorData::new(outputs(layer), [B, T, D]), device);
         let [q, k] =
             queries_and_keys(layer).map(|x| Tensor::<4>::from_data(TensorData::new(x, [B, T, HEADS, W]), device));
         let first = Tensor::<2, Int>::zeros([1, T], device);
@@ -84,8 +85,11 @@ fn observed(method: &Basic, device: &Device) -> (Vec<f32>, Vec<f32>) {
         // Activation recompute runs a layer twice; the second run must not count.
         supervision.observe(layer, &h, &seen);
     }
-    let observed = supervision.finish();
-    let targets = observed.targets().unwrap().clone();
+    supervision.finish()
+}
+
+fn observed(method: &Basic, device: &Device) -> (Vec<f32>, Vec<f32>) {
+    let targets = watch(method, hidden, device).targets().unwrap().clone();
     let read = |data: TensorData| data.try_to_vec::<f32>().unwrap();
     (read(targets.embeddings.into_data()), read(targets.weights.into_data()))
 }
@@ -164,22 +168,16 @@ fn nothing_is_observed_without_images_or_without_supervision() {
 /// what `hidden` gives for the layer.
 fn terms(method: &Basic, v: &[f32], device: &Device) -> [(f64, Vec<f64>); 2] {
     let layout = layout();
-    let mut supervision = Supervision::new(&method.clone().into(), LAYERS, &layout, device).unwrap();
-    for layer in 0..LAYERS {
+    let outputs = |layer| {
         let mut h = hidden(layer);
         for (row, at) in layout.flat_positions().into_iter().enumerate() {
             for c in 0..D {
                 h[at as usize * D + c] += v[row * D + c];
             }
         }
-        let h = Tensor::from_data(TensorData::new(h, [B, T, D]), device);
-        let [q, k] =
-            queries_and_keys(layer).map(|x| Tensor::<4>::from_data(TensorData::new(x, [B, T, HEADS, W]), device));
-        let first = Tensor::<2, Int>::zeros([1, T], device);
-        let lse = attention(q.clone(), k.clone(), k.clone(), first.clone()).lse;
-        supervision.observe(layer, &h, &Seen { q, k, lse, first, cap: None });
-    }
-    let observed = supervision.finish();
+        h
+    };
+    let observed = watch(method, outputs, device);
     let objective = Objective::from(method.clone());
     let table = Tensor::from_data(TensorData::new(numbers(5 * D, 7), [5, D]), device);
     [0, 1].map(|term| {
