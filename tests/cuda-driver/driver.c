@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 typedef int R;
@@ -41,16 +40,6 @@ static struct fn {
   uint64_t n;
   struct fn *next;
 } * fns;
-// Preloaded, the driver shows CUDA_STUB_CORES cores, for what the program does only where it has more than there are.
-int sched_getaffinity(pid_t pid, size_t bytes, cpu_set_t *mask) {
-  const char *cores = getenv("CUDA_STUB_CORES");
-  if (!cores)
-    return syscall(SYS_sched_getaffinity, pid, bytes, mask) < 0 ? -1 : 0;
-  memset(mask, 0, bytes);
-  for (int i = 0; i < atoi(cores) && i < 8 * (int)bytes; i++)
-    ((unsigned char *)mask)[i / 8] |= 1 << i % 8;
-  return 0;
-}
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);

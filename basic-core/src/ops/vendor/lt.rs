@@ -1,16 +1,15 @@
 //! Runs matrix products with cuBLASLt, on a stream beside CubeCL's ([`Beside`]).
 //!
-//! A product's algorithm is chosen on the thread that asks for it, from shapes and offsets. The product itself is launched
-//! on CubeCL's own thread for the device, in the order of CubeCL's launches, because only that thread knows addresses: to
-//! ask it for them would make the caller wait three times a product, some 1,900 times in a training step of a small model.
-//! On more than two cores the caller does not wait at all.
+//! Only CubeCL's own thread for the device knows addresses. A caller that asks for them waits three times a product, which
+//! is some 1,900 times in a finetune step of a small model. With `BASIC_CUBLAS=ahead` that thread launches the product
+//! itself, in the order of its own launches, and the caller goes on.
 
 // The library is in C; the comment at each call says what it reads or writes.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
@@ -23,6 +22,7 @@ use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
 use cubecl_runtime::runtime::Runtime;
 use cubecl_runtime::server::{ServerError, ServerStorage};
+use cubecl_runtime::storage::{ComputeStorage, ManagedResource};
 use cubecl_server::stream::failed_writing;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys as cuda;
@@ -116,10 +116,6 @@ impl Library {
         };
         libraries.entry(device.index).or_insert_with(new).clone()
     }
-
-    fn lock(&self) -> MutexGuard<'_, Lt> {
-        self.lt.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn data_type(dtype: DType) -> Option<i32> {
@@ -149,46 +145,44 @@ pub fn product(a: &CubeTensor, b: &CubeTensor, dtype: DType) -> Option<CubeTenso
     // The result's rows have no gaps; otherwise the next operation would copy them.
     let result = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, dtype);
     let call = Call::new([(&a, own), (&b, own), (&result, out)])?;
-    if !library.lock().plans(call.key) {
+    if !library.lt.lock().unwrap_or_else(PoisonError::into_inner).plans(call.key) {
         return None;
     }
 
+    let tensors = [&a, &b, &result];
+    if !super::ahead() {
+        let found = tensors.map(|tensor| tensor.client.get_resource::<Server>(tensor.handle.clone()));
+        return launch(&library.lt, &call, &found).ok().map(|()| result);
+    }
     // Bindings, as in CubeCL's own launches: they keep the memory, and its owner may still change it in place.
-    let bindings = [&a, &b, &result].map(|tensor| tensor.handle.clone().binding());
-    let (stream, lt) = (StreamId::current(), library.clone());
-    let launch = move |server: &mut Server| {
+    let bindings = tensors.map(|tensor| tensor.handle.clone().binding());
+    let (stream, lt) = (StreamId::current(), library.lt.clone());
+    library.server.submit(move |server| {
         let written = bindings[2].clone();
         let found = bindings.map(|binding| server.get_resource(binding, stream));
-        let done = match &found {
-            [Ok(a), Ok(b), Ok(result)] => {
-                let addresses = [a, b, result].map(|found| found.resource().ptr);
-                lt.lock().run(&call, addresses).ok_or_else(|| {
-                    let reason = format!("cuBLASLt could not multiply; {}=0 multiplies with CubeCL", super::SWITCH);
-                    ServerError::Generic { reason, backtrace: BackTrace::capture() }
-                })
-            }
-            [Err(error), _, _] | [_, Err(error), _] | [_, _, Err(error)] => Err(error.clone()),
-        };
         // As after a launch that failed, whatever reads the result is told why.
-        if let Err(error) = done {
+        if let Err(error) = launch(&lt, &call, &found) {
             failed_writing(server, stream, vec![written], error);
         }
-        // The resources are released only here: whatever is launched later in the context waits for the product.
-        drop(found);
-    };
-    if goes_on() {
-        library.server.submit(launch);
-    } else {
-        library.server.submit_blocking(launch).ok()?;
-    }
+    });
     Some(result)
 }
 
-/// Whether the caller goes on before its product is launched. A caller that does so waits later, for a place in the queue of
-/// CubeCL's thread, and it waits actively: where it and fusion's thread occupy all cores, nothing would be launched meanwhile.
-fn goes_on() -> bool {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) > 2
+/// The memory of a tensor, held in its place.
+type Found = Result<ManagedResource<<<Server as ServerStorage>::Storage as ComputeStorage>::Resource>, ServerError>;
+
+/// Launches a product of tensors with this memory. It may be released afterwards: whatever is launched later in the context
+/// waits for the product.
+fn launch(lt: &Mutex<Lt>, call: &Call, found: &[Found; 3]) -> Result<(), ServerError> {
+    let mut addresses = [0; 3];
+    for (address, found) in addresses.iter_mut().zip(found) {
+        *address = found.as_ref().map_err(ServerError::clone)?.resource().ptr;
+    }
+    let done = lt.lock().unwrap_or_else(PoisonError::into_inner).run(call, addresses);
+    done.ok_or_else(|| {
+        let reason = format!("cuBLASLt could not multiply; {}=0 multiplies with CubeCL", super::SWITCH);
+        ServerError::Generic { reason, backtrace: BackTrace::capture() }
+    })
 }
 
 /// The tensor, copied if BLAS cannot read the layout of its last two dimensions.

@@ -18,7 +18,8 @@ use burn::tensor::{DType, Device, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-/// The environment variable that switches cuBLASLt off (0) or makes it mandatory (1).
+/// The environment variable that switches cuBLASLt off (0), makes it mandatory (1), or lets nothing wait for the launch of
+/// its products (ahead).
 pub const SWITCH: &str = "BASIC_CUBLAS";
 
 /// Whether cuBLASLt computes products in this process: it was found and is not switched off.
@@ -27,20 +28,28 @@ pub fn used() -> bool {
     *USED.get_or_init(|| !env::var(SWITCH).is_ok_and(|value| value == "0") && lt::is_here())
 }
 
+/// Whether products are launched while their callers go on. Not the default until it has been run on a GPU.
+fn ahead() -> bool {
+    static AHEAD: OnceLock<bool> = OnceLock::new();
+    *AHEAD.get_or_init(|| env::var(SWITCH).is_ok_and(|value| value == "ahead"))
+}
+
 /// Checks the environment variable.
 ///
 /// # Errors
 ///
-/// Returns a sentence if it is neither 0 nor 1, or if it is 1 and the library is missing or the driver too old.
+/// Returns a sentence if it is none of 0, 1 and ahead, or if it is 1 or ahead and the library is missing or the driver too old.
 pub fn check() -> Result<(), String> {
     match env::var(SWITCH).as_deref() {
         Err(_) | Ok("" | "0") => Ok(()),
-        Ok("1") if used() => Ok(()),
-        Ok("1") => Err(format!(
-            "{SWITCH}=1 asks for cuBLASLt, and libcublasLt.so is neither in the loader's path nor in the CUDA toolkit of \
+        Ok("1" | "ahead") if used() => Ok(()),
+        Ok(value @ ("1" | "ahead")) => Err(format!(
+            "{SWITCH}={value} asks for cuBLASLt, and libcublasLt.so is neither in the loader's path nor in the CUDA toolkit of \
              CUDA_PATH, or the driver is older than CUDA 12.5: leave {SWITCH} out to multiply with CubeCL"
         )),
-        Ok(other) => Err(format!("{SWITCH} is '{other}': 1 multiplies with cuBLASLt, 0 with CubeCL")),
+        Ok(other) => Err(format!(
+            "{SWITCH} is '{other}': 1 multiplies with cuBLASLt, ahead too and waits for no launch, 0 with CubeCL"
+        )),
     }
 }
 
