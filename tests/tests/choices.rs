@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use basic_core::{DeviceSpec, Objective};
-use basic_data::{ImageBase, Sample, StyleChoice, VisionCache, prepare};
-use basic_eval::questions::{EvalOptions, rank_choices, read_questions};
-use basic_models::processor::{LlavaStyle, Message, Role};
-use basic_models::{Batch, Checkpoint};
-use burn::tensor::DType;
+use basic_data::{ImageBase, ImageSource, Sample, StyleChoice, VisionCache, prepare};
+use basic_eval::lens::{Lens, LensOptions};
+use basic_eval::questions::{EvalOptions, Question, Ranker, rank_choices, read_questions};
+use basic_models::nn::Llava;
+use basic_models::processor::{LlavaStyle, Message, Role, Style};
+use basic_models::{Batch, Checkpoint, ImageTokens};
+use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
 use tests::fixtures::{fixture, number, read_json, read_jsonl, text};
 use tests::{Ran, args, run};
@@ -57,34 +59,114 @@ fn a_choices_log_likelihood_is_minus_its_training_loss_in_every_family() {
             for batch_size in [1, 3, 32] {
                 let options = EvalOptions { batch_size, conversation, ..EvalOptions::default() };
                 let cache = &mut VisionCache::new(16);
-                let found = rank_choices(&model, &checkpoint, asked, &base, &options, cache, &mut |_| {}).unwrap();
+                let ranker = Ranker::new(&checkpoint, &options).unwrap();
+                let found = rank_choices(&ranker, &model, asked, &base, cache, &mut |_| {}).unwrap();
                 let style = conversation.resolve(&checkpoint, false).unwrap();
                 for (question, ranking) in asked.iter().zip(found) {
                     for (choice, found) in question.choices.iter().zip(&ranking.log_likelihoods) {
-                        let image = question.image.as_ref().map(|name| base.file(name).unwrap().into());
-                        let text = match image.is_some() && !question.text.contains("<image>") {
-                            true => format!("<image>\n{}", question.text),
-                            false => question.text.clone(),
-                        };
-                        let sample = Sample {
-                            file: Path::new("q").into(),
-                            place: "0".into(),
-                            images: image.into_iter().collect(),
-                            messages: vec![Message::new(Role::User, text), Message::new(Role::Assistant, choice)],
-                            dropped_turns: 0,
-                        };
-                        let prepared = prepare(&sample, &checkpoint, &style).unwrap();
-                        let tokens = [prepared.tokens];
-                        let mut batch = Batch::collate(&tokens, checkpoint.pad_id(), checkpoint.image_shape(), &device);
-                        batch.features = cache.features(&model, &checkpoint, &prepared.images).unwrap();
-                        let forward = model.forward(&batch, &Objective::llava()).unwrap();
-                        let loss: f32 = model.lm_loss(&batch, forward.hidden).into_scalar();
-                        let wanted = -f64::from(loss) * batch.label_count() as f64;
+                        let (tokens, images) = trained(question, choice, &base, &checkpoint, &style);
+                        let wanted = likelihood(&model, &checkpoint, &tokens, &images, &device);
                         // f32 sums in another order, over at most 15 tokens.
                         let near = (found - wanted).abs() < 1e-4 * wanted.abs().max(1.0);
                         assert!(near, "{}, {choice}, {batch_size}: {found} and {wanted}", path.display());
                     }
                 }
+            }
+        }
+    }
+}
+
+/// A question with this answer as training would see it, and its images.
+fn trained(
+    question: &Question,
+    choice: &str,
+    base: &ImageBase,
+    checkpoint: &Checkpoint,
+    style: &Style,
+) -> (ImageTokens, Vec<ImageSource>) {
+    let image = question.image.as_ref().map(|name| base.file(name).unwrap().into());
+    let text = match image.is_some() && !question.text.contains("<image>") {
+        true => format!("<image>\n{}", question.text),
+        false => question.text.clone(),
+    };
+    let sample = Sample {
+        file: Path::new("q").into(),
+        place: "0".into(),
+        images: image.into_iter().collect(),
+        messages: vec![Message::new(Role::User, text), Message::new(Role::Assistant, choice)],
+        dropped_turns: 0,
+    };
+    let prepared = prepare(&sample, checkpoint, style).unwrap();
+    (prepared.tokens, prepared.images)
+}
+
+/// The log-likelihood of the answer by the training loss.
+fn likelihood(
+    model: &Llava,
+    checkpoint: &Checkpoint,
+    tokens: &ImageTokens,
+    images: &[ImageSource],
+    device: &Device,
+) -> f64 {
+    let tokens = std::slice::from_ref(tokens);
+    let mut batch = Batch::collate(tokens, checkpoint.pad_id(), checkpoint.image_shape(), device);
+    batch.features = VisionCache::new(16).features(model, checkpoint, images).unwrap();
+    let forward = model.forward(&batch, &Objective::llava()).unwrap();
+    let loss: f32 = model.lm_loss(&batch, forward.hidden).into_scalar();
+    -f64::from(loss) * batch.label_count() as f64
+}
+
+/// The row of `table` that each row of `rows` makes the smallest angle with.
+fn nearest(rows: &[f32], table: &[f32], width: usize) -> Vec<u32> {
+    let cosine = |a: &[f32], b: &[f32]| {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(1e-12)
+    };
+    let closest = |row: &[f32]| {
+        let cosines: Vec<f64> = table.chunks(width).map(|token| cosine(row, token)).collect();
+        (0..cosines.len()).max_by(|a, b| cosines[*a].total_cmp(&cosines[*b])).unwrap() as u32
+    };
+    rows.chunks(width).map(closest).collect()
+}
+
+#[test]
+fn replaced_choices_have_the_likelihood_of_a_text_in_which_the_nearest_tokens_stand() {
+    let dir = tempfile::tempdir().unwrap();
+    let questions = read_questions(&write(dir.path(), &questions())).unwrap();
+    let base = ImageBase::new(&fixture("images"), None).unwrap();
+    let device = DeviceSpec::Cpu.open().unwrap();
+    for name in ["plain", "families/gemma-clip", "families/llama-registers", "families/qwen3-siglip"] {
+        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let model = checkpoint.load(DType::F32, &device).unwrap();
+        let style = StyleChoice::Auto.resolve(&checkpoint, false).unwrap();
+        let table = model.language_model.table();
+        let width = table.dims()[1];
+        let table = table.into_data().try_to_vec::<f32>().unwrap();
+        let lens = Lens::new(&model, &checkpoint, LensOptions::nearest()).unwrap();
+        let options = EvalOptions { batch_size: 3, ..EvalOptions::default() };
+        let rank = |ranker: &Ranker<'_>| {
+            let cache = &mut VisionCache::new(16);
+            let found = rank_choices(ranker, &model, &questions, &base, cache, &mut |_| {}).unwrap();
+            found.into_iter().map(|ranking| ranking.log_likelihoods).collect::<Vec<_>>()
+        };
+        let plain = rank(&Ranker::new(&checkpoint, &options).unwrap());
+        let replaced = rank(&Ranker::new(&checkpoint, &options).unwrap().replacing(&lens));
+        assert_ne!(plain[..2], replaced[..2], "{name}");
+        assert_eq!(plain[2], replaced[2], "{name}: the question without an image");
+        for (question, found) in questions[..2].iter().zip(&replaced) {
+            for (choice, found) in question.choices.iter().zip(found) {
+                let (mut tokens, images) = trained(question, choice, &base, &checkpoint, &style);
+                let features = VisionCache::new(16).features(&model, &checkpoint, &images).unwrap().unwrap();
+                let v = model.multi_modal_projector.forward(features).into_data().try_to_vec::<f32>().unwrap();
+                let places: Vec<usize> = tokens.images.iter().flatten().copied().collect();
+                let ids = nearest(&v, &table, width);
+                assert_eq!(places.len(), ids.len());
+                places.into_iter().zip(ids).for_each(|(place, id)| tokens.ids[place] = id);
+                let (ids, labels) = (tokens.ids, tokens.labels);
+                let text = ImageTokens { ids, labels, ..ImageTokens::default() };
+                let wanted = likelihood(&model, &checkpoint, &text, &[], &device);
+                let near = (found - wanted).abs() < 1e-4 * wanted.abs().max(1.0);
+                assert!(near, "{name}, {choice}: {found} and {wanted}");
             }
         }
     }
@@ -123,6 +205,12 @@ fn eval_ranks_choices_and_keeps_what_compare_and_report_read() {
     assert!(table.stdout.lines().count() == 3 && table.stdout.contains("overall"), "{}", table.stdout);
     let compared = basic(args!["compare", out, out, "--json"]).json();
     assert!(compared.to_string().contains("most likely choice"), "{compared}");
+    // From the nearest tokens: other likelihoods, which are recorded as another measure.
+    let replaced = basic(line(&["--json", "--replace"])).json();
+    assert_eq!(replaced["questions"], report["questions"]);
+    assert_ne!(read_jsonl(&out)[0]["log_likelihoods"], lines[0]["log_likelihoods"]);
+    let compared = basic(args!["compare", out, out, "--json"]).json();
+    assert!(compared.to_string().contains("most likely choice from nearest tokens"), "{compared}");
 }
 
 #[test]
@@ -145,7 +233,7 @@ keep_checkpoints = true
 
 [[stages]]
 name = "pretrain"
-measure = ["caption_loss", "v_norm", "choices"]
+measure = ["caption_loss", "v_norm", "choices", "replaced_choices"]
 
 [stages.recipe]
 stage = "pretrain"
@@ -173,15 +261,20 @@ cells = [{{ name = "none", set = {{ objective.das = false, objective.sds = false
         let values = &run["values"]["pretrain"];
         let trained = out.join("cells").join(tests::fixtures::text(&run["hashes"]["pretrain"])).join("run");
         let line = args!["eval", trained, data, "--images", images, "--choices", "likelihood", "--json"];
-        let said = basic(line).json();
-        for (key, name) in [("choices.accuracy", "accuracy"), ("choices.rank", "rank")] {
-            assert_eq!(number(&values[key]), number(&said[name]), "{key}");
+        let said = basic(line.clone()).json();
+        let replaced = basic(line.into_iter().chain(args!["--replace"]).collect()).json();
+        for (key, said) in [("choices.", &said), ("choices.replaced.", &replaced)] {
+            for name in ["accuracy", "rank"] {
+                assert_eq!(number(&values[format!("{key}{name}")]), number(&said[name]), "{key}{name}");
+            }
         }
         let (v, token) = (number(&values["v_norm"]), number(&values["token_norm"]));
         assert!(v > 0.0 && token > 0.0 && number(&values["caption_loss"]) > 0.0, "{values}");
     }
     let table = fs::read_to_string(out.join("table.md")).unwrap();
-    assert!(table.contains("rank of the true choice") && table.contains("caption loss"), "{table}");
+    for column in ["rank of the true choice", "caption loss", "rank of the true choice from nearest tokens"] {
+        assert!(table.contains(column), "{column}: {table}");
+    }
 }
 
 #[test]

@@ -190,6 +190,11 @@ fn the_lens_shows_the_base_image_and_refuses_to_replace_what_has_newlines() {
     }
     assert!(dir.path().join("lens.html").exists());
     basic(line().into_iter().chain(args!["--replace"]).collect()).refused(1, &["--replace", "tiles"]);
+    let data = dir.path().join("questions.jsonl");
+    let question = json!({"image": "a.png", "text": "what?", "answer": "x", "choices": ["x", "y"]});
+    fs::write(&data, question.to_string()).unwrap();
+    let ranked = args!["eval", next(), data, "--images", fixture("images"), "--choices", "likelihood", "--replace"];
+    basic(ranked).refused(1, &["--replace", "tiles"]);
 }
 
 #[test]

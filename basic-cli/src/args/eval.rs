@@ -22,6 +22,9 @@ pub struct Eval {
     /// answers.
     #[arg(long, value_name = "HOW", value_enum)]
     pub choices: Option<Choices>,
+    /// Rank the choices with each visual embedding replaced by the embedding of its nearest token.
+    #[arg(long, requires = "choices", conflicts_with = "bench")]
+    pub replace: bool,
     /// Run benchmarks instead of a file of questions: vqav2, vqav2-val, gqa, vizwiz, vizwiz-val, textvqa, scienceqa,
     /// mmbench, mmbench_cn, mm-vet, pope, mmstar, ai2d, chartqa, docvqa, docvqa-test, mme, seed_bench, realworldqa, mmmu,
     /// mmvp, cv-bench, hallusion_bench, llava-bench-in-the-wild.

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Result, bail};
 use basic_study::demo::report::render_table;
 use basic_study::demo::{
-    Changes, DemoConfig, Ended, FULL_SEEDS, MINUTES_A_SEED, REAL_SEEDS, RealConfig, RealEnded, SEEDS, SETTINGS,
-    SeedDone, run, run_real, sweep,
+    Changes, DemoConfig, Ended, FULL_SEEDS, MINUTES_A_RUN, REAL_SEEDS, RealConfig, RealEnded, SEEDS, SETTINGS,
+    SeedDone, run, run_real, runs_left, sweep,
 };
 use basic_study::studies::Event;
 
@@ -119,21 +119,23 @@ fn real(args: Demo, dir: PathBuf) -> Result<()> {
         revision: crate::revision(),
         stop: stop_at_ctrl_c("finishing the running step and saving")?,
     };
+    let minutes = runs_left(&config)? * MINUTES_A_RUN;
+    if !args.json {
+        say!(
+            "LLaVA and BASIC side by side on {}: SmolLM2-135M and CLIP ViT-B/16, 3,000 captions of 2,300 pictures, the pretrain stage, {}. {}",
+            config.dir.display(),
+            if seeds == 1 { "one seed".into() } else { format!("{seeds} seeds") },
+            match minutes {
+                0 => "All of its results are there.".into(),
+                minutes =>
+                    format!("About {minutes} minutes on two cores; Ctrl-C ends early, and the same command goes on."),
+            }
+        );
+    }
     let current = Mutex::new(bar("start", 1));
     let progress = || -> MutexGuard<'_, _> { current.lock().unwrap_or_else(PoisonError::into_inner) };
     let observer = |event: Event<'_>| match event {
-        Event::Part("demo", steps) => {
-            if !args.json {
-                say!(
-                    "LLaVA and BASIC side by side on {}: SmolLM2-135M and CLIP ViT-B/16, 3,000 captions, the pretrain stage, {}. \
-                     About {} minutes on two cores; Ctrl-C ends early, and the same command goes on.",
-                    config.dir.display(),
-                    if seeds == 1 { "one seed".into() } else { format!("{seeds} seeds") },
-                    u32::from(seeds) * u32::from(MINUTES_A_SEED)
-                );
-            }
-            *progress() = bar("demo", steps);
-        }
+        Event::Part("demo", steps) => *progress() = bar("demo", steps),
         Event::Step(step) => {
             let bar = progress();
             bar.inc(1);

@@ -5,11 +5,12 @@ mod benchmarks;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use basic_data::{ImageBase, StyleChoice, VisionCache};
 use basic_eval::benchmarks::{Judged, ScoreRecord, metrics};
+use basic_eval::lens::{Lens, LensOptions, check_replaceable};
 use basic_eval::questions::{
-    ChoiceScore, EvalOptions, Prediction, Question, answer, check_choices, check_prompts, images, rank_choices,
+    ChoiceScore, EvalOptions, Prediction, Question, Ranker, answer, check_choices, check_prompts, images, rank_choices,
     read_questions, score, score_choices, write_predictions,
 };
 use basic_models::Checkpoint;
@@ -92,6 +93,9 @@ fn file(args: &Eval, data: &Path, launched: Option<&Group>) -> Result<()> {
         false => check_prompts(&checkpoint, &questions, &images, &options),
     };
     checked.map_err(|error| error.of(data))?;
+    if args.replace {
+        check_replaceable(&checkpoint).with_context(|| args.checkpoint.display().to_string())?;
+    }
     let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
     let asked = Asked { launched, args, data, questions, base, checkpoint, conversation, options, model };
     if by_choices { asked.by_choices() } else { asked.by_answers() }
@@ -146,7 +150,9 @@ impl Asked<'_> {
         let questions = self.own();
         let progress = bar("eval", questions.len());
         let mut cache = VisionCache::new(CACHE_MIB);
-        let rankings = rank_choices(model, checkpoint, questions, base, options, &mut cache, &mut |done| {
+        let lens = self.args.replace.then(|| Lens::new(model, checkpoint, LensOptions::nearest())).transpose()?;
+        let ranker = lens.iter().fold(Ranker::new(checkpoint, options)?, Ranker::replacing);
+        let rankings = rank_choices(&ranker, model, questions, base, &mut cache, &mut |done| {
             progress.set_position(done as u64);
         });
         let rankings = self.all(rankings.map_err(|error| error.of(data))?)?;
@@ -154,9 +160,13 @@ impl Asked<'_> {
         if !self.leads() {
             return Ok(());
         }
-        let out = self.out(".choices.jsonl");
+        let (ending, measure) = match self.args.replace {
+            true => (".replaced-choices.jsonl", "most likely choice from nearest tokens"),
+            false => (".choices.jsonl", "most likely choice"),
+        };
+        let out = self.out(ending);
         write_predictions(&out, &rankings)?;
-        self.record("most likely choice", rankings.iter().map(|ranking| &ranking.prediction), &out)?;
+        self.record(measure, rankings.iter().map(|ranking| &ranking.prediction), &out)?;
         let mut scores = score_choices(&rankings);
         scores.predictions = Some(out);
         if self.args.json {

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData, TensorReadError};
 use serde::Serialize;
 
 use super::trace::{LayerRows, trace};
-use super::{Asked, Grid, LensError, Meaning, TokenText, TokenTexts, Truth, Vocabulary};
+use super::{Asked, Grid, LensError, Meaning, Rule, TokenText, TokenTexts, Truth, Vocabulary};
 
 /// A token's id, and its similarity (cosine) or probability.
 pub type Near = (u32, f32);
@@ -291,6 +291,12 @@ pub(super) fn check(checkpoint: &Checkpoint, options: &LensOptions) -> Result<us
 }
 
 impl LensOptions {
+    /// What the nearest token of each visual embedding takes, and no more.
+    pub fn nearest() -> Self {
+        let meaning = Meaning { rule: Rule::Word, min_similarity: None };
+        Self { basic: Basic::default(), top: 1, all: false, layers: Some(vec![0]), meaning }
+    }
+
     /// Checks k and the layers against a checkpoint's configuration.
     ///
     /// # Errors

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use basic_data::{DataError, ImageSource, VisionCache};
-use basic_models::ImageTokens;
 use basic_models::generate::{GenerationConfig, GenerationDefaults, generate};
 use basic_models::processor::{Message, PLACEHOLDER, Role, Style, render_prompt, tokenize_prompt};
+use basic_models::{Checkpoint, ImageTokens};
 use burn::tensor::{DType, Tensor};
 use serde::Serialize;
 
-use super::{Asked, Case, Cases, Lens, LensError};
+use super::{Asked, Case, Cases, Lens, LensError, LensOptions};
 use crate::benchmarks::Metric;
 use crate::questions::normalize;
 
@@ -67,6 +67,20 @@ pub fn replaced_prompt(prompt: &ImageTokens, nearest: &[u32]) -> ImageTokens {
     ImageTokens { ids, ..ImageTokens::default() }
 }
 
+/// Checks that a model's visual embeddings can be replaced by their nearest tokens, before its weights are read.
+///
+/// # Errors
+///
+/// [`LensError::Tiles`] for a model that cuts images into tiles; [`LensError::OwnGrids`] for one that the lens cannot
+/// read.
+pub fn check_replaceable(checkpoint: &Checkpoint) -> Result<(), LensError> {
+    LensOptions::nearest().check(checkpoint)?;
+    match checkpoint.config.tiling().cuts() {
+        true => Err(LensError::Tiles),
+        false => Ok(()),
+    }
+}
+
 impl Lens<'_> {
     /// The nearest token, by cosine, of every visual embedding that the projector computes from patch features.
     ///
@@ -75,9 +89,7 @@ impl Lens<'_> {
     /// [`LensError::NotFinite`] for visual embeddings that are NaN or infinite; [`LensError::Read`] if the device
     /// fails; [`LensError::Tiles`] for a model that cuts images into tiles.
     pub fn nearest_tokens(&self, features: Tensor<2>) -> Result<Vec<u32>, LensError> {
-        if self.checkpoint().config.tiling().cuts() {
-            return Err(LensError::Tiles);
-        }
+        check_replaceable(self.checkpoint())?;
         let v = self.model().multi_modal_projector.forward(features).without_autodiff().cast(DType::F32);
         let asked = Asked { top: 1, all: false, end: None };
         let rows = self.vocabulary().read(self.model(), &v, 0, &asked)?;

@@ -94,15 +94,13 @@ pub fn check_choices(
 ///
 /// [`EvalError`] that names the image or the question.
 pub fn rank_choices(
+    ranker: &Ranker<'_>,
     model: &Llava,
-    checkpoint: &Checkpoint,
     questions: &[Question],
     base: &ImageBase,
-    options: &EvalOptions,
     cache: &mut VisionCache,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Ranking>, EvalError> {
-    let ranker = Ranker::new(checkpoint, options)?;
     let images = images(questions, base)?;
     let mut rankings = Vec::with_capacity(questions.len());
     for (index, (question, image)) in questions.iter().zip(&images).enumerate() {

@@ -8,6 +8,8 @@ use basic_models::generate::GenerateError;
 use basic_models::processor::ProcessorError;
 use thiserror::Error;
 
+use crate::lens::LensError;
+
 /// Why a file could not be evaluated.
 #[derive(Debug, Error)]
 pub enum EvalError {
@@ -72,6 +74,16 @@ pub enum EvalError {
         question: String,
         /// What is wrong with its choices.
         reason: String,
+    },
+    /// The visual embeddings have no nearest tokens that could replace them.
+    #[error("{checkpoint}: question {question}: {source}", checkpoint = checkpoint.display())]
+    Replace {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Which one: its place in the file, from 0, and its id.
+        question: String,
+        /// Why.
+        source: Box<LensError>,
     },
     /// A question that leaves no room for its answer in the model's context.
     #[error("question {question}: {source}: shorten it or leave it out, or ask for fewer new tokens")]

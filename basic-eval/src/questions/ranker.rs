@@ -9,6 +9,7 @@ use basic_models::{Checkpoint, ImageTokens};
 
 use super::answerer::tiles_of;
 use super::{EvalError, EvalOptions};
+use crate::lens::{Lens, LensError, replaced_prompt};
 
 /// The most choices of a question.
 const MOST: usize = 1000;
@@ -20,6 +21,7 @@ pub struct Ranker<'a> {
     checkpoint: &'a Checkpoint,
     style: Style,
     batch_size: usize,
+    lens: Option<&'a Lens<'a>>,
 }
 
 /// A question as token ids: what all of its choices share, and how each goes on.
@@ -38,7 +40,13 @@ impl<'a> Ranker<'a> {
     pub fn new(checkpoint: &'a Checkpoint, options: &EvalOptions) -> Result<Self, EvalError> {
         let style = options.conversation.resolve(checkpoint, false);
         let style = style.map_err(|source| EvalError::Prompt { question: "0".into(), source })?;
-        Ok(Self { checkpoint, style, batch_size: options.batch_size })
+        Ok(Self { checkpoint, style, batch_size: options.batch_size, lens: None })
+    }
+
+    /// The same with each visual embedding replaced by the embedding of its nearest token, as `lens` finds it.
+    #[must_use]
+    pub fn replacing(self, lens: &'a Lens<'a>) -> Self {
+        Self { lens: Some(lens), ..self }
     }
 
     /// Checks that the choices can be ranked. `place` names the question in messages; `tiles` are those of its images.
@@ -69,6 +77,14 @@ impl<'a> Ranker<'a> {
             self.prepare(place, text, &tiles_of(image, self.checkpoint)?, choices)?;
         let images: Vec<ImageSource> = image.into_iter().cloned().collect();
         let features = cache.features(model, self.checkpoint, &images)?;
+        let (shared, features) = match (features, self.lens) {
+            (Some(features), Some(lens)) => {
+                let nearest = lens.nearest_tokens(features);
+                let nearest = nearest.map_err(|source| self.replace_error(source, place))?;
+                (replaced_prompt(&shared, &nearest), None)
+            }
+            (features, _) => (shared, features),
+        };
         let found = log_likelihoods(model, &shared, features, &continuations, self.batch_size);
         found.map_err(|source| match source {
             GenerateError::NotFinite { .. } => {
@@ -76,6 +92,10 @@ impl<'a> Ranker<'a> {
             }
             source => source.into(),
         })
+    }
+
+    fn replace_error(&self, source: LensError, place: &str) -> EvalError {
+        EvalError::Replace { checkpoint: self.checkpoint.dir.clone(), question: place.into(), source: Box::new(source) }
     }
 
     /// Tokenizes the question with each of its choices as the answer.

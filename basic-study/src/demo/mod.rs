@@ -24,7 +24,7 @@ use basic_models::checkpoint::Contents;
 use serde::Serialize;
 use thiserror::Error;
 
-pub use real::{MINUTES_A_SEED, REAL_SEEDS, RealConfig, RealEnded, run_real};
+pub use real::{MINUTES_A_RUN, REAL_SEEDS, RealConfig, RealEnded, run_real, runs_left};
 pub use record::SeedDone;
 pub use study::{Changes, FULL_SEEDS, SEEDS, SETTINGS};
 

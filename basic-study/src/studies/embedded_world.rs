@@ -5,16 +5,12 @@ use std::path::{Path, PathBuf};
 use basic_data::shapes::write_dataset;
 use basic_models::atomic_file::write_atomically;
 use basic_models::checkpoint::Contents;
-use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::AblateError;
 use super::layout::Layout;
 use super::study::WorldConfig;
 use crate::backbones::{embedded, write_backbones};
-
-/// What a path begins with that lies in the world: `world:data/pretrain.json`, `world:backbones/llm`.
-const PREFIX: &str = "world:";
 
 /// The world of a study.
 #[derive(Debug, Clone)]
@@ -70,35 +66,4 @@ impl World {
         write_dataset(&dir.join("data"), train, validation, eval, seed)?;
         Ok(())
     }
-}
-
-/// A path with the world's folder in `world:`'s place.
-pub(super) fn place(world: Option<&World>, path: &Path) -> Result<PathBuf, String> {
-    match (path.to_str().and_then(|text| text.strip_prefix(PREFIX)), world) {
-        (None, _) => Ok(path.into()),
-        (Some(rest), Some(world)) => Ok(world.dir.join(rest)),
-        (Some(_), None) => Err(format!("{} needs a [world] table in the study", path.display())),
-    }
-}
-
-/// Whether a path lies in the world.
-pub(super) fn within(path: &Path) -> bool {
-    path.to_str().is_some_and(|text| text.starts_with(PREFIX))
-}
-
-/// [`place`] for every text of a recipe.
-pub(super) fn place_all(world: Option<&World>, table: &Table) -> Result<Table, String> {
-    table.iter().map(|(key, value)| Ok((key.clone(), place_value(world, value)?))).collect()
-}
-
-fn place_value(world: Option<&World>, value: &Value) -> Result<Value, String> {
-    Ok(match value {
-        Value::String(text) => match place(world, Path::new(text))?.to_str() {
-            Some(path) if path != text => Value::String(path.into()),
-            _ => value.clone(),
-        },
-        Value::Table(table) => Value::Table(place_all(world, table)?),
-        Value::Array(items) => Value::Array(items.iter().map(|v| place_value(world, v)).collect::<Result<_, _>>()?),
-        other => other.clone(),
-    })
 }

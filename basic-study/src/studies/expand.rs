@@ -9,6 +9,7 @@ use super::AblateError;
 use super::embedded_world::World;
 use super::factor::{Factor, Grid};
 use super::layout::Layout;
+use super::places::Places;
 use super::resolve::{Layer, Resolved, Resolver};
 use super::result_key::Keys;
 use super::study::{Study, repeated};
@@ -93,8 +94,9 @@ pub(super) fn expand(
     let wrong = |reason: String| AblateError::Study { path: path.into(), reason };
     let (mut groups, mut cells, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     {
-        let resolver = Resolver::new(path, &study, world.as_ref(), sets)?;
-        let mut keys = Keys::new(&study, world.as_ref());
+        let places = Places { world: world.as_ref(), moved: study.moved.as_ref() };
+        let resolver = Resolver::new(path, &study, places, sets)?;
+        let mut keys = Keys::new(&study, places);
         let settings: Vec<Option<&super::factor::Variant>> =
             if study.settings.is_empty() { vec![None] } else { study.settings.iter().map(Some).collect() };
         for setting in settings {
@@ -245,6 +247,11 @@ fn grid_drafts(grid: &Grid) -> Result<Drafts, String> {
 }
 
 impl Expanded {
+    /// Where its paths lead.
+    pub fn places(&self) -> Places<'_> {
+        Places { world: self.world.as_ref(), moved: self.study.moved.as_ref() }
+    }
+
     /// Whether any of `patterns` means the cell: its name, its id, or the beginning of its id.
     pub fn chosen(cell: &Cell, patterns: &[String]) -> bool {
         let meant = |pattern: &String| {

@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use basic_data::{DataConfig, DataSet, ImageBase, Sample, Samples, StyleChoice, VisionCache, prepare};
-use basic_eval::questions::{EvalOptions, Question, rank_choices, read_questions, score_choices};
+use basic_eval::lens::{Lens, LensOptions};
+use basic_eval::questions::{EvalOptions, Question, Ranker, rank_choices, read_questions, score_choices};
 use basic_models::nn::Llava;
 use basic_models::{Batch, Checkpoint, CheckpointError};
+use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::AblateError;
 use super::event::{Event, Observer};
+use super::measure::Loaded;
 use super::result::Values;
 
 /// `evaluation.captions` and `evaluation.choices`: data that models are measured on.
@@ -99,21 +102,30 @@ impl ChoiceSet {
         Ok(Self { questions, base, conversation, path })
     }
 
-    /// Ranks the choices and returns the scores.
+    /// Ranks the choices and returns the scores; with `replace` from the nearest tokens of the visual embeddings.
     pub fn values(
         &self,
-        model: &Llava,
-        checkpoint: &Checkpoint,
+        Loaded { checkpoint, model }: &Loaded,
         batch_size: usize,
+        replace: bool,
         cache: &mut VisionCache,
         observer: Observer,
     ) -> Result<Values, AblateError> {
+        let model = &model.valid();
         let options = EvalOptions { batch_size, conversation: self.conversation, ..EvalOptions::default() };
         observer(Event::Part("ranking choices", self.questions.len()));
         let mut progress = |done| observer(Event::Done(done));
-        let (questions, base) = (&self.questions, &self.base);
-        let rankings = rank_choices(model, checkpoint, questions, base, &options, cache, &mut progress);
+        let lens = replace.then(|| Lens::new(model, checkpoint, LensOptions::nearest())).transpose()?;
+        let ranker = Ranker::new(checkpoint, &options)?;
+        let ranker = lens.iter().fold(ranker, Ranker::replacing);
+        let rankings = rank_choices(&ranker, model, &self.questions, &self.base, cache, &mut progress);
         let scores = score_choices(&rankings.map_err(|error| error.of(&self.path))?).all;
+        if replace {
+            return Ok(Values::from([
+                (REPLACED_RANK.into(), scores.rank),
+                (REPLACED_ACCURACY.into(), scores.accuracy),
+            ]));
+        }
         Ok(Values::from([
             (ACCURACY.into(), scores.accuracy),
             (ACCURACY_NORMALIZED.into(), scores.accuracy_normalized),
@@ -125,6 +137,8 @@ impl ChoiceSet {
 }
 
 /// The keys of what [`ChoiceSet::values`] returns.
+pub(super) const REPLACED_RANK: &str = "choices.replaced.rank";
+pub(super) const REPLACED_ACCURACY: &str = "choices.replaced.accuracy";
 pub(super) const ACCURACY: &str = "choices.accuracy";
 pub(super) const ACCURACY_NORMALIZED: &str = "choices.accuracy_normalized";
 pub(super) const RANK: &str = "choices.rank";

@@ -16,7 +16,6 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 
 use super::AblateError;
-use super::embedded_world::place;
 use super::event::{Event, Observer};
 use super::expand::Expanded;
 use super::held_out::{CaptionSet, ChoiceSet, HeldOutConfig};
@@ -65,9 +64,9 @@ pub(super) struct Evaluator {
 
 /// A trained model, as it is looked at.
 pub(super) struct Loaded {
-    checkpoint: Checkpoint,
+    pub checkpoint: Checkpoint,
     /// On the autodiff device.
-    model: Llava,
+    pub model: Llava,
 }
 
 impl Loaded {
@@ -83,7 +82,7 @@ impl Evaluator {
     pub fn open(study: &Expanded, spec: DeviceSpec) -> Result<Self, AblateError> {
         let config = study.study.evaluation.clone();
         let wrong = |reason: String| AblateError::Study { path: study.path.clone(), reason };
-        let at = |path: &PathBuf| place(study.world.as_ref(), path).map_err(wrong);
+        let at = |path: &PathBuf| study.places().place(path).map_err(wrong);
         let device = spec.open()?.autodiff();
         let questions = match &config.questions {
             Some(path) => {
@@ -246,9 +245,11 @@ impl Evaluator {
                 }
             }
         }
-        if let Some(choices) = self.choices.as_ref().filter(|_| has(Measure::Choices)) {
-            let batch_size = self.config.batch_size;
-            values.extend(choices.values(&model, checkpoint, batch_size, &mut self.cache, observer)?);
+        for (measure, replace) in [(Measure::Choices, false), (Measure::ReplacedChoices, true)] {
+            if let Some(choices) = self.choices.as_ref().filter(|_| has(measure)) {
+                let batch_size = self.config.batch_size;
+                values.extend(choices.values(loaded, batch_size, replace, &mut self.cache, observer)?);
+            }
         }
         Ok(values)
     }

@@ -1,7 +1,7 @@
 //! Ablations: trains and measures the cells of a study with several seeds each, and writes tables of the results.
 //!
 //! - `study` and `factor` read the TOML file; `resolve` makes its recipes and `expand` its cells; `result_key` names a result
-//!   by everything that it depends on, `layout` knows where it is stored.
+//!   by everything that it depends on, `layout` knows where it is stored, and `places` where its paths lead.
 //! - `stage` trains and measures one cell with one seed; `measure`, `shapes`, `held_out` and `lens` have the measurements;
 //!   `schedule` runs all cells; `event` is what the observer of a study receives on the way.
 //! - `summary` collects the results in `column`s; `table`, `figure` and `page` show them.
@@ -19,6 +19,7 @@ mod layout;
 mod lens;
 mod measure;
 pub(crate) mod page;
+mod places;
 mod resolve;
 mod result;
 mod result_key;
@@ -57,6 +58,7 @@ pub use event::{Event, Observer};
 pub use factor::{Factor, Variant};
 pub use held_out::HeldOutConfig;
 pub use lens::LensConfig;
+pub use places::Moved;
 pub use result::{SampleAnswer, StageResult, Values};
 pub use study::{Measure, Study};
 pub use summary::{Entry, Rows, Run, Summary, SummaryRow};
@@ -180,7 +182,12 @@ fn open(path: &Path, study: Study, options: &AblateOptions) -> Result<Expanded, 
 ///
 /// [`AblateError`] that names the file and the key.
 pub fn list(path: &Path, options: &AblateOptions) -> Result<Vec<Listed>, AblateError> {
-    let expanded = open(path, Study::open(path)?, options)?;
+    list_study(path, Study::open(path)?, options)
+}
+
+/// [`list`] for a study that was read already, from the file of this name.
+pub(crate) fn list_study(path: &Path, study: Study, options: &AblateOptions) -> Result<Vec<Listed>, AblateError> {
+    let expanded = open(path, study, options)?;
     let mut listed = Vec::new();
     for cell in expanded.cells.iter().filter(|cell| Expanded::chosen(cell, &options.only)) {
         for chain in &cell.chains {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::AblateError;
-use super::embedded_world::{World, place_all};
+use super::places::Places;
 use super::study::{RecipeSource, StageConfig, Study, TAKEN};
 
 /// Overrides, and how an error calls them.
@@ -23,7 +23,7 @@ pub(super) const EARLIER: &str = "the stage before";
 /// A stage's recipe in both forms.
 #[derive(Debug, Clone)]
 pub(super) struct Resolved {
-    /// As the study has it, with `world:` in paths: what is hashed.
+    /// As the study has it, before its paths are placed: what is hashed.
     pub named: Recipe,
     /// With all paths as they are.
     pub placed: Recipe,
@@ -33,7 +33,7 @@ pub(super) struct Resolved {
 pub(super) struct Resolver<'a> {
     path: &'a Path,
     study: &'a Study,
-    world: Option<&'a World>,
+    places: Places<'a>,
     /// Each stage's own recipe, before any override.
     bases: Vec<Table>,
     /// What the command line sets.
@@ -42,12 +42,7 @@ pub(super) struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     /// Reads the stages' recipes; `sets` are the command line's `KEY=VALUE`s.
-    pub fn new(
-        path: &'a Path,
-        study: &'a Study,
-        world: Option<&'a World>,
-        sets: &[String],
-    ) -> Result<Self, AblateError> {
+    pub fn new(path: &'a Path, study: &'a Study, places: Places<'a>, sets: &[String]) -> Result<Self, AblateError> {
         let bases: Result<Vec<Table>, AblateError> =
             study.stages.iter().map(|stage| base(path, study, stage)).collect();
         let sets = sets.iter().map(|set| {
@@ -56,7 +51,7 @@ impl<'a> Resolver<'a> {
             Ok(Layer { origin: format!("--set {set}"), set: table })
         });
         let sets: Result<Vec<Layer>, AblateError> = sets.collect();
-        let found = Self { path, study, world, bases: bases?, sets: sets? };
+        let found = Self { path, study, places, bases: bases?, sets: sets? };
         // A recipe that is wrong by itself is told before any cell.
         for stage in 0..study.stages.len() {
             found.recipe(stage, study.seeds[0], &[])?;
@@ -102,7 +97,7 @@ impl<'a> Resolver<'a> {
         let place = format!("{}, stage {name}", cell.last().map_or("its recipe", |layer| &layer.origin));
         let wrong = |reason: String| self.wrong(format!("{place}: {reason}"));
         named.check().map_err(&wrong)?;
-        let placed = place_all(self.world, &table).map_err(&wrong)?;
+        let placed = self.places.place_all(&table).map_err(&wrong)?;
         let placed = Recipe::deserialize(placed).map_err(|error| wrong(error.message().into()))?;
         Ok(Resolved { named, placed })
     }

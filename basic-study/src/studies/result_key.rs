@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::AblateError;
-use super::embedded_world::{World, place, within};
 use super::held_out::HeldOutConfig;
 use super::lens::LensConfig;
+use super::places::{Places, within};
 use super::resolve::Resolved;
 use super::study::{StopBy, Study};
 
@@ -21,13 +21,13 @@ const FORMAT: u32 = 1;
 /// Makes keys. Files are read once, however many cells use them.
 pub(super) struct Keys<'a> {
     study: &'a Study,
-    world: Option<&'a World>,
+    places: Places<'a>,
     seen: HashMap<String, Value>,
 }
 
 impl<'a> Keys<'a> {
-    pub fn new(study: &'a Study, world: Option<&'a World>) -> Self {
-        Self { study, world, seen: HashMap::new() }
+    pub fn new(study: &'a Study, places: Places<'a>) -> Self {
+        Self { study, places, seen: HashMap::new() }
     }
 
     /// The keys of a chain's stages, first stage first.
@@ -40,7 +40,7 @@ impl<'a> Keys<'a> {
             let config = &self.study.stages[stage];
             let key = json!({
                 "format": FORMAT,
-                "world": self.world.map(|world| &world.id),
+                "world": self.places.world.map(|world| &world.id),
                 "stages": trained,
                 "measure": self.study.measures(config),
                 "evaluation": self.evaluation(),
@@ -107,7 +107,7 @@ impl<'a> Keys<'a> {
         let lens = config.lens.iter().flat_map(LensConfig::files);
         let own = config.questions.iter().chain(&config.shapes).chain(lens).map(PathBuf::as_path);
         for path in own.chain(held_out) {
-            if let Ok(placed) = place(self.world, path) {
+            if let Ok(placed) = self.places.place(path) {
                 files.push(self.directory(path, &placed));
             }
         }
@@ -116,7 +116,7 @@ impl<'a> Keys<'a> {
 
     fn early_stopping(&mut self, stage: usize, recipe: &Recipe) -> Value {
         let Some(config) = &self.study.stages[stage].early_stopping else { return Value::Null };
-        let questions = config.questions.as_ref().and_then(|path| Some((path, place(self.world, path).ok()?)));
+        let questions = config.questions.as_ref().and_then(|path| Some((path, self.places.place(path).ok()?)));
         let questions = questions.map(|(path, placed)| self.directory(path, &placed));
         let held_out = (config.by == StopBy::Loss).then_some(&recipe.eval);
         json!({"config": config, "questions": questions, "eval": held_out})
@@ -125,7 +125,7 @@ impl<'a> Keys<'a> {
     /// The decoder's layers, where its configuration is here.
     fn layers(&self, model: &ModelConfig) -> Option<usize> {
         let dir = model.llm.as_ref().or(model.checkpoint.as_ref())?;
-        let embedded = self.world.is_some_and(|world| dir.starts_with(&world.dir) && !dir.is_dir());
+        let embedded = self.places.world.is_some_and(|world| dir.starts_with(&world.dir) && !dir.is_dir());
         let text = match embedded {
             true => crate::backbones::embedded().find(|(name, _)| *name == "llm/config.json")?.1.to_vec(),
             false => basic_models::outside::read(&dir.join("config.json")).ok()?,

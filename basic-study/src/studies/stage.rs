@@ -12,7 +12,6 @@ use basic_train::train::{Outcome, RunInfo, RunOptions, Status, lacks, run};
 use basic_train::watch::StepMetrics;
 
 use super::AblateError;
-use super::embedded_world::place;
 use super::event::{Event, Observer};
 use super::expand::{Chain, Expanded};
 use super::measure::{Evaluator, Loaded, Questions};
@@ -210,7 +209,7 @@ impl Worker<'_> {
         let questions = match (&stop.questions, stop.by) {
             (Some(path), StopBy::Accuracy) => {
                 let wrong = |reason: String| AblateError::Study { path: self.study.path.clone(), reason };
-                let path = place(self.study.world.as_ref(), path).map_err(wrong)?;
+                let path = self.study.places().place(path).map_err(wrong)?;
                 Some(Questions::open(&path, None, stop.limit)?)
             }
             _ => None,

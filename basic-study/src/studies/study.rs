@@ -11,6 +11,7 @@ use super::AblateError;
 use super::factor::{Factor, Grid, Variant};
 use super::held_out::HeldOutConfig;
 use super::lens::LensConfig;
+use super::places::Moved;
 use basic_train::recipe::recipe_keys;
 
 /// Those of a recipe's own keys that the study or the command line decides.
@@ -46,6 +47,9 @@ pub struct Study {
     /// Data and backbones of the embedded world, which the study makes for itself.
     #[serde(default)]
     pub world: Option<WorldConfig>,
+    /// A directory in the place of the one that the study names.
+    #[serde(skip)]
+    pub moved: Option<Moved>,
     /// Recipe keys of every stage.
     #[serde(default)]
     pub recipe: Table,
@@ -129,6 +133,8 @@ pub enum Measure {
     Lens,
     /// The choices of `evaluation.choices` ranked by likelihood.
     Choices,
+    /// The same with each visual embedding replaced by its nearest token's embedding.
+    ReplacedChoices,
 }
 
 /// `early_stopping`
@@ -310,8 +316,8 @@ impl Study {
                  evaluation.shapes, a folder of `basic data shapes`"
             ));
         }
-        if has(Measure::Choices) && evaluation.choices.is_none() {
-            return Some(format!("stage {name}: measure = [\"choices\"] needs evaluation.choices"));
+        if evaluation.choices.is_none() && [Measure::Choices, Measure::ReplacedChoices].into_iter().any(has) {
+            return Some(format!("stage {name}: choices and replaced_choices need evaluation.choices"));
         }
         if has(Measure::Lens) && evaluation.lens.is_none() {
             return Some(format!("stage {name}: measure = [\"lens\"] needs evaluation.lens"));

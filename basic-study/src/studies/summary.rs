@@ -288,6 +288,10 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
             add(held_out::ACCURACY_NORMALIZED, "most likely choice, length-normalized, %", Percent, Higher, false);
             add(held_out::RECIPROCAL_RANK, "1 / rank of the true choice", Loss, Higher, false);
         }
+        if measures.contains(&Measure::ReplacedChoices) {
+            add(held_out::REPLACED_RANK, "rank of the true choice from nearest tokens", Plain, Lower, true);
+            add(held_out::REPLACED_ACCURACY, "most likely choice from nearest tokens, %", Percent, Higher, false);
+        }
         if measures.contains(&Measure::Grounding) {
             add("grounding", "grounded, %", Percent, Higher, true);
             add("grounding_chance", "grounded by chance, %", Percent, Neither, false);

@@ -7,6 +7,7 @@ use super::AblateError;
 use super::column::Better;
 use super::expand::{Cell, Expanded, expand};
 use super::layout::Layout;
+use super::places::Moved;
 use super::result::StageResult;
 use super::schedule::{Results, jobs};
 use super::study::Study;
@@ -65,6 +66,40 @@ fn cell<'a>(study: &'a Expanded, id: &str) -> &'a Cell {
 fn hashes(study: &Expanded, id: &str) -> Vec<Vec<String>> {
     let stages = |chain: &super::expand::Chain| chain.stages.iter().map(|stage| stage.hash.clone()).collect();
     cell(study, id).chains.iter().map(stages).collect()
+}
+
+#[test]
+fn a_moved_directory_has_the_results_of_the_one_that_the_study_names() {
+    let text = STUDY.replace("world = {", "# world = {").replace("world:", "here/");
+    let dirs = ["a", "b", "c"].map(|picture| {
+        let dir = tempfile::tempdir().unwrap();
+        let sample = format!(
+            r#"[{{"id": "0", "image": "{picture}.png", "conversations": [{{"from": "human", "value": "<image>"}}, {{"from": "gpt", "value": "x"}}]}}]"#
+        );
+        for (name, text) in [("vision/config.json", "{}"), ("llm/config.json", "{}"), ("eval.jsonl", "")] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        for name in ["pretrain.json", "finetune.json"] {
+            // The third has another text.
+            std::fs::write(dir.path().join(name), sample.replace("b.png", "a.png")).unwrap();
+        }
+        dir
+    });
+    let text = text.replace("here/data/", "here/").replace("here/backbones/", "here/");
+    let study = |to: &Path| {
+        let mut study = toml::from_str::<Study>(&text).unwrap();
+        study.moved = Some(Moved { from: "here/".into(), to: to.into() });
+        expand(Path::new("tiny.toml"), study, Path::new("nowhere"), &[], Layout::Hashed).unwrap()
+    };
+    let [a, b, c] = [0, 1, 2].map(|at: usize| study(dirs[at].path()));
+    let planned = &cell(&a, "losses/both").chains[0].stages[0];
+    assert_eq!(planned.recipe.placed.model.llm, Some(dirs[0].path().join("llm")));
+    assert_eq!(planned.recipe.named.model.llm, Some("here/llm".into()));
+    assert!(!planned.key.to_string().contains(dirs[0].path().to_str().unwrap()), "{}", planned.key);
+    assert_eq!(hashes(&a, "losses/both"), hashes(&b, "losses/both"));
+    assert_ne!(hashes(&a, "losses/both"), hashes(&c, "losses/both"), "other data");
 }
 
 #[test]
