@@ -5,6 +5,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
+use basic_core::DeviceSpec;
+use basic_data::{ImageSource, VisionCache};
+use basic_models::Checkpoint;
+use burn::tensor::DType;
 use serde_json::{Value, json};
 use tests::fixtures::{copy_of, fixture, number, numbers, read_json, read_jsonl, text};
 use tests::{Ran, args, run, tensors};
@@ -198,6 +202,30 @@ fn long(token: &str) -> bool {
     token.chars().count() >= 3 && token.chars().all(char::is_alphabetic)
 }
 
+/// The mean cosine between visual embeddings of different images, pair by pair.
+fn between_images(names: &[&str]) -> f64 {
+    let checkpoint = Checkpoint::open(&fixture("plain")).unwrap();
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let model = checkpoint.load(DType::F32, &device).unwrap();
+    let embeddings = names.iter().map(|name| {
+        let images = [ImageSource::from(image(name))];
+        let features = VisionCache::new(16).features(&model, &checkpoint, &images).unwrap().unwrap();
+        let v = model.multi_modal_projector.forward(features);
+        let width = v.dims()[1];
+        let values = v.into_data().try_to_vec::<f32>().unwrap();
+        values.chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>()
+    });
+    let embeddings: Vec<Vec<Vec<f32>>> = embeddings.collect();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let mut cosines = Vec::new();
+    for (at, own) in embeddings.iter().enumerate() {
+        for other in embeddings[at + 1..].iter().flatten() {
+            cosines.extend(own.iter().map(|v| dot(v, other) / (dot(v, v) * dot(other, other)).sqrt()));
+        }
+    }
+    cosines.iter().sum::<f64>() / cosines.len() as f64
+}
+
 #[test]
 fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     let dir = tempfile::tempdir().unwrap();
@@ -228,6 +256,12 @@ fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     );
     let ends = all.iter().flatten().filter(|(token, _)| token == "</s>").count();
     close(number(&first["end_share"]), ends as f64 / 64.0, "end token");
+
+    close(number(&first["anisotropy"]), between_images(&names), "anisotropy");
+    // With one supervising layer, V^ is what it puts out.
+    let one = basic(over(&data, &["--json", "--k", "1"])).json()["checkpoints"][0].clone();
+    close(number(&one["target_anisotropy"]), number(&one["layers"][1]["anisotropy"]), "anisotropy of V^");
+    assert_ne!(one["layers"][1]["anisotropy"], first["anisotropy"]);
 
     let strict = basic(over(&data, &["--json", "--min-similarity", "2"])).json();
     assert_eq!(strict["checkpoints"][0]["layers"][0]["meaningful"], 0.0);

@@ -21,6 +21,7 @@ fn reading(tokens: &[&str]) -> Reading {
         meaningful_share: Some(0.5),
         end_share: Some(0.0),
         end_cosine: Some(0.1),
+        direction: Vec::new(),
     };
     let token = |text: &&str| TokenText {
         token: Some(text.to_string()),
@@ -34,6 +35,7 @@ fn reading(tokens: &[&str]) -> Reading {
             attention: vec![0.25; 4],
             queries: Vec::new(),
             layers: vec![layer(0), layer(1)],
+            target_direction: Vec::new(),
         }],
         tokens: (0..).zip(tokens.iter().map(token)).collect::<BTreeMap<u32, TokenText>>(),
     }
@@ -104,11 +106,18 @@ fn a_page_of_the_papers_size_stays_small() {
         meaningful_share: Some(1.0),
         end_share: Some(0.0),
         end_cosine: Some(0.1),
+        direction: Vec::new(),
     };
     let layers: Vec<LayerReading> = (0..33).map(layer).collect();
     let token = |id: u32| TokenText { token: None, text: format!(" token{id}"), folded: String::new(), word: true };
     let reading = Reading {
-        images: vec![ImageReading { text_rows: 9, attention: vec![0.25; 576], queries: Vec::new(), layers }],
+        images: vec![ImageReading {
+            text_rows: 9,
+            attention: vec![0.25; 576],
+            queries: Vec::new(),
+            layers,
+            target_direction: Vec::new(),
+        }],
         tokens: (0..32_000).map(|id| (id, token(id))).collect(),
     };
     let places = (0..576).map(|i| Place::Patch { row: i / 24, column: i % 24 }).collect();

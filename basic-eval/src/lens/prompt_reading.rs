@@ -64,6 +64,9 @@ pub struct ImageReading {
     pub queries: Vec<Vec<f32>>,
     /// The layers, in order.
     pub layers: Vec<LayerReading>,
+    /// The sum over the V^_i at length 1: `d` numbers.
+    #[serde(skip)]
+    pub target_direction: Vec<f32>,
 }
 
 /// The lens's result for one image at one layer. Lists have one entry per visual embedding.
@@ -93,6 +96,9 @@ pub struct LayerReading {
     pub end_share: Option<f64>,
     /// The mean cosine with the end token; `None` without an end token.
     pub end_cosine: Option<f64>,
+    /// The sum over the embeddings at length 1: `d` numbers.
+    #[serde(skip)]
+    pub direction: Vec<f32>,
 }
 
 impl<'a> Lens<'a> {
@@ -248,6 +254,7 @@ impl<'a> Lens<'a> {
         let rows = self.vocabulary.read(self.model, &layer.rows, layer.layer, asked)?;
         let angles = angles(&layer.rows, &targets.embeddings)?;
         let m = rows.len() / images.max(1);
+        let mut directions = directions(&layer.rows, images)?.into_iter();
         let parts = rows.chunks(m.max(1)).enumerate().map(|(image, rows)| LayerReading {
             layer: layer.layer,
             norm: rows.iter().map(|row| row.norm).collect(),
@@ -260,6 +267,7 @@ impl<'a> Lens<'a> {
             meaningful_share: None,
             end_share: None,
             end_cosine: mean(rows.iter().filter_map(|row| row.end)),
+            direction: directions.next().unwrap_or_default(),
         });
         Ok(parts.collect())
     }
@@ -327,13 +335,30 @@ fn empty(batch: &Batch, targets: &Targets) -> Result<Vec<ImageReading>, TensorRe
     let weights = targets.weights.clone().cast(DType::F32).try_into_vec_as::<f32>()?;
     let each = weights.len() / batch.layout.images.len().max(1);
     let mut weights = weights.into_iter();
+    let mut directions = directions(&targets.embeddings, batch.layout.images.len())?.into_iter();
     let images = batch.layout.images.iter().map(|image| ImageReading {
         text_rows: image.text_rows.len(),
         attention: weights.by_ref().take(each).collect(),
         queries: Vec::new(),
         layers: Vec::new(),
+        target_direction: directions.next().unwrap_or_default(),
     });
     Ok(images.collect())
+}
+
+/// The rows at length 1.
+fn unit(rows: &Tensor<2>) -> Tensor<2> {
+    rows.clone() / rows.clone().square().sum_dim(1).sqrt().clamp_min(1e-12)
+}
+
+/// The sum over each image's rows at length 1, all images with equally many.
+fn directions(rows: &Tensor<2>, images: usize) -> Result<Vec<Vec<f32>>, TensorReadError> {
+    let [all, d] = rows.dims();
+    if images == 0 {
+        return Ok(Vec::new());
+    }
+    let sums = unit(rows).reshape([images, all / images, d]).sum_dim(1).reshape([images * d]);
+    Ok(sums.try_into_vec_as::<f32>()?.chunks(d).map(<[f32]>::to_vec).collect())
 }
 
 /// The rows of the base images' visual embeddings, `m` for each image, among those of all tiles; `None` if there are no
@@ -366,7 +391,6 @@ fn base_images(layer: LayerRows, targets: &Targets, rows: &[usize]) -> (LayerRow
 /// The angles between rows, in degrees. They come from `|u - t|` and `|u + t|`, because the arc cosine is inaccurate
 /// for small angles.
 fn angles(rows: &Tensor<2>, targets: &Tensor<2>) -> Result<Vec<f32>, TensorReadError> {
-    let unit = |x: &Tensor<2>| x.clone() / x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
     let (u, t) = (unit(rows), unit(targets));
     let length = |x: Tensor<2>| x.square().sum_dim(1).sqrt().try_into_vec_as::<f32>();
     let (apart, along) = (length(u.clone() - t.clone())?, length(u + t)?);

@@ -35,6 +35,8 @@ pub struct Survey {
     pub end_token: Option<u32>,
     /// The rule for meaningful embeddings.
     pub meaningful: Meaning,
+    /// The mean cosine between the V^ of different images; `None` with fewer than two images.
+    pub target_anisotropy: Option<f64>,
     /// The results by layer, where layer 0 is the projector's output.
     pub layers: Vec<LayerShare>,
 }
@@ -67,12 +69,15 @@ pub struct LayerShare {
     pub norm: f64,
     /// The mean angle to V^ in degrees.
     pub angle: f64,
+    /// The mean cosine between visual embeddings of different images; `None` with fewer than two images.
+    pub anisotropy: Option<f64>,
 }
 
 /// The data of an image that the statistics need.
 struct Seen {
     truth: Truth,
     layers: Vec<Kept>,
+    target_direction: Vec<f32>,
 }
 
 /// The data of an image at one layer that the statistics need.
@@ -83,6 +88,7 @@ struct Kept {
     end_cosine: Option<f64>,
     norm: f64,
     angle: f64,
+    direction: Vec<f32>,
 }
 
 /// Applies the lens to the samples with these indices, with prompts rendered in `style` as in training.
@@ -122,8 +128,10 @@ pub fn survey(
                 end_cosine: layer.end_cosine,
                 norm: mean(layer.norm.into_iter()).unwrap_or(0.0),
                 angle: mean(layer.angle.into_iter()).unwrap_or(0.0),
+                direction: layer.direction,
             });
-            images.push(Seen { truth, layers: layers.collect() });
+            let target_direction = image.target_direction;
+            images.push(Seen { truth, layers: layers.collect(), target_direction });
         }
         tokens.extend(reading.tokens);
         progress(done + 1);
@@ -138,6 +146,7 @@ pub fn survey(
         token_norm: lens.vocabulary().mean_norm(),
         end_token: lens.end_token(),
         meaningful: lens.meaning(),
+        target_anisotropy: anisotropy(lens.grid().places.len(), images.iter().map(|image| &image.target_direction)),
         layers: (0..layers).map(|at| judge.layer(&images, at)).collect(),
     })
 }
@@ -192,6 +201,10 @@ impl Judge<'_> {
             end_cosine: optional(|kept| kept.end_cosine),
             norm: average(&|kept| kept.norm),
             angle: average(&|kept| kept.angle),
+            anisotropy: anisotropy(
+                images.first().map_or(0, |image| image.layers[at].nearest.len()),
+                images.iter().map(|image| &image.layers[at].direction),
+            ),
         }
     }
 
@@ -255,6 +268,20 @@ impl Judge<'_> {
     }
 }
 
+/// The mean cosine between embeddings of different images, of which each has `m`, from the sum over each image's
+/// embeddings at length 1. Of all pairs, those within an image are left out. `None` with fewer than two images.
+fn anisotropy<'a>(m: usize, directions: impl Iterator<Item = &'a Vec<f32>>) -> Option<f64> {
+    let (mut total, mut within, mut images): (Vec<f64>, f64, usize) = (Vec::new(), 0.0, 0);
+    for direction in directions {
+        total.resize(direction.len(), 0.0);
+        total.iter_mut().zip(direction).for_each(|(sum, x)| *sum += f64::from(*x));
+        within += direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        images += 1;
+    }
+    let pairs = images * images.saturating_sub(1) * m * m;
+    (pairs > 0).then(|| (total.iter().map(|x| x * x).sum::<f64>() - within) / pairs as f64)
+}
+
 /// A random permutation of `n` items that leaves none in its place: a cycle, by Sattolo's algorithm.
 fn derangement(n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
@@ -273,9 +300,16 @@ mod tests {
     }
 
     fn seen(caption: &str, nearest: &[Near]) -> Seen {
-        let kept =
-            Kept { layer: 0, nearest: nearest.to_vec(), end_share: None, end_cosine: None, norm: 2.0, angle: 30.0 };
-        Seen { truth: Truth::Words(content_words(caption)), layers: vec![kept] }
+        let kept = Kept {
+            layer: 0,
+            nearest: nearest.to_vec(),
+            end_share: None,
+            end_cosine: None,
+            norm: 2.0,
+            angle: 30.0,
+            direction: vec![0.0; 2],
+        };
+        Seen { truth: Truth::Words(content_words(caption)), layers: vec![kept], target_direction: vec![0.0; 2] }
     }
 
     fn tokens() -> BTreeMap<u32, TokenText> {
@@ -314,6 +348,28 @@ mod tests {
         let chance = layer.chance.unwrap();
         assert!(chance > 0.0 && chance < 1.0, "{chance}");
         assert!(((chance * 20.0).round() - chance * 20.0).abs() < 1e-9, "{chance}");
+    }
+
+    #[test]
+    fn anisotropy_is_the_mean_cosine_of_pairs_from_different_images() {
+        // Unit vectors at these angles, two for each image.
+        let images = [[10.0_f64, 70.0], [15.0, 200.0], [300.0, 44.0]];
+        let direction = |angles: &[f64; 2]| {
+            let sum = |of: fn(f64) -> f64| angles.iter().map(|angle| of(angle.to_radians())).sum::<f64>() as f32;
+            vec![sum(f64::cos), sum(f64::sin)]
+        };
+        let mut cosines = Vec::new();
+        for (at, one) in images.iter().enumerate() {
+            for other in &images[at + 1..] {
+                cosines.extend(one.iter().flat_map(|a| other.map(|b| (a - b).to_radians().cos())));
+            }
+        }
+        let wanted = cosines.iter().sum::<f64>() / cosines.len() as f64;
+        let directions: Vec<Vec<f32>> = images.iter().map(direction).collect();
+        let found = anisotropy(2, directions.iter()).unwrap();
+        assert!((found - wanted).abs() < 1e-6, "{found} and {wanted}");
+        assert_eq!(anisotropy(2, directions[..1].iter()), None);
+        assert_eq!(anisotropy(2, std::iter::empty()), None);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use super::result::Values;
 /// Exact match with every visual embedding replaced by its nearest token's, and without.
 pub(super) const REPLACED: &str = "lens.replaced";
 pub(super) const ANSWERED: &str = "lens.answered";
+/// The mean cosine between the V^ of different images.
+pub(super) const TARGET_ANISOTROPY: &str = "lens.target_anisotropy";
 
 /// `evaluation.lens`: the options of `basic analyze --data`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,6 +99,7 @@ impl LensSet {
                 }
             }
         }
+        values.extend(seen.target_anisotropy.map(|cosine| (TARGET_ANISOTROPY.into(), cosine)));
         if self.config.replace {
             let found = replacement(&mut lens, &self.cases, &self.asked, &style, max_new_tokens, &mut |_| {})?;
             values.insert(REPLACED.into(), found.replaced.value);
@@ -118,7 +121,7 @@ pub(super) struct Quantity {
 }
 
 /// In the tables' order.
-pub(super) const QUANTITIES: [Quantity; 5] = [
+pub(super) const QUANTITIES: [Quantity; 6] = [
     Quantity {
         name: "meaningful",
         label: "meaningful, %",
@@ -153,6 +156,13 @@ pub(super) const QUANTITIES: [Quantity; 5] = [
         unit: Unit::Plain,
         better: Better::Neither,
         of: |layer| Some(layer.angle),
+    },
+    Quantity {
+        name: "anisotropy",
+        label: "cosine between images",
+        unit: Unit::Loss,
+        better: Better::Neither,
+        of: |layer| layer.anisotropy,
     },
 ];
 

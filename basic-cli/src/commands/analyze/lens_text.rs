@@ -112,11 +112,11 @@ pub(super) fn tell_survey(told: &Surveyed) -> String {
     ));
     lines.push(format_args!("  meaningful is {}", said(survey.meaningful, None)));
     lines.push(format_args!(
-        "  layer  meaningful  [95% interval]    chance  per image  end token  cosine to it  cosine    length   angle"
+        "  layer  meaningful  [95% interval]    chance  per image  end token  cosine to it  cosine    length   angle  between images"
     ));
     for layer in &survey.layers {
         lines.push(format_args!(
-            "  {:>5}  {:>10}  [{:>5.1}, {:>5.1}]  {:>8}  {:>9.1}  {:>9}  {:>12}  {:>6.3}  {:>8.3}  {:>5.1}°",
+            "  {:>5}  {:>10}  [{:>5.1}, {:>5.1}]  {:>8}  {:>9.1}  {:>9}  {:>12}  {:>6.3}  {:>8.3}  {:>5.1}°  {:>14}",
             layer.layer,
             percent(Some(layer.meaningful)),
             100.0 * layer.low,
@@ -128,7 +128,11 @@ pub(super) fn tell_survey(told: &Surveyed) -> String {
             layer.similarity,
             layer.norm,
             layer.angle,
+            layer.anisotropy.map_or_else(|| "-".into(), |cosine| format!("{cosine:.3}")),
         ));
+    }
+    if let Some(cosine) = survey.target_anisotropy {
+        lines.push(format_args!("  mean cosine between the V^ of different images: {cosine:.3}"));
     }
     if let Some(first) = survey.layers.first().filter(|layer| layer.layer == 0) {
         let of = match survey.meaningful.rule {
