@@ -257,11 +257,18 @@ fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     let ends = all.iter().flatten().filter(|(token, _)| token == "</s>").count();
     close(number(&first["end_share"]), ends as f64 / 64.0, "end token");
 
-    close(number(&first["anisotropy"]), between_images(&names), "anisotropy");
+    close(number(&first["anisotropy"]["cosine"]), between_images(&names), "anisotropy");
     // With one supervising layer, V^ is what it puts out.
     let one = basic(over(&data, &["--json", "--k", "1"])).json()["checkpoints"][0].clone();
-    close(number(&one["target_anisotropy"]), number(&one["layers"][1]["anisotropy"]), "anisotropy of V^");
-    assert_ne!(one["layers"][1]["anisotropy"], first["anisotropy"]);
+    let [target, output] = [&one["target_anisotropy"], &one["layers"][1]["anisotropy"]];
+    close(number(&target["cosine"]), number(&output["cosine"]), "anisotropy of V^");
+    assert_ne!(output["cosine"], first["anisotropy"]["cosine"]);
+    for dimension in 0..3 {
+        let [(at, added), (other, theirs)] =
+            [target, output].map(|found| &found["dimensions"][dimension]).map(|pair| (&pair[0], number(&pair[1])));
+        assert_eq!(at, other);
+        close(added, theirs, "what a dimension adds");
+    }
 
     let strict = basic(over(&data, &["--json", "--min-similarity", "2"])).json();
     assert_eq!(strict["checkpoints"][0]["layers"][0]["meaningful"], 0.0);

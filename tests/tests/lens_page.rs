@@ -344,10 +344,17 @@ fn reading_of(tokens: &[&str]) -> Reading {
         meaningful_share: Some(0.0),
         end_share: None,
         end_cosine: None,
+        direction: Vec::new(),
     };
     let token = |text: &&str| TokenText { token: None, text: text.to_string(), folded: String::new(), word: false };
     Reading {
-        images: vec![ImageReading { text_rows: 1, attention: vec![0.0; 4], queries: Vec::new(), layers: vec![layer] }],
+        images: vec![ImageReading {
+            text_rows: 1,
+            attention: vec![0.0; 4],
+            queries: Vec::new(),
+            layers: vec![layer],
+            target_direction: Vec::new(),
+        }],
         tokens: (0..).zip(tokens.iter().map(token)).collect::<BTreeMap<u32, TokenText>>(),
     }
 }

@@ -46,7 +46,7 @@ pub use meaning::{Meaning, Rule, Scenes, Truth, content_words};
 pub use page::{Pictured, lens_html, seen_image};
 pub use prompt_reading::{ImageReading, LayerReading, Lens, LensOptions, Near, Reading};
 pub use replace::{Replacement, check_replaceable, replaced_prompt, replacement};
-pub use survey::{LayerShare, Survey, survey};
+pub use survey::{Anisotropy, LayerShare, Survey, survey};
 pub use token::{TokenText, TokenTexts};
 pub use trace::{LayerRows, trace};
 pub use vocabulary::{Asked, RowTokens, Vocabulary};

@@ -35,8 +35,8 @@ pub struct Survey {
     pub end_token: Option<u32>,
     /// The rule for meaningful embeddings.
     pub meaningful: Meaning,
-    /// The mean cosine between the V^ of different images; `None` with fewer than two images.
-    pub target_anisotropy: Option<f64>,
+    /// How much the V^ of different images have in common; `None` with fewer than two images.
+    pub target_anisotropy: Option<Anisotropy>,
     /// The results by layer, where layer 0 is the projector's output.
     pub layers: Vec<LayerShare>,
 }
@@ -69,8 +69,8 @@ pub struct LayerShare {
     pub norm: f64,
     /// The mean angle to V^ in degrees.
     pub angle: f64,
-    /// The mean cosine between visual embeddings of different images; `None` with fewer than two images.
-    pub anisotropy: Option<f64>,
+    /// How much the embeddings of different images have in common; `None` with fewer than two images.
+    pub anisotropy: Option<Anisotropy>,
 }
 
 /// The data of an image that the statistics need.
@@ -146,7 +146,7 @@ pub fn survey(
         token_norm: lens.vocabulary().mean_norm(),
         end_token: lens.end_token(),
         meaningful: lens.meaning(),
-        target_anisotropy: anisotropy(lens.grid().places.len(), images.iter().map(|image| &image.target_direction)),
+        target_anisotropy: Anisotropy::of(lens.grid().places.len(), images.iter().map(|image| &image.target_direction)),
         layers: (0..layers).map(|at| judge.layer(&images, at)).collect(),
     })
 }
@@ -201,7 +201,7 @@ impl Judge<'_> {
             end_cosine: optional(|kept| kept.end_cosine),
             norm: average(&|kept| kept.norm),
             angle: average(&|kept| kept.angle),
-            anisotropy: anisotropy(
+            anisotropy: Anisotropy::of(
                 images.first().map_or(0, |image| image.layers[at].nearest.len()),
                 images.iter().map(|image| &image.layers[at].direction),
             ),
@@ -268,18 +268,43 @@ impl Judge<'_> {
     }
 }
 
-/// The mean cosine between embeddings of different images, of which each has `m`, from the sum over each image's
-/// embeddings at length 1. Of all pairs, those within an image are left out. `None` with fewer than two images.
-fn anisotropy<'a>(m: usize, directions: impl Iterator<Item = &'a Vec<f32>>) -> Option<f64> {
-    let (mut total, mut within, mut images): (Vec<f64>, f64, usize) = (Vec::new(), 0.0, 0);
-    for direction in directions {
-        total.resize(direction.len(), 0.0);
-        total.iter_mut().zip(direction).for_each(|(sum, x)| *sum += f64::from(*x));
-        within += direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-        images += 1;
+/// How much embeddings of different images have in common.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Anisotropy {
+    /// The mean cosine between two embeddings of different images.
+    pub cosine: f64,
+    /// The three dimensions that add most to it, and what they add; all dimensions together add the cosine.
+    pub dimensions: Vec<(usize, f64)>,
+}
+
+/// How many dimensions are told.
+const DIMENSIONS: usize = 3;
+
+impl Anisotropy {
+    /// From the sum over each image's embeddings at length 1, of which each image has `m`. Of all pairs, those within an
+    /// image are left out. `None` with fewer than two images.
+    fn of<'a>(m: usize, directions: impl Iterator<Item = &'a Vec<f32>>) -> Option<Self> {
+        let (mut total, mut within, mut images): (Vec<f64>, Vec<f64>, usize) = (Vec::new(), Vec::new(), 0);
+        for direction in directions {
+            total.resize(direction.len(), 0.0);
+            within.resize(direction.len(), 0.0);
+            for ((total, within), x) in total.iter_mut().zip(&mut within).zip(direction) {
+                *total += f64::from(*x);
+                *within += f64::from(*x).powi(2);
+            }
+            images += 1;
+        }
+        let pairs = images * images.saturating_sub(1) * m * m;
+        if pairs == 0 {
+            return None;
+        }
+        let add = |(total, within): (&f64, &f64)| (total * total - within) / pairs as f64;
+        let mut dimensions: Vec<(usize, f64)> = total.iter().zip(&within).map(add).enumerate().collect();
+        let cosine = dimensions.iter().map(|(_, added)| added).sum();
+        dimensions.sort_by(|a, b| b.1.total_cmp(&a.1));
+        dimensions.truncate(DIMENSIONS);
+        Some(Self { cosine, dimensions })
     }
-    let pairs = images * images.saturating_sub(1) * m * m;
-    (pairs > 0).then(|| (total.iter().map(|x| x * x).sum::<f64>() - within) / pairs as f64)
 }
 
 /// A random permutation of `n` items that leaves none in its place: a cycle, by Sattolo's algorithm.
@@ -366,10 +391,12 @@ mod tests {
         }
         let wanted = cosines.iter().sum::<f64>() / cosines.len() as f64;
         let directions: Vec<Vec<f32>> = images.iter().map(direction).collect();
-        let found = anisotropy(2, directions.iter()).unwrap();
-        assert!((found - wanted).abs() < 1e-6, "{found} and {wanted}");
-        assert_eq!(anisotropy(2, directions[..1].iter()), None);
-        assert_eq!(anisotropy(2, std::iter::empty()), None);
+        let found = Anisotropy::of(2, directions.iter()).unwrap();
+        assert!((found.cosine - wanted).abs() < 1e-6, "{found:?} and {wanted}");
+        let [(first, most), (_, least)] = found.dimensions[..] else { panic!("two dimensions: {found:?}") };
+        assert!((most + least - wanted).abs() < 1e-6 && most >= least && first == 0, "{found:?}");
+        assert_eq!(Anisotropy::of(2, directions[..1].iter()), None);
+        assert_eq!(Anisotropy::of(2, std::iter::empty()), None);
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl LensSet {
                 }
             }
         }
-        values.extend(seen.target_anisotropy.map(|cosine| (TARGET_ANISOTROPY.into(), cosine)));
+        values.extend(seen.target_anisotropy.map(|found| (TARGET_ANISOTROPY.into(), found.cosine)));
         if self.config.replace {
             let found = replacement(&mut lens, &self.cases, &self.asked, &style, max_new_tokens, &mut |_| {})?;
             values.insert(REPLACED.into(), found.replaced.value);
@@ -162,7 +162,7 @@ pub(super) const QUANTITIES: [Quantity; 6] = [
         label: "cosine between images",
         unit: Unit::Loss,
         better: Better::Neither,
-        of: |layer| layer.anisotropy,
+        of: |layer| layer.anisotropy.as_ref().map(|found| found.cosine),
     },
 ];
 

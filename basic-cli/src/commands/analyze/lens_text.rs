@@ -128,11 +128,16 @@ pub(super) fn tell_survey(told: &Surveyed) -> String {
             layer.similarity,
             layer.norm,
             layer.angle,
-            layer.anisotropy.map_or_else(|| "-".into(), |cosine| format!("{cosine:.3}")),
+            layer.anisotropy.as_ref().map_or_else(|| "-".into(), |found| format!("{:.3}", found.cosine)),
         ));
     }
-    if let Some(cosine) = survey.target_anisotropy {
-        lines.push(format_args!("  mean cosine between the V^ of different images: {cosine:.3}"));
+    if let Some(found) = &survey.target_anisotropy {
+        let most: Vec<String> = found.dimensions.iter().map(|(at, added)| format!("{added:.3} by {at}")).collect();
+        lines.push(format_args!(
+            "  mean cosine between the V^ of different images: {:.3}, and these dimensions add most: {}",
+            found.cosine,
+            most.join(", ")
+        ));
     }
     if let Some(first) = survey.layers.first().filter(|layer| layer.layer == 0) {
         let of = match survey.meaningful.rule {
