@@ -136,7 +136,7 @@ fn replaced_choices_have_the_likelihood_of_a_text_in_which_the_nearest_tokens_st
     let base = ImageBase::new(&fixture("images"), None).unwrap();
     let device = DeviceSpec::Cpu.open().unwrap();
     for name in ["plain", "families/gemma-clip", "families/llama-registers", "families/qwen3-siglip"] {
-        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let checkpoint = Checkpoint::open(fixture(name)).unwrap();
         let model = checkpoint.load(DType::F32, &device).unwrap();
         let style = StyleChoice::Auto.resolve(&checkpoint, false).unwrap();
         let table = model.language_model.table();

@@ -1,12 +1,14 @@
 //! Compares `basic analyze` with transformers (tests/fixtures/lens.json, made by tests/reference/lens_fixtures.py), and
 //! tests surveys of data sets, the replacement experiment, and invalid input.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
 use basic_core::DeviceSpec;
 use basic_data::{ImageSource, VisionCache};
+use basic_eval::lens::{TokenTexts, content_words};
 use basic_models::Checkpoint;
 use burn::tensor::DType;
 use serde_json::{Value, json};
@@ -202,9 +204,9 @@ fn long(token: &str) -> bool {
     token.chars().count() >= 3 && token.chars().all(char::is_alphabetic)
 }
 
-/// The mean cosine between visual embeddings of different images, pair by pair.
-fn between_images(names: &[&str]) -> f64 {
-    let checkpoint = Checkpoint::open(&fixture("plain")).unwrap();
+/// The visual embeddings of the images, and the embedding table, row by row.
+fn embeddings(names: &[&str]) -> (Vec<Vec<Vec<f32>>>, Vec<Vec<f32>>) {
+    let checkpoint = Checkpoint::open(fixture("plain")).unwrap();
     let device = DeviceSpec::Cpu.open().unwrap();
     let model = checkpoint.load(DType::F32, &device).unwrap();
     let embeddings = names.iter().map(|name| {
@@ -215,12 +217,55 @@ fn between_images(names: &[&str]) -> f64 {
         let values = v.into_data().try_to_vec::<f32>().unwrap();
         values.chunks(width).map(<[f32]>::to_vec).collect::<Vec<_>>()
     });
-    let embeddings: Vec<Vec<Vec<f32>>> = embeddings.collect();
+    let embeddings = embeddings.collect();
+    let table = model.language_model.table();
+    let width = table.dims()[1];
+    let table = table.into_data().try_to_vec::<f32>().unwrap();
+    (embeddings, table.chunks(width).map(<[f32]>::to_vec).collect())
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// The mean over the captions' words, which are all one token, of the share of other captions' words that are nearer.
+fn word_rank(names: &[&str], captions: &[String]) -> f64 {
+    let (images, table) = embeddings(names);
+    let checkpoint = Checkpoint::open(fixture("plain")).unwrap();
+    let mut texts = TokenTexts::new(&checkpoint.tokenizer);
+    let words = captions.iter().map(|caption| {
+        let words = content_words(caption);
+        let ids = (0..table.len() as u32).filter(|id| texts.get(*id).word && words.contains(&texts.get(*id).folded));
+        ids.collect::<BTreeSet<u32>>()
+    });
+    let words: Vec<BTreeSet<u32>> = words.collect();
+    let all: BTreeSet<u32> = words.iter().flatten().copied().collect();
+    let near = |image: &Vec<Vec<f32>>, id: u32| {
+        image.iter().map(|v| cosine(v, &table[id as usize])).sum::<f64>() / image.len() as f64
+    };
+    let apart = |image: &Vec<Vec<f32>>, id: u32| {
+        near(image, id) - images.iter().map(|image| near(image, id)).sum::<f64>() / images.len() as f64
+    };
+    let mut shares = Vec::new();
+    for (image, own) in images.iter().zip(&words) {
+        let others: Vec<f64> = all.difference(own).map(|id| apart(image, *id)).collect();
+        for id in own.iter().filter(|_| !others.is_empty()) {
+            let nearer = others.iter().filter(|other| **other > apart(image, *id)).count();
+            shares.push(nearer as f64 / others.len() as f64);
+        }
+    }
+    assert!(shares.len() > 3 && shares.iter().any(|share| *share > 0.0), "{shares:?}");
+    shares.iter().sum::<f64>() / shares.len() as f64
+}
+
+/// The mean cosine between visual embeddings of different images, pair by pair.
+fn between_images(names: &[&str]) -> f64 {
+    let (embeddings, _) = embeddings(names);
     let mut cosines = Vec::new();
     for (at, own) in embeddings.iter().enumerate() {
         for other in embeddings[at + 1..].iter().flatten() {
-            cosines.extend(own.iter().map(|v| dot(v, other) / (dot(v, v) * dot(other, other)).sqrt()));
+            cosines.extend(own.iter().map(|v| cosine(v, other)));
         }
     }
     cosines.iter().sum::<f64>() / cosines.len() as f64
@@ -257,19 +302,6 @@ fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     let ends = all.iter().flatten().filter(|(token, _)| token == "</s>").count();
     close(number(&first["end_share"]), ends as f64 / 64.0, "end token");
 
-    close(number(&first["anisotropy"]["cosine"]), between_images(&names), "anisotropy");
-    // With one supervising layer, V^ is what it puts out.
-    let one = basic(over(&data, &["--json", "--k", "1"])).json()["checkpoints"][0].clone();
-    let [target, output] = [&one["target_anisotropy"], &one["layers"][1]["anisotropy"]];
-    close(number(&target["cosine"]), number(&output["cosine"]), "anisotropy of V^");
-    assert_ne!(output["cosine"], first["anisotropy"]["cosine"]);
-    for dimension in 0..3 {
-        let [(at, added), (other, theirs)] =
-            [target, output].map(|found| &found["dimensions"][dimension]).map(|pair| (&pair[0], number(&pair[1])));
-        assert_eq!(at, other);
-        close(added, theirs, "what a dimension adds");
-    }
-
     let strict = basic(over(&data, &["--json", "--min-similarity", "2"])).json();
     assert_eq!(strict["checkpoints"][0]["layers"][0]["meaningful"], 0.0);
     let loose = basic(over(&data, &["--json", "--meaningful", "word"])).json();
@@ -281,6 +313,34 @@ fn a_survey_counts_the_nearest_tokens_that_its_rule_takes() {
     assert_eq!(one["checkpoints"][0]["images"], 1);
     assert_eq!(one["checkpoints"][0]["layers"][0]["chance"], Value::Null, "a single caption cannot be swapped");
     assert_eq!(one["checkpoints"][0]["layers"][1]["layer"], 4);
+}
+
+#[test]
+fn a_survey_says_what_images_have_in_common_and_how_near_they_are_to_their_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["a.png", "b.png", "c.png", "d.png"];
+    // With one supervising layer, V^ is what it puts out.
+    let texts = ["a red dog", "green grass and a dog", "what is on the picture", "a yellow star"].map(String::from);
+    let samples: Vec<(&str, &str)> = names.iter().copied().zip(texts.iter().map(String::as_str)).collect();
+    let data = captions(dir.path(), &samples);
+    let one = basic(over(&data, &["--json", "--k", "1"])).json()["checkpoints"][0].clone();
+    let first = &one["layers"][0];
+    close(number(&first["anisotropy"]["cosine"]), between_images(&names), "anisotropy");
+    close(number(&first["word_rank"]["mean"]), word_rank(&names, &texts), "rank of the captions' words");
+    close(
+        number(&one["target_word_rank"]["mean"]),
+        number(&one["layers"][1]["word_rank"]["mean"]),
+        "rank of the captions' words by V^",
+    );
+    let [target, output] = [&one["target_anisotropy"], &one["layers"][1]["anisotropy"]];
+    close(number(&target["cosine"]), number(&output["cosine"]), "anisotropy of V^");
+    assert_ne!(output["cosine"], first["anisotropy"]["cosine"]);
+    for dimension in 0..3 {
+        let [(at, added), (other, theirs)] =
+            [target, output].map(|found| &found["dimensions"][dimension]).map(|pair| (&pair[0], number(&pair[1])));
+        assert_eq!(at, other);
+        close(added, theirs, "what a dimension adds");
+    }
 }
 
 #[test]

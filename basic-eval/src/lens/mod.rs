@@ -11,7 +11,7 @@
 //! - `grid` maps visual embeddings to places in the image, `vocabulary` compares hidden states with the embedding table,
 //!   `trace` runs the decoder layer by layer, `token` gives the text of a token, and `meaning` decides whether it is
 //!   meaningful.
-//! - `prompt_reading` combines these for one prompt, `survey` and `cases` for a data set; `replace` runs the replacement
+//! - `prompt_reading` combines these for one prompt, `survey`, `word_rank` and `cases` for a data set; `replace` runs the replacement
 //!   experiment.
 //! - `page` and `page_data` make the HTML page.
 
@@ -26,6 +26,7 @@ mod survey;
 mod token;
 mod trace;
 mod vocabulary;
+mod word_rank;
 
 #[cfg(test)]
 mod page_tests;
@@ -50,6 +51,7 @@ pub use survey::{Anisotropy, LayerShare, Survey, survey};
 pub use token::{TokenText, TokenTexts};
 pub use trace::{LayerRows, trace};
 pub use vocabulary::{Asked, RowTokens, Vocabulary};
+pub use word_rank::WordRank;
 
 use crate::questions::EvalError;
 

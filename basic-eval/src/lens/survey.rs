@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::meaning::Scenes;
 use super::prompt_reading::mean;
+use super::word_rank::{CaptionWords, WordRank};
 use super::{Cases, Lens, LensError, Meaning, Near, Rule, TokenText, Truth, content_words};
 use crate::benchmarks::Metric;
 
@@ -37,6 +38,8 @@ pub struct Survey {
     pub meaningful: Meaning,
     /// How much the V^ of different images have in common; `None` with fewer than two images.
     pub target_anisotropy: Option<Anisotropy>,
+    /// How near the V^ are to the words of their image's caption.
+    pub target_word_rank: Option<WordRank>,
     /// The results by layer, where layer 0 is the projector's output.
     pub layers: Vec<LayerShare>,
 }
@@ -71,6 +74,9 @@ pub struct LayerShare {
     pub angle: f64,
     /// How much the embeddings of different images have in common; `None` with fewer than two images.
     pub anisotropy: Option<Anisotropy>,
+    /// How near the embeddings are to the words of their image's caption; `None` for other rules than `caption`, and if
+    /// the captions have no different words that are one token.
+    pub word_rank: Option<WordRank>,
 }
 
 /// The data of an image that the statistics need.
@@ -138,6 +144,14 @@ pub fn survey(
     }
     let layers = images.first().map_or(0, |image| image.layers.len());
     let judge = Judge { meaning: lens.meaning(), tokens: &tokens };
+    let words = CaptionWords::of(lens, images.iter().map(|image| &image.truth))?;
+    let rank =
+        |of: &dyn Fn(&Seen) -> &Vec<f32>| words.as_ref().map(|words| words.rank(images.iter().map(of))).transpose();
+    let layers = (0..layers).map(|at| {
+        let word_rank = rank(&|image| &image.layers[at].direction)?;
+        Ok(LayerShare { word_rank, ..judge.layer(&images, at) })
+    });
+    let layers = layers.collect::<Result<Vec<_>, LensError>>()?;
     Ok(Survey {
         samples: indices.len(),
         images: images.len(),
@@ -147,7 +161,8 @@ pub fn survey(
         end_token: lens.end_token(),
         meaningful: lens.meaning(),
         target_anisotropy: Anisotropy::of(lens.grid().places.len(), images.iter().map(|image| &image.target_direction)),
-        layers: (0..layers).map(|at| judge.layer(&images, at)).collect(),
+        target_word_rank: rank(&|image| &image.target_direction)?,
+        layers,
     })
 }
 
@@ -205,6 +220,7 @@ impl Judge<'_> {
                 images.first().map_or(0, |image| image.layers[at].nearest.len()),
                 images.iter().map(|image| &image.layers[at].direction),
             ),
+            word_rank: None,
         }
     }
 

@@ -64,6 +64,16 @@ impl Vocabulary {
         self.mean_norm
     }
 
+    /// The number of rows of the table.
+    pub(super) fn len(&self) -> usize {
+        self.inverse.len()
+    }
+
+    /// The table, `[d, V]`.
+    pub(super) fn columns(&self) -> &Tensor<2> {
+        &self.columns
+    }
+
     /// The nearest tokens of each row. At most one chunk of `[rows, V]` is in memory at a time.
     ///
     /// # Shapes

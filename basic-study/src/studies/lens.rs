@@ -16,6 +16,8 @@ use super::result::Values;
 /// Exact match with every visual embedding replaced by its nearest token's, and without.
 pub(super) const REPLACED: &str = "lens.replaced";
 pub(super) const ANSWERED: &str = "lens.answered";
+/// The rank of the captions' words by the V^.
+pub(super) const TARGET_WORD_RANK: &str = "lens.target_word_rank";
 /// The mean cosine between the V^ of different images.
 pub(super) const TARGET_ANISOTROPY: &str = "lens.target_anisotropy";
 
@@ -99,6 +101,7 @@ impl LensSet {
                 }
             }
         }
+        values.extend(seen.target_word_rank.map(|rank| (TARGET_WORD_RANK.into(), rank.mean)));
         values.extend(seen.target_anisotropy.map(|found| (TARGET_ANISOTROPY.into(), found.cosine)));
         if self.config.replace {
             let found = replacement(&mut lens, &self.cases, &self.asked, &style, max_new_tokens, &mut |_| {})?;
@@ -121,7 +124,7 @@ pub(super) struct Quantity {
 }
 
 /// In the tables' order.
-pub(super) const QUANTITIES: [Quantity; 6] = [
+pub(super) const QUANTITIES: [Quantity; 7] = [
     Quantity {
         name: "meaningful",
         label: "meaningful, %",
@@ -163,6 +166,13 @@ pub(super) const QUANTITIES: [Quantity; 6] = [
         unit: Unit::Loss,
         better: Better::Neither,
         of: |layer| layer.anisotropy.as_ref().map(|found| found.cosine),
+    },
+    Quantity {
+        name: "word_rank",
+        label: "rank of the caption's words",
+        unit: Unit::Loss,
+        better: Better::Lower,
+        of: |layer| layer.word_rank.as_ref().map(|rank| rank.mean),
     },
 ];
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::column::{Better, Column, Unit};
 use super::expand::{Cell, Expanded};
 use super::held_out;
-use super::lens::{ANSWERED, QUANTITIES, REPLACED, TARGET_ANISOTROPY};
+use super::lens::{ANSWERED, QUANTITIES, REPLACED, TARGET_ANISOTROPY, TARGET_WORD_RANK};
 use super::result::Values;
 use super::schedule::Results;
 use super::study::Measure;
@@ -310,8 +310,12 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
         let hashes = expanded.cells.iter().flat_map(|cell| &cell.chains).map(|chain| &chain.stages[index].hash);
         let there: BTreeSet<&String> =
             hashes.filter_map(|hash| results.get(hash)).flat_map(|result| result.values.keys()).collect();
-        if there.iter().any(|key| *key == TARGET_ANISOTROPY) {
-            add(TARGET_ANISOTROPY, "cosine of V^ between images", Loss, Neither, false);
+        let of_targets = [
+            (TARGET_WORD_RANK, "rank of the caption's words by V^"),
+            (TARGET_ANISOTROPY, "cosine of V^ between images"),
+        ];
+        for (metric, label) in of_targets.into_iter().filter(|(metric, _)| there.iter().any(|key| key == metric)) {
+            add(metric, label, Loss, Neither, false);
         }
         if measures.contains(&Measure::Gradients) {
             // A method that no cell has leaves no number.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use basic_eval::lens::{ImageReading, LayerReading, Meaning, Rule};
+use basic_eval::lens::{ImageReading, LayerReading, Meaning, Rule, WordRank};
 
 use super::{Surveyed, Told, said};
 
@@ -112,11 +112,11 @@ pub(super) fn tell_survey(told: &Surveyed) -> String {
     ));
     lines.push(format_args!("  meaningful is {}", said(survey.meaningful, None)));
     lines.push(format_args!(
-        "  layer  meaningful  [95% interval]    chance  per image  end token  cosine to it  cosine    length   angle  between images"
+        "  layer  meaningful  [95% interval]    chance  per image  end token  cosine to it  cosine    length   angle  between images  rank of words"
     ));
     for layer in &survey.layers {
         lines.push(format_args!(
-            "  {:>5}  {:>10}  [{:>5.1}, {:>5.1}]  {:>8}  {:>9.1}  {:>9}  {:>12}  {:>6.3}  {:>8.3}  {:>5.1}°  {:>14}",
+            "  {:>5}  {:>10}  [{:>5.1}, {:>5.1}]  {:>8}  {:>9.1}  {:>9}  {:>12}  {:>6.3}  {:>8.3}  {:>5.1}°  {:>14}  {:>13}",
             layer.layer,
             percent(Some(layer.meaningful)),
             100.0 * layer.low,
@@ -129,6 +129,12 @@ pub(super) fn tell_survey(told: &Surveyed) -> String {
             layer.norm,
             layer.angle,
             layer.anisotropy.as_ref().map_or_else(|| "-".into(), |found| format!("{:.3}", found.cosine)),
+            layer.word_rank.as_ref().map_or_else(|| "-".into(), |rank| format!("{:.3}", rank.mean)),
+        ));
+    }
+    if let Some(WordRank { mean, low, high }) = &survey.target_word_rank {
+        lines.push(format_args!(
+            "  rank of the captions' words by V^: {mean:.3} [{low:.3}, {high:.3}]; 0.5 by chance, 0 at best"
         ));
     }
     if let Some(found) = &survey.target_anisotropy {
