@@ -104,16 +104,22 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
         for layer in layers {
             let at = &layer["layer"];
             for (name, key) in [
-                ("meaningful", "meaningful"),
-                ("chance", "chance"),
-                ("similarity", "similarity"),
-                ("end_share", "end_share"),
-                ("angle", "angle"),
+                ("meaningful", "/meaningful"),
+                ("chance", "/chance"),
+                ("similarity", "/similarity"),
+                ("end_share", "/end_share"),
+                ("angle", "/angle"),
+                ("anisotropy", "/anisotropy/cosine"),
             ] {
                 let measured = number(&values[format!("lens.{name}.{at}")]);
-                assert!((measured - number(&layer[key])).abs() < 1e-9, "{name} at layer {at}: {measured}, {layer}");
+                assert!(
+                    (measured - number(layer.pointer(key).unwrap())).abs() < 1e-9,
+                    "{name} at layer {at}: {measured}, {layer}"
+                );
             }
         }
+        let target = number(&said["target_anisotropy"]["cosine"]);
+        assert!((number(&values["lens.target_anisotropy"]) - target).abs() < 1e-9, "{target}");
         assert_eq!(number(&values["lens.replaced"]), number(&said["replaced"]["replaced"]["value"]));
         assert_eq!(number(&values["lens.answered"]), number(&said["replaced"]["accuracy"]["value"]));
 
@@ -189,7 +195,7 @@ fn told_by(page: &Page, selector: &str) -> String {
 /// Checks the page of the tables in a browser.
 fn in_a_browser(out: &Path) {
     let Some(page) = Page::open(&out.join("table.html")) else { return };
-    assert_eq!(page.evaluate("document.querySelectorAll('figure svg').length"), 5, "a figure for each quantity");
+    assert_eq!(page.evaluate("document.querySelectorAll('figure svg').length"), 6, "a figure for each quantity");
     // A point's title has the number in the results, and its position fits the axis.
     let told = |row: usize| number(&cell(out, row).1["lens.meaningful.0"]) * 100.0;
     let point = |line: usize| told_by(&page, &format!("figure g.c{line} circle title"));
