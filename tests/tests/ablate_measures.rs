@@ -157,7 +157,7 @@ fn a_study_measures_what_analyze_and_eval_say_of_its_checkpoints() {
     assert!(alone.stdout.contains("(1 study, "), "{}", alone.stdout);
     if let Some(page) = Page::open(&report) {
         assert_eq!(page.text("#ablations"), "Ablations");
-        assert_eq!(page.evaluate("document.querySelectorAll('.study figure svg').length"), 5);
+        assert_eq!(page.evaluate("document.querySelectorAll('.study figure svg').length"), 6);
         // The style sheets of the two pages don't interfere: the text below a figure has one or two lines.
         let tallest = "Math.max(...[...document.querySelectorAll('.study .lines')].map(p => p.offsetHeight))";
         assert!(number(&page.evaluate(tallest)) < 60.0);
