@@ -16,6 +16,9 @@ use super::word_rank::{CaptionWords, WordRank};
 use super::{Cases, Lens, LensError, Meaning, Near, Rule, TokenText, Truth, content_words};
 use crate::benchmarks::Metric;
 
+/// What images have in common and the ranks of words are computed from the first images alone: for each of them, a vector
+/// of the embeddings' width is kept at every layer.
+const COMPARED: usize = 1000;
 /// How many shuffles the chance level is averaged over.
 const SHUFFLES: usize = 20;
 
@@ -36,7 +39,7 @@ pub struct Survey {
     pub end_token: Option<u32>,
     /// The rule for meaningful embeddings.
     pub meaningful: Meaning,
-    /// How much the V^ of different images have in common; `None` with fewer than two images.
+    /// How much the V^ of different images have in common, of the first 1,000; `None` with fewer than two images.
     pub target_anisotropy: Option<Anisotropy>,
     /// How near the V^ are to the words of their image's caption.
     pub target_word_rank: Option<WordRank>,
@@ -127,6 +130,7 @@ pub fn survey(
         }
         let reading = lens.read(prepared.tokens, &prepared.images, &truths)?;
         for (image, truth) in reading.images.into_iter().zip(truths) {
+            let kept = |direction: Vec<f32>| if images.len() < COMPARED { direction } else { Vec::new() };
             let layers = image.layers.into_iter().map(|layer| Kept {
                 layer: layer.layer,
                 nearest: layer.nearest.into_iter().filter_map(|near| near.first().copied()).collect(),
@@ -134,19 +138,20 @@ pub fn survey(
                 end_cosine: layer.end_cosine,
                 norm: mean(layer.norm.into_iter()).unwrap_or(0.0),
                 angle: mean(layer.angle.into_iter()).unwrap_or(0.0),
-                direction: layer.direction,
+                direction: kept(layer.direction),
             });
-            let target_direction = image.target_direction;
-            images.push(Seen { truth, layers: layers.collect(), target_direction });
+            let (layers, target_direction) = (layers.collect(), kept(image.target_direction));
+            images.push(Seen { truth, layers, target_direction });
         }
         tokens.extend(reading.tokens);
         progress(done + 1);
     }
     let layers = images.first().map_or(0, |image| image.layers.len());
     let judge = Judge { meaning: lens.meaning(), tokens: &tokens };
-    let words = CaptionWords::of(lens, images.iter().map(|image| &image.truth))?;
+    let compared = &images[..images.len().min(COMPARED)];
+    let words = CaptionWords::of(lens, compared.iter().map(|image| &image.truth))?;
     let rank =
-        |of: &dyn Fn(&Seen) -> &Vec<f32>| words.as_ref().map(|words| words.rank(images.iter().map(of))).transpose();
+        |of: &dyn Fn(&Seen) -> &Vec<f32>| words.as_ref().map(|words| words.rank(compared.iter().map(of))).transpose();
     let layers = (0..layers).map(|at| {
         let word_rank = rank(&|image| &image.layers[at].direction)?;
         Ok(LayerShare { word_rank, ..judge.layer(&images, at) })
@@ -160,7 +165,10 @@ pub fn survey(
         token_norm: lens.vocabulary().mean_norm(),
         end_token: lens.end_token(),
         meaningful: lens.meaning(),
-        target_anisotropy: Anisotropy::of(lens.grid().places.len(), images.iter().map(|image| &image.target_direction)),
+        target_anisotropy: Anisotropy::of(
+            lens.grid().places.len(),
+            compared.iter().map(|image| &image.target_direction),
+        ),
         target_word_rank: rank(&|image| &image.target_direction)?,
         layers,
     })
@@ -218,7 +226,7 @@ impl Judge<'_> {
             angle: average(&|kept| kept.angle),
             anisotropy: Anisotropy::of(
                 images.first().map_or(0, |image| image.layers[at].nearest.len()),
-                images.iter().map(|image| &image.layers[at].direction),
+                images.iter().take(COMPARED).map(|image| &image.layers[at].direction),
             ),
             word_rank: None,
         }
