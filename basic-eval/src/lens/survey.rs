@@ -41,7 +41,7 @@ pub struct Survey {
     pub meaningful: Meaning,
     /// How much the V^ of different images have in common, of the first 1,000; `None` with fewer than two images.
     pub target_anisotropy: Option<Anisotropy>,
-    /// How near the V^ are to the words of their image's caption.
+    /// How near the V^ are to the words of their image's caption, of the first 1,000; `None` as at the layers.
     pub target_word_rank: Option<WordRank>,
     /// The results by layer, where layer 0 is the projector's output.
     pub layers: Vec<LayerShare>,
@@ -75,10 +75,10 @@ pub struct LayerShare {
     pub norm: f64,
     /// The mean angle to V^ in degrees.
     pub angle: f64,
-    /// How much the embeddings of different images have in common; `None` with fewer than two images.
+    /// How much the embeddings of different images have in common, of the first 1,000; `None` with fewer than two images.
     pub anisotropy: Option<Anisotropy>,
-    /// How near the embeddings are to the words of their image's caption; `None` for other rules than `caption`, and if
-    /// the captions have no different words that are one token.
+    /// How near the embeddings are to the words of their image's caption, of the first 1,000; `None` for other rules than
+    /// `caption`, and if the captions have no different words that are one token.
     pub word_rank: Option<WordRank>,
 }
 
