@@ -137,7 +137,8 @@ fn operations(c: &mut Criterion) {
     compare(c, "gelu", sides);
 
     let (parameter, grad) = (random([VOCABULARY, WIDTH], &frozen), random([VOCABULARY, WIDTH], &frozen));
-    let step = AdamWStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, time: 2 };
+    let step =
+        AdamWStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, grad_scale: 1.0, time: 2 };
     for (name, fused) in [("fused", true), ("plain", false)] {
         let moments = AdamWMoments { first: grad.clone() * 0.1, second: grad.clone().square() };
         let state = std::cell::RefCell::new(Some((parameter.clone() * 1.0, moments)));

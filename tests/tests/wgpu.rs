@@ -9,7 +9,7 @@ use std::fs;
 
 use basic_core::DeviceSpec;
 use basic_core::ops::{self, AdamWStep, Attention, HeadLayout};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde_json::Value;
 use tests::fixtures::{fixture, number, read_jsonl};
 use tests::{args, run};
@@ -132,14 +132,21 @@ fn elementwise_operations_are_those_of_the_cpu() {
     });
     agree("rms_norm", &[[7, 33]], &|x| ops::rms_norm(x[0].clone(), beside([33], 8, &x[0]), 1e-5));
     agree("rms_norm by gamma", &[[33]], &|x| ops::rms_norm(beside([7, 33], 8, &x[0]), x[0].clone(), 1e-5));
-    let step = AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.01, time: 1 };
+    let step =
+        AdamWStep { lr: 0.1, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.01, grad_scale: 0.7, time: 1 };
     let updated = |device: &Device| {
         let (p, moments) = ops::adamw(numbers([5, 9], 1, device), numbers([5, 9], 2, device), None, step);
         let (p, moments) = ops::adamw(p, numbers([5, 9], 3, device), Some(moments), AdamWStep { time: 2, ..step });
-        let square = ops::sum_of_squares(moments.second);
-        [values(p), values(moments.first), values(square)].concat()
+        let third = AdamWStep { time: 3, ..step };
+        let (copy, master, moments) =
+            ops::adamw_with_master(p, DType::F32, numbers([5, 9], 4, device), Some(moments), third);
+        let square = ops::sums_of_squares(moments.second);
+        [values(copy), values(master), values(moments.first), values(square)].concat()
     };
     near("adamw", &updated(&wgpu()), &updated(&DeviceSpec::Cpu.open().unwrap()));
+    // Two whole parts and a rest.
+    let squares = |device: &Device| values(ops::sums_of_squares(numbers([129, 1024], 5, device)));
+    near("sums of squares", &squares(&wgpu()), &squares(&DeviceSpec::Cpu.open().unwrap()));
 }
 
 fn basic(line: Vec<OsString>) -> String {

@@ -61,8 +61,9 @@ pub const CASES: &[Case] = &[
     case("linear_cross_entropy by rows", |p| cross_entropy(p, HeadLayout::TokenRows, None), 0.1),
     case("linear_cross_entropy in chunks", |p| cross_entropy(p, HeadLayout::TokenColumns, Some(3 * 67 * 4)), 0.1),
     case("adamw", adamw, 0.03),
-    case("sum_of_squares", |p| sum_of_squares(p, [101, 57]), 0.03),
-    case("sum_of_squares in parts", |p| sum_of_squares(p, [301, 1024]), 0.03),
+    case("adamw with a master", adamw_with_master, 0.03),
+    case("sums_of_squares", |p| sums_of_squares(p, [101, 57]), 0.03),
+    case("sums_of_squares in parts", |p| sums_of_squares(p, [301, 1024]), 0.03),
 ];
 
 /// The first visible key of each position of a row that packs samples of 70, 65 and 65 positions.
@@ -241,7 +242,8 @@ fn adamw(p: &Place) -> Vec<Vec<f64>> {
     let mut parameter = p.tensor(27, [13, 7]);
     let mut moments: Option<AdamWMoments<2>> = None;
     for time in 1..=3 {
-        let step = AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, time };
+        let step =
+            AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, grad_scale: 1.0, time };
         let (next, kept) = ops::adamw(parameter, p.tensor(27 + time as u64, [13, 7]), moments, step);
         (parameter, moments) = (next, Some(kept));
     }
@@ -249,6 +251,21 @@ fn adamw(p: &Place) -> Vec<Vec<f64>> {
     [read(parameter)].into_iter().chain(moments.into_iter().flatten()).collect()
 }
 
-fn sum_of_squares(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {
-    vec![read(ops::sum_of_squares(p.tensor::<2>(31, dims)))]
+fn adamw_with_master(p: &Place) -> Vec<Vec<f64>> {
+    let mut master = p.tensor::<2>(27, [13, 16]).cast(DType::F32);
+    let mut moments: Option<AdamWMoments<2>> = None;
+    let mut copy = None;
+    for time in 1..=3 {
+        let step =
+            AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, grad_scale: 0.3, time };
+        let grad = p.tensor(27 + time as u64, [13, 16]);
+        let (rounded, next, kept) = ops::adamw_with_master(master, p.dtype, grad, moments, step);
+        (copy, master, moments) = (Some(rounded), next, Some(kept));
+    }
+    let moments = moments.map(|kept| [read(kept.first), read(kept.second)]);
+    copy.map(read).into_iter().chain([read(master)]).chain(moments.into_iter().flatten()).collect()
+}
+
+fn sums_of_squares(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {
+    vec![read(ops::sums_of_squares(p.tensor::<2>(31, dims)))]
 }

@@ -217,7 +217,8 @@ fn elementwise(t: &mut Timer<'_>) -> Result<(), RateError> {
     })?;
     let (parameter, gradient) = (t.random([HIDDEN, INNER]).cast(DType::F32), t.random([HIDDEN, INNER]));
     let mut moments = None;
-    let step = AdamWStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, time: 1 };
+    let step =
+        AdamWStep { lr: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, grad_scale: 1.0, time: 1 };
     // Three f32 numbers are read and written for each parameter, and the gradient is read.
     let bytes = HIDDEN * INNER * (24 / t.dtype.size() + 1);
     t.time("adamw 4096x11008", 0.0, bytes, || {

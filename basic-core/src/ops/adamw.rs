@@ -1,8 +1,8 @@
-//! AdamW's update of one parameter: one pass, in place if nothing else holds the memory.
+//! AdamW's update of one parameter: one pass, in place if nothing else holds the memory; and sums of a gradient's squares.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::FusedOps;
 use super::array::{Array, accumulator};
@@ -20,6 +20,8 @@ pub struct AdamWStep {
     pub epsilon: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// A factor on the gradient, from clipping: 1 leaves it as it is.
+    pub grad_scale: f64,
     /// The number of this step for this parameter, from 1.
     pub time: usize,
 }
@@ -31,6 +33,20 @@ pub struct AdamWMoments<const D: usize> {
     pub first: Tensor<D>,
     /// Exponential mean of their squares, in the same type.
     pub second: Tensor<D>,
+}
+
+impl<const D: usize> AdamWMoments<D> {
+    /// The moments, or zeros for a parameter that has none yet.
+    fn of(moments: Option<Self>, parameter: &Tensor<D>, grad: &Tensor<D>) -> Self {
+        let dims = parameter.dims();
+        assert_eq!(grad.dims(), dims, "adamw: the parameter is {dims:?}");
+        let moments = moments.unwrap_or_else(|| {
+            let zeros = || Tensor::zeros(dims, (&parameter.device(), accumulator(parameter.dtype())));
+            Self { first: zeros(), second: zeros() }
+        });
+        assert_eq!((moments.first.dims(), moments.second.dims()), (dims, dims), "adamw: the parameter is {dims:?}");
+        moments
+    }
 }
 
 /// One step of AdamW (Loshchilov and Hutter, 2019, as `torch.optim.AdamW` computes it): decays the parameter, updates
@@ -46,13 +62,7 @@ pub fn adamw<const D: usize>(
     moments: Option<AdamWMoments<D>>,
     step: AdamWStep,
 ) -> (Tensor<D>, AdamWMoments<D>) {
-    let dims = parameter.dims();
-    assert_eq!(grad.dims(), dims, "adamw: the parameter is {dims:?}");
-    let moments = moments.unwrap_or_else(|| {
-        let zeros = || Tensor::zeros(dims, (&parameter.device(), accumulator(parameter.dtype())));
-        AdamWMoments { first: zeros(), second: zeros() }
-    });
-    assert_eq!((moments.first.dims(), moments.second.dims()), (dims, dims), "adamw: the parameter is {dims:?}");
+    let moments = AdamWMoments::of(moments, &parameter, &grad);
     if parameter.shape().num_elements() == 0 {
         return (parameter, moments);
     }
@@ -67,20 +77,56 @@ pub fn adamw<const D: usize>(
     (Tensor::from_dispatch(parameter), moments)
 }
 
-/// The sum of the squares of all elements, `[1]`, in f32 (f64 for f64). The order of summation is fixed even where the
-/// backend's own sum has none (Flex adds the parts of tensors over 4 million elements in whatever order its threads
+/// [`adamw`] for a parameter of which the model holds a copy of type `dtype`, usually in 16 bits, and the optimizer the
+/// `master` that is updated. Returns the new copy, the new master and the moments.
+///
+/// # Panics
+///
+/// Panics if the shapes differ.
+pub fn adamw_with_master<const D: usize>(
+    master: Tensor<D>,
+    dtype: DType,
+    grad: Tensor<D>,
+    moments: Option<AdamWMoments<D>>,
+    step: AdamWStep,
+) -> (Tensor<D>, Tensor<D>, AdamWMoments<D>) {
+    let moments = AdamWMoments::of(moments, &master, &grad);
+    if master.shape().num_elements() == 0 {
+        return (master.clone().cast(dtype), master, moments);
+    }
+    let (copy, master, first, second) = Dispatch::adamw_with_master(
+        master.into_dispatch(),
+        grad.into_dispatch(),
+        moments.first.into_dispatch(),
+        moments.second.into_dispatch(),
+        dtype,
+        step,
+    );
+    let moments = AdamWMoments { first: Tensor::from_dispatch(first), second: Tensor::from_dispatch(second) };
+    (Tensor::from_dispatch(copy), Tensor::from_dispatch(master), moments)
+}
+
+/// The number of elements whose squares are summed into one number.
+pub const SQUARES_PART: usize = 1 << 16;
+
+/// The sums of the squares of each [`SQUARES_PART`] elements in row-major order, `[parts]`, in f32 (f64 for f64): whoever
+/// reads them adds them up, which spares the device a pass. At least one part. The order of summation is fixed even where
+/// the backend's own sum has none (Flex adds the parts of tensors over 4 million elements in whatever order its threads
 /// finish). No gradient.
-pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+pub fn sums_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let n = x.shape().num_elements();
     let x = x.without_autodiff().reshape([n]);
     match n {
         0 => Tensor::zeros([1], (&x.device(), accumulator(x.dtype()))),
-        _ => Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch())),
+        _ => Tensor::from_dispatch(Dispatch::sums_of_squares(x.into_dispatch())),
     }
 }
 
 /// The updated parameter and its moments.
 pub type Updated<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+
+/// The copy of the updated parameter in the model's type, the parameter itself and its moments.
+pub type UpdatedMaster<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
 pub fn portable<B: Backend>(
     parameter: FloatTensor<B>,
@@ -93,6 +139,7 @@ pub fn portable<B: Backend>(
     let dtype = parameter.dtype();
     let (first, second) = (Array::<B>(first), Array::<B>(second));
     let grad = Array::<B>(grad).cast(first.dtype());
+    let grad = if step.grad_scale == 1.0 { grad } else { grad.scale(step.grad_scale) };
     let first = first.scale(step.beta1).add(grad.clone().scale(1.0 - step.beta1));
     let second = second.scale(step.beta2).add(grad.square().scale(1.0 - step.beta2));
     let Coefficients { keep, rate, root } = Coefficients::of(&step);
@@ -101,10 +148,23 @@ pub fn portable<B: Backend>(
     (parameter.0, first.0, second.0)
 }
 
-pub fn portable_sum_of_squares<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+/// `x` is `[n]` with n > 0.
+pub fn portable_sums_of_squares<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let x = Array::<B>(x);
     let dtype = accumulator(x.dtype());
-    x.cast(dtype).square().sum().0
+    let x = x.cast(dtype).square();
+    let n = x.dims()[0];
+    let whole = n / SQUARES_PART;
+    let mut parts = Vec::new();
+    if whole > 0 {
+        let full = x.clone().narrow(0, 0, whole * SQUARES_PART);
+        parts.push(full.reshape(&[whole, SQUARES_PART]).sum_dim(1).reshape(&[whole]));
+    }
+    let rest = n - whole * SQUARES_PART;
+    if rest > 0 {
+        parts.push(x.narrow(0, whole * SQUARES_PART, rest).sum());
+    }
+    Array::cat(parts, 0).0
 }
 
 /// The coefficients of an element's update: `p = keep p - rate m / (root sqrt(v) + epsilon)`.

@@ -29,7 +29,7 @@ mod swiglu;
 mod vendor;
 
 pub use activation::{ActivationKind, gelu, gelu_tanh, quick_gelu, silu};
-pub use adamw::{AdamWMoments, AdamWStep, adamw, sum_of_squares};
+pub use adamw::{AdamWMoments, AdamWStep, SQUARES_PART, adamw, adamw_with_master, sums_of_squares};
 pub use attention::{Attention, attention, attention_mass, attention_to_all, capped_attention};
 pub use blocks::{BLOCK_BUDGET, block_budget};
 pub use cross_entropy::{HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, linear_cross_entropy, linear_cross_entropy_within};

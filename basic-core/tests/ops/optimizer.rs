@@ -1,7 +1,7 @@
-//! AdamW against its definition, written out on the host in f64, and the sum of squares.
+//! AdamW against its definition, written out on the host in f64, and the sums of squares.
 
 use basic_core::DeviceSpec;
-use basic_core::ops::{AdamWStep, adamw, sum_of_squares};
+use basic_core::ops::{AdamWStep, SQUARES_PART, adamw, adamw_with_master, sums_of_squares};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 fn devices() -> Vec<Device> {
@@ -26,11 +26,11 @@ fn read<const D: usize>(x: Tensor<D>) -> Vec<f64> {
     x.into_data().convert::<f64>().try_to_vec::<f64>().unwrap()
 }
 
-/// `torch.optim.AdamW`'s update of one element over the given gradients.
+/// `torch.optim.AdamW`'s update of one element over the given gradients, each times the step's factor.
 fn expected(mut p: f64, grads: &[f64], step: &AdamWStep) -> f64 {
     let (mut m, mut v) = (0.0, 0.0);
     for (t, g) in grads.iter().enumerate() {
-        let t = t as i32 + 1;
+        let (t, g) = (t as i32 + 1, g * step.grad_scale);
         p *= 1.0 - step.lr * step.weight_decay;
         m = step.beta1 * m + (1.0 - step.beta1) * g;
         v = step.beta2 * v + (1.0 - step.beta2) * g * g;
@@ -40,7 +40,8 @@ fn expected(mut p: f64, grads: &[f64], step: &AdamWStep) -> f64 {
     p
 }
 
-const STEP: AdamWStep = AdamWStep { lr: 0.03, beta1: 0.9, beta2: 0.99, epsilon: 1e-6, weight_decay: 0.1, time: 1 };
+const STEP: AdamWStep =
+    AdamWStep { lr: 0.03, beta1: 0.9, beta2: 0.99, epsilon: 1e-6, weight_decay: 0.1, grad_scale: 0.3, time: 1 };
 
 #[test]
 fn steps_of_adamw_are_those_of_its_definition() {
@@ -98,15 +99,50 @@ fn half_parameters_have_moments_in_f32() {
 }
 
 #[test]
-fn the_sum_of_squares_is_the_same_bits_every_time() {
+fn a_master_is_updated_as_a_parameter_is_and_its_copy_is_the_master_rounded() {
+    let [cpu, ndarray] = [DeviceSpec::Cpu, DeviceSpec::NdArray].map(|spec| spec.open().unwrap());
+    for (device, dtype, rounded) in [
+        (&cpu, DType::F32, DType::BF16),
+        (&cpu, DType::F32, DType::F16),
+        (&cpu, DType::F64, DType::F32),
+        (&ndarray, DType::F64, DType::F32),
+    ] {
+        for n in [0, 3, 33, 49_158] {
+            let start = tensor(&numbers(n, 1), dtype, device);
+            let (mut plain, mut plain_moments) = (start.clone(), None);
+            let (mut master, mut moments) = (start, None);
+            for t in 0..3 {
+                let grad = tensor(&numbers(n, 2 + t), rounded, device);
+                let step = AdamWStep { time: t as usize + 1, ..STEP };
+                let (next, kept) = adamw(plain, grad.clone(), plain_moments, step);
+                (plain, plain_moments) = (next, Some(kept));
+                let (copy, next, kept) = adamw_with_master(master, rounded, grad, moments, step);
+                (master, moments) = (next, Some(kept));
+                assert_eq!((copy.dtype(), master.dtype()), (rounded, dtype));
+                assert_eq!(read(master.clone()), read(plain.clone()), "{dtype:?}, {n} elements, step {t}");
+                assert_eq!(read(copy), read(plain.clone().cast(rounded)), "{dtype:?}, {n} elements, step {t}");
+            }
+            let [plain, kept] = [plain_moments, moments].map(Option::unwrap);
+            assert_eq!([read(plain.first), read(plain.second)], [read(kept.first), read(kept.second)]);
+        }
+    }
+}
+
+#[test]
+fn sums_of_squares_are_the_same_bits_every_time() {
     for device in devices() {
-        for n in [0, 3, 99_999] {
+        for n in [0, 3, 99_999, SQUARES_PART * 3, SQUARES_PART * 3 + 3] {
             let values = numbers(n, 7);
             let x = tensor(&values, DType::F32, &device);
-            let sum = read(sum_of_squares(x.clone()));
-            let theirs: f64 = values.iter().map(|x| x * x).sum();
-            assert!((sum[0] - theirs).abs() <= 1e-5 * theirs, "{n}: {} is not {theirs}", sum[0]);
-            assert_eq!(read(sum_of_squares(x)), sum);
+            let sums = read(sums_of_squares(x.clone()));
+            let theirs: Vec<f64> =
+                values.chunks(SQUARES_PART).map(|part| part.iter().map(|x| x * x).sum::<f64>()).collect();
+            assert_eq!(sums.len(), theirs.len().max(1));
+            for (ours, theirs) in sums.iter().zip(&theirs) {
+                assert!((ours - theirs).abs() <= 1e-5 * theirs, "{n}: {ours} is not {theirs}");
+            }
+            assert!(n > 0 || sums == [0.0]);
+            assert_eq!(read(sums_of_squares(x)), sums);
         }
     }
 }

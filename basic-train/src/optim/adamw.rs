@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use basic_core::ops::{AdamWMoments, AdamWStep, adamw};
+use basic_core::ops::{AdamWMoments, AdamWStep, adamw, adamw_with_master};
 use basic_models::checkpoint::ParamPath;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
@@ -47,6 +47,8 @@ pub(super) struct Rates<'a> {
     pub config: &'a OptimizerConfig,
     pub groups: &'a [Group],
     pub lr: f64,
+    /// The factor on all gradients, from clipping.
+    pub grad_scale: f64,
 }
 
 impl Rates<'_> {
@@ -75,16 +77,20 @@ impl Rates<'_> {
             beta2: self.config.beta2,
             epsilon: self.config.epsilon,
             weight_decay: if matrix { decay } else { 0.0 },
+            grad_scale: self.grad_scale,
             time,
         };
-        let half = matches!(dtype, DType::BF16 | DType::F16);
-        let value = match master {
-            Some(master) => master,
-            None if half => value.cast(DType::F32),
-            None => value,
+        let (value, master, AdamWMoments { first, second }) = match dtype {
+            DType::BF16 | DType::F16 => {
+                let master = master.unwrap_or_else(|| value.cast(DType::F32));
+                let (value, master, moments) = adamw_with_master(master, dtype, grad, moments, step);
+                (value, Some(master), moments)
+            }
+            _ => {
+                let (value, moments) = adamw(master.unwrap_or(value), grad, moments, step);
+                (value, None, moments)
+            }
         };
-        let (value, AdamWMoments { first, second }) = adamw(value, grad, moments, step);
-        let (value, master) = if half { (value.clone().cast(dtype), Some(value)) } else { (value, None) };
         (value, ParameterState { time, first, second, master })
     }
 }

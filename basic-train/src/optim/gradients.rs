@@ -1,6 +1,6 @@
 //! Sums and norms over all gradients of a module.
 
-use basic_core::ops::sum_of_squares;
+use basic_core::ops::sums_of_squares;
 use basic_models::checkpoint::ParamPath;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -27,16 +27,16 @@ impl GradientSink for GradientsParams {
     fn layer_done(&mut self, _: usize) {}
 }
 
-/// The sum of squares of a parameter's gradient.
+/// The squares of a parameter's gradient.
 #[derive(Debug, Clone)]
 pub struct GradientSquares {
     /// The parameter's path.
     pub name: String,
-    /// `[1]`, f32.
-    pub sum: Tensor<1>,
+    /// The sums of the squares of its parts, `[parts]`, f32.
+    pub sums: Tensor<1>,
 }
 
-/// The sum of squares of each gradient, in the module's order.
+/// The sums of squares of each gradient, in the module's order.
 pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<GradientSquares> {
     struct Squares<'a> {
         path: ParamPath,
@@ -53,7 +53,7 @@ pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<G
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
                 let name = self.path.slot(&grad.dims()).name;
-                self.found.push(GradientSquares { name, sum: sum_of_squares(grad).cast(DType::F32) });
+                self.found.push(GradientSquares { name, sums: sums_of_squares(grad).cast(DType::F32) });
             }
         }
     }
@@ -62,23 +62,15 @@ pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<G
     squares.found
 }
 
-/// Multiplies all gradients by `factor`.
-pub fn scale_gradients<M: Module>(module: &M, grads: GradientsParams, factor: f64) -> GradientsParams {
-    struct Scale {
-        grads: GradientsParams,
-        scaled: GradientsParams,
-        factor: f64,
-    }
-    impl ModuleVisitor for Scale {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(grad) = self.grads.remove::<D>(param.id) {
-                self.scaled.register(param.id, grad.mul_scalar(self.factor));
-            }
-        }
-    }
-    let mut scale = Scale { grads, scaled: GradientsParams::new(), factor };
-    module.visit(&mut scale);
-    scale.scaled
+/// The sum of the squares of each gradient, from what was read of their [`GradientSquares::sums`]; `parts` says how many
+/// numbers belong to each. They are added in their order, so that every run gives the same bits.
+pub(crate) fn total_squares(mut read: &[f32], parts: Vec<usize>) -> Vec<f64> {
+    let total = |count| {
+        let (own, rest) = read.split_at(count);
+        read = rest;
+        own.iter().copied().map(f64::from).sum()
+    };
+    parts.into_iter().map(total).collect()
 }
 
 /// Adds two sets of gradients of a module; sums of 16-bit gradients are kept in f32.

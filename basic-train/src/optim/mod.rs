@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use adamw::Rates;
 pub use adamw::{Group, ParameterState, States};
-pub use gradients::{GradientSink, GradientSquares, add_gradients, gradient_squares, scale_gradients};
+pub(crate) use gradients::total_squares;
+pub use gradients::{GradientSink, GradientSquares, add_gradients, gradient_squares};
 pub use schedule::{Schedule, ScheduleKind};
 
 /// AdamW's settings. The defaults are LLaVA's: no weight decay, PyTorch's betas and epsilon, clipping at 1.
@@ -146,18 +147,15 @@ impl Optimizer {
         if !readout.is_finite() {
             return module;
         }
-        let grads = match self.clipping(readout) {
-            Some(factor) => scale_gradients(&module, grads, factor),
-            None => grads,
-        };
+        let grad_scale = self.clipping(readout);
         let Self { config, groups, states, .. } = self;
-        adamw::update(module, grads, Rates { config, groups, lr }, states)
+        adamw::update(module, grads, Rates { config, groups, lr, grad_scale }, states)
     }
 
-    /// The factor by which the gradients are clipped, if their norm is too large.
-    fn clipping(&self, readout: &StepReadout) -> Option<f64> {
+    /// The factor by which the gradients are clipped: 1 if their norm is not too large.
+    fn clipping(&self, readout: &StepReadout) -> f64 {
         let (norm, most) = (f64::from(readout.grad_norm), self.config.max_grad_norm);
-        (most > 0.0 && norm > most).then(|| most / (norm + 1e-6))
+        if most > 0.0 && norm > most { most / (norm + 1e-6) } else { 1.0 }
     }
 }
 
@@ -174,13 +172,15 @@ pub fn read_out<M: Module>(
     let squares = gradient_squares(module, grads);
     let mut read: Vec<Tensor<1>> = report.into_iter().map(|t| t.without_autodiff().cast(DType::F32)).collect();
     let shown: usize = read.iter().map(|t| t.dims()[0]).sum();
-    let (names, sums): (Vec<String>, Vec<Tensor<1>>) = squares.into_iter().map(|s| (s.name, s.sum)).unzip();
+    let (names, sums): (Vec<String>, Vec<Tensor<1>>) = squares.into_iter().map(|s| (s.name, s.sums)).unzip();
+    let parts: Vec<usize> = sums.iter().map(|sums| sums.dims()[0]).collect();
     read.extend(sums);
     if read.is_empty() {
         return Ok(StepReadout { values: Vec::new(), grad_norm: 0.0, norms: Vec::new() });
     }
     let mut values = Tensor::cat(read, 0).try_into_vec_as::<f32>()?;
-    let squares: Vec<f64> = values.drain(shown..).map(f64::from).collect();
+    let squares = total_squares(&values[shown..], parts);
+    values.truncate(shown);
     // Summed on the host in the order of the parameters, so that every run gives the same bits.
     let grad_norm = squares.iter().sum::<f64>().sqrt() as f32;
     let norms = names.into_iter().zip(squares).map(|(name, square)| (name, square.sqrt())).collect();
@@ -234,6 +234,24 @@ mod tests {
         let masters: Vec<_> = optimizer.states().values().map(|state| state.master.clone().unwrap()).collect();
         assert!(values(masters[1].clone()).iter().all(|master| (master - 0.73).abs() < 1e-5));
         assert_eq!(after.wide.val().dtype(), DType::BF16);
+    }
+
+    #[test]
+    fn gradients_are_clipped_by_the_norm_of_all_of_them() {
+        // All eight elements have gradient 1, so that their norm is the root of 8.
+        for (dtype, max_grad_norm, clipped) in
+            [(DType::F32, 1.0, 8f32.sqrt().recip()), (DType::BF16, 1.0, 8f32.sqrt().recip()), (DType::F32, 3.0, 1.0)]
+        {
+            let mut optimizer = Optimizer::new(&OptimizerConfig { max_grad_norm, ..OptimizerConfig::default() });
+            let pair = pair(dtype);
+            let loss = pair.wide.val().cast(DType::F32).sum() + pair.bias.val().cast(DType::F32).sum();
+            let (_, readout) = optimizer.step(pair, &loss.reshape([1]), &[], 1e-3).unwrap();
+            assert!((readout.grad_norm - 8f32.sqrt()).abs() < 1e-6, "{}", readout.grad_norm);
+            for state in optimizer.states().values() {
+                let first = values(state.first.clone());
+                assert!(first.iter().all(|m| (m - 0.1 * clipped).abs() < 1e-6), "{dtype:?}: {first:?}");
+            }
+        }
     }
 
     #[test]

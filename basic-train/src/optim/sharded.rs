@@ -49,9 +49,7 @@ impl Optimizer {
         if !readout.is_finite() {
             return Ok(module);
         }
-        if let Some(factor) = self.clipping(readout) {
-            parts.scale(factor);
-        }
+        let grad_scale = self.clipping(readout);
         let mut module = module;
         for index in 0..parts.layout().buckets().len() {
             let Some(grads) = parts.take(index) else { continue };
@@ -65,7 +63,7 @@ impl Optimizer {
             if starts.is_empty() {
                 continue;
             }
-            let part = self.part(&module, &parts, index, grads, lr);
+            let part = self.part(&module, &parts, index, grads, (lr, grad_scale));
             let whole = collective.all_gather(part)?;
             module = module.map(&mut Put { whole, starts });
         }
@@ -74,7 +72,14 @@ impl Optimizer {
 
     /// This rank's part of a bucket after its update, in the parameters' type. What is not updated is zero, and is not
     /// put back.
-    fn part<M: Module>(&mut self, module: &M, parts: &Parts, index: usize, grads: Tensor<1>, lr: f64) -> Tensor<1> {
+    fn part<M: Module>(
+        &mut self,
+        module: &M,
+        parts: &Parts,
+        index: usize,
+        grads: Tensor<1>,
+        (lr, grad_scale): (f64, f64),
+    ) -> Tensor<1> {
         let layout = parts.layout();
         let bucket = &layout.buckets()[index];
         let mut values = Values { found: bucket.members.iter().map(|member| (member.id, None)).collect() };
@@ -93,7 +98,7 @@ impl Optimizer {
             }
             filled = piece.at.end;
             let held = self.states.remove(&member.name);
-            let rates = Rates { config: &self.config, groups: &self.groups, lr };
+            let rates = Rates { config: &self.config, groups: &self.groups, lr, grad_scale };
             let (value, grad) = (value.slice([piece.of]), grads.clone().slice([piece.at]));
             let (value, state) = rates.advance(&member.name, member.dims.len() >= 2, value, grad, held);
             self.states.insert(member.name.clone(), state);

@@ -182,10 +182,10 @@ impl Kernels for Flex {
         }
     }
 
-    fn sum_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn sums_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
         match all_f32([&x]) {
-            true => optimizer::sum_of_squares(x),
-            false => portable_adamw::portable_sum_of_squares::<Self>(x),
+            true => optimizer::sums_of_squares(x),
+            false => portable_adamw::portable_sums_of_squares::<Self>(x),
         }
     }
 }

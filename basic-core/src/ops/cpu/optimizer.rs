@@ -4,7 +4,7 @@ use burn::backend::Flex;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::super::adamw::{AdamWStep, Coefficients, Updated};
+use super::super::adamw::{AdamWStep, Coefficients, SQUARES_PART, Updated};
 use super::math::{simd, sum};
 use super::{TASK, elements, ordered, tensor};
 
@@ -19,7 +19,7 @@ pub fn adamw(
     let [mut parameter, mut first, mut second] = [parameter, first, second].map(whole);
     let grad = ordered(grad);
     let Coefficients { keep, rate, root } = Coefficients::of(&step);
-    let [keep, rate, root, epsilon] = [keep, rate, root, step.epsilon].map(|x| x as f32);
+    let [keep, rate, root, epsilon, scale] = [keep, rate, root, step.epsilon, step.grad_scale].map(|x| x as f32);
     let [beta1, beta2] = [step.beta1, step.beta2].map(|x| x as f32);
     let [rest1, rest2] = [1.0 - step.beta1, 1.0 - step.beta2].map(|x| x as f32);
     parameter
@@ -33,8 +33,9 @@ pub fn adamw(
                 #[inline(always)]
                 || {
                     for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-                        *m = *m * beta1 + *g * rest1;
-                        *v = *v * beta2 + *g * *g * rest2;
+                        let g = *g * scale;
+                        *m = *m * beta1 + g * rest1;
+                        *v = *v * beta2 + g * g * rest2;
                         *p = *p * keep - rate * *m / (v.sqrt() * root + epsilon);
                     }
                 },
@@ -53,8 +54,8 @@ fn whole(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The sum of the squares, `[1]`: the sums of tasks of a fixed size, added in order.
-pub fn sum_of_squares(x: FlexTensor) -> FlexTensor {
+/// The sums of the squares of parts.
+pub fn sums_of_squares(x: FlexTensor) -> FlexTensor {
     let x = ordered(x);
     let part = |x: &[f32]| {
         simd(
@@ -62,6 +63,7 @@ pub fn sum_of_squares(x: FlexTensor) -> FlexTensor {
             || sum(x.len(), |i| x[i] * x[i]),
         )
     };
-    let parts: Vec<f32> = elements(&x).par_chunks(TASK).map(part).collect();
-    tensor(vec![parts.into_iter().map(f64::from).sum::<f64>() as f32], &[1])
+    let parts: Vec<f32> = elements(&x).par_chunks(SQUARES_PART).map(part).collect();
+    let count = parts.len();
+    tensor(parts, &[count])
 }

@@ -107,9 +107,20 @@ pub trait CubeOps: Backend {
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// See [`Kernels::sum_of_squares_kernel`](super::Kernels::sum_of_squares_kernel).
-    #[fusion(meta = |_| single(1))]
-    fn cube_sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`Kernels::adamw_with_master_kernel`](super::Kernels::adamw_with_master_kernel); the moments are in f32.
+    #[fusion(meta = |master, _, first, second, dtype, _| (of_type(master, *dtype), master.clone(), first.clone(), second.clone()))]
+    fn cube_adamw_with_master(
+        master: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        dtype: DType,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// See [`Kernels::sums_of_squares_kernel`](super::Kernels::sums_of_squares_kernel).
+    #[fusion(meta = |x| single(optimizer::squares_parts(x.shape[0])))]
+    fn cube_sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// See [`Kernels::embedding_backward_kernel`](super::Kernels::embedding_backward_kernel); ids are in i32.
     #[fusion(meta = |_, grad, table| gathered(grad, *table))]
@@ -151,6 +162,10 @@ pub trait CubeOps: Backend {
         rows: IntTensor<Self>,
         readout: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+}
+
+fn of_type(x: &TensorSpec, dtype: DType) -> TensorSpec {
+    TensorSpec::new(x.shape.clone(), dtype)
 }
 
 fn gathered(grad: &TensorSpec, table: usize) -> TensorSpec {
@@ -216,8 +231,19 @@ impl CubeOps for CubeBackend {
         optimizer::adamw(parameter, grad, first, second, step)
     }
 
-    fn cube_sum_of_squares(x: CubeTensor) -> CubeTensor {
-        optimizer::sum_of_squares(x)
+    fn cube_adamw_with_master(
+        master: CubeTensor,
+        grad: CubeTensor,
+        first: CubeTensor,
+        second: CubeTensor,
+        dtype: DType,
+        step: AdamWStep,
+    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
+        optimizer::adamw_with_master(master, grad, first, second, dtype, step)
+    }
+
+    fn cube_sums_of_squares(x: CubeTensor) -> CubeTensor {
+        optimizer::sums_of_squares(x)
     }
 
     fn cube_gather(ids: CubeTensor, grad: CubeTensor, table: usize) -> CubeTensor {

@@ -1,31 +1,18 @@
 //! The traits behind each operation: [`FusedOps`], which Burn's dispatch calls, and [`Kernels`], the computations.
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
 mod tracked;
 mod untracked;
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-use burn::backend::Cube;
 #[cfg(feature = "ndarray")]
 use burn::backend::NdArray;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-use burn::backend::TensorMetadata;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-use burn::backend::ops::IntTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
 use burn::tensor::DType;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-use burn::tensor::IntDType;
 
-use super::adamw::{AdamWStep, Updated};
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use super::adamw::{AdamWStep, Updated, UpdatedMaster};
 use super::array::Array;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-use super::block_budget;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-use super::cube::{self, CubeOps};
-#[cfg(feature = "cuda")]
-use super::vendor;
 use super::{ActivationKind, HeadLayout};
 use super::{
     activation, adamw, attention, cross_entropy, directional, distribution, embedding, product, rms_norm, rotary,
@@ -125,8 +112,18 @@ pub trait FusedOps: Backend {
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// [`sum_of_squares`](super::sum_of_squares) of `[N]`; no gradient.
-    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// [`adamw_with_master`](super::adamw_with_master); no gradient.
+    fn adamw_with_master(
+        master: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        dtype: DType,
+        step: AdamWStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// [`sums_of_squares`](super::sums_of_squares) of `[N]`; no gradient.
+    fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// The computations behind [`FusedOps`], forward and backward, on a backend without autodiff. The default
@@ -279,167 +276,24 @@ pub trait Kernels: Backend {
         adamw::portable::<Self>(parameter, grad, first, second, step)
     }
 
-    /// The sum of squares, `[1]`.
-    fn sum_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        adamw::portable_sum_of_squares::<Self>(x)
+    /// The copy of the updated parameter in type `dtype`, the parameter itself and its moments.
+    fn adamw_with_master_kernel(
+        master: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        dtype: DType,
+        step: AdamWStep,
+    ) -> UpdatedMaster<Self> {
+        let (master, first, second) = Self::adamw_kernel(master, grad, first, second, step);
+        (Array::<Self>(master.clone()).cast(dtype).0, master, first, second)
+    }
+
+    /// The sums of squares of parts.
+    fn sums_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        adamw::portable_sums_of_squares::<Self>(x)
     }
 }
 
 #[cfg(feature = "ndarray")]
 impl Kernels for NdArray {}
-// With Burn's fusion on, `Cube` records primitives and fuses them, which works best on the portable implementations.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl Kernels for Cube {
-    fn block_budget(device: &Self::Device) -> Option<usize> {
-        let client = device.client();
-        let memory = &client.properties().memory;
-        // A block is one buffer, so it must fit a page.
-        let largest = usize::try_from(memory.max_page_size).unwrap_or(usize::MAX);
-        Some(block_budget(memory.max_memory()?).min(largest))
-    }
-
-    fn attention_kernel(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        first: IntTensor<Self>,
-        causal: bool,
-        cap: Option<f64>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        // The kernel has no cap of the scores; the few models that have one also have heads too wide for it.
-        match on_tensor_cores(&q, &k) && cap.is_none() {
-            true => <Self as CubeOps>::cube_attention(q, k, v, Self::int_cast(first, IntDType::I32), causal),
-            false => attention::portable::<Self>(q, k, v, first, causal, cap),
-        }
-    }
-
-    fn attention_backward_kernel(saved: attention::Saved<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
-        if saved.cap.is_some() || !on_tensor_cores(&saved.q, &saved.k) {
-            return attention::portable_backward::<Self>(saved, grad);
-        }
-        let attention::Saved { q, k, v, output, lse, first, causal, cap: _ } = saved;
-        let first = Self::int_cast(first, IntDType::I32);
-        <Self as CubeOps>::cube_attention_backward(q, k, v, first, output, lse, grad, causal).into()
-    }
-
-    fn attention_mass_kernel(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        lse: FloatTensor<Self>,
-        first: IntTensor<Self>,
-        rows: IntTensor<Self>,
-        readout: FloatTensor<Self>,
-        cap: Option<f64>,
-    ) -> FloatTensor<Self> {
-        let shape = readout.shape();
-        if cap.is_some() || !(on_tensor_cores(&q, &k) && cube::attention::reads(shape[1])) {
-            return attention::portable_mass::<Self>(q, k, lse, first, rows, readout, cap);
-        }
-        let (heads, keys) = (q.shape()[2], k.shape()[1]);
-        let [first, rows] = [first, rows].map(|x| Self::int_cast(x, IntDType::I32));
-        let sums = <Self as CubeOps>::cube_attention_masses(q, k, lse, first, rows, readout);
-        Array::<Self>(sums).sum_dim(0).scale(1.0 / heads as f64).reshape(&[shape[0], shape[1], keys]).0
-    }
-
-    fn rotate_kernel(
-        x: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        inverse: bool,
-    ) -> FloatTensor<Self> {
-        match cube::takes(x.dtype()) && x.dtype() == cos.dtype() {
-            true => <Self as CubeOps>::cube_rotate(x, cos, sin, inverse),
-            false => rotary::portable::<Self>(x, cos, sin, inverse),
-        }
-    }
-
-    fn swiglu_kernel(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        match cube::takes(gate.dtype()) && gate.shape().num_elements() > 0 {
-            true => <Self as CubeOps>::cube_swiglu(gate, up),
-            false => swiglu::portable::<Self>(gate, up),
-        }
-    }
-
-    fn swiglu_backward_kernel(
-        gate: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 2] {
-        match cube::takes(gate.dtype()) && gate.shape().num_elements() > 0 {
-            true => <Self as CubeOps>::cube_swiglu_backward(gate, up, grad).into(),
-            false => swiglu::portable_backward::<Self>(gate, up, grad),
-        }
-    }
-
-    fn adamw_kernel(
-        parameter: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> Updated<Self> {
-        let takes = cube::takes(parameter.dtype()) && cube::takes(grad.dtype());
-        match takes && first.dtype() == DType::F32 && second.dtype() == DType::F32 {
-            true => <Self as CubeOps>::cube_adamw(parameter, grad, first, second, step),
-            false => adamw::portable::<Self>(parameter, grad, first, second, step),
-        }
-    }
-
-    fn sum_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        match cube::takes(x.dtype()) {
-            true => <Self as CubeOps>::cube_sum_of_squares(x),
-            false => adamw::portable_sum_of_squares::<Self>(x),
-        }
-    }
-
-    fn embedding_backward_kernel(rows: usize, ids: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        match cube::takes(grad.dtype()) && grad.shape().num_elements() > 0 {
-            true => <Self as CubeOps>::cube_gather(Self::int_cast(ids, IntDType::I32), grad, rows),
-            false => embedding::portable_backward::<Self>(rows, ids, grad),
-        }
-    }
-
-    fn rms_norm_kernel(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        match cube::takes(x.dtype()) && x.dtype() == gamma.dtype() {
-            true => <Self as CubeOps>::cube_rms_norm(x, gamma, epsilon),
-            false => rms_norm::portable::<Self>(x, gamma, epsilon),
-        }
-    }
-
-    fn rms_norm_backward_kernel(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        epsilon: f64,
-        trained: bool,
-        grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        if !(cube::takes(x.dtype()) && x.dtype() == gamma.dtype()) {
-            return rms_norm::portable_backward::<Self>(x, gamma, epsilon, trained, grad);
-        }
-        let dtype = gamma.dtype();
-        let shape = gamma.shape();
-        let (x_grad, reciprocals) = <Self as CubeOps>::cube_rms_norm_backward(x.clone(), gamma, grad.clone(), epsilon);
-        let gamma_grad = trained.then(|| {
-            let sums = <Self as CubeOps>::cube_rms_norm_gamma(x, grad, reciprocals);
-            Array::<Self>(sums).sum_dim(0).reshape(&shape.to_vec()).cast(dtype).0
-        });
-        (x_grad, gamma_grad)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn product_kernel(a: FloatTensor<Self>, b: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
-        match vendor::used() {
-            true => <Self as vendor::VendorOps>::vendor_product(a, b, dtype),
-            false => product::portable::<Self>(a, b, dtype),
-        }
-    }
-}
-
-/// Whether attention over heads of these sizes uses the device's tensor cores.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn on_tensor_cores(q: &FloatTensor<Cube>, k: &FloatTensor<Cube>) -> bool {
-    let sizes = attention::Sizes::of::<Cube>(q, k);
-    cube::takes(q.dtype())
-        && cube::attention::fits(q.dtype(), &sizes)
-        && cube::attention::has_room(&q.device().client(), q.dtype(), sizes.width)
-}

@@ -2,10 +2,11 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
+use burn::tensor::DType;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
 use super::{FusedOps, Kernels};
-use crate::ops::adamw::{AdamWStep, Updated};
+use crate::ops::adamw::{AdamWStep, Updated, UpdatedMaster};
 use crate::ops::blocks::budget_or;
 use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET};
 use crate::ops::{
@@ -107,7 +108,21 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         (Self::from_inner(parameter), Self::from_inner(first), Self::from_inner(second))
     }
 
-    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::from_inner(B::sum_of_squares_kernel(x.into_primitive()))
+    fn adamw_with_master(
+        master: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        dtype: DType,
+        step: AdamWStep,
+    ) -> UpdatedMaster<Self> {
+        let [master, grad, first, second] = [master, grad, first, second].map(|t| t.into_primitive());
+        let (copy, master, first, second) = B::adamw_with_master_kernel(master, grad, first, second, dtype, step);
+        let [copy, master, first, second] = [copy, master, first, second].map(Self::from_inner);
+        (copy, master, first, second)
+    }
+
+    fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::from_inner(B::sums_of_squares_kernel(x.into_primitive()))
     }
 }

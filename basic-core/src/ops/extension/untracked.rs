@@ -8,9 +8,10 @@ use burn::backend::Flex;
 use burn::backend::NdArray;
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::DType;
 
 use super::{FusedOps, Kernels};
-use crate::ops::adamw::{AdamWStep, Updated};
+use crate::ops::adamw::{AdamWStep, Updated, UpdatedMaster};
 use crate::ops::blocks::budget_or;
 use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, embedding};
 
@@ -101,8 +102,18 @@ macro_rules! untracked {
             ) -> Updated<Self> {
                 Self::adamw_kernel(parameter, grad, first, second, step)
             }
-            fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::sum_of_squares_kernel(x)
+            fn adamw_with_master(
+                master: FloatTensor<Self>,
+                grad: FloatTensor<Self>,
+                first: FloatTensor<Self>,
+                second: FloatTensor<Self>,
+                dtype: DType,
+                step: AdamWStep,
+            ) -> UpdatedMaster<Self> {
+                Self::adamw_with_master_kernel(master, grad, first, second, dtype, step)
+            }
+            fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+                Self::sums_of_squares_kernel(x)
             }
         }
     };

@@ -1,10 +1,10 @@
 //! A rank's parts of the gradients of a step, after they were summed over the ranks.
 
-use basic_core::ops::sum_of_squares;
+use basic_core::ops::sums_of_squares;
 use burn::tensor::{DType, Tensor, TensorReadError};
 
 use super::layout::Layout;
-use crate::optim::StepReadout;
+use crate::optim::{StepReadout, total_squares};
 use crate::parallel::{Collective, CollectiveError};
 
 /// This rank's parts of the summed gradients, in f32.
@@ -40,13 +40,6 @@ impl Parts {
         self.sums.get_mut(bucket).and_then(Option::take)
     }
 
-    /// Multiplies all parts by `factor`.
-    pub fn scale(&mut self, factor: f64) {
-        for sum in &mut self.sums {
-            *sum = sum.take().map(|part| part.mul_scalar(factor));
-        }
-    }
-
     /// Reads back the values of all tensors in `report`, and the norms of all gradients, which are the same on all
     /// ranks: each contributes the squares of what it owns. A value that is not finite makes its parameter's norm so on
     /// every rank.
@@ -60,14 +53,16 @@ impl Parts {
     {
         let mut read: Vec<Tensor<1>> = report.into_iter().map(|t| t.without_autodiff().cast(DType::F32)).collect();
         let shown: usize = read.iter().map(|t| t.dims()[0]).sum();
-        let (mut names, mut orders) = (vec![None; self.present.len()], Vec::new());
+        let (mut names, mut orders, mut counts) = (vec![None; self.present.len()], Vec::new(), Vec::new());
         for (index, bucket) in self.layout.buckets().iter().enumerate() {
             for member in bucket.members.iter().filter(|member| self.has(member.order)) {
                 names[member.order] = Some(member.name.clone());
                 let at = self.layout.piece(bucket, member).at;
                 if let (Some(part), false) = (&self.sums[index], at.is_empty()) {
-                    read.push(sum_of_squares(part.clone().slice([at])).cast(DType::F32));
+                    let sums = sums_of_squares(part.clone().slice([at])).cast(DType::F32);
                     orders.push(member.order);
+                    counts.push(sums.dims()[0]);
+                    read.push(sums);
                 }
             }
         }
@@ -76,9 +71,10 @@ impl Parts {
             false => Tensor::cat(read, 0).try_into_vec_as::<f32>()?,
         };
         let mut squares = vec![0.0; self.present.len()];
-        for (order, square) in orders.into_iter().zip(values.drain(shown..)) {
-            squares[order] = f64::from(square);
+        for (order, square) in orders.into_iter().zip(total_squares(&values[shown..], counts)) {
+            squares[order] = square;
         }
+        values.truncate(shown);
         collective.sum_f64(&mut squares)?;
         let named = names.into_iter().zip(&squares).filter_map(|(name, square)| Some((name?, square.sqrt())));
         let grad_norm = squares.iter().sum::<f64>().sqrt() as f32;
