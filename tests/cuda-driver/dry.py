@@ -5,6 +5,7 @@ driver that counts (driver.c). What a training step launches, copies, waits for 
 """
 
 import argparse
+import atexit
 import json
 import os
 import re
@@ -44,6 +45,7 @@ def toolkit():
 class Dry:
     def __init__(self, binary, cache):
         self.folder = Path(tempfile.mkdtemp(prefix="basic-cuda-dry-"))
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         # A copy: the build may go on meanwhile.
         self.binary = Path(shutil.copy(binary, self.folder))
         self.stats = self.folder / "stats.jsonl"
@@ -156,8 +158,8 @@ def operations(dry, **environment):
     print(f"operations: {len(report['operations'])}, {found['kernels_compiled']} kernels, {seconds:.0f} s", flush=True)
 
 
-def attention(dry, **environment):
-    """Attention's kernels for tensor cores: computed on the CPU, and without registers that spill."""
+def own_kernels(dry, **environment):
+    """Kernels of attention for tensor cores and of the optimizer: computed on the CPU, and without registers that spill."""
     folder = Path(tempfile.mkdtemp(dir=dry.folder))
     (folder / "ptx").mkdir()
     # Only what is compiled is in the log.
@@ -168,8 +170,8 @@ def attention(dry, **environment):
         [sys.executable, HERE / "emulate.py", folder / "log", "--work", folder], capture_output=True, text=True
     )
     if done.returncode != 0:
-        raise Failed(f"attention, computed on the CPU: {done.stdout[-4000:]}{done.stderr[-2000:]}")
-    print(f"attention, computed on the CPU {environment or ''}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+        raise Failed(f"kernels, computed on the CPU: {done.stdout[-4000:]}{done.stderr[-2000:]}")
+    print(f"kernels, computed on the CPU {environment or ''}: {done.stdout.strip().splitlines()[-1]}", flush=True)
     ptxas = toolkit() / "bin" / "ptxas"
     if not ptxas.exists():
         raise Failed(f"no {ptxas}: pip install nvidia-cuda-nvcc")
@@ -294,8 +296,8 @@ def main():
             operations(dry)
             operations(dry, BASIC_CUBLAS="ahead")
             operations(dry, BASIC_CUBLAS="0", BASIC_KERNELS="portable")
-            attention(dry)
-            attention(dry, BASIC_KERNELS="ahead")
+            own_kernels(dry)
+            own_kernels(dry, BASIC_KERNELS="ahead")
         for name, budget in budgets.items():
             if args.only and name not in args.only:
                 continue

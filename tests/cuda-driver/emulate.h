@@ -27,7 +27,7 @@ static std::vector<Fiber> fibers;
 static std::vector<Warp> warps;
 static size_t current, waiting;
 static uint64_t meeting;
-static Dim blockIdx;
+static Dim blockIdx, gridDim;
 static char *shared_memory;
 static ucontext_t scheduler;
 #define threadIdx (fibers[current].thread)
@@ -135,6 +135,7 @@ static void fiber_main() {
 }
 static void launch(Dim grid, Dim block, size_t shared_bytes, void (*body)()) {
   kernel_body = body;
+  gridDim = grid;
   uint32_t count = block.x * block.y * block.z;
   std::vector<std::vector<char>> stacks(count, std::vector<char>(256 << 10));
   shared_memory = (char *)aligned_alloc(128, (shared_bytes + 127) / 128 * 128);

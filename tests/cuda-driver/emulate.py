@@ -1,4 +1,5 @@
-"""Attention's kernels for tensor cores and its read-out, computed on the CPU and compared with attention written out in float64.
+"""Attention's kernels for tensor cores and its read-out, and the optimizer's kernels, computed on the CPU and compared with
+attention and AdamW written out in float64.
 
 `basic devices --check` on the driver that counts has CubeCL write the kernels' CUDA sources; each is compiled here with
 emulate.h in the place of CUDA, and run over odd sizes, packed rows, windows and grouped heads.
@@ -22,11 +23,11 @@ HERE = Path(__file__).resolve().parent
 TOLERANCE = 0.03
 
 
-def kernels(log):
-    """Name, comptime settings and source of every attention kernel in the log."""
+def kernels(log, module):
+    """Name, comptime settings and source of every kernel in the log that comes from a module and takes bfloat16 first."""
     text = Path(log).read_text(errors="replace")
     found = {}
-    for part in re.split(r"(?m)^name: basic_core::ops::cube::attention::", text)[1:]:
+    for part in re.split(rf"(?m)^name: basic_core::ops::cube::{module}::", text)[1:]:
         kind = re.match(r"(\w+)::", part)[1]
         head, _, rest = part.partition("source:\n```cpp\n")
         source = rest.partition("\n```")[0]
@@ -83,7 +84,7 @@ def rounded(x):
 
 
 class Emulated:
-    def __init__(self, name, info, source, work):
+    def __init__(self, name, info, source, work, block=(32, 4, 1)):
         self.info, self.work = info, Path(work)
         parameters = re.search(name + r"\((.*?)\)\s*\{", source, re.S)[1]
         self.arguments = [part.split()[-1] for part in parameters.split(",")]
@@ -105,12 +106,12 @@ int main(int, char **v) {{
   char *scalars = loaded((work + "/scalars.bin").c_str());
   memcpy(&info, scalars, sizeof info);
   Dim grid = {{(uint32_t)atoi(v[2]), (uint32_t)atoi(v[3]), (uint32_t)atoi(v[4])}};
-  launch(grid, {{32, 4, 1}}, 200 << 10, body);
+  launch(grid, {{{block[0]}, {block[1]}, {block[2]}}}, 200 << 10, body);
   for (int i = 5; v[i]; i += 2) stored((work + "/" + v[i] + ".out").c_str(), t[atoi(v[i])], atoi(v[i + 1]));
 }}
 """
         self.usizes = int(re.search(r"scalars_usize\[(\d+)\];", source)[1])
-        self.floats = int(re.search(r"scalars_f32\[(\d+)\];", source)[1])
+        self.floats = int((re.search(r"scalars_f32\[(\d+)\];", source) or [0, "0"])[1])
         self.static = int((re.search(r"uint32_t static_meta\[(\d+)\];", source) or [0, "0"])[1])
         path = self.work / f"{name}.cpp"
         path.write_text(code)
@@ -189,6 +190,46 @@ def first_of(t, past, window):
     return np.array([max(0, past + i + 1 - window) if window else 0 for i in range(t)], np.int32)
 
 
+# The elements whose squares are summed into one number.
+SQUARES_PART = 1 << 16
+
+
+def optimizer(log, work):
+    """How far each kernel of the optimizer is from float64, by name and number of elements."""
+    random = np.random.default_rng(1)
+    for name, (info, source, _) in kernels(log, "optimizer").items():
+        built = Emulated(name, info, source, work, (256, 1, 1))
+        for count in (1, 300, 2 * SQUARES_PART // int(info["n"]) + 3):
+            n = count * int(info["n"])
+            grad = rounded(random.normal(size=n))
+            if info["kind"] == "squares":
+                starts = range(0, n, SQUARES_PART)
+                sums = np.full(len(starts), np.nan, np.float32)
+                (found,) = built.run((len(starts), 1, 1), [bf16(grad), sums], [1], [count, len(starts)], [])
+                expected = np.array([(grad[i : i + SQUARES_PART] ** 2).sum() for i in starts])
+                yield f"{name}, {n} elements", {"sums": float(np.abs(found / expected - 1).max())}
+                continue
+            scale, beta1, beta2, keep, rate, root, epsilon = (0.3, 0.9, 0.99, 0.98, 0.02, 3.0, 1e-6)
+            floats = [scale, beta1, beta2, 1 - beta1, 1 - beta2, keep, rate, root, epsilon]
+            p, first, second = (random.normal(size=n).astype(np.float32) for _ in range(3))
+            second **= 2
+            m = beta1 * first.astype(float) + (1 - beta1) * scale * grad
+            v = beta2 * second.astype(float) + (1 - beta2) * (scale * grad) ** 2
+            master = info["kind"] == "adamw_with_master"
+            held = p if master else widened(bf16(p))
+            updated = keep * held.astype(float) - rate * m / (root * np.sqrt(v) + epsilon)
+            tensors = [np.full(n, 0x7FFF, np.uint16), held] if master else [bf16(p)]
+            tensors += [bf16(grad), first, second]
+            outputs = [0, 1, 3, 4] if master else [0, 2, 3]
+            found = built.run((-(-count // 256), 1, 1), tensors, outputs, [count], floats)
+            result = {"m": off(found[-2], m), "v": off(found[-1], v)}
+            if master:
+                result["master"] = off(found[1], updated)
+                updated = rounded(found[1])
+            parameter = np.abs(widened(found[0]) - updated) / np.maximum(np.abs(updated), 1e-3)
+            yield f"{name}, {n} elements", result | {"parameter": float(parameter.max())}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("log")
@@ -197,7 +238,7 @@ def main():
     work = args.work or tempfile.mkdtemp()
     Path(work).mkdir(parents=True, exist_ok=True)
     groups = {}
-    for name, (info, source, _) in kernels(args.log).items():
+    for name, (info, source, _) in kernels(args.log, "attention").items():
         key = (int(info["vectors"]), info.get("causal", "true") == "true", info.get("ahead", "-"))
         groups.setdefault(key, {})[info["kind"]] = (name, info, source)
     failed, ran = [], 0
@@ -238,7 +279,7 @@ def main():
             print(line + ", ".join(f"{name} {value:.1e}" for name, value in result.items()), flush=True)
             if not fine:
                 failed.append(line)
-    for name, (info, source, _) in kernels(args.log).items():
+    for name, (info, source, _) in kernels(args.log, "attention").items():
         if info["kind"] != "mass":
             continue
         built, width, readouts = Emulated(name, info, source, work), 8 * int(info["vectors"]), int(info["readouts"])
@@ -260,6 +301,15 @@ def main():
             print(line + f"{apart:.1e}", flush=True)
             if not fine:
                 failed.append(line)
+    for name, result in optimizer(args.log, work):
+        ran += 1
+        # A parameter is its master in bfloat16 exactly, and without one what bfloat16 leaves of it.
+        parameter = 0.0 if "master" in result else 2**-8
+        fine = all(value <= (parameter if key == "parameter" else 1e-5) for key, value in result.items())
+        line = f"{'ok    ' if fine else 'FAILED'} {name}: "
+        print(line + ", ".join(f"{key} {value:.1e}" for key, value in result.items()), flush=True)
+        if not fine:
+            failed.append(line)
     print(f"{ran - len(failed)} of {ran} are what float64 gives")
     sys.exit(bool(failed) or not ran)
 

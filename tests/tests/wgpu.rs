@@ -9,7 +9,7 @@ use std::fs;
 
 use basic_core::DeviceSpec;
 use basic_core::ops::{self, AdamWStep, Attention, HeadLayout};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
 use tests::fixtures::{fixture, number, read_jsonl};
 use tests::{args, run};
@@ -139,7 +139,7 @@ fn elementwise_operations_are_those_of_the_cpu() {
         let (p, moments) = ops::adamw(p, numbers([5, 9], 3, device), Some(moments), AdamWStep { time: 2, ..step });
         let third = AdamWStep { time: 3, ..step };
         let (copy, master, moments) =
-            ops::adamw_with_master(p, DType::F32, numbers([5, 9], 4, device), Some(moments), third);
+            ops::adamw_with_master(numbers([5, 9], 6, device), p, numbers([5, 9], 4, device), Some(moments), third);
         let square = ops::sums_of_squares(moments.second);
         [values(copy), values(master), values(moments.first), values(square)].concat()
     };

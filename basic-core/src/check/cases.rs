@@ -252,18 +252,18 @@ fn adamw(p: &Place) -> Vec<Vec<f64>> {
 }
 
 fn adamw_with_master(p: &Place) -> Vec<Vec<f64>> {
-    let mut master = p.tensor::<2>(27, [13, 16]).cast(DType::F32);
+    let mut parameter = p.tensor::<2>(27, [13, 16]);
+    let mut master = parameter.clone().cast(DType::F32);
     let mut moments: Option<AdamWMoments<2>> = None;
-    let mut copy = None;
     for time in 1..=3 {
         let step =
             AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, grad_scale: 0.3, time };
         let grad = p.tensor(27 + time as u64, [13, 16]);
-        let (rounded, next, kept) = ops::adamw_with_master(master, p.dtype, grad, moments, step);
-        (copy, master, moments) = (Some(rounded), next, Some(kept));
+        let (rounded, next, kept) = ops::adamw_with_master(parameter, master, grad, moments, step);
+        (parameter, master, moments) = (rounded, next, Some(kept));
     }
     let moments = moments.map(|kept| [read(kept.first), read(kept.second)]);
-    copy.map(read).into_iter().chain([read(master)]).chain(moments.into_iter().flatten()).collect()
+    [read(parameter), read(master)].into_iter().chain(moments.into_iter().flatten()).collect()
 }
 
 fn sums_of_squares(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {

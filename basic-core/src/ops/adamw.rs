@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use super::FusedOps;
 use super::array::{Array, accumulator};
@@ -77,33 +77,35 @@ pub fn adamw<const D: usize>(
     (Tensor::from_dispatch(parameter), moments)
 }
 
-/// [`adamw`] for a parameter of which the model holds a copy of type `dtype`, usually in 16 bits, and the optimizer the
-/// `master` that is updated. Returns the new copy, the new master and the moments.
+/// [`adamw`] of a `master`, which the optimizer holds for a parameter that the model holds in fewer bits: the parameter
+/// becomes the updated master, rounded. What the parameter was does not matter; its memory is used again. Returns the
+/// new parameter, the new master and the moments.
 ///
 /// # Panics
 ///
 /// Panics if the shapes differ.
 pub fn adamw_with_master<const D: usize>(
+    parameter: Tensor<D>,
     master: Tensor<D>,
-    dtype: DType,
     grad: Tensor<D>,
     moments: Option<AdamWMoments<D>>,
     step: AdamWStep,
 ) -> (Tensor<D>, Tensor<D>, AdamWMoments<D>) {
     let moments = AdamWMoments::of(moments, &master, &grad);
+    assert_eq!(parameter.dims(), master.dims(), "adamw: the parameter and its master");
     if master.shape().num_elements() == 0 {
-        return (master.clone().cast(dtype), master, moments);
+        return (parameter, master, moments);
     }
-    let (copy, master, first, second) = Dispatch::adamw_with_master(
+    let (parameter, master, first, second) = Dispatch::adamw_with_master(
+        parameter.into_dispatch(),
         master.into_dispatch(),
         grad.into_dispatch(),
         moments.first.into_dispatch(),
         moments.second.into_dispatch(),
-        dtype,
         step,
     );
     let moments = AdamWMoments { first: Tensor::from_dispatch(first), second: Tensor::from_dispatch(second) };
-    (Tensor::from_dispatch(copy), Tensor::from_dispatch(master), moments)
+    (Tensor::from_dispatch(parameter), Tensor::from_dispatch(master), moments)
 }
 
 /// The number of elements whose squares are summed into one number.
@@ -125,7 +127,7 @@ pub fn sums_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 /// The updated parameter and its moments.
 pub type Updated<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
-/// The copy of the updated parameter in the model's type, the parameter itself and its moments.
+/// The updated parameter, its master and its moments.
 pub type UpdatedMaster<B> = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
 
 pub fn portable<B: Backend>(

@@ -99,7 +99,7 @@ fn half_parameters_have_moments_in_f32() {
 }
 
 #[test]
-fn a_master_is_updated_as_a_parameter_is_and_its_copy_is_the_master_rounded() {
+fn a_master_is_updated_as_a_parameter_is_and_the_parameter_is_the_master_rounded() {
     let [cpu, ndarray] = [DeviceSpec::Cpu, DeviceSpec::NdArray].map(|spec| spec.open().unwrap());
     for (device, dtype, rounded) in [
         (&cpu, DType::F32, DType::BF16),
@@ -110,18 +110,26 @@ fn a_master_is_updated_as_a_parameter_is_and_its_copy_is_the_master_rounded() {
         for n in [0, 3, 33, 49_158] {
             let start = tensor(&numbers(n, 1), dtype, device);
             let (mut plain, mut plain_moments) = (start.clone(), None);
-            let (mut master, mut moments) = (start, None);
+            let held = start.clone().cast(rounded);
+            let before = read(held.clone());
+            let (mut parameter, mut master, mut moments) = (held.clone(), start, None);
             for t in 0..3 {
                 let grad = tensor(&numbers(n, 2 + t), rounded, device);
                 let step = AdamWStep { time: t as usize + 1, ..STEP };
                 let (next, kept) = adamw(plain, grad.clone(), plain_moments, step);
                 (plain, plain_moments) = (next, Some(kept));
-                let (copy, next, kept) = adamw_with_master(master, rounded, grad, moments, step);
-                (master, moments) = (next, Some(kept));
-                assert_eq!((copy.dtype(), master.dtype()), (rounded, dtype));
+                let (updated, next, kept) = adamw_with_master(parameter, master, grad, moments, step);
+                (parameter, master, moments) = (updated, next, Some(kept));
+                assert_eq!((parameter.dtype(), master.dtype()), (rounded, dtype));
                 assert_eq!(read(master.clone()), read(plain.clone()), "{dtype:?}, {n} elements, step {t}");
-                assert_eq!(read(copy), read(plain.clone().cast(rounded)), "{dtype:?}, {n} elements, step {t}");
+                assert_eq!(
+                    read(parameter.clone()),
+                    read(plain.clone().cast(rounded)),
+                    "{dtype:?}, {n} elements, step {t}"
+                );
             }
+            // What else held the parameter still has its old values.
+            assert_eq!(read(held), before);
             let [plain, kept] = [plain_moments, moments].map(Option::unwrap);
             assert_eq!([read(plain.first), read(plain.second)], [read(kept.first), read(kept.second)]);
         }

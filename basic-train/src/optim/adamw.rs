@@ -82,8 +82,8 @@ impl Rates<'_> {
         };
         let (value, master, AdamWMoments { first, second }) = match dtype {
             DType::BF16 | DType::F16 => {
-                let master = master.unwrap_or_else(|| value.cast(DType::F32));
-                let (value, master, moments) = adamw_with_master(master, dtype, grad, moments, step);
+                let master = master.unwrap_or_else(|| value.clone().cast(DType::F32));
+                let (value, master, moments) = adamw_with_master(value, master, grad, moments, step);
                 (value, Some(master), moments)
             }
             _ => {

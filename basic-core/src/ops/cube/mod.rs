@@ -108,13 +108,15 @@ pub trait CubeOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// See [`Kernels::adamw_with_master_kernel`](super::Kernels::adamw_with_master_kernel); the moments are in f32.
-    #[fusion(meta = |master, _, first, second, dtype, _| (of_type(master, *dtype), master.clone(), first.clone(), second.clone()))]
+    #[fusion(meta = |parameter, master, _, first, second, _| {
+        (parameter.clone(), master.clone(), first.clone(), second.clone())
+    })]
     fn cube_adamw_with_master(
+        parameter: FloatTensor<Self>,
         master: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        dtype: DType,
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
@@ -162,10 +164,6 @@ pub trait CubeOps: Backend {
         rows: IntTensor<Self>,
         readout: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-}
-
-fn of_type(x: &TensorSpec, dtype: DType) -> TensorSpec {
-    TensorSpec::new(x.shape.clone(), dtype)
 }
 
 fn gathered(grad: &TensorSpec, table: usize) -> TensorSpec {
@@ -232,14 +230,14 @@ impl CubeOps for CubeBackend {
     }
 
     fn cube_adamw_with_master(
+        parameter: CubeTensor,
         master: CubeTensor,
         grad: CubeTensor,
         first: CubeTensor,
         second: CubeTensor,
-        dtype: DType,
         step: AdamWStep,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        optimizer::adamw_with_master(master, grad, first, second, dtype, step)
+        optimizer::adamw_with_master(parameter, master, grad, first, second, step)
     }
 
     fn cube_sums_of_squares(x: CubeTensor) -> CubeTensor {

@@ -77,15 +77,15 @@ fn adamw_kernel<E: Float, G: Float, N: Size>(
 }
 
 #[cube(launch, address_type = "dynamic")]
-fn adamw_with_master_kernel<C: Float, E: Float, G: Float, N: Size>(
-    copy: &mut Tensor<Vector<C, N>>,
-    master: &mut Tensor<Vector<E, N>>,
+fn adamw_with_master_kernel<E: Float, M: Float, G: Float, N: Size>(
+    parameter: &mut Tensor<Vector<E, N>>,
+    master: &mut Tensor<Vector<M, N>>,
     grad: &Tensor<Vector<G, N>>,
     first: &mut Tensor<Vector<f32, N>>,
     second: &mut Tensor<Vector<f32, N>>,
     count: usize,
     by: Update,
-    #[define(C, E, G)] _dtypes: [ElemType; 3],
+    #[define(E, M, G)] _dtypes: [ElemType; 3],
 ) {
     if ABSOLUTE_POS >= count {
         terminate!();
@@ -93,7 +93,7 @@ fn adamw_with_master_kernel<C: Float, E: Float, G: Float, N: Size>(
     let p = Vector::<f32, N>::cast_from(master[ABSOLUTE_POS]);
     let p = advance(p, grad, first, second, ABSOLUTE_POS, by);
     master[ABSOLUTE_POS] = Vector::cast_from(p);
-    copy[ABSOLUTE_POS] = Vector::cast_from(p);
+    parameter[ABSOLUTE_POS] = Vector::cast_from(p);
 }
 
 /// The tensor, contiguous and not shared with any other.
@@ -136,32 +136,36 @@ pub fn adamw(
     (parameter, first, second)
 }
 
-/// The copy of the updated parameter in type `dtype`, the parameter itself, and its moments, which are in f32.
+/// The updated parameter, its master, and its moments, which are in f32.
 pub fn adamw_with_master(
+    parameter: CubeTensor,
     master: CubeTensor,
     grad: CubeTensor,
     first: CubeTensor,
     second: CubeTensor,
-    dtype: DType,
     step: AdamWStep,
 ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
     let grad = rows(grad);
     let [master, first, second] = [master, first, second].map(own);
-    let copy = like(&master, master.meta.shape().to_vec(), dtype);
+    // All of it is written, so that a parameter that something else holds is not copied.
+    let parameter = match parameter.can_mut() && parameter.is_contiguous() {
+        true => parameter,
+        false => like(&master, master.meta.shape().to_vec(), parameter.dtype),
+    };
     let elements = master.meta.num_elements();
-    let vector = [&master, &grad, &first, &copy].map(|x| width(x, elements)).into_iter().min().unwrap_or(1);
+    let vector = [&master, &grad, &first, &parameter].map(|x| width(x, elements)).into_iter().min().unwrap_or(1);
     let count = elements / vector;
     let (cubes, dim) = units(&master, count);
     let client = master.client.clone();
-    let address = addresses(&[&master, &grad, &first, &copy]);
-    let dtypes = [element(dtype), element(master.dtype), element(grad.dtype)];
+    let address = addresses(&[&master, &grad, &first, &parameter]);
+    let dtypes = [element(parameter.dtype), element(master.dtype), element(grad.dtype)];
     adamw_with_master_kernel::launch(
         &client,
         cubes,
         dim,
         address,
         vector,
-        copy.clone().into_tensor_arg(),
+        parameter.clone().into_tensor_arg(),
         master.clone().into_tensor_arg(),
         grad.into_tensor_arg(),
         first.clone().into_tensor_arg(),
@@ -170,7 +174,7 @@ pub fn adamw_with_master(
         update(&step),
         dtypes,
     );
-    (copy, master, first, second)
+    (parameter, master, first, second)
 }
 
 /// The number of parts of `n` elements.

@@ -113,17 +113,19 @@ impl Kernels for Cube {
     }
 
     fn adamw_with_master_kernel(
+        parameter: FloatTensor<Self>,
         master: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        dtype: DType,
         step: AdamWStep,
     ) -> UpdatedMaster<Self> {
+        let dtype = parameter.dtype();
         let takes = cube::takes(master.dtype()) && cube::takes(grad.dtype()) && cube::takes(dtype);
         if takes && first.dtype() == DType::F32 && second.dtype() == DType::F32 {
-            return <Self as CubeOps>::cube_adamw_with_master(master, grad, first, second, dtype, step);
+            return <Self as CubeOps>::cube_adamw_with_master(parameter, master, grad, first, second, step);
         }
+        drop(parameter);
         let (master, first, second) = adamw::portable::<Self>(master, grad, first, second, step);
         (Array::<Self>(master.clone()).cast(dtype).0, master, first, second)
     }

@@ -8,7 +8,7 @@ mod untracked;
 #[cfg(feature = "ndarray")]
 use burn::backend::NdArray;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, backend_extension};
+use burn::backend::{Backend, TensorMetadata, backend_extension};
 use burn::tensor::DType;
 
 use super::adamw::{AdamWStep, Updated, UpdatedMaster};
@@ -114,11 +114,11 @@ pub trait FusedOps: Backend {
 
     /// [`adamw_with_master`](super::adamw_with_master); no gradient.
     fn adamw_with_master(
+        parameter: FloatTensor<Self>,
         master: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        dtype: DType,
         step: AdamWStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
@@ -276,15 +276,17 @@ pub trait Kernels: Backend {
         adamw::portable::<Self>(parameter, grad, first, second, step)
     }
 
-    /// The copy of the updated parameter in type `dtype`, the parameter itself and its moments.
+    /// The updated parameter, its master and its moments.
     fn adamw_with_master_kernel(
+        parameter: FloatTensor<Self>,
         master: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        dtype: DType,
         step: AdamWStep,
     ) -> UpdatedMaster<Self> {
+        let dtype = parameter.dtype();
+        drop(parameter);
         let (master, first, second) = Self::adamw_kernel(master, grad, first, second, step);
         (Array::<Self>(master.clone()).cast(dtype).0, master, first, second)
     }

@@ -2,7 +2,6 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
-use burn::tensor::DType;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
 use super::{FusedOps, Kernels};
@@ -109,17 +108,19 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     }
 
     fn adamw_with_master(
+        parameter: FloatTensor<Self>,
         master: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        dtype: DType,
         step: AdamWStep,
     ) -> UpdatedMaster<Self> {
-        let [master, grad, first, second] = [master, grad, first, second].map(|t| t.into_primitive());
-        let (copy, master, first, second) = B::adamw_with_master_kernel(master, grad, first, second, dtype, step);
-        let [copy, master, first, second] = [copy, master, first, second].map(Self::from_inner);
-        (copy, master, first, second)
+        let [parameter, master, grad, first, second] =
+            [parameter, master, grad, first, second].map(|t| t.into_primitive());
+        let (parameter, master, first, second) =
+            B::adamw_with_master_kernel(parameter, master, grad, first, second, step);
+        let [parameter, master, first, second] = [parameter, master, first, second].map(Self::from_inner);
+        (parameter, master, first, second)
     }
 
     fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -8,7 +8,6 @@ use burn::backend::Flex;
 use burn::backend::NdArray;
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::tensor::DType;
 
 use super::{FusedOps, Kernels};
 use crate::ops::adamw::{AdamWStep, Updated, UpdatedMaster};
@@ -103,14 +102,14 @@ macro_rules! untracked {
                 Self::adamw_kernel(parameter, grad, first, second, step)
             }
             fn adamw_with_master(
+                parameter: FloatTensor<Self>,
                 master: FloatTensor<Self>,
                 grad: FloatTensor<Self>,
                 first: FloatTensor<Self>,
                 second: FloatTensor<Self>,
-                dtype: DType,
                 step: AdamWStep,
             ) -> UpdatedMaster<Self> {
-                Self::adamw_with_master_kernel(master, grad, first, second, dtype, step)
+                Self::adamw_with_master_kernel(parameter, master, grad, first, second, step)
             }
             fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
                 Self::sums_of_squares_kernel(x)
