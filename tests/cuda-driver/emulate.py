@@ -191,7 +191,7 @@ def first_of(t, past, window):
 
 
 # The elements whose squares are summed into one number.
-SQUARES_PART = 1 << 16
+SQUARES_PART = 1 << 14
 
 
 def optimizer(log, work):

@@ -109,7 +109,7 @@ pub fn adamw_with_master<const D: usize>(
 }
 
 /// The number of elements whose squares are summed into one number.
-pub const SQUARES_PART: usize = 1 << 16;
+pub const SQUARES_PART: usize = 1 << 14;
 
 /// The sums of the squares of each [`SQUARES_PART`] elements in row-major order, `[parts]`, in f32 (f64 for f64): whoever
 /// reads them adds them up, which spares the device a pass. At least one part. The order of summation is fixed even where

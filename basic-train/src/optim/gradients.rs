@@ -62,13 +62,13 @@ pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<G
     squares.found
 }
 
-/// The sum of the squares of each gradient, from what was read of their [`GradientSquares::sums`]; `parts` says how many
-/// numbers belong to each. They are added in their order, so that every run gives the same bits.
+/// The sum of the squares of each gradient, rounded to f32, from what was read of their [`GradientSquares::sums`]; `parts`
+/// says how many numbers belong to each. They are added in their order, so that every run gives the same bits.
 pub(crate) fn total_squares(mut read: &[f32], parts: Vec<usize>) -> Vec<f64> {
     let total = |count| {
         let (own, rest) = read.split_at(count);
         read = rest;
-        own.iter().copied().map(f64::from).sum()
+        f64::from(own.iter().copied().map(f64::from).sum::<f64>() as f32)
     };
     parts.into_iter().map(total).collect()
 }
