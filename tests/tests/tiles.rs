@@ -195,6 +195,46 @@ fn the_lens_shows_the_base_image_and_refuses_to_replace_what_has_newlines() {
     fs::write(&data, question.to_string()).unwrap();
     let ranked = args!["eval", next(), data, "--images", fixture("images"), "--choices", "likelihood", "--replace"];
     basic(ranked).refused(1, &["--replace", "tiles"]);
+    // A study says so before it trains anything.
+    let captions = fixture("training/sizes.json");
+    for (measure, evaluation) in [
+        ("replaced_choices", format!("choices = {{ data = {data:?}, images = {:?} }}", fixture("images"))),
+        ("lens", format!("lens = {{ data = {captions:?}, images = {:?}, replace = true }}", fixture("images"))),
+    ] {
+        let (study, out) = (dir.path().join(format!("{measure}.toml")), dir.path().join(measure));
+        let text = format!(
+            r#"
+name = "Tiles"
+seeds = [0]
+[[stages]]
+name = "pretrain"
+measure = ["{measure}"]
+[stages.recipe]
+stage = "pretrain"
+model.checkpoint = {:?}
+data = {{ path = {captions:?}, images = {:?} }}
+train = {{ steps = 1, batch_size = 2 }}
+[evaluation]
+{evaluation}
+[[factors]]
+name = "losses"
+baseline = "both"
+cells = [{{ name = "both" }}]
+"#,
+            next(),
+            fixture("images"),
+        );
+        fs::write(&study, text).unwrap();
+        let ran = basic(args!["ablate", study, "--out", out, "--device", "cpu"]);
+        assert_eq!(ran.code, Some(1), "{ran:#?}");
+        let said = format!("{measure}.toml: {measure} cannot be measured: the model cuts images into tiles");
+        assert!(ran.stderr.contains(&said), "{}", ran.stderr);
+        let runs = out
+            .join("cells")
+            .read_dir()
+            .map_or(0, |cells| cells.filter(|cell| cell.as_ref().unwrap().path().join("run").exists()).count());
+        assert_eq!(runs, 0, "{measure}: nothing was trained");
+    }
 }
 
 #[test]

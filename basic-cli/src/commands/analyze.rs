@@ -41,7 +41,7 @@ pub fn analyze(args: Analyze) -> Result<()> {
     for path in std::iter::once(&args.checkpoint).chain(&args.compare) {
         let mut checkpoint = open(path, &device)?;
         checkpoint.images = checkpoint.images.with_max_pixels(args.max_pixels);
-        options.check(&checkpoint).with_context(|| path.display().to_string())?;
+        options.check(&checkpoint.config).with_context(|| path.display().to_string())?;
         checkpoints.push((path.clone(), checkpoint));
     }
     match &args.data {

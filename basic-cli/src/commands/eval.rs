@@ -94,7 +94,7 @@ fn file(args: &Eval, data: &Path, launched: Option<&Group>) -> Result<()> {
     };
     checked.map_err(|error| error.of(data))?;
     if args.replace {
-        check_replaceable(&checkpoint).with_context(|| args.checkpoint.display().to_string())?;
+        check_replaceable(&checkpoint.config).with_context(|| args.checkpoint.display().to_string())?;
     }
     let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
     let asked = Asked { launched, args, data, questions, base, checkpoint, conversation, options, model };

@@ -104,8 +104,8 @@ pub enum LensError {
     },
     /// Nearest tokens in place of the visual embeddings of a model that cuts images into tiles.
     #[error(
-        "--replace: the model cuts images into tiles, and no token stands for the newlines between their rows of patches: \
-         leave --replace out"
+        "the model cuts images into tiles, and no token stands for the newlines between their rows of patches: its visual \
+         embeddings cannot be replaced by tokens (--replace; in a study replaced_choices and evaluation.lens.replace)"
     )]
     Tiles,
     /// A model whose images have grids of their own.

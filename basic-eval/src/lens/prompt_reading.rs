@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use basic_core::{Basic, Targets};
 use basic_data::ImageSource;
 use basic_models::nn::Llava;
-use basic_models::{Batch, Checkpoint, ImageTokens};
+use basic_models::{Batch, Checkpoint, ImageTokens, LlavaConfig};
 use burn::tensor::{DType, Int, Tensor, TensorData, TensorReadError};
 use serde::Serialize;
 
@@ -108,7 +108,7 @@ impl<'a> Lens<'a> {
     ///
     /// [`LensError::Layer`] and [`LensError::Objective`] if a layer or k is beyond the decoder's layers.
     pub fn new(model: &'a Llava, checkpoint: &'a Checkpoint, options: LensOptions) -> Result<Self, LensError> {
-        let last = check(checkpoint, &options)?;
+        let last = check(&checkpoint.config, &options)?;
         let k = options.basic.resolve_k(last)?;
         let texts = TokenTexts::new(&checkpoint.tokenizer);
         let (vocabulary, grid) = (Vocabulary::of(model)?, Grid::of(&checkpoint.config));
@@ -122,7 +122,7 @@ impl<'a> Lens<'a> {
     /// [`LensError::Layer`] if a layer is beyond the decoder's layers; then nothing is changed.
     pub fn focus(&mut self, top: usize, layers: Option<Vec<usize>>) -> Result<(), LensError> {
         let options = LensOptions { top, layers, ..self.options.clone() };
-        check(self.checkpoint, &options)?;
+        check(&self.checkpoint.config, &options)?;
         self.options = options;
         Ok(())
     }
@@ -286,9 +286,9 @@ impl<'a> Lens<'a> {
 }
 
 /// Checks the options against the configuration, before weights are read; returns the number of decoder layers.
-pub(super) fn check(checkpoint: &Checkpoint, options: &LensOptions) -> Result<usize, LensError> {
-    let last = checkpoint.config.text_config.num_hidden_layers;
-    if checkpoint.config.vision_config.is_flexible() {
+pub(super) fn check(config: &LlavaConfig, options: &LensOptions) -> Result<usize, LensError> {
+    let last = config.text_config.num_hidden_layers;
+    if config.vision_config.is_flexible() {
         return Err(LensError::OwnGrids);
     }
     options.basic.resolve_k(last)?;
@@ -305,13 +305,13 @@ impl LensOptions {
         Self { basic: Basic::default(), top: 1, all: false, layers: Some(vec![0]), meaning }
     }
 
-    /// Checks k and the layers against a checkpoint's configuration.
+    /// Checks k and the layers against a model's configuration, and that the lens can read such a model.
     ///
     /// # Errors
     ///
-    /// [`LensError::Layer`] and [`LensError::Objective`].
-    pub fn check(&self, checkpoint: &Checkpoint) -> Result<(), LensError> {
-        check(checkpoint, self).map(|_| ())
+    /// [`LensError::Layer`], [`LensError::Objective`] and [`LensError::OwnGrids`].
+    pub fn check(&self, config: &LlavaConfig) -> Result<(), LensError> {
+        check(config, self).map(|_| ())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use basic_data::{DataError, ImageSource, VisionCache};
 use basic_models::generate::{GenerationConfig, GenerationDefaults, generate};
 use basic_models::processor::{Message, PLACEHOLDER, Role, Style, render_prompt, tokenize_prompt};
-use basic_models::{Checkpoint, ImageTokens};
+use basic_models::{ImageTokens, LlavaConfig};
 use burn::tensor::{DType, Tensor};
 use serde::Serialize;
 
@@ -67,15 +67,15 @@ pub fn replaced_prompt(prompt: &ImageTokens, nearest: &[u32]) -> ImageTokens {
     ImageTokens { ids, ..ImageTokens::default() }
 }
 
-/// Checks that a model's visual embeddings can be replaced by their nearest tokens, before its weights are read.
+/// Checks by a model's configuration that its visual embeddings can be replaced by their nearest tokens.
 ///
 /// # Errors
 ///
 /// [`LensError::Tiles`] for a model that cuts images into tiles; [`LensError::OwnGrids`] for one that the lens cannot
 /// read.
-pub fn check_replaceable(checkpoint: &Checkpoint) -> Result<(), LensError> {
-    LensOptions::nearest().check(checkpoint)?;
-    match checkpoint.config.tiling().cuts() {
+pub fn check_replaceable(config: &LlavaConfig) -> Result<(), LensError> {
+    LensOptions::nearest().check(config)?;
+    match config.tiling().cuts() {
         true => Err(LensError::Tiles),
         false => Ok(()),
     }
@@ -89,7 +89,7 @@ impl Lens<'_> {
     /// [`LensError::NotFinite`] for visual embeddings that are NaN or infinite; [`LensError::Read`] if the device
     /// fails; [`LensError::Tiles`] for a model that cuts images into tiles.
     pub fn nearest_tokens(&self, features: Tensor<2>) -> Result<Vec<u32>, LensError> {
-        check_replaceable(self.checkpoint())?;
+        check_replaceable(&self.checkpoint().config)?;
         let v = self.model().multi_modal_projector.forward(features).without_autodiff().cast(DType::F32);
         let asked = Asked { top: 1, all: false, end: None };
         let rows = self.vocabulary().read(self.model(), &v, 0, &asked)?;

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use basic_core::Basic;
 use basic_data::{SetConfig, StyleChoice};
-use basic_eval::lens::{Cases, Lens, LensOptions, Meaning, Rule, Scenes, replacement, survey};
-use basic_models::Checkpoint;
+use basic_eval::lens::{
+    Cases, Lens, LensError, LensOptions, Meaning, Rule, Scenes, check_replaceable, replacement, survey,
+};
 use basic_models::nn::Llava;
+use basic_models::{Checkpoint, LlavaConfig};
 use serde::{Deserialize, Serialize};
 
 use super::AblateError;
@@ -51,6 +53,17 @@ pub struct LensConfig {
 }
 
 impl LensConfig {
+    fn options(&self) -> LensOptions {
+        let meaning = Meaning { rule: self.meaningful, min_similarity: self.min_similarity };
+        LensOptions { basic: Basic::default(), top: 1, all: false, layers: None, meaning }
+    }
+
+    /// Checks that a model of this configuration can be looked at.
+    pub(super) fn check(&self, config: &LlavaConfig) -> Result<(), LensError> {
+        self.options().check(config)?;
+        if self.replace { check_replaceable(config) } else { Ok(()) }
+    }
+
     /// The files that what is measured depends on.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.data).chain(&self.labels)
@@ -87,11 +100,8 @@ impl LensSet {
 
     /// Looks at a model. V^ is that of the paper's k and layer weights in every cell, for angles to be comparable.
     pub fn values(&self, model: &Llava, checkpoint: &Checkpoint, max_new_tokens: usize) -> Result<Values, AblateError> {
-        let LensConfig { meaningful: rule, min_similarity, conversation, .. } = self.config;
-        let meaning = Meaning { rule, min_similarity };
-        let options = LensOptions { basic: Basic::default(), top: 1, all: false, layers: None, meaning };
-        let style = conversation.resolve(checkpoint, false).map_err(basic_models::CheckpointError::from)?;
-        let mut lens = Lens::new(model, checkpoint, options)?;
+        let style = self.config.conversation.resolve(checkpoint, false).map_err(basic_models::CheckpointError::from)?;
+        let mut lens = Lens::new(model, checkpoint, self.config.options())?;
         let seen = survey(&mut lens, &self.cases, &self.indices, &style, self.scenes.as_ref(), &mut |_| {})?;
         let mut values = Values::new();
         for found in &seen.layers {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use basic_core::DeviceSpec;
+use basic_eval::lens::{LensError, check_replaceable};
 use basic_models::checkpoint::Contents;
 use basic_train::recipe::Recipe;
 use basic_train::train::{Outcome, RunInfo, RunOptions, Status, lacks, run};
@@ -16,7 +17,7 @@ use super::event::{Event, Observer};
 use super::expand::{Chain, Expanded};
 use super::measure::{Evaluator, Loaded, Questions};
 use super::result::{SampleAnswer, StageResult, Values};
-use super::study::{EarlyStopping, StopBy};
+use super::study::{EarlyStopping, Measure, StopBy};
 
 /// How a chain ended.
 pub(super) enum Ended {
@@ -96,10 +97,13 @@ impl Worker<'_> {
             return Ok(None);
         }
         let resume = info.is_some() && states(&dir).is_ok_and(|states| !states.is_empty());
+        let recipe = self.recipe(chain, stage);
+        if stage == 0 && !resume {
+            self.check_measures(&recipe)?;
+        }
         if !resume && dir.exists() {
             Contents::Run.remove_unmarked(&dir)?;
         }
-        let recipe = self.recipe(chain, stage);
         let options = RunOptions {
             devices: vec![self.device],
             out: Some(dir.clone()),
@@ -133,6 +137,26 @@ impl Worker<'_> {
         let step_seconds = seconds.get(steps / 2).copied().unwrap_or_default();
         let steps = RunInfo::open(&dir).map_or(steps, |info| info.steps);
         Ok(Some(Took { steps, seconds: start.elapsed().as_secs_f64(), step_seconds }))
+    }
+
+    /// Checks that what the stages measure can be measured on the model, before any of it is trained.
+    fn check_measures(&self, first: &Recipe) -> Result<(), AblateError> {
+        let study = &self.study.study;
+        let measures: Vec<Measure> = study.stages.iter().flat_map(|stage| study.measures(stage)).collect();
+        let lens = study.evaluation.lens.as_ref().filter(|_| measures.contains(&Measure::Lens));
+        let replaced = measures.contains(&Measure::ReplacedChoices);
+        if lens.is_none() && !replaced {
+            return Ok(());
+        }
+        let config = first.model.config(first.seed)?;
+        let wrong = |measure: &str, error: LensError| {
+            let reason = format!("{measure} cannot be measured: {error}");
+            AblateError::Study { path: self.study.path.clone(), reason }
+        };
+        if replaced {
+            check_replaceable(&config).map_err(|error| wrong("replaced_choices", error))?;
+        }
+        lens.map_or(Ok(()), |lens| lens.check(&config)).map_err(|error| wrong("lens", error))
     }
 
     /// The recipe of a stage as it is run.

@@ -104,7 +104,7 @@ impl Plan {
     /// [`PlanError`] that names the file. Data that cannot be read is not an error; the plan then notes what it
     /// assumes.
     pub fn new(recipe: &Recipe, options: &PlanOptions, host: &Device) -> Result<Self, PlanError> {
-        let config = model(recipe)?;
+        let config = recipe.model.config(recipe.seed)?;
         let mut notes = Vec::new();
         let measured = Lengths::measure(recipe, &config);
         let data = measured.unwrap_or_else(|error| {
@@ -213,16 +213,5 @@ impl Plan {
     /// Whether a device with `budget` bytes can hold the run.
     pub fn fits(&self, budget: u64) -> bool {
         self.memory.total <= budget
-    }
-}
-
-/// The configuration of the model that a recipe starts from.
-fn model(recipe: &Recipe) -> Result<LlavaConfig, CheckpointError> {
-    let model = &recipe.model;
-    match (&model.checkpoint, model.first_vision(), &model.llm) {
-        (Some(dir), _, _) => LlavaConfig::open(dir),
-        (None, Some(vision), Some(llm)) => LlavaConfig::of_parts(vision, llm, &model.assembly(recipe.seed)),
-        // `Recipe::open` checks this, but a recipe built in code may not have been checked.
-        _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
     }
 }

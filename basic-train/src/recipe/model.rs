@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use basic_models::checkpoint::AssembleOptions;
+use basic_models::{CheckpointError, LlavaConfig};
 use serde::{Deserialize, Serialize};
 
 /// The model to start from: a LLaVA directory, or a vision encoder and a decoder with a fresh projector.
@@ -65,6 +66,20 @@ impl ModelConfig {
         options.image_grid_pinpoints = self.image_grid_pinpoints.clone().unwrap_or_default();
         options.fused_vision = self.vision.iter().flat_map(|vision| vision.all().iter().skip(1)).cloned().collect();
         options
+    }
+
+    /// The configuration of the model, without its weights; with a fresh projector drawn from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`CheckpointError`] that names the file and the key.
+    pub fn config(&self, seed: u64) -> Result<LlavaConfig, CheckpointError> {
+        match (&self.checkpoint, self.first_vision(), &self.llm) {
+            (Some(dir), _, _) => LlavaConfig::open(dir),
+            (None, Some(vision), Some(llm)) => LlavaConfig::of_parts(vision, llm, &self.assembly(seed)),
+            // `Recipe::open` checks this, but a recipe built in code may not have been checked.
+            _ => Err(CheckpointError::Mismatch("[model] needs either `checkpoint`, or `vision` and `llm`".into())),
+        }
     }
 
     /// The directory of the first vision encoder, if the model is assembled of its parts.
