@@ -24,17 +24,16 @@ TOLERANCE = 0.03
 
 
 def kernels(log, module):
-    """Name, comptime settings and source of every kernel in the log that comes from a module and takes bfloat16 first."""
+    """Name, comptime settings and source of the kernels in the log that come from a module and take bfloat16 first."""
     text = Path(log).read_text(errors="replace")
-    found = {}
+    found = []
     for part in re.split(rf"(?m)^name: basic_core::ops::cube::{module}::", text)[1:]:
-        kind = re.match(r"(\w+)::", part)[1]
         head, _, rest = part.partition("source:\n```cpp\n")
         source = rest.partition("\n```")[0]
         info = {key: value for key, value in re.findall(r"^        (\w+): (\d+|true|false),$", head, re.M)}
         name = re.search(r"(\w+_kernel_e_bf16\w*)\(", source)
-        if name:
-            found[name[1]] = ({**info, "kind": name[1].split("_kernel")[0]}, source, kind)
+        if name and all(source != other for _, _, other in found):
+            found.append((name[1], {**info, "kind": name[1].split("_kernel")[0]}, source))
     return found
 
 
@@ -90,6 +89,9 @@ class Emulated:
         self.arguments = [part.split()[-1] for part in parameters.split(",")]
         tensors = [part for part in parameters.split(",") if "__restrict__" in part and "meta" not in part]
         self.tensors = len(tensors)
+        # Shapes and strides, and two sizes for each, are of tensors; the optimizer's kernels take bare arrays.
+        shaped = "dynamic_meta" in parameters
+        self.first = 2 * self.tensors if shaped else 0
         types = [part.strip().split(" ")[0] for part in tensors]
         loads = "\n".join(f'  t[{i}] = loaded((work + "/{i}.bin").c_str());' for i in range(self.tensors))
         pass_on = ", ".join(f"({types[i]} *)t[{i}]" for i in range(self.tensors))
@@ -99,7 +101,7 @@ class Emulated:
 {portable(source)}
 static char *t[{self.tensors}];
 static info_st info;
-static void body() {{ {name}({pass_on}, nullptr, info); }}
+static void body() {{ {name}({pass_on}, {"nullptr, " if shaped else ""}info); }}
 int main(int, char **v) {{
   std::string work = v[1];
 {loads}
@@ -122,12 +124,12 @@ int main(int, char **v) {{
         """Tensors as arrays; outputs as places and shapes; what the kernel wrote there."""
         for i, tensor in enumerate(tensors):
             (self.work / f"{i}.bin").write_bytes(tensor.tobytes())
-        # The lengths of the buffers come first: two for each.
+        # The sizes of the tensors come first.
         scalars = np.full(self.usizes, 0x7FFFFFFF, np.uint32)
-        scalars[2 * self.tensors : 2 * self.tensors + len(usizes)] = usizes
+        scalars[self.first : self.first + len(usizes)] = usizes
         numbers = np.zeros(self.floats, np.float32)
         numbers[: len(floats)] = floats
-        static = np.zeros(self.static, np.uint32)
+        static = np.full(self.static, 0x7FFFFFFF, np.uint32)
         (self.work / "scalars.bin").write_bytes(scalars.tobytes() + numbers.tobytes() + static.tobytes())
         sizes = [str(part) for place in outputs for part in (place, tensors[place].nbytes)]
         subprocess.run([self.binary, self.work, *map(str, grid), *sizes], check=True)
@@ -172,6 +174,12 @@ def off(found, expected):
     return float(np.abs(found - expected).max() / size)
 
 
+def relative(found, expected):
+    """As `off`, but relative to the element where that is larger: an update by a tiny second moment is thousands."""
+    size = np.maximum(np.abs(expected), np.sqrt((expected**2).mean()))
+    return float((np.abs(found - expected) / size).max())
+
+
 CASES = [
     # batch, queries, keys, heads, key heads, window (0: none; negative: packed in samples of so many)
     (1, 64, 64, 1, 1, 0),
@@ -195,39 +203,52 @@ SQUARES_PART = 1 << 14
 
 
 def optimizer(log, work):
-    """How far each kernel of the optimizer is from float64, by name and number of elements."""
+    """How far each kernel of the optimizer is from float64, by name and by the number of elements of all its tensors."""
     random = np.random.default_rng(1)
-    for name, (info, source, _) in kernels(log, "optimizer").items():
+    for name, info, source in kernels(log, "optimizer"):
         built = Emulated(name, info, source, work, (256, 1, 1))
-        for count in (1, 300, 2 * SQUARES_PART // int(info["n"]) + 3):
-            n = count * int(info["n"])
-            grad = rounded(random.normal(size=n))
-            if info["kind"] == "squares":
-                starts = range(0, n, SQUARES_PART)
-                sums = np.full(len(starts), np.nan, np.float32)
-                (found,) = built.run((len(starts), 1, 1), [bf16(grad), sums], [1], [count, len(starts)], [])
-                expected = np.array([(grad[i : i + SQUARES_PART] ** 2).sum() for i in starts])
-                yield f"{name}, {n} elements", {"sums": float(np.abs(found / expected - 1).max())}
+        vector, squares = int(info["n"]), info["kind"] == "squares"
+        # The sums of squares have one tensor more, their result; an update has 4 a parameter, or 5 with a master.
+        master = "_m_f32" in name
+        each = 1 if squares else 5 if master else 4
+        several = (built.tensors - squares) // each
+        for scale in (1, 300, 2 * SQUARES_PART // vector + 3):
+            counts = [scale + 5 * i for i in range(several)]
+            sizes = [count * vector for count in counts]
+            grads = [rounded(random.normal(size=n)) for n in sizes]
+            told = f"{name}, {several} together, {sum(sizes)} elements"
+            if squares:
+                parts = [grad[i : i + SQUARES_PART] for grad in grads for i in range(0, len(grad), SQUARES_PART)]
+                sums = np.full(len(parts), np.nan, np.float32)
+                tensors = [*(bf16(grad) for grad in grads), sums]
+                (found,) = built.run((len(parts), 1, 1), tensors, [several], [*counts, len(parts)], [])
+                expected = np.array([(part**2).sum() for part in parts])
+                yield told, {"sums": float(np.abs(found / expected - 1).max())}
                 continue
-            scale, beta1, beta2, keep, rate, root, epsilon = (0.3, 0.9, 0.99, 0.98, 0.02, 3.0, 1e-6)
-            floats = [scale, beta1, beta2, 1 - beta1, 1 - beta2, keep, rate, root, epsilon]
-            p, first, second = (random.normal(size=n).astype(np.float32) for _ in range(3))
-            second **= 2
-            m = beta1 * first.astype(float) + (1 - beta1) * scale * grad
-            v = beta2 * second.astype(float) + (1 - beta2) * (scale * grad) ** 2
-            master = info["kind"] == "adamw_with_master"
-            held = p if master else widened(bf16(p))
-            updated = keep * held.astype(float) - rate * m / (root * np.sqrt(v) + epsilon)
-            tensors = [np.full(n, 0x7FFF, np.uint16), held] if master else [bf16(p)]
-            tensors += [bf16(grad), first, second]
-            outputs = [0, 1, 3, 4] if master else [0, 2, 3]
-            found = built.run((-(-count // 256), 1, 1), tensors, outputs, [count], floats)
-            result = {"m": off(found[-2], m), "v": off(found[-1], v)}
-            if master:
-                result["master"] = off(found[1], updated)
-                updated = rounded(found[1])
-            parameter = np.abs(widened(found[0]) - updated) / np.maximum(np.abs(updated), 1e-3)
-            yield f"{name}, {n} elements", result | {"parameter": float(parameter.max())}
+            scaled, beta1, beta2, keep, rate, root, epsilon = (0.3, 0.9, 0.99, 0.98, 0.02, 3.0, 1e-6)
+            floats = [scaled, beta1, beta2, 1 - beta1, 1 - beta2, keep, rate, root, epsilon]
+            p, first, second = ([random.normal(size=n).astype(np.float32) for n in sizes] for _ in range(3))
+            second = [v**2 for v in second]
+            held = p if master else [widened(bf16(x)) for x in p]
+            tensors = [*(np.full(n, 0x7FFF, np.uint16) for n in sizes), *held] if master else [bf16(x) for x in p]
+            tensors += [*map(bf16, grads), *first, *second]
+            found = built.run(
+                (-(-sum(counts) // 256), 1, 1), tensors, list(range(len(tensors))), counts, floats
+            )
+            found = [found[i * several : (i + 1) * several] for i in range(each)]
+            result = {}
+            for i, grad in enumerate(grads):
+                m = beta1 * first[i].astype(float) + (1 - beta1) * scaled * grad
+                v = beta2 * second[i].astype(float) + (1 - beta2) * (scaled * grad) ** 2
+                updated = keep * held[i].astype(float) - rate * m / (root * np.sqrt(v) + epsilon)
+                one = {"m": relative(found[-2][i], m), "v": relative(found[-1][i], v)}
+                if master:
+                    one["master"] = relative(found[1][i], updated)
+                    updated = rounded(found[1][i])
+                parameter = np.abs(widened(found[0][i]) - updated) / np.maximum(np.abs(updated), 1e-3)
+                one["parameter"] = float(parameter.max())
+                result = {key: max(value, result.get(key, 0.0)) for key, value in one.items()}
+            yield told, result
 
 
 def main():
@@ -238,7 +259,7 @@ def main():
     work = args.work or tempfile.mkdtemp()
     Path(work).mkdir(parents=True, exist_ok=True)
     groups = {}
-    for name, (info, source, _) in kernels(args.log, "attention").items():
+    for name, info, source in kernels(args.log, "attention"):
         key = (int(info["vectors"]), info.get("causal", "true") == "true", info.get("ahead", "-"))
         groups.setdefault(key, {})[info["kind"]] = (name, info, source)
     failed, ran = [], 0
@@ -279,7 +300,7 @@ def main():
             print(line + ", ".join(f"{name} {value:.1e}" for name, value in result.items()), flush=True)
             if not fine:
                 failed.append(line)
-    for name, (info, source, _) in kernels(args.log, "attention").items():
+    for name, info, source in kernels(args.log, "attention"):
         if info["kind"] != "mass":
             continue
         built, width, readouts = Emulated(name, info, source, work), 8 * int(info["vectors"]), int(info["readouts"])

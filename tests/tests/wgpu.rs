@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 
 use basic_core::DeviceSpec;
-use basic_core::ops::{self, AdamWStep, Attention, HeadLayout};
+use basic_core::ops::{self, AdamWParameter, AdamWStep, AdamWUpdate, Attention, HeadLayout};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
 use tests::fixtures::{fixture, number, read_jsonl};
@@ -144,6 +144,27 @@ fn elementwise_operations_are_those_of_the_cpu() {
         [values(copy), values(master), values(moments.first), values(square)].concat()
     };
     near("adamw", &updated(&wgpu()), &updated(&DeviceSpec::Cpu.open().unwrap()));
+    // More than one launch takes, some of them of an odd size.
+    let sizes = [16, 32, 7, 48, 64, 80, 96, 112, 128, 4096, 5, 144];
+    let vectors = |seed: u32, device: &Device| {
+        let vector = |(at, n): (usize, &usize)| numbers([*n], seed + at as u32, device);
+        sizes.iter().enumerate().map(vector).collect::<Vec<Tensor<1>>>()
+    };
+    let several = |device: &Device| {
+        let mut parameters: Vec<AdamWParameter> =
+            vectors(7, device).into_iter().map(|value| AdamWParameter { value, master: None, moments: None }).collect();
+        for time in 1..=2 {
+            let grads = vectors(30 * time as u32, device);
+            let update = |(parameter, grad)| AdamWUpdate { parameter, grad, step: AdamWStep { time, ..step } };
+            parameters = ops::adamw_each(parameters.into_iter().zip(grads).map(update).collect());
+        }
+        parameters.into_iter().flat_map(|parameter| values(parameter.value)).collect::<Vec<f64>>()
+    };
+    near("adamw of several", &several(&wgpu()), &several(&DeviceSpec::Cpu.open().unwrap()));
+    let squares = |device: &Device| {
+        ops::sums_of_squares_of_each(vectors(9, device)).into_iter().flat_map(values).collect::<Vec<f64>>()
+    };
+    near("sums of squares of several", &squares(&wgpu()), &squares(&DeviceSpec::Cpu.open().unwrap()));
     // Two whole parts and a rest.
     let squares = |device: &Device| values(ops::sums_of_squares(numbers([129, 1024], 5, device)));
     near("sums of squares", &squares(&wgpu()), &squares(&DeviceSpec::Cpu.open().unwrap()));

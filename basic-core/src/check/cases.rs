@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 
-use crate::ops::{self, ActivationKind, AdamWMoments, AdamWStep, HeadLayout};
+use crate::ops::{self, ActivationKind, AdamWMoments, AdamWParameter, AdamWStep, AdamWUpdate, HeadLayout};
 
 /// The device and the type to compute with.
 pub struct Place {
@@ -62,8 +62,10 @@ pub const CASES: &[Case] = &[
     case("linear_cross_entropy in chunks", |p| cross_entropy(p, HeadLayout::TokenColumns, Some(3 * 67 * 4)), 0.1),
     case("adamw", adamw, 0.03),
     case("adamw with a master", adamw_with_master, 0.03),
+    case("adamw of several", adamw_each, 0.03),
     case("sums_of_squares", |p| sums_of_squares(p, [101, 57]), 0.03),
     case("sums_of_squares in parts", |p| sums_of_squares(p, [301, 1024]), 0.03),
+    case("sums_of_squares of several", sums_of_squares_of_each, 0.03),
 ];
 
 /// The first visible key of each position of a row that packs samples of 70, 65 and 65 positions.
@@ -266,6 +268,48 @@ fn adamw_with_master(p: &Place) -> Vec<Vec<f64>> {
     [read(parameter), read(master)].into_iter().chain(moments.into_iter().flatten()).collect()
 }
 
+/// Several launches of several parameters each: some of them have masters, and not all are of an even size.
+fn adamw_each(p: &Place) -> Vec<Vec<f64>> {
+    let step =
+        AdamWStep { lr: 0.01, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, grad_scale: 0.3, time: 1 };
+    let parameter = |(at, n): (usize, usize)| {
+        let value = p.tensor::<1>(40 + at as u64, [n]);
+        let master = (at % 5 != 4).then(|| value.clone().cast(DType::F32));
+        AdamWParameter { value, master, moments: None }
+    };
+    let sizes = [208, 16, 4096, 91, 48, 320, 16, 1, 64, 1040, 32, 8192, 16, 80, 7, 512, 160];
+    let mut parameters: Vec<AdamWParameter> = sizes.into_iter().enumerate().map(parameter).collect();
+    for time in 1..=2 {
+        let update = |(at, parameter): (usize, AdamWParameter)| {
+            let grad = p.tensor(60 * time as u64 + at as u64, [parameter.value.dims()[0]]);
+            AdamWUpdate { parameter, grad, step: AdamWStep { time, ..step } }
+        };
+        parameters = ops::adamw_each(parameters.into_iter().enumerate().map(update).collect());
+    }
+    let mut results = vec![Vec::new(); 4];
+    for AdamWParameter { value, master, moments } in parameters {
+        let moments = moments.map(|kept| [kept.first, kept.second]);
+        let tensors = [Some(value), master].into_iter().chain(moments.into_iter().flatten().map(Some));
+        for (result, tensor) in results.iter_mut().zip(tensors) {
+            result.extend(tensor.into_iter().flat_map(read));
+        }
+    }
+    results
+}
+
 fn sums_of_squares(p: &Place, dims: [usize; 2]) -> Vec<Vec<f64>> {
     vec![read(ops::sums_of_squares(p.tensor::<2>(31, dims)))]
+}
+
+/// Several launches of several tensors each, of which some have more than one part and not all an even size.
+fn sums_of_squares_of_each(p: &Place) -> Vec<Vec<f64>> {
+    let sizes =
+        [16, 32, 48, 16_400, 64, 80, 96, 112, 128, 144, 160, 32_768, 176, 192, 208, 224, 240, 256, 7, 16_385, 32];
+    let tensor = |(at, n): (usize, usize)| p.tensor::<1>(90 + at as u64, [n]);
+    vec![
+        ops::sums_of_squares_of_each(sizes.into_iter().enumerate().map(tensor).collect())
+            .into_iter()
+            .flat_map(read)
+            .collect(),
+    ]
 }

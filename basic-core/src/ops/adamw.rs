@@ -1,11 +1,14 @@
-//! AdamW's update of one parameter: one pass, in place if nothing else holds the memory; and sums of a gradient's squares.
+//! AdamW's update of parameters: one pass, in place if nothing else holds the memory; and sums of gradients' squares. On a
+//! GPU several parameters share a launch.
+
+use std::vec::IntoIter;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch};
-use burn::tensor::Tensor;
+use burn::backend::{Backend, Dispatch, DispatchTensor};
+use burn::tensor::{DType, Device, Tensor};
 
-use super::FusedOps;
 use super::array::{Array, accumulator};
+use super::{FusedOps, Kernels, Tensors};
 
 /// The settings of an AdamW step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,15 +69,9 @@ pub fn adamw<const D: usize>(
     if parameter.shape().num_elements() == 0 {
         return (parameter, moments);
     }
-    let (parameter, first, second) = Dispatch::adamw(
-        parameter.into_dispatch(),
-        grad.into_dispatch(),
-        moments.first.into_dispatch(),
-        moments.second.into_dispatch(),
-        step,
-    );
-    let moments = AdamWMoments { first: Tensor::from_dispatch(first), second: Tensor::from_dispatch(second) };
-    (Tensor::from_dispatch(parameter), moments)
+    let mut updated = update(vec![parameter.into_dispatch()], grad, moments, step).into_iter();
+    let parameter = next(&mut updated);
+    (parameter, next_moments(&mut updated))
 }
 
 /// [`adamw`] of a `master`, which the optimizer holds for a parameter that the model holds in fewer bits: the parameter
@@ -96,20 +93,128 @@ pub fn adamw_with_master<const D: usize>(
     if master.shape().num_elements() == 0 {
         return (parameter, master, moments);
     }
-    let (parameter, master, first, second) = Dispatch::adamw_with_master(
-        parameter.into_dispatch(),
-        master.into_dispatch(),
-        grad.into_dispatch(),
-        moments.first.into_dispatch(),
-        moments.second.into_dispatch(),
-        step,
-    );
-    let moments = AdamWMoments { first: Tensor::from_dispatch(first), second: Tensor::from_dispatch(second) };
-    (Tensor::from_dispatch(parameter), Tensor::from_dispatch(master), moments)
+    let mut updated = update(vec![parameter.into_dispatch(), master.into_dispatch()], grad, moments, step).into_iter();
+    let [parameter, master] = [next(&mut updated), next(&mut updated)];
+    (parameter, master, next_moments(&mut updated))
 }
+
+/// The update of one parameter, of which `held` has itself and its master if it has one.
+fn update<const D: usize>(
+    mut held: Vec<DispatchTensor>,
+    grad: Tensor<D>,
+    moments: AdamWMoments<D>,
+    step: AdamWStep,
+) -> Vec<DispatchTensor> {
+    let masters = held.len() > 1;
+    held.extend([grad, moments.first, moments.second].map(Tensor::into_dispatch));
+    Dispatch::adamw(Tensors(held), masters, step).0
+}
+
+fn next<const D: usize>(updated: &mut IntoIter<DispatchTensor>) -> Tensor<D> {
+    match updated.next() {
+        Some(tensor) => Tensor::from_dispatch(tensor),
+        None => unreachable!("an update returns every tensor but the gradients"),
+    }
+}
+
+fn next_moments<const D: usize>(updated: &mut IntoIter<DispatchTensor>) -> AdamWMoments<D> {
+    let [first, second] = [next(updated), next(updated)];
+    AdamWMoments { first, second }
+}
+
+/// A parameter of n elements, or a piece of one, and what AdamW keeps of it.
+#[derive(Debug, Clone)]
+pub struct AdamWParameter {
+    /// Its value, `[n]`.
+    pub value: Tensor<1>,
+    /// Its value in more bits, `[n]`, if the optimizer holds one: see [`adamw_with_master`].
+    pub master: Option<Tensor<1>>,
+    /// Its moments; none before the first step.
+    pub moments: Option<AdamWMoments<1>>,
+}
+
+/// One of several updates.
+#[derive(Debug, Clone)]
+pub struct AdamWUpdate {
+    /// The parameter before the step.
+    pub parameter: AdamWParameter,
+    /// Its gradient, `[n]`.
+    pub grad: Tensor<1>,
+    /// The settings.
+    pub step: AdamWStep,
+}
+
+/// What parameters have in common that are updated together.
+#[derive(PartialEq)]
+struct Alike {
+    device: Device,
+    dtypes: [DType; 3],
+    masters: bool,
+    step: AdamWStep,
+    /// Whether vectors of every width that a device loads at once divide their size.
+    aligned: bool,
+}
+
+/// [`adamw`] or [`adamw_with_master`] for each of several parameters, in their order. On a GPU, parameters of the same
+/// types and settings share launches, because one of a small parameter takes less time than its launch; those whose size
+/// is no multiple of 16 are among themselves. No gradient.
+///
+/// # Panics
+///
+/// Panics if the shapes of a parameter, its gradient, its master and its moments differ.
+pub fn adamw_each(updates: Vec<AdamWUpdate>) -> Vec<AdamWParameter> {
+    let mut done: Vec<Option<AdamWParameter>> = Vec::new();
+    let mut groups: Vec<(Alike, Vec<usize>, Vec<DispatchTensor>)> = Vec::new();
+    for AdamWUpdate { parameter: AdamWParameter { value, master, moments }, grad, step } in updates {
+        let [value, grad] = [value, grad].map(Tensor::without_autodiff);
+        let master = master.map(Tensor::without_autodiff);
+        let held = master.as_ref().unwrap_or(&value);
+        let moments = AdamWMoments::of(moments, held, &grad);
+        assert_eq!(value.dims(), held.dims(), "adamw: the parameter and its master");
+        let n = value.dims()[0];
+        if n == 0 {
+            done.push(Some(AdamWParameter { value, master, moments: Some(moments) }));
+            continue;
+        }
+        let alike = Alike {
+            device: value.device(),
+            dtypes: [value.dtype(), held.dtype(), grad.dtype()],
+            masters: master.is_some(),
+            step,
+            aligned: n.is_multiple_of(WIDEST),
+        };
+        let tensors = [Some(value), master, Some(grad), Some(moments.first), Some(moments.second)];
+        let tensors = tensors.into_iter().flatten().map(|tensor| tensor.without_autodiff().into_dispatch());
+        match groups.iter_mut().find(|(others, ..)| *others == alike) {
+            Some((_, places, group)) => {
+                places.push(done.len());
+                group.extend(tensors);
+            }
+            None => groups.push((alike, vec![done.len()], tensors.collect())),
+        }
+        done.push(None);
+    }
+    for (Alike { masters, step, .. }, places, tensors) in groups {
+        let mut updated = Dispatch::adamw(Tensors(tensors), masters, step).0.into_iter();
+        for place in places {
+            let value = next(&mut updated);
+            let master = masters.then(|| next(&mut updated));
+            done[place] = Some(AdamWParameter { value, master, moments: Some(next_moments(&mut updated)) });
+        }
+    }
+    done.into_iter().flatten().collect()
+}
+
+/// The most elements that a device loads at once.
+const WIDEST: usize = 16;
 
 /// The number of elements whose squares are summed into one number.
 pub const SQUARES_PART: usize = 1 << 14;
+
+/// The number of parts of n elements.
+pub fn squares_parts(n: usize) -> usize {
+    n.div_ceil(SQUARES_PART).max(1)
+}
 
 /// The sums of the squares of each [`SQUARES_PART`] elements in row-major order, `[parts]`, in f32 (f64 for f64): whoever
 /// reads them adds them up, which spares the device a pass. At least one part. The order of summation is fixed even where
@@ -117,11 +222,32 @@ pub const SQUARES_PART: usize = 1 << 14;
 /// finish). No gradient.
 pub fn sums_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let n = x.shape().num_elements();
-    let x = x.without_autodiff().reshape([n]);
-    match n {
-        0 => Tensor::zeros([1], (&x.device(), accumulator(x.dtype()))),
-        _ => Tensor::from_dispatch(Dispatch::sums_of_squares(x.into_dispatch())),
+    match sums_of_squares_of_each(vec![x.reshape([n])]).pop() {
+        Some(sums) => sums,
+        None => unreachable!("a tensor has sums of squares, if only of nothing"),
     }
+}
+
+/// [`sums_of_squares`] of each `[n]`, in tensors that hold the sums of one or more of them: one after the other they hold
+/// those of all, [`squares_parts`] of each. On a GPU several share a launch. No gradient.
+pub fn sums_of_squares_of_each(xs: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
+    // Empty, or whether vectors of every width divide it.
+    let size = |x: &Tensor<1>| match x.dims()[0] {
+        0 => None,
+        n => Some(n.is_multiple_of(WIDEST)),
+    };
+    let alike = |a: &Tensor<1>, b: &Tensor<1>| (a.device(), a.dtype(), size(a)) == (b.device(), b.dtype(), size(b));
+    let xs: Vec<Tensor<1>> = xs.into_iter().map(Tensor::without_autodiff).collect();
+    let mut sums = Vec::new();
+    for run in xs.chunk_by(alike) {
+        if size(&run[0]).is_none() {
+            sums.extend(run.iter().map(|x| Tensor::zeros([1], (&x.device(), accumulator(x.dtype())))));
+            continue;
+        }
+        let run = run.iter().map(|x| x.clone().into_dispatch()).collect();
+        sums.extend(Dispatch::sums_of_squares(Tensors(run)).0.into_iter().map(Tensor::from_dispatch));
+    }
+    sums
 }
 
 /// The updated parameter and its moments.
@@ -148,6 +274,31 @@ pub fn portable<B: Backend>(
     let by = second.clone().sqrt().scale(root).plus(step.epsilon);
     let parameter = parameter.cast(first.dtype()).scale(keep).sub(first.clone().scale(rate).div(by)).cast(dtype);
     (parameter.0, first.0, second.0)
+}
+
+/// The updates of several parameters, one after the other; of each, its value, its master if they have one, its gradient
+/// and its moments.
+pub fn one_by_one<B: Kernels>(tensors: Tensors<B>, masters: bool, step: AdamWStep) -> Tensors<B> {
+    let mut tensors = tensors.0.into_iter();
+    let mut updated = Vec::new();
+    while let Some(value) = tensors.next() {
+        let master = if masters { tensors.next() } else { None };
+        let (Some(grad), Some(first), Some(second)) = (tensors.next(), tensors.next(), tensors.next()) else {
+            unreachable!("an update takes a gradient and two moments of every parameter");
+        };
+        match master {
+            Some(master) => {
+                let (value, master, first, second) =
+                    B::adamw_with_master_kernel(value, master, grad, first, second, step);
+                updated.extend([value, master, first, second]);
+            }
+            None => {
+                let (value, first, second) = B::adamw_kernel(value, grad, first, second, step);
+                updated.extend([value, first, second]);
+            }
+        }
+    }
+    Tensors(updated)
 }
 
 /// `x` is `[n]` with n > 0.

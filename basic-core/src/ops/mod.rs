@@ -25,11 +25,15 @@ mod product;
 mod rms_norm;
 mod rotary;
 mod swiglu;
+mod tensors;
 #[cfg(feature = "cuda")]
 mod vendor;
 
 pub use activation::{ActivationKind, gelu, gelu_tanh, quick_gelu, silu};
-pub use adamw::{AdamWMoments, AdamWStep, SQUARES_PART, adamw, adamw_with_master, sums_of_squares};
+pub use adamw::{
+    AdamWMoments, AdamWParameter, AdamWStep, AdamWUpdate, SQUARES_PART, adamw, adamw_each, adamw_with_master,
+    squares_parts, sums_of_squares, sums_of_squares_of_each,
+};
 pub use attention::{Attention, attention, attention_mass, attention_to_all, capped_attention};
 pub use blocks::{BLOCK_BUDGET, block_budget};
 pub use cross_entropy::{HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, linear_cross_entropy, linear_cross_entropy_within};
@@ -41,6 +45,7 @@ pub use product::{linear, patches, product};
 pub use rms_norm::rms_norm;
 pub use rotary::rotate;
 pub use swiglu::swiglu;
+pub use tensors::Tensors;
 
 /// Checks the environment variables that choose between kernels.
 ///

@@ -1,7 +1,10 @@
 //! AdamW against its definition, written out on the host in f64, and the sums of squares.
 
 use basic_core::DeviceSpec;
-use basic_core::ops::{AdamWStep, SQUARES_PART, adamw, adamw_with_master, sums_of_squares};
+use basic_core::ops::{
+    AdamWParameter, AdamWStep, AdamWUpdate, SQUARES_PART, adamw, adamw_each, adamw_with_master, squares_parts,
+    sums_of_squares, sums_of_squares_of_each,
+};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 fn devices() -> Vec<Device> {
@@ -132,6 +135,78 @@ fn a_master_is_updated_as_a_parameter_is_and_the_parameter_is_the_master_rounded
             assert_eq!(read(held), before);
             let [plain, kept] = [plain_moments, moments].map(Option::unwrap);
             assert_eq!([read(plain.first), read(plain.second)], [read(kept.first), read(kept.second)]);
+        }
+    }
+}
+
+#[test]
+fn updates_together_are_those_of_each_alone() {
+    // Neighbours differ in size, type, settings and in whether they have a master; two are empty.
+    let sizes = [33, 48, 0, 16, 3, 49_152, 96, 3, 0, 33, 16, 48];
+    for device in devices() {
+        let vector = |n: usize, seed: u32, dtype: DType| {
+            Tensor::<1>::from_data(TensorData::new(numbers(n, seed), [n]), (&device, dtype))
+        };
+        let parts = |at: usize| {
+            let (n, dtype) = (sizes[at], if at % 4 == 3 { DType::F64 } else { DType::F32 });
+            let master = (at % 3 == 1).then(|| vector(n, at as u32, DType::F64));
+            let step = AdamWStep { lr: if at < 6 { 0.03 } else { 0.01 }, ..STEP };
+            (vector(n, at as u32, dtype), master, [0, 1].map(|t| vector(n, 20 + 2 * at as u32 + t, dtype)), step)
+        };
+        let mut together: Vec<AdamWParameter> = Vec::new();
+        for at in 0..sizes.len() {
+            let (value, master, ..) = parts(at);
+            together.push(AdamWParameter { value, master, moments: None });
+        }
+        for t in 0..2 {
+            let update = |(at, parameter): (usize, AdamWParameter)| {
+                let (_, _, grads, step) = parts(at);
+                AdamWUpdate { parameter, grad: grads[t].clone(), step: AdamWStep { time: t + 1, ..step } }
+            };
+            together = adamw_each(together.into_iter().enumerate().map(update).collect());
+        }
+        assert_eq!(together.len(), sizes.len());
+        for (at, AdamWParameter { value, master, moments }) in together.into_iter().enumerate() {
+            let (mut alone, mut alone_master, grads, step) = parts(at);
+            let mut alone_moments = None;
+            for (t, grad) in grads.into_iter().enumerate() {
+                let step = AdamWStep { time: t + 1, ..step };
+                let kept = match alone_master.take() {
+                    Some(master) => {
+                        let (next, master, kept) = adamw_with_master(alone, master, grad, alone_moments, step);
+                        (alone, alone_master) = (next, Some(master));
+                        kept
+                    }
+                    None => {
+                        let (next, kept) = adamw(alone, grad, alone_moments, step);
+                        alone = next;
+                        kept
+                    }
+                };
+                alone_moments = Some(kept);
+            }
+            assert_eq!((value.dtype(), read(value)), (alone.dtype(), read(alone)), "parameter {at}");
+            assert_eq!(master.map(read), alone_master.map(read), "master {at}");
+            let [moments, alone] = [moments, alone_moments].map(Option::unwrap);
+            assert_eq!([read(moments.first), read(moments.second)], [read(alone.first), read(alone.second)], "{at}");
+        }
+    }
+    assert!(adamw_each(Vec::new()).is_empty());
+}
+
+#[test]
+fn sums_of_squares_of_several_are_those_of_each_alone() {
+    for device in devices() {
+        for sizes in [vec![], vec![0], vec![3, 0, 0, 16, 32, SQUARES_PART, 48, 3 * SQUARES_PART + 16, 1, 2, 16]] {
+            let tensor = |(at, n): (usize, &usize)| {
+                let dtype = if at % 5 == 4 { DType::F64 } else { DType::F32 };
+                Tensor::<1>::from_data(TensorData::new(numbers(*n, at as u32), [*n]), (&device, dtype))
+            };
+            let tensors: Vec<_> = sizes.iter().enumerate().map(tensor).collect();
+            let alone: Vec<f64> = tensors.iter().flat_map(|x| read(sums_of_squares(x.clone()))).collect();
+            assert_eq!(alone.len(), sizes.iter().map(|n| squares_parts(*n)).sum::<usize>());
+            let together: Vec<f64> = sums_of_squares_of_each(tensors).into_iter().flat_map(read).collect();
+            assert_eq!(together, alone, "{sizes:?}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub use render::{IMAGE_SIDE, Placement, coverage, layout, render};
 pub use scene::{Colour, MAX_OBJECTS, Object, Place, Scene, Shape, Size};
 pub use split::{HELD_OUT_PAIRS, HELD_OUT_SHARE, Split, sample_scenes};
 pub use text::{CAPTION_PROMPT, EMPTY, caption, vocabulary};
-pub use write::{Written, write_dataset};
+pub use write::{SCENE_LIMIT, Written, write_dataset};
 
 #[cfg(test)]
 mod render_tests;

@@ -22,7 +22,7 @@ use super::split::{Purpose, Split, sample_scenes, seeded};
 use super::text::{CAPTION_PROMPT, caption};
 
 /// The largest number of scenes in one split, because file names have six digits.
-const SCENE_LIMIT: usize = 1_000_000;
+pub const SCENE_LIMIT: usize = 1_000_000;
 /// The share of conversations in `finetune.json` that also hold a caption.
 const CAPTION_SHARE: f64 = 0.25;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use basic_data::shapes::SCENE_LIMIT;
 use basic_models::outside;
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -22,8 +23,6 @@ pub(super) const TAKEN: [(&str, &str); 3] =
 const MOST_RUNS: usize = 10_000;
 /// Stages behind each other.
 const MOST_STAGES: usize = 100;
-/// Scenes of a split of the embedded world.
-const MOST_SCENES: usize = 10_000_000;
 /// Questions answered together, and tokens of an answer.
 const MOST_BATCH: usize = 1 << 20;
 
@@ -281,8 +280,8 @@ impl Study {
             ));
         }
         let scenes = self.world.as_ref().map(|world| [world.train, world.validation, world.eval]);
-        if scenes.is_some_and(|scenes| scenes.iter().any(|n| *n > MOST_SCENES)) {
-            return Some(format!("world: at most {MOST_SCENES} scenes of a split"));
+        if scenes.is_some_and(|scenes| scenes.iter().any(|n| *n > SCENE_LIMIT)) {
+            return Some(format!("world: at most {SCENE_LIMIT} scenes of a split"));
         }
         let evaluation = &self.evaluation;
         let numbers = [

@@ -215,6 +215,7 @@ fn wrong_studies_name_the_key() {
         ("key = \"objective.k\"", "", "needs either `cells`, or `key` and `values`"),
         ("values = [1, 3]", "values = [1, 7]", "k = 7 is outside 1 to 6"),
         ("world = { train = 4, validation = 2, eval = 2 }", "", "needs a [world] table"),
+        ("world = { train = 4,", "world = { train = 1_000_001,", "world: at most 1000000 scenes of a split"),
         ("[evaluation]", "[[settings]]\nname = \"few\"\nx = 2\n\n[evaluation]", "\"few\" cannot have an x"),
         ("train.steps = 3", "train.steps = 0", "stage align: [train] needs either `steps` or `epochs`"),
     ] {

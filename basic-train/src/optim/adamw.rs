@@ -4,13 +4,13 @@
 //! that a Hugging Face directory does not contain. A custom state type cannot be used with its `ModuleOptimizer`,
 //! because the derive of `RecordState` names Burn's own crate. This implementation therefore visits the module itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use basic_core::ops::{AdamWMoments, AdamWStep, adamw, adamw_with_master};
+use basic_core::ops::{AdamWMoments, AdamWParameter, AdamWStep, AdamWUpdate, adamw_each};
 use basic_models::checkpoint::ParamPath;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 
 use super::OptimizerConfig;
 
@@ -51,27 +51,65 @@ pub(super) struct Rates<'a> {
     pub grad_scale: f64,
 }
 
+/// The number of parameters that are updated together: as many as share a launch on a GPU. The first step makes the state
+/// of so many before it frees their gradients.
+const TOGETHER: usize = 8;
+
+/// A parameter, or a piece of it, of n elements, before an update or after it.
+pub(super) struct Held {
+    pub name: String,
+    /// Whether it has two or more dimensions: others have no weight decay.
+    pub matrix: bool,
+    /// Its value `[n]`, in its own type.
+    pub value: Tensor<1>,
+    /// Its state; none before its first update.
+    pub state: Option<ParameterState>,
+}
+
 impl Rates<'_> {
-    /// Updates a parameter, or a piece of it, of n elements: from its value `[n]` in its own type, its gradient `[n]` and
-    /// its state to its new value and state. Only a `matrix`, of two or more dimensions, has weight decay.
-    pub(super) fn advance(
-        &self,
-        name: &str,
-        matrix: bool,
-        value: Tensor<1>,
-        grad: Tensor<1>,
-        held: Option<ParameterState>,
-    ) -> (Tensor<1>, ParameterState) {
-        let (n, dtype) = (value.dims()[0], value.dtype());
+    /// Updates parameters by their gradients, `[n]` each. Afterwards all have a state.
+    pub(super) fn advance(&self, before: Vec<(Held, Tensor<1>)>) -> Vec<Held> {
+        let (mut before, mut after) = (before.into_iter(), Vec::new());
+        while before.len() > 0 {
+            after.extend(self.together(before.by_ref().take(TOGETHER)));
+        }
+        after
+    }
+
+    fn together(&self, before: impl Iterator<Item = (Held, Tensor<1>)>) -> Vec<Held> {
+        let (mut updates, mut names) = (Vec::new(), Vec::new());
+        for (Held { name, matrix, value, state }, grad) in before {
+            let (n, dtype) = (value.dims()[0], value.dtype());
+            let (time, moments, master) = match state.filter(|state| state.first.dims() == [n]) {
+                Some(ParameterState { time, first, second, master }) => {
+                    (time + 1, Some(AdamWMoments { first, second }), master)
+                }
+                None => (1, None, None),
+            };
+            let step = self.step(&name, matrix, time);
+            let parameter = match dtype {
+                DType::BF16 | DType::F16 => {
+                    let master = master.unwrap_or_else(|| value.clone().cast(DType::F32));
+                    AdamWParameter { value, master: Some(master), moments }
+                }
+                _ => AdamWParameter { value: master.unwrap_or(value), master: None, moments },
+            };
+            updates.push(AdamWUpdate { parameter, grad, step });
+            names.push((name, matrix, time));
+        }
+        let updated = names.into_iter().zip(adamw_each(updates));
+        let held = |((name, matrix, time), AdamWParameter { value, master, moments })| {
+            let state = moments.map(|AdamWMoments { first, second }| ParameterState { time, first, second, master });
+            Held { name, matrix, value, state }
+        };
+        updated.map(held).collect()
+    }
+
+    /// The settings of a parameter's update number `time`.
+    fn step(&self, name: &str, matrix: bool, time: usize) -> AdamWStep {
         let group = self.groups.iter().find(|group| name.starts_with(&group.prefix));
         let decay = group.map_or(self.config.weight_decay, |group| group.weight_decay);
-        let (time, moments, master) = match held.filter(|state| state.first.dims() == [n]) {
-            Some(ParameterState { time, first, second, master }) => {
-                (time + 1, Some(AdamWMoments { first, second }), master)
-            }
-            None => (1, None, None),
-        };
-        let step = AdamWStep {
+        AdamWStep {
             lr: self.lr * group.map_or(1.0, |group| group.rate),
             beta1: self.config.beta1,
             beta2: self.config.beta2,
@@ -79,19 +117,7 @@ impl Rates<'_> {
             weight_decay: if matrix { decay } else { 0.0 },
             grad_scale: self.grad_scale,
             time,
-        };
-        let (value, master, AdamWMoments { first, second }) = match dtype {
-            DType::BF16 | DType::F16 => {
-                let master = master.unwrap_or_else(|| value.clone().cast(DType::F32));
-                let (value, master, moments) = adamw_with_master(value, master, grad, moments, step);
-                (value, Some(master), moments)
-            }
-            _ => {
-                let (value, moments) = adamw(master.unwrap_or(value), grad, moments, step);
-                (value, None, moments)
-            }
-        };
-        (value, ParameterState { time, first, second, master })
+        }
     }
 }
 
@@ -115,19 +141,35 @@ pub(super) fn replaced<const D: usize>(
     Param::from_mapped_value(id, tensor, mapper)
 }
 
-/// Updates every parameter that has a gradient.
+/// Updates every parameter that has a gradient. All of them are taken out of the module, so that nothing else holds their
+/// memory, updated together, and put back.
 pub(super) fn update<M: Module>(module: M, grads: GradientsParams, rates: Rates, states: &mut States) -> M {
-    module.map(&mut Update { path: ParamPath::new(""), grads, rates, states })
+    let mut take =
+        Take { path: ParamPath::new(""), grads, states, taken: Vec::new(), places: Vec::new(), instead: None };
+    let module = module.map(&mut take);
+    let Take { taken, places, .. } = take;
+    let mut values = HashMap::new();
+    for ((id, shape), Held { name, value, state, .. }) in places.into_iter().zip(rates.advance(taken)) {
+        if let Some(state) = state {
+            states.insert(name, state);
+        }
+        values.insert(id, (value, shape));
+    }
+    module.map(&mut PutBack { values })
 }
 
-struct Update<'a> {
+/// Takes the parameters that have a gradient.
+struct Take<'a> {
     path: ParamPath,
     grads: GradientsParams,
-    rates: Rates<'a>,
     states: &'a mut States,
+    taken: Vec<(Held, Tensor<1>)>,
+    places: Vec<(ParamId, Shape)>,
+    /// What stays in the place of each.
+    instead: Option<Tensor<1>>,
 }
 
-impl ModuleMapper for Update<'_> {
+impl ModuleMapper for Take<'_> {
     fn enter_module(&mut self, name: &str, owner: &str) {
         self.path.enter(name, owner);
     }
@@ -137,14 +179,32 @@ impl ModuleMapper for Update<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(grad) = self.grads.remove::<D>(param.id) else { return param };
+        let id = param.id;
+        let Some(grad) = self.grads.remove::<D>(id) else { return param };
         replaced(param, |tensor| {
-            let (dims, n) = (tensor.dims(), tensor.shape().num_elements());
-            let name = self.path.slot(&dims).name;
-            let held = self.states.remove(&name);
-            let (value, state) = self.rates.advance(&name, D >= 2, tensor.reshape([n]), grad.reshape([n]), held);
-            self.states.insert(name, state);
-            value.reshape(dims)
+            let shape = tensor.shape();
+            let n = shape.num_elements();
+            let name = self.path.slot(&tensor.dims()).name;
+            let state = self.states.remove(&name);
+            let instead = self.instead.get_or_insert_with(|| Tensor::zeros([1], &tensor.device())).clone();
+            let held = Held { name, matrix: D >= 2, value: tensor.reshape([n]), state };
+            self.taken.push((held, grad.reshape([n])));
+            self.places.push((id, shape));
+            instead.reshape([1; D])
         })
+    }
+}
+
+/// Puts values in the places of parameters.
+struct PutBack {
+    values: HashMap<ParamId, (Tensor<1>, Shape)>,
+}
+
+impl ModuleMapper for PutBack {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match self.values.remove(&param.id) {
+            Some((value, shape)) => replaced(param, |_| value.reshape(shape)),
+            None => param,
+        }
     }
 }

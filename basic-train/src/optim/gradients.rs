@@ -1,6 +1,6 @@
 //! Sums and norms over all gradients of a module.
 
-use basic_core::ops::sums_of_squares;
+use basic_core::ops::{squares_parts, sums_of_squares_of_each};
 use basic_models::checkpoint::ParamPath;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -27,21 +27,34 @@ impl GradientSink for GradientsParams {
     fn layer_done(&mut self, _: usize) {}
 }
 
-/// The squares of a parameter's gradient.
-#[derive(Debug, Clone)]
+/// The squares of a module's gradients.
+#[derive(Debug, Clone, Default)]
 pub struct GradientSquares {
-    /// The parameter's path.
-    pub name: String,
-    /// The sums of the squares of its parts, `[parts]`, f32.
-    pub sums: Tensor<1>,
+    /// The parameters' paths, in the module's order.
+    pub names: Vec<String>,
+    /// The number of parts of each gradient.
+    pub parts: Vec<usize>,
+    /// The sums of the squares of the parts, f32: one after the other they are those of all gradients, in order.
+    pub sums: Vec<Tensor<1>>,
 }
 
-/// The sums of squares of each gradient, in the module's order.
-pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<GradientSquares> {
+/// The sums of squares of each gradient.
+pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> GradientSquares {
+    /// How many gradients are flattened at a time: that may copy them.
+    const TOGETHER: usize = 16;
+
     struct Squares<'a> {
         path: ParamPath,
         grads: &'a GradientsParams,
-        found: Vec<GradientSquares>,
+        flat: Vec<Tensor<1>>,
+        found: GradientSquares,
+    }
+    impl Squares<'_> {
+        fn sum(&mut self) {
+            let (parts, sums) = squares_of(std::mem::take(&mut self.flat));
+            self.found.parts.extend(parts);
+            self.found.sums.extend(sums);
+        }
     }
     impl ModuleVisitor for Squares<'_> {
         fn enter_module(&mut self, name: &str, owner: &str) {
@@ -52,14 +65,27 @@ pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Vec<G
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = self.grads.get::<D>(param.id) {
-                let name = self.path.slot(&grad.dims()).name;
-                self.found.push(GradientSquares { name, sums: sums_of_squares(grad).cast(DType::F32) });
+                self.found.names.push(self.path.slot(&grad.dims()).name);
+                let n = grad.shape().num_elements();
+                self.flat.push(grad.reshape([n]));
+            }
+            if self.flat.len() == TOGETHER {
+                self.sum();
             }
         }
     }
-    let mut squares = Squares { path: ParamPath::new(""), grads, found: Vec::new() };
+    let found = GradientSquares::default();
+    let mut squares = Squares { path: ParamPath::new(""), grads, flat: Vec::new(), found };
     module.visit(&mut squares);
+    squares.sum();
     squares.found
+}
+
+/// The number of parts of each gradient, `[n]`, and the sums of their squares, in f32 and in order.
+pub(crate) fn squares_of(gradients: Vec<Tensor<1>>) -> (Vec<usize>, Vec<Tensor<1>>) {
+    let parts = gradients.iter().map(|gradient| squares_parts(gradient.dims()[0])).collect();
+    let sums = sums_of_squares_of_each(gradients).into_iter().map(|sums| sums.cast(DType::F32)).collect();
+    (parts, sums)
 }
 
 /// The sum of the squares of each gradient, rounded to f32, from what was read of their [`GradientSquares::sums`]; `parts`

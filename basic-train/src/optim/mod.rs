@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use adamw::Rates;
 pub use adamw::{Group, ParameterState, States};
-pub(crate) use gradients::total_squares;
 pub use gradients::{GradientSink, GradientSquares, add_gradients, gradient_squares};
+pub(crate) use gradients::{squares_of, total_squares};
 pub use schedule::{Schedule, ScheduleKind};
 
 /// AdamW's settings. The defaults are LLaVA's: no weight decay, PyTorch's betas and epsilon, clipping at 1.
@@ -169,11 +169,9 @@ pub fn read_out<M: Module>(
     grads: &GradientsParams,
     report: Vec<Tensor<1>>,
 ) -> Result<StepReadout, TensorReadError> {
-    let squares = gradient_squares(module, grads);
+    let GradientSquares { names, parts, sums } = gradient_squares(module, grads);
     let mut read: Vec<Tensor<1>> = report.into_iter().map(|t| t.without_autodiff().cast(DType::F32)).collect();
     let shown: usize = read.iter().map(|t| t.dims()[0]).sum();
-    let (names, sums): (Vec<String>, Vec<Tensor<1>>) = squares.into_iter().map(|s| (s.name, s.sums)).unzip();
-    let parts: Vec<usize> = sums.iter().map(|sums| sums.dims()[0]).collect();
     read.extend(sums);
     if read.is_empty() {
         return Ok(StepReadout { values: Vec::new(), grad_norm: 0.0, norms: Vec::new() });

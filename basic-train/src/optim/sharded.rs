@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
-use super::adamw::{Rates, replaced};
+use super::adamw::{Held, Rates, replaced};
 use super::{Optimizer, StepReadout};
 use crate::parallel::shard::{Parts, Reduced};
 use crate::parallel::{Collective, CollectiveError};
@@ -85,7 +85,7 @@ impl Optimizer {
         let mut values = Values { found: bucket.members.iter().map(|member| (member.id, None)).collect() };
         module.visit(&mut values);
         let zeros = |n: usize| Tensor::<1>::zeros([n], (&bucket.device, bucket.dtype));
-        let (mut joined, mut filled) = (Vec::new(), 0);
+        let (mut owned, mut places) = (Vec::new(), Vec::new());
         for member in bucket.members.iter().filter(|member| parts.has(member.order)) {
             let piece = layout.piece(bucket, member);
             let value = values.found.remove(&member.id).flatten();
@@ -93,15 +93,21 @@ impl Optimizer {
                 *self.elsewhere.entry(member.name.clone()).or_default() += 1;
                 continue;
             };
-            if piece.at.start > filled {
-                joined.push(zeros(piece.at.start - filled));
-            }
-            filled = piece.at.end;
-            let held = self.states.remove(&member.name);
-            let rates = Rates { config: &self.config, groups: &self.groups, lr, grad_scale };
+            places.push(piece.at.clone());
             let (value, grad) = (value.slice([piece.of]), grads.clone().slice([piece.at]));
-            let (value, state) = rates.advance(&member.name, member.dims.len() >= 2, value, grad, held);
-            self.states.insert(member.name.clone(), state);
+            let state = self.states.remove(&member.name);
+            owned.push((Held { name: member.name.clone(), matrix: member.dims.len() >= 2, value, state }, grad));
+        }
+        let rates = Rates { config: &self.config, groups: &self.groups, lr, grad_scale };
+        let (mut joined, mut filled) = (Vec::new(), 0);
+        for (at, Held { name, value, state, .. }) in places.into_iter().zip(rates.advance(owned)) {
+            if at.start > filled {
+                joined.push(zeros(at.start - filled));
+            }
+            filled = at.end;
+            if let Some(state) = state {
+                self.states.insert(name, state);
+            }
             joined.push(value);
         }
         let part = layout.part(bucket);

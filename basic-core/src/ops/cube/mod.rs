@@ -11,6 +11,8 @@ mod norm;
 mod optimizer;
 mod rows;
 
+pub use optimizer::together;
+
 use std::env;
 use std::sync::OnceLock;
 
@@ -21,7 +23,8 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::adamw::AdamWStep;
+use super::Tensors;
+use super::adamw::{AdamWStep, squares_parts};
 
 /// The environment variable that chooses between these kernels and the portable implementations.
 pub const SWITCH: &str = "BASIC_KERNELS";
@@ -89,40 +92,21 @@ pub trait CubeOps: Backend {
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Gamma's gradient, summed over blocks of rows, `[blocks, d]` in f32.
-    #[fusion(meta = |x, _, _| sums(x))]
+    /// Gamma's gradient, `[d]`.
+    #[fusion(meta = |x, _, _| TensorSpec::new(Shape::from(vec![x.shape[1]]), x.dtype))]
     fn cube_rms_norm_gamma(
         x: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         reciprocals: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
-    /// See [`Kernels::adamw_kernel`](super::Kernels::adamw_kernel); the moments are in f32.
-    #[fusion(meta = |parameter, _, first, second, _| (parameter.clone(), first.clone(), second.clone()))]
-    fn cube_adamw(
-        parameter: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// See [`FusedOps::adamw`](super::FusedOps::adamw); the moments are in f32, and all have one gradient's type.
+    #[fusion(meta = |tensors, masters, _| updated(tensors, *masters))]
+    fn cube_adamw(#[extension_type] tensors: Tensors<Self>, masters: bool, step: AdamWStep) -> Tensors<Self>;
 
-    /// See [`Kernels::adamw_with_master_kernel`](super::Kernels::adamw_with_master_kernel); the moments are in f32.
-    #[fusion(meta = |parameter, master, _, first, second, _| {
-        (parameter.clone(), master.clone(), first.clone(), second.clone())
-    })]
-    fn cube_adamw_with_master(
-        parameter: FloatTensor<Self>,
-        master: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-
-    /// See [`Kernels::sums_of_squares_kernel`](super::Kernels::sums_of_squares_kernel).
-    #[fusion(meta = |x| single(optimizer::squares_parts(x.shape[0])))]
-    fn cube_sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// The sums of the squares of the parts of each `[n]`, one after the other.
+    #[fusion(meta = |xs| single(xs.iter().map(|x| squares_parts(x.shape.num_elements())).sum()))]
+    fn cube_sums_of_squares(#[extension_type] xs: Tensors<Self>) -> FloatTensor<Self>;
 
     /// See [`Kernels::embedding_backward_kernel`](super::Kernels::embedding_backward_kernel); ids are in i32.
     #[fusion(meta = |_, grad, table| gathered(grad, *table))]
@@ -181,12 +165,15 @@ fn log_sum_exp(q: &TensorSpec) -> TensorSpec {
     TensorSpec::new(Shape::from(vec![b, heads, t]), DType::F32)
 }
 
-fn single(rows: usize) -> TensorSpec {
-    TensorSpec::new(Shape::from(vec![rows]), DType::F32)
+/// All tensors of an update but the gradients.
+fn updated(tensors: &[TensorSpec], masters: bool) -> Vec<TensorSpec> {
+    let (each, grad) = (4 + usize::from(masters), 1 + usize::from(masters));
+    let kept = |(at, spec): (usize, &TensorSpec)| (at % each != grad).then(|| spec.clone());
+    tensors.iter().enumerate().filter_map(kept).collect()
 }
 
-fn sums(x: &TensorSpec) -> TensorSpec {
-    TensorSpec::new(Shape::from(vec![norm::blocks(x.shape[0]), x.shape[1]]), DType::F32)
+fn single(rows: usize) -> TensorSpec {
+    TensorSpec::new(Shape::from(vec![rows]), DType::F32)
 }
 
 impl CubeOps for CubeBackend {
@@ -219,29 +206,12 @@ impl CubeOps for CubeBackend {
         norm::rms_norm_gamma(x, grad, reciprocals)
     }
 
-    fn cube_adamw(
-        parameter: CubeTensor,
-        grad: CubeTensor,
-        first: CubeTensor,
-        second: CubeTensor,
-        step: AdamWStep,
-    ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        optimizer::adamw(parameter, grad, first, second, step)
+    fn cube_adamw(tensors: Tensors<Self>, masters: bool, step: AdamWStep) -> Tensors<Self> {
+        Tensors(optimizer::adamw(tensors.0, masters, step))
     }
 
-    fn cube_adamw_with_master(
-        parameter: CubeTensor,
-        master: CubeTensor,
-        grad: CubeTensor,
-        first: CubeTensor,
-        second: CubeTensor,
-        step: AdamWStep,
-    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        optimizer::adamw_with_master(parameter, master, grad, first, second, step)
-    }
-
-    fn cube_sums_of_squares(x: CubeTensor) -> CubeTensor {
-        optimizer::sums_of_squares(x)
+    fn cube_sums_of_squares(xs: Tensors<Self>) -> CubeTensor {
+        optimizer::sums_of_squares(xs.0)
     }
 
     fn cube_gather(ids: CubeTensor, grad: CubeTensor, table: usize) -> CubeTensor {

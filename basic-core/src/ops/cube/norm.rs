@@ -9,11 +9,6 @@ use super::launch::{addresses, cubes, element, like, rows, unit_limit, units, wi
 /// The number of rows that one sum of gamma's gradient covers.
 const BLOCK: usize = 64;
 
-/// The number of sums of gamma's gradient for `rows` rows.
-pub fn blocks(rows: usize) -> usize {
-    rows.div_ceil(BLOCK)
-}
-
 /// The sum of a vector's elements.
 #[cube]
 pub fn across<N: Size>(x: Vector<f32, N>) -> f32 {
@@ -212,15 +207,36 @@ fn rms_norm_gamma_kernel<E: Float, N: Size>(
     sums[ABSOLUTE_POS] = sum;
 }
 
-/// Gamma's gradient, summed over blocks of rows, `[blocks, d]`.
+/// A unit adds one vector of columns over the blocks.
+#[cube(launch, address_type = "dynamic")]
+fn rms_norm_gamma_total_kernel<E: Float, N: Size>(
+    sums: &Tensor<Vector<f32, N>>,
+    total: &mut Tensor<Vector<E, N>>,
+    length: usize,
+    blocks: usize,
+    #[define(E)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= length {
+        terminate!();
+    }
+    let mut sum = Vector::<f32, N>::new(0.0f32);
+    for block in 0..blocks {
+        sum += sums[block * length + ABSOLUTE_POS];
+    }
+    total[ABSOLUTE_POS] = Vector::cast_from(sum);
+}
+
+/// Gamma's gradient, `[d]` in x's type: summed over blocks of rows first.
 pub fn rms_norm_gamma(x: CubeTensor, grad: CubeTensor, reciprocals: CubeTensor) -> CubeTensor {
     let (x, grad, reciprocals) = (rows(x), rows(grad), rows(reciprocals));
     let [count, d] = [x.meta.shape()[0], x.meta.shape()[1]];
-    let sums = like(&x, vec![blocks(count), d], DType::F32);
+    let blocks = count.div_ceil(BLOCK);
+    let sums = like(&x, vec![blocks, d], DType::F32);
+    let total = like(&x, vec![d], x.dtype);
     // The sums are in f32, whose vectors are the narrower ones.
     let vector = width(&x, d).min(width(&sums, d));
     let length = d / vector;
-    let work = blocks(count) * length;
+    let work = blocks * length;
     let (cubes, dim) = units(&x, work);
     let client = x.client.clone();
     let (address, dtype) = (addresses(&[&x, &grad, &sums]), element(x.dtype));
@@ -239,5 +255,18 @@ pub fn rms_norm_gamma(x: CubeTensor, grad: CubeTensor, reciprocals: CubeTensor) 
         length,
         dtype,
     );
-    sums
+    let (cubes, dim) = units(&total, length);
+    rms_norm_gamma_total_kernel::launch(
+        &client,
+        cubes,
+        dim,
+        address,
+        vector,
+        sums.into_tensor_arg(),
+        total.clone().into_tensor_arg(),
+        length,
+        blocks,
+        dtype,
+    );
+    total
 }

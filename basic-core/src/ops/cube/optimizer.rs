@@ -1,4 +1,4 @@
-//! AdamW with one launch per parameter, in place if nothing else holds the memory, and sums of a gradient's squares.
+//! AdamW with one launch for several parameters, in place if nothing else holds the memory, and sums of gradients' squares.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -6,11 +6,11 @@ use cubecl::prelude::*;
 
 use super::launch::{addresses, cubes, element, like, rows, unit_limit, units, width};
 use super::norm::{across, over_cube};
-use crate::ops::adamw::{AdamWStep, Coefficients, SQUARES_PART};
+use crate::ops::adamw::{AdamWStep, Coefficients, SQUARES_PART, squares_parts};
 
 /// `g = scale grad`, `m = beta1 m + rest1 g`, `v = beta2 v + rest2 g^2`, `p = keep p - rate m / (root sqrt(v) + epsilon)`.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
-#[expand(derive(Clone))]
+#[expand(derive(Clone, Copy))]
 struct Update {
     scale: f32,
     beta1: f32,
@@ -43,9 +43,9 @@ fn update(step: &AdamWStep) -> UpdateLaunch {
 #[cube]
 fn advance<G: Float, N: Size>(
     p: Vector<f32, N>,
-    grad: &Tensor<Vector<G, N>>,
-    first: &mut Tensor<Vector<f32, N>>,
-    second: &mut Tensor<Vector<f32, N>>,
+    grad: &[Vector<G, N>],
+    first: &mut [Vector<f32, N>],
+    second: &mut [Vector<f32, N>],
     at: usize,
     by: Update,
 ) -> Vector<f32, N> {
@@ -58,42 +58,40 @@ fn advance<G: Float, N: Size>(
     p * Vector::new(by.keep) - m * Vector::new(by.rate) / under
 }
 
+/// Units count through the vectors of all parameters, one parameter after the other. There are masters of all or of none.
 #[cube(launch, address_type = "dynamic")]
-fn adamw_kernel<E: Float, G: Float, N: Size>(
-    parameter: &mut Tensor<Vector<E, N>>,
-    grad: &Tensor<Vector<G, N>>,
-    first: &mut Tensor<Vector<f32, N>>,
-    second: &mut Tensor<Vector<f32, N>>,
-    count: usize,
-    by: Update,
-    #[define(E, G)] _dtypes: [ElemType; 2],
-) {
-    if ABSOLUTE_POS >= count {
-        terminate!();
-    }
-    let p = Vector::<f32, N>::cast_from(parameter[ABSOLUTE_POS]);
-    let p = advance(p, grad, first, second, ABSOLUTE_POS, by);
-    parameter[ABSOLUTE_POS] = Vector::cast_from(p);
-}
-
-#[cube(launch, address_type = "dynamic")]
-fn adamw_with_master_kernel<E: Float, M: Float, G: Float, N: Size>(
-    parameter: &mut Tensor<Vector<E, N>>,
-    master: &mut Tensor<Vector<M, N>>,
-    grad: &Tensor<Vector<G, N>>,
-    first: &mut Tensor<Vector<f32, N>>,
-    second: &mut Tensor<Vector<f32, N>>,
-    count: usize,
+fn adamw_kernel<E: Float, M: Float, G: Float, N: Size>(
+    parameters: &mut Sequence<Box<[Vector<E, N>]>>,
+    masters: &mut Sequence<Box<[Vector<M, N>]>>,
+    grads: &Sequence<Box<[Vector<G, N>]>>,
+    firsts: &mut Sequence<Box<[Vector<f32, N>]>>,
+    seconds: &mut Sequence<Box<[Vector<f32, N>]>>,
+    counts: &Sequence<usize>,
     by: Update,
     #[define(E, M, G)] _dtypes: [ElemType; 3],
 ) {
-    if ABSOLUTE_POS >= count {
-        terminate!();
+    let held = comptime!(masters.len());
+    let mut before = 0usize.runtime();
+    #[unroll]
+    for i in 0..counts.len() {
+        let count = counts[i];
+        if ABSOLUTE_POS >= before && ABSOLUTE_POS < before + count {
+            let at = ABSOLUTE_POS - before;
+            let parameter = &mut parameters[i];
+            if comptime!(held > 0) {
+                let master = &mut masters[i];
+                let p = Vector::<f32, N>::cast_from(master[at]);
+                let p = advance::<G, N>(p, &grads[i], &mut firsts[i], &mut seconds[i], at, by);
+                master[at] = Vector::cast_from(p);
+                parameter[at] = Vector::cast_from(p);
+            } else {
+                let p = Vector::<f32, N>::cast_from(parameter[at]);
+                let p = advance::<G, N>(p, &grads[i], &mut firsts[i], &mut seconds[i], at, by);
+                parameter[at] = Vector::cast_from(p);
+            }
+        }
+        before += count;
     }
-    let p = Vector::<f32, N>::cast_from(master[ABSOLUTE_POS]);
-    let p = advance(p, grad, first, second, ABSOLUTE_POS, by);
-    master[ABSOLUTE_POS] = Vector::cast_from(p);
-    parameter[ABSOLUTE_POS] = Vector::cast_from(p);
 }
 
 /// The tensor, contiguous and not shared with any other.
@@ -102,92 +100,101 @@ fn own(tensor: CubeTensor) -> CubeTensor {
     if tensor.can_mut() { tensor } else { tensor.copy() }
 }
 
-/// The updated parameter and its moments, which are in f32.
-pub fn adamw(
-    parameter: CubeTensor,
-    grad: CubeTensor,
-    first: CubeTensor,
-    second: CubeTensor,
-    step: AdamWStep,
-) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let grad = rows(grad);
-    let [parameter, first, second] = [parameter, first, second].map(own);
-    let elements = parameter.meta.num_elements();
-    let vector = [&parameter, &grad, &first].map(|x| width(x, elements)).into_iter().min().unwrap_or(1);
-    let count = elements / vector;
-    let (cubes, dim) = units(&parameter, count);
-    let client = parameter.client.clone();
-    let address = addresses(&[&parameter, &grad, &first]);
-    let dtypes = [element(parameter.dtype), element(grad.dtype)];
+/// The most parameters of a launch, of which each takes `each` tensors. The kernel's length grows with it.
+pub fn together(client: &cubecl::client::Client, each: usize) -> usize {
+    let most = client.properties().hardware.max_bindings as usize;
+    // One is the kernel's sizes, and one may be its result.
+    (most.saturating_sub(2) / each).clamp(1, if each == 1 { 16 } else { 8 })
+}
+
+/// What is updated of parameters, and their gradients: see [`FusedOps::adamw`](crate::ops::FusedOps::adamw).
+#[derive(Default)]
+struct Operands {
+    parameters: Vec<CubeTensor>,
+    masters: Vec<CubeTensor>,
+    grads: Vec<CubeTensor>,
+    firsts: Vec<CubeTensor>,
+    seconds: Vec<CubeTensor>,
+}
+
+impl Operands {
+    fn of(tensors: Vec<CubeTensor>, masters: bool) -> Self {
+        let mut operands = Self::default();
+        let mut tensors = tensors.into_iter();
+        while let Some(parameter) = tensors.next() {
+            let master = if masters { tensors.next().map(own) } else { None };
+            let (Some(grad), Some(first), Some(second)) = (tensors.next(), tensors.next(), tensors.next()) else {
+                unreachable!("an update takes a gradient and two moments of every parameter");
+            };
+            operands.parameters.push(match &master {
+                None => own(parameter),
+                // All of it is written, so that a parameter that something else holds is not copied.
+                Some(_) if parameter.can_mut() && parameter.is_contiguous() => parameter,
+                Some(master) => like(master, master.meta.shape().to_vec(), parameter.dtype),
+            });
+            operands.masters.extend(master);
+            operands.grads.push(rows(grad));
+            operands.firsts.push(own(first));
+            operands.seconds.push(own(second));
+        }
+        operands
+    }
+
+    fn all(&self) -> impl Iterator<Item = &CubeTensor> {
+        [&self.parameters, &self.masters, &self.grads, &self.firsts, &self.seconds].into_iter().flatten()
+    }
+
+    /// All but the gradients, parameter by parameter.
+    fn updated(self) -> Vec<CubeTensor> {
+        let mut masters = self.masters.into_iter();
+        let each = self.parameters.into_iter().zip(self.firsts).zip(self.seconds);
+        each.flat_map(|((parameter, first), second)| {
+            [Some(parameter), masters.next(), Some(first), Some(second)].into_iter().flatten().collect::<Vec<_>>()
+        })
+        .collect()
+    }
+}
+
+/// The tensors as a kernel's arguments.
+fn arguments<'a, A: FromIterator<BufferArg>>(tensors: impl IntoIterator<Item = &'a CubeTensor>) -> A {
+    tensors.into_iter().map(|tensor| tensor.clone().into_buffer_arg()).collect()
+}
+
+/// The updated parameters, with their masters if they have `masters`, and their moments, which are in f32. There is at
+/// least one parameter, and all agree in their types.
+pub fn adamw(tensors: Vec<CubeTensor>, masters: bool, step: AdamWStep) -> Vec<CubeTensor> {
+    let operands = Operands::of(tensors, masters);
+    let vector = operands.all().map(|x| width(x, x.meta.num_elements())).min().unwrap_or(1);
+    let counts: Vec<usize> = operands.parameters.iter().map(|x| x.meta.num_elements() / vector).collect();
+    let count = counts.iter().sum();
+    let [parameter, grad] = [&operands.parameters[0], &operands.grads[0]];
+    let master = operands.masters.first().unwrap_or(parameter);
+    let (cubes, dim) = units(parameter, count);
+    let address = addresses(&operands.all().collect::<Vec<_>>()).max(AddressType::from_len(count));
     adamw_kernel::launch(
-        &client,
+        &parameter.client,
         cubes,
         dim,
         address,
         vector,
-        parameter.clone().into_tensor_arg(),
-        grad.into_tensor_arg(),
-        first.clone().into_tensor_arg(),
-        second.clone().into_tensor_arg(),
-        count,
+        arguments(&operands.parameters),
+        arguments(&operands.masters),
+        arguments(&operands.grads),
+        arguments(&operands.firsts),
+        arguments(&operands.seconds),
+        counts.into_iter().collect(),
         update(&step),
-        dtypes,
+        [parameter, master, grad].map(|x| element(x.dtype)),
     );
-    (parameter, first, second)
+    operands.updated()
 }
 
-/// The updated parameter, its master, and its moments, which are in f32.
-pub fn adamw_with_master(
-    parameter: CubeTensor,
-    master: CubeTensor,
-    grad: CubeTensor,
-    first: CubeTensor,
-    second: CubeTensor,
-    step: AdamWStep,
-) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-    let grad = rows(grad);
-    let [master, first, second] = [master, first, second].map(own);
-    // All of it is written, so that a parameter that something else holds is not copied.
-    let parameter = match parameter.can_mut() && parameter.is_contiguous() {
-        true => parameter,
-        false => like(&master, master.meta.shape().to_vec(), parameter.dtype),
-    };
-    let elements = master.meta.num_elements();
-    let vector = [&master, &grad, &first, &parameter].map(|x| width(x, elements)).into_iter().min().unwrap_or(1);
-    let count = elements / vector;
-    let (cubes, dim) = units(&master, count);
-    let client = master.client.clone();
-    let address = addresses(&[&master, &grad, &first, &parameter]);
-    let dtypes = [element(parameter.dtype), element(master.dtype), element(grad.dtype)];
-    adamw_with_master_kernel::launch(
-        &client,
-        cubes,
-        dim,
-        address,
-        vector,
-        parameter.clone().into_tensor_arg(),
-        master.clone().into_tensor_arg(),
-        grad.into_tensor_arg(),
-        first.clone().into_tensor_arg(),
-        second.clone().into_tensor_arg(),
-        count,
-        update(&step),
-        dtypes,
-    );
-    (parameter, master, first, second)
-}
-
-/// The number of parts of `n` elements.
-pub fn squares_parts(n: usize) -> usize {
-    n.div_ceil(SQUARES_PART)
-}
-
-/// A cube's part, in an order that depends only on the sizes.
+/// A cube's part, in an order that depends only on the sizes of the tensors; the parts of one come after those of another.
 #[cube(launch, address_type = "dynamic")]
 fn squares_kernel<E: Float, N: Size>(
-    x: &Tensor<Vector<E, N>>,
-    sums: &mut Tensor<f32>,
-    count: usize,
+    xs: &Sequence<Box<[Vector<E, N>]>>,
+    sums: &mut [f32],
+    counts: &Sequence<usize>,
     parts: usize,
     #[comptime] units: usize,
     #[define(E)] _dtype: ElemType,
@@ -198,12 +205,21 @@ fn squares_kernel<E: Float, N: Size>(
         terminate!();
     }
     let length = SQUARES_PART / N::value();
-    let start = part * length;
-    let end = min(start + length, count);
     let mut sum = Vector::<f32, N>::new(0.0f32);
-    for i in range_stepped(start + UNIT_POS as usize, end, units) {
-        let value = Vector::<f32, N>::cast_from(x[i]);
-        sum += value * value;
+    let mut before = 0usize.runtime();
+    #[unroll]
+    for i in 0..counts.len() {
+        let count = counts[i];
+        let own = count.div_ceil(length);
+        if part >= before && part < before + own {
+            let start = (part - before) * length;
+            let end = min(start + length, count);
+            for at in range_stepped(start + UNIT_POS as usize, end, units) {
+                let value = Vector::<f32, N>::cast_from(xs[i][at]);
+                sum += value * value;
+            }
+        }
+        before += own;
     }
     let total = over_cube(across(sum), &mut shared, units);
     if UNIT_POS == 0 {
@@ -211,28 +227,28 @@ fn squares_kernel<E: Float, N: Size>(
     }
 }
 
-/// The sums of the squares of parts of `[n]`, in f32.
-pub fn sums_of_squares(x: CubeTensor) -> CubeTensor {
-    let x = rows(x);
-    let elements = x.meta.num_elements();
-    let vector = width(&x, elements);
-    let units = 256.min(unit_limit(&x));
-    let parts = squares_parts(elements);
-    let sums = like(&x, vec![parts], DType::F32);
-    let client = x.client.clone();
-    let (address, dtype) = (addresses(&[&x, &sums]), element(x.dtype));
+/// The sums of the squares of parts of each `[n]`, one after the other, in f32. There is at least one tensor, none is
+/// empty, and all are of one type.
+pub fn sums_of_squares(xs: Vec<CubeTensor>) -> CubeTensor {
+    let xs: Vec<CubeTensor> = xs.into_iter().map(rows).collect();
+    let vector = xs.iter().map(|x| width(x, x.meta.num_elements())).min().unwrap_or(1);
+    let counts: Vec<usize> = xs.iter().map(|x| x.meta.num_elements() / vector).collect();
+    let parts = xs.iter().map(|x| squares_parts(x.meta.num_elements())).sum();
+    let units = 256.min(unit_limit(&xs[0]));
+    let sums = like(&xs[0], vec![parts], DType::F32);
+    let address = addresses(&xs.iter().chain([&sums]).collect::<Vec<_>>());
     squares_kernel::launch(
-        &client,
+        &sums.client,
         cubes(parts),
         CubeDim::new_1d(units as u32),
         address,
         vector,
-        x.into_tensor_arg(),
-        sums.clone().into_tensor_arg(),
-        elements / vector,
+        arguments(&xs),
+        sums.clone().into_buffer_arg(),
+        counts.into_iter().collect(),
         parts,
         units,
-        dtype,
+        element(xs[0].dtype),
     );
     sums
 }

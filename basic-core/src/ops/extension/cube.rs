@@ -7,11 +7,11 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, IntDType};
 
 use super::Kernels;
-use crate::ops::adamw::{AdamWStep, Updated, UpdatedMaster};
+use crate::ops::adamw::AdamWStep;
 use crate::ops::array::Array;
 use crate::ops::block_budget;
 use crate::ops::cube::{self, CubeOps};
-use crate::ops::{adamw, attention, embedding, rms_norm, rotary, swiglu};
+use crate::ops::{Tensors, adamw, attention, embedding, rms_norm, rotary, swiglu};
 #[cfg(feature = "cuda")]
 use crate::ops::{product, vendor};
 
@@ -98,43 +98,27 @@ impl Kernels for Cube {
         }
     }
 
-    fn adamw_kernel(
-        parameter: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> Updated<Self> {
-        let takes = cube::takes(parameter.dtype()) && cube::takes(grad.dtype());
-        match takes && first.dtype() == DType::F32 && second.dtype() == DType::F32 {
-            true => <Self as CubeOps>::cube_adamw(parameter, grad, first, second, step),
-            false => adamw::portable::<Self>(parameter, grad, first, second, step),
+    fn adamw_each_kernel(tensors: Tensors<Self>, masters: bool, step: AdamWStep) -> Tensors<Self> {
+        let each = 4 + usize::from(masters);
+        let wide = |x: &FloatTensor<Self>| x.dtype() == DType::F32;
+        let wide_moments = tensors.0.chunks_exact(each).all(|one| one[each - 2..].iter().all(wide));
+        if !(all_taken(&tensors) && wide_moments) {
+            return adamw::one_by_one::<Self>(tensors, masters, step);
         }
+        let together = cube::together(&tensors.0[0].device().client(), each);
+        let mut updated = Vec::new();
+        for group in in_groups(tensors, together * each) {
+            updated.extend(<Self as CubeOps>::cube_adamw(group, masters, step).0);
+        }
+        Tensors(updated)
     }
 
-    fn adamw_with_master_kernel(
-        parameter: FloatTensor<Self>,
-        master: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> UpdatedMaster<Self> {
-        let dtype = parameter.dtype();
-        let takes = cube::takes(master.dtype()) && cube::takes(grad.dtype()) && cube::takes(dtype);
-        if takes && first.dtype() == DType::F32 && second.dtype() == DType::F32 {
-            return <Self as CubeOps>::cube_adamw_with_master(parameter, master, grad, first, second, step);
+    fn sums_of_squares_of_each_kernel(xs: Tensors<Self>) -> Tensors<Self> {
+        if !all_taken(&xs) {
+            return Tensors(xs.0.into_iter().map(Self::sums_of_squares_kernel).collect());
         }
-        drop(parameter);
-        let (master, first, second) = adamw::portable::<Self>(master, grad, first, second, step);
-        (Array::<Self>(master.clone()).cast(dtype).0, master, first, second)
-    }
-
-    fn sums_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        match cube::takes(x.dtype()) {
-            true => <Self as CubeOps>::cube_sums_of_squares(x),
-            false => adamw::portable_sums_of_squares::<Self>(x),
-        }
+        let together = cube::together(&xs.0[0].device().client(), 1);
+        Tensors(in_groups(xs, together).map(<Self as CubeOps>::cube_sums_of_squares).collect())
     }
 
     fn embedding_backward_kernel(rows: usize, ids: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -161,13 +145,8 @@ impl Kernels for Cube {
         if !(cube::takes(x.dtype()) && x.dtype() == gamma.dtype()) {
             return rms_norm::portable_backward::<Self>(x, gamma, epsilon, trained, grad);
         }
-        let dtype = gamma.dtype();
-        let shape = gamma.shape();
         let (x_grad, reciprocals) = <Self as CubeOps>::cube_rms_norm_backward(x.clone(), gamma, grad.clone(), epsilon);
-        let gamma_grad = trained.then(|| {
-            let sums = <Self as CubeOps>::cube_rms_norm_gamma(x, grad, reciprocals);
-            Array::<Self>(sums).sum_dim(0).reshape(&shape.to_vec()).cast(dtype).0
-        });
+        let gamma_grad = trained.then(|| <Self as CubeOps>::cube_rms_norm_gamma(x, grad, reciprocals));
         (x_grad, gamma_grad)
     }
 
@@ -178,6 +157,20 @@ impl Kernels for Cube {
             false => product::portable::<Self>(a, b, dtype),
         }
     }
+}
+
+/// Whether there are tensors, and kernels of this crate take all of them.
+fn all_taken(tensors: &Tensors<Cube>) -> bool {
+    !tensors.0.is_empty() && tensors.0.iter().all(|x| cube::takes(x.dtype()))
+}
+
+/// The tensors, at most so many at a time.
+fn in_groups(tensors: Tensors<Cube>, most: usize) -> impl Iterator<Item = Tensors<Cube>> {
+    let mut left = tensors.0.into_iter();
+    std::iter::from_fn(move || {
+        let group: Vec<_> = left.by_ref().take(most).collect();
+        (!group.is_empty()).then_some(Tensors(group))
+    })
 }
 
 /// Whether attention over heads of these sizes uses the device's tensor cores.

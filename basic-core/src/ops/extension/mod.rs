@@ -13,7 +13,7 @@ use burn::tensor::DType;
 
 use super::adamw::{AdamWStep, Updated, UpdatedMaster};
 use super::array::Array;
-use super::{ActivationKind, HeadLayout};
+use super::{ActivationKind, HeadLayout, Tensors};
 use super::{
     activation, adamw, attention, cross_entropy, directional, distribution, embedding, product, rms_norm, rotary,
     swiglu,
@@ -103,27 +103,12 @@ pub trait FusedOps: Backend {
     /// [`rotate`](super::rotate).
     fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// [`adamw`](super::adamw); no gradient.
-    fn adamw(
-        parameter: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// [`adamw_each`](super::adamw_each) for parameters that agree in their types and in everything else: of each, its
+    /// value, its master if they have `masters`, its gradient and its moments. Returns all but the gradients; no gradient.
+    fn adamw(#[extension_type] tensors: Tensors<Self>, masters: bool, step: AdamWStep) -> Tensors<Self>;
 
-    /// [`adamw_with_master`](super::adamw_with_master); no gradient.
-    fn adamw_with_master(
-        parameter: FloatTensor<Self>,
-        master: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-
-    /// [`sums_of_squares`](super::sums_of_squares) of `[N]`; no gradient.
-    fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// [`sums_of_squares_of_each`](super::sums_of_squares_of_each) of tensors of one type; no gradient.
+    fn sums_of_squares(#[extension_type] xs: Tensors<Self>) -> Tensors<Self>;
 }
 
 /// The computations behind [`FusedOps`], forward and backward, on a backend without autodiff. The default
@@ -291,9 +276,19 @@ pub trait Kernels: Backend {
         (Array::<Self>(master.clone()).cast(dtype).0, master, first, second)
     }
 
+    /// The updates of several parameters: see [`FusedOps::adamw`].
+    fn adamw_each_kernel(tensors: Tensors<Self>, masters: bool, step: AdamWStep) -> Tensors<Self> {
+        adamw::one_by_one::<Self>(tensors, masters, step)
+    }
+
     /// The sums of squares of parts.
     fn sums_of_squares_kernel(x: FloatTensor<Self>) -> FloatTensor<Self> {
         adamw::portable_sums_of_squares::<Self>(x)
+    }
+
+    /// The sums of squares of parts of several tensors, one after the other.
+    fn sums_of_squares_of_each_kernel(xs: Tensors<Self>) -> Tensors<Self> {
+        Tensors(xs.0.into_iter().map(Self::sums_of_squares_kernel).collect())
     }
 }
 

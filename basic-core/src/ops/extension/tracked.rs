@@ -1,13 +1,13 @@
 //! The operations under autodiff: each registers the backward pass of its own module.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 
 use super::{FusedOps, Kernels};
-use crate::ops::adamw::{AdamWStep, Updated, UpdatedMaster};
+use crate::ops::adamw::AdamWStep;
 use crate::ops::blocks::budget_or;
-use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET};
+use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, Tensors};
 use crate::ops::{
     activation, attention, cross_entropy, directional, distribution, embedding, product, rms_norm, rotary, swiglu,
 };
@@ -95,35 +95,21 @@ impl<B: Kernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         rotary::tracked::<B, C>(x, cos.into_primitive(), sin.into_primitive())
     }
 
-    fn adamw(
-        parameter: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> Updated<Self> {
-        let [parameter, grad, first, second] = [parameter, grad, first, second].map(|t| t.into_primitive());
-        let (parameter, first, second) = B::adamw_kernel(parameter, grad, first, second, step);
-        (Self::from_inner(parameter), Self::from_inner(first), Self::from_inner(second))
+    fn adamw(tensors: Tensors<Self>, masters: bool, step: AdamWStep) -> Tensors<Self> {
+        tracked_by_none(B::adamw_each_kernel(inner(tensors), masters, step))
     }
 
-    fn adamw_with_master(
-        parameter: FloatTensor<Self>,
-        master: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        step: AdamWStep,
-    ) -> UpdatedMaster<Self> {
-        let [parameter, master, grad, first, second] =
-            [parameter, master, grad, first, second].map(|t| t.into_primitive());
-        let (parameter, master, first, second) =
-            B::adamw_with_master_kernel(parameter, master, grad, first, second, step);
-        let [parameter, master, first, second] = [parameter, master, first, second].map(Self::from_inner);
-        (parameter, master, first, second)
+    fn sums_of_squares(xs: Tensors<Self>) -> Tensors<Self> {
+        tracked_by_none(B::sums_of_squares_of_each_kernel(inner(xs)))
     }
+}
 
-    fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::from_inner(B::sums_of_squares_kernel(x.into_primitive()))
-    }
+/// The tensors without autodiff.
+fn inner<B: Backend, C: CheckpointStrategy>(tensors: Tensors<Autodiff<B, C>>) -> Tensors<B> {
+    Tensors(tensors.0.into_iter().map(|tensor| tensor.into_primitive()).collect())
+}
+
+/// The tensors under autodiff, without a gradient.
+fn tracked_by_none<B: Backend, C: CheckpointStrategy>(tensors: Tensors<B>) -> Tensors<Autodiff<B, C>> {
+    Tensors(tensors.0.into_iter().map(Autodiff::<B, C>::from_inner).collect())
 }

@@ -10,9 +10,11 @@ use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::{FusedOps, Kernels};
-use crate::ops::adamw::{AdamWStep, Updated, UpdatedMaster};
+use crate::ops::adamw::AdamWStep;
 use crate::ops::blocks::budget_or;
-use crate::ops::{ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, embedding};
+use crate::ops::{
+    ActivationKind, HeadLayout, LINEAR_CROSS_ENTROPY_BUDGET, SEMANTIC_DISTRIBUTION_BUDGET, Tensors, embedding,
+};
 
 /// A backend without autodiff saves nothing for a backward pass.
 macro_rules! untracked {
@@ -92,27 +94,11 @@ macro_rules! untracked {
             fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
                 Self::rotate_kernel(x, cos, sin, false)
             }
-            fn adamw(
-                parameter: FloatTensor<Self>,
-                grad: FloatTensor<Self>,
-                first: FloatTensor<Self>,
-                second: FloatTensor<Self>,
-                step: AdamWStep,
-            ) -> Updated<Self> {
-                Self::adamw_kernel(parameter, grad, first, second, step)
+            fn adamw(tensors: Tensors<Self>, masters: bool, step: AdamWStep) -> Tensors<Self> {
+                Self::adamw_each_kernel(tensors, masters, step)
             }
-            fn adamw_with_master(
-                parameter: FloatTensor<Self>,
-                master: FloatTensor<Self>,
-                grad: FloatTensor<Self>,
-                first: FloatTensor<Self>,
-                second: FloatTensor<Self>,
-                step: AdamWStep,
-            ) -> UpdatedMaster<Self> {
-                Self::adamw_with_master_kernel(parameter, master, grad, first, second, step)
-            }
-            fn sums_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-                Self::sums_of_squares_kernel(x)
+            fn sums_of_squares(xs: Tensors<Self>) -> Tensors<Self> {
+                Self::sums_of_squares_of_each_kernel(xs)
             }
         }
     };

@@ -1,10 +1,9 @@
 //! A rank's parts of the gradients of a step, after they were summed over the ranks.
 
-use basic_core::ops::sums_of_squares;
 use burn::tensor::{DType, Tensor, TensorReadError};
 
 use super::layout::Layout;
-use crate::optim::{StepReadout, total_squares};
+use crate::optim::{StepReadout, squares_of, total_squares};
 use crate::parallel::{Collective, CollectiveError};
 
 /// This rank's parts of the summed gradients, in f32.
@@ -55,16 +54,19 @@ impl Parts {
         let shown: usize = read.iter().map(|t| t.dims()[0]).sum();
         let (mut names, mut orders, mut counts) = (vec![None; self.present.len()], Vec::new(), Vec::new());
         for (index, bucket) in self.layout.buckets().iter().enumerate() {
+            let mut pieces = Vec::new();
             for member in bucket.members.iter().filter(|member| self.has(member.order)) {
                 names[member.order] = Some(member.name.clone());
                 let at = self.layout.piece(bucket, member).at;
                 if let (Some(part), false) = (&self.sums[index], at.is_empty()) {
-                    let sums = sums_of_squares(part.clone().slice([at])).cast(DType::F32);
                     orders.push(member.order);
-                    counts.push(sums.dims()[0]);
-                    read.push(sums);
+                    pieces.push(part.clone().slice([at]));
                 }
             }
+            // Bucket by bucket, because a slice may be a copy.
+            let (parts, sums) = squares_of(pieces);
+            counts.extend(parts);
+            read.extend(sums);
         }
         let mut values = match read.is_empty() {
             true => Vec::new(),
