@@ -1,6 +1,6 @@
 //! A benchmark of one's own: a checkpoint answers a file of questions, and a rule that is not exact match scores the answers.
 //!
-//!     cargo run -p basic-train --example own_benchmark -- CHECKPOINT QUESTIONS.jsonl
+//!     cargo run -p basic-eval --example own_benchmark -- CHECKPOINT QUESTIONS.jsonl
 //!
 //! QUESTIONS has one JSON object a line: `image` (relative to the file), `text`, `answer`, `category`. The rule here is the
 //! share of the true answer's words that the model's answer holds. Without arguments the example asks questions of the

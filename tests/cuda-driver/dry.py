@@ -1,7 +1,9 @@
 """A dry run of the CUDA binary on a machine without a GPU: every kernel is compiled by the real NVRTC and launched on a
 driver that counts (driver.c). What a training step launches, copies, waits for and reserves is held against budgets.json.
 
-    python dry.py BINARY CACHE [--write]      --write sets the budgets to what was found, with a tenth of slack
+    python dry.py BINARY CACHE [--write] [--only NAME ...]
+
+--write sets the budgets to what was found, with a tenth of slack; --only runs these budgets alone.
 """
 
 import argparse

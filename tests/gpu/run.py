@@ -1,5 +1,5 @@
-"""What a quarter of an hour on a GPU is used for: `.ci/gpu` packs this, the binary, its kernels and the reference script
-into target/gpu, and says the command that runs it there.
+"""What a quarter of an hour on a GPU is used for. `.ci/gpu` packs the binary, its kernels, a profiler and the reference
+script into target/gpu; this runs beside them in a copy of the repository, of which it reads tests/fixtures.
 
     python3 tests/gpu/run.py OUT [--seconds N]
 

@@ -1,4 +1,4 @@
-//! Device selection. Besides the extension traits, this is the only place that names backends.
+//! Device selection. Besides the extension traits and NCCL, this is the only place that names backends.
 
 #[cfg(feature = "cuda")]
 mod cuda;

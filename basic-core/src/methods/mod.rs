@@ -1,9 +1,8 @@
 //! The supervision methods, one file each, and the objective that combines them.
 //!
 //! A method is a table in the recipe's `[objective]`. Through [`Method`] it says which decoder layers it needs, and
-//! computes its terms. Adding a method takes a file here, a field of [`Objective`] with its line in
-//! [`Objective::methods`], and, if it trains a head of its own, a field of [`Heads`]. No other code names it: the
-//! trainer, the evaluation, metrics, reports and studies iterate over the terms.
+//! computes its terms. CONTRIBUTING.md lists what adding one takes. The trainer, the evaluation, metrics, reports and
+//! studies name no method: they iterate over the terms.
 
 pub mod basic;
 mod error;

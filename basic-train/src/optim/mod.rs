@@ -121,7 +121,8 @@ impl Optimizer {
         self
     }
 
-    /// Backward pass from `loss`, clipping, and update. `report` holds further `[1]` tensors to read back. If the loss
+    /// Backward pass from `loss`, clipping, and update. `report` holds further `[1]` tensors to read back; the loss is the
+    /// last of the readout's values. If the loss
     /// or the gradients are not finite, which the readout shows, the parameters stay unchanged.
     ///
     /// # Errors

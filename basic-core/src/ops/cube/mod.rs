@@ -1,5 +1,5 @@
-//! This crate's own kernels for the devices of CubeCL: one launch for each operation, where the portable
-//! implementations take many.
+//! This crate's own kernels for the devices of CubeCL: one launch for most operations, and of the optimizer's for several
+//! parameters, where the portable implementations take many.
 //!
 //! Burn's fusion treats each as an opaque operation. `BASIC_KERNELS=portable` disables all of them: fusion then
 //! compiles the portable implementations. With `BASIC_KERNELS=ahead`, attention copies blocks ahead.

@@ -27,7 +27,7 @@ pub type LossAndGrads<B> = (FloatTensor<B>, [Option<FloatTensor<B>>; 2]);
 
 /// The operations as Burn's dispatch calls them. Call the functions of the parent module instead: they check shapes.
 ///
-/// Each method has the shapes and the meaning of the function of the same name.
+/// Each method has the shapes and the meaning of the function that its documentation names.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     NdArray: cfg(feature = "ndarray"),
