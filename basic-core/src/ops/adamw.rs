@@ -205,6 +205,12 @@ pub fn adamw_each(updates: Vec<AdamWUpdate>) -> Vec<AdamWParameter> {
     done.into_iter().flatten().collect()
 }
 
+/// The most parameters that share a launch of AdamW.
+pub const UPDATES_TOGETHER: usize = 8;
+
+/// The most tensors that share a launch of the sums of squares.
+pub const SQUARES_TOGETHER: usize = 16;
+
 /// The most elements that a device loads at once.
 const WIDEST: usize = 16;
 

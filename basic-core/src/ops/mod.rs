@@ -31,8 +31,8 @@ mod vendor;
 
 pub use activation::{ActivationKind, gelu, gelu_tanh, quick_gelu, silu};
 pub use adamw::{
-    AdamWMoments, AdamWParameter, AdamWStep, AdamWUpdate, SQUARES_PART, adamw, adamw_each, adamw_with_master,
-    squares_parts, sums_of_squares, sums_of_squares_of_each,
+    AdamWMoments, AdamWParameter, AdamWStep, AdamWUpdate, SQUARES_PART, SQUARES_TOGETHER, UPDATES_TOGETHER, adamw,
+    adamw_each, adamw_with_master, squares_parts, sums_of_squares, sums_of_squares_of_each,
 };
 pub use attention::{Attention, attention, attention_mass, attention_to_all, capped_attention};
 pub use blocks::{BLOCK_BUDGET, block_budget};

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use basic_core::ops::{AdamWMoments, AdamWParameter, AdamWStep, AdamWUpdate, adamw_each};
+use basic_core::ops::{AdamWMoments, AdamWParameter, AdamWStep, AdamWUpdate, UPDATES_TOGETHER, adamw_each};
 use basic_models::checkpoint::ParamPath;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -51,10 +51,6 @@ pub(super) struct Rates<'a> {
     pub grad_scale: f64,
 }
 
-/// The number of parameters that are updated together: as many as share a launch on a GPU. The first step makes the state
-/// of so many before it frees their gradients.
-const TOGETHER: usize = 8;
-
 /// A parameter, or a piece of it, of n elements, before an update or after it.
 pub(super) struct Held {
     pub name: String,
@@ -71,7 +67,8 @@ impl Rates<'_> {
     pub(super) fn advance(&self, before: Vec<(Held, Tensor<1>)>) -> Vec<Held> {
         let (mut before, mut after) = (before.into_iter(), Vec::new());
         while before.len() > 0 {
-            after.extend(self.together(before.by_ref().take(TOGETHER)));
+            // The first step makes the state of so many before it frees their gradients.
+            after.extend(self.together(before.by_ref().take(UPDATES_TOGETHER)));
         }
         after
     }

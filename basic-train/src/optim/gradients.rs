@@ -1,6 +1,6 @@
 //! Sums and norms over all gradients of a module.
 
-use basic_core::ops::{squares_parts, sums_of_squares_of_each};
+use basic_core::ops::{SQUARES_TOGETHER, squares_parts, sums_of_squares_of_each};
 use basic_models::checkpoint::ParamPath;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -40,9 +40,6 @@ pub struct GradientSquares {
 
 /// The sums of squares of each gradient.
 pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> GradientSquares {
-    /// How many gradients are flattened at a time: that may copy them.
-    const TOGETHER: usize = 16;
-
     struct Squares<'a> {
         path: ParamPath,
         grads: &'a GradientsParams,
@@ -69,7 +66,8 @@ pub fn gradient_squares<M: Module>(module: &M, grads: &GradientsParams) -> Gradi
                 let n = grad.shape().num_elements();
                 self.flat.push(grad.reshape([n]));
             }
-            if self.flat.len() == TOGETHER {
+            // No more at a time, because flattening may copy.
+            if self.flat.len() == SQUARES_TOGETHER {
                 self.sum();
             }
         }

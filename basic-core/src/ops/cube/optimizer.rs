@@ -100,11 +100,12 @@ fn own(tensor: CubeTensor) -> CubeTensor {
     if tensor.can_mut() { tensor } else { tensor.copy() }
 }
 
-/// The most parameters of a launch, of which each takes `each` tensors. The kernel's length grows with it.
-pub fn together(client: &cubecl::client::Client, each: usize) -> usize {
-    let most = client.properties().hardware.max_bindings as usize;
+/// How many parameters of `each` tensors share a launch: `most`, or fewer if the device binds fewer buffers. A kernel's
+/// length grows with their number.
+pub fn together(client: &cubecl::client::Client, each: usize, most: usize) -> usize {
+    let buffers = client.properties().hardware.max_bindings as usize;
     // One is the kernel's sizes, and one may be its result.
-    (most.saturating_sub(2) / each).clamp(1, if each == 1 { 16 } else { 8 })
+    (buffers.saturating_sub(2) / each).clamp(1, most)
 }
 
 /// What is updated of parameters, and their gradients: see [`FusedOps::adamw`](crate::ops::FusedOps::adamw).

@@ -11,7 +11,7 @@ use crate::ops::adamw::AdamWStep;
 use crate::ops::array::Array;
 use crate::ops::block_budget;
 use crate::ops::cube::{self, CubeOps};
-use crate::ops::{Tensors, adamw, attention, embedding, rms_norm, rotary, swiglu};
+use crate::ops::{SQUARES_TOGETHER, Tensors, UPDATES_TOGETHER, adamw, attention, embedding, rms_norm, rotary, swiglu};
 #[cfg(feature = "cuda")]
 use crate::ops::{product, vendor};
 
@@ -105,7 +105,7 @@ impl Kernels for Cube {
         if !(all_taken(&tensors) && wide_moments) {
             return adamw::one_by_one::<Self>(tensors, masters, step);
         }
-        let together = cube::together(&tensors.0[0].device().client(), each);
+        let together = cube::together(&tensors.0[0].device().client(), each, UPDATES_TOGETHER);
         let mut updated = Vec::new();
         for group in in_groups(tensors, together * each) {
             updated.extend(<Self as CubeOps>::cube_adamw(group, masters, step).0);
@@ -117,7 +117,7 @@ impl Kernels for Cube {
         if !all_taken(&xs) {
             return Tensors(xs.0.into_iter().map(Self::sums_of_squares_kernel).collect());
         }
-        let together = cube::together(&xs.0[0].device().client(), 1);
+        let together = cube::together(&xs.0[0].device().client(), 1, SQUARES_TOGETHER);
         Tensors(in_groups(xs, together).map(<Self as CubeOps>::cube_sums_of_squares).collect())
     }
 
