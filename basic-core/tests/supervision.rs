@@ -73,7 +73,16 @@ fn probabilities(layer: usize) -> Vec<f64> {
 
 /// What is observed of layers with these outputs, `[B, T, D]`.
 fn watch(method: &Basic, outputs: impl Fn(usize) -> Vec<f32>, device: &Device) -> Observed {
-    let mut supervision = Supervision::new(&method.clone().into(), LAYERS, &layout(), device).unwrap();
+    watch_in(&layout(), method, outputs, device)
+}
+
+fn watch_in(
+    layout: &SupervisionLayout,
+    method: &Basic,
+    outputs: impl Fn(usize) -> Vec<f32>,
+    device: &Device,
+) -> Observed {
+    let mut supervision = Supervision::new(&method.clone().into(), LAYERS, layout, device).unwrap();
     for layer in 0..LAYERS {
         let h = Tensor::from_data(TensorData::new(outputs(layer), [B, T, D]), device);
         let [q, k] =
@@ -150,6 +159,22 @@ fn an_image_without_text_after_it_weighs_nothing_and_its_sample_is_not_counted()
         let (_, a) = observed(&Basic::default(), &device);
         assert_eq!(&a[4..], &[0.0, 0.0]);
         assert!(a[..4].iter().all(|a| *a > 0.0));
+    }
+}
+
+#[test]
+fn images_without_any_text_after_them_weigh_nothing() {
+    let layout = || {
+        let mut layout = layout();
+        layout.images.iter_mut().for_each(|image| image.text_rows.clear());
+        layout
+    };
+    assert_eq!(layout().image_samples(), 0);
+    for device in devices() {
+        let targets = watch_in(&layout(), &Basic::default(), hidden, &device).targets().unwrap().clone();
+        let weights = targets.weights.into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(weights, [0.0; 6]);
+        assert_eq!(targets.embeddings.dims(), [6, D]);
     }
 }
 

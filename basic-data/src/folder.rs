@@ -80,10 +80,13 @@ impl Reader for FolderData {
 pub(crate) fn images_below(dir: &Path, limit: Option<usize>) -> Result<Vec<Box<str>>, DataError> {
     let files = walk(dir)?;
     let relative = |file: &PathBuf| {
-        let inside = file.strip_prefix(dir).ok()?.to_str()?;
-        is_image(file).then(|| inside.into())
+        let inside = file.strip_prefix(dir).ok()?;
+        let reason = || format!("{}: the name is not UTF-8: rename the file", inside.display());
+        let unnamed = || DataError::Set { path: dir.into(), reason: reason() };
+        is_image(file).then(|| inside.to_str().map(Into::into).ok_or_else(unnamed))
     };
-    let images: Vec<Box<str>> = files.iter().filter_map(relative).take(limit.unwrap_or(usize::MAX)).collect();
+    let images = files.iter().filter_map(relative).take(limit.unwrap_or(usize::MAX));
+    let images = images.collect::<Result<Vec<Box<str>>, _>>()?;
     match images.is_empty() {
         true => Err(DataError::Empty(dir.into())),
         false => Ok(images),

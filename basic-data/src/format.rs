@@ -82,6 +82,11 @@ pub(super) trait DataFormat: Sync {
         None
     }
 
+    /// Whether its files can be compressed with gzip when they are written.
+    fn writes_gzip(&self) -> bool {
+        false
+    }
+
     /// Starts writing a set.
     ///
     /// # Errors

@@ -48,6 +48,11 @@ impl Format {
         self.0.name()
     }
 
+    /// Whether a written set is one file, however many samples it holds.
+    pub fn is_one_file(self) -> bool {
+        self.0.is_one_file()
+    }
+
     /// The implementation of the format.
     pub(super) fn spec(self) -> &'static dyn DataFormat {
         self.0

@@ -12,6 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::lens::{Grid, Place, TokenTexts};
+
 /// Why an analysis failed.
 #[derive(Debug, Error)]
 pub enum AnalysisError {
@@ -59,8 +61,8 @@ pub fn grounding(
     let lengths = table.clone().square().sum_dim(1).sqrt();
     let token_norm = f64::from(lengths.clone().mean().try_into_scalar::<f32>()?);
     let directions = (table / lengths.clamp_min(1e-12)).transpose(); // [d, V]
-    let vision = &checkpoint.config.vision_config;
-    let side = vision.grid();
+    let grid = Grid::of(&checkpoint.config);
+    let mut texts = TokenTexts::new(&checkpoint.tokenizer);
     let mut nearest: Vec<String> = Vec::new();
     let mut truths: Vec<[&'static str; 3]> = Vec::new();
     let (mut norms, mut rows) = (0.0, 0usize);
@@ -79,10 +81,13 @@ pub fn grounding(
             // The base image is the first of an image's tiles.
             let start = first;
             first += tiles.patches();
-            for (patch, object) in patch_truth(&scene.scene, scene.render_seed, side).into_iter().enumerate() {
+            let covered = patch_truth(&scene.scene, scene.render_seed, grid.side);
+            for (embedding, place) in grid.places.iter().enumerate() {
+                let Place::Patch { row, column } = place else { continue };
+                let object = covered.get(row * grid.side + column).copied().flatten();
                 let object = object.and_then(|i| scene.scene.objects().get(i));
-                if let (Some(object), Some(id)) = (object, best.get(start + patch)) {
-                    nearest.push(checkpoint.tokenizer.token_of(*id as u32).unwrap_or_default());
+                if let (Some(object), Some(id)) = (object, best.get(start + embedding)) {
+                    nearest.push(texts.get(*id as u32).folded.clone());
                     truths.push(true_words(object));
                 }
             }

@@ -29,6 +29,11 @@ fn model(decoder: &str) -> Llava {
 
 const GROUPED: &str = r#""num_key_value_heads": 2"#;
 
+/// Rotary angles of another kind for sequences beyond 16 tokens.
+const LENGTHS: &str = r#""num_key_value_heads": 2,
+    "rope_scaling": {"rope_type": "longrope", "original_max_position_embeddings": 16,
+                     "short_factor": [1.0, 1.0, 1.0], "long_factor": [3.0, 7.0, 15.0]}"#;
+
 fn image(model: &Llava, seed: usize) -> Arc<[f32]> {
     let vision = &model.config().vision_config;
     let n = vision.num_channels * vision.side() * vision.side();
@@ -122,9 +127,12 @@ fn answers_are_those_of_generations_by_themselves() {
         model(GROUPED),
         model(r#""model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 6"#),
         model(r#""num_key_value_heads": 1"#),
+        model(LENGTHS),
     ];
     for (index, model) in models.iter().enumerate() {
-        let sequences = sequences(model);
+        let mut sequences = sequences(model);
+        // Longer prompts that begin as short ones do.
+        sequences.extend([sequence(model, 3, &[1], 12, 9), sequence(model, 9, &[], 11, 9)]);
         let expected: Vec<_> = sequences.iter().map(|sequence| alone(model, sequence)).collect();
         for rows in [1, 2, 4, 16] {
             let mut batch = ContinuousBatch::new(model, rows, 64);

@@ -115,6 +115,21 @@ fn text_ends_before_a_stop_string_however_tokens_cut_it() {
 }
 
 #[test]
+fn a_stop_string_that_is_longer_than_the_window_of_decoded_tokens_ends_the_text() {
+    let tokenizer = tokenizer("bytelevel");
+    let ids = tokenizer.encode("a", false).unwrap();
+    assert_eq!(ids.len(), 1);
+    for length in (100..190).chain([400]) {
+        let mut stream = TextStream::new(&tokenizer, vec!["a".repeat(length)]);
+        for pushed in 1..=length {
+            assert_eq!(stream.push(ids[0]).unwrap(), "");
+            assert_eq!(stream.stopped(), pushed == length, "{pushed} of {length}");
+        }
+        assert_eq!(stream.finish(), "");
+    }
+}
+
+#[test]
 fn the_beginning_of_a_stop_string_is_held_back_until_it_is_none() {
     let tokenizer = tokenizer("bytelevel");
     let stop = ["a small cat".to_string()];
@@ -134,13 +149,18 @@ const IMAGE: u32 = 358;
 
 /// A model with the byte-level tokenizer's vocabulary.
 fn model() -> Llava {
-    let config = LlavaConfig::from_json(
-        r#"{"model_type": "llava", "image_token_index": 358,
-            "text_config": {"vocab_size": 359, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3,
-                            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 160},
-            "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-                              "num_attention_heads": 2, "image_size": 8, "patch_size": 4}}"#,
-    )
+    model_with(r#""num_key_value_heads": 2"#)
+}
+
+/// The same with other keys for its decoder.
+fn model_with(decoder: &str) -> Llava {
+    let config = LlavaConfig::from_json(&format!(
+        r#"{{"model_type": "llava", "image_token_index": 358,
+            "text_config": {{"vocab_size": 359, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3,
+                             "num_attention_heads": 4, "max_position_embeddings": 160, {decoder}}},
+            "vision_config": {{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+                              "num_attention_heads": 2, "image_size": 8, "patch_size": 4}}}}"#
+    ))
     .unwrap();
     let device = DeviceSpec::Cpu.open().unwrap();
     seeded_init(config.init(&device), InitScheme::Normal { std: 0.3 }, 5, &device)
@@ -301,6 +321,24 @@ fn a_session_answers_as_a_fresh_generation_and_computes_only_what_is_new() {
     turn(&mut session, &[30, 31, 99, 32], 5 + 3);
     // Longer than the first capacity of the cache.
     turn(&mut session, &(40..140).collect::<Vec<u32>>(), 5);
+}
+
+#[test]
+fn a_session_takes_no_keys_of_a_shorter_sequence_where_angles_depend_on_the_length() {
+    let scaling = r#""rope_scaling": {"rope_type": "longrope", "original_max_position_embeddings": 16,
+                     "short_factor": [1.0, 1.0, 1.0], "long_factor": [3.0, 7.0, 15.0]}"#;
+    let (model, tokenizer) = (model_with(scaling), tokenizer("bytelevel"));
+    let (options, config) = (TextOptions { tokenizer: &tokenizer, stop: &[] }, GenerationConfig::greedy(4, vec![2], 0));
+    let mut session = Session::new(&model, None);
+    // The first turns stay below 16 tokens with their answers; the third does not, and the last one is long from its start.
+    for (length, shared) in [(6, 0), (9, 6), (14, 9), (20, 0), (30, 20), (9, 0)] {
+        let prompt = prompt(&(40..40 + length).collect::<Vec<u32>>());
+        assert_eq!(session.shared(&prompt.ids), shared, "{length}");
+        let mut go_on = |_: basic_models::generate::Piece<'_>| ControlFlow::Continue(());
+        let answer = session.answer(&prompt, &config, &options, &mut go_on).unwrap();
+        let fresh = generate(&model, &[prompt], None, &config).unwrap().remove(0);
+        assert_eq!(answer.generated.ids, fresh.ids, "{length}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tests::fixtures::{copy_of, fixture, read_json};
+use tests::fixtures::{copy_of, fixture, read_json, read_jsonl};
 use tests::project::{Project, losses};
 use tests::runs::killed_behind;
 use tests::{Ran, args, run};
@@ -171,25 +171,33 @@ fn a_caption_of_a_folder_that_is_replaced_by_one_of_its_length_ends_the_run() {
 }
 
 #[test]
-fn a_held_out_image_that_is_replaced_ends_the_run() {
-    let project = Project::new(BINARY, "finetune", 200);
-    let images = images(project.path());
-    let recipe = project.path().join("recipe.toml");
-    let (data, folder) = (project.path().join("data.json").display().to_string(), images.display().to_string());
-    let text = fs::read_to_string(&recipe).unwrap();
-    fs::write(&recipe, format!("{text}[eval]\npath = {data:?}\nimages = {folder:?}\nevery = 5\nsamples = 8\n"))
-        .unwrap();
-    let child = begun(&project, &[]);
-    let before = fs::read(images.join("d.png")).unwrap();
-    fs::copy(fixture("images/tall.png"), images.join("d.png")).unwrap();
-    let said = ended(child, 1);
-    assert!(said.contains("d.png: was changed while the run went on"), "{said}");
-    // The trained state is kept.
-    let out = project.path().join("out");
-    assert!(out.join("checkpoints").is_dir());
-    fs::write(images.join("d.png"), before).unwrap();
-    resume(&out).succeeded();
-    assert_eq!(losses(&out).len(), 200);
+fn a_held_out_image_that_is_replaced_or_gone_ends_the_run_and_its_evaluation_is_made_up() {
+    for (replaced, said) in [(true, "d.png: was changed while the run went on"), (false, "does not exist")] {
+        let project = Project::new(BINARY, "finetune", 100);
+        let images = images(project.path());
+        let recipe = project.path().join("recipe.toml");
+        let (data, folder) = (project.path().join("data.json").display().to_string(), images.display().to_string());
+        let text = fs::read_to_string(&recipe).unwrap();
+        fs::write(&recipe, format!("{text}[eval]\npath = {data:?}\nimages = {folder:?}\nevery = 5\nsamples = 8\n"))
+            .unwrap();
+        let child = begun(&project, &[]);
+        let before = fs::read(images.join("d.png")).unwrap();
+        if replaced {
+            fs::copy(fixture("images/tall.png"), images.join("d.png")).unwrap();
+        } else {
+            fs::remove_file(images.join("d.png")).unwrap();
+        }
+        let told = ended(child, 1);
+        assert!(told.contains("d.png") && told.contains(said), "{told}");
+        // The trained state is kept, and no evaluation is missing when the run has gone on.
+        let out = project.path().join("out");
+        assert!(out.join("checkpoints").is_dir());
+        fs::write(images.join("d.png"), before).unwrap();
+        resume(&out).succeeded();
+        assert_eq!(losses(&out).len(), 100);
+        let evaluated: Vec<_> = read_jsonl(&out.join("eval.jsonl")).iter().map(|line| line["step"].clone()).collect();
+        assert_eq!(evaluated, (1..=20).map(|at| json!(5 * at)).collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -230,4 +238,27 @@ fn what_lies_beside_the_weights_is_what_it_was_or_the_run_says_so() {
     // A changed generation_config.json does not matter for training.
     fs::write(model.join("generation_config.json"), "{\"bos_token_id\": 1}").unwrap();
     resume(&out).succeeded();
+}
+
+#[test]
+fn a_state_whose_whole_model_cannot_be_written_is_kept_and_completed_when_the_run_goes_on() {
+    let project = Project::new(BINARY, "finetune", 40);
+    let model = project.path().join("model");
+    copy_of("plain", &model);
+    let start = format!("model.checkpoint={}", model.display());
+    let sets = [start.as_str(), "checkpoint.full=true", "checkpoint.every=20", "checkpoint.keep_last=9"];
+    let child = begun(&project, &sets);
+    let file = model.join("tokenizer_config.json");
+    let before = fs::read_to_string(&file).unwrap();
+    fs::write(&file, before.replacen('{', "{\"mine\": true,", 1)).unwrap();
+    let said = ended(child, 1);
+    assert!(said.contains("tokenizer_config.json: was changed while the run went on"), "{said}");
+    let (out, state) = (project.path().join("out"), project.path().join("out/checkpoints/step-00000020"));
+    assert!(state.join("state.json").is_file() && !state.join("model").exists());
+    fs::write(&file, before).unwrap();
+    resume(&out).succeeded();
+    assert_eq!(losses(&out).len(), 40);
+    for state in ["step-00000020", "step-00000040"] {
+        assert!(out.join("checkpoints").join(state).join("model/model.safetensors").is_file(), "{state}");
+    }
 }

@@ -12,7 +12,7 @@ use basic_models::processor::{LlavaStyle, Message, Role, Style};
 use basic_models::{Batch, Checkpoint, ImageTokens};
 use burn::tensor::{DType, Device};
 use serde_json::{Value, json};
-use tests::fixtures::{fixture, number, read_json, read_jsonl, text};
+use tests::fixtures::{copy_of, fixture, number, read_json, read_jsonl, text};
 use tests::{Ran, args, run};
 
 fn basic(args: Vec<std::ffi::OsString>) -> Ran {
@@ -211,6 +211,32 @@ fn eval_ranks_choices_and_keeps_what_compare_and_report_read() {
     assert_ne!(read_jsonl(&out)[0]["log_likelihoods"], lines[0]["log_likelihoods"]);
     let compared = basic(args!["compare", out, out, "--json"]).json();
     assert!(compared.to_string().contains("most likely choice from nearest tokens"), "{compared}");
+}
+
+#[test]
+fn compare_and_report_find_ranked_choices_in_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, model) = (write(dir.path(), &questions()), copy_of("plain", &dir.path().join("model")));
+    let eval = |more: &[&str]| {
+        let mut line = args!["eval", model, data, "--images", fixture("images"), "--device", "cpu", "--json"];
+        line.extend(more.iter().map(Into::into));
+        basic(line).json();
+    };
+    eval(&["--choices", "likelihood"]);
+    eval(&["--choices", "likelihood", "--replace"]);
+    eval(&["--max-new-tokens", "2"]);
+    // Questions whose name ends like that of ranked choices.
+    let named = model.join("eval/mine.choices.jsonl");
+    fs::copy(&data, &named).unwrap();
+    let compared = basic(args!["compare", model, model, "--json"]).json();
+    let stem = data.file_stem().unwrap().to_string_lossy().into_owned();
+    let names: Vec<&str> = compared["sets"].as_array().unwrap().iter().map(|set| text(&set["name"])).collect();
+    assert_eq!(names, [format!("{stem}.choices"), stem.clone(), format!("{stem}.replaced-choices")]);
+    assert_eq!(compared["sets"][0]["measures"][0]["name"], "most likely choice");
+    let page = dir.path().join("page.html");
+    assert_eq!(basic(args!["report", model, "--out", page]).code, Some(0));
+    let page = fs::read_to_string(page).unwrap();
+    assert!(names.iter().all(|name| page.contains(name)) && page.contains("most likely choice from nearest tokens"));
 }
 
 #[test]

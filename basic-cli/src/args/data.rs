@@ -73,10 +73,10 @@ pub struct Conversations {
     pub checkpoint: Option<PathBuf>,
     /// With --checkpoint: how conversations are turned into text: auto, template, or one of LLaVA's styles such as
     /// plain or vicuna_v1.
-    #[arg(long, default_value = "auto", value_parser = conversation)]
+    #[arg(long, default_value = "auto", value_parser = conversation, requires = "checkpoint")]
     pub conversation: StyleChoice,
     /// With --checkpoint: the stage whose style `auto` stands for: plain captions in pretrain, a chat in finetune.
-    #[arg(long, value_enum, default_value = "finetune")]
+    #[arg(long, value_enum, default_value = "finetune", requires = "checkpoint")]
     pub stage: StageArg,
     /// Tokenize as training by this recipe would: its model, stage, conversation style and length.
     #[arg(long, value_name = "R.toml", conflicts_with_all = ["checkpoint", "conversation", "stage"])]
@@ -177,16 +177,16 @@ pub struct Export {
     /// Export only the first N samples.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// The number of samples in an archive or a Parquet file.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub shard: u32,
+    /// The number of samples in an archive or a Parquet file; by default 10000.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub shard: Option<u32>,
     /// What happens at a broken sample: error ends the command, skip leaves the sample out and counts it.
     #[arg(long, value_enum, default_value = "error")]
     pub on_error: OnErrorArg,
     /// With --on-error skip: how many samples may be left out, a number or a share such as 1%, the default.
     #[arg(long, value_name = "N|P%")]
     pub max_skipped: Option<SkipLimit>,
-    /// Compress the archives with gzip.
+    /// With --format webdataset: compress the archives with gzip.
     #[arg(long)]
     pub gzip: bool,
     /// Replace an earlier data set in the output directory.

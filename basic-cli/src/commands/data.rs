@@ -257,10 +257,14 @@ pub fn data_export(args: Export) -> Result<()> {
             None => bail!("{}: holds its images itself: write it with --images copy", args.data.display()),
         },
     };
+    let usual = ExportOptions::new(args.format);
+    if args.shard.is_some() && args.format.is_one_file() {
+        bail!("--shard is for archives and Parquet files: {} is one file", args.format.name());
+    }
     let options = ExportOptions {
         images,
         gzip: args.gzip,
-        shard: args.shard as usize,
+        shard: args.shard.map_or(usual.shard, |shard| shard as usize),
         overwrite: args.overwrite,
         sources: [Some(args.data.clone()), args.from_images.clone()].into_iter().flatten().collect(),
         max_skipped: match args.on_error {
@@ -268,7 +272,7 @@ pub fn data_export(args: Export) -> Result<()> {
             OnErrorArg::Error => 0,
             OnErrorArg::Skip => args.max_skipped.unwrap_or_default().of(set.len()),
         },
-        ..ExportOptions::new(args.format)
+        ..usual
     };
     let progress = bar("export", set.len());
     let written = export(&set, &args.out, &options, |more| progress.inc(more as u64))?;

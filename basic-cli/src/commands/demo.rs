@@ -12,6 +12,7 @@ use basic_study::demo::{
     SeedDone, run, run_real, runs_left, sweep,
 };
 use basic_study::studies::Event;
+use serde_json::json;
 
 use super::train::losses;
 use crate::args::Demo;
@@ -79,8 +80,11 @@ pub fn demo(args: Demo) -> Result<()> {
         Event::Part(..) | Event::Done(_) | Event::Line(_) => {}
     };
     if !args.sweep.is_empty() {
-        for row in sweep(&config, &args.sweep, &observer)? {
-            print_json(&row)?;
+        let rows = sweep(&config, &args.sweep, &observer)?;
+        if args.json {
+            print_json(&json!({ "rows": rows }))?;
+        } else {
+            rows.iter().try_for_each(print_json)?;
         }
         if config.stop.load(Ordering::SeqCst) {
             tell!("stopped: the rows hold the runs that were done");
@@ -91,6 +95,9 @@ pub fn demo(args: Demo) -> Result<()> {
     let Ended { summary, stopped } = run(&config, &observer, &told)?;
     progress().finish_and_clear();
     let Some(summary) = summary else {
+        if args.json {
+            return print_json(&json!({ "stopped": true }));
+        }
         line("stopped before both arms were done with a seed: there is nothing to show");
         return Ok(());
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use basic_data::{ImageBase, StyleChoice, VisionCache};
-use basic_eval::benchmarks::{Judged, ScoreRecord, metrics};
+use basic_eval::benchmarks::{Judged, PREDICTIONS, RANKED, RANKED_FROM_TOKENS, ScoreRecord, metrics};
 use basic_eval::lens::{Lens, LensOptions, check_replaceable};
 use basic_eval::questions::{
     ChoiceScore, EvalOptions, Prediction, Question, Ranker, answer, check_choices, check_prompts, images, rank_choices,
@@ -129,7 +129,7 @@ impl Asked<'_> {
         if !self.leads() {
             return Ok(());
         }
-        let out = self.out(".predictions.jsonl");
+        let out = self.out(PREDICTIONS);
         write_predictions(&out, &predictions)?;
         self.record("exact match", predictions.iter(), &out)?;
         let mut scores = score(&predictions);
@@ -161,8 +161,8 @@ impl Asked<'_> {
             return Ok(());
         }
         let (ending, measure) = match self.args.replace {
-            true => (".replaced-choices.jsonl", "most likely choice from nearest tokens"),
-            false => (".choices.jsonl", "most likely choice"),
+            true => (RANKED_FROM_TOKENS, "most likely choice from nearest tokens"),
+            false => (RANKED, "most likely choice"),
         };
         let out = self.out(ending);
         write_predictions(&out, &rankings)?;

@@ -37,7 +37,7 @@ fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
         (None, Some(run)) => {
             let info = RunInfo::open(run)?;
             match lacks(run).filter(|_| info.status == Status::Done) {
-                None if info.status == Status::Done => {
+                None if info.status == Status::Done && !args.plan => {
                     if leads {
                         say!("checkpoint: {} (the run was done already)", run.display());
                     }

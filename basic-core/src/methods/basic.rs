@@ -233,7 +233,7 @@ struct ShallowLayers {
     patch_weights: PatchWeights,
     patches: Vec<usize>,
     rows: Tensor<1, Int>,      // [M], into [B * T]
-    text_rows: Tensor<2, Int>, // [B, n], padded with row 0
+    text_rows: Tensor<2, Int>, // [B, n], padded with row 0, n at least 1
     readout: Tensor<3>,        // [B, S, n]: 1 / (k n_s) at the text rows of the row's s-th image, else 0
     mass_rows: Tensor<1, Int>, // [M], into [B * S * T]
     embeddings: Option<Tensor<2>>,
@@ -264,7 +264,8 @@ impl ShallowLayers {
             all.sort_unstable();
             all.dedup();
         }
-        let n = text_rows.iter().map(Vec::len).max().unwrap_or(0);
+        // At least one, of no weight where no text follows any image.
+        let n = text_rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let mut readout = vec![0f32; b * s * n];
         let mut mass_rows = Vec::new();
         for (image, slot) in layout.images.iter().zip(&slots) {
@@ -283,13 +284,15 @@ impl ShallowLayers {
         };
         let text_rows: Vec<i64> = text_rows.iter().flat_map(padded).collect();
         let m = mass_rows.len();
+        // CubeCL pads the rows of what is uploaded with several dimensions; every layer's read-out would then copy both.
+        let (all_rows, all_shares) = (TensorData::new(text_rows, [b * n]), TensorData::new(readout, [b * s * n]));
         Self {
             layer_weights: method.layer_weights.weights(k),
             patch_weights: method.patch_weights,
             patches: layout.images.iter().map(|i| i.positions.len()).collect(),
             rows: Tensor::from_data(TensorData::new(layout.flat_positions(), [m]), &device),
-            text_rows: Tensor::from_data(TensorData::new(text_rows, [b, n]), &device),
-            readout: Tensor::from_data(TensorData::new(readout, [b, s, n]), &device),
+            text_rows: Tensor::<1, Int>::from_data(all_rows, &device).reshape([b, n]),
+            readout: Tensor::<1>::from_data(all_shares, &device).reshape([b, s, n]),
             mass_rows: Tensor::from_data(TensorData::new(mass_rows, [m]), &device),
             embeddings: None,
             mass: None,

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use proptest::prelude::*;
 
-use crate::attention::{asked, first, pattern, sizes};
+use crate::attention::{Pattern, asked, first, pattern, sizes};
 use crate::compare::*;
 use crate::harness::*;
 use crate::reference::{self, First, Sizes, flat};
@@ -71,6 +71,13 @@ proptest! {
         check_full(&output(sizes, first.clone(), cap, seed));
         check_full(&mass(sizes, first, asked(&sizes, 3, seed), cap, seed));
     }
+}
+
+#[test]
+fn a_read_out_of_more_rows_than_a_block_holds_is_that_of_all() {
+    // A row of scores takes 4.3 MB, so that a block of 64 MiB holds 15 of the 40 rows.
+    let sizes = Sizes { batch: 1, queries: 8, past: 4200, kv_heads: 2, group: 128, width: 2 };
+    check_full(&mass(sizes, first(&sizes, Pattern::Packed(900), false, 5), asked(&sizes, 40, 5), 2.0, 5));
 }
 
 proptest! {

@@ -98,6 +98,9 @@ pub fn export(
     if let Some(reason) = format.cannot_write(&options.images) {
         return impossible(reason);
     }
+    if options.gzip && !format.writes_gzip() {
+        return impossible("only the archives of a WebDataset are compressed with gzip: leave --gzip out");
+    }
     let replaces = Replaces::new(options.overwrite, Contents::Export, options.sources.clone());
     let staged = StagedDir::replacing(out, replaces)?;
     let occupied = options.overwrite && out.is_dir();

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use basic_models::outside::{Budget, excerpt};
@@ -85,7 +85,7 @@ impl Shard {
             // The index stays in memory, and the names in an archive may be of any length.
             let took = (entry.name.len() as u64).saturating_mul(2).saturating_add(MEMBER);
             budget.take(took).map_err(|over| io(over.into()))?;
-            if !seen.insert(xxh3_64(entry.name.as_bytes())) {
+            if !seen.insert(xxh3_64(below(&entry.name).as_os_str().as_encoded_bytes())) {
                 return Err(damaged(format!(
                     "holds the member {} twice: give every sample a key of its own",
                     excerpt(&entry.name)
@@ -167,6 +167,13 @@ impl Shard {
     pub fn read(&self, member: Member) -> io::Result<Vec<u8>> {
         self.source.read(member.offset, usize::try_from(member.size).unwrap_or(usize::MAX))
     }
+}
+
+/// A member's name as a path below its archive: without a root and without parts that mean nothing, so that members of
+/// different archives never have the same path, nor two of one.
+pub(super) fn below(name: &str) -> PathBuf {
+    let means = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::ParentDir);
+    Path::new(name).components().filter(means).collect()
 }
 
 /// Why a member cannot be read, if it is of an unsupported kind or stored in an unsupported way.

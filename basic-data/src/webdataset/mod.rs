@@ -18,7 +18,7 @@ use flate2::read::MultiGzDecoder;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use self::index::{Member, Shard};
+use self::index::{Member, Shard, below};
 use super::export::{ArchiveWriter, ExportError, Images, Named, Sharding, Writer};
 use super::file_range::FileRange;
 use super::format::{DataFormat, Opening, Reader};
@@ -67,6 +67,10 @@ impl DataFormat for Archives {
 
     fn cannot_write(&self, images: &Images) -> Option<&'static str> {
         (*images != Images::Copy).then_some("webdataset holds its images itself: write it with --images copy")
+    }
+
+    fn writes_gzip(&self) -> bool {
+        true
     }
 
     fn writer(&self, dir: Named, sharding: Sharding) -> Result<Box<dyn Writer>, ExportError> {
@@ -186,7 +190,7 @@ impl WebDataset {
                 of_images.take(member.size).map_err(|_| costly(*member, "images"))?;
             }
             let bytes = if with_images { shard.read(*member).map_err(io)? } else { Vec::new() };
-            Ok(ImageSource::Bytes { name: shard.path.join(name), bytes: bytes.into() })
+            Ok(ImageSource::Bytes { name: shard.path.join(below(name)), bytes: bytes.into() })
         };
         let images = group.images.iter().map(image).collect::<Result<Vec<_>, DataError>>()?;
         // The record's own id is kept, so that an export to another format has it.

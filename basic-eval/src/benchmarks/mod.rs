@@ -70,7 +70,7 @@ pub use measure::{Kind, Measure, Outcome, measures, metrics};
 pub use peers::Peers;
 pub use rank::{check_options, rank};
 pub use respond::{check_prompts, respond};
-pub use score_record::{ScoreRecord, judged_file, record_file};
+pub use score_record::{PREDICTIONS, RANKED, RANKED_FROM_TOKENS, ScoreRecord, judged_file, record_file};
 
 use benchmark_folders::Root;
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BenchmarkError, Judged, Metric};
 
-/// The scores of an evaluation: `result.json`, or `NAME.result.json` beside `NAME.predictions.jsonl`.
+/// The scores of an evaluation: `result.json`, or `NAME.result.json` beside `NAME.predictions.jsonl`, and
+/// `NAME.choices.result.json` beside `NAME.choices.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoreRecord {
     /// The name of the benchmark or of the question file.
@@ -33,6 +34,15 @@ pub struct ScoreRecord {
     /// The scores.
     pub metrics: Vec<Metric>,
 }
+
+/// The ending of a file of answers to a file of questions.
+pub const PREDICTIONS: &str = ".predictions.jsonl";
+
+/// The ending of a file of ranked choices.
+pub const RANKED: &str = ".choices.jsonl";
+
+/// The ending of a file of choices ranked from the nearest tokens of the visual embeddings.
+pub const RANKED_FROM_TOKENS: &str = ".replaced-choices.jsonl";
 
 /// The path of the judged answers in a benchmark's folder.
 pub fn judged_file(dir: &Path) -> PathBuf {

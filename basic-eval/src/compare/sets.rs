@@ -6,7 +6,9 @@ use basic_models::outside::{self, Budget, Unparsed};
 use serde_json::Value;
 
 use super::CompareError;
-use crate::benchmarks::{BenchmarkError, Judged, ScoreRecord, judged_file};
+use crate::benchmarks::{
+    BenchmarkError, Judged, PREDICTIONS, RANKED, RANKED_FROM_TOKENS, ScoreRecord, judged_file, record_file,
+};
 use crate::questions::Prediction;
 
 /// The answers to one benchmark or one file of questions.
@@ -37,7 +39,10 @@ pub fn sets(run: &Path) -> Result<Vec<Set>, CompareError> {
         return Err(none(dir, "this evaluation is not finished: the same `basic eval` goes on with it"));
     }
     if files.is_empty() {
-        return Err(none(run, "holds no answers that `basic eval` judged: no judged.jsonl, no *.predictions.jsonl"));
+        return Err(none(
+            run,
+            "holds no answers that `basic eval` judged: no judged.jsonl, no *.predictions.jsonl, no *.choices.jsonl",
+        ));
     }
     files.iter().map(|file| read(file)).collect()
 }
@@ -101,8 +106,13 @@ impl Found {
         } else if dir.join("answers.jsonl").is_file() && dir.join("made.txt").is_file() {
             self.unfinished.push(dir.into());
         } else {
-            let predictions = |path: &PathBuf| path.is_file() && path.to_string_lossy().ends_with(".predictions.jsonl");
-            self.files.extend(list(dir)?.into_iter().filter(predictions));
+            let answers = |path: &PathBuf| {
+                let name = path.to_string_lossy();
+                // A file of questions may have such a name, too: only ranked choices have a record.
+                let ranked = [RANKED, RANKED_FROM_TOKENS].iter().any(|ending| name.ends_with(ending));
+                path.is_file() && (name.ends_with(PREDICTIONS) || ranked && record_file(path).is_file())
+            };
+            self.files.extend(list(dir)?.into_iter().filter(answers));
         }
         Ok(())
     }
@@ -141,7 +151,11 @@ pub fn read(file: &Path) -> Result<Set, CompareError> {
     }
     let stem = file.file_name().unwrap_or_default().to_string_lossy();
     let stem = stem.strip_suffix(".jsonl").unwrap_or(&stem);
-    let name = record.as_ref().map(|record| record.name.clone());
+    // One folder may hold generated answers to a file of questions and its ranked choices.
+    let path = file.to_string_lossy();
+    let ending = [RANKED, RANKED_FROM_TOKENS].into_iter().find(|ending| path.ends_with(ending));
+    let ending = ending.map_or("", |ending| ending.trim_end_matches(".jsonl"));
+    let name = record.as_ref().map(|record| record.name.clone() + ending);
     let folder = file.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let name = name.or(folder.filter(|_| stem == "judged"));
     let name = name.unwrap_or_else(|| stem.strip_suffix(".predictions").unwrap_or(stem).into());
@@ -165,7 +179,7 @@ fn parse(line: &[u8], place: usize, budget: &Budget) -> Result<Judged, String> {
     }
     let hint = match value.get("text").is_some() && value.get("prompt").is_some() {
         true => ": it holds answers without scores; name their folder instead",
-        false => ": `basic eval` writes judged.jsonl and *.predictions.jsonl",
+        false => ": `basic eval` writes judged.jsonl, *.predictions.jsonl and *.choices.jsonl",
     };
     serde_json::from_value(value).map_err(|e| format!("no judged answer: {e}{hint}"))
 }

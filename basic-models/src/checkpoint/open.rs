@@ -237,6 +237,13 @@ impl Checkpoint {
                     at.display(),
                 )));
             }
+            if images.output_size().is_none() && !encoder.is_flexible() {
+                return Err(CheckpointError::Mismatch(format!(
+                    "{}: by preprocessor_config.json, images keep their own shapes, and the vision encoder takes {side} x \
+                     {side}: set do_resize, and a crop_size with do_center_crop or a size with a height and a width",
+                    at.display(),
+                )));
+            }
             if let Some((height, width)) = images.output_size()
                 && height == width
                 && height != side

@@ -9,7 +9,7 @@ use super::CheckpointError;
 use super::config_file::part;
 use super::hub::resolve;
 use super::read::TensorFiles;
-use crate::config::{ConfigError, Family, ProjectorKind};
+use crate::config::{ConfigError, Family, ProjectorKind, VisionFamily};
 
 /// The content of such a file.
 #[derive(Debug)]
@@ -75,6 +75,9 @@ pub(super) fn read(dir: &Path, config: &Value, tensors: &TensorFiles) -> Result<
         }
     }
     let (section, vision) = vision(dir, config, tensors)?;
+    // Encoders without a CLS position have patches alone, whatever the key says: LLaVA's code for SigLIP reads all of them.
+    let patches = VisionFamily::of(section["model_type"].as_str()).is_some_and(|(family, _)| !family.class);
+    let select = if patches { "full" } else { select };
     let mut decoder_config = Map::new();
     for (key, value) in config.as_object().into_iter().flatten() {
         let ours = key.starts_with("mm_") || OWN.contains(&key.as_str());

@@ -144,9 +144,13 @@ impl DecoderConfig {
         Some((self.head_dim() as f64 / scalar).sqrt())
     }
 
-    /// The longest sequence in positions: the context length, times the factor by which dynamic scaling may stretch it.
+    /// The longest sequence in positions: the context length, times the factor by which dynamic scaling may stretch it, or
+    /// what YaRN stretches the original context to (Qwen's files name the original one as the context length).
     pub fn context(&self) -> usize {
         match self.rope.kind {
+            RopeKind::Yarn { factor, original, .. } => {
+                self.max_position_embeddings.max((factor.max(1.0) * original) as usize)
+            }
             RopeKind::Dynamic { factor, .. } => (self.max_position_embeddings as f64 * factor.max(1.0)) as usize,
             _ => self.max_position_embeddings,
         }
@@ -242,6 +246,20 @@ impl DecoderConfig {
             }
         }
         Ok(())
+    }
+
+    /// How many of the first `shared` tokens of a cache can be taken for a sequence of `length` tokens, where its first
+    /// `prompt` tokens were computed as one sequence, and each further one of the `held` as it came: where rotary angles
+    /// depend on a sequence's length, keys of another length do not fit.
+    pub(crate) fn reusable(&self, shared: usize, prompt: usize, held: usize, length: usize) -> usize {
+        let ropes = || [Some(&self.rope), self.local_rope.as_ref()].into_iter().flatten();
+        let angles = |rope: &Rope, length| rope.frequencies(self.head_dim(), length);
+        let alike = |other| other == length || ropes().all(|rope| angles(rope, other) == angles(rope, length));
+        match (alike(prompt), alike(held)) {
+            (true, true) => shared,
+            (true, false) => shared.min(prompt),
+            (false, _) => 0,
+        }
     }
 
     fn validate_rope(&self, rope: &Rope) -> Result<(), ConfigError> {

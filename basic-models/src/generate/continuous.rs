@@ -10,7 +10,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::sampling::{Chooser, largest};
 use super::{Finish, GenerateError, GenerationConfig};
-use crate::config::Tiles;
+use crate::config::{DecoderConfig, Tiles};
 use crate::input::{Batch, ImageTokens};
 use crate::nn::{KvCache, Llava};
 use crate::processor::Prompt;
@@ -85,6 +85,8 @@ struct Row {
     /// The tokens whose keys and values the cache holds, and the images among them.
     ids: Vec<u32>,
     images: Vec<(std::ops::Range<usize>, Arc<[f32]>)>,
+    /// How many of the tokens are the prompt, which was computed as one sequence of that length.
+    prompt: usize,
     answer: Option<Answering>,
     used: u64,
 }
@@ -121,6 +123,7 @@ impl<'m> ContinuousBatch<'m> {
             cache: KvCache::new(text, 1, context, model.dtype(), &device),
             ids: Vec::new(),
             images: Vec::new(),
+            prompt: 0,
             answer: None,
             used: 0,
         };
@@ -163,6 +166,7 @@ impl<'m> ContinuousBatch<'m> {
         target.used = self.clock;
         let logits = logits_after(self.model, &sequence, shared, &mut target.cache)?;
         target.ids.extend(&sequence.prompt.ids);
+        target.prompt = sequence.prompt.ids.len();
         target.images.extend(sequence.prompt.image_positions.iter().cloned().zip(sequence.pixels.iter().cloned()));
         let vocabulary = logits.len();
         let stream = usize::try_from(sequence.stream).unwrap_or(usize::MAX);
@@ -246,7 +250,8 @@ impl<'m> ContinuousBatch<'m> {
     fn place(&self, sequence: &Sequence) -> Option<(usize, usize, usize)> {
         let free = || self.rows.iter().enumerate().filter(|(_, row)| row.answer.is_none());
         let (oldest, _) = free().min_by_key(|(_, row)| row.used)?;
-        let shared: Vec<usize> = self.rows.iter().map(|row| row.shared(sequence)).collect();
+        let config = &self.model.config().text_config;
+        let shared: Vec<usize> = self.rows.iter().map(|row| row.shared(sequence, config)).collect();
         let best = |rows: &mut dyn Iterator<Item = usize>| rows.max_by_key(|row| shared[*row]);
         // A free row that goes on with most of what it holds keeps its place. A row that holds more than that, such as
         // another conversation with the same instructions, is left as it is.
@@ -265,10 +270,11 @@ impl<'m> ContinuousBatch<'m> {
 impl Row {
     /// How many of the prompt's tokens the cache holds. The last one always has to be computed, because its output gives
     /// the first new token; an image is held as a whole or not at all.
-    fn shared(&self, sequence: &Sequence) -> usize {
+    fn shared(&self, sequence: &Sequence, config: &DecoderConfig) -> usize {
         let prompt = &sequence.prompt;
         let same = self.ids.iter().zip(&prompt.ids).take_while(|(held, new)| held == new).count();
-        let mut shared = same.min(self.cache.len()).min(prompt.ids.len().saturating_sub(1));
+        let shared = same.min(self.cache.len()).min(prompt.ids.len().saturating_sub(1));
+        let mut shared = config.reusable(shared, self.prompt, self.ids.len(), prompt.ids.len());
         for (places, pixels) in prompt.image_positions.iter().zip(&sequence.pixels) {
             let held =
                 || self.images.iter().any(|(own, held)| own == places && (Arc::ptr_eq(held, pixels) || held == pixels));

@@ -19,19 +19,22 @@ pub struct Session<'a> {
     features: Option<Tensor<2>>,
     cache: Option<KvCache>,
     held: Vec<u32>,
+    /// How many of these are the last prompt, which was computed as one sequence of that length.
+    prompt: usize,
 }
 
 impl<'a> Session<'a> {
     /// An empty session; `features` are the patch features of all images in its prompts, `[M, vision hidden]`.
     pub fn new(model: &'a Llava, features: Option<Tensor<2>>) -> Self {
-        Self { model, features, cache: None, held: Vec::new() }
+        Self { model, features, cache: None, held: Vec::new(), prompt: 0 }
     }
 
     /// The number of a prompt's tokens that need not be computed. The last one always is, because its output gives
     /// the first new token.
     pub fn shared(&self, prompt: &[u32]) -> usize {
         let same = self.held.iter().zip(prompt).take_while(|(held, new)| held == new).count();
-        same.min(prompt.len().saturating_sub(1))
+        let shared = same.min(prompt.len().saturating_sub(1));
+        self.model.config().text_config.reusable(shared, self.prompt, self.held.len(), prompt.len())
     }
 
     /// Answers a prompt.
@@ -66,6 +69,7 @@ impl<'a> Session<'a> {
         let generated = run(self.model, prompts, features, config, &mut cache, &mut |token| texts.take(token))?;
         let answer = texts.finish(generated)?.pop().unwrap_or_default();
         self.held.extend(prompt.ids.iter().chain(&answer.generated.ids).take(cache.len()));
+        self.prompt = prompt.ids.len();
         self.cache = Some(cache);
         Ok(answer)
     }

@@ -52,14 +52,17 @@ impl<'a> TextStream<'a> {
         // Byte tokens are decoded together when their run ends, and to other characters if it is not UTF-8.
         self.run = is_byte(self.tokenizer, id).then(|| self.run.unwrap_or(before));
         let end = match self.stop_at() {
+            // The text may now end before the window begins: nothing more is decoded.
             Some(at) => {
                 self.stopped = true;
                 self.text.truncate(at);
                 at
             }
-            None => self.certain(),
+            None => {
+                self.settle()?;
+                self.certain()
+            }
         };
-        self.settle()?;
         Ok(self.hand_out(end))
     }
 

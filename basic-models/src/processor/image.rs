@@ -114,6 +114,8 @@ impl ImageProcessor {
             (Some((height, width)), _) | (None, Some(Size::Exact { height, width })) => {
                 Some((height as usize, width as usize))
             }
+            // A padded image is a square.
+            (None, Some(Size::ShortestEdge(edge))) if self.config.pad.is_some() => Some((edge as usize, edge as usize)),
             _ => None,
         }
     }

@@ -52,6 +52,7 @@ mod styles;
 mod template;
 mod tiles;
 mod timed;
+mod today;
 mod tokenizer;
 mod tokenizer_added;
 mod tokenizer_bounds;

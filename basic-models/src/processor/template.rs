@@ -11,6 +11,7 @@ use super::bounds;
 use super::config::read_json_if_exists;
 use super::marks::{Ends, Marks, trailing};
 use super::program::Program;
+use super::today::strftime_now;
 use super::{Message, PLACEHOLDER, ProcessorError, RenderedPiece, Result, Role, SpecialTokens, wanted};
 use crate::outside;
 
@@ -42,6 +43,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
+        environment.add_function("strftime_now", |format: String| strftime_now(&format));
         environment.add_filter("tojson", to_json);
         let takes_lists = ["content[", "'type'", "\"type\"", ".type"].iter().any(|mark| source.contains(mark));
         // transformers' own tag around answers; its content is rendered.

@@ -50,11 +50,7 @@ pub(crate) struct LensDesk {
 impl LensDesk {
     pub fn start(name: &str, checkpoint: Arc<Checkpoint>, model: Llava) -> Result<Self, ServeError> {
         let (jobs, waiting) = sync_channel(WAITING);
-        let run = move || {
-            // A library's panic ends the lens alone: its callers see that the channel is closed.
-            let _ = catch_unwind(AssertUnwindSafe(|| look(&checkpoint, &model, &waiting)));
-        };
-        spawn(&format!("{name}-lens"), run)?;
+        spawn(&format!("{name}-lens"), move || look(&checkpoint, &model, &waiting))?;
         Ok(Self { name: name.into(), jobs })
     }
 
@@ -79,12 +75,16 @@ fn look(checkpoint: &Checkpoint, model: &Llava, waiting: &Receiver<Waiting>) {
         if reply.is_closed() {
             continue;
         }
-        let answer = match lens.take().map_or_else(|| new_lens(model, checkpoint), Ok) {
-            Ok(ready) => one(lens.insert(ready), job),
-            Err(error) => Err(error),
-        };
+        // A library's panic, such as that of a device without memory, ends this request alone, and the lens is made anew.
+        let answer = catch_unwind(AssertUnwindSafe(|| {
+            let mut ready = lens.take().map_or_else(|| new_lens(model, checkpoint), Ok)?;
+            let answer = one(&mut ready, job);
+            lens = Some(ready);
+            answer
+        }));
+        let failed = |_| ApiError::server("the lens failed; the server's log has the reason");
         // A caller that went away needs no answer.
-        let _ = reply.send(answer.map_err(|error| failure(&error)));
+        let _ = reply.send(answer.map_err(failed).and_then(|answer| answer.map_err(|error| failure(&error))));
     }
 }
 

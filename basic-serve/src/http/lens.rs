@@ -53,7 +53,7 @@ fn read(served: &Served, body: Value) -> Result<(Arc<Engine>, LensJob), ApiError
     }
     let image = images::source(&url, "image", served.files.as_ref())?;
     let turns = Turns::question("image", image.clone(), &prompt);
-    let prompt = turns.prompt(&engine.checkpoint).map_err(|error| ApiError::field("prompt", error.message))?;
+    let prompt = turns.prompt(&engine).map_err(|error| ApiError::field("prompt", error.message))?;
     if prompt.ids.len() > engine.context {
         let message =
             format!("takes {} tokens with its image, more than the context of {}", prompt.ids.len(), engine.context);

@@ -4,7 +4,8 @@ use basic_models::generate::LogProbs;
 use basic_models::processor::Tokenizer;
 use serde_json::{Map, Value, json};
 
-/// A token's text, and its bytes if it is whole characters or a byte.
+/// A token's text, and its bytes where they are known: if it is whole characters, a byte, or a part of a character in a
+/// byte-level vocabulary.
 pub(super) fn token_text(tokenizer: &Tokenizer, id: u32) -> (String, Option<Vec<u8>>) {
     let token = tokenizer.token_of(id).unwrap_or_else(|| format!("(token {id})"));
     let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
@@ -14,10 +15,33 @@ pub(super) fn token_text(tokenizer: &Tokenizer, id: u32) -> (String, Option<Vec<
     // SentencePiece's decoders drop the first space of a text.
     let text = match token.contains('\u{2581}') {
         true => token.replace('\u{2581}', " "),
-        false => tokenizer.decode(&[id], false).ok().filter(|text| !text.is_empty()).unwrap_or(token),
+        false => tokenizer.decode(&[id], false).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| token.clone()),
     };
-    let bytes = (!text.contains(char::REPLACEMENT_CHARACTER)).then(|| text.clone().into_bytes());
+    let bytes = match text.contains(char::REPLACEMENT_CHARACTER) {
+        true => token.chars().map(byte_of).collect(),
+        false => Some(text.clone().into_bytes()),
+    };
     (text, bytes)
+}
+
+/// The byte that a character of a byte-level vocabulary stands for (GPT-2's alphabet): printable Latin-1 characters stand
+/// for themselves, and those from 256 on for the other bytes in order.
+fn byte_of(character: char) -> Option<u8> {
+    let own = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    match u32::from(character).checked_sub(256) {
+        None => u8::try_from(character).ok().filter(own),
+        Some(nth) => (0..=u8::MAX).filter(|byte| !own(byte)).nth(nth as usize),
+    }
+}
+
+/// A token's text as OpenAI's completions write it: parts of characters by their bytes.
+fn written(tokenizer: &Tokenizer, id: u32) -> String {
+    match token_text(tokenizer, id) {
+        (text, Some(bytes)) if text.contains(char::REPLACEMENT_CHARACTER) => {
+            bytes.iter().fold("bytes:".into(), |text, byte| format!("{text}\\x{byte:02x}"))
+        }
+        (text, _) => text,
+    }
 }
 
 /// An entry of `logprobs.content` of a chat completion.
@@ -41,13 +65,13 @@ pub(super) fn completion_entries(tokenizer: &Tokenizer, tokens: &[(u32, LogProbs
         let mut best: Map<String, Value> = Map::new();
         for (id, logprob) in &logprobs.top {
             // Two tokens may have one text; the likelier of them is told.
-            best.entry(token_text(tokenizer, *id).0).or_insert((*logprob).into());
+            best.entry(written(tokenizer, *id)).or_insert((*logprob).into());
         }
         offsets.push(offset);
         offset = offset.saturating_add(text.chars().count());
         own.push(logprobs.chosen);
         top.push(Value::Object(best));
-        texts.push(text);
+        texts.push(written(tokenizer, *id));
     }
     json!({ "tokens": texts, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets })
 }

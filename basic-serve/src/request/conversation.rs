@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::fields::{Fields, expected};
 use super::images;
+use super::sampling::may_fit;
+use crate::engine::Engine;
 use crate::error::ApiError;
 
 /// The most messages of a request.
@@ -50,7 +52,9 @@ impl Turns {
     }
 
     /// The prompt up to where the answer begins.
-    pub fn prompt(&self, checkpoint: &Checkpoint) -> Result<Prompt, ApiError> {
+    pub fn prompt(&self, engine: &Engine) -> Result<Prompt, ApiError> {
+        let checkpoint = &engine.checkpoint;
+        may_fit(engine, self.messages.iter().map(|message| message.content.len()).sum(), "messages")?;
         let (style, tokenizer) = (style(checkpoint), &checkpoint.tokenizer);
         let fail = |error: basic_models::processor::ProcessorError| ApiError::field("messages", error.to_string());
         let text = render_prompt(&style, &self.messages, tokenizer.specials()).map_err(fail)?;

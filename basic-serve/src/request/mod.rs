@@ -79,7 +79,7 @@ impl Served {
         let asked = most_tokens(&mut fields, &["max_completion_tokens", "max_tokens"])?;
         refuse_what_chat_cannot(&mut fields)?;
         fields.end()?;
-        let prompt = Arc::new(turns.prompt(&engine.checkpoint)?);
+        let prompt = Arc::new(turns.prompt(&engine)?);
         let new = sampling::length(&engine, prompt.ids.len(), asked, usize::MAX, "messages")?;
         let prompts = vec![(prompt, new)];
         self.prepared(engine, prompts, &turns.images, &choice, logprobs)

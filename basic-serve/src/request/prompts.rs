@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::fields::expected;
 use super::images;
+use super::sampling::may_fit;
 use crate::engine::Engine;
 use crate::error::ApiError;
 
@@ -27,8 +28,11 @@ pub(super) fn read(given: Value, engine: &Engine, images: &[(String, ImageSource
     let prompts = several.into_iter().enumerate().map(|(index, prompt)| {
         let field = if single { "prompt".into() } else { format!("prompt[{index}]") };
         match prompt {
-            Value::String(text) => tokenize_prompt(&engine.checkpoint.tokenizer, text.as_str(), &tiles)
-                .map_err(|error| ApiError::field(&*field, error.to_string()))
+            Value::String(text) => may_fit(engine, text.len(), &field)
+                .and_then(|()| {
+                    tokenize_prompt(&engine.checkpoint.tokenizer, text.as_str(), &tiles)
+                        .map_err(|error| ApiError::field(&*field, error.to_string()))
+                })
                 .and_then(|prompt| match prompt.ids.is_empty() {
                     true => Err(ApiError::field(&*field, "has no tokens")),
                     false => Ok(prompt),

@@ -11,6 +11,8 @@ use crate::error::ApiError;
 pub(crate) const MOST_ANSWERS: u64 = 128;
 const MOST_STOPS: usize = 16;
 const STOP_BYTES: usize = 1024;
+/// The most bytes that a token stands for: vocabularies have none as long.
+const TOKEN_BYTES: usize = 256;
 const MOST_BIASES: usize = 1024;
 
 /// How tokens are chosen, and what of them is told.
@@ -115,6 +117,20 @@ fn logit_bias(fields: &mut Fields, engine: &Engine) -> Result<Vec<(u32, f32)>, A
         fields
             .error("logit_bias", format!("expected token ids below {vocabulary}, each with a number from -100 to 100"))
     })
+}
+
+/// Refuses a text that cannot fit into the context before it is tokenized, which takes far more memory than the text: a
+/// token stands for at most so many bytes.
+pub(crate) fn may_fit(engine: &Engine, bytes: usize, about: &str) -> Result<(), ApiError> {
+    if bytes.div_ceil(TOKEN_BYTES) <= engine.context {
+        return Ok(());
+    }
+    let message = format!(
+        "has {bytes} bytes, and with its answer must fit into the context of {} tokens: shorten it{}",
+        engine.context,
+        served_shorter(engine)
+    );
+    Err(ApiError::field(about, message).coded("context_length_exceeded"))
 }
 
 /// The number of new tokens: what was asked for if it fits, otherwise as many as fit, at most `otherwise`.

@@ -100,6 +100,8 @@ impl Axis {
     }
 
     fn even(smallest: f64, largest: f64, parts: f64) -> Self {
+        // Without any finite value, the axis is that of 0.
+        let (smallest, largest) = if smallest <= largest { (smallest, largest) } else { (0.0, 0.0) };
         let reach = match (largest > smallest, smallest == 0.0) {
             (true, _) => largest - smallest,
             // If all values are equal, the range is as large as the value.

@@ -40,7 +40,7 @@ pub enum ReportError {
     File(#[from] BenchmarkError),
     /// A path is neither a training run nor an evaluation nor a study.
     #[error(
-        "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl), nor the --out of `basic ablate` (results.json)",
+        "{path}: neither a training run (run.json, metrics.jsonl) nor what `basic eval` leaves (judged.jsonl, *.predictions.jsonl, *.choices.jsonl), nor the --out of `basic ablate` (results.json)",
         path = .0.display()
     )]
     NoRun(PathBuf),

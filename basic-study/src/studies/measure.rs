@@ -1,6 +1,7 @@
 //! What is measured of a stage's model.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use basic_core::{DeviceSpec, Objective};
 use basic_data::{ImageBase, VisionCache};
@@ -22,7 +23,7 @@ use super::held_out::{CaptionSet, ChoiceSet, HeldOutConfig};
 use super::lens::LensSet;
 use super::result::{SampleAnswer, Values};
 use super::shapes::ShapesSet;
-use super::study::{EvaluationConfig, Measure};
+use super::study::{EvaluationConfig, Measure, StageConfig, StopBy};
 
 /// Memory for the features of evaluation images, in MiB.
 const CACHE_MIB: usize = 512;
@@ -50,6 +51,8 @@ pub(super) struct Evaluator {
     config: EvaluationConfig,
     root: Option<PathBuf>,
     questions: Option<Questions>,
+    /// The questions by which each stage's best step is found.
+    validation: Vec<Option<Arc<Questions>>>,
     shapes: Option<ShapesSet>,
     captions: Option<CaptionSet>,
     choices: Option<ChoiceSet>,
@@ -84,13 +87,16 @@ impl Evaluator {
         let wrong = |reason: String| AblateError::Study { path: study.path.clone(), reason };
         let at = |path: &PathBuf| study.places().place(path).map_err(wrong);
         let device = spec.open()?.autodiff();
-        let questions = match &config.questions {
-            Some(path) => {
-                let images = config.images.as_ref().map(at).transpose()?;
-                Some(Questions::open(&at(path)?, images.as_deref(), config.limit)?)
-            }
-            None => None,
+        let images = config.images.as_ref().map(at).transpose()?;
+        let open = |path: &PathBuf, limit| Questions::open(&at(path)?, images.as_deref(), limit);
+        let questions = config.questions.as_ref().map(|path| open(path, config.limit)).transpose()?;
+        let validation = |stage: &StageConfig| {
+            let stop = stage.early_stopping.as_ref()?;
+            let path = stop.questions.as_ref().filter(|_| stop.by == StopBy::Accuracy)?;
+            Some(open(path, stop.limit))
         };
+        let validation = study.study.stages.iter().map(|stage| validation(stage).transpose().map(|q| q.map(Arc::new)));
+        let validation = validation.collect::<Result<_, _>>()?;
         let shapes = config.shapes.as_ref().map(|dir| ShapesSet::open(&at(dir)?, &device)).transpose()?;
         let held_out = |config: &Option<HeldOutConfig>| config.as_ref().map(|c| c.placed(&at)).transpose();
         let batch = config.batch_size;
@@ -105,12 +111,30 @@ impl Evaluator {
         let cache = VisionCache::new(CACHE_MIB);
         let samples = study.samples;
         let encoder = String::new();
-        Ok(Self { config, root, questions, shapes, captions, choices, lens, device, samples, cache, encoder })
+        Ok(Self {
+            config,
+            root,
+            questions,
+            validation,
+            shapes,
+            captions,
+            choices,
+            lens,
+            device,
+            samples,
+            cache,
+            encoder,
+        })
     }
 
     /// How many questions the study asks.
     pub fn questions(&self) -> usize {
         self.questions.as_ref().map_or(0, |questions| questions.list.len())
+    }
+
+    /// The questions by which a stage's best step is found.
+    pub fn validation(&self, stage: usize) -> Option<Arc<Questions>> {
+        self.validation.get(stage).cloned().flatten()
     }
 
     /// The device, with autodiff.
@@ -125,9 +149,10 @@ impl Evaluator {
         let last = chain.last().unwrap_or(first);
         let encoder = match frozen {
             true => format!(
-                "{:?} {:?} {:?} {:?} {:?} {:?}",
+                "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
                 model.vision,
                 model.checkpoint,
+                last.model.image_grid_pinpoints,
                 last.model.image_aspect_ratio,
                 last.model.max_pixels,
                 last.train.dtype,
@@ -194,8 +219,11 @@ impl Evaluator {
                 let metrics = task.measure().map(|measure| metrics(measure, &judged)).unwrap_or_default();
                 // Where the true answers are hidden, this is what their server takes.
                 task.submit(&texts, &out)?;
+                // Some benchmarks have numbers of parts alone: a part stands for none of the others.
                 if let Some(first) = metrics.first() {
-                    values.insert(name.clone(), first.value);
+                    let scores: Vec<f64> = judged.iter().filter_map(|answer| answer.score).collect();
+                    let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+                    values.insert(name.clone(), if first.name.contains(", ") { mean } else { first.value });
                 }
                 values.extend(metrics.into_iter().map(|metric| (format!("{name}.{}", metric.name), metric.value)));
             }

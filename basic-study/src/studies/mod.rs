@@ -242,6 +242,9 @@ fn conduct(
     let group = options.group.as_deref();
     let leads = group.is_none_or(|group| group.rank() == 0);
     let held = if leads { Some(Held::take(&options.out)?) } else { None };
+    for text in study.study.unmeasured().iter().filter(|_| leads) {
+        observer(Event::Warning(&format!("warning: {text}")));
+    }
     if let Some(world) = study.world.as_ref().filter(|_| leads) {
         observer(Event::Part("data set", 1));
         world.make()?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use basic_models::atomic_file::write_atomically;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::AblateError;
@@ -32,13 +32,19 @@ pub struct StageResult {
     pub step_seconds: f64,
     /// Seconds of measuring.
     pub measure_seconds: f64,
-    /// What was measured.
+    /// What was measured. JSON writes null for a number that is not finite, which becomes NaN.
+    #[serde(deserialize_with = "numbers")]
     pub values: Values,
     /// Some of the answers to the study's questions, where they are asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<SampleAnswer>,
     /// All that it depends on.
     pub key: Value,
+}
+
+fn numbers<'de, D: Deserializer<'de>>(source: D) -> Result<Values, D::Error> {
+    let values: BTreeMap<String, Option<f64>> = BTreeMap::deserialize(source)?;
+    Ok(values.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
 }
 
 /// A question with what a model said.

@@ -13,7 +13,7 @@ use super::held_out::HeldOutConfig;
 use super::lens::LensConfig;
 use super::places::{Places, within};
 use super::resolve::Resolved;
-use super::study::{StopBy, Study};
+use super::study::{Measure, StopBy, Study};
 
 /// Changes with what results hold or how they are measured.
 const FORMAT: u32 = 1;
@@ -43,7 +43,7 @@ impl<'a> Keys<'a> {
                 "world": self.places.world.map(|world| &world.id),
                 "stages": trained,
                 "measure": self.study.measures(config),
-                "evaluation": self.evaluation(),
+                "evaluation": self.evaluation(&self.study.measures(config)),
                 "early_stopping": self.early_stopping(stage, &resolved.named),
             });
             let hash = format!("{:032x}", xxh3_128(key.to_string().as_bytes()));
@@ -100,8 +100,9 @@ impl<'a> Keys<'a> {
         self.seen.entry(name).or_insert_with(|| json!(contents(placed))).clone()
     }
 
-    fn evaluation(&mut self) -> Value {
-        let config = &self.study.evaluation;
+    /// What these measures depend on.
+    fn evaluation(&mut self, measures: &[Measure]) -> Value {
+        let config = &self.study.evaluation.used_by(measures);
         let mut files = Vec::new();
         let held_out = [&config.captions, &config.choices].into_iter().flatten().map(HeldOutConfig::file);
         let lens = config.lens.iter().flat_map(LensConfig::files);

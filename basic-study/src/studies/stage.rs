@@ -15,7 +15,7 @@ use basic_train::watch::StepMetrics;
 use super::AblateError;
 use super::event::{Event, Observer};
 use super::expand::{Chain, Expanded};
-use super::measure::{Evaluator, Loaded, Questions};
+use super::measure::{Evaluator, Loaded};
 use super::result::{SampleAnswer, StageResult, Values};
 use super::study::{EarlyStopping, Measure, StopBy};
 
@@ -196,7 +196,7 @@ impl Worker<'_> {
         values.extend(self.evaluator.held_out(&loaded, &measures, &recipe.objective, self.observer)?);
         values.extend(self.evaluator.lens(&loaded, &measures)?);
         let Some(stop) = &config.early_stopping else { return Ok((values, samples)) };
-        let (step, validation, best) = self.best(dir, stop, recipe, label)?;
+        let (step, validation, best) = self.best(dir, stage, stop, recipe, label)?;
         let last = states(dir).map_err(AblateError::io(dir))?.last().is_some_and(|(at, _)| *at == step);
         let at_best = match last {
             true => {
@@ -224,20 +224,14 @@ impl Worker<'_> {
     fn best(
         &mut self,
         dir: &Path,
+        stage: usize,
         stop: &EarlyStopping,
         recipe: &Recipe,
         label: &str,
     ) -> Result<(usize, f64, PathBuf), AblateError> {
         let found = states(dir).map_err(AblateError::io(dir))?;
         let losses = if stop.by == StopBy::Loss { losses(dir)? } else { Vec::new() };
-        let questions = match (&stop.questions, stop.by) {
-            (Some(path), StopBy::Accuracy) => {
-                let wrong = |reason: String| AblateError::Study { path: self.study.path.clone(), reason };
-                let path = self.study.places().place(path).map_err(wrong)?;
-                Some(Questions::open(&path, None, stop.limit)?)
-            }
-            _ => None,
-        };
+        let questions = self.evaluator.validation(stage);
         let mut best: Option<(f64, usize, f64, PathBuf)> = None;
         (self.observer)(Event::Part(&format!("validating {label}"), found.len()));
         for (at, (step, state)) in found.into_iter().enumerate() {

@@ -136,6 +136,23 @@ pub enum Measure {
     ReplacedChoices,
 }
 
+impl Measure {
+    /// Its name in `measure`.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::Benchmarks => "benchmarks",
+            Self::CaptionLoss => "caption_loss",
+            Self::Grounding => "grounding",
+            Self::VNorm => "v_norm",
+            Self::Gradients => "gradients",
+            Self::Lens => "lens",
+            Self::Choices => "choices",
+            Self::ReplacedChoices => "replaced_choices",
+        }
+    }
+}
+
 /// `early_stopping`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -213,6 +230,46 @@ impl Default for EvaluationConfig {
     }
 }
 
+/// The parts of `[evaluation]` that measures are made on, each with these measures.
+const PARTS: [(&str, &[Measure]); 6] = [
+    ("questions", &[Measure::Accuracy]),
+    ("benchmarks", &[Measure::Benchmarks]),
+    ("captions", &[Measure::CaptionLoss, Measure::VNorm, Measure::Gradients]),
+    ("choices", &[Measure::Choices, Measure::ReplacedChoices]),
+    ("lens", &[Measure::Lens]),
+    ("shapes", &[Measure::CaptionLoss, Measure::VNorm, Measure::Gradients, Measure::Grounding]),
+];
+
+impl EvaluationConfig {
+    /// Which of the [`PARTS`] are there.
+    fn parts(&self) -> [bool; 6] {
+        let Self { questions, shapes, captions, choices, lens, benchmarks, .. } = self;
+        [
+            questions.is_some(),
+            !benchmarks.is_empty(),
+            captions.is_some(),
+            choices.is_some(),
+            lens.is_some(),
+            shapes.is_some(),
+        ]
+    }
+
+    /// The same without the parts that none of these measures is made on.
+    pub(super) fn used_by(&self, measures: &[Measure]) -> Self {
+        let [questions, benchmarks, captions, choices, lens, shapes] =
+            PARTS.map(|(_, by)| by.iter().any(|measure| measures.contains(measure)));
+        Self {
+            questions: self.questions.clone().filter(|_| questions),
+            benchmarks: if benchmarks { self.benchmarks.clone() } else { Vec::new() },
+            captions: self.captions.clone().filter(|_| captions),
+            choices: self.choices.clone().filter(|_| choices),
+            lens: self.lens.clone().filter(|_| lens),
+            shapes: self.shapes.clone().filter(|_| shapes),
+            ..self.clone()
+        }
+    }
+}
+
 impl Study {
     /// Reads a study.
     ///
@@ -262,6 +319,18 @@ impl Study {
             return Some(format!("stages: \"{}\" is a key of recipes: call the stage otherwise", stage.name));
         }
         self.stages.iter().find_map(|stage| self.stage_problem(stage))
+    }
+
+    /// The parts of `[evaluation]` that no stage is measured on, and what would measure them.
+    pub(super) fn unmeasured(&self) -> Vec<String> {
+        let measured: Vec<Measure> = self.stages.iter().flat_map(|stage| self.measures(stage)).collect();
+        let (there, used) = (self.evaluation.parts(), self.evaluation.used_by(&measured).parts());
+        let unused = PARTS.iter().zip(there.into_iter().zip(used)).filter(|(_, (there, used))| *there && !used);
+        let text = |(key, by): &(&str, &[Measure])| {
+            let names = by.iter().map(|measure| measure.name()).collect::<Vec<_>>().join(" or ");
+            format!("nothing is measured on evaluation.{key}: no stage's `measure` has {names}")
+        };
+        unused.map(|(part, _)| text(part)).collect()
     }
 
     /// Which of its numbers is beyond what a study may have; before anything is made of them.

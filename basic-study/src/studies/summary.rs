@@ -327,7 +327,9 @@ fn columns(expanded: &Expanded, results: &Results) -> Vec<Column> {
         let parts: Vec<&&String> =
             there.iter().filter(|key| scored.iter().any(|metric| key.starts_with(&format!("{metric}.")))).collect();
         for part in parts {
-            add(part, &format!("{}, %", part.replace('.', ": ")), Percent, Higher, false);
+            // Neither more nor fewer answers of yes are better.
+            let better = if part.contains(".yes ratio") { Neither } else { Higher };
+            add(part, &format!("{}, %", part.replace('.', ": ")), Percent, better, false);
         }
         for quantity in &QUANTITIES {
             let mut layers: Vec<usize> = there.iter().filter_map(|key| quantity.layer(key)).collect();

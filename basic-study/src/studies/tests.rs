@@ -232,6 +232,26 @@ fn wrong_studies_name_the_key() {
     }
 }
 
+#[test]
+fn a_study_names_what_it_measures_nothing_on() {
+    let unmeasured = |evaluation: &str, measure: &str| {
+        let text = STUDY.replace("[evaluation]", &format!("[evaluation]\n{evaluation}"));
+        let text = text.replace("name = \"align\"\n", &format!("name = \"align\"\n{measure}\n"));
+        toml::from_str::<Study>(&text).unwrap().unmeasured()
+    };
+    assert!(unmeasured("", "").is_empty());
+    let lens = "lens = { data = \"x.json\" }\nshapes = \"world:data\"";
+    let said = unmeasured(lens, "");
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert_eq!(said[0], "nothing is measured on evaluation.lens: no stage's `measure` has lens");
+    assert!(said[1].contains("evaluation.shapes") && said[1].contains("or grounding"), "{said:?}");
+    assert!(unmeasured(lens, "measure = [\"lens\", \"v_norm\"]").is_empty());
+    // Both stages list what they measure, and neither the questions.
+    let text = STUDY.replace("recipe = {", "measure = []\nrecipe = {");
+    let said = toml::from_str::<Study>(&text).unwrap().unmeasured();
+    assert!(said.len() == 1 && said[0].contains("evaluation.questions") && said[0].contains("accuracy"), "{said:?}");
+}
+
 /// Results whose accuracy is made up: `base` for the cell "none", more for the others.
 fn made_up(study: &Expanded) -> Results {
     let mut results = Results::new();

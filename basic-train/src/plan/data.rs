@@ -57,21 +57,25 @@ impl Lengths {
         let data = DataSet::open(&recipe.data, recipe.seed)?;
         let (tokenizer, most) = (tokenizer(recipe), limit(recipe, config));
         let count = data.len().min(LOOKED_AT);
-        let (mut sum, mut longest, mut images) = (0u64, 0u64, 0u64);
+        let skips = recipe.data.skip_limit(data.len()) > 0;
+        let (mut measured, mut sum, mut longest, mut images) = (0u64, 0u64, 0u64, 0u64);
         for index in 0..count {
-            let sample = data.sample(index * data.len() / count)?;
+            let sample = match data.sample(index * data.len() / count) {
+                // Training leaves it out, too.
+                Err(error) if skips && error.is_sample() => continue,
+                sample => sample?,
+            };
+            measured += 1;
             // Longer samples are truncated or skipped, or they end the run.
             let length = length(&sample, config, tokenizer.as_ref()).min(most);
             (sum, longest) = (sum + length, longest.max(length));
             images = images.max(sample.images.len() as u64);
         }
-        Ok(Self {
-            samples: Some(data.len() as u64),
-            mean: sum as f64 / count.max(1) as f64,
-            longest,
-            images,
-            measured: count as u64,
-        })
+        let samples = Some(data.len() as u64);
+        if measured == 0 {
+            return Ok(Self::assumed(recipe, config, samples));
+        }
+        Ok(Self { samples, mean: sum as f64 / measured as f64, longest, images, measured })
     }
 }
 

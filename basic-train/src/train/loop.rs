@@ -24,7 +24,7 @@ use super::{
 use crate::directory_lock::Held;
 use crate::parallel::{Replicas, Solo};
 use crate::recipe::Recipe;
-use crate::watch::{Watcher, Watchers, missing_steps};
+use crate::watch::{Watcher, Watchers, is_evaluated, missing_steps};
 
 /// Between two looks at the data files, at least; and so many times what the last look took.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -288,6 +288,15 @@ fn steps(
     let steps = trainer.steps();
     let (mut looked, mut pause) = (Instant::now(), LOOK_EVERY);
     let mut left_out = None;
+    // A run that ended where it could not write the whole model, or at an evaluation, makes it up.
+    if trainer.agree(writes && record.lacks_model(trainer.done()))? {
+        record.save(checkpoint, trainer, &model, evaluated)?;
+    }
+    if let Some(held_out) = record.evaluates_at(trainer.done(), steps).filter(|_| evaluated.is_none()) {
+        if trainer.agree(writes && !is_evaluated(record.out, trainer.done()))? {
+            evaluate(record, held_out, checkpoint, trainer, &model, &mut watchers, &mut evaluated)?;
+        }
+    }
     while trainer.done() < steps {
         if trainer.agree(record.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
             record.save(checkpoint, trainer, &model, evaluated)?;
@@ -309,19 +318,8 @@ fn steps(
         }
         let done = trainer.done();
         let due = |every: Option<usize>| every.is_some_and(|every| done.is_multiple_of(every));
-        if let Some(held_out) = record.held_out.filter(|held_out| due(Some(held_out.every)) || done == steps) {
-            // What was trained is none the worse for it.
-            let images = if writes { held_out.images_unchanged() } else { Ok(()) };
-            if let Err(error) = trainer.together(images.map_err(TrainError::from)) {
-                record.save(checkpoint, trainer, &model, evaluated)?;
-                return Err(error);
-            }
-            if writes {
-                let encoder = trainer.encoder(&model)?;
-                let evaluation = held_out.evaluate(done, &model, checkpoint, record.recipe, encoder)?;
-                watchers.evaluation(&evaluation)?;
-                evaluated = Some((done, evaluation.total));
-            }
+        if let Some(held_out) = record.evaluates_at(done, steps) {
+            evaluate(record, held_out, checkpoint, trainer, &model, &mut watchers, &mut evaluated)?;
         }
         if due(record.recipe.checkpoint.every) && done < steps {
             record.save(checkpoint, trainer, &model, evaluated)?;
@@ -347,6 +345,38 @@ fn steps(
         return Err(error);
     }
     Ok(None)
+}
+
+/// Evaluates the held-out samples on the first replica. Where that fails, what was trained is none the worse for it: its state
+/// is saved.
+fn evaluate(
+    record: &RunFiles,
+    held_out: &HeldOut,
+    checkpoint: &Checkpoint,
+    trainer: &mut Trainer,
+    model: &Llava,
+    watchers: &mut Watchers,
+    evaluated: &mut Option<(usize, f64)>,
+) -> Result<(), TrainError> {
+    let (done, first) = (trainer.done(), trainer.rank() == 0);
+    let mut own = || -> Result<f64, TrainError> {
+        held_out.images_unchanged()?;
+        let encoder = trainer.encoder(model)?;
+        let evaluation = held_out.evaluate(done, model, checkpoint, record.recipe, encoder)?;
+        watchers.evaluation(&evaluation)?;
+        Ok(evaluation.total)
+    };
+    let found = if first { own().map(Some) } else { Ok(None) };
+    match trainer.together(found) {
+        Ok(total) => {
+            *evaluated = total.map(|total| (done, total)).or(*evaluated);
+            Ok(())
+        }
+        Err(error) => {
+            record.save(checkpoint, trainer, model, *evaluated)?;
+            Err(error)
+        }
+    }
 }
 
 /// Writes how the run ended. An earlier run that it replaces goes where it is done, and comes back where it failed without

@@ -54,6 +54,17 @@ impl RunFiles<'_> {
         }
     }
 
+    /// Whether the state after `done` steps lacks the whole model that it should hold, because that could not be written.
+    pub(super) fn lacks_model(&self, done: usize) -> bool {
+        self.recipe.checkpoint.full && done > 0 && !state::has_model(self.out, done)
+    }
+
+    /// The held-out samples, if they are evaluated after step `done` of `steps`.
+    pub(super) fn evaluates_at(&self, done: usize, steps: usize) -> Option<&HeldOut> {
+        let due = |held_out: &HeldOut| done > 0 && (done.is_multiple_of(held_out.every) || done == steps);
+        self.held_out.filter(|held_out| due(held_out))
+    }
+
     /// The watchers that record the steps after `done`.
     pub(super) fn watchers(&self, done: usize) -> Result<Watchers, TrainError> {
         let lines = if self.options.resume { Jsonl::resume(self.out, done)? } else { Jsonl::create(self.out)? };
@@ -79,15 +90,15 @@ impl RunFiles<'_> {
         let first = trainer.rank() == 0;
         let Anew { vanished, held } =
             together(ranks.collective, if first { self.before_save() } else { Ok(Anew::default()) })?;
-        let full = |dir: &Path| {
-            if !self.recipe.checkpoint.full {
-                return Ok(());
-            }
+        let full = |dir: &Path| -> Result<(), TrainError> {
             unchanged(self.beside, "the checkpoint would not be what was trained with")?;
             let staged = StagedDir::new(&dir.join("model"), false)?;
             checkpoint.save_into(model, &staged, self.recipe.train.dtype.dtype())?;
             Ok(staged.commit()?)
         };
+        // Without the whole model, the state is still there to go on from.
+        let mut incomplete = Ok(());
+        let full = |dir: &Path| incomplete = if self.recipe.checkpoint.full { full(dir) } else { Ok(()) };
         let evaluation = evaluated.filter(|(step, _)| *step == trainer.done()).map(|(_, total)| total);
         let Inputs { data, model: start, beside } = self.inputs.clone();
         let position = Position { data, model: start, beside, evaluation, ..trainer.position().clone() };
@@ -99,7 +110,7 @@ impl RunFiles<'_> {
         drop(held);
         let after = match (first, vanished) {
             (false, _) => Ok(()),
-            (true, false) => state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done()),
+            (true, false) => state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done()).and(incomplete),
             (true, true) => {
                 let reason = format!(
                     "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",

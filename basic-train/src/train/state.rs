@@ -135,8 +135,18 @@ impl Ranks<'_> {
     }
 }
 
+/// Whether the state after `step` steps has the whole model beside it (`checkpoint.full`).
+pub fn has_model(run: &Path, step: usize) -> bool {
+    of(run, step).join("model/config.json").is_file()
+}
+
+/// The directory of the state after `step` steps.
+fn of(run: &Path, step: usize) -> PathBuf {
+    folder(run).join(format!("{PREFIX}{step:08}"))
+}
+
 /// Saves a state. All ranks call it together: each writes its share of the optimizer's state, and rank 0 everything else.
-/// `images` is the record of the image files that have been read, and `more` writes further files into the same
+/// `images` is the record of the image files that have been read, and `more` may write further files into the same
 /// directory. The directory gets its name only when all ranks have their files on disk.
 ///
 /// # Errors
@@ -151,10 +161,10 @@ pub fn save(
     ranks: Ranks,
     mut position: Position,
     images: Option<Vec<u8>>,
-    more: impl FnOnce(&Path) -> Result<(), TrainError>,
+    more: impl FnOnce(&Path),
 ) -> Result<PathBuf, TrainError> {
     let Ranks { collective, shard } = ranks;
-    let target = folder(run).join(format!("{PREFIX}{:08}", position.step));
+    let target = of(run, position.step);
     let io = |name: &str| {
         let path = target.join(name);
         move |source| TrainError::Io { path, source }
@@ -190,7 +200,7 @@ pub fn save(
                 staged.write(IMAGES, images)?;
                 written.push(IMAGES.into());
             }
-            more(&dir)?;
+            more(&dir);
         }
         let sum = |name: String| Ok((name.clone(), checksum(&dir.join(&name)).map_err(io(&name))?));
         written.into_iter().map(sum).collect()

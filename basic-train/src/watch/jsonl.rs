@@ -67,6 +67,12 @@ pub fn missing_steps(dir: &Path, done: usize) -> Option<String> {
     Some(format!("{}: {count} of {done} steps are missing or damaged, the first is step {first}", path.display()))
 }
 
+/// Whether the `eval.jsonl` of a run has a complete line for `step`.
+pub fn is_evaluated(dir: &Path, step: usize) -> bool {
+    let text = outside::read(&dir.join("eval.jsonl")).unwrap_or_default();
+    text.split(|byte| *byte == b'\n').filter_map(step_of).any(|evaluated| evaluated == step)
+}
+
 /// The step of a complete line.
 fn step_of(line: &[u8]) -> Option<usize> {
     #[derive(Deserialize)]

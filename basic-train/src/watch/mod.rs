@@ -28,7 +28,7 @@ use thiserror::Error;
 
 pub use alignment::{Alignment, alignment};
 pub use evaluation::{Evaluation, EvaluationError, EvaluationOptions, Sampled, evaluate};
-pub use jsonl::{Jsonl, missing_steps};
+pub use jsonl::{Jsonl, is_evaluated, missing_steps};
 pub use meter::{Meter, Speed, Work};
 pub use step::StepMetrics;
 pub use tensorboard::TensorBoard;

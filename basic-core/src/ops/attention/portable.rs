@@ -307,11 +307,22 @@ pub fn portable_mass<B: Kernels>(
     let positions = B::int_add_scalar(rows.clone(), ((sizes.keys - t) as i64).into());
     let first = at_most::<B>(B::int_gather(1, first, rows), positions.clone());
     let columns = by_head::<B>(k, &sizes).swap(1, 2);
-    let hidden = hidden_keys::<B>(positions, first, sizes.keys);
-    let p = scores(q, columns, Some(hidden), &sizes, cap).sub(lse).exp(); // [B, heads, n, keys]
-    let readout = Array::<B>(readout).reshape(&[b, 1, s, n]).expand(&[b, heads, s, n]);
-    let (readout, p) = (readout.reshape(&[b * heads, s, n]), p.reshape(&[b * heads, n, sizes.keys]));
-    let dtype = p.dtype();
-    let mass = readout.product(p, dtype).reshape(&[b, heads, s, sizes.keys]);
-    mass.sum_dim(1).scale(1.0 / heads as f64).reshape(&[b, s, sizes.keys]).0
+    let readout = Array::<B>(readout);
+    let fitting = budget_or::<B>(None, &device, BLOCK_BUDGET) / (4 * b * heads * sizes.keys);
+    let block = fitting.clamp(1, n);
+    let part = |start: usize| -> Array<B> {
+        let len = block.min(n - start);
+        let slices: [Slice; 2] = [(0..b).into(), (start..start + len).into()];
+        let [positions, first] = [&positions, &first].map(|rows| B::int_slice(rows.clone(), &slices));
+        let hidden = hidden_keys::<B>(positions, first, sizes.keys);
+        let (q, lse) = (q.clone().narrow(1, start, len), lse.clone().narrow(2, start, len));
+        let p = scores(q, columns.clone(), Some(hidden), &sizes, cap).sub(lse).exp(); // [B, heads, len, keys]
+        let readout = readout.clone().narrow(2, start, len).reshape(&[b, 1, s, len]).expand(&[b, heads, s, len]);
+        let (readout, p) = (readout.reshape(&[b * heads, s, len]), p.reshape(&[b * heads, len, sizes.keys]));
+        let dtype = p.dtype();
+        let mass = readout.product(p, dtype).reshape(&[b, heads, s, sizes.keys]);
+        mass.sum_dim(1).scale(1.0 / heads as f64).reshape(&[b, s, sizes.keys])
+    };
+    let further = (block..n).step_by(block);
+    further.map(part).fold(part(0), Array::add).0
 }

@@ -96,8 +96,9 @@ fn adamw_kernel<E: Float, M: Float, G: Float, N: Size>(
 
 /// The tensor, contiguous and not shared with any other.
 fn own(tensor: CubeTensor) -> CubeTensor {
-    let tensor = rows(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
+    // A copy may have padded rows, whatever the tensor has.
+    let tensor = if tensor.can_mut() { tensor } else { tensor.copy() };
+    rows(tensor)
 }
 
 /// How many parameters of `each` tensors share a launch: `most`, or fewer if the device binds fewer buffers. A kernel's

@@ -64,7 +64,7 @@ const UNSUPPORTED: [(&str, &[Value]); 11] = [
 const LEAVE_OUT: [&str; 3] = ["layers_to_transform", "exclude_modules", "layers_pattern"];
 
 /// Initializations of adapters that change the base model's weights.
-const CHANGES_BASE: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
+const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 impl AdapterConfig {
     /// Reads the file.

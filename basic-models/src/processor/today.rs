@@ -1,0 +1,53 @@
+//! The date in chat templates (`strftime_now` of transformers), such as SmolLM3's and Mistral Small's.
+//!
+//! transformers writes today's date. Here a prompt is the same tomorrow, so that a run that resumes goes on with the same
+//! samples: the date is [`FIXED`], which Llama 3.2's template writes where there is no clock, unless the environment
+//! variable `BASIC_DATE` says another.
+
+use std::fmt::Write;
+
+use chrono::{Local, NaiveDate, NaiveDateTime};
+use minijinja::{Error, ErrorKind};
+
+/// The environment variable with the date: `today`, or a date such as `2026-11-29`.
+const VARIABLE: &str = "BASIC_DATE";
+/// The date without it: 26 July 2024.
+const FIXED: &str = "2024-07-26";
+/// The most bytes of a format.
+const MOST: usize = 256;
+
+/// The date in a format of Python's `strftime`.
+pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
+    let wrong = |reason: String| Error::new(ErrorKind::InvalidOperation, reason);
+    let asked = std::env::var(VARIABLE).unwrap_or_else(|_| FIXED.into());
+    let now =
+        now(&asked).ok_or_else(|| wrong(format!("{VARIABLE}={asked} is neither today nor a date like {FIXED}")))?;
+    let mut text = String::new();
+    let written = if format.len() <= MOST { write!(text, "{}", now.format(format)) } else { Err(std::fmt::Error) };
+    written.map_err(|_| wrong(format!("strftime_now: {} is no format of a date", crate::outside::excerpt(format))))?;
+    Ok(text)
+}
+
+fn now(asked: &str) -> Option<NaiveDateTime> {
+    match asked {
+        "today" => Some(Local::now().naive_local()),
+        date => date.parse::<NaiveDate>().ok()?.and_hms_opt(0, 0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{now, strftime_now};
+
+    #[test]
+    fn the_date_is_fixed_unless_it_is_asked_for() {
+        assert_eq!(strftime_now("%d %B %Y").unwrap(), "26 July 2024");
+        assert_eq!(strftime_now("%Y-%m-%d %H:%M, %A the %-d.").unwrap(), "2024-07-26 00:00, Friday the 26.");
+        assert_eq!(now("2026-11-29").unwrap().to_string(), "2026-11-29 00:00:00");
+        assert!(now("today").unwrap() > now("2026-01-01").unwrap());
+        assert_eq!([now(""), now("yesterday"), now("2026-13-01")], [None; 3]);
+        let refused = |format: &str| strftime_now(format).unwrap_err().to_string();
+        assert!(refused("%Q").contains("%Q is no format"), "{}", refused("%Q"));
+        assert!(refused(&"%Y".repeat(1000)).contains("no format"));
+    }
+}
