@@ -196,6 +196,19 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn an_image_whose_name_is_not_utf_8_is_named() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        for name in [&b"a.png"[..], b"caf\xe9.png", b"caf\xe9.notes"] {
+            std::fs::write(dir.path().join(std::ffi::OsStr::from_bytes(name)), "").unwrap();
+        }
+        let error = FolderData::open(dir.path(), None).unwrap_err().to_string();
+        assert!(error.contains("caf") && error.contains("rename the file"), "{error}");
+        assert_eq!(FolderData::open(dir.path(), Some(1)).unwrap().len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_caption_that_is_a_link_stays_in_its_folder() {
         use std::os::unix::fs::symlink;
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -245,6 +245,7 @@ fn what_is_wrong_with_adapters_is_said() {
         ("fan_in_fan_out", json!(true), "is not supported"),
         ("bias", json!("all"), "only none is"),
         ("init_lora_weights", json!("pissa_niter_4"), "changes the weights below"),
+        ("init_lora_weights", json!("lora_ga"), "changes the weights below"),
         ("lora_alpha", json!("much"), "is not a number"),
         ("alpha_pattern", json!({"q_proj(": 3}), "alpha_pattern.q_proj("),
         ("layer_replication", json!([[0, 4]]), "is not supported"),

@@ -105,6 +105,37 @@ fn a_sample_without_its_parts_is_told_and_leaves_the_others() {
     assert!(data.sample(4).is_ok());
 }
 
+/// The same with names as they are, which the writer would refuse.
+fn tar_with_names_as_they_are(members: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, text) in members {
+        let mut header = tar::Header::new_gnu();
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(text.len() as u64);
+        header.set_cksum();
+        builder.append(&header, text.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn images_of_different_shards_and_members_never_have_the_same_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = |name: &str, image: &str| {
+        let members = [("/tmp/build/0.jpg", image), ("/tmp/build/0.txt", "a cat")];
+        written(dir.path(), name, &tar_with_names_as_they_are(&members))
+    };
+    let data = open(&[shard("a.tar", "first"), shard("b.tar", "second")]).unwrap();
+    let image = |index: usize| data.sample(index).unwrap().images.remove(0);
+    assert_eq!([bytes(&image(0)), bytes(&image(1))], ["first", "second"]);
+    assert_eq!(image(0).name(), dir.path().join("a.tar/tmp/build/0.jpg"));
+    assert_eq!(image(1).name(), dir.path().join("b.tar/tmp/build/0.jpg"));
+    // Two names of one path.
+    let members = [("0.jpg", "x"), ("0.txt", "a cat"), ("./0.jpg", "y"), ("./0.txt", "a dog")];
+    let twice = written(dir.path(), "c.tar", &tar_with_names_as_they_are(&members));
+    assert!(open(&[twice]).unwrap_err().to_string().contains("./0.jpg twice"));
+}
+
 #[test]
 fn a_damaged_archive_is_told_wherever_it_ends() {
     let dir = tempfile::tempdir().unwrap();

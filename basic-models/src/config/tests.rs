@@ -74,6 +74,20 @@ fn windows_follow_the_layer_types() {
 }
 
 #[test]
+fn yarn_and_dynamic_scaling_stretch_the_context() {
+    let context = |scaling: Value, positions: usize| {
+        decoder(json!({ "rope_scaling": scaling, "max_position_embeddings": positions })).context()
+    };
+    let yarn = |factor: f64, original: usize| json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original });
+    // Qwen's README adds the scaling and leaves max_position_embeddings; other files have the stretched one.
+    assert_eq!(context(yarn(4.0, 32_768), 32_768), 131_072);
+    assert_eq!(context(yarn(4.0, 32_768), 131_072), 131_072);
+    assert_eq!(context(yarn(2.0, 32_768), 131_072), 131_072);
+    assert_eq!(context(json!({ "rope_type": "dynamic", "factor": 2.0 }), 4096), 8192);
+    assert_eq!(context(json!({ "rope_type": "linear", "factor": 4.0 }), 16_384), 16_384);
+}
+
+#[test]
 fn what_is_written_reads_back_as_the_same() {
     let rope = json!({ "type": "linear", "factor": 2.0 });
     let llama3 = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -75,3 +75,19 @@ pub(super) fn completion_entries(tokenizer: &Tokenizer, tokens: &[(u32, LogProbs
     }
     json!({ "tokens": texts, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::byte_of;
+
+    #[test]
+    fn characters_of_byte_level_vocabularies_are_all_bytes() {
+        assert_eq!("Ġaðł".chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap(), [0x20, b'a', 0xf0, 0xa0]);
+        let all: BTreeSet<u8> = ('!'..='\u{143}').filter_map(byte_of).collect();
+        assert_eq!(all.len(), 256, "each byte has one character");
+        assert_eq!(('!'..='\u{143}').filter_map(byte_of).count(), 256);
+        assert_eq!([' ', '\u{ad}', '\u{144}', '漢'].map(byte_of), [None; 4]);
+    }
+}

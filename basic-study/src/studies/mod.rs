@@ -242,9 +242,6 @@ fn conduct(
     let group = options.group.as_deref();
     let leads = group.is_none_or(|group| group.rank() == 0);
     let held = if leads { Some(Held::take(&options.out)?) } else { None };
-    for text in study.study.unmeasured().iter().filter(|_| leads) {
-        observer(Event::Warning(&format!("warning: {text}")));
-    }
     if let Some(world) = study.world.as_ref().filter(|_| leads) {
         observer(Event::Part("data set", 1));
         world.make()?;
@@ -260,6 +257,9 @@ fn conduct(
     let nothing = |_: &Results| Ok(());
     let write: &(dyn Fn(&Results) -> Result<(), AblateError> + Sync) = if held.is_some() { write } else { &nothing };
     write(&found)?;
+    for text in study.study.unmeasured().iter().filter(|_| leads) {
+        observer(Event::Warning(&format!("warning: {text}")));
+    }
     let (stop, revision) = (options.stop.clone(), options.revision.clone());
     let schedule = Schedule { study, jobs, stop, revision, observer, write };
     let Finished { results: mut found, mut failed, mut stopped } = schedule.run(&options.devices, found)?;

@@ -252,6 +252,35 @@ fn a_study_names_what_it_measures_nothing_on() {
     assert!(said.len() == 1 && said[0].contains("evaluation.questions") && said[0].contains("accuracy"), "{said:?}");
 }
 
+#[test]
+fn a_result_depends_on_what_is_measured_after_its_stage_alone() {
+    let text = STUDY.replace("name = \"align\"\n", "name = \"align\"\nmeasure = []\n");
+    let study = read(&text).unwrap();
+    let limited = read(&text.replace("[evaluation]", "[evaluation]\nlens = { data = \"x.json\" }")).unwrap();
+    assert_eq!(hashes(&study, "losses/das"), hashes(&limited, "losses/das"), "nothing is measured on it");
+    let others = text.replace("world:data/eval.jsonl", "world:data/validation.jsonl");
+    let (ours, theirs) = (hashes(&study, "losses/das"), hashes(&read(&others).unwrap(), "losses/das"));
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours[0], theirs[0], "align measures nothing");
+        assert_ne!(ours[1], theirs[1], "tune answers the questions");
+    }
+}
+
+#[test]
+fn a_result_that_is_not_finite_is_read_again_and_shown() {
+    let study = read(STUDY).unwrap();
+    let mut results = made_up(&study);
+    for result in results.values_mut() {
+        result.values.insert("accuracy".into(), f64::NAN);
+        let text = serde_json::to_string(result).unwrap();
+        let again: StageResult = serde_json::from_str(&text).unwrap();
+        assert!(again.values["accuracy"].is_nan());
+    }
+    let summary = summarize(&study, &results, None);
+    assert!(markdown(&summary).contains("NaN"));
+    assert!(super::page::render(&summary).unwrap().contains("NaN"));
+}
+
 /// Results whose accuracy is made up: `base` for the cell "none", more for the others.
 fn made_up(study: &Expanded) -> Results {
     let mut results = Results::new();

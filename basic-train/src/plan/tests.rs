@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use basic_data::{OnError, SkipLimit};
 use serde_json::json;
 
 use super::*;
@@ -239,6 +240,16 @@ fn lengths_are_measured_where_the_data_is() {
     // Without a tokenizer: four bytes per token, and six tokens around each turn.
     assert_eq!((lengths.samples, lengths.longest, lengths.measured), (Some(2), 2 + 100 + 12, 2));
     assert_eq!(lengths.mean, (2.0 + 1.0 + 12.0 + 114.0) / 2.0);
+
+    // Broken samples are left out as training leaves them out, and the others are measured.
+    let mut broken = sample("yes");
+    broken["image"] = "none.png".into();
+    fs::write(recipe.data.path.as_ref().unwrap(), json!([broken, sample("yes"), broken]).to_string()).unwrap();
+    assert!(Lengths::measure(&recipe, &vicuna(2, 64, 64, 2)).is_err());
+    recipe.data.on_error = OnError::Skip;
+    recipe.data.max_skipped = Some(SkipLimit::Samples(2));
+    let lengths = Lengths::measure(&recipe, &vicuna(2, 64, 64, 2)).unwrap();
+    assert_eq!((lengths.samples, lengths.measured, lengths.mean), (Some(3), 1, 15.0));
 }
 
 #[test]
