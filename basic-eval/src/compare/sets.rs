@@ -1,5 +1,6 @@
 //! Finds and reads the results of `basic eval`: judged answers of benchmarks, and files of predictions.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use basic_models::outside::{self, Budget, Unparsed};
@@ -142,13 +143,10 @@ pub fn read(file: &Path) -> Result<Set, CompareError> {
     if judged.is_empty() {
         return Err(CompareError::NoRun { path: file.into(), problem: "holds no answer".into() });
     }
-    let mut keys: Vec<(String, &str)> =
-        judged.iter().map(|line| (id(&line.question_id), line.prompt.as_str())).collect();
-    keys.sort_unstable();
-    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        let problem = format!("question {} is answered twice", twice[0].0);
-        return Err(CompareError::NoRun { path: file.into(), problem });
-    }
+    let judged = distinct(judged).map_err(|question| {
+        let problem = format!("question {question} is answered twice");
+        CompareError::NoRun { path: file.into(), problem }
+    })?;
     let stem = file.file_name().unwrap_or_default().to_string_lossy();
     let stem = stem.strip_suffix(".jsonl").unwrap_or(&stem);
     // One folder may hold generated answers to a file of questions and its ranked choices.
@@ -161,6 +159,22 @@ pub fn read(file: &Path) -> Result<Set, CompareError> {
     let name = name.unwrap_or_else(|| stem.strip_suffix(".predictions").unwrap_or(stem).into());
     let measure = record.as_ref().map_or_else(|| Some("exact match".into()), |record| record.measure.clone());
     Ok(Set { name, file: file.into(), record, measure, judged })
+}
+
+/// The answers without those that are there before, as where a benchmark asks the same question twice; an error is the id of
+/// a question with two different answers.
+fn distinct(judged: Vec<Judged>) -> Result<Vec<Judged>, String> {
+    let key = |index: &usize| (id(&judged[*index].question_id), judged[*index].prompt.as_str());
+    let mut order: Vec<usize> = (0..judged.len()).collect();
+    order.sort_by_cached_key(key);
+    let mut again = HashSet::new();
+    for pair in order.windows(2).filter(|pair| key(&pair[0]) == key(&pair[1])) {
+        match judged[pair[0]] == judged[pair[1]] {
+            true => again.insert(pair[1]),
+            false => return Err(key(&pair[0]).0),
+        };
+    }
+    Ok(judged.into_iter().enumerate().filter(|(index, _)| !again.contains(index)).map(|(_, line)| line).collect())
 }
 
 /// Parses a line of `judged.jsonl` or of a file of predictions.

@@ -127,6 +127,9 @@ fn ids_that_repeat_are_told_apart_by_their_prompts() {
     assert_eq!(comparison.sets[0].changed[0].prompt, "two");
     let twice = set(&dir.path().join("c"), &[of("one", 1.0), of("one", 0.0)]);
     assert!(compare(&a, &twice, false).unwrap_err().to_string().contains("question i is answered twice"));
+    // The same line again is the same answer.
+    let again = set(&dir.path().join("d"), &[of("two", 1.0), of("one", 1.0), of("two", 1.0)]);
+    assert_eq!(compare(&a, &again, false).unwrap().sets[0].questions, 2);
 }
 
 #[test]
