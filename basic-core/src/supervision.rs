@@ -66,7 +66,7 @@ pub struct Seen {
     pub q: Tensor<4>,
     /// Rotated keys, `[B, T, kv_heads, head_dim]`.
     pub k: Tensor<4>,
-    /// The log-sum-exp of each query's scores, `[B, heads, T]`.
+    /// The log-sum-exp of each query's scores, `[B, heads, T]`, which [`ops::attention`](crate::ops::attention) returns.
     pub lse: Tensor<3>,
     /// The first visible key of each query, `[B or 1, T]`.
     pub first: Tensor<2, Int>,

@@ -326,3 +326,45 @@ fn adapters_of_every_vision_encoder_have_its_modules_names_and_merge() {
         }
     }
 }
+
+#[test]
+fn a_run_that_goes_on_with_adapters_keeps_all_that_came_with_them() {
+    let binary = env!("CARGO_BIN_EXE_basic-under-test");
+    let project = Project::new(binary, "finetune", 2);
+    let lora = ["parts.decoder.mode=lora", "parts.vision.mode=lora", "parts.decoder.rank=2", "parts.vision.rank=2"];
+    let sets = |sets: &[&str]| sets.iter().flat_map(|set| ["--set".to_string(), set.to_string()]).collect::<Vec<_>>();
+    let train = |out: &str, given: &[&str]| {
+        let line = sets(given);
+        project.train(out, &line.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let refused = |given: &[&str], mentions: &[&str]| {
+        let mut line = args!["train", project.path().join("recipe.toml"), "--out", project.path().join("none")];
+        line.extend(sets(given).into_iter().map(Into::into));
+        basic(line).refused(1, mentions);
+    };
+    // With a supervision method's head, which is no part of a checkpoint.
+    let a = train("a", &[&lora[..], &["objective.viral.head_width=8"]].concat());
+    let saved = |out: &Path| read_json(&out.join("adapter/adapter_config.json"))["modules_to_save"].clone();
+    assert_eq!(saved(&a), json!(["multi_modal_projector"]));
+    assert_eq!(basic(args!["inspect", a.join("adapter"), "--json"]).json()["loads"], true);
+
+    let adapters = a.join("adapter").display().to_string();
+    let (decoder, vision) = (format!("parts.decoder.adapters={adapters}"), format!("parts.vision.adapters={adapters}"));
+    refused(&["parts.decoder.mode=lora", &decoder], &["adapters of the vision too", "parts.vision"]);
+    let merged = format!("model.checkpoint={}", a.display());
+    let both = ["parts.decoder.mode=lora", "parts.vision.mode=lora", &decoder, &vision];
+    refused(&[&both[..], &[&merged]].concat(), &["adapter", "already"]);
+    basic(args!["merge", a, a.join("adapter"), project.path().join("twice")]).refused(1, &["already"]);
+
+    // The projector that was trained beside the first adapters belongs to those that go on from them.
+    let b = train("b", &[&both[..], &["parts.projector.mode=frozen"]].concat());
+    assert_eq!(saved(&b), json!(["multi_modal_projector"]));
+    let whole = project.path().join("merged");
+    basic(args!["merge", fixture("plain"), b.join("adapter"), whole]).succeeded();
+    let [ours, theirs] = [&b, &whole].map(|dir| read(&dir.join("model.safetensors")));
+    let projector = ours.iter().filter(|(name, _)| name.contains("multi_modal_projector"));
+    for (name, tensor) in projector {
+        assert_eq!(tensor.values, theirs[name].values, "{name}");
+    }
+    assert_eq!(ours.keys().filter(|name| name.contains("multi_modal_projector")).count(), 4);
+}

@@ -228,10 +228,17 @@ fn compare_and_report_find_ranked_choices_in_a_checkpoint() {
     // Questions whose name ends like that of ranked choices.
     let named = model.join("eval/mine.choices.jsonl");
     fs::copy(&data, &named).unwrap();
+    // And others, with answers beside them, whose record has the name that a record of ranked choices would have.
+    let answered = model.join("eval/yours.choices.jsonl");
+    fs::copy(&data, &answered).unwrap();
+    let line = args!["eval", model, answered, "--images", fixture("images"), "--device", "cpu", "--max-new-tokens", "2"];
+    assert_eq!(basic(line).code, Some(0));
+    assert!(model.join("eval/yours.choices.result.json").is_file());
     let compared = basic(args!["compare", model, model, "--json"]).json();
     let stem = data.file_stem().unwrap().to_string_lossy().into_owned();
     let names: Vec<&str> = compared["sets"].as_array().unwrap().iter().map(|set| text(&set["name"])).collect();
-    assert_eq!(names, [format!("{stem}.choices"), stem.clone(), format!("{stem}.replaced-choices")]);
+    let all = [format!("{stem}.choices"), stem.clone(), format!("{stem}.replaced-choices"), "yours.choices".into()];
+    assert_eq!(names, all);
     assert_eq!(compared["sets"][0]["measures"][0]["name"], "most likely choice");
     let page = dir.path().join("page.html");
     assert_eq!(basic(args!["report", model, "--out", page]).code, Some(0));

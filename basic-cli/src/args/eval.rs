@@ -6,8 +6,8 @@ use basic_core::DeviceSpec;
 use basic_data::StyleChoice;
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::DeviceArg;
 use super::data::conversation;
+use super::{DeviceArg, Dtype};
 
 #[derive(Debug, ClapArgs)]
 pub struct Eval {
@@ -65,6 +65,9 @@ pub struct Eval {
     /// Share a benchmark's questions among several devices, each with its copy of the model: --devices cuda:0,cuda:1
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "bench", conflicts_with = "device")]
     pub devices: Vec<DeviceSpec>,
+    /// The data type of the parameters.
+    #[arg(long, value_enum, default_value = "float32")]
+    pub dtype: Dtype,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

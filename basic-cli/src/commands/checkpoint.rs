@@ -60,7 +60,9 @@ pub fn convert(args: Convert) -> Result<()> {
 
 /// Runs `basic merge`.
 pub fn merge(args: Merge) -> Result<()> {
-    let checkpoint = Checkpoint::open_with(&args.base, AdapterFiles::open(&args.adapter)?)?;
+    let adapters = AdapterFiles::open(&args.adapter)?;
+    adapters.check_base(&args.base)?;
+    let checkpoint = Checkpoint::open_with(&args.base, adapters)?;
     write(&checkpoint, &args.out, &args.output)
 }
 

@@ -17,7 +17,6 @@ use basic_models::Checkpoint;
 use basic_models::checkpoint::resolve;
 use basic_models::nn::Llava;
 use basic_train::parallel::Group;
-use burn::tensor::DType;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -96,7 +95,7 @@ fn file(args: &Eval, data: &Path, launched: Option<&Group>) -> Result<()> {
     if args.replace {
         check_replaceable(&checkpoint.config).with_context(|| args.checkpoint.display().to_string())?;
     }
-    let model = checkpoint.load(DType::F32, &args.device.device.open()?)?;
+    let model = checkpoint.load(args.dtype.into(), &args.device.device.open()?)?;
     let asked = Asked { launched, args, data, questions, base, checkpoint, conversation, options, model };
     if by_choices { asked.by_choices() } else { asked.by_answers() }
 }

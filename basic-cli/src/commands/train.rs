@@ -36,8 +36,10 @@ fn run_recipe(mut args: Train, launched: Option<&Group>) -> Result<()> {
         (Some(recipe), _) => Recipe::open(recipe, &args.sets)?,
         (None, Some(run)) => {
             let info = RunInfo::open(run)?;
-            match lacks(run).filter(|_| info.status == Status::Done) {
-                None if info.status == Status::Done && !args.plan => {
+            // A plan says what the run takes, whatever is left of it.
+            let done = info.status == Status::Done && !args.plan;
+            match lacks(run).filter(|_| done) {
+                None if done => {
                     if leads {
                         say!("checkpoint: {} (the run was done already)", run.display());
                     }

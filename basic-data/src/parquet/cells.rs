@@ -173,6 +173,23 @@ pub(super) fn is_blank(array: &ArrayRef, row: usize) -> bool {
     }
 }
 
+/// Whether a cell has no image, as in a row of text alone: it is empty, a blank name, or a list or a structure of only such
+/// values.
+pub(super) fn is_imageless(array: &ArrayRef, row: usize) -> bool {
+    if is_blank(array, row) {
+        return true;
+    }
+    match array.data_type() {
+        DataType::Utf8View => array.as_string_view().value(row).trim().is_empty(),
+        DataType::List(_) => {
+            let items = array.as_list::<i32>().value(row);
+            (0..items.len()).all(|item| is_imageless(&items, item))
+        }
+        DataType::Struct(_) => array.as_struct().columns().iter().all(|field| is_imageless(field, row)),
+        _ => false,
+    }
+}
+
 /// Whether a cell neither names nor holds media: it is empty, a blank text, a bare number or flag, or a list or
 /// structure of only such values.
 pub(super) fn is_silent(array: &ArrayRef, row: usize) -> bool {

@@ -154,9 +154,8 @@ impl ParquetData {
         let filled = columns.iter().find(|(array, unread)| match unread {
             // Without its bytes, a structure that does hold an image may look empty.
             true => !cells::images(array, at, true).is_ok_and(|found| found.is_empty()),
-            false => !cells::is_blank(array, at),
+            false => !cells::is_imageless(array, at),
         });
-        let filled = filled.or_else(|| columns.iter().find(|(array, _)| !array.is_null(at)));
         let Some((array, unread)) = filled else { return Ok(Vec::new()) };
         let mut left = file_limits().bytes;
         let source = |(number, cell): (usize, cells::Cell)| match cell {

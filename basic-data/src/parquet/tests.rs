@@ -169,7 +169,8 @@ fn wrong_columns_and_rows_say_what_is_expected() {
     }
     let nothing = structure(&[("bytes", bytes(&[None])), ("path", text(&[None]))]);
     for (image, mention) in [
-        (Arc::new(nothing) as ArrayRef, "neither bytes nor a path"),
+        (Arc::new(nothing) as ArrayRef, "no image"),
+        (text(&[Some(" ")]), "no image"),
         (text(&[Some("../x.png")]), "leaves its folder"),
         (text(&[Some("gone.png")]), "does not exist"),
         (text(&[None]), "no image"),

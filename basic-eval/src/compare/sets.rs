@@ -109,14 +109,22 @@ impl Found {
         } else {
             let answers = |path: &PathBuf| {
                 let name = path.to_string_lossy();
-                // A file of questions may have such a name, too: only ranked choices have a record.
+                // A file of questions may have such a name, too. It has no record, but that of its answers if these are
+                // beside it.
                 let ranked = [RANKED, RANKED_FROM_TOKENS].iter().any(|ending| name.ends_with(ending));
-                path.is_file() && (name.ends_with(PREDICTIONS) || ranked && record_file(path).is_file())
+                let answered = || path.with_file_name(answers_to(path)).is_file();
+                path.is_file()
+                    && (name.ends_with(PREDICTIONS) || ranked && record_file(path).is_file() && !answered())
             };
             self.files.extend(list(dir)?.into_iter().filter(answers));
         }
         Ok(())
     }
+}
+
+/// The name of the answers to a file of questions.
+fn answers_to(questions: &Path) -> String {
+    questions.file_stem().unwrap_or_default().to_string_lossy().into_owned() + PREDICTIONS
 }
 
 /// Reads the answers in a file.
@@ -161,8 +169,8 @@ pub fn read(file: &Path) -> Result<Set, CompareError> {
     Ok(Set { name, file: file.into(), record, measure, judged })
 }
 
-/// The answers without those that are there before, as where a benchmark asks the same question twice; an error is the id of
-/// a question with two different answers.
+/// The answers without repeated ones; a benchmark may ask the same question twice. An error is the id of a question with two
+/// different answers.
 fn distinct(judged: Vec<Judged>) -> Result<Vec<Judged>, String> {
     let key = |index: &usize| (id(&judged[*index].question_id), judged[*index].prompt.as_str());
     let mut order: Vec<usize> = (0..judged.len()).collect();

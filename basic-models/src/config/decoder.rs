@@ -198,7 +198,7 @@ impl DecoderConfig {
             ("head_dim", self.head_dim(), most::HEAD_DIM),
             ("num_attention_heads * head_dim", self.num_attention_heads.saturating_mul(self.head_dim()), most::INNER),
             ("max_position_embeddings", self.max_position_embeddings, most::POSITIONS),
-            ("max_position_embeddings * rope_scaling.factor", self.context(), most::POSITIONS),
+            ("the positions that rope_scaling stretches to", self.context(), most::POSITIONS),
             ("eos_token_id (number of ids)", self.eos_ids().len(), most::END_IDS),
         ];
         // Checked first: with too many heads, the width of each would be 0.

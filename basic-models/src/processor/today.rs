@@ -23,8 +23,8 @@ pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     let now =
         now(&asked).ok_or_else(|| wrong(format!("{VARIABLE}={asked} is neither today nor a date like {FIXED}")))?;
     let mut text = String::new();
-    let written = if format.len() <= MOST { write!(text, "{}", now.format(format)) } else { Err(std::fmt::Error) };
-    written.map_err(|_| wrong(format!("strftime_now: {} is no format of a date", crate::outside::excerpt(format))))?;
+    let done = if format.len() <= MOST { write!(text, "{}", now.format(format)) } else { Err(std::fmt::Error) };
+    done.map_err(|_| wrong(format!("strftime_now: {} is no format of a date", crate::outside::excerpt(format))))?;
     Ok(text)
 }
 
@@ -37,16 +37,19 @@ fn now(asked: &str) -> Option<NaiveDateTime> {
 
 #[cfg(test)]
 mod tests {
-    use super::{now, strftime_now};
+    use super::{FIXED, now, written};
 
     #[test]
     fn the_date_is_fixed_unless_it_is_asked_for() {
-        assert_eq!(strftime_now("%d %B %Y").unwrap(), "26 July 2024");
-        assert_eq!(strftime_now("%Y-%m-%d %H:%M, %A the %-d.").unwrap(), "2024-07-26 00:00, Friday the 26.");
+        let fixed = |format: &str| written(format, FIXED);
+        assert_eq!(fixed("%d %B %Y").unwrap(), "26 July 2024");
+        assert_eq!(fixed("%Y-%m-%d %H:%M, %A the %-d.").unwrap(), "2024-07-26 00:00, Friday the 26.");
+        assert_eq!(written("%Y", "2026-11-29").unwrap(), "2026");
+        assert!(written("%Y", "soon").unwrap_err().to_string().contains("BASIC_DATE=soon"));
         assert_eq!(now("2026-11-29").unwrap().to_string(), "2026-11-29 00:00:00");
-        assert!(now("today").unwrap() > now("2026-01-01").unwrap());
+        assert!(now("today").is_some());
         assert_eq!([now(""), now("yesterday"), now("2026-13-01")], [None; 3]);
-        let refused = |format: &str| strftime_now(format).unwrap_err().to_string();
+        let refused = |format: &str| fixed(format).unwrap_err().to_string();
         assert!(refused("%Q").contains("%Q is no format"), "{}", refused("%Q"));
         assert!(refused(&"%Y".repeat(1000)).contains("no format"));
     }

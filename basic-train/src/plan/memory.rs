@@ -60,7 +60,7 @@ pub struct Memory {
     pub buckets: u64,
     /// What the decoder's layers keep for the backward pass.
     pub decoder_activations: u64,
-    /// The dense matrices that are composed of weights and adapters.
+    /// The dense matrices that are made of quantized ones.
     pub composed_weights: u64,
     /// The vision encoder: what its layers keep if it is trained, or the peak within a layer if it is frozen, plus the
     /// cache of its features.
@@ -96,10 +96,11 @@ impl Memory {
         let (layers, tokens) = (wide(text.num_hidden_layers), wide(load.samples) * load.positions);
         let stream = tokens * wide(text.hidden_size) * element;
         let layer = tokens * decoder_layer(text, decoder, load);
-        let composed = wide(decoder.adapted) * element;
+        // Only quantized matrices are made dense.
+        let composed = wide(decoder.bits.map_or(0, |_| decoder.adapted)) * element;
         let weights = parts.iter().fold(wide(0u64), |sum, part| sum + part.weights(element, load.gpu));
-        // One layer's activations, the dense gradient of an adapted matrix, and a GPU's blocks of scores.
-        let backward = (layer + wide(decoder.widest) * element + scores(text, load)).narrow();
+        // One layer's activations, and a GPU's blocks of scores.
+        let backward = (layer + scores(text, load)).narrow();
         let losses = losses(config, load).narrow();
         // The input and the output of the last norm come on top of the layers.
         let kept = 2 * stream + if load.recompute { layers * stream + layer } else { layers * layer };

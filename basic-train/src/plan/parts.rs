@@ -32,9 +32,6 @@ pub struct PartCounts {
     /// Number of parameters in the matrices that have adapters.
     #[serde(skip_serializing_if = "is_zero")]
     pub adapted: u64,
-    /// Number of parameters in the largest of these matrices.
-    #[serde(skip)]
-    pub(super) widest: u64,
     /// Bits per element of these matrices, if they are quantized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<u8>,
@@ -90,7 +87,6 @@ impl PartCounts {
             lr: None,
             rank: adapts.then_some(rank),
             adapted: 0,
-            widest: 0,
             bits: (mode == Mode::Qlora).then(|| config.bits.unwrap_or(Quantization::default().bits)),
             block: config.block.unwrap_or(Quantization::default().block),
             inputs: [mode == Mode::Full; 3],
@@ -104,7 +100,6 @@ impl PartCounts {
             this.trained = this.trained.saturating_add(factors);
             this.count_in_bucket(slot, factors);
             this.adapted += size(slot);
-            this.widest = this.widest.max(size(slot));
             for (input, names) in this.inputs.iter_mut().zip(INPUTS) {
                 *input |= names.contains(&layer(slot));
             }

@@ -11,6 +11,7 @@ use basic_models::{Checkpoint, Llava};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::model::given_adapters;
 use super::state::Position;
 use super::{Stores, TrainError};
 use crate::recipe::{EvalConfig, Recipe, Stage};
@@ -30,6 +31,10 @@ impl Inputs {
         // What a supervision method compares with is a part of the model as far as a state is concerned.
         if let Some(name) = recipe.objective.encoder() {
             files.extend(EncoderFiles::open(name)?.source_files());
+        }
+        // So are the adapters that it goes on with, and the whole parts beside them.
+        for (adapters, _) in given_adapters(recipe)? {
+            files.extend(adapters.source_files());
         }
         let model = content_hash(&files)?;
         let mut beside = checkpoint.beside_files();

@@ -288,14 +288,16 @@ fn steps(
     let steps = trainer.steps();
     let (mut looked, mut pause) = (Instant::now(), LOOK_EVERY);
     let mut left_out = None;
-    // A run that ended where it could not write the whole model, or at an evaluation, makes it up.
-    if trainer.agree(writes && record.lacks_model(trainer.done()))? {
-        record.save(checkpoint, trainer, &model, evaluated)?;
+    // A run that ended at an evaluation, or where it could not write the whole model, makes it up.
+    let mut incomplete = writes && record.lacks_model(trainer.done());
+    if let Some(held_out) = record.evaluates_at(trainer.done(), steps).filter(|_| evaluated.is_none())
+        && trainer.agree(writes && !is_evaluated(record.out, trainer.done()))?
+    {
+        evaluate(record, held_out, checkpoint, trainer, &model, &mut watchers, &mut evaluated)?;
+        incomplete = true;
     }
-    if let Some(held_out) = record.evaluates_at(trainer.done(), steps).filter(|_| evaluated.is_none()) {
-        if trainer.agree(writes && !is_evaluated(record.out, trainer.done()))? {
-            evaluate(record, held_out, checkpoint, trainer, &model, &mut watchers, &mut evaluated)?;
-        }
+    if trainer.agree(incomplete)? {
+        record.save(checkpoint, trainer, &model, evaluated)?;
     }
     while trainer.done() < steps {
         if trainer.agree(record.options.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst)))? {
@@ -373,7 +375,8 @@ fn evaluate(
             Ok(())
         }
         Err(error) => {
-            record.save(checkpoint, trainer, model, *evaluated)?;
+            // The failure itself is what the caller must hear of.
+            let _ = record.save(checkpoint, trainer, model, *evaluated);
             Err(error)
         }
     }

@@ -1,6 +1,8 @@
 //! Opens the model that a run starts from and prepares it for training: each part frozen, fully trained, or with
 //! adapters.
 
+use std::path::PathBuf;
+
 use basic_models::adapters::{LoraConfig, Quantization, attach};
 use basic_models::checkpoint::AdapterFiles;
 use basic_models::nn::Llava;
@@ -19,9 +21,43 @@ use crate::trainable::set_trainable;
 ///
 /// [`CheckpointError`] that names the file.
 pub(crate) fn open_model(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {
+    check_adapters(recipe)?;
     let checkpoint = open_parts(recipe)?;
     recipe.check_encoders(&checkpoint.config)?;
     checkpoint.with_images(recipe.model.image_aspect_ratio.as_deref(), recipe.model.max_pixels)
+}
+
+/// The adapters that a recipe's parts go on with, each directory once, with the parts that name it.
+pub(super) fn given_adapters(recipe: &Recipe) -> Result<Vec<(AdapterFiles, Vec<Part>)>, CheckpointError> {
+    let mut given: Vec<(&PathBuf, Vec<Part>)> = Vec::new();
+    for part in Part::ALL {
+        let Some(dir) = &recipe.parts.of(part).adapters else { continue };
+        match given.iter_mut().find(|(known, _)| *known == dir) {
+            Some((_, parts)) => parts.push(part),
+            None => given.push((dir, vec![part])),
+        }
+    }
+    given.into_iter().map(|(dir, parts)| Ok((AdapterFiles::open(dir)?, parts))).collect()
+}
+
+/// Refuses adapters that the model has already, and directories with adapters of further parts, which would be left out.
+fn check_adapters(recipe: &Recipe) -> Result<(), CheckpointError> {
+    for (files, parts) in given_adapters(recipe)? {
+        if let Some(base) = &recipe.model.checkpoint {
+            files.check_base(&basic_models::checkpoint::resolve(base)?)?;
+        }
+        let others = Part::ALL.into_iter().filter(|part| !parts.contains(part));
+        let left_out = others.filter(|part| part.prefixes().iter().any(|prefix| files.adapts(prefix)));
+        if let (Some(other), Some(part)) = (left_out.into_iter().next(), parts.first()) {
+            return Err(CheckpointError::Mismatch(format!(
+                "parts.{}.adapters: the directory has adapters of the {} too: write the same into parts.{}, or merge them first",
+                part.name(),
+                other.name(),
+                other.name()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn open_parts(recipe: &Recipe) -> Result<Checkpoint, CheckpointError> {

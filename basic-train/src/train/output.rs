@@ -8,6 +8,7 @@ use basic_models::checkpoint::{Contents, Replaces, StagedDir, save_adapters};
 use basic_models::{Checkpoint, CheckpointError, Llava};
 
 use super::heads::save_heads;
+use super::model::given_adapters;
 use super::{RunInfo, Status, TrainError, state};
 use crate::directory_lock::Held;
 use crate::recipe::{Mode, Part, Recipe};
@@ -166,9 +167,20 @@ pub(super) fn save(checkpoint: &Checkpoint, model: &Llava, out: &Path, recipe: &
 fn save_adapters_of(model: &Llava, out: &Path, recipe: &Recipe) -> Result<(), TrainError> {
     let adapted = |part: &Part| matches!(recipe.mode(*part), Mode::Lora | Mode::Qlora);
     let Some(base) = recipe.model.checkpoint.as_ref().filter(|_| Part::ALL.iter().any(adapted)) else { return Ok(()) };
-    let there = |part: &Part| *part != Part::FusedVision || model.config().is_fused();
-    let whole = Part::ALL.into_iter().filter(there).filter(|part| recipe.mode(*part) == Mode::Full);
-    let whole: Vec<&str> = whole.flat_map(|part| part.prefixes()).copied().collect();
+    // A checkpoint has no heads, and a model whose head is its embedding table has no other.
+    let there = |prefix: &&str| match *prefix {
+        "heads" => false,
+        "lm_head" => model.lm_head.is_some(),
+        "fused_vision_towers" => model.config().is_fused(),
+        _ => true,
+    };
+    // What came whole with the adapters that the run went on with belongs to the new ones, too.
+    let given = given_adapters(recipe)?;
+    let came = |prefix: &str| given.iter().any(|(files, _)| files.holds(prefix));
+    let belongs =
+        |part: &Part| !adapted(part) && (recipe.mode(*part) == Mode::Full || part.prefixes().iter().any(|p| came(p)));
+    let whole = Part::ALL.into_iter().filter(belongs).flat_map(|part| part.prefixes()).copied();
+    let whole: Vec<&str> = whole.filter(there).collect();
     // If the base model itself has adapters, PEFT could not load it as the base of others.
     if base.join("adapter_config.json").is_file() {
         return Ok(());

@@ -110,7 +110,10 @@ impl RunFiles<'_> {
         drop(held);
         let after = match (first, vanished) {
             (false, _) => Ok(()),
-            (true, false) => state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done()).and(incomplete),
+            // An earlier state with a whole model is then still needed.
+            (true, false) => {
+                incomplete.and_then(|()| state::prune(self.out, self.recipe.checkpoint.keep_last, trainer.done()))
+            }
             (true, true) => {
                 let reason = format!(
                     "the run's directory has vanished; what was in memory is saved in {}: `basic train --resume {}` goes on from there",
@@ -137,7 +140,8 @@ impl RunFiles<'_> {
 
     /// Looks whether the data is what it was and the output directory is there, which is made anew if it has vanished.
     fn before_save(&self) -> Result<Anew, TrainError> {
-        self.unchanged()?;
+        // The held-out data is nothing to what was trained.
+        self.data.unchanged(&self.inputs.data)?;
         let mut anew = Anew { vanished: self.vanished(), held: None };
         if anew.vanished {
             if self.lost() {

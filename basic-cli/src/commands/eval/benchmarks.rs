@@ -83,7 +83,7 @@ fn models(args: &Eval, checkpoint: &Checkpoint) -> Result<Vec<Llava>> {
     for spec in specs {
         let model = match models.iter().find(|(other, _)| *other == spec) {
             Some((_, model)) => model.clone(),
-            None => checkpoint.load(DType::F32, &spec.open()?)?,
+            None => checkpoint.load(args.dtype.into(), &spec.open()?)?,
         };
         models.push((spec, model));
     }
@@ -139,7 +139,11 @@ impl OneBenchmark<'_> {
         let options = options(args, benchmark);
         let max_new_tokens = options.max_new_tokens;
         let weights = weights(&resolve(&args.checkpoint)?)?;
-        let made = format!("by {weights} with at most {max_new_tokens} tokens, prompts by {conversation}");
+        let mut made = format!("by {weights} with at most {max_new_tokens} tokens, prompts by {conversation}");
+        let dtype = DType::from(args.dtype);
+        if dtype != DType::F32 {
+            made += &format!(", computed in {dtype:?}");
+        }
         let mut answers = match peers {
             Some(peers) => Answers::open_among(peers, &out, &task.questions, &made, args.fresh)?,
             None => Answers::open(&out, &task.questions, &made, args.fresh)?,

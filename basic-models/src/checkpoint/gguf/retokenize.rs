@@ -18,6 +18,9 @@ const SCORES: &str = "tokenizer.ggml.scores";
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 
+/// The pre-tokenizers of byte-level vocabularies for which llama.cpp begins a text with BOS if the file does not say.
+const BEGIN_WITH_BOS: [&str; 6] = ["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken"];
+
 /// The longest token in bytes that merges are looked for in: splitting it everywhere takes the square of its length.
 const LONGEST: usize = 1024;
 
@@ -191,16 +194,23 @@ fn pieces(metadata: &Metadata, words: &Words<'_>) -> Result<Value, CheckpointErr
 fn config(metadata: &Metadata) -> Result<Value, GgufError> {
     let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
     let texts = metadata.texts(TOKENS)?.unwrap_or_default();
-    for (name, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+    let pieces = metadata.text(MODEL)? == Some("llama");
+    // What a file does not say is what llama.cpp assumes.
+    let usual = |id: u32| pieces.then_some(id);
+    let keys =
+        [("bos", "bos", usual(1)), ("eos", "eos", usual(2)), ("unk", "unknown", usual(0)), ("pad", "padding", None)];
+    for (name, key, usual) in keys {
         let key = format!("tokenizer.ggml.{key}_token_id");
-        let Some(id) = metadata.count(&key)? else { continue };
+        let Some(id) = metadata.count(&key)?.or(usual) else { continue };
         let Some(text) = texts.get(id as usize) else {
             return Err(metadata.wrong(&key, format!("is {id}, and there are {} tokens", texts.len())));
         };
         config[format!("{name}_token")] = json!(text);
     }
     for name in ["bos", "eos"] {
-        if let Some(adds) = metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))? {
+        let said = metadata.flag(&format!("tokenizer.ggml.add_{name}_token"))?;
+        let usual = name == "bos" && (pieces || metadata.text(PRE)?.is_some_and(|pre| BEGIN_WITH_BOS.contains(&pre)));
+        if let Some(adds) = said.or(usual.then_some(true)) {
             config[format!("add_{name}_token")] = json!(adds);
         }
     }

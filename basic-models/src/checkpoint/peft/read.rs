@@ -132,6 +132,33 @@ impl AdapterFiles {
         }
     }
 
+    /// The files that the adapters are read from.
+    pub fn source_files(&self) -> Vec<PathBuf> {
+        let names = [CONFIG, TENSORS, TORCH, BESIDE].map(|name| self.dir.join(name));
+        // PyTorch's file is read where there is no other.
+        let shadowed = |path: &PathBuf| path.ends_with(TORCH) && self.dir.join(TENSORS).is_file();
+        names.into_iter().filter(|path| path.is_file() && !shadowed(path)).collect()
+    }
+
+    /// Returns an error if the adapters lie in the model that they are to be added to: a run's output has them in its
+    /// weights already.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CheckpointError::Mismatch`], which says what to name instead.
+    pub fn check_base(&self, base: &Path) -> Result<(), CheckpointError> {
+        let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        if !place(&self.dir).starts_with(place(base)) {
+            return Ok(());
+        }
+        let named = self.base().map_or(String::new(), |base| format!(" ({base})"));
+        Err(CheckpointError::Mismatch(format!(
+            "{}: these adapters are in the weights of {} already: name the model that they were trained on{named}",
+            self.dir.display(),
+            base.display()
+        )))
+    }
+
     /// The base model that the adapters name: a directory or a hub name.
     pub fn base(&self) -> Option<&str> {
         self.config.base.as_deref()

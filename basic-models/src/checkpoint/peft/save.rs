@@ -57,7 +57,11 @@ pub fn save_adapters(
     }
     let adapted = |adapter: &Adapter| Adapted { rank: adapter.a.dims()[1], scale: adapter.scale };
     let found = layers.iter().map(|(layer, adapter)| (layer.clone(), adapted(adapter))).collect();
-    let document = document(&all, &found, whole, base, vision);
+    let mut document = document(&all, &found, whole, base, vision);
+    // Without this, PEFT would give a model whose head is its table a head of its own.
+    if model.lm_head.is_none() && whole.contains(&"language_model") {
+        document["ensure_weight_tying"] = true.into();
+    }
     staged.write(CONFIG, format!("{document:#}\n").as_bytes())?;
 
     let to = FloatType::of(dtype);
