@@ -343,7 +343,9 @@ fn a_run_that_goes_on_with_adapters_keeps_all_that_came_with_them() {
         basic(line).refused(1, mentions);
     };
     // With a supervision method's head, which is no part of a checkpoint.
-    let a = train("a", &[&lora[..], &["objective.viral.head_width=8"]].concat());
+    let encoder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/vision").display().to_string();
+    let viral = ["objective.viral.head_width=8".into(), format!("objective.viral.target={encoder:?}")];
+    let a = train("a", &[&lora[..], &viral.each_ref().map(String::as_str)].concat());
     let saved = |out: &Path| read_json(&out.join("adapter/adapter_config.json"))["modules_to_save"].clone();
     assert_eq!(saved(&a), json!(["multi_modal_projector"]));
     assert_eq!(basic(args!["inspect", a.join("adapter"), "--json"]).json()["loads"], true);

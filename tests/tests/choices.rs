@@ -231,7 +231,8 @@ fn compare_and_report_find_ranked_choices_in_a_checkpoint() {
     // And others, with answers beside them, whose record has the name that a record of ranked choices would have.
     let answered = model.join("eval/yours.choices.jsonl");
     fs::copy(&data, &answered).unwrap();
-    let line = args!["eval", model, answered, "--images", fixture("images"), "--device", "cpu", "--max-new-tokens", "2"];
+    let line =
+        args!["eval", model, answered, "--images", fixture("images"), "--device", "cpu", "--max-new-tokens", "2"];
     assert_eq!(basic(line).code, Some(0));
     assert!(model.join("eval/yours.choices.result.json").is_file());
     let compared = basic(args!["compare", model, model, "--json"]).json();

@@ -113,8 +113,7 @@ impl Found {
                 // beside it.
                 let ranked = [RANKED, RANKED_FROM_TOKENS].iter().any(|ending| name.ends_with(ending));
                 let answered = || path.with_file_name(answers_to(path)).is_file();
-                path.is_file()
-                    && (name.ends_with(PREDICTIONS) || ranked && record_file(path).is_file() && !answered())
+                path.is_file() && (name.ends_with(PREDICTIONS) || ranked && record_file(path).is_file() && !answered())
             };
             self.files.extend(list(dir)?.into_iter().filter(answers));
         }
