@@ -6,9 +6,7 @@
 //! text. Its first two layers supervise `v`. A real decoder has norms, MLPs and rotary positions; the calls are the same.
 
 use basic_core::ops::attention;
-use basic_core::{
-    Basic, DeviceSpec, Heads, ImageSpan, Losses, Objective, Seen, Supervised, Supervision, SupervisionLayout,
-};
+use basic_core::{Basic, DeviceSpec, Heads, ImageSpan, Objective, Seen, Supervised, Supervision, SupervisionLayout};
 use burn::tensor::{Distribution, Int, Tensor};
 
 const LAYERS: usize = 4;
@@ -65,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             image_samples: layout.image_samples(),
         };
         // The language-model loss of your training loop stands in the place of the zero.
-        let lm = Losses::zero(&device);
+        let lm = Tensor::<1>::zeros([1], &device);
         let losses = objective.losses(lm, Some(supervised), Some(&supervision.finish()));
         if step % 25 == 0 {
             let values = losses.clone().map(|_, value| value.into_scalar::<f32>());

@@ -18,10 +18,13 @@ const MOST: usize = 256;
 
 /// The date in a format of Python's `strftime`.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
+    written(format, std::env::var(VARIABLE).as_deref().unwrap_or(FIXED))
+}
+
+fn written(format: &str, asked: &str) -> Result<String, Error> {
     let wrong = |reason: String| Error::new(ErrorKind::InvalidOperation, reason);
-    let asked = std::env::var(VARIABLE).unwrap_or_else(|_| FIXED.into());
     let now =
-        now(&asked).ok_or_else(|| wrong(format!("{VARIABLE}={asked} is neither today nor a date like {FIXED}")))?;
+        now(asked).ok_or_else(|| wrong(format!("{VARIABLE}={asked} is neither today nor a date like {FIXED}")))?;
     let mut text = String::new();
     let done = if format.len() <= MOST { write!(text, "{}", now.format(format)) } else { Err(std::fmt::Error) };
     done.map_err(|_| wrong(format!("strftime_now: {} is no format of a date", crate::outside::excerpt(format))))?;
