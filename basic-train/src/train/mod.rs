@@ -15,6 +15,7 @@
 mod backward;
 mod caches;
 mod checks;
+mod checksum;
 mod heads;
 mod inputs;
 mod r#loop;
@@ -33,13 +34,14 @@ mod trainer;
 
 pub use backward::{Backward, backward, backward_into};
 pub use caches::{Caches, Stores};
+pub use checksum::Checksum;
 pub use heads::head_file;
 pub use r#loop::run;
 pub use model::{adapters, prepare_model};
 pub use options::{Outcome, RunOptions};
 pub use preparer::preparer;
 pub use run_info::{RunInfo, Status, can_go_on, lacks};
-pub use state::{Checksum, Position};
+pub use state::Position;
 pub use step_source::StepSource;
 pub use trainer::{Progress, Trainer};
 

@@ -2,8 +2,7 @@
 //! (`moments`), and a record with the checksums of both. A resumed run continues as if it had never stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use basic_models::Llava;
@@ -11,9 +10,10 @@ use basic_models::checkpoint::{Contents, ParamPath, StagedDir, crash_cleanup};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::TrainError;
+use super::checksum::{Checksum, checksum};
 use super::moments;
 use super::tensor_file::{Outgoing, Tensors, write};
 use crate::optim::Optimizer;
@@ -75,28 +75,6 @@ impl Position {
         let (model, beside, checksum) = Default::default();
         let plain = Self { model, beside, checksum, ..self.clone() };
         Ok(format!("{:016x}", xxh3_64(&serde_json::to_vec(&plain)?)))
-    }
-}
-
-/// A file's length and checksum.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checksum {
-    /// Length in bytes.
-    pub bytes: u64,
-    /// XXH3 (64 bits), in hexadecimal digits.
-    pub xxh3: String,
-}
-
-fn checksum(path: &Path) -> std::io::Result<Checksum> {
-    let mut file = File::open(path)?;
-    let (mut hasher, mut bytes, mut buffer) = (Xxh3::new(), 0u64, vec![0u8; 1 << 20]);
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(Checksum { bytes, xxh3: format!("{:016x}", hasher.digest()) });
-        }
-        hasher.update(&buffer[..read]);
-        bytes += read as u64;
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use super::super::state::Checksum;
+use super::super::checksum::Checksum;
 use super::*;
 use crate::optim::OptimizerConfig;
 
